@@ -1,0 +1,58 @@
+"""Everything that can go wrong, as one tree. Only `cli.py` catches and prints these.
+
+NagbenchError
+├── BadInput            exit 2: the sweep, an option or a file that the user gave is wrong
+│   └── SpecError       the same, with the place in the YAML
+├── EnvironmentProblem  exit 3: a missing library, a store that cannot be written, an unreachable server
+└── TaskError           exit 1: a task could not do its work
+    ├── NotFinite       a network or a training turned NaN or infinite
+    └── CorruptFile     a file of the store does not match its checksum; it has been set aside
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NagbenchError(Exception):
+    """Root of the tree; `str(error)` is the whole message for the user."""
+
+    exit_code = 1
+
+
+class BadInput(NagbenchError):
+    exit_code = 2
+
+
+class SpecError(BadInput):
+    """A mistake in a sweep file: `sweeps/x.yaml:14: arms.cfg.cfg: unknown key 'scal'. Did you mean 'scale'? ...`"""
+
+    def __init__(self, file: str, line: int | None, key: str, message: str) -> None:
+        place = f"{file}:{line}" if line else file
+        super().__init__(f"{place}: {key}: {message}" if key else f"{place}: {message}")
+        self.file, self.line, self.key = file, line, key
+
+
+class EnvironmentProblem(NagbenchError):
+    exit_code = 3
+
+
+class TaskError(NagbenchError):
+    pass
+
+
+class NotFinite(TaskError):
+    pass
+
+
+class CorruptFile(TaskError):
+    pass
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The words for an unknown name: what it was, what was probably meant, what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}."
