@@ -22,7 +22,7 @@ _HOME = {
     "frechet_distance": "nag.metrics.frechet",
     "Moments": "nag.metrics.moments",
 }
-__all__ = ["load_network", "build", "sample", "frechet_distance", "Moments"]
+__all__ = ["Moments", "build", "frechet_distance", "load_network", "sample"]
 
 
 def __getattr__(name: str) -> Any:

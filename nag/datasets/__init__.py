@@ -1,0 +1,68 @@
+"""Data sets: images in [-1, 1] with class labels. A data set is a method with one call, `open(split) -> Split`.
+
+Add one: a file here with a class that has `shape`, `num_classes`, `stores` and `open`, and a line in `nag/registry.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class Split(Protocol):
+    """One part of a data set, read by index."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """(n, C, H, W) float32 in [-1, 1]."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64 in 0 .. num_classes - 1."""
+
+
+class ArraySplit:
+    """A split that fits in memory.
+
+    images: (N, C, H, W) in [-1, 1]; labels: (N,) integers. Raises ValueError where the two do not fit together.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        import numpy as np
+
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(f"images must be (N, C, H, W) and labels (N,); got {images.shape} and {labels.shape}")
+        self._images = np.ascontiguousarray(images, dtype=np.float32)
+        self._labels = np.ascontiguousarray(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        return self._images[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+
+@overload
+def to_uint8(x: np.ndarray) -> np.ndarray: ...
+@overload
+def to_uint8(x: Tensor) -> Tensor: ...
+def to_uint8(x: Any) -> Any:
+    """Pixels as they are stored: [-1, 1] to 0 .. 255, clipped, (x + 1) * 127.5 rounded half to even.
+
+    An array gives an array, a tensor a tensor on its device. Raises ValueError where a value is not finite.
+    """
+    if not bool((abs(x) < math.inf).all()):
+        raise ValueError("to_uint8: a pixel is not finite")
+    levels = ((x.clip(-1, 1) + 1) * 127.5).round()
+    if hasattr(levels, "detach"):
+        import torch
+
+        return levels.to(torch.uint8)
+    return levels.astype("uint8")

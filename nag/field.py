@@ -1,0 +1,69 @@
+"""What a network is to the rest of the library: a field that is called, and says what it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from nag.interpolants import Interpolant, Prediction
+
+if TYPE_CHECKING:
+    import torch
+
+NULL_NOISE = -1.0  # the level that stands for "no noise condition"
+
+
+class Field(Protocol):
+    """`field(x, t, y) -> prediction` (N, C, H, W), or 2C channels where a variance is predicted too.
+
+    x: (N, C, H, W) float32. t: (N,) float32, 0 is data, 1 is noise, -1 the null noise condition.
+    y: (N,) int64, `num_classes` is the null class.
+    """
+
+    @property
+    def interpolant(self) -> Interpolant: ...
+    @property
+    def predicts(self) -> Prediction: ...
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a state."""
+        ...
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def has_null_noise(self) -> bool: ...
+    @property
+    def has_null_class(self) -> bool: ...
+    @property
+    def calls(self) -> int:
+        """Network calls that one evaluation makes for each sample."""
+        ...
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class NetworkField:
+    """The field of a module with `forward(x, t, y)` in our conventions. Evaluated without gradients."""
+
+    module: torch.nn.Module
+    interpolant: Interpolant
+    predicts: Prediction
+    shape: tuple[int, int, int]
+    num_classes: int
+    has_null_noise: bool
+    has_null_class: bool
+
+    calls: ClassVar[int] = 1
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Raises ValueError for inputs of another shape: nothing is expanded."""
+        import torch
+
+        n = len(x)
+        if x.shape != (n, *self.shape) or t.shape != (n,) or y.shape != (n,):
+            found = ", ".join(str(tuple(v.shape)) for v in (x, t, y))
+            raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {found}")
+        with torch.no_grad():
+            return self.module(x, t, y)

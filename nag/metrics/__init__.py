@@ -1,0 +1,40 @@
+"""Metrics: stored features of a cell and of the reference in, numbers out.
+
+Add one: a file here with a class that has `needs`, `names`, `lower_is_better` and a call, and a line in
+`nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below the Fréchet distance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Score(TypedDict):
+    """One number. None where there is none, never NaN."""
+
+    value: float
+    low: float | None  # 95 % interval from this cell alone
+    high: float | None
+    extrapolated: float | None  # the value without its bias in N, for differences
+    reason: str | None  # why low, high or extrapolated is None although the metric has one
+
+
+class Scores(TypedDict):
+    values: dict[str, Score]
+    arrays: dict[str, np.ndarray]
+
+
+class Metric(Protocol):
+    needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
+    names: ClassVar[tuple[str, ...]]
+    lower_is_better: ClassVar[dict[str, bool]]
+
+    def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
+
+
+def plain(value: float) -> Score:
+    """A number without an interval of its own; training seeds give it one."""
+    return Score(value=value, low=None, high=None, extrapolated=None, reason=None)

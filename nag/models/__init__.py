@@ -1,0 +1,1 @@
+"""Networks, one a file: frozen descriptions that build a torch module."""

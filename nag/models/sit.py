@@ -1,0 +1,90 @@
+"""SiT (Ma et al., arXiv 2401.08740): a transformer that predicts the velocity."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+import pydantic
+
+from nag.registry import Int, method
+
+if TYPE_CHECKING:
+    import torch
+
+
+@method
+class SiT:
+    """Its module has the official names and shapes, so official weights load; SiT-XL/2 is SiT(1152, 28, 16, 2).
+
+    hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
+    learned_variance: as official checkpoints have it, the final layer has 2C channels, of which the first C are used.
+    """
+
+    hidden: Annotated[Int, pydantic.Field(ge=4)]
+    depth: Annotated[Int, pydantic.Field(ge=1)]
+    heads: Annotated[Int, pydantic.Field(ge=1)]
+    patch: Annotated[Int, pydantic.Field(ge=1)]
+    mlp_ratio: Annotated[float, pydantic.Field(gt=0)] = 4.0
+    learned_variance: bool = False
+
+    VERSION: ClassVar[int] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        if self.hidden % 4:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of 4, for sine and cosine of row and column")
+        if int(self.hidden * self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio ({self.mlp_ratio}) leaves the MLPs no width")
+        return self
+
+    def module(
+        self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0
+    ) -> torch.nn.Module:
+        """A new network on the CPU, `forward(x, t, y) -> velocity` in our convention, its weights drawn from `seed`.
+
+        shape: (C, H, W) of a state. null_noise: with a learned embedding for t = -1. The global generator is not
+        touched. Under `torch.device("meta")` it stays there, without weights. ValueError if patches do not tile H, W.
+        """
+        import torch
+
+        from nag.models.transformer import Transformer, initialise
+
+        channels, height, width = shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
+        left_on_meta = torch.get_default_device().type == "meta"
+        with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
+            network = Transformer(
+                shape=shape,
+                out_channels=2 * channels if self.learned_variance else channels,
+                hidden=self.hidden,
+                depth=self.depth,
+                heads=self.heads,
+                patch=self.patch,
+                inner=int(self.hidden * self.mlp_ratio),
+                num_classes=num_classes,
+                null_noise=null_noise,
+                time=official_time,
+                output=functools.partial(our_velocity, channels=channels),
+            )
+        if not left_on_meta:
+            network.to_empty(device="cpu")
+            initialise(network, seed)
+        return network
+
+    def smoke(self) -> SiT:
+        """A network as small as can be with the same patches: to see that everything connects."""
+        return SiT(hidden=8, depth=1, heads=2, patch=self.patch, learned_variance=self.learned_variance)
+
+
+def official_time(t: torch.Tensor) -> torch.Tensor:
+    """SiT's time is 0 for noise and 1 for data."""
+    return 1 - t
+
+
+def our_velocity(out: torch.Tensor, channels: int) -> torch.Tensor:
+    """SiT predicts x0 - eps, the derivative by its own time; with a learned variance it discards the second half."""
+    return -out[:, :channels]

@@ -1,0 +1,184 @@
+"""The transformer that SiT and DiT share: patches, adaLN-zero blocks, and a state dict with their official names.
+
+After Peebles and Xie (DiT, arXiv 2212.09748) and Ma et al. (SiT, arXiv 2401.08740). N samples, T patches, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nag.field import NULL_NOISE
+
+FREQUENCIES = 256
+
+
+class PatchEmbedder(nn.Module):
+    def __init__(self, channels: int, hidden: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)  # (N, C, H, W) -> (N, T, D)
+
+
+class TimeEmbedder(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(N,) -> (N, D). `time` is the official code's, as it is: SiT's in [0, 1], DiT's in [0, 1000)."""
+        half = FREQUENCIES // 2
+        k = torch.arange(half, dtype=torch.float32, device=time.device)
+        angle = time.float()[:, None] * torch.exp(-math.log(10000) * k / half)
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
+
+
+class LabelEmbedder(nn.Module):
+    def __init__(self, num_classes: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden)  # the last row is the null class
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.embedding_table(y)
+
+
+class Attention(nn.Module):
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.proj = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d))
+
+
+class MLP(nn.Module):
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden, inner)
+        self.fc2 = nn.Linear(inner, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: the norm of x (N, T, D), moved and scaled by the condition (N, D)."""
+    x = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class Block(nn.Module):
+    def __init__(self, hidden: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.attn = Attention(hidden, heads)
+        self.mlp = MLP(hidden, inner)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 6 * hidden))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
+        x = x + gate_a[:, None] * self.attn(modulate(x, shift_a, scale_a))
+        return x + gate_m[:, None] * self.mlp(modulate(x, shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, hidden: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(modulate(x, shift, scale))
+
+
+class Transformer(nn.Module):
+    """forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C, H, W), or 2C channels, in our convention: t = 0 is data.
+
+    `time` turns our t into what the official code embeds, `output` the official prediction into ours. Where t = -1, the
+    learned `null_noise` stands for the embedded time.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int],
+        out_channels: int,
+        hidden: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        inner: int,
+        num_classes: int,
+        null_noise: bool,
+        time: Callable[[Tensor], Tensor],
+        output: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.patch, self.grid, self.out_channels = patch, (height // patch, width // patch), out_channels
+        self.time, self.output = time, output
+        self.x_embedder = PatchEmbedder(channels, hidden, patch)
+        self.t_embedder = TimeEmbedder(hidden)
+        self.y_embedder = LabelEmbedder(num_classes, hidden)
+        self.register_buffer("pos_embed", torch.empty(1, math.prod(self.grid), hidden))  # fixed, but in the state dict
+        self.blocks = nn.ModuleList([Block(hidden, heads, inner) for _ in range(depth)])
+        self.final_layer = FinalLayer(hidden, patch * patch * out_channels)
+        self.null_noise = nn.Parameter(torch.empty(hidden)) if null_noise else None
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        c = self.t_embedder(self.time(t))
+        if self.null_noise is not None:
+            c = torch.where((t == NULL_NOISE)[:, None], self.null_noise, c)
+        c = c + self.y_embedder(y)
+        x = self.x_embedder(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x, c)
+        return self.output(self._unpatchify(self.final_layer(x, c)))
+
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        (rows, columns), p, c = self.grid, self.patch, self.out_channels
+        x = x.view(-1, rows, columns, p, p, c).permute(0, 5, 1, 3, 2, 4)  # (N, C, rows, p, columns, p)
+        return x.reshape(-1, c, rows * p, columns * p)
+
+
+def initialise(network: Transformer, seed: int) -> None:
+    """The official initial weights, drawn from (seed, name), so that neither depth nor a null embedding moves others.
+
+    Linear and patch weights Xavier uniform, embeddings N(0, 0.02^2), biases, modulations and the final layer zero.
+    """
+    from nag import noise
+
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            shape, draw = tuple(weight.shape), zlib.crc32(name.encode())
+            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith("final_layer"):
+                weight.zero_()
+            elif name == "null_noise" or name.startswith(("t_embedder", "y_embedder")):
+                weight.copy_(torch.from_numpy(0.02 * noise.normal(seed, [0], draw, shape, noise.WEIGHTS)[0]))
+            else:
+                bound = math.sqrt(6 / (shape[0] + math.prod(shape[1:])))
+                u = noise.uniform(seed, [0], draw, shape, noise.WEIGHTS)[0]
+                weight.copy_(torch.from_numpy(bound * (2 * u - 1)))
+        network.pos_embed.copy_(positions(*network.grid, network.pos_embed.shape[-1]))
+
+
+def positions(rows: int, columns: int, hidden: int) -> Tensor:
+    """Fixed embedding of the patches, (1, rows * columns, D): [sin, cos] of the column, then of the row."""
+    quarter = hidden // 4
+    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (rows, columns)), indexing="ij")
+    angles = [place.reshape(-1, 1) * omega for place in (column, row)]
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()[None]

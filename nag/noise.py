@@ -1,0 +1,172 @@
+"""Random numbers that belong to a sample: a pure function of (seed, index, draw, purpose), the same on any machine.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written here because library
+streams change between versions. The key is the seed; the counter is (block of four words, draw, index, index and
+purpose). So a sample's numbers depend neither on its batch nor on the order of draws, workers or GPUs.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+# What the numbers are for: each purpose is a stream of its own. Stored results depend on these values.
+SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS = range(8)
+
+LABEL_RULES = ("uniform", "balanced")
+
+Words = npt.NDArray[np.uint64]
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_CHUNK = 1 << 15  # blocks at a time, which bounds the memory
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Philox4x32-10: counter (4, ...) of 32-bit words held in uint64, key two 32-bit words. Overwrites the counter."""
+    c0, c1, c2, c3 = counter
+    p, q = np.empty_like(c0), np.empty_like(c0)
+    for i in range(10):
+        k0, k1 = (np.uint64((k + i * step) & 0xFFFFFFFF) for k, step in zip(key, _KEY_STEPS, strict=True))
+        np.multiply(c0, _MULTIPLIERS[0], out=p)
+        np.multiply(c2, _MULTIPLIERS[1], out=q)
+        np.right_shift(q, _HALF, out=c0)
+        c0 ^= c1
+        c0 ^= k0
+        np.right_shift(p, _HALF, out=c2)
+        c2 ^= c3
+        c2 ^= k1
+        np.bitwise_and(q, _LOW, out=c1)
+        np.bitwise_and(p, _LOW, out=c3)
+    return counter
+
+
+def normal(
+    seed: int, indices: npt.ArrayLike, draw: int, shape: tuple[int, ...], purpose: int = SAMPLE
+) -> npt.NDArray[np.float32]:
+    """Standard normal numbers, (N, *shape) float32, for samples `indices` (N,): Box-Muller in float64, then rounded.
+
+    seed in [0, 2**64), indices in [0, 2**56), draw in [0, 2**32); else ValueError.
+    """
+    size = math.prod(shape)
+    count, blocks = np.size(indices), -(-size // 4)
+    out = np.empty((count, blocks, 4), np.float32)
+    for rows, columns, words in _words(seed, indices, draw, purpose, blocks):
+        for j in (0, 2):
+            radius = words[j] + 0.5  # 32 bits in (0, 2**32): the logarithm is finite, no value is beyond 6.8
+            radius *= 2.0**-32
+            np.log(radius, out=radius)
+            radius *= -2.0
+            np.sqrt(radius, out=radius)
+            angle = words[j + 1] + 0.5
+            angle *= math.tau * 2.0**-32
+            np.multiply(radius, np.cos(angle), out=out[rows, columns, j], casting="same_kind")
+            np.multiply(radius, np.sin(angle, out=angle), out=out[rows, columns, j + 1], casting="same_kind")
+    return np.ascontiguousarray(out.reshape(count, -1)[:, :size]).reshape(count, *shape)
+
+
+def uniform(
+    seed: int, indices: npt.ArrayLike, draw: int, shape: tuple[int, ...] = (), purpose: int = SAMPLE
+) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1) with 53 bits, (N, *shape) float64. Ranges and errors as `normal`."""
+    size = math.prod(shape)
+    count, blocks = np.size(indices), -(-size // 2)
+    out = np.empty((count, blocks, 2), np.float64)
+    for rows, columns, words in _words(seed, indices, draw, purpose, blocks):
+        for j in (0, 1):
+            high, low = words[2 * j] >> np.uint64(5), words[2 * j + 1] >> np.uint64(6)
+            out[rows, columns, j] = (high * 2.0**26 + low) * 2.0**-53
+    return np.ascontiguousarray(out.reshape(count, -1)[:, :size]).reshape(count, *shape)
+
+
+def integers(
+    seed: int, indices: npt.ArrayLike, draw: int, high: int, purpose: int = SAMPLE
+) -> npt.NDArray[np.int64]:
+    """Whole numbers in [0, high), (N,) int64; high in [1, 2**32], so no value is favoured by more than 2**-21."""
+    if not 1 <= high <= 1 << 32:
+        raise ValueError(f"high must be in [1, 2**32], got {high}")
+    return (uniform(seed, indices, draw, (), purpose) * high).astype(np.int64)
+
+
+def permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+    """The order in which epoch `epoch` visits n items, (n,) int64: random 64-bit keys, sorted."""
+    keys = np.empty((-(-n // 2), 2), np.uint64)
+    for _, columns, words in _words(seed, [0], epoch, DATA_ORDER, len(keys)):
+        for j in (0, 1):
+            keys[columns, j] = (words[2 * j] << _HALF | words[2 * j + 1])[0]
+    return np.argsort(keys.reshape(-1)[:n], kind="stable").astype(np.int64, copy=False)
+
+
+def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uniform") -> npt.NDArray[np.int64]:
+    """Class labels of samples `indices`, (N,) int64 in [0, num_classes): "uniform" (drawn) or "balanced" (in turn)."""
+    if rule == "uniform":
+        return integers(seed, indices, 0, num_classes, LABEL)
+    if rule == "balanced":
+        return (_checked_indices(indices) % np.uint64(num_classes)).astype(np.int64)
+    raise ValueError(f"unknown label rule {rule!r}; known: {', '.join(LABEL_RULES)}")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k."""
+
+    seed: int
+    indices: npt.ArrayLike  # (N,)
+    shape: tuple[int, ...]  # (C, H, W)
+    device: str | torch.device = "cpu"
+
+    def __call__(self, k: int) -> torch.Tensor:
+        """(N, *shape) float32 on `device`, made on the CPU."""
+        import torch
+
+        return torch.from_numpy(normal(self.seed, self.indices, k, self.shape)).to(self.device)
+
+
+def _words(
+    seed: int, indices: npt.ArrayLike, draw: int, purpose: int, blocks: int
+) -> Iterator[tuple[slice, slice, Words]]:
+    """Blocks 0 .. blocks - 1 of every sample, a part at a time: rows, columns, words (4, rows, columns)."""
+    seed = _within("seed", seed, 64)
+    draw = _within("draw", draw, 32)
+    purpose = _within("purpose", purpose, 8)
+    key = (seed & 0xFFFFFFFF, seed >> 32)
+    index = _checked_indices(indices)[:, None]
+    width = max(1, min(blocks, _CHUNK))
+    height = max(1, _CHUNK // width)
+    for top in range(0, len(index), height):
+        for left in range(0, blocks, width):
+            rows, columns = slice(top, top + height), slice(left, min(left + width, blocks))
+            part = index[rows]
+            counter = np.empty((4, len(part), columns.stop - left), np.uint64)
+            counter[0] = np.arange(left, columns.stop, dtype=np.uint64)
+            counter[1] = draw
+            counter[2] = part & _LOW
+            counter[3] = part >> _HALF | np.uint64(purpose << 24)
+            yield rows, columns, philox(counter, key)
+
+
+def _within(name: str, value: int, bits: int) -> int:
+    value = operator.index(value)
+    if not 0 <= value < 1 << bits:
+        raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}")
+    return value
+
+
+def _checked_indices(indices: npt.ArrayLike) -> Words:
+    array = np.asarray(indices)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"indices must be whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1 << 56:
+        raise ValueError(f"indices must be in [0, 2**56), got {array.min()} to {array.max()}")
+    return array.astype(np.uint64)

@@ -1,0 +1,191 @@
+"""Worker processes on this machine, one thread each. They end with the process that started them, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends import Bundle, End, Event, Progress, Step
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+
+DEATHS_AT_MOST = 3  # of workers at one bundle, before it is given up
+
+ONE_THREAD = {
+    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+}
+
+
+@dataclass
+class Queued:
+    bundle: Bundle
+    after: set[int]
+    deaths: int = 0
+
+
+@dataclass
+class Process:
+    process: subprocess.Popen[str]
+    log: str
+    handle: int | None = None
+    networks: set[str] = field(default_factory=set)  # networks that it has loaded
+
+
+class Local:
+    """`workers` processes on one store."""
+
+    def __init__(self, store: Store, workers: int, options: Options) -> None:
+        self.store, self.workers, self.options = store, workers, options
+        self.events: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
+        self.logs = Path(store.path("logs")) if store.local else Path(tempfile.mkdtemp(prefix="nagbench-logs-"))
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.waiting: dict[int, Queued] = {}
+        self.running: dict[int, Queued] = {}
+        self.ended: dict[int, str] = {}
+        self.count = 0
+        self.processes: list[Process] = []
+
+    def _start(self) -> Process:
+        handle, log = tempfile.mkstemp(prefix="worker-", suffix=".log", dir=self.logs)
+        with os.fdopen(handle, "w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.worker", self.store.url, json.dumps(asdict(self.options))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=os.environ | ONE_THREAD,
+                start_new_session=True,  # Ctrl-C reaches the engine alone
+            )
+        started = Process(process, log)
+        threading.Thread(target=self._listen, args=(started,), daemon=True).start()
+        return started
+
+    def _listen(self, process: Process) -> None:
+        assert process.process.stdout is not None
+        for line in process.process.stdout:
+            self.events.put((process, json.loads(line)))
+        process.process.wait()
+        self.events.put((process, None))
+
+    def submit(self, bundles: Sequence[Bundle], after: Sequence[Sequence[int]]) -> list[int]:
+        handles = []
+        for bundle, needs in zip(bundles, after, strict=True):
+            self.count += 1
+            self.waiting[self.count] = Queued(bundle, set(needs))
+            handles.append(self.count)
+        return handles
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        found: list[Event] = self._dispatch()
+        try:
+            message = self.events.get(timeout=0 if found else timeout_s)
+            while True:
+                found += self._handle(*message)
+                message = self.events.get_nowait()
+        except queue.Empty:
+            return found + self._dispatch()
+
+    def _handle(self, process: Process, message: dict[str, Any] | None) -> list[Event]:
+        if message is None:
+            return self._died(process)
+        handle = message["id"]
+        if message["event"] == "progress":
+            return [Progress(handle, message["digest"], message["done"], message["of"])]
+        if message["event"] == "step":
+            blocks = message["blocks"]
+            return [Step(handle, message["digest"], None if blocks is None else tuple(blocks))]
+        process.handle = None
+        self.running.pop(handle)
+        self.ended[handle] = message["outcome"]
+        keys = ("digest", "reason", "traceback")
+        return [End(handle, message["outcome"], **{key: message[key] for key in keys if key in message})]
+
+    def _died(self, process: Process) -> list[Event]:
+        """A worker is gone: its bundle waits for another one, which does not repeat what is published."""
+        if process not in self.processes:
+            return []
+        self.processes.remove(process)
+        _close(process)
+        if process.handle is None:
+            return []
+        queued = self.running.pop(process.handle)
+        queued.deaths += 1
+        if queued.deaths < DEATHS_AT_MOST:
+            self.waiting = {process.handle: queued, **self.waiting}
+            return []
+        self.ended[process.handle] = "failed"
+        reason = f"its worker died {queued.deaths} times ({_cause(process.process.returncode)}); log: {process.log}"
+        return [End(process.handle, "failed", queued.bundle.steps[0][0], reason)]
+
+    def _dispatch(self) -> list[Event]:
+        """Give every idle worker a bundle, one whose network it has loaded if there is one; end bundles that can never
+        start.
+        """
+        skipped: list[Event] = []
+        for handle, queued in list(self.waiting.items()):  # in the order of submission, so one pass is enough
+            if any(self.ended.get(needed, "done") != "done" for needed in queued.after):
+                del self.waiting[handle]
+                self.ended[handle] = "skipped"
+                skipped.append(End(handle, "skipped"))
+        while len(self.processes) < min(self.workers, len(self.waiting) + len(self.running)):
+            self.processes.append(self._start())
+        for process in self.processes:
+            if process.handle is None and self.waiting:
+                chosen = self._choose(process)
+                if chosen is not None:
+                    self._give(process, chosen)
+        return skipped
+
+    def _choose(self, process: Process) -> int | None:
+        first = None
+        for handle, queued in self.waiting.items():
+            if all(needed in self.ended for needed in queued.after):
+                if not queued.bundle.network or queued.bundle.network in process.networks:
+                    return handle
+                first = first or handle
+        return first
+
+    def _give(self, process: Process, handle: int) -> None:
+        queued = self.waiting.pop(handle)
+        self.running[handle] = queued
+        process.handle = handle
+        if queued.bundle.network:
+            process.networks.add(queued.bundle.network)
+        assert process.process.stdin is not None
+        try:
+            process.process.stdin.write(json.dumps({"id": handle, "steps": queued.bundle.steps}) + "\n")
+            process.process.stdin.flush()
+        except BrokenPipeError:
+            return  # it died just now; its end arrives as an event
+
+    def cancel(self) -> None:
+        processes, self.processes = self.processes, []
+        for process in processes:
+            process.process.kill()
+        for process in processes:
+            process.process.wait()
+            _close(process)
+
+
+def _close(process: Process) -> None:
+    """Let go of a process that has ended; a log in which nothing was written is not kept."""
+    assert process.process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.process.stdin.close()
+    if os.path.exists(process.log) and not os.path.getsize(process.log):
+        os.unlink(process.log)
+
+
+def _cause(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -1,0 +1,152 @@
+"""Methods built from nodes; what pydantic finds wrong is said in the user's words, at the user's line."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from nag.registry import METHODS, find
+from orchestrator.axes import is_grid, named
+from orchestrator.errors import SpecError, unknown
+from orchestrator.yaml_text import Node, is_number, show
+
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WRONG_TYPE = ("int_type", "float_type", "bool_type", "string_type", "int_from_float", "finite_number")
+_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
+
+
+def not_available(node: Node, what: str) -> SpecError:
+    return node.error(f"{what!r} is not available in this version of nagbench.")
+
+
+class Builder:
+    """Builds each distinct method once. `partly`: fields may still be missing, then the answer is None."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[type, str], Any] = {}
+
+    def method(self, family: str, node: Node, partly: bool = False) -> Any:
+        """The method at `node`: `{name: euler, steps: 10}`, or `euler` where no field is needed."""
+        if is_grid(node):
+            raise node.error("an axis cannot stand here.")
+        fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
+        if "use" in fields:
+            raise not_available(fields["use"], "use")
+        if "name" not in fields:
+            raise node.error(f"'name' is missing. Known: {', '.join(sorted(METHODS[family]))}.")
+        name = fields["name"].text()
+        if name not in METHODS[family]:
+            raise fields["name"].error(unknown("name", name, METHODS[family]))
+        given = {key: child for key, child in fields.items() if key != "name"}
+        return self.fields(find(family, name), replace(node, value=given), partly)
+
+    def fields(self, cls: type, node: Node, partly: bool = False) -> Any:
+        """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
+        if is_grid(node):
+            raise node.error("an axis cannot stand here.")
+        fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
+        values = {key: _plain(child) for key, child in fields.items()}
+        key = (cls, repr(values))
+        if key not in self._built:
+            try:
+                self._built[key] = cls(**values)
+            except ValidationError as error:
+                mistakes = [
+                    _mistake(each, cls, node) for each in error.errors() if not (partly and each["type"] == "missing")
+                ]
+                if not mistakes:
+                    return None
+                raise min(mistakes, key=lambda mistake: mistake.line or 0) from None
+        return self._built[key]
+
+
+def _known(cls: Any) -> dict[str, Any]:
+    return cls.__pydantic_fields__
+
+
+def _plain(node: Node) -> Any:
+    """The value without its places; lists become tuples, because methods are frozen."""
+    if is_grid(node):
+        raise node.error("an axis cannot stand here.")
+    if isinstance(node.value, dict):
+        return {key: _plain(child) for key, child in node.value.items()}
+    if isinstance(node.value, list):
+        return tuple(_plain(child) for child in node.value)
+    return node.value
+
+
+def _mistake(details: Any, cls: type, node: Node) -> SpecError:
+    kind, place = details["type"], details["loc"]
+    name = str(place[0]) if place else ""
+    child = node.value.get(name)
+    if kind == "unexpected_keyword_argument" and child is not None:
+        return SpecError(node.file, child.line, node.path, unknown("key", name, _known(cls)))
+    if kind == "missing":
+        return node.error(f"{name!r} is missing; it is {_expected(_known(cls)[name])}.")
+    if child is None:  # a rule about several fields
+        return node.error(f"{_own_words(details)}.")
+    field = _known(cls)[name]
+    if kind == "literal_error" and isinstance(child.value, str):
+        return child.error(unknown("value", child.value, map(str, _choices(field.annotation))))
+    if kind in _WRONG_TYPE or kind in _OUT_OF_RANGE or kind == "literal_error":
+        return child.error(f"expected {_expected(field)}, got {show(child)}.{_hint(child)}")
+    return child.error(f"{_own_words(details)}, got {show(child)}.")
+
+
+def _own_words(details: Any) -> str:
+    """The message of a method's own check, or else pydantic's."""
+    error = details.get("ctx", {}).get("error")
+    return str(error if error is not None else details["msg"]).rstrip(".")
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Every value that the Literals of an annotation name."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(arguments)
+    return [choice for argument in arguments for choice in _choices(argument)]
+
+
+def _expected(field: Any) -> str:
+    """Type and range of a field in plain words: "a number of at least 0 and at most 100"."""
+    words = _kind(field.annotation)
+    bounds = [
+        f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit}"
+        for metadata in field.metadata
+        for bound, word in _BOUNDS.items()
+        if (limit := getattr(metadata, bound, None)) is not None
+    ]
+    return f"{words}, {' and '.join(bounds)}" if bounds else words
+
+
+def _kind(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _kind(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(argument) for argument in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return " or ".join(map(str, typing.get_args(annotation)))
+    if origin is tuple or annotation is tuple:
+        return "a list"
+    return _TYPES.get(annotation, "a mapping")
+
+
+def _hint(node: Node) -> str:
+    """The fix for text that was meant as something else."""
+    text = node.value
+    if not isinstance(text, str):
+        return ""
+    if text.lower() in _BOOLEAN_WORDS:
+        return " Only true and false are booleans."
+    if is_number(text):
+        return " Write the number without quotes."
+    if is_number(text.replace("_", "")):
+        return f" Write {text.replace('_', '')}."
+    return ""

@@ -1,0 +1,210 @@
+"""Every arm against its baseline: paired, bias-corrected differences with intervals (DECISIONS.md, "Statistics").
+
+The replicate is the training seed: values are averaged over sample seeds, paired by equal training seed, and the
+interval is Student's t over them. With one training seed it is the influence interval, and says so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.report.results import CellResult, Results, influence
+from orchestrator.store import Store
+
+Params = tuple[tuple[str, Any], ...]
+
+
+def is_training_seed(key: str) -> bool:
+    return key == "train.seed" or key.endswith(".train.seed")
+
+
+def is_seed(key: str) -> bool:
+    return is_training_seed(key) or key == "sample.seed"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of an arm that differ only by their seeds."""
+
+    arm: str
+    params: Mapping[str, Any]
+    cells: tuple[CellResult, ...]
+
+    def by_training(self) -> dict[Params, list[CellResult]]:
+        found: dict[Params, list[CellResult]] = defaultdict(list)
+        for cell in self.cells:
+            found[tuple(sorted((k, v) for k, v in cell.params.items() if is_training_seed(k)))].append(cell)
+        return dict(found)
+
+    def mean(self, metric: str, key: str = "value") -> float | None:
+        """Over training seeds, of the means over sample seeds; None where a cell has no such value."""
+        seeds = [_mean([cell.value(metric, key) for cell in cells]) for cells in self.by_training().values()]
+        return _mean(seeds)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    arm: str
+    against: str
+    params: Mapping[str, Any]
+    against_params: Mapping[str, Any]
+    selected: bool  # the baseline is the best of several
+    metric: str
+    difference: float | None
+    difference_at_n: float | None
+    low: float | None
+    high: float | None
+    interval: str | None  # "t" | "influence"
+    per_seed: tuple[float, ...]
+    reason: str | None  # why a number is missing
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"params": dict(self.params), "per_seed": list(self.per_seed)}
+
+
+def groups(results: Results, arm: str) -> list[Group]:
+    """An arm's cells by their parameters without seeds, in the order of the sweep."""
+    found: dict[Params, list[CellResult]] = defaultdict(list)
+    for cell in results.of(arm):
+        found[tuple((k, v) for k, v in cell.params.items() if not is_seed(k))].append(cell)
+    return [Group(arm, dict(params), tuple(cells)) for params, cells in found.items()]
+
+
+def compare(results: Results, store: Store) -> list[Comparison]:
+    """One row for each arm with a baseline, its parameters without seeds, and metric."""
+    rows: list[Comparison] = []
+    for arm in results.plan.sweep.arms:
+        if arm.against is None:
+            continue
+        baseline = next(other for other in results.plan.sweep.arms if other.name == arm.against)
+        exempt = arm.overrides | baseline.overrides
+        candidates = groups(results, baseline.name)
+        for group in groups(results, arm.name):
+            partners = [other for other in candidates if _agree(results, group, other, exempt)]
+            for metric in results.metrics:
+                row = _row(results, store, group, partners, metric)
+                if row:
+                    rows.append(row)
+    return rows
+
+
+def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str]) -> bool:
+    """Partners agree on every axis written outside `arms` and on every guidance field that both have."""
+    for key in group.params.keys() & other.params.keys():
+        outside = key in results.plan.sweep.shared_axes and key not in exempt
+        if (outside or _is_guidance(key)) and group.params[key] != other.params[key]:
+            return False
+    return True
+
+
+def _is_guidance(key: str) -> bool:
+    from nag.registry import METHODS
+
+    return key.partition(".")[0] in METHODS["guidance"]
+
+
+def _row(results: Results, store: Store, group: Group, partners: list[Group], metric: str) -> Comparison | None:
+    sign = 1 if results.lower_is_better(metric) else -1
+    ranked = sorted(
+        ((sign * mean, i) for i, partner in enumerate(partners) if (mean := partner.mean(metric)) is not None)
+    )
+    if not ranked:
+        return None
+    partner = partners[ranked[0][1]]
+    pairs = _pairs(group, partner, metric)
+    if not pairs:
+        return None
+    unlike = _stamp_reason(pairs, metric)
+    corrects = _is_extrapolated(pairs[0][0][0], metric)
+    at_n = [None if unlike else _difference(pair, metric, "value") for pair in pairs]
+    corrected = [None if unlike else _difference(pair, metric, "extrapolated") for pair in pairs] if corrects else at_n
+    per_seed = tuple(value for value in corrected if value is not None)
+    complete = len(per_seed) == len(pairs)
+    difference = low = high = interval = None
+    if complete:
+        difference, low, high, interval = _interval(store, pairs, metric, per_seed, corrects)
+    reason = unlike or (None if complete else _missing_reason(pairs, metric))
+    return Comparison(
+        group.arm,
+        partner.arm,
+        group.params,
+        partner.params,
+        len(partners) > 1,
+        metric,
+        difference,
+        _mean(at_n),
+        low,
+        high,
+        interval,
+        per_seed,
+        reason,
+    )
+
+
+Pair = tuple[list[CellResult], list[CellResult]]
+
+
+def _pairs(group: Group, partner: Group, metric: str) -> list[Pair]:
+    """Cells of equal training seed, and within it of equal sample seed, that both have the metric."""
+    ours, theirs = group.by_training(), partner.by_training()
+    pairs: list[Pair] = []
+    for seed, cells in ours.items():
+        match = theirs.get(seed) or (next(iter(theirs.values())) if len(ours) == len(theirs) == 1 else [])
+        by_sample = {cell.params.get("sample.seed"): cell for cell in match if metric in cell.scores}
+        both = [
+            (cell, by_sample[cell.params.get("sample.seed")])
+            for cell in cells
+            if metric in cell.scores and cell.params.get("sample.seed") in by_sample
+        ]
+        if both:
+            pairs.append(([a for a, _ in both], [b for _, b in both]))
+    return pairs
+
+
+def _is_extrapolated(cell: CellResult, metric: str) -> bool:
+    """Whether the metric's differences are between values extrapolated in N (it has one, or says why not)."""
+    score = cell.scores[metric]["score"]
+    return score["extrapolated"] is not None or score["reason"] is not None
+
+
+def _difference(pair: Pair, metric: str, key: str) -> float | None:
+    ours, theirs = (_mean([cell.value(metric, key) for cell in cells]) for cells in pair)
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _stamp_reason(pairs: list[Pair], metric: str) -> str | None:
+    stamps = [cell.scores[metric]["stamp"] for pair in pairs for cells in pair for cell in cells]
+    differing = sorted({key for stamp in stamps for key in stamp if stamp[key] != stamps[0][key]})
+    return f"measured differently ({', '.join(differing)}), so not compared" if differing else None
+
+
+def _missing_reason(pairs: list[Pair], metric: str) -> str | None:
+    reasons = [cell.scores[metric]["score"]["reason"] for pair in pairs for cells in pair for cell in cells]
+    return next((reason for reason in reasons if reason), None)
+
+
+def _interval(
+    store: Store, pairs: list[Pair], metric: str, per_seed: tuple[float, ...], corrects: bool
+) -> tuple[float, float | None, float | None, str | None]:
+    import numpy as np
+
+    from nag.intervals import paired_difference, t_interval
+
+    mean, low, high = t_interval(per_seed)
+    if low is not None:
+        return mean, low, high, "t"
+    if corrects:
+        sides = [[influence(store, cell.scores[metric]["task"]) for cell in cells] for cells in pairs[0]]
+        if all(part is not None for side in sides for part in side):
+            ours, theirs = (np.concatenate(side) for side in sides)
+            _, low, high = paired_difference(mean, ours, 0.0, theirs)
+            return mean, low, high, "influence"
+    return mean, None, None, None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

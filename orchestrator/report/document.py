@@ -1,0 +1,47 @@
+"""`report --json`: the results as one document for other programs. Its form is a contract (README, "JSON")."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from orchestrator.report.comparisons import compare
+from orchestrator.report.results import CellResult, Results
+from orchestrator.store import Store
+
+
+def document(results: Results, store: Store) -> dict[str, Any]:
+    """Cells, comparisons, what is missing and what failed. A number that is not finite is null."""
+    scored = [cell for cell in results.cells if cell.scores]
+    return _finite(
+        {
+            "sweep": results.plan.sweep.name,
+            "cells": [_cell(cell) for cell in scored],
+            "comparisons": [row.as_json() for row in compare(results, store)],
+            "floor": results.floor,
+            "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
+            "failed": [_name(cell) | {"reason": cell.reason} for cell in results.cells if cell.reason is not None],
+        }
+    )
+
+
+def _name(cell: CellResult) -> dict[str, Any]:
+    return {"arm": cell.arm, "digest": cell.digest, "params": dict(cell.params)}
+
+
+def _cell(cell: CellResult) -> dict[str, Any]:
+    metrics = {
+        name: {key: entry["score"][key] for key in ("value", "low", "high", "extrapolated", "reason")}
+        for name, entry in cell.scores.items()
+    }
+    stamps = {name: entry["stamp"] for name, entry in cell.scores.items()}
+    cost = {"network_calls": cell.network_calls, "seconds": cell.seconds}
+    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

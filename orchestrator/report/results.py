@@ -1,0 +1,135 @@
+"""What the records say of a plan: the cells with their metrics, what is missing, what failed. Reads, never writes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator import engine
+from orchestrator.errors import CorruptFile
+from orchestrator.plan import Done, Plan, PlannedCell, Scored
+from orchestrator.store import Store
+from orchestrator.tasks import file_name, record_name
+
+
+@dataclass
+class CellResult:
+    """A cell as far as it is scored. `scores`: metric name -> the whole score, with its record and stamp."""
+
+    arm: str
+    digest: str
+    params: Mapping[str, Any]
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete: bool = True
+    finished: float = 0.0  # seconds since the epoch
+    network_calls: int | None = None
+    seconds: float | None = None
+    reason: str | None = None  # why it failed
+
+    def value(self, metric: str, key: str = "value") -> float | None:
+        return self.scores[metric]["score"][key] if metric in self.scores else None
+
+
+@dataclass
+class Results:
+    plan: Plan
+    cells: list[CellResult]
+    floor: dict[str, dict[str, Any]]  # metric name -> score of the held-out images, and how many they are
+
+    def of(self, arm: str) -> list[CellResult]:
+        return [cell for cell in self.cells if cell.arm == arm]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric's reported name, in the order of the sweep."""
+        names: dict[str, None] = {}
+        for planned in self.plan.cells:
+            for scored in planned.scores:
+                names.update({name + scored.suffix: None for name in scored.metric.names})
+        return list(names)
+
+    def lower_is_better(self, metric: str) -> bool | None:
+        for planned in self.plan.cells:
+            for scored in planned.scores:
+                for name in scored.metric.names:
+                    if name + scored.suffix == metric:
+                        return scored.metric.lower_is_better[name]
+        raise KeyError(metric)
+
+
+def collect(plan: Plan, store: Store) -> Results:
+    """Read the records of a plan's cells and floors. A record that is damaged counts as not there."""
+    done = Done(store)
+    records: dict[str, dict[str, Any] | None] = {}
+
+    def record(task: str) -> dict[str, Any] | None:
+        if task not in records:
+            records[task] = None
+            if done.small_done(plan.tasks[task]):
+                with contextlib.suppress(CorruptFile, FileNotFoundError):  # the next run makes it again
+                    records[task] = store.read_record(record_name("score", task), repair=False)
+        return records[task]
+
+    cells = [_cell(plan, planned, record) for planned in plan.cells]
+    for planned, result in zip(plan.cells, cells, strict=True):
+        if not result.complete:
+            goals = [scored.task for scored in planned.scores if record(scored.task) is None] or [planned.stream]
+            reasons = engine.failures(plan, done, goals)
+            result.reason = next(iter(reasons.values()), None)
+    floor: dict[str, dict[str, Any]] = {}
+    for _, floor_scores in plan.floors:
+        for scored in floor_scores:
+            found = record(scored.task)
+            for name, score in (found or {"values": {}})["values"].items():
+                floor[name + scored.suffix] = {"value": score["value"], "count": found["count"]}  # type: ignore[index]
+    return Results(plan, cells, floor)
+
+
+def _cell(plan: Plan, planned: PlannedCell, record: Any) -> CellResult:
+    result = CellResult(planned.cell.arm, planned.digest, planned.cell.params)
+    extract_s: dict[str, float] = {}
+    sample_s = None
+    for scored in planned.scores:
+        found = record(scored.task)
+        if found is None:
+            result.complete = False
+            continue
+        for name, score in found["values"].items():
+            stamp = _stamp(plan, scored, found)
+            result.scores[name + scored.suffix] = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
+        result.network_calls, sample_s = found["network_calls"], found["sample_seconds"]
+        extract_s[plan.tasks[scored.task].params["features"]] = found["extract_seconds"]
+        result.finished = max(result.finished, found["started"] + found["seconds"])
+    if not planned.scores:
+        result.complete = False
+    if sample_s is not None:
+        result.seconds = round(sample_s + sum(extract_s.values()), 3)
+    return result
+
+
+def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The measurement stamp: values under unlike stamps are never ranked with each other."""
+    task = plan.tasks[scored.task]
+    reference = plan.tasks[task.params["reference"]]
+    features = plan.tasks[task.params["features"]]
+    return {
+        "metric": task.params["metric"],
+        "count": record["count"],
+        "extractor": reference.params["extractor"],
+        "weights": reference.params["weights"],
+        "reference": reference.digest,
+        "reference_size": record["reference_size"],
+        "labels": plan.tasks[features.params["stream"]].params["labels"],
+    }
+
+
+def influence(store: Store, task: str) -> Any:
+    """The influence of every sample on a score, (N,) float32, or None if the metric has none."""
+    from orchestrator.store import unpack
+
+    try:
+        return unpack(store.read(file_name(task, "arrays.safetensors")))[0].get("influence")
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,218 @@
+"""Where results live: an fsspec URL. Nothing else in nagbench writes results to a file system.
+
+A file appears whole or not at all, and the first writer wins; nothing is ever changed in place. Every file carries the
+checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again.
+
+    tasks/<digest>.json                 what a task is (written before it is submitted)
+    records/<kind>/<digest>.json        a small task is done
+    files/<digest>/<name>               its output: weights, reference features, influences
+    blocks/<digest>/<number>.safetensors    a block of samples or features; the record is its header
+    attempts/<digest>/<number>.json     an attempt that failed, with the reason
+    leases/<digest>/<number>.json       who is at work on a training
+    sweeps/<name>/<checksum>.yaml       every sweep that was run here
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
+from orchestrator.identity import canonical, checksum
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+MARKER = "nagbench.json"
+
+
+class Store:
+    """A folder on a local or remote file system. Paths are relative to it, with forward slashes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self.fs, root = fsspec.core.url_to_fs(url, **({} if _is_local(url) else {"use_listings_cache": False}))
+        except (ValueError, ImportError) as error:
+            raise BadInput(f"store {url!r}: {error}") from error
+        self.root = root.rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return posixpath.join(self.root, name)
+
+    def open(self) -> None:
+        """Make the store if it is not there. Raises BadInput for the store of another format, EnvironmentProblem if it
+        cannot be written.
+        """
+        if not self.create(MARKER, canonical({"format": FORMAT}).encode()):
+            self.check_format()
+
+    def check_format(self) -> None:
+        """Raises BadInput if there is a store of another format; a store that is not there yet is fine."""
+        try:
+            found = json.loads(self.read(MARKER)).get("format")
+        except FileNotFoundError:
+            return
+        except (ValueError, AttributeError) as error:
+            raise BadInput(f"store {self.url}: {MARKER} is not readable; is this a folder of nagbench?") from error
+        if found != FORMAT:
+            raise BadInput(
+                f"store {self.url} has format {found}, this nagbench writes format {FORMAT}: "
+                "use another --store, or the nagbench version that made it"
+            )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish a whole file; False if there was one already, which then stays. Raises EnvironmentProblem if it
+        cannot.
+        """
+        path = self.path(name)
+        try:
+            if self.local:
+                return _create_local(path, data)
+            self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"store {self.url} cannot be written: {error.strerror or error} ({name})"
+            ) from error
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+        try:
+            return self.fs.cat_file(self.path(name))
+        except NotADirectoryError as error:
+            raise EnvironmentProblem(f"store {self.url} is not a folder: {error}") from error
+
+    def list(self, folder: str) -> list[str]:
+        """Names in a folder, sorted; empty if it is not there. Unfinished files are left out."""
+        try:
+            names = self.fs.ls(self.path(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(base for base in map(posixpath.basename, names) if not base.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        return self.fs.exists(self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Set a file aside under quarantine/, so that it is made again and can still be looked at."""
+        kept = self.path(f"quarantine/{name}.{uuid.uuid4().hex[:8]}")
+        self.fs.makedirs(posixpath.dirname(kept), exist_ok=True)
+        try:
+            self.fs.mv(self.path(name), kept)
+        except FileNotFoundError:
+            return  # another process was faster
+
+    def delete(self, name: str) -> None:
+        """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease)."""
+        try:
+            self.fs.rm_file(self.path(name))
+        except FileNotFoundError:
+            return
+
+    # Records: JSON with its own checksum.
+
+    def create_record(self, name: str, record: Mapping[str, Any]) -> bool:
+        return self.create(name, _sealed(record))
+
+    def read_record(self, name: str, *, repair: bool = True) -> dict[str, Any]:
+        """A record, checked. Raises FileNotFoundError, or CorruptFile after setting it aside (unless not `repair`)."""
+        try:
+            record = json.loads(self.read(name))
+            claimed = record.pop("checksum")
+            if checksum(canonical(record).encode()) == claimed:
+                return record
+        except (ValueError, KeyError, AttributeError, TypeError):
+            pass
+        if repair:
+            self.remove(name)
+        raise CorruptFile(f"{name} does not match its checksum; it was set aside and will be made again")
+
+    # Tensors: safetensors whose header holds the record, with the checksum of the content.
+
+    def create_arrays(self, name: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bool:
+        return self.create(name, pack(arrays, record))
+
+    def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and record of a file, checked. Raises FileNotFoundError, or CorruptFile after setting it aside."""
+        data = self.read(name)
+        try:
+            return unpack(data)
+        except ValueError as error:
+            self.remove(name)
+            raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    folder, base = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{base}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        try:
+            os.link(temporary, path)  # fails if the path is there: the first writer wins
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links on this file system: equal bytes may win twice, a part never shows
+            if os.path.exists(path):
+                return False
+            os.replace(temporary, path)
+        return True
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _sealed(record: Mapping[str, Any]) -> bytes:
+    return (canonical({**record, "checksum": checksum(canonical(record).encode())}) + "\n").encode()
+
+
+def pack(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bytes:
+    """A file of arrays with its record in the header."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    return save(arrays, metadata={"record": canonical(record), "checksum": _content_checksum(arrays, record)})
+
+
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and record of a packed file. Raises ValueError if it is cut off, damaged or something else."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from nag.checkpoint import metadata
+
+    header = metadata(data)
+    try:
+        arrays, record = load(data), json.loads(header["record"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError("damaged or cut off") from error
+    if _content_checksum(arrays, record) != header.get("checksum"):
+        raise ValueError("its content does not match its checksum")
+    return arrays, record
+
+
+def _content_checksum(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
+    parts = [canonical(record)]
+    for name, array in sorted(arrays.items()):
+        parts.append(
+            canonical([name, str(array.dtype), list(array.shape), checksum(array.reshape(-1).view("u1").data)])
+        )
+    return checksum("\n".join(parts).encode())

@@ -1,0 +1,201 @@
+"""The kinds of task, one a file: what it is called in a digest, and how it is done. torch is imported only when one
+runs.
+
+Each file has `VERSION`, bumped by hand when the task's result would change, and `run`. A small task writes its files
+and then its record; a block task writes blocks whose headers are their records. Both may be done twice: the first
+result stays.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.identity import digest
+
+if TYPE_CHECKING:
+    from nag.field import Field
+    from orchestrator.store import Store
+
+KINDS = ("train", "reference", "sample", "extract", "score")
+BLOCK_KINDS = ("sample", "extract")
+
+
+def version(kind: str) -> int:
+    return importlib.import_module(f"orchestrator.tasks.{kind}").VERSION
+
+
+@dataclass(frozen=True)
+class Task:
+    """A node of the plan. `params` is all that changes the result; `inputs` are the digests, named in it, that it
+    reads.
+    """
+
+    kind: str
+    params: Mapping[str, Any]
+    inputs: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        return digest({"kind": self.kind, "version": version(self.kind), "params": self.params})
+
+    @property
+    def record_name(self) -> str:
+        return record_name(self.kind, self.digest)
+
+    def definition(self) -> dict[str, Any]:
+        return {"kind": self.kind, "params": dict(self.params), "inputs": list(self.inputs)}
+
+
+def record_name(kind: str, digest: str) -> str:
+    return f"records/{kind}/{digest}.json"
+
+
+def block_name(digest: str, number: int) -> str:
+    return f"blocks/{digest}/{number:06d}.safetensors"
+
+
+def file_name(digest: str, name: str) -> str:
+    return f"files/{digest}/{name}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker works; none of it changes a result beyond the tolerances of DESIGN.md (contract 4)."""
+
+    device: str = "cpu"
+    micro_batch: int = 256  # samples that are in the network at once, before guidance multiplies them
+    checkpoint_s: float = 30.0  # seconds between checkpoints of a training
+
+
+class Held(Exception):
+    """Another process is at work on this task; not a failure."""
+
+
+@dataclass
+class Context:
+    """What a task is given: the store, how to work, whom to tell, and what this worker has loaded already."""
+
+    store: Store
+    options: Options = field(default_factory=Options)
+    tell: Callable[[str, int, int], None] = lambda digest, done, of: None
+    loaded: dict[str, Any] = field(default_factory=dict)
+    loads: int = 0  # networks read from the store
+
+    LOADED_AT_MOST = 4
+
+    def load(self, key: str, make: Callable[[], Any]) -> Any:
+        """`make()`, kept under `key` while it is among the last few used."""
+        value = self.loaded.pop(key) if key in self.loaded else make()
+        self.loaded[key] = value
+        while len(self.loaded) > self.LOADED_AT_MOST:
+            self.loaded.pop(next(iter(self.loaded)))
+        return value
+
+    def network(self, digest: str) -> Field:
+        """The field of a trained network."""
+
+        def make() -> Field:
+            from nag.checkpoint import parse_network
+
+            self.loads += 1
+            data = read_output(self.store, "train", digest, "network.safetensors")
+            return parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
+
+        return self.load(f"network {digest}", make)
+
+    def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
+        """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
+
+        weights = params["weights"]
+
+        def make() -> Callable[[Any], dict[str, Any]]:
+            from safetensors.torch import load
+
+            state = load(read_output(self.store, "train", weights, "extractor.safetensors")) if weights else None
+            return rebuild("features", params["extractor"]).open(state, self.options.device)
+
+        return self.load(f"extractor {digest([params['extractor'], weights])}", make)
+
+
+def rebuild(family: str, identity: Mapping[str, Any]) -> Any:
+    """The method that an identity names. Raises ValueError if this code has another VERSION of it."""
+    from nag.registry import build
+
+    instance = build(family, identity["name"], **identity["fields"])
+    if identity["version"] != type(instance).VERSION:
+        here, wanted = type(instance).VERSION, identity["version"]
+        raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
+    return instance
+
+
+def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
+    """An output file of a finished small task, checked against its record.
+
+    Raises CorruptFile, after setting file and record aside so that the task is done again, if it does not match.
+    """
+    from orchestrator.errors import CorruptFile
+    from orchestrator.identity import checksum
+
+    record = store.read_record(record_name(kind, digest))
+    path = file_name(digest, name)
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        data = b""
+    if checksum(data) == record["files"][name]:
+        return data
+    if data:
+        store.remove(path)
+    store.remove(record_name(kind, digest))
+    raise CorruptFile(f"{path} does not match the checksum in its record; it was set aside and will be made again")
+
+
+def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Mapping[str, Any], started: float) -> None:
+    """Publish a small task: its files, then the record that makes it done."""
+    import platform
+
+    from orchestrator.identity import checksum
+
+    checksums = {}
+    for name, data in files.items():
+        path = file_name(task.digest, name)
+        if not context.store.create(path, data):  # an earlier attempt died between file and record
+            kept = context.store.read(path)
+            if kept != data:
+                context.store.remove(path)
+                context.store.create(path, data)
+        checksums[name] = checksum(context.store.read(path))
+    context.store.create_record(
+        task.record_name,
+        {
+            **record,
+            "kind": task.kind,
+            "digest": task.digest,
+            "files": checksums,
+            "started": round(started, 3),
+            "seconds": round(time.time() - started, 3),
+            "host": platform.node(),
+            "device": context.options.device,
+        },
+    )
+
+
+def run(context: Context, digest: str, blocks: list[int] | None) -> None:
+    """Do a task of the store, or some blocks of it."""
+    definition = context.store.read_record(f"tasks/{digest}.json")
+    task = Task(definition["kind"], definition["params"], tuple(definition["inputs"]))
+    if task.digest != digest:
+        raise ValueError(f"task {digest} was planned by another version of nagbench (here it would be {task.digest})")
+    module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
+    if blocks is None:
+        if not context.store.exists(task.record_name):
+            module.run(context, task)
+        return
+    for number in blocks:
+        if not context.store.exists(block_name(digest, number)):
+            module.run(context, task, number)

@@ -1,0 +1,92 @@
+"""A lease keeps two engines from doing one training twice. It is a courtesy, not a lock: were it to fail, the first
+writer of the result still wins, and only time is lost.
+
+Lease files are numbered and never changed: a holder renews by writing the next number, a newcomer takes over a lease
+that has run out, or whose holder was a process of this machine that is gone, in the same way; who creates the number
+has it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from orchestrator.errors import CorruptFile, NagbenchError
+from orchestrator.store import Store
+from orchestrator.tasks import Held
+
+LASTS_S = 120.0
+
+
+@contextmanager
+def lease(store: Store, digest: str) -> Iterator[None]:
+    """Hold the lease of a task while it is done. Raises Held if another process has it."""
+    folder = f"leases/{digest}"
+    number = _last(store, folder)
+    if number:
+        try:
+            holder = store.read_record(_name(folder, number))
+        except (CorruptFile, FileNotFoundError):
+            holder = {"until": 0.0}
+        if holder["until"] > time.time() and not _gone(holder):
+            raise Held(digest)
+    if not store.create_record(_name(folder, number + 1), _mine()):
+        raise Held(digest)
+    stop = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, stop), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        keeper.join()
+        for name in store.list(folder):
+            store.delete(f"{folder}/{name}")
+
+
+def _keep(store: Store, folder: str, number: int, stop: threading.Event) -> None:
+    while not stop.wait(LASTS_S / 4):
+        number += 1
+        try:
+            if not store.create_record(_name(folder, number), _mine()):
+                return  # somebody took over; both go on, the first result stays
+            store.delete(_name(folder, number - 1))
+        except NagbenchError:  # the store cannot be written just now: try again at the next turn
+            number -= 1
+
+
+def _name(folder: str, number: int) -> str:
+    return f"{folder}/{number:06d}.json"
+
+
+def _last(store: Store, folder: str) -> int:
+    names = store.list(folder)
+    return int(names[-1].partition(".")[0]) if names else 0
+
+
+def _mine() -> dict[str, Any]:
+    return {"until": time.time() + LASTS_S, "host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def _born(pid: int) -> str:
+    """When a process of this machine started, in clock ticks since boot; empty if there is no such process, or no
+    /proc.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _gone(holder: dict[str, Any]) -> bool:
+    return (
+        holder.get("host") == platform.node()
+        and os.path.exists("/proc/self")
+        and _born(holder["pid"]) != holder["born"]
+    )

@@ -1,0 +1,74 @@
+"""sample: one block of a stream. Sample i is a function of the task's params and of i alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import NotFinite
+from orchestrator.tasks import Context, Task, block_name, rebuild
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+VERSION = 1
+
+
+def run(context: Context, task: Task, number: int) -> None:
+    import platform
+
+    import numpy as np
+
+    from nag.datasets import to_uint8
+
+    started = time.time()
+    block = task.params["block"]
+    indices = np.arange(number * block, (number + 1) * block, dtype=np.int64)
+    x, labels, calls = draw(context, task, indices)
+    samples = to_uint8(x) if task.params["stores"] == "pixels" else x.astype(np.float16)
+    record = {
+        "kind": task.kind,
+        "digest": task.digest,
+        "first": int(indices[0]),
+        "count": len(indices),
+        "network_calls": calls,
+        "started": round(started, 3),
+        "seconds": round(time.time() - started, 4),
+        "host": platform.node(),
+        "device": context.options.device,
+        "micro_batch": context.options.micro_batch,
+    }
+    arrays = {"samples": samples, "labels": labels}
+    context.store.create_arrays(block_name(task.digest, number), arrays, record)
+    context.load(f"block {task.digest} {number}", lambda: (arrays, record))  # for the extract tasks of this bundle
+
+
+def draw(context: Context, task: Task, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Samples (N, C, H, W) float32, labels (N,), network calls a sample, for any indices of the stream.
+
+    Raises NotFinite with the step at which the state stopped being finite.
+    """
+    import numpy as np
+    import torch
+
+    from nag import noise
+    from nag.sampling import guided
+
+    params = task.params
+    field = context.network(params["network"])
+    guided_field = guided(field, tuple(rebuild("guidance", g) for g in params["guidance"]))
+    sampler = rebuild("samplers", params["sampler"])
+    labels = noise.labels(params["seed"], indices, field.num_classes, rule=params["labels"])
+
+    def finite(step: int, t: float, x: torch.Tensor) -> None:
+        if not bool(torch.isfinite(x).all()):
+            raise NotFinite(f"samples stopped being finite at step {step - 1} of {sampler.steps} (t = {t:.4g})")
+
+    parts: list[Any] = []
+    for first in range(0, len(indices), context.options.micro_batch):
+        part = slice(first, first + context.options.micro_batch)
+        y = torch.from_numpy(labels[part]).to(context.options.device)
+        draws = noise.Noise(params["seed"], indices[part], field.shape, context.options.device)
+        parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
+    return np.concatenate(parts), labels, guided_field.calls * sampler.network_calls()

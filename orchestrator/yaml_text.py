@@ -1,0 +1,253 @@
+"""A YAML file as a tree of nodes that know their line and key path (DECISIONS.md, "YAML").
+
+PyYAML reads the grammar; what a plain word means is decided here, by the YAML 1.2 core schema with its traps closed:
+2e-3 is a number, only true and false are booleans, 012 is an error, `off` and 1:30 are text. Nothing but None, bool,
+int, float, str, lists and dicts is ever made; tags, merge keys and repeated keys are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import BadInput, SpecError, unknown
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000  # after anchors are expanded
+MAX_DEPTH = 50
+MAX_WHOLE = 2**63 - 1
+
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_LEADING_ZERO = re.compile(r"([-+]?)0([0-9]+)((\.[0-9]*)?([eE][-+]?[0-9]+)?)")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+# PyYAML's words for a syntax error, and ours: what is wrong and how to put it right.
+_PLAIN_WORDS = (
+    (r"found character '\\t'", "a tab; indent with spaces"),
+    (r"found character (.+) that cannot start", r"a value cannot start with \1; put it in quotes"),
+    (r"mapping values are not allowed", "a ':' cannot stand here; check the indentation, or put the text in quotes"),
+    (r"expected <block end>", "this line does not line up with the ones above it; check the indentation"),
+    (r"expected ',' or '([]}])'", r"a ',' or the closing '\1' is missing here or above"),
+    (r"found unexpected end of stream|found unexpected document separator", "a quote is opened and never closed"),
+    (r"could not find expected ':'", "this line has no ':' after its key"),
+    (r"found undefined alias '?([^']*)'?", r"there is no anchor &\1 above this line"),
+    (r"found duplicate anchor '?([^';]*)'?", r"the anchor &\1 is already taken"),
+    (r"found another document", "a second document begins here; a sweep file holds one (remove the '---')"),
+    (r"found undefined tag handle", "tags (!name) are not allowed"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A value of the file: a scalar, a list of nodes or a dict of nodes, with the place where it stands."""
+
+    value: Any
+    file: str
+    line: int  # of the key, for the value of a mapping
+    path: str  # "arms.cfg.cfg.scale"
+
+    def error(self, message: str) -> SpecError:
+        return SpecError(self.file, self.line, self.path, message)
+
+    def get(self, key: str) -> Node | None:
+        """The value of `key` in a mapping; None where it is absent or null, which means the same."""
+        child = self.value.get(key)
+        return None if child is None or child.value is None else child
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.error(f"expected text, got {show(self)}.")
+        return self.value
+
+    def mapping(self, example: str) -> dict[str, Node]:
+        if not isinstance(self.value, dict):
+            raise self.error(f"expected a mapping such as {example}, got {show(self)}.")
+        return self.value
+
+    def entries(self, example: str) -> list[Node]:
+        if not isinstance(self.value, list) or not self.value:
+            raise self.error(f"expected a list such as {example}, got {show(self)}.")
+        return self.value
+
+    def only(self, known: Iterable[str]) -> None:
+        """Raise for the first key that is not among `known`."""
+        for key, child in self.value.items():
+            if key not in known:
+                raise SpecError(self.file, child.line, self.path, unknown("key", key, known))
+
+
+def show(node: Node) -> str:
+    """A value as a message shows it."""
+    match node.value:
+        case dict():
+            return "a mapping" if node.value else "an empty mapping"
+        case list():
+            return "a list" if node.value else "an empty list"
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if node.value else "false"
+        case str() if len(node.value) > 60:
+            return f"{node.value[:60]!r}..."
+    return repr(node.value)
+
+
+def is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a sweep file. Raises BadInput, in one sentence, for what is no such file."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file.{_near(path)}") from None
+    except IsADirectoryError:
+        found = sorted(path.glob("*.yaml"))
+        example = f", such as {found[0]}" if found else ""
+        raise BadInput(f"{path}: this is a directory; give one sweep file{example}.") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}.") from None
+    if len(data) > MAX_BYTES:
+        raise BadInput(f"{path}: this is no sweep: it is over {MAX_BYTES // 1_000_000} MB.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path}: this is no sweep: it is not UTF-8 text (byte {error.start}, line {line}).") from None
+    if "\0" in text:
+        raise BadInput(f"{path}: this is no sweep: it is a binary file.")
+    if not text.strip():
+        raise BadInput(f"{path}: the file is empty. A sweep needs name, networks and arms.")
+    return text
+
+
+def _near(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.glob("*.y*ml")]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {path.parent / close[0]}?" if close else ""
+
+
+def parse(text: str, file: str) -> Node:
+    """The tree of a YAML text. Raises SpecError with the line; `file` is the name that messages show."""
+    try:
+        root = _Composer(text).get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(file, line, "", f"the character {chr(ord(text[error.position]))!r} is not allowed.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
+    if root is None:
+        raise BadInput(f"{file}: the file is empty. A sweep needs name, networks and arms.")
+    return _Tree(file).node(root, root.start_mark.line + 1, "", 0)
+
+
+def _plain_words(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or "not YAML"
+    for pattern, words in _PLAIN_WORDS:
+        if found := re.search(pattern, problem):
+            return f"{found.expand(words)}."
+    return f"this is not YAML: {problem}."
+
+
+class _Composer(yaml.SafeLoader):
+    """SafeLoader's parser without its constructors: tags stay None unless written, depth is limited."""
+
+    depth = 0
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return None
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"it is nested deeper than {MAX_DEPTH} levels", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Tree:
+    """Turns PyYAML's nodes into ours, each alias into a copy of its own (so that every node has one path)."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.count = file, 0
+
+    def node(self, source: yaml.Node, line: int, path: str, depth: int) -> Node:
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise SpecError(self.file, line, path, f"the file has over {MAX_NODES:,} values once anchors are expanded.")
+        if depth > MAX_DEPTH:
+            raise SpecError(self.file, line, path, f"nested deeper than {MAX_DEPTH} levels; an anchor contains itself.")
+        if source.tag is not None:
+            raise SpecError(self.file, line, path, f"tags are not allowed: {source.tag!r}. Write the plain value.")
+        return Node(self.value(source, line, path, depth), self.file, line, path)
+
+    def value(self, source: yaml.Node, line: int, path: str, depth: int) -> Any:
+        if isinstance(source, yaml.SequenceNode):
+            return [
+                self.node(item, item.start_mark.line + 1, f"{path}[{number}]", depth + 1)
+                for number, item in enumerate(source.value)
+            ]
+        if isinstance(source, yaml.MappingNode):
+            return self.mapping(source, path, depth)
+        if isinstance(source, yaml.ScalarNode) and not source.style:
+            return self.plain(source.value, line, path)
+        return source.value
+
+    def mapping(self, source: yaml.MappingNode, path: str, depth: int) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for key_source, value_source in source.value:
+            line = key_source.start_mark.line + 1
+            node = self.node(key_source, line, path, depth + 1)
+            key = node.value
+            if not isinstance(key, str):
+                raise node.error(f"a key must be text, not {show(node)}. Put it in quotes if text is meant.")
+            if key == "<<":
+                raise node.error("'<<' is not allowed. Write the keys out, or use an alias (*name).")
+            if key in found:
+                raise node.error(f"repeated key {key!r}; it is on line {found[key].line} already.")
+            shown = key if key.isprintable() else repr(key)
+            found[key] = self.node(value_source, line, f"{path}.{shown}" if path else shown, depth + 1)
+        return found
+
+    def plain(self, text: str, line: int, path: str) -> bool | int | float | str | None:
+        """What a plain (unquoted) scalar means."""
+        if text in ("", "~", "null"):
+            return None
+        if text in ("true", "false"):
+            return text == "true"
+        if zero := _LEADING_ZERO.fullmatch(text):
+            number = f"{zero[1]}{zero[2].lstrip('0') or 0}{zero[3]}"
+            raise SpecError(
+                self.file,
+                line,
+                path,
+                f"{text[:30]} has a leading zero. Write {number[:30]}, or quotes if text is meant.",
+            )
+        if _NOT_FINITE.fullmatch(text):
+            raise SpecError(self.file, line, path, f"{text} is not allowed: a number must be finite.")
+        if _WHOLE.fullmatch(text):
+            if len(text) > 20 or abs(int(text)) > MAX_WHOLE:
+                raise SpecError(self.file, line, path, f"{text[:30]} is too large for a whole number (64 bits).")
+            return int(text)
+        if is_number(text):
+            if math.isinf(number := float(text)):
+                raise SpecError(self.file, line, path, f"{text[:30]} is too large for a number.")
+            return number + 0.0  # -0.0 is 0.0: the same value must have the same digest
+        return text

@@ -1,0 +1,68 @@
+"""A field in closed form: data are a Gaussian mixture, class c is component c, the null class is the whole mixture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nag.interpolants import Linear, target
+
+
+@dataclass
+class GaussianMixture:
+    """means (K, C, H, W), stds (K,), weights (K,), float64. Component k is N(means[k], stds[k]^2 I).
+
+    At t = -1 it predicts as a network without a noise condition would that was trained on levels uniform in [0, 1]: its
+    own kind of prediction, averaged over the posterior of the level.
+    """
+
+    means: Tensor
+    stds: Tensor
+    weights: Tensor
+    predicts: Any = "velocity"
+    interpolant: Any = field(default_factory=Linear)
+    has_null_noise: bool = True
+    has_null_class: bool = True
+    calls: int = 1
+    evaluations: int = 0  # how often it was called, and with how many samples
+    batches: list[int] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.means.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.means)
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.evaluations += 1
+        self.batches.append(len(x))
+        assert t.shape == y.shape == (len(x),)
+        levels = (torch.arange(400, dtype=x.dtype) + 0.5) / 400
+        return torch.stack([self._one(*s, levels) for s in zip(x, t, y, strict=True)])
+
+    def _one(self, x: Tensor, t: Tensor, y: Tensor, levels: Tensor) -> Tensor:
+        at = levels if t == -1 else t.reshape(1)
+        weights = self.weights if y == self.num_classes else torch.eye(self.num_classes, dtype=x.dtype)[y]
+        a, s = (f(at).reshape(-1, 1, 1) for f in (self.interpolant.alpha, self.interpolant.sigma))
+        means, variances = self.means.flatten(1), (self.stds**2)[:, None]
+        away = x.flatten() - a * means  # (levels, K, d)
+        total = a**2 * variances + s**2  # (levels, K, 1)
+        log_p = -0.5 * (away**2 / total + torch.log(2 * math.pi * total)).sum(-1) + torch.log(weights)  # (levels, K)
+        x0 = means + a * variances / total * away  # E[x0 | x, level, component]
+        eps = s / total * away
+        share = torch.softmax(log_p.flatten(), 0)[:, None]
+        kind = target(self.predicts, x0.flatten(1), eps.flatten(1), at, self.interpolant).reshape(x0.shape)
+        return (share * kind.flatten(0, 1)).sum(0).reshape(x.shape)
+
+
+def mixture(predicts: str = "velocity") -> GaussianMixture:
+    """Three components in the plane, stored as (2, 1, 1)."""
+    means = torch.tensor([[1.0, 0.5], [-1.0, 0.3], [0.2, -1.2]], dtype=torch.float64).reshape(3, 2, 1, 1)
+    stds, weights = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.5, 0.4], [0.5, 0.2, 0.3]))
+    return GaussianMixture(means, stds, weights, predicts)
