@@ -17,7 +17,8 @@ class Field(Protocol):
     """`field(x, t, y) -> prediction` (N, C, H, W), or 2C channels where a variance is predicted too.
 
     x: (N, C, H, W) float32. t: (N,) float32, 0 is data, 1 is noise, -1 the null noise condition.
-    y: (N,) int64, `num_classes` is the null class.
+    y: (N,) int64, `num_classes` is the null class. A field of your own may leave out `has_null_class` (taken as True)
+    and `calls` (taken as 1).
     """
 
     @property

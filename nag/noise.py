@@ -90,9 +90,7 @@ def uniform(
     return np.ascontiguousarray(out.reshape(count, -1)[:, :size]).reshape(count, *shape)
 
 
-def integers(
-    seed: int, indices: npt.ArrayLike, draw: int, high: int, purpose: int = SAMPLE
-) -> npt.NDArray[np.int64]:
+def integers(seed: int, indices: npt.ArrayLike, draw: int, high: int, purpose: int = SAMPLE) -> npt.NDArray[np.int64]:
     """Whole numbers in [0, high), (N,) int64; high in [1, 2**32], so no value is favoured by more than 2**-21."""
     if not 1 <= high <= 1 << 32:
         raise ValueError(f"high must be in [1, 2**32], got {high}")
@@ -117,7 +115,7 @@ def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uni
     raise ValueError(f"unknown label rule {rule!r}; known: {', '.join(LABEL_RULES)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noise:
     """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k."""
 

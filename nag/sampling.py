@@ -37,8 +37,8 @@ def sample(
         raise ValueError(f"labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}")
     if y.numel() and not 0 <= int(y.min()) <= int(y.max()) <= field.num_classes:
         raise ValueError(f"labels must be in [0, {field.num_classes}], got {int(y.min())} to {int(y.max())}")
-    parts = guidance if isinstance(guidance, tuple) else () if guidance is None else (guidance,)
-    return sampler(guided(field, parts), y.to(torch.int64), noise)
+    parts = guidance if isinstance(guidance, tuple | list) else () if guidance is None else (guidance,)
+    return sampler(guided(field, tuple(parts)), y.to(torch.int64), noise)
 
 
 def guided(field: Field, guidance: tuple[Guidance, ...]) -> Field:
@@ -49,7 +49,7 @@ def guided(field: Field, guidance: tuple[Guidance, ...]) -> Field:
     """
     active = [g for g in guidance if not g.off]
     for g in active:
-        for condition, has in (("null_noise", field.has_null_noise), ("null_class", field.has_null_class)):
+        for condition, has in (("null_noise", field.has_null_noise), ("null_class", _has_null_class(field))):
             if condition in g.needs and not has:
                 name, words = type(g).__name__, condition.replace("_", " ")
                 raise ValueError(f"{name} needs a network that was trained with a {words} condition; this one was not")
@@ -58,6 +58,10 @@ def guided(field: Field, guidance: tuple[Guidance, ...]) -> Field:
         if term.reference is not None:
             raise ValueError(f"guidance asks for the reference network {term.reference!r}, and there is none")
     return GuidedField(field, terms) if active else field
+
+
+def _has_null_class(field: Field) -> bool:
+    return getattr(field, "has_null_class", True)
 
 
 def merged(terms: list[Term]) -> tuple[Term, ...]:
@@ -98,11 +102,11 @@ class GuidedField:
 
     @property
     def has_null_class(self) -> bool:
-        return self.field.has_null_class
+        return _has_null_class(self.field)
 
     @property
     def calls(self) -> int:
-        return len(self.terms) * self.field.calls
+        return len(self.terms) * getattr(self.field, "calls", 1)
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         import torch

@@ -108,6 +108,7 @@ def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, 
     """
     store.open()
     store.create(f"sweeps/{plan.sweep.name}/{checksum(plan.sweep.text.encode())}.yaml", plan.sweep.text.encode())
+    _check_goals(plan, store, observer)
     failed: dict[str, str] = {}
     repairs = 0
     started: Backend | None = None
@@ -130,6 +131,17 @@ def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, 
     finally:
         if started:
             started.cancel()
+
+
+def _check_goals(plan: Plan, store: Store, observer: Observer) -> None:
+    """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
+    done = Done(store)
+    for digest in plan.goals:
+        if plan.tasks[digest].kind not in BLOCK_KINDS and done.small_done(plan.tasks[digest]):
+            try:
+                store.read_record(plan.tasks[digest].record_name)
+            except CorruptFile as error:
+                observer.note(str(error))
 
 
 def _reachable(plan: Plan, todo: dict[str, list[int] | None], failed: dict[str, str]) -> dict[str, list[int] | None]:
@@ -202,7 +214,7 @@ def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, str]:
         pending += plan.tasks[digest].inputs
         names = done.store.list(f"attempts/{digest}")
         if names:
-            with contextlib.suppress(CorruptFile, FileNotFoundError):
+            with contextlib.suppress(CorruptFile):
                 reasons[digest] = done.store.read_record(f"attempts/{digest}/{names[-1]}", repair=False)["reason"]
     return reasons
 

@@ -7,6 +7,7 @@ NagbenchError
 └── TaskError           exit 1: a task could not do its work
     ├── NotFinite       a network or a training turned NaN or infinite
     └── CorruptFile     a file of the store does not match its checksum; it has been set aside
+        └── MissingFile     a file of the store is not there, or not any more
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class NotFinite(TaskError):
 
 
 class CorruptFile(TaskError):
+    pass
+
+
+class MissingFile(CorruptFile, FileNotFoundError):
     pass
 
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from nag.registry import METHODS, find
 from orchestrator.axes import is_grid, named
 from orchestrator.errors import SpecError, unknown
-from orchestrator.yaml_text import Node, is_number, show
+from orchestrator.yaml_text import MAX_WHOLE, Node, is_number, show
 
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _WRONG_TYPE = ("int_type", "float_type", "bool_type", "string_type", "int_from_float", "finite_number")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
@@ -34,7 +34,7 @@ class Builder:
     def method(self, family: str, node: Node, partly: bool = False) -> Any:
         """The method at `node`: `{name: euler, steps: 10}`, or `euler` where no field is needed."""
         if is_grid(node):
-            raise node.error("an axis cannot stand here.")
+            raise _no_axis(node)
         fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
         if "use" in fields:
             raise not_available(fields["use"], "use")
@@ -48,22 +48,23 @@ class Builder:
 
     def fields(self, cls: type, node: Node, partly: bool = False) -> Any:
         """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
-        if is_grid(node):
-            raise node.error("an axis cannot stand here.")
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
+        node.only(_known(cls))
         values = {key: _plain(child) for key, child in fields.items()}
         key = (cls, repr(values))
         if key not in self._built:
             try:
                 self._built[key] = cls(**values)
             except ValidationError as error:
-                mistakes = [
-                    _mistake(each, cls, node) for each in error.errors() if not (partly and each["type"] == "missing")
-                ]
+                mistakes = [each for each in error.errors() if not (partly and each["type"] == "missing")]
                 if not mistakes:
                     return None
-                raise min(mistakes, key=lambda mistake: mistake.line or 0) from None
+                raise min((_mistake(each, cls, node) for each in mistakes), key=lambda e: e.line or 0) from None
         return self._built[key]
+
+
+def _no_axis(node: Node) -> SpecError:
+    return node.error("an axis cannot stand here, only in networks, sampler, sample and arms.")
 
 
 def _known(cls: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _known(cls: Any) -> dict[str, Any]:
 def _plain(node: Node) -> Any:
     """The value without its places; lists become tuples, because methods are frozen."""
     if is_grid(node):
-        raise node.error("an axis cannot stand here.")
+        raise _no_axis(node)
     if isinstance(node.value, dict):
         return {key: _plain(child) for key, child in node.value.items()}
     if isinstance(node.value, list):
@@ -85,8 +86,6 @@ def _mistake(details: Any, cls: type, node: Node) -> SpecError:
     kind, place = details["type"], details["loc"]
     name = str(place[0]) if place else ""
     child = node.value.get(name)
-    if kind == "unexpected_keyword_argument" and child is not None:
-        return SpecError(node.file, child.line, node.path, unknown("key", name, _known(cls)))
     if kind == "missing":
         return node.error(f"{name!r} is missing; it is {_expected(_known(cls)[name])}.")
     if child is None:  # a rule about several fields
@@ -114,15 +113,17 @@ def _choices(annotation: Any) -> list[Any]:
 
 
 def _expected(field: Any) -> str:
-    """Type and range of a field in plain words: "a number of at least 0 and at most 100"."""
-    words = _kind(field.annotation)
-    bounds = [
-        f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit}"
+    """Type and range of a field in plain words: "a number of at least 0 and below 1"."""
+    limits = {
+        bound: limit
         for metadata in field.metadata
-        for bound, word in _BOUNDS.items()
-        if (limit := getattr(metadata, bound, None)) is not None
-    ]
-    return f"{words}, {' and '.join(bounds)}" if bounds else words
+        for bound in _BOUNDS
+        if (limit := getattr(metadata, bound, None)) is not None and limit <= MAX_WHOLE
+    }
+    if limits.keys() == {"ge", "le"}:
+        return f"{_kind(field.annotation)} from {limits['ge']} to {limits['le']}"
+    bounds = " and ".join(f"{_BOUNDS[bound]} {limit}" for bound, limit in limits.items())
+    return f"{_kind(field.annotation)} {bounds}".rstrip()
 
 
 def _kind(annotation: Any) -> str:
@@ -149,4 +150,6 @@ def _hint(node: Node) -> str:
         return " Write the number without quotes."
     if is_number(text.replace("_", "")):
         return f" Write {text.replace('_', '')}."
+    if is_number(text.replace(":", "")):
+        return " With ':' it is text; write one number."
     return ""

@@ -122,7 +122,9 @@ def read_sweep(path: str | Path, smoke: bool = False) -> Sweep:
     text = read_text(path)
     root = parse(text, str(path))
     root.mapping("{name: ..., networks: ..., arms: ...}")
-    check_grids(root)
+    for key, node in root.value.items():
+        if key in ("networks", "sampler", "sample", "arms"):
+            check_grids(node)
     return _Reading(root, smoke).sweep(str(path), text)
 
 
@@ -221,11 +223,11 @@ class _Reading:
         node.only(("features", "metrics"))
         found: dict[str, list[Any]] = {}
         for family in ("features", "metrics"):
-            child = node.get(family)
-            if child is None:
+            listed = node.get(family)
+            if listed is None:
                 raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
             found[family] = []
-            for item in child.entries(f"[{', '.join(METHODS[family])}]"):
+            for item in listed.entries(f"[{', '.join(METHODS[family])}]"):
                 scorer = self.builder.method(family, item)
                 if name_of(scorer) in map(name_of, found[family]):
                     raise item.error(f"{name_of(scorer)!r} is in the list already.")
@@ -260,7 +262,7 @@ class _Reading:
         if node.text() not in names:
             raise node.error(unknown("arm", node.value, names))
         if node.value == name:
-            raise node.error(f"{name!r} cannot be its own baseline. Known: {', '.join(n for n in names if n != name)}.")
+            raise node.error(f"{name!r} cannot be its own baseline. Known: {', '.join(sorted({*names} - {name}))}.")
         return node.value
 
     def read_cells(self, arm: str, entry: Node) -> frozenset[str]:

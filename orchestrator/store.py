@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
 from orchestrator.identity import canonical, checksum
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ class Store:
         return True
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises FileNotFoundError."""
+        """The bytes of a file. Raises MissingFile."""
         try:
             return self.fs.cat_file(self.path(name))
+        except FileNotFoundError as error:
+            raise MissingFile(f"{name} is not in the store; it will be made again") from error
         except NotADirectoryError as error:
             raise EnvironmentProblem(f"store {self.url} is not a folder: {error}") from error
 
@@ -127,7 +129,7 @@ class Store:
         return self.create(name, _sealed(record))
 
     def read_record(self, name: str, *, repair: bool = True) -> dict[str, Any]:
-        """A record, checked. Raises FileNotFoundError, or CorruptFile after setting it aside (unless not `repair`)."""
+        """A record, checked. Raises MissingFile, or CorruptFile after setting it aside (unless not `repair`)."""
         try:
             record = json.loads(self.read(name))
             claimed = record.pop("checksum")
@@ -145,7 +147,7 @@ class Store:
         return self.create(name, pack(arrays, record))
 
     def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and record of a file, checked. Raises FileNotFoundError, or CorruptFile after setting it aside."""
+        """Arrays and record of a file, checked. Raises MissingFile, or CorruptFile after setting it aside."""
         data = self.read(name)
         try:
             return unpack(data)

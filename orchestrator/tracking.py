@@ -130,10 +130,11 @@ def _write(sweep: str, wanted: list[dict[str, Any]], uri: str) -> int:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import logging
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its migrations are not the user's business
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its migrations are not the user's business
 
     client = MlflowClient(tracking_uri=uri)
     experiment = _experiment(client, sweep, uri)

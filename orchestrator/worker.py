@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
 from orchestrator.store import Store
@@ -48,34 +49,30 @@ def outcome(error: BaseException) -> dict[str, Any]:
 class Worker:
     """Bundles in, events out; networks and references stay loaded between bundles."""
 
-    def __init__(self, store: Store, options: Options, out: TextIO) -> None:
-        self.out = out
+    def __init__(self, store: Store, options: Options, send: Callable[[dict[str, Any]], None]) -> None:
+        self.send = send
         self.context = Context(store, options, tell=self._tell)
         self.current, self.told = 0, 0.0
-
-    def _send(self, **event: Any) -> None:
-        self.out.write(json.dumps({"id": self.current, **event}) + "\n")
-        self.out.flush()
 
     def _tell(self, digest: str, done: int, of: int) -> None:
         if time.monotonic() - self.told >= TELL_EVERY_S:
             self.told = time.monotonic()
-            self._send(event="progress", digest=digest, done=done, of=of)
+            self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of})
 
     def bundle(self, message: dict[str, Any]) -> None:
+        """Do {"id", "steps"}; the last event is its end, whatever happens."""
         self.current = message["id"]
         for digest, blocks in message["steps"]:
             try:
                 run_task(self.context, digest, blocks)
-            except Exception as error:  # noqa: BLE001  (whatever a task raises is this bundle's outcome; the engine decides)
+            except Exception as error:  # noqa: BLE001  (whatever a task raises is the outcome of this bundle)
                 end = outcome(error)
-                if "traceback" in end:
-                    sys.stderr.write(end["traceback"])
-                    sys.stderr.flush()
-                self._send(event="end", digest=digest, **end)
+                sys.stderr.write(end.get("traceback", ""))
+                sys.stderr.flush()
+                self.send({"id": self.current, "event": "end", "digest": digest, **end})
                 return
-            self._send(event="step", digest=digest, blocks=blocks)
-        self._send(event="end", outcome="done", loads=self.context.loads)
+            self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
+        self.send({"id": self.current, "event": "end", "outcome": "done"})
 
 
 def main() -> None:
@@ -97,7 +94,12 @@ def main() -> None:
     options = Options(**json.loads(sys.argv[2]))
     if options.device == "auto":
         options = dataclasses.replace(options, device="cuda" if torch.cuda.is_available() else "cpu")
-    worker = Worker(Store(sys.argv[1]), options, out)
+
+    def send(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+        out.flush()
+
+    worker = Worker(Store(sys.argv[1]), options, send)
     while True:
         worker.bundle(bundles.get())
 

@@ -33,9 +33,12 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _PLAIN_WORDS = (
     (r"found character '\\t'", "a tab; indent with spaces"),
     (r"found character (.+) that cannot start", r"a value cannot start with \1; put it in quotes"),
-    (r"mapping values are not allowed", "a ':' cannot stand here; check the indentation, or put the text in quotes"),
+    (
+        r"mapping values are not allowed",
+        "a ':' cannot stand here; check this line and the one above, or put the text in quotes",
+    ),
     (r"expected <block end>", "this line does not line up with the ones above it; check the indentation"),
-    (r"expected ',' or '([]}])'", r"a ',' or the closing '\1' is missing here or above"),
+    (r"expected ',' or '([]}])'", r"a ',' or the closing '\1' is missing, here or above"),
     (r"found unexpected end of stream|found unexpected document separator", "a quote is opened and never closed"),
     (r"could not find expected ':'", "this line has no ':' after its key"),
     (r"found undefined alias '?([^']*)'?", r"there is no anchor &\1 above this line"),
@@ -97,7 +100,7 @@ def show(node: Node) -> str:
             return "true" if node.value else "false"
         case str() if len(node.value) > 60:
             return f"{node.value[:60]!r}..."
-    return repr(node.value)
+    return repr(node.value).removesuffix(".0")
 
 
 def is_number(text: str) -> bool:
@@ -144,12 +147,13 @@ def _near(path: Path) -> str:
 def parse(text: str, file: str) -> Node:
     """The tree of a YAML text. Raises SpecError with the line; `file` is the name that messages show."""
     try:
-        root = _Composer(text).get_single_node()
+        root = _Composer(text, file).get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SpecError(file, line, "", f"the character {chr(ord(text[error.position]))!r} is not allowed.") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        quote = error.context_mark if "quoted scalar" in (error.context or "") else None  # where it was opened
+        mark = quote or error.problem_mark
         raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
     if root is None:
         raise BadInput(f"{file}: the file is empty. A sweep needs name, networks and arms.")
@@ -160,26 +164,35 @@ def _plain_words(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "not YAML"
     for pattern, words in _PLAIN_WORDS:
         if found := re.search(pattern, problem):
-            return f"{found.expand(words)}."
+            opened = error.context_mark.line + 1 if "flow" in (error.context or "") and error.context_mark else None
+            return found.expand(words) + (f"; it was opened on line {opened}." if opened else ".")
     return f"this is not YAML: {problem}."
 
 
 class _Composer(yaml.SafeLoader):
-    """SafeLoader's parser without its constructors: tags stay None unless written, depth is limited."""
+    """SafeLoader's parser without its constructors: tags stay None unless written, depth and number are limited."""
 
-    depth = 0
+    def __init__(self, text: str, file: str) -> None:
+        super().__init__(text)
+        self.file, self.depth, self.count = file, 0, 0
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         return None
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, f"it is nested deeper than {MAX_DEPTH} levels", mark)
+        self.count += 1
+        _limit(self.file, self.peek_event().start_mark.line + 1, self.depth, self.count)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+def _limit(file: str, line: int, depth: int, count: int) -> None:
+    if depth > MAX_DEPTH:
+        raise SpecError(file, line, "", f"it is nested deeper than {MAX_DEPTH} levels.")
+    if count > MAX_NODES:
+        raise SpecError(file, line, "", f"it has over {MAX_NODES:,} values, its anchors written out.")
 
 
 class _Tree:
@@ -190,12 +203,10 @@ class _Tree:
 
     def node(self, source: yaml.Node, line: int, path: str, depth: int) -> Node:
         self.count += 1
-        if self.count > MAX_NODES:
-            raise SpecError(self.file, line, path, f"the file has over {MAX_NODES:,} values once anchors are expanded.")
-        if depth > MAX_DEPTH:
-            raise SpecError(self.file, line, path, f"nested deeper than {MAX_DEPTH} levels; an anchor contains itself.")
+        _limit(self.file, line, depth, self.count)
         if source.tag is not None:
-            raise SpecError(self.file, line, path, f"tags are not allowed: {source.tag!r}. Write the plain value.")
+            tag = source.tag.replace("tag:yaml.org,2002:", "!!")[:60]
+            raise SpecError(self.file, line, path, f"tags are not allowed: {tag}. Write the plain value.")
         return Node(self.value(source, line, path, depth), self.file, line, path)
 
     def value(self, source: yaml.Node, line: int, path: str, depth: int) -> Any:
@@ -247,7 +258,8 @@ class _Tree:
                 raise SpecError(self.file, line, path, f"{text[:30]} is too large for a whole number (64 bits).")
             return int(text)
         if is_number(text):
-            if math.isinf(number := float(text)):
+            value = float(text) + 0.0  # -0.0 is 0.0: equal values must have equal digests
+            if math.isinf(value):
                 raise SpecError(self.file, line, path, f"{text[:30]} is too large for a number.")
-            return number + 0.0  # -0.0 is 0.0: the same value must have the same digest
+            return value
         return text

@@ -38,3 +38,19 @@ class Metric(Protocol):
 def plain(value: float) -> Score:
     """A number without an interval of its own; training seeds give it one."""
     return Score(value=value, low=None, high=None, extrapolated=None, reason=None)
+
+
+def feature_pair(
+    samples: dict[str, np.ndarray], reference: dict[str, np.ndarray], least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features (N, d) of both. Raises ValueError that says which of them is too few, not finite or of another d."""
+    from nag.metrics.moments import check_features
+
+    x, r = samples["features"], reference["features"]
+    for features, what in ((r, "reference features"), (x, "sample features")):
+        check_features(features, what)
+        if len(features) < least:
+            raise ValueError(f"at least {least} {what} are needed; got {len(features)}")
+    if x.shape[1] != r.shape[1]:
+        raise ValueError(f"sample features have {x.shape[1]} columns, reference features {r.shape[1]}")
+    return x, r

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics import Score, Scores
+from nag.metrics import Score, Scores, feature_pair
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @method
 class FID:
-    """`value` is D(N), as papers report it; `low`, `high` are its 95 % influence interval, the reference taken as exact.
+    """`value` is D(N), as papers report it; `low`, `high` are its 95 % influence interval for this reference.
 
     `extrapolated` is 2 D(N) - mean of D on [0, N/2) and [N/2, N): D(N) is biased upward by about c / N, where c differs
     between cells, and this removes it. So compare extrapolated values. Samples must stand in no order.
 
     The interval needs N, the extrapolation N/2, above *the dimension*: the rank of the reference's covariance. Only on
-    that support does D bend with S (a root of F^T S F); off it, as in pixels that never change, D is linear in S and has
-    no bias. Where they are not, they are None, with the reason.
+    that support does D bend with S (a root of F^T S F); off it, as in pixels that never change, D is linear in S and
+    has no bias. With fewer samples they are None, with the reason.
     """
 
     VERSION: ClassVar[int] = 1
@@ -35,15 +35,9 @@ class FID:
         """
         from nag.intervals import influence_interval
         from nag.metrics.frechet import Reference
-        from nag.metrics.moments import check_features, moments
+        from nag.metrics.moments import moments
 
-        x, r = samples["features"], reference["features"]
-        for features, what in ((r, "reference features"), (x, "sample features")):
-            check_features(features, what)
-            if len(features) < 2:
-                raise ValueError(f"FID needs at least 2 {what}; got {len(features)}")
-        if x.shape[1] != r.shape[1]:
-            raise ValueError(f"sample features have {x.shape[1]} columns, reference features {r.shape[1]}")
+        x, r = feature_pair(samples, reference, 2)
         known = moments(r)
         target = Reference(known.mean, known.cov)
         value, IF = target.influence(x)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics import Scores, plain
+from nag.metrics import Scores, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -35,15 +35,9 @@ class PrecisionRecall:
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d). Raises ValueError for k points or fewer and for values that are not finite."""
-        from nag.metrics.moments import check_features, float64
+        from nag.metrics.moments import float64
 
-        x, r = samples["features"], reference["features"]
-        for features, what in ((r, "reference features"), (x, "sample features")):
-            check_features(features, what)
-            if len(features) <= self.k:
-                raise ValueError(f"precision and recall need more than k = {self.k} {what}; got {len(features)}")
-        if x.shape[1] != r.shape[1]:
-            raise ValueError(f"sample features have {x.shape[1]} columns, reference features {r.shape[1]}")
+        x, r = feature_pair(samples, reference, self.k + 1)
         r = float64(r)
         centre = r.mean(axis=0)  # distances do not change, their rounding does
         x, r = float64(x) - centre, r - centre
@@ -64,7 +58,7 @@ def _covered(points: np.ndarray, centres: np.ndarray, k: int) -> float:
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """For each run of rows of a: squared distances to every row of b, and |a|^2 + |b|^2, the scale of their rounding."""
+    """For each run of rows of a: squared distances to each row of b, and |a|^2 + |b|^2, the scale of their rounding."""
     import numpy as np
 
     b2 = np.einsum("nd,nd->n", b, b)

@@ -40,9 +40,7 @@ class SiT:
             raise ValueError(f"mlp_ratio ({self.mlp_ratio}) leaves the MLPs no width")
         return self
 
-    def module(
-        self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0
-    ) -> torch.nn.Module:
+    def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
         """A new network on the CPU, `forward(x, t, y) -> velocity` in our convention, its weights drawn from `seed`.
 
         shape: (C, H, W) of a state. null_noise: with a learned embedding for t = -1. The global generator is not

@@ -5,9 +5,9 @@ To add a backend, write a file with a class of this shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Outcome = Literal["done", "failed", "corrupt", "held", "environment", "skipped"]
 
@@ -51,6 +51,18 @@ class End:
 
 
 Event = Progress | Step | End
+
+
+def event_of(message: Mapping[str, Any]) -> Event:
+    """A message of orchestrator.worker as an event."""
+    handle = message["id"]
+    if message["event"] == "progress":
+        return Progress(handle, message["digest"], message["done"], message["of"])
+    if message["event"] == "step":
+        blocks = message["blocks"]
+        return Step(handle, message["digest"], None if blocks is None else tuple(blocks))
+    keys = ("digest", "reason", "traceback")
+    return End(handle, message["outcome"], **{key: message[key] for key in keys if key in message})
 
 
 class Backend(Protocol):

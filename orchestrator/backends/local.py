@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends import Bundle, End, Event, Progress, Step
+from orchestrator.backends import Bundle, End, Event, event_of
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 
@@ -99,17 +99,12 @@ class Local:
     def _handle(self, process: Process, message: dict[str, Any] | None) -> list[Event]:
         if message is None:
             return self._died(process)
-        handle = message["id"]
-        if message["event"] == "progress":
-            return [Progress(handle, message["digest"], message["done"], message["of"])]
-        if message["event"] == "step":
-            blocks = message["blocks"]
-            return [Step(handle, message["digest"], None if blocks is None else tuple(blocks))]
-        process.handle = None
-        self.running.pop(handle)
-        self.ended[handle] = message["outcome"]
-        keys = ("digest", "reason", "traceback")
-        return [End(handle, message["outcome"], **{key: message[key] for key in keys if key in message})]
+        event = event_of(message)
+        if isinstance(event, End):
+            process.handle = None
+            self.running.pop(event.handle)
+            self.ended[event.handle] = event.outcome
+        return [event]
 
     def _died(self, process: Process) -> list[Event]:
         """A worker is gone: its bundle waits for another one, which does not repeat what is published."""

@@ -68,7 +68,7 @@ def collect(plan: Plan, store: Store) -> Results:
         if task not in records:
             records[task] = None
             if done.small_done(plan.tasks[task]):
-                with contextlib.suppress(CorruptFile, FileNotFoundError):  # the next run makes it again
+                with contextlib.suppress(CorruptFile):  # the next run makes it again
                     records[task] = store.read_record(record_name("score", task), repair=False)
         return records[task]
 

@@ -115,7 +115,7 @@ def _difference(results: Results, row: Comparison | None) -> Text:
         return Text("")
     if row.difference is None:
         return Text("no interval" if row.difference_at_n is None else f"{row.difference_at_n:+.2f} at N")
-    interval = "" if row.low is None or row.high is None else f" [{row.low:+.2f}, {row.high:+.2f}]"
+    interval = "" if row.low is None or row.high is None else f" ± {(row.high - row.low) / 2:.2f}"  # all are symmetric
     found = verdict(row, results.lower_is_better(row.metric))
     return Text(f"{row.difference:+.2f}{interval}", style=STYLES.get(found or "", ""))
 

@@ -76,6 +76,9 @@ class Held(Exception):
     """Another process is at work on this task; not a failure."""
 
 
+LOADED_AT_MOST = {"network": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1}
+
+
 @dataclass
 class Context:
     """What a task is given: the store, how to work, whom to tell, and what this worker has loaded already."""
@@ -83,17 +86,16 @@ class Context:
     store: Store
     options: Options = field(default_factory=Options)
     tell: Callable[[str, int, int], None] = lambda digest, done, of: None
-    loaded: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     loads: int = 0  # networks read from the store
 
-    LOADED_AT_MOST = 4
-
-    def load(self, key: str, make: Callable[[], Any]) -> Any:
-        """`make()`, kept under `key` while it is among the last few used."""
-        value = self.loaded.pop(key) if key in self.loaded else make()
-        self.loaded[key] = value
-        while len(self.loaded) > self.LOADED_AT_MOST:
-            self.loaded.pop(next(iter(self.loaded)))
+    def load(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
+        """`make()`, kept while it is among the last few of its kind that were used."""
+        kept = self.loaded.setdefault(kind, {})
+        value = kept.pop(key) if key in kept else make()
+        kept[key] = value
+        if len(kept) > LOADED_AT_MOST[kind]:
+            kept.pop(next(iter(kept)))
         return value
 
     def network(self, digest: str) -> Field:
@@ -106,7 +108,7 @@ class Context:
             data = read_output(self.store, "train", digest, "network.safetensors")
             return parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
 
-        return self.load(f"network {digest}", make)
+        return self.load("network", digest, make)
 
     def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
         """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
@@ -119,7 +121,7 @@ class Context:
             state = load(read_output(self.store, "train", weights, "extractor.safetensors")) if weights else None
             return rebuild("features", params["extractor"]).open(state, self.options.device)
 
-        return self.load(f"extractor {digest([params['extractor'], weights])}", make)
+        return self.load("extractor", digest([params["extractor"], weights]), make)
 
 
 def rebuild(family: str, identity: Mapping[str, Any]) -> Any:

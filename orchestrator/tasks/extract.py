@@ -15,9 +15,8 @@ def run(context: Context, task: Task, number: int) -> None:
     import torch
 
     stream = task.params["stream"]
-    arrays, sampled = context.load(
-        f"block {stream} {number}", lambda: context.store.read_arrays(block_name(stream, number))
-    )
+    name = block_name(stream, number)
+    arrays, sampled = context.load("block", name, lambda: context.store.read_arrays(name))
     started = time.time()
     extractor = context.extractor(task.params)
     parts: list[dict[str, Any]] = []

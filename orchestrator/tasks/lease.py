@@ -31,7 +31,7 @@ def lease(store: Store, digest: str) -> Iterator[None]:
     if number:
         try:
             holder = store.read_record(_name(folder, number))
-        except (CorruptFile, FileNotFoundError):
+        except CorruptFile:
             holder = {"until": 0.0}
         if holder["until"] > time.time() and not _gone(holder):
             raise Held(digest)

@@ -41,7 +41,9 @@ def run(context: Context, task: Task, number: int) -> None:
     }
     arrays = {"samples": samples, "labels": labels}
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
-    context.load(f"block {task.digest} {number}", lambda: (arrays, record))  # for the extract tasks of this bundle
+    context.load(
+        "block", block_name(task.digest, number), lambda: (arrays, record)
+    )  # for the extract tasks of this bundle
 
 
 def draw(context: Context, task: Task, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -22,8 +22,8 @@ def run(context: Context, task: Task) -> None:
     if params["features"] is None:
         samples, cost = _reference(context, params["reference"], "held_out"), {}
     else:
-        key = f"features {params['features']} {params['count']}"  # the metrics of one cell read them once
-        samples, cost = context.load(key, lambda: _samples(context, task))
+        key = f"{params['features']} {params['count']}"
+        samples, cost = context.load("features", key, lambda: _samples(context, task))  # all metrics of a cell use them
     scores = metric(samples, reference)
     files = {"arrays.safetensors": pack(scores["arrays"], {})} if scores["arrays"] else {}
     record = {"values": scores["values"], "count": len(samples["labels"]), "reference_size": len(reference["labels"])}
@@ -31,11 +31,11 @@ def run(context: Context, task: Task) -> None:
 
 
 def _reference(context: Context, digest: str, split: str) -> dict[str, np.ndarray]:
-    data = context.load(
-        f"reference {digest} {split}",
+    return context.load(
+        "reference",
+        f"{digest} {split}",
         lambda: unpack(read_output(context.store, "reference", digest, f"{split}.safetensors"))[0],
     )
-    return data
 
 
 def _samples(context: Context, task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

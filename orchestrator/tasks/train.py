@@ -97,7 +97,7 @@ class Checkpoints:
             path = file_name(self.digest, name)
             try:
                 arrays, record = self.store.read_arrays(path)
-            except (CorruptFile, FileNotFoundError):
+            except CorruptFile:
                 continue
             self.resumed_at = record["step"]
             return arrays["state"].tobytes()

@@ -43,22 +43,26 @@ class GaussianMixture:
         self.evaluations += 1
         self.batches.append(len(x))
         assert t.shape == y.shape == (len(x),)
+        out = torch.empty_like(x)
+        null = t == -1
         levels = (torch.arange(400, dtype=x.dtype) + 0.5) / 400
-        return torch.stack([self._one(*s, levels) for s in zip(x, t, y, strict=True)])
+        out[null] = self._mean(x[null], levels.expand(int(null.sum()), -1), y[null])
+        out[~null] = self._mean(x[~null], t[~null][:, None], y[~null])
+        return out
 
-    def _one(self, x: Tensor, t: Tensor, y: Tensor, levels: Tensor) -> Tensor:
-        at = levels if t == -1 else t.reshape(1)
-        weights = self.weights if y == self.num_classes else torch.eye(self.num_classes, dtype=x.dtype)[y]
-        a, s = (f(at).reshape(-1, 1, 1) for f in (self.interpolant.alpha, self.interpolant.sigma))
+    def _mean(self, x: Tensor, levels: Tensor, y: Tensor) -> Tensor:
+        """x (N, C, H, W), levels (N, L), y (N,): the mean over levels and components, given x."""
+        chosen = torch.cat([torch.eye(self.num_classes, dtype=x.dtype), self.weights[None]])[y]  # (N, K)
+        a, s = (f(levels)[:, :, None, None] for f in (self.interpolant.alpha, self.interpolant.sigma))
         means, variances = self.means.flatten(1), (self.stds**2)[:, None]
-        away = x.flatten() - a * means  # (levels, K, d)
-        total = a**2 * variances + s**2  # (levels, K, 1)
-        log_p = -0.5 * (away**2 / total + torch.log(2 * math.pi * total)).sum(-1) + torch.log(weights)  # (levels, K)
+        away = x.flatten(1)[:, None, None] - a * means  # (N, L, K, d)
+        total = a**2 * variances + s**2  # (N, L, K, 1)
+        log_p = -0.5 * (away**2 / total + torch.log(2 * math.pi * total)).sum(-1) + torch.log(chosen)[:, None]
+        share = torch.softmax(log_p.flatten(1), 1).reshape(log_p.shape)[..., None]
         x0 = means + a * variances / total * away  # E[x0 | x, level, component]
         eps = s / total * away
-        share = torch.softmax(log_p.flatten(), 0)[:, None]
-        kind = target(self.predicts, x0.flatten(1), eps.flatten(1), at, self.interpolant).reshape(x0.shape)
-        return (share * kind.flatten(0, 1)).sum(0).reshape(x.shape)
+        kind = target(self.predicts, x0.flatten(0, 1), eps.flatten(0, 1), levels.flatten(), self.interpolant)
+        return (share * kind.reshape(x0.shape)).sum((1, 2)).reshape(x.shape)
 
 
 def mixture(predicts: str = "velocity") -> GaussianMixture:

@@ -4,7 +4,6 @@ from itertools import permutations
 import pydantic
 import pytest
 import torch
-from gaussian_mixture import mixture
 
 from nag import sample
 from nag.field import NetworkField
@@ -14,6 +13,7 @@ from nag.guidance.nag import NAG
 from nag.interpolants import Linear
 from nag.registry import METHODS, build
 from nag.sampling import guided
+from tests.nag.gaussian_mixture import mixture
 
 BOTH = (CFG(1.75), NAG(2.1))
 
@@ -32,8 +32,6 @@ def branches(field, x, t, y):
 @pytest.mark.parametrize("predicts", ["velocity", "eps", "x0", "score"])
 def test_guided_fields_are_their_papers_equations(predicts):
     field, (x, t, y) = mixture(predicts), state()
-    if predicts == "score":
-        x = x + 3  # away from where the noise-blind score is a difference of large numbers
     d, null_class, null_noise = branches(field, x, t, y)
     for guidance, expected in (
         ((CFG(2.5),), null_class + 2.5 * (d - null_class)),
@@ -87,6 +85,20 @@ def test_a_guided_field_is_a_field_and_can_be_guided():
     assert (outer.shape, outer.num_classes, outer.predicts) == (field.shape, field.num_classes, field.predicts)
 
 
+def test_a_field_of_ones_own_needs_only_what_the_contract_names():
+    class Own:
+        interpolant, predicts, shape, num_classes, has_null_noise = Linear(), "velocity", (2, 1, 1), 3, True
+
+        def __call__(self, x, t, y):
+            return x * (1 + t + y)[:, None, None, None]
+
+    x, t, y = state()
+    d, null_class, null_noise = branches(Own(), x, t, y)
+    mixed = guided(Own(), (CFG(2.0), NAG(0.5)))
+    torch.testing.assert_close(mixed(x, t, y), d + (d - null_class) + 0.5 * (d - null_noise))
+    assert mixed.calls == 3
+
+
 @pytest.mark.parametrize("sampler", METHODS["samplers"])
 def test_sampling_with_guidance(sampler):
     """One guidance or a tuple, in any order; off is plain; samplers see only a field."""
@@ -107,8 +119,8 @@ def test_sampling_with_guidance(sampler):
 def test_a_missing_null_condition_is_told():
     field = mixture()
     field.has_null_noise = field.has_null_class = False
-    for guidance, message in ((NAG(1), "NAG needs .* null noise condition"), (CFG(2), "CFG needs .* null class condition")):
-        with pytest.raises(ValueError, match=message):
+    for guidance, lacks in ((NAG(1), "NAG needs .* null noise"), (CFG(2), "CFG needs .* null class")):
+        with pytest.raises(ValueError, match=lacks):
             guided(field, (guidance,))
     assert guided(field, (NAG(0), CFG(1))) is field
 
