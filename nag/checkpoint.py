@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nag.field import NetworkField
 
 FORMAT = "nagbench-network-1"
+KEY = "nagbench"  # our only key in a header: safetensors writes several in no fixed order
 
 
 def metadata(data: bytes) -> dict[str, str]:
@@ -56,7 +57,7 @@ def dump_network(
         "has_null_class": has_null_class,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return save(tensors, metadata={"format": FORMAT, "network": json.dumps(description)})
+    return save(tensors, metadata={KEY: json.dumps({"format": FORMAT, "network": description}, sort_keys=True)})
 
 
 def parse_network(data: bytes, device: str = "cpu", source: str = "checkpoint") -> NetworkField:
@@ -66,10 +67,13 @@ def parse_network(data: bytes, device: str = "cpu", source: str = "checkpoint") 
 
     from nag.field import NetworkField
 
-    header = metadata(data)
+    try:
+        header = json.loads(metadata(data).get(KEY, "{}"))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{source}: not a network of nagbench (format {header.get('format')!r}, wanted {FORMAT!r})")
-    description = json.loads(header["network"])
+    description = header["network"]
     model = build("models", description["model"]["name"], **description["model"]["fields"])
     interpolant = build("interpolants", description["interpolant"]["name"], **description["interpolant"]["fields"])
     shape = tuple(description["shape"])

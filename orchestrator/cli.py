@@ -91,7 +91,7 @@ def check(sweep: SweepArgument, smoke: SmokeOption = False, as_json: JsonOption 
     if as_json:
         _print_json({"sweep": found.sweep.name, "arms": len(found.sweep.arms), "cells": len(found.cells)})
     else:
-        out.print(f"{sweep}: good. {_shape(found)}", markup=False)
+        out.print(f"{sweep}: good. {_shape(found)}", markup=False, soft_wrap=True)
 
 
 def _shape(plan: Plan) -> str:

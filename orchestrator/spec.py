@@ -137,6 +137,7 @@ class _Reading:
         self.networks: dict[str, list[Network]] = {}
         self.shared_axes: set[str] = set()
         self.cells: list[Cell] = []
+        self.scorers: tuple[Any, ...] = ()
 
     def sweep(self, path: str, text: str) -> Sweep:
         root = self.root
@@ -159,6 +160,7 @@ class _Reading:
                 self.check_shared(key, named(node))
             elif key == "score":
                 score = self.score(node)
+                self.scorers = score.metrics
         arms = self.read_arms(root.value["arms"])
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(name, path, text, arms, tuple(self.cells), score, frozenset(self.shared_axes))
@@ -204,6 +206,10 @@ class _Reading:
                         raise child.error(unknown("prediction", parts[key], PREDICTIONS))
                 case _:
                     parts[key] = self.builder.method(FAMILY[key], child)
+        try:
+            parts["model"].fits(parts["data"].shape)
+        except ValueError as error:
+            raise node.value["model"].error(f"{error}.") from None
         return Network(name=name, **parts)
 
     def check_shared(self, key: str, node: Node) -> None:
@@ -322,6 +328,10 @@ class _Reading:
         if total > MAX_CELLS:
             raise entry.error(f"with this arm the sweep has {total:,} cells; at most {MAX_CELLS:,} are allowed.")
         samplers, samples = sections.pop("sampler"), sections.pop("sample")
+        for metric, (sample, _) in itertools.product(self.scorers, samples):
+            if sample.count < metric.least:
+                place = entry.get("sample") or self.root.get("sample") or entry
+                raise place.error(f"{name_of(metric)!r} needs a count of at least {metric.least}, got {sample.count}.")
         guidances = []
         for combination in itertools.product(*(sections[name] for name in sorted(sections))):
             on = tuple(guidance for guidance, _ in combination if not guidance.off)

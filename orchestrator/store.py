@@ -190,8 +190,11 @@ def pack(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bytes:
     import numpy as np
     from safetensors.numpy import save
 
+    from nag.checkpoint import KEY
+
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    return save(arrays, metadata={"record": canonical(record), "checksum": _content_checksum(arrays, record)})
+    header = {"record": record, "checksum": _content_checksum(arrays, record)}
+    return save(arrays, metadata={KEY: canonical(header)})
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -199,14 +202,15 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from nag.checkpoint import metadata
+    from nag.checkpoint import KEY, metadata
 
-    header = metadata(data)
     try:
-        arrays, record = load(data), json.loads(header["record"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        header = json.loads(metadata(data)[KEY])
+        arrays, record = load(data), header["record"]
+        matches = _content_checksum(arrays, record) == header["checksum"]
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError("damaged or cut off") from error
-    if _content_checksum(arrays, record) != header.get("checksum"):
+    if not matches:
         raise ValueError("its content does not match its checksum")
     return arrays, record
 

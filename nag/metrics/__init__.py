@@ -32,6 +32,11 @@ class Metric(Protocol):
     names: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[dict[str, bool]]
 
+    @property
+    def least(self) -> int:
+        """The fewest samples that it can be computed of."""
+        ...
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
 
 

@@ -19,6 +19,7 @@ class ClassAccuracy:
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
     names: ClassVar[tuple[str, ...]] = ("class_accuracy",)
     lower_is_better: ClassVar[dict[str, bool]] = {"class_accuracy": False}
+    least: ClassVar[int] = 1
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.

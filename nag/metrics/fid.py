@@ -27,6 +27,7 @@ class FID:
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     names: ClassVar[tuple[str, ...]] = ("fid",)
     lower_is_better: ClassVar[dict[str, bool]] = {"fid": True}
+    least: ClassVar[int] = 2
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the reference; arrays: influence (N,) float32.
@@ -37,7 +38,7 @@ class FID:
         from nag.metrics.frechet import Reference
         from nag.metrics.moments import moments
 
-        x, r = feature_pair(samples, reference, 2)
+        x, r = feature_pair(samples, reference, self.least)
         known = moments(r)
         target = Reference(known.mean, known.cov)
         value, IF = target.influence(x)

@@ -33,11 +33,15 @@ class PrecisionRecall:
     names: ClassVar[tuple[str, ...]] = ("precision", "recall")
     lower_is_better: ClassVar[dict[str, bool]] = {"precision": False, "recall": False}
 
+    @property
+    def least(self) -> int:
+        return self.k + 1
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d). Raises ValueError for k points or fewer and for values that are not finite."""
         from nag.metrics.moments import float64
 
-        x, r = feature_pair(samples, reference, self.k + 1)
+        x, r = feature_pair(samples, reference, self.least)
         r = float64(r)
         centre = r.mean(axis=0)  # distances do not change, their rounding does
         x, r = float64(x) - centre, r - centre

@@ -40,6 +40,12 @@ class SiT:
             raise ValueError(f"mlp_ratio ({self.mlp_ratio}) leaves the MLPs no width")
         return self
 
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
+        _, height, width = shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
+
     def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
         """A new network on the CPU, `forward(x, t, y) -> velocity` in our convention, its weights drawn from `seed`.
 
@@ -50,9 +56,8 @@ class SiT:
 
         from nag.models.transformer import Transformer, initialise
 
-        channels, height, width = shape
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
+        self.fits(shape)
+        channels = shape[0]
         left_on_meta = torch.get_default_device().type == "meta"
         with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
             network = Transformer(

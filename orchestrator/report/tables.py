@@ -10,50 +10,16 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.comparisons import Comparison, Group, groups
+from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.results import Results
+from orchestrator.report.words import against, is_distance, label, number, row_of, share, verdict
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
 
 
-def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
-    """better | worse | undecided, by whether the interval leaves zero out; None where there is no interval."""
-    if comparison.low is None or comparison.high is None:
-        return None
-    if comparison.low <= 0 <= comparison.high:
-        return "undecided"
-    return "better" if (comparison.high < 0) == bool(lower_is_better) else "worse"
-
-
-def label(results: Results, group: Group) -> str:
-    """An arm and what tells its groups apart: `nag 2`, or `plain heun` where samplers are compared."""
-    others = groups(results, group.arm)
-    varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
-    return " ".join(
-        [
-            group.arm,
-            *(
-                f"{group.params[key]:g}" if isinstance(group.params[key], float) else str(group.params[key])
-                for key in varying
-            ),
-        ]
-    )
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, as in a paper."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 100 else f"{value:.2f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def comparison_tables(results: Results, comparisons: Sequence[Comparison]) -> RenderableType:
     """The arms with their distances and differences, then their other metrics and price."""
-    extrapolated = [metric for metric in results.metrics if _is_distance(results, metric)]
+    extrapolated = [metric for metric in results.metrics if is_distance(results, metric)]
     others = [metric for metric in results.metrics if metric not in extrapolated]
     tables: list[RenderableType] = []
     if extrapolated:
@@ -62,22 +28,10 @@ def comparison_tables(results: Results, comparisons: Sequence[Comparison]) -> Re
     return Stack(*tables)
 
 
-def _is_distance(results: Results, metric: str) -> bool:
-    scores = [cell.scores[metric]["score"] for cell in results.cells if metric in cell.scores]
-    return any(score["extrapolated"] is not None or score["reason"] for score in scores)
-
-
 def _table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-
-
-def _row_of(comparisons: Sequence[Comparison], group: Group, metric: str) -> Comparison | None:
-    for row in comparisons:
-        if row.arm == group.arm and row.metric == metric and row.params == group.params:
-            return row
-    return None
 
 
 def _distances(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
@@ -89,10 +43,10 @@ def _distances(results: Results, comparisons: Sequence[Comparison], metrics: Seq
         table.add_column("difference", justify="right", no_wrap=True)
     for arm in results.plan.sweep.arms:
         for group in groups(results, arm.name):
-            row = next((r for m in metrics if (r := _row_of(comparisons, group, m))), None)
+            row = next((r for m in metrics if (r := row_of(comparisons, group, m))), None)
             cells: list[RenderableType] = [label(results, group), _against(results, row)]
             for metric in metrics:
-                cells += [number(group.mean(metric)), _difference(results, _row_of(comparisons, group, metric))]
+                cells += [number(group.mean(metric)), _difference(results, row_of(comparisons, group, metric))]
             table.add_row(*cells)
     if results.floor:
         count = next(iter(results.floor.values()))["count"]
@@ -104,10 +58,7 @@ def _distances(results: Results, comparisons: Sequence[Comparison], metrics: Seq
 
 
 def _against(results: Results, row: Comparison | None) -> str:
-    if row is None:
-        return ""
-    partner = next(g for g in groups(results, row.against) if g.params == row.against_params)
-    return label(results, partner) + ("*" if row.selected else "")
+    return "" if row is None else against(results, row) + ("*" if row.selected else "")
 
 
 def _difference(results: Results, row: Comparison | None) -> Text:
@@ -133,7 +84,7 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
             calls = next((str(cell.network_calls) for cell in group.cells if cell.network_calls), "-")
             table.add_row(
                 label(results, group),
-                *(_share(group.mean(metric)) for metric in metrics),
+                *(share(group.mean(metric)) for metric in metrics),
                 calls,
                 number(sum(seconds) / len(seconds)) if seconds else "-",
             )
@@ -143,20 +94,18 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
 def sentences(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
     """What the comparisons say, in words: one line for each arm's row of the first metric, with the other distances."""
     lines: list[str] = []
-    distances = [metric for metric in results.metrics if _is_distance(results, metric)]
+    distances = [metric for metric in results.metrics if is_distance(results, metric)]
     for arm in results.plan.sweep.arms:
         for group in groups(results, arm.name):
             parts = []
             for metric in distances:
-                row = _row_of(comparisons, group, metric)
+                row = row_of(comparisons, group, metric)
                 found = row and verdict(row, results.lower_is_better(metric))
                 if row and found:
                     parts.append(f"{found} in {metric} ({row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}])")
-            row = _row_of(comparisons, group, distances[0]) if distances else None
+            row = row_of(comparisons, group, distances[0]) if distances else None
             if parts and row:
-                lines.append(
-                    f"{label(results, group)} against {_against(results, row).rstrip('*')}: {'; '.join(parts)}."
-                )
+                lines.append(f"{label(results, group)} against {against(results, row)}: {'; '.join(parts)}.")
     return lines
 
 

@@ -1,0 +1,135 @@
+"""What is known of a group of cells: its mean over training seeds with an interval, every seed, and which is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.report.comparisons import Group, groups, is_seed
+from orchestrator.report.results import CellResult, Results
+from orchestrator.report.words import is_distance
+
+
+@dataclass(frozen=True)
+class Estimate:
+    mean: float
+    low: float | None
+    high: float | None
+    interval: str | None  # "t" over training seeds | "influence": sampling noise of one training
+    seeds: tuple[float, ...]  # one value a training seed
+    planned: int  # training seeds that the sweep asks for
+
+    @property
+    def complete(self) -> bool:
+        return len(self.seeds) == self.planned
+
+
+def estimate(group: Group, metric: str) -> Estimate | None:
+    """Of the training seeds that are scored; None if there is none."""
+    from nag.intervals import t_interval
+
+    trainings = list(group.by_training().values())
+    done = [cells for cells in trainings if all(_finite(cell.value(metric)) for cell in cells)]
+    if not done:
+        return None
+    seeds = tuple(_mean([cell.value(metric) for cell in cells]) for cells in done)
+    mean, low, high = t_interval(seeds)
+    interval = "t" if low is not None else None
+    if len(seeds) == 1:
+        half = _half(done[0], metric)
+        if half is not None:
+            low, high, interval = mean - half, mean + half, "influence"
+    return Estimate(mean, low, high, interval, seeds, len(trainings))
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)
+
+
+def _half(cells: list[CellResult], metric: str) -> float | None:
+    """Half the interval of the mean over sample seeds, which are independent of each other."""
+    halves = []
+    for cell in cells:
+        low, high = cell.value(metric, "low"), cell.value(metric, "high")
+        if low is None or high is None:
+            return None
+        halves.append((high - low) / 2)
+    return math.sqrt(sum(half**2 for half in halves)) / len(halves)
+
+
+def distances(results: Results) -> list[str]:
+    return [metric for metric in results.metrics if is_distance(results, metric)]
+
+
+def headline_metric(results: Results) -> str | None:
+    """The metric that cells are chosen by: the first distance that has a value, else the first metric that has."""
+    scored = [m for m in results.metrics if any(_finite(cell.value(m)) for cell in results.cells)]
+    return next((metric for metric in scored if is_distance(results, metric)), scored[0] if scored else None)
+
+
+def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:
+    """The best mean among the groups with the most training seeds done; the first of equals."""
+    found = [(group, known) for group in candidates if (known := estimate(group, metric))]
+    if not found:
+        return None
+    most = max(len(known.seeds) for _, known in found)
+    ranked = [(cost(results, metric, known.mean), group) for group, known in found if len(known.seeds) == most]
+    return min(ranked, key=lambda entry: entry[0])[1]
+
+
+def cost(results: Results, metric: str, value: float) -> float:
+    """What to make small. A noise shift is good near zero."""
+    if metric.startswith("shift"):
+        return abs(value)
+    return value if results.lower_is_better(metric) else -value
+
+
+def chosen(results: Results) -> dict[str, Group]:
+    """The best group of each arm that has one, by the headline metric; without scores, the first."""
+    metric = headline_metric(results)
+    found = {}
+    for arm in results.plan.sweep.arms:
+        candidates = groups(results, arm.name)
+        group = best(results, candidates, metric) if metric else next(iter(candidates), None)
+        if group is not None:
+            found[arm.name] = group
+    return found
+
+
+def is_guidance(key: str) -> bool:
+    from nag.registry import METHODS
+
+    return key.partition(".")[0] in METHODS["guidance"]
+
+
+def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, object]:
+    """The parameters that put a group into a panel: its sampler, and every axis written outside `arms`."""
+    shared = results.plan.sweep.shared_axes
+    return {
+        key: value
+        for key, value in group.params.items()
+        if not is_seed(key)
+        and not is_guidance(key)
+        and ((key.startswith("sampler") and sampler) or (key in shared and not key.startswith("sampler")))
+    }
+
+
+def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -> str:
+    """`euler, 10 steps`: the sampler always, other parameters where they differ between panels."""
+    from orchestrator.report.words import short
+
+    words = []
+    for key, value in panel.items():
+        if key == "sampler":
+            words.append(str(value).replace("_", " "))
+        elif key == "sampler.steps":
+            words.append(f"{short(value)} steps")
+        elif len({str(other.get(key)) for other in panels}) > 1:
+            words.append(f"{key.split('.')[-1]} {short(value)}")
+    return ", ".join(words)

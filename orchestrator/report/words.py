@@ -1,0 +1,140 @@
+"""Numbers, names and verdicts as words: what tables, figures and pages share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.report.comparisons import Comparison, Group, groups
+from orchestrator.report.results import Results
+
+VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
+
+
+def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
+    """better | worse | undecided, by whether the interval leaves zero out; None where there is no interval."""
+    if comparison.low is None or comparison.high is None:
+        return None
+    if comparison.low <= 0 <= comparison.high:
+        return "undecided"
+    return "better" if (comparison.high < 0) == bool(lower_is_better) else "worse"
+
+
+def label(results: Results, group: Group) -> str:
+    """An arm and what tells its groups apart: `nag 2`, or `plain heun` where samplers are compared."""
+    others = groups(results, group.arm)
+    varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
+    return " ".join([group.arm, *(short(group.params[key]) for key in varying)])
+
+
+def short(value: Any) -> str:
+    """A parameter's value as a person writes it: 2, not 2.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, as in a paper."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def is_distance(results: Results, metric: str) -> bool:
+    """Whether its differences are between values extrapolated in N, as those of a Fréchet distance are."""
+    scores = [cell.scores[metric]["score"] for cell in results.cells if metric in cell.scores]
+    return any(score["extrapolated"] is not None or score["reason"] for score in scores)
+
+
+def row_of(comparisons: Sequence[Comparison], group: Group, metric: str) -> Comparison | None:
+    for row in comparisons:
+        if row.arm == group.arm and row.metric == metric and row.params == group.params:
+            return row
+    return None
+
+
+def against(results: Results, row: Comparison) -> str:
+    """The baseline of a comparison by its name."""
+    return label(results, next(g for g in groups(results, row.against) if g.params == row.against_params))
+
+
+# For pages: real minus signs, and as many digits as the interval bears.
+
+
+def metric_name(results: Results, metric: str) -> str:
+    """`FID`, `recall`, `FID (pixels)`."""
+    for planned in results.plan.cells:
+        for scored in planned.scores:
+            for name in scored.metric.names:
+                if name + scored.suffix == metric:
+                    words = name.upper() if len(name) <= 3 else name.replace("_", " ")
+                    return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
+    return metric.replace("_", " ")
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def value_text(value: float | None, of: float | None = None) -> str:
+    """Three significant digits, at least two decimals below 100; a number below one keeps three decimals or more."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value if of is None else of)
+    if size >= 1000:
+        return minus(f"{value:,.0f}")
+    decimals = 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 or size == 0 else 4
+    return minus(f"{value:.{decimals}f}")
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    decimals = _decimals(low, high)
+    return minus(f"[{low:.{decimals}f}, {high:.{decimals}f}]")
+
+
+def difference_text(value: float, low: float | None, high: float | None) -> str:
+    """`−1.85 [−2.64, −1.05]`, with two significant digits of the interval's half width."""
+    if low is None or high is None:
+        return signed(value)
+    decimals = _decimals(low, high)
+    value, low, high = (round(number, decimals) + 0.0 for number in (value, low, high))  # never -0.00
+    return minus(f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]")
+
+
+def signed(value: float) -> str:
+    return minus(f"{value:+.2f}" if abs(value) >= 1 else f"{value:+.3f}")
+
+
+def _decimals(low: float, high: float) -> int:
+    half = abs(high - low) / 2
+    return 2 if half == 0 else min(4, max(1, 1 - math.floor(math.log10(half))))
+
+
+def count_text(counts: Sequence[int] | set[int]) -> str:
+    """`1,000`, or `1,000 to 50,000` where they differ."""
+    if not counts:
+        return "–"
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+
+
+def seconds_text(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else ""
+
+
+def plural(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -1,0 +1,199 @@
+"""The commands, as a user runs them: what they print, what they return, what a mistake says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.conftest import Ran, nagbench
+
+
+@pytest.fixture
+def store(finished: Ran, tmp_path: Path) -> Path:
+    shutil.copytree(finished.store.root, tmp_path / "store")
+    return tmp_path / "store"
+
+
+def test_check(write: Callable[..., Path]) -> None:
+    path = write()
+    done = nagbench("check", path)
+    assert (done.returncode, done.stdout) == (0, f"{path}: good. 8 cells in 3 arms, 3 trainings.\n")
+    assert json.loads(nagbench("check", path, "--json").stdout) == {"sweep": "tiny", "arms": 3, "cells": 8}
+
+
+def test_a_mistake_is_one_message(write: Callable[..., Path]) -> None:
+    path = write("scale: 1.5", "scal: 1.5")
+    done = nagbench("check", path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == f"{path}:13: arms.cfg.cfg: unknown key 'scal'. Did you mean 'scale'? Known: scale.\n"
+    with_json = nagbench("plan", path, "--json")
+    assert json.loads(with_json.stdout) == {"error": done.stderr.rstrip("\n"), "exit_code": 2}
+
+
+def test_plan_shows_what_is_cached(write: Callable[..., Path], store: Path) -> None:
+    fresh = json.loads(nagbench("plan", write(), "--store", store / "other", "--json").stdout)
+    assert fresh["tasks"]["sample"] == {"tasks": 8, "tasks_to_do": 8, "blocks": 16, "blocks_to_do": 16}
+    assert len(fresh["cells"]) == 8
+    more = write("[1.0, 2.0]", "[1.0, 2.0, 3.0]")
+    cached = json.loads(nagbench("plan", more, "--store", store, "--json").stdout)
+    assert cached["tasks"]["sample"] == {"tasks": 10, "tasks_to_do": 2, "blocks": 20, "blocks_to_do": 4}
+    assert cached["tasks"]["train"] == {"tasks": 3, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0}
+    text = nagbench("plan", more, "--store", store).stdout
+    assert "4 of 20" in text
+    assert "10 cells in 3 arms" in text
+
+
+def test_plan_check_and_status_write_nothing(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write()
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("plan", "status"):
+        assert nagbench(name, path, "--store", tmp_path / "store").returncode == 0
+    assert nagbench("check", path).returncode == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_status(write: Callable[..., Path], store: Path, tmp_path: Path) -> None:
+    done = json.loads(nagbench("status", write(), "--store", store, "--json").stdout)
+    assert done["cells"] == {"total": 8, "done": 8, "failed": 0, "missing": 0}
+    more = json.loads(nagbench("status", write("[1.0, 2.0]", "[1.0, 3.0]"), "--store", store, "--json").stdout)
+    assert more["cells"] == {"total": 8, "done": 6, "failed": 0, "missing": 2}
+    empty = nagbench("status", write(), "--store", tmp_path / "none")
+    assert "Cells: 0 of 8 done, 0 failed, 8 to do." in empty.stdout
+
+
+def test_run_with_one_arm(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Output that is no terminal is lines; the table comes last; a second run does nothing and imports no torch."""
+    path = write("seed: {grid: [0, 1]}", "seed: 0", "count: 40", "count: 150")
+    arguments = ("run", path, "--store", tmp_path / "store", "--tracking", "none", "--arm", "plain", "--workers", "1")
+    first = nagbench(*arguments, "--device", "cpu")
+    assert first.returncode == 0, first.stderr
+    assert "sample: all 160 samples done" in first.stderr
+    assert "\x1b" not in first.stdout + first.stderr
+    assert "plain" in first.stdout
+    assert "held-out" in first.stdout
+    block = "import sys\nfor name in ('torch', 'mlflow'): sys.modules[name] = None\nfrom orchestrator.cli import main\nmain()"
+    again = subprocess.run(
+        [sys.executable, "-c", block, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+
+
+def test_unknown_arm_and_device(write: Callable[..., Path]) -> None:
+    done = nagbench("run", write(), "--arm", "plian", "--tracking", "none")
+    assert done.returncode == 2
+    assert done.stderr == "--arm: unknown arm 'plian'. Did you mean 'plain'? Known: cfg, nag, plain.\n"
+    done = nagbench("run", write(), "--device", "gpu", "--tracking", "none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("--device: unknown device 'gpu'.")
+
+
+def test_report_json(finished: Ran, store: Path) -> None:
+    done = nagbench("report", finished.plan.sweep.path, "--store", store, "--tracking", "none", "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found == json.loads(json.dumps(finished.document()))
+    assert set(found) >= {"sweep", "cells", "comparisons", "missing", "failed"}
+    cell = next(c for c in found["cells"] if c["arm"] == "nag")
+    assert cell["params"] == {
+        "network": "sit", "train.seed": 0, "sampler": "euler", "sampler.steps": 2, "nag.scale": 1.0,
+    }  # fmt: skip
+    assert set(cell["metrics"]["fid"]) >= {"value", "low", "high"}
+    assert cell["network_calls"] == 4
+    assert cell["seconds"] > 0
+    row = next(r for r in found["comparisons"] if r["arm"] == "nag" and r["metric"] == "precision")
+    assert set(row) >= {
+        "arm", "against", "params", "against_params", "selected", "metric", "difference", "difference_at_n", "low",
+        "high", "interval", "per_seed",
+    }  # fmt: skip
+    assert row["interval"] == "t"
+    assert len(row["per_seed"]) == 2
+    assert "NaN" not in done.stdout
+
+
+def test_report_of_a_partial_sweep(write: Callable[..., Path], store: Path) -> None:
+    done = nagbench("report", write("[1.0, 2.0]", "[1.0, 3.0]"), "--store", store, "--tracking", "none", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [(cell["arm"], cell["params"]["nag.scale"]) for cell in found["missing"]] == [("nag", 3.0)] * 2
+
+
+def test_failed_cells_are_named_and_the_rest_goes_on(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("lr: 1e-2", "lr: {grid: [1e-2, 1e30]}", "seed: {grid: [0, 1]}", "seed: 0")
+    arguments = ("--store", tmp_path / "store", "--tracking", "none")
+    done = nagbench("run", path, *arguments, "--device", "cpu")
+    assert done.returncode == 1
+    assert "failed: plain" in done.stdout
+    assert "the training loss is" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    status = json.loads(nagbench("status", path, "--store", tmp_path / "store", "--json").stdout)
+    assert status["cells"] == {"total": 8, "done": 4, "failed": 4, "missing": 0}
+
+
+def test_smoke_has_the_shape_of_the_sweep(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("[1.0, 2.0]", "[1.0, 1.5, 2.0]")
+    done = nagbench("run", path, "--smoke", "--store", tmp_path / "store", "--tracking", "none", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(
+        nagbench("report", path, "--smoke", "--store", tmp_path / "store", "--tracking", "none", "--json").stdout
+    )
+    assert found["sweep"] == "tiny-smoke"
+    assert sorted({c["params"]["nag.scale"] for c in found["cells"] if c["arm"] == "nag"}) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["run", "report", "status", "plan"])
+def test_a_store_that_is_no_store(write: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "nagbench.json").write_text('{"format": 99}')
+    done = nagbench(name, write(), "--store", tmp_path / "other")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"store {tmp_path / 'other'} has format 99, this nagbench writes format 1: use another"
+    )
+
+
+def test_a_store_that_cannot_be_written(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = nagbench("run", write(), "--store", tmp_path / "file" / "store", "--tracking", "none")
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"store {tmp_path / 'file' / 'store'} ")
+    assert done.stderr.count("\n") == 1
+    done = nagbench("run", write(), "--store", "nosuch://bucket/x", "--tracking", "none")
+    assert done.returncode == 2
+    assert "nosuch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_store_says_so_and_resumes(finished: Ran, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", full], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        arguments = ("run", finished.plan.sweep.path, "--store", full, "--tracking", "none", "--device", "cpu")
+        done = nagbench(*arguments)
+        assert done.returncode == 3, done.stderr
+        assert "cannot be written: No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=50m", full], check=True)
+        done = nagbench(*arguments)
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["umount", "-l", full], check=True)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_fit(finished: Ran, store: Path, width: int) -> None:
+    env = os.environ | {"COLUMNS": str(width), "TERM": "dumb", "NO_COLOR": "1"}
+    done = nagbench("report", finished.plan.sweep.path, "--store", store, "--tracking", "none", env=env)
+    assert max(map(len, done.stdout.splitlines())) <= max(width, len(str(store)) + 10)
+    assert "…" not in done.stdout

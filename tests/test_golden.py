@@ -1,0 +1,122 @@
+"""Digests and defaults that must never change: what users have stored is found by them.
+
+A digest here may change only together with a VERSION, and then on purpose; a default, never.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nag.registry import METHODS, find
+from nag.training import Training
+from orchestrator.identity import digest
+from orchestrator.plan import plan
+from orchestrator.spec import Sample, read_sweep
+
+DEFAULTS = {
+    "models.sit": {"mlp_ratio": 4.0, "learned_variance": False},
+    "samplers.euler": {},
+    "samplers.heun": {},
+    "samplers.euler_maruyama": {"diffusion": "sigma", "last_step": "mean", "last_step_size": 0.04},
+    "guidance.cfg": {},
+    "guidance.nag": {},
+    "metrics.fid": {},
+    "metrics.precision_recall": {"k": 3},
+    "metrics.class_accuracy": {},
+    "features.digits": {"steps": 400, "seed": 0},
+    "features.pixels": {},
+    "datasets.digits": {},
+    "interpolants.linear": {},
+    "training": {
+        "batch": 256,
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "warmup": 0,
+        "clip": 0.0,
+        "ema": 0.9999,
+        "ema_warmup": True,
+        "noise_dropout": 0.0,
+        "class_dropout": 0.1,
+        "seed": 0,
+    },
+    "sample": {"count": 50_000, "block": 1_000, "seed": 0, "labels": "uniform"},
+}
+
+SWEEP = """\
+name: golden
+networks:
+  sit:
+    data: {name: digits}
+    model: {name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}
+    train: {steps: 500, batch: 128, lr: 2e-3, noise_dropout: 0.15}
+sampler: {name: heun, steps: 10}
+sample: {count: 1000, block: 100}
+score: {features: [digits], metrics: [fid]}
+arms:
+  both: {cfg: {scale: 1.25}, nag: {scale: 1.0}}
+"""
+
+DIGESTS = {}
+
+
+def defaults(cls: type) -> dict[str, object]:
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+
+
+def test_defaults() -> None:
+    found = {f"{family}.{name}": defaults(find(family, name)) for family in METHODS for name in METHODS[family]}
+    found |= {"training": defaults(Training), "sample": defaults(Sample)}
+    for key, old in DEFAULTS.items():
+        assert found[key].items() >= old.items(), key
+    assert found.keys() == DEFAULTS.keys(), "a new method: write its defaults down here"
+
+
+def sweep_digests(path: Path, text: str) -> dict[str, str]:
+    path.write_text(text)
+    planned = plan(read_sweep(path))
+    found = {f"{task.kind} {i}": task.digest for i, task in enumerate(planned.tasks.values())}
+    return found | {"cell": planned.cells[0].digest}
+
+
+def test_digests(tmp_path: Path) -> None:
+    assert sweep_digests(tmp_path / "sweep.yaml", SWEEP) == DIGESTS
+
+
+def test_spelling_does_not_matter(tmp_path: Path) -> None:
+    """Order, number formats, defaults written out, names of arms and networks: the same digests."""
+    other = """\
+arms:
+  renamed: {nag: {scale: 1}, cfg: {scale: 1.250}}
+name: other
+sample: {block: 1e2, count: 1e3, labels: uniform}
+sampler: {steps: 10.0, name: heun}
+score: {metrics: [fid], features: [{name: digits, steps: 400}]}
+networks:
+  mine:
+    train: {noise_dropout: .15, lr: 0.002, batch: 128, steps: 5e2, seed: 0}
+    model: {patch: 2, heads: 4, depth: 4, hidden: 64, mlp_ratio: 4, name: sit}
+    data: digits
+    interpolant: linear
+    predicts: velocity
+"""
+    first = sweep_digests(tmp_path / "a.yaml", SWEEP)
+    assert sweep_digests(tmp_path / "b.yaml", other) == first
+
+
+def test_every_field_of_a_stream_matters(tmp_path: Path) -> None:
+    base = sweep_digests(tmp_path / "a.yaml", SWEEP)["cell"]
+    for old, new in [
+        ("steps: 10", "steps: 11"),
+        ("scale: 1.25", "scale: 1.26"),
+        ("count: 1000", "count: 1100"),
+        ("block: 100", "block: 50"),
+        ("hidden: 64", "hidden: 32"),
+        ("lr: 2e-3", "lr: 3e-3"),
+        ("heun", "euler"),
+    ]:
+        assert sweep_digests(tmp_path / "b.yaml", SWEEP.replace(old, new))["cell"] != base, old
+
+
+def test_what_is_hashed() -> None:
+    assert digest({"b": 1, "a": [1.5, "x", None, True]}) == "b52075e6a3df55834b0af368a1b3a528"
