@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from nag.field import NetworkField
+    from nag.noise_level import Estimator
 
 FORMAT = "nagbench-network-1"
 KEY = "nagbench"  # our only key in a header: safetensors writes several in no fixed order
@@ -60,44 +61,66 @@ def dump_network(
     return save(tensors, metadata={KEY: json.dumps({"format": FORMAT, "network": description}, sort_keys=True)})
 
 
-def parse_network(data: bytes, device: str = "cpu", source: str = "checkpoint") -> NetworkField:
-    """The network in a file made by `dump_network`. Raises ValueError, naming `source`, for anything else."""
+def _parse(data: bytes, device: str, source: str) -> tuple[torch.nn.Module, Any, Any, dict[str, Any]]:
+    """Module, model, interpolant and description. Raises ValueError, naming `source`, for what `dump_network` did not
+    make.
+    """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load
-
-    from nag.field import NetworkField
 
     try:
         header = json.loads(metadata(data).get(KEY, "{}"))
-    except ValueError as error:
+        weights = load(data)
+    except (ValueError, SafetensorError) as error:
         raise ValueError(f"{source}: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{source}: not a network of nagbench (format {header.get('format')!r}, wanted {FORMAT!r})")
     description = header["network"]
     model = build("models", description["model"]["name"], **description["model"]["fields"])
     interpolant = build("interpolants", description["interpolant"]["name"], **description["interpolant"]["fields"])
-    shape = tuple(description["shape"])
     with torch.device("meta"):
-        module = model.module(shape, description["num_classes"], null_noise=description["has_null_noise"])
-    weights = load(data)
-    wanted, found = set(module.state_dict()), set(weights)
-    if wanted != found:
-        raise ValueError(
-            f"{source}: missing weights {sorted(wanted - found)}, unknown weights {sorted(found - wanted)}"
+        module = model.module(
+            tuple(description["shape"]), description["num_classes"], null_noise=description["has_null_noise"]
         )
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(f"{source}: these weights are missing, unknown or of another shape: {', '.join(wrong)}")
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{source}: weight {name} is not finite")
     module.load_state_dict(weights, assign=True)
+    return module.to(device).eval(), model, interpolant, description
+
+
+def parse_network(data: bytes, device: str = "cpu", source: str = "checkpoint") -> NetworkField:
+    """The generator in a file made by `dump_network`. Raises ValueError, naming `source`, for anything else."""
+    from nag.field import NetworkField
+
+    module, model, interpolant, description = _parse(data, device, source)
+    if not model.generates:
+        raise ValueError(f"{source}: a {name_of(model)} network estimates, it does not generate")
     return NetworkField(
-        module.to(device).eval(),
+        module,
         interpolant=interpolant,
         predicts=description["predicts"],
-        shape=shape,
+        shape=tuple(description["shape"]),
         num_classes=description["num_classes"],
         has_null_noise=description["has_null_noise"],
         has_null_class=description["has_null_class"],
     )
+
+
+def parse_estimator(data: bytes, device: str = "cpu", source: str = "checkpoint") -> Estimator:
+    """The noise-level estimator in a file made by `dump_network`. Raises ValueError for anything else."""
+    from nag.noise_level import Estimator
+
+    module, model, interpolant, description = _parse(data, device, source)
+    if model.generates:
+        raise ValueError(f"{source}: a {name_of(model)} network generates, it does not estimate noise levels")
+    return Estimator(module, interpolant, tuple(description["shape"]))
 
 
 def load_network(path: str | Path, family: str | None = None, **architecture: Any) -> NetworkField:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 METHODS: dict[str, dict[str, str]] = {
     "interpolants": {"linear": "nag.interpolants:Linear"},
-    "models": {"sit": "nag.models.sit:SiT"},
+    "models": {"sit": "nag.models.sit:SiT", "noise_level": "nag.models.noise_level:NoiseLevel"},
     "samplers": {
         "euler": "nag.samplers.euler:Euler",
         "heun": "nag.samplers.heun:Heun",
@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, str]] = {
     },
     "features": {"digits": "nag.features.digits:Digits", "pixels": "nag.features.pixels:Pixels"},
     "datasets": {"digits": "nag.datasets.digits:Digits"},
+    "measures": {"noise_shift": "nag.noise_level:NoiseShift"},
 }
 
 

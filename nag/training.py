@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @method
 class Training:
-    """AdamW on the mean squared error of the prediction, levels uniform in (0, 1), EMA weights as the result.
+    """AdamW on the loss of the network's model, levels uniform in (0, 1), EMA weights as the result.
 
     steps: optimiser steps. batch: images a step. warmup: steps over which lr rises linearly from lr / warmup.
     ema: decay of the weights' moving average; with ema_warmup it is min(ema, (1 + step) / (10 + step)), so that a short
@@ -53,6 +53,33 @@ class Training:
         return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
 
 
+class Batch(NamedTuple):
+    x0: torch.Tensor  # (N, C, H, W)
+    eps: torch.Tensor  # (N, C, H, W)
+    t: torch.Tensor  # (N,) in (0, 1)
+    told: torch.Tensor  # (N,) the t that the network is told; -1 where its noise condition is dropped
+    y: torch.Tensor  # (N,) the class that it is told; num_classes where it is dropped
+
+    def states(self, interpolant: Any) -> torch.Tensor:
+        """x_t = alpha_t x_0 + sigma_t eps."""
+        level = self.t.view(-1, 1, 1, 1)
+        return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * self.eps
+
+
+Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
+
+
+def prediction_loss(interpolant: Any, predicts: str) -> Loss:
+    """Mean squared error of a generator's prediction at x_t."""
+    from nag.interpolants import target
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        wanted = target(predicts, batch.x0, batch.eps, batch.t.view(-1, 1, 1, 1), interpolant)
+        return (module(batch.states(interpolant), batch.told, batch.y) - wanted).square().mean()
+
+    return loss
+
+
 class Batches:
     """What step k of a training sees: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step,
     index).
@@ -80,10 +107,7 @@ class Batches:
             picked[inside] = self._order[place[inside] % size]
         return picked
 
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x_0 (N, C, H, W), eps (N, C, H, W), t (N,), the t that the network is told (-1: null), y (N,) (null:
-        num_classes).
-        """
+    def __call__(self, step: int) -> Batch:
         import numpy as np
         import torch
 
@@ -99,8 +123,7 @@ class Batches:
         drop_class = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_CLASS)
         told = np.where(drop_noise < training.noise_dropout, np.float32(-1), t)
         y = np.where(drop_class < training.class_dropout, self.num_classes, self.split.labels(picked))
-        x0_, eps_, t_, told_, y_ = (torch.from_numpy(a).to(self.device) for a in (x0, eps, t, told, y))
-        return x0_, eps_, t_, told_, y_
+        return Batch(*(torch.from_numpy(array).to(self.device) for array in (x0, eps, t, told, y)))
 
 
 def train(
@@ -108,8 +131,7 @@ def train(
     split: Split,
     training: Training,
     *,
-    interpolant: Any,
-    predicts: str,
+    loss: Loss,
     num_classes: int,
     device: str = "cpu",
     resume: bytes | None = None,
@@ -125,8 +147,6 @@ def train(
     """
     import torch
 
-    from nag.interpolants import target
-
     module.to(device).train()
     weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()}
@@ -134,15 +154,12 @@ def train(
     first = _restore(resume, weights, ema, optimizer) if resume else 0
     batches = Batches(split, training, num_classes, device)
     for step in range(first, training.steps):
-        x0, eps, t, told, y = batches(step)
-        level = t.view(-1, 1, 1, 1)
-        x_t = interpolant.alpha(level) * x0 + interpolant.sigma(level) * eps
-        loss = (module(x_t, told, y) - target(predicts, x0, eps, level, interpolant)).square().mean()
-        value = loss.item()
+        error = loss(module, batches(step))
+        value = error.item()
         if not value < float("inf"):  # NaN compares false
             raise FloatingPointError(f"the training loss is {value} at step {step} of {training.steps}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        error.backward()
         if training.clip:
             torch.nn.utils.clip_grad_norm_(weights.values(), training.clip)
         for group in optimizer.param_groups:

@@ -72,7 +72,7 @@ def bundles(plan: Plan, todo: dict[str, list[int] | None], workers: int) -> list
             streams[digest] = streams[digest]
         elif task.kind == "extract":
             streams[task.params["stream"]].append(digest)
-        elif task.kind == "score":
+        elif task.kind in ("score", "measure"):
             scores[task.inputs].append(digest)
     small = [digest for digest in todo if plan.tasks[digest].kind in ("train", "reference")]
     # The extractors' short trainings go first: all sampling of a trained network can then start.

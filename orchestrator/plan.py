@@ -1,7 +1,8 @@
 """From a sweep to its tasks: a pure function. Equal tasks are one, whatever arms or sweeps ask for them.
 
-train ──> sample ──> extract ──> score        (one score task for each cell, extractor and metric)
+train ──> sample ──> extract ──> score      (one score task for each cell, extractor and metric)
 train (of an extractor) ──┴──> reference ──┘
+train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 from orchestrator import identity
 from orchestrator.identity import digest
-from orchestrator.spec import Cell, Network, Sweep
 from orchestrator.store import Store
+from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
 
 PRECISION = "float32"  # the only one yet; in every stream's digest
@@ -150,8 +151,26 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         reference = _reference(builder, opened, cell.network.data, needs)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, extractor, what, reference, (extract, reference))
+    if sweep.measure is not None:
+        scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
     return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
+
+
+def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
+    assert sweep.measure is not None
+    assert sweep.estimator is not None
+    estimator = builder.network(sweep.estimator)
+    params = {
+        "measure": {"name": identity.name_of(sweep.measure), "version": type(sweep.measure).VERSION},
+        "levels": sweep.measure.levels,
+        "stream": stream,
+        "estimator": estimator,
+        "data": builder.identity(cell.network.data),
+        "count": min(sweep.measure.count, cell.sample.count),
+        "block": cell.sample.block,
+    }
+    return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator)))
 
 
 def _reference(builder: Builder, opened: dict[str, Any], data: Any, needs: tuple[str, ...]) -> str:

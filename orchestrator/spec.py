@@ -11,14 +11,12 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from nag.interpolants import PREDICTIONS
-from nag.registry import METHODS, Int, find, method, name_of
+from nag.noise_level import NoiseShift
+from nag.registry import METHODS, find, name_of
 from nag.training import Training
 from orchestrator.axes import (
     MAX_CELLS,
@@ -32,14 +30,15 @@ from orchestrator.axes import (
 )
 from orchestrator.errors import unknown
 from orchestrator.methods import Builder, not_available
-from orchestrator.params import Params, Scalar, axis_keys, on_axes, overridden, written
+from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
 from orchestrator.smoke import smoked, spread
+from orchestrator.sweep import Arm, Cell, Network, Sample, Score, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
 Build = Callable[[Node], Any]
 Shrink = Callable[[list[Any]], list[Any]]
 
-SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "arms")
+SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "arms")
 NETWORK_KEYS = ("data", "model", "interpolant", "predicts", "train")
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
 NETWORK_KEYS_LATER = ("checkpoint", "family", "init")
@@ -47,71 +46,6 @@ ARM_KEYS = ("network", "sampler", "sample", "against")
 DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # what teaches a network a null condition
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Network:
-    """One instance of a network of the sweep: a value on each of its axes. `axes` are those values by parameter key."""
-
-    name: str
-    data: Any | None
-    model: Any | None
-    interpolant: Any
-    predicts: str
-    train: Training | None
-    init: Network | None = None
-    checkpoint: str | None = None
-    family: str | None = None
-    axes: Params = field(default_factory=dict)
-
-
-@method
-class Sample:
-    """How many samples a cell has, in blocks of how many, and where their noise and labels come from."""
-
-    count: Annotated[Int, Field(ge=1, le=100_000_000)] = 50_000
-    block: Annotated[Int, Field(ge=1, le=1_000_000)] = 1_000
-    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
-    labels: Literal["uniform", "balanced"] = "uniform"
-
-
-@dataclass(frozen=True)
-class Score:
-    features: tuple[Any, ...]
-    metrics: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """`guidance` holds what is on, sorted by name; `params` is what reports show, a guidance that is off included."""
-
-    arm: str
-    network: Network
-    guidance: tuple[Any, ...]
-    sampler: Any
-    sample: Sample
-    params: Params
-
-
-@dataclass(frozen=True)
-class Arm:
-    """`overrides`: the parameter keys that the arm decides itself, so that its partners may differ in them."""
-
-    name: str
-    against: str | None  # None: the first arm, the baseline of the others
-    overrides: frozenset[str]
-    line: int
-
-
-@dataclass(frozen=True)
-class Sweep:
-    name: str
-    path: str
-    text: str
-    arms: tuple[Arm, ...]
-    cells: tuple[Cell, ...]
-    score: Score | None
-    shared_axes: frozenset[str]  # parameter keys of the axes written outside `arms`
 
 
 def read_sweep(path: str | Path, smoke: bool = False) -> Sweep:
@@ -161,9 +95,10 @@ class _Reading:
             elif key == "score":
                 score = self.score(node)
                 self.scorers = score.metrics
+        measure = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
         arms = self.read_arms(root.value["arms"])
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
-        return Sweep(name, path, text, arms, tuple(self.cells), score, frozenset(self.shared_axes))
+        return Sweep(name, path, text, arms, tuple(self.cells), score, frozenset(self.shared_axes), *measure)
 
     def points(self, node: Node, build: Build, shrink: Shrink) -> tuple[list[Axis], list[tuple[Any, Node]]]:
         """The axes below `node`, and for every combination what `build` makes of it, with its node."""
@@ -243,6 +178,19 @@ class _Reading:
         features = smoked(found["features"]) if self.smoke else found["features"]
         return Score(tuple(features), tuple(found["metrics"]))
 
+    def measure(self, node: Node) -> tuple[NoiseShift, Network]:
+        method = self.builder.method("measures", node)
+        place, name = node.value["estimator"], method.estimator
+        able = [known for known, found in self.networks.items() if not found[0].model.generates]
+        if name not in able:
+            if name in self.networks:
+                model = name_of(self.networks[name][0].model)
+                raise place.error(f"{name!r} is a {model} network; an estimator's model is noise_level. Known: {able}.")
+            raise place.error(unknown("estimator", name, able))
+        if len(self.networks[name]) > 1:
+            raise place.error(f"{name!r} has axes; one estimator measures all cells.")
+        return (method.smoke() if self.smoke else method), self.networks[name][0]
+
     def read_arms(self, node: Node) -> tuple[Arm, ...]:
         entries = node.mapping("{plain: {}, cfg: {cfg: {scale: 1.5}}}")
         if not entries:
@@ -295,15 +243,17 @@ class _Reading:
 
     def network_of(self, entry: Node) -> str:
         node = merge(self.root.value.get("network"), entry.value.get("network"))
-        known = ", ".join(self.networks)
+        able = [name for name, found in self.networks.items() if found[0].model.generates]
+        known = ", ".join(able)
         if node is None or node.value is None:
-            if len(self.networks) > 1:
-                raise entry.error(f"there are several networks; add network: NAME. Known: {known}.")
-            return known
+            if len(able) != 1:
+                problem = "there are several networks; add network: NAME" if able else "no network generates samples"
+                raise entry.error(f"{problem}. Known: {known or 'none'}.")
+            return able[0]
         if not isinstance(node.value, str):
             raise node.error(f"expected the name of one network, got {show(node)}. Known: {known}.")
-        if node.value not in self.networks:
-            raise node.error(unknown("network", node.value, self.networks))
+        if node.value not in able:
+            raise node.error(unknown("generating network", node.value, able))
         return node.value
 
     def samplers(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:

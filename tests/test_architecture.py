@@ -20,6 +20,7 @@ ORDER = [
     "params",
     "methods",
     "smoke",
+    "sweep",
     "spec",
     "store",
     "tasks",

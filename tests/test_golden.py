@@ -12,7 +12,8 @@ from nag.registry import METHODS, find
 from nag.training import Training
 from orchestrator.identity import digest
 from orchestrator.plan import plan
-from orchestrator.spec import Sample, read_sweep
+from orchestrator.spec import read_sweep
+from orchestrator.sweep import Sample
 
 DEFAULTS = {
     "models.sit": {"mlp_ratio": 4.0, "learned_variance": False},
@@ -28,6 +29,8 @@ DEFAULTS = {
     "features.pixels": {},
     "datasets.digits": {},
     "interpolants.linear": {},
+    "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
+    "measures.noise_shift": {"count": 400, "levels": 50},
     "training": {
         "batch": 256,
         "lr": 1e-4,

@@ -31,6 +31,7 @@ class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     names: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[dict[str, bool]]
+    extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
 
     @property
     def least(self) -> int:

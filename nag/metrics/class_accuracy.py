@@ -20,6 +20,7 @@ class ClassAccuracy:
     names: ClassVar[tuple[str, ...]] = ("class_accuracy",)
     lower_is_better: ClassVar[dict[str, bool]] = {"class_accuracy": False}
     least: ClassVar[int] = 1
+    extrapolates: ClassVar[bool] = False
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.

@@ -28,6 +28,7 @@ class FID:
     names: ClassVar[tuple[str, ...]] = ("fid",)
     lower_is_better: ClassVar[dict[str, bool]] = {"fid": True}
     least: ClassVar[int] = 2
+    extrapolates: ClassVar[bool] = True
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the reference; arrays: influence (N,) float32.

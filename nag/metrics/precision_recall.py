@@ -32,6 +32,7 @@ class PrecisionRecall:
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     names: ClassVar[tuple[str, ...]] = ("precision", "recall")
     lower_is_better: ClassVar[dict[str, bool]] = {"precision": False, "recall": False}
+    extrapolates: ClassVar[bool] = False
 
     @property
     def least(self) -> int:

@@ -1,1 +1,23 @@
-"""Networks, one a file: frozen descriptions that build a torch module."""
+"""Networks, one a file: frozen descriptions that build a torch module, and say what it is trained on.
+
+Add one: a file here with a class that has `generates`, `fits`, `module` and `loss`, and a line in `nag/registry.py`.
+"""
+
+from __future__ import annotations
+
+
+def widths_fit(hidden: int, heads: int, mlp_ratio: float) -> None:
+    """Raises ValueError for widths of which no transformer can be made."""
+    if hidden % heads:
+        raise ValueError(f"hidden ({hidden}) must be a multiple of heads ({heads})")
+    if hidden % 4:
+        raise ValueError(f"hidden ({hidden}) must be a multiple of 4, for sine and cosine of row and column")
+    if int(hidden * mlp_ratio) < 1:
+        raise ValueError(f"mlp_ratio ({mlp_ratio}) leaves the MLPs no width")
+
+
+def patches_fit(patch: int, shape: tuple[int, int, int]) -> None:
+    """Raises ValueError if patches of this side do not tile states of this shape (C, H, W)."""
+    _, height, width = shape
+    if height % patch or width % patch:
+        raise ValueError(f"patches of side {patch} do not tile states of {height} x {width}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import pydantic
 
+from nag.models import patches_fit, widths_fit
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
     import torch
+
+    from nag.training import Loss
 
 
 @method
@@ -29,22 +32,16 @@ class SiT:
     learned_variance: bool = False
 
     VERSION: ClassVar[int] = 1
+    generates: ClassVar[bool] = True
 
     @pydantic.model_validator(mode="after")
     def _widths_fit(self) -> Self:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
-        if self.hidden % 4:
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of 4, for sine and cosine of row and column")
-        if int(self.hidden * self.mlp_ratio) < 1:
-            raise ValueError(f"mlp_ratio ({self.mlp_ratio}) leaves the MLPs no width")
+        widths_fit(self.hidden, self.heads, self.mlp_ratio)
         return self
 
     def fits(self, shape: tuple[int, int, int]) -> None:
         """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
-        _, height, width = shape
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
+        patches_fit(self.patch, shape)
 
     def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
         """A new network on the CPU, `forward(x, t, y) -> velocity` in our convention, its weights drawn from `seed`.
@@ -52,15 +49,12 @@ class SiT:
         shape: (C, H, W) of a state. null_noise: with a learned embedding for t = -1. The global generator is not
         touched. Under `torch.device("meta")` it stays there, without weights. ValueError if patches do not tile H, W.
         """
-        import torch
-
-        from nag.models.transformer import Transformer, initialise
+        from nag.models.transformer import Transformer, built
 
         self.fits(shape)
         channels = shape[0]
-        left_on_meta = torch.get_default_device().type == "meta"
-        with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
-            network = Transformer(
+        return built(
+            lambda: Transformer(
                 shape=shape,
                 out_channels=2 * channels if self.learned_variance else channels,
                 hidden=self.hidden,
@@ -72,11 +66,15 @@ class SiT:
                 null_noise=null_noise,
                 time=official_time,
                 output=functools.partial(our_velocity, channels=channels),
-            )
-        if not left_on_meta:
-            network.to_empty(device="cpu")
-            initialise(network, seed)
-        return network
+            ),
+            seed,
+        )
+
+    def loss(self, interpolant: Any, predicts: str) -> Loss:
+        """Mean squared error of the prediction."""
+        from nag.training import prediction_loss
+
+        return prediction_loss(interpolant, predicts)
 
     def smoke(self) -> SiT:
         """A network as small as can be with the same patches: to see that everything connects."""

@@ -154,7 +154,45 @@ class Transformer(nn.Module):
         return x.reshape(-1, c, rows * p, columns * p)
 
 
-def initialise(network: Transformer, seed: int) -> None:
+class LevelTransformer(nn.Module):
+    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, told neither noise nor
+    class.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(
+        self, *, shape: tuple[int, int, int], hidden: int, depth: int, heads: int, patch: int, inner: int, bins: int
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.grid = (height // patch, width // patch)
+        self.x_embedder = PatchEmbedder(channels, hidden, patch)
+        self.register_buffer("pos_embed", torch.empty(1, math.prod(self.grid), hidden))
+        self.blocks = nn.ModuleList([Block(hidden, heads, inner) for _ in range(depth)])
+        self.final_layer = FinalLayer(hidden, bins)
+        self.null_noise = nn.Parameter(torch.empty(hidden))  # stands where a generator has noise and class
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.null_noise.expand(len(x), -1)
+        x = self.x_embedder(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x, c)
+        return self.final_layer(x, c).mean(dim=1)
+
+
+def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.Module:
+    """A network with its initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
+    left_on_meta = torch.get_default_device().type == "meta"
+    with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
+        network = make()
+    if not left_on_meta:
+        network.to_empty(device="cpu")
+        initialise(network, seed)
+    return network
+
+
+def initialise(network: Transformer | LevelTransformer, seed: int) -> None:
     """The official initial weights, drawn from (seed, name), so that neither depth nor a null embedding moves others.
 
     Linear and patch weights Xavier uniform, embeddings N(0, 0.02^2), biases, modulations and the final layer zero.

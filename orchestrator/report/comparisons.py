@@ -107,7 +107,7 @@ def _is_guidance(key: str) -> bool:
 
 
 def _row(results: Results, store: Store, group: Group, partners: list[Group], metric: str) -> Comparison | None:
-    sign = 1 if results.lower_is_better(metric) else -1
+    sign = -1 if results.lower_is_better(metric) is False else 1
     ranked = sorted(
         ((sign * mean, i) for i, partner in enumerate(partners) if (mean := partner.mean(metric)) is not None)
     )
@@ -118,7 +118,7 @@ def _row(results: Results, store: Store, group: Group, partners: list[Group], me
     if not pairs:
         return None
     unlike = _stamp_reason(pairs, metric)
-    corrects = _is_extrapolated(pairs[0][0][0], metric)
+    corrects = results.extrapolates(metric)
     at_n = [None if unlike else _difference(pair, metric, "value") for pair in pairs]
     corrected = [None if unlike else _difference(pair, metric, "extrapolated") for pair in pairs] if corrects else at_n
     per_seed = tuple(value for value in corrected if value is not None)
@@ -162,12 +162,6 @@ def _pairs(group: Group, partner: Group, metric: str) -> list[Pair]:
         if both:
             pairs.append(([a for a, _ in both], [b for _, b in both]))
     return pairs
-
-
-def _is_extrapolated(cell: CellResult, metric: str) -> bool:
-    """Whether the metric's differences are between values extrapolated in N (it has one, or says why not)."""
-    score = cell.scores[metric]["score"]
-    return score["extrapolated"] is not None or score["reason"] is not None
 
 
 def _difference(pair: Pair, metric: str, key: str) -> float | None:

@@ -11,7 +11,7 @@ from orchestrator import engine
 from orchestrator.errors import CorruptFile
 from orchestrator.plan import Done, Plan, PlannedCell, Scored
 from orchestrator.store import Store
-from orchestrator.tasks import file_name, record_name
+from orchestrator.tasks import file_name
 
 
 @dataclass
@@ -27,6 +27,7 @@ class CellResult:
     network_calls: int | None = None
     seconds: float | None = None
     reason: str | None = None  # why it failed
+    shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_level.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
         return self.scores[metric]["score"][key] if metric in self.scores else None
@@ -51,11 +52,20 @@ class Results:
         return list(names)
 
     def lower_is_better(self, metric: str) -> bool | None:
+        """None where neither is: a noise shift is best at zero."""
+        method, name = self._method(metric)
+        return method.lower_is_better[name]
+
+    def extrapolates(self, metric: str) -> bool:
+        """Whether the metric is biased in N, so that its differences are between extrapolated values."""
+        return self._method(metric)[0].extrapolates
+
+    def _method(self, metric: str) -> tuple[Any, str]:
         for planned in self.plan.cells:
             for scored in planned.scores:
                 for name in scored.metric.names:
                     if name + scored.suffix == metric:
-                        return scored.metric.lower_is_better[name]
+                        return scored.metric, name
         raise KeyError(metric)
 
 
@@ -69,10 +79,10 @@ def collect(plan: Plan, store: Store) -> Results:
             records[task] = None
             if done.small_done(plan.tasks[task]):
                 with contextlib.suppress(CorruptFile):  # the next run makes it again
-                    records[task] = store.read_record(record_name("score", task), repair=False)
+                    records[task] = store.read_record(plan.tasks[task].record_name, repair=False)
         return records[task]
 
-    cells = [_cell(plan, planned, record) for planned in plan.cells]
+    cells = [_cell(plan, done, planned, record) for planned in plan.cells]
     for planned, result in zip(plan.cells, cells, strict=True):
         if not result.complete:
             goals = [scored.task for scored in planned.scores if record(scored.task) is None] or [planned.stream]
@@ -87,7 +97,7 @@ def collect(plan: Plan, store: Store) -> Results:
     return Results(plan, cells, floor)
 
 
-def _cell(plan: Plan, planned: PlannedCell, record: Any) -> CellResult:
+def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResult:
     result = CellResult(planned.cell.arm, planned.digest, planned.cell.params)
     extract_s: dict[str, float] = {}
     sample_s = None
@@ -99,11 +109,15 @@ def _cell(plan: Plan, planned: PlannedCell, record: Any) -> CellResult:
         for name, score in found["values"].items():
             stamp = _stamp(plan, scored, found)
             result.scores[name + scored.suffix] = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
-        result.network_calls, sample_s = found["network_calls"], found["sample_seconds"]
-        extract_s[plan.tasks[scored.task].params["features"]] = found["extract_seconds"]
         result.finished = max(result.finished, found["started"] + found["seconds"])
+        if plan.tasks[scored.task].kind == "measure":
+            estimator = plan.sweep.estimator.name if plan.sweep.estimator else ""
+            result.shift = {**found["shift"], "estimator": estimator, "task": scored.task}
+        else:
+            result.network_calls, sample_s = found["network_calls"], found["sample_seconds"]
+            extract_s[plan.tasks[scored.task].params["features"]] = found["extract_seconds"]
     if not planned.scores:
-        result.complete = False
+        result.complete = done.complete(plan, planned.stream)
     if sample_s is not None:
         result.seconds = round(sample_s + sum(extract_s.values()), 3)
     return result
@@ -112,6 +126,8 @@ def _cell(plan: Plan, planned: PlannedCell, record: Any) -> CellResult:
 def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
     """The measurement stamp: values under unlike stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
+    if task.kind == "measure":
+        return {key: task.params[key] for key in ("measure", "levels", "estimator", "data", "count")}
     reference = plan.tasks[task.params["reference"]]
     features = plan.tasks[task.params["features"]]
     return {
@@ -123,6 +139,16 @@ def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, A
         "reference_size": record["reference_size"],
         "labels": plan.tasks[features.params["stream"]].params["labels"],
     }
+
+
+def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
+    """Levels t (K,), and the estimator's predictions on sampled and on true states (K, M) each."""
+    from orchestrator.store import unpack
+
+    try:
+        return unpack(store.read(file_name(task, "shift.safetensors")))[0]
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def influence(store: Store, task: str) -> Any:

@@ -19,9 +19,10 @@ from orchestrator.identity import digest
 
 if TYPE_CHECKING:
     from nag.field import Field
+    from nag.noise_level import Estimator
     from orchestrator.store import Store
 
-KINDS = ("train", "reference", "sample", "extract", "score")
+KINDS = ("train", "reference", "sample", "extract", "measure", "score")
 BLOCK_KINDS = ("sample", "extract")
 
 
@@ -76,7 +77,7 @@ class Held(Exception):
     """Another process is at work on this task; not a failure."""
 
 
-LOADED_AT_MOST = {"network": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1}
+LOADED_AT_MOST = {"network": 2, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1}
 
 
 @dataclass
@@ -109,6 +110,25 @@ class Context:
             return parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
 
         return self.load("network", digest, make)
+
+    def estimator(self, digest: str) -> Estimator:
+        """A trained network that predicts noise levels."""
+
+        def make() -> Estimator:
+            from nag.checkpoint import parse_estimator
+
+            data = read_output(self.store, "train", digest, "network.safetensors")
+            return parse_estimator(data, self.options.device, source=file_name(digest, "network.safetensors"))
+
+        return self.load("estimator", digest, make)
+
+    def task(self, digest: str) -> Task:
+        """A task of the store. Raises ValueError if this code would give it another digest."""
+        definition = self.store.read_record(f"tasks/{digest}.json")
+        task = Task(definition["kind"], definition["params"], tuple(definition["inputs"]))
+        if task.digest != digest:
+            raise ValueError(f"task {digest} was planned by another version of nagbench (here it is {task.digest})")
+        return task
 
     def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
         """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
@@ -189,10 +209,7 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
 
 def run(context: Context, digest: str, blocks: list[int] | None) -> None:
     """Do a task of the store, or some blocks of it."""
-    definition = context.store.read_record(f"tasks/{digest}.json")
-    task = Task(definition["kind"], definition["params"], tuple(definition["inputs"]))
-    if task.digest != digest:
-        raise ValueError(f"task {digest} was planned by another version of nagbench (here it would be {task.digest})")
+    task = context.task(digest)
     module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
     if blocks is None:
         if not context.store.exists(task.record_name):

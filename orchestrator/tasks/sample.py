@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nag.samplers.stepping import Observe
+
 VERSION = 1
 
 
@@ -20,13 +22,11 @@ def run(context: Context, task: Task, number: int) -> None:
 
     import numpy as np
 
-    from nag.datasets import to_uint8
-
     started = time.time()
     block = task.params["block"]
     indices = np.arange(number * block, (number + 1) * block, dtype=np.int64)
     x, labels, calls = draw(context, task, indices)
-    samples = to_uint8(x) if task.params["stores"] == "pixels" else x.astype(np.float16)
+    samples = stored(task, x)
     record = {
         "kind": task.kind,
         "digest": task.digest,
@@ -46,10 +46,22 @@ def run(context: Context, task: Task, number: int) -> None:
     )  # for the extract tasks of this bundle
 
 
-def draw(context: Context, task: Task, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def stored(task: Task, x: np.ndarray) -> np.ndarray:
+    """Samples as a block keeps them: pixels in uint8, latents in float16."""
+    import numpy as np
+
+    from nag.datasets import to_uint8
+
+    return to_uint8(x) if task.params["stores"] == "pixels" else x.astype(np.float16)
+
+
+def draw(
+    context: Context, task: Task, indices: np.ndarray, observe: Observe | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Samples (N, C, H, W) float32, labels (N,), network calls a sample, for any indices of the stream.
 
-    Raises NotFinite with the step at which the state stopped being finite.
+    `observe(k, t, x)` sees each micro-batch before step k, and once more at the end. Raises NotFinite with the step at
+    which the state stopped being finite.
     """
     import numpy as np
     import torch
@@ -66,6 +78,8 @@ def draw(context: Context, task: Task, indices: np.ndarray) -> tuple[np.ndarray,
     def finite(step: int, t: float, x: torch.Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
             raise NotFinite(f"samples stopped being finite at step {step - 1} of {sampler.steps} (t = {t:.4g})")
+        if observe is not None:
+            observe(step, t, x)
 
     parts: list[Any] = []
     for first in range(0, len(indices), context.options.micro_batch):

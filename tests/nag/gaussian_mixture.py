@@ -52,17 +52,29 @@ class GaussianMixture:
 
     def _mean(self, x: Tensor, levels: Tensor, y: Tensor) -> Tensor:
         """x (N, C, H, W), levels (N, L), y (N,): the mean over levels and components, given x."""
-        chosen = torch.cat([torch.eye(self.num_classes, dtype=x.dtype), self.weights[None]])[y]  # (N, K)
+        log_p, away, total = self._joint(x, levels, y)
         a, s = (f(levels)[:, :, None, None] for f in (self.interpolant.alpha, self.interpolant.sigma))
         means, variances = self.means.flatten(1), (self.stds**2)[:, None]
-        away = x.flatten(1)[:, None, None] - a * means  # (N, L, K, d)
-        total = a**2 * variances + s**2  # (N, L, K, 1)
-        log_p = -0.5 * (away**2 / total + torch.log(2 * math.pi * total)).sum(-1) + torch.log(chosen)[:, None]
         share = torch.softmax(log_p.flatten(1), 1).reshape(log_p.shape)[..., None]
         x0 = means + a * variances / total * away  # E[x0 | x, level, component]
         eps = s / total * away
         kind = target(self.predicts, x0.flatten(0, 1), eps.flatten(0, 1), levels.flatten(), self.interpolant)
         return (share * kind.reshape(x0.shape)).sum((1, 2)).reshape(x.shape)
+
+    def _joint(self, x: Tensor, levels: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(x, component | level) (N, L, K), x minus each mean (N, L, K, d), the variance there (N, L, K, 1)."""
+        chosen = torch.cat([torch.eye(self.num_classes, dtype=x.dtype), self.weights[None]])[y]  # (N, K)
+        a, s = (f(levels)[:, :, None, None] for f in (self.interpolant.alpha, self.interpolant.sigma))
+        away = x.flatten(1)[:, None, None] - a * self.means.flatten(1)
+        total = a**2 * (self.stds**2)[:, None] + s**2
+        log_p = -0.5 * (away**2 / total + torch.log(2 * math.pi * total)).sum(-1) + torch.log(chosen)[:, None]
+        return log_p, away, total
+
+    def level(self, x: Tensor) -> Tensor:
+        """The exact g(t | x): the posterior mean of the level (N,), levels uniform in [0, 1], the class not known."""
+        levels = ((torch.arange(400, dtype=x.dtype) + 0.5) / 400).expand(len(x), -1)
+        y = torch.full((len(x),), self.num_classes)
+        return (torch.softmax(self._joint(x, levels, y)[0].logsumexp(-1), 1) * levels).sum(1)
 
 
 def mixture(predicts: str = "velocity") -> GaussianMixture:
