@@ -17,7 +17,7 @@ from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unk
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
-    from orchestrator.report.results import Results
+    from orchestrator.report.results import CellResult, Results
 
 DEFAULT_STORE = "results/store"
 DEFAULT_TRACKING = "sqlite:///results/mlflow.db"
@@ -68,8 +68,14 @@ def command(body: Callable[..., int | None]) -> Callable[..., None]:
     return wrapped
 
 
-def _plan(sweep_path: str, smoke: bool = False, arms: list[str] | None = None) -> Plan:
-    from orchestrator.plan import plan
+def _plan(
+    sweep_path: str,
+    smoke: bool = False,
+    arms: list[str] | None = None,
+    cell: str | None = None,
+    count: int | None = None,
+) -> Plan:
+    from orchestrator.plan import only_cell, plan
     from orchestrator.spec import read_sweep
 
     sweep = read_sweep(sweep_path, smoke=smoke)
@@ -77,6 +83,8 @@ def _plan(sweep_path: str, smoke: bool = False, arms: list[str] | None = None) -
     for name in arms or []:
         if name not in known:
             raise BadInput(f"--arm: {unknown('arm', name, known)}")
+    if cell is not None:
+        sweep = only_cell(sweep, cell, count)
     return plan(sweep, frozenset(arms) if arms else None)
 
 
@@ -114,10 +122,11 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show the cells, the tasks by kind, and what is done already."""
+    from orchestrator.plan import Done
     from orchestrator.report.progress import cells_table, counts, counts_table
 
     found = _plan(sweep, smoke, arm)
-    tasks = counts(found, _open(store))
+    tasks = counts(found, Done(_open(store)))
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
         _print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks})
@@ -144,11 +153,13 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far a sweep is. Writes nothing, waits for nothing."""
+    from orchestrator.plan import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
 
     found, opened = _plan(sweep, smoke), _open(store)
-    results, tasks = collect(found, opened), counts(found, opened)
+    done = Done(opened)
+    results, tasks = collect(found, opened, done), counts(found, done)
     failed = [cell for cell in results.cells if cell.reason is not None]
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)
@@ -159,7 +170,12 @@ def status(
     out.print(counts_table(tasks))
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
-        out.print(f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason}", markup=False, style="red")
+        _print_failed(cell)
+
+
+def _print_failed(cell: CellResult) -> None:
+    text = f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason} (log: {cell.log})"
+    out.print(text, style="red", markup=False, soft_wrap=True)
 
 
 @command
@@ -171,22 +187,33 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    cell: Annotated[str | None, typer.Option(help="Only this cell, by the first letters of its digest.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: this many samples.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="In this process, with full tracebacks: for debugging.")] = False,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 30.0,
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
     from orchestrator import engine
+    from orchestrator.backends import Backend
+    from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
     from orchestrator.report.progress import watch
     from orchestrator.tasks import Options
 
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
-    found, opened = _plan(sweep, smoke, arm), _open(store)
-    count = workers or len(os.sched_getaffinity(0))
+    if count is not None and cell is None:
+        raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
+    found, opened = _plan(sweep, smoke, arm, cell, count), _open(store)
+    number = 1 if here else workers or len(os.sched_getaffinity(0))
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds)
-    with watch(err, found) as observer:
-        engine.run(found, opened, lambda: Local(opened, count, options), count, observer)
+
+    def backend() -> Backend:
+        return Here(opened, options, raises=True) if here else Local(opened, number, options)
+
+    with watch(err, found, opened) as observer:
+        engine.run(found, opened, backend, number, observer)
     return _report(found, opened, store, tracking)
 
 
@@ -229,7 +256,7 @@ def _report(plan: Plan, opened: Any, store: str, tracking: str) -> int:
             out.print(line, style="dim", markup=False)
     for cell in results.cells:
         if cell.reason is not None:
-            out.print(f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason}", style="red", markup=False)
+            _print_failed(cell)
     left = len(results.cells) - len(complete)
     if left and plan.sweep.score:
         out.print(f"{left} of {_count(len(results.cells), 'cell')} not done.", style="yellow")
@@ -251,6 +278,36 @@ def _track(results: Results, tracking: str) -> None:
             sync(results, tracking)
     except EnvironmentProblem as error:
         err.print(f"Not tracked: {error}", style="yellow", markup=False)
+
+
+@command
+def logs(
+    sweep: SweepArgument,
+    cell: Annotated[str | None, typer.Argument(help="Only what this cell needs: the start of its digest.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+) -> None:
+    """Show the logs of local tasks: the last line of each, or all of those of a cell."""
+    from orchestrator import logs as written
+    from orchestrator.plan import find_cell
+
+    found, opened = _plan(sweep, smoke), _open(store)
+    chosen = find_cell(found, cell) if cell else None
+    if follow:
+        for task, line in written.follow(found, opened, chosen):
+            out.print(f"{task.kind} {task.digest[:12]}  {line}", markup=False, soft_wrap=True)
+    known = written.logs(found, opened, chosen)
+    for log in known:
+        if chosen:
+            out.print(
+                f"== {log.task.kind} {log.task.digest[:12]}  {log.path}", style="bold", markup=False, soft_wrap=True
+            )
+            out.print(log.path.read_text(errors="replace").rstrip(), markup=False, soft_wrap=True)
+        else:
+            out.print(f"{log.task.kind:<9} {log.task.digest[:12]}  {log.last}", markup=False, soft_wrap=True)
+    if not known:
+        out.print(f"No logs of this sweep in {opened.logs}.", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.backends import Backend, Bundle, End, Progress, Step
 from orchestrator.errors import CorruptFile, EnvironmentProblem
@@ -29,6 +29,7 @@ class Observer(Protocol):
 
     def stages(self, total: dict[str, float]) -> None: ...
     def progress(self, kind: str, done: float) -> None: ...
+    def finished(self, kind: str, digest: str) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -52,6 +53,8 @@ class Stages:
         kind = self.plan.tasks[event.digest].kind
         if isinstance(event, Step):
             self.partial.pop(event.digest, None)
+            if event.blocks is None:
+                self.observer.finished(kind, event.digest)
             self.done[kind] += self.units(event.digest, event.blocks)
         elif kind not in BLOCK_KINDS:
             self.partial[event.digest] = event.done / max(1, event.of)
@@ -190,21 +193,23 @@ def _ended(plan: Plan, store: Store, end: End, observer: Observer) -> None:
     if end.outcome == "held":
         observer.note(f"{plan.tasks[end.digest].kind} {end.digest[:12]} is being done by another run; waiting for it")
     if end.outcome == "failed":
-        observer.note(f"{plan.tasks[end.digest].kind} {end.digest[:12]} failed: {end.reason}")
+        log = str(store.logs / f"{end.digest}.log")
+        observer.note(f"{plan.tasks[end.digest].kind} {end.digest[:12]} failed: {end.reason} (log: {log})")
         attempt = {
             "kind": plan.tasks[end.digest].kind,
             "reason": end.reason,
             "traceback": end.traceback,
-            "time": time.time(),
+            "log": log,
+            "time": round(time.time(), 3),
         }
         number = len(store.list(f"attempts/{end.digest}")) + 1
         while not store.create_record(f"attempts/{end.digest}/{number:06d}.json", attempt):
             number += 1
 
 
-def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, str]:
-    """Why these tasks, or tasks that they need, are not done: the reason of the last attempt at each that failed."""
-    reasons: dict[str, str] = {}
+def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Why these tasks, or tasks that they need, are not done: the last attempt at each that failed."""
+    attempts: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()
     while pending:
         digest = pending.pop()
@@ -212,11 +217,11 @@ def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, str]:
             continue
         seen.add(digest)
         pending += plan.tasks[digest].inputs
-        names = done.store.list(f"attempts/{digest}")
-        if names:
+        if digest in done.attempted:
+            names = done.store.list(f"attempts/{digest}")
             with contextlib.suppress(CorruptFile):
-                reasons[digest] = done.store.read_record(f"attempts/{digest}/{names[-1]}", repair=False)["reason"]
-    return reasons
+                attempts[digest] = done.store.read_record(f"attempts/{digest}/{names[-1]}", repair=False)
+    return attempts
 
 
 __all__ = ["Observer", "bundles", "failures", "run"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from nag.registry import name_of
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 DIGEST_LENGTH = 32  # hex digits: 128 bits
 
 
@@ -20,7 +21,7 @@ def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError or TypeError for what is not
     JSON.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any) -> str:

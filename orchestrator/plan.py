@@ -8,11 +8,12 @@ train (of an estimator) ──> measure         (it reads the first blocks of `s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from orchestrator import identity
+from orchestrator.errors import BadInput
 from orchestrator.identity import digest
 from orchestrator.store import Store
 from orchestrator.sweep import Cell, Network, Sweep
@@ -54,6 +55,25 @@ class Plan:
         scores = {scored.task for planned in self.cells for scored in planned.scores}
         floors = {scored.task for _, floor in self.floors for scored in floor}
         return frozenset(scores | floors or {planned.stream for planned in self.cells})
+
+
+def find_cell(plan: Plan, prefix: str) -> PlannedCell:
+    """The cell whose digest starts so. Raises BadInput, naming the cells there are, if that is none or several."""
+    found = {planned.digest: planned for planned in plan.cells if planned.digest.startswith(prefix)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    known = [f"{p.digest[:12]} ({p.cell.arm})" for p in (found.values() or plan.cells)]
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    problem = f"{len(found)} cells begin with {prefix!r}" if found else f"no cell begins with {prefix!r}"
+    raise BadInput(f"{problem}. {'They are' if found else 'Known'}: {shown}.")
+
+
+def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
+    """The sweep with one cell, perhaps of fewer or more samples."""
+    cell = find_cell(plan(sweep), prefix).cell
+    if count is not None:
+        cell = replace(cell, sample=replace(cell.sample, count=count))
+    return replace(sweep, cells=(cell,))
 
 
 class Builder:
@@ -137,7 +157,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
             "seed": cell.sample.seed,
             "block": cell.sample.block,
             "precision": PRECISION,
-            "stores": cell.network.data.stores,  # type: ignore[union-attr]
+            "stores": cell.network.data.stores,
         },
         (network,),
         blocks,
@@ -216,6 +236,11 @@ class Done:
             names = self.store.list(f"blocks/{digest}")
             self._blocks[digest] = {int(name.partition(".")[0]) for name in names}
         return self._blocks[digest]
+
+    @cached_property
+    def attempted(self) -> frozenset[str]:
+        """Digests of the tasks at which an attempt failed."""
+        return frozenset(self.store.list("attempts"))
 
     def small_done(self, task: Task) -> bool:
         return task.digest in self.small[task.kind]

@@ -19,6 +19,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -45,6 +46,13 @@ class Store:
             raise BadInput(f"store {url!r}: {error}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def logs(self) -> Path:
+        """Where workers of this machine write a log for each task: in a local store, else in the user's cache."""
+        if self.local:
+            return Path(self.path("logs"))
+        return Path.home() / ".cache" / "nagbench" / "logs" / checksum(self.url.encode())
 
     def path(self, name: str) -> str:
         return posixpath.join(self.root, name)
@@ -98,11 +106,12 @@ class Store:
 
     def list(self, folder: str) -> list[str]:
         """Names in a folder, sorted; empty if it is not there. Unfinished files are left out."""
+        path = self.path(folder)
         try:
-            names = self.fs.ls(self.path(folder), detail=False)
+            names = os.listdir(path) if self.local else map(posixpath.basename, self.fs.ls(path, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(base for base in map(posixpath.basename, names) if not base.startswith("."))
+        return sorted(name for name in names if not name.startswith("."))
 
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))

@@ -8,6 +8,7 @@ with it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,7 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
@@ -26,6 +28,7 @@ from orchestrator.tasks import Context, Held, Options
 from orchestrator.tasks import run as run_task
 
 TELL_EVERY_S = 0.2
+LOG_EVERY_S = 5.0
 
 
 def run(store_url: str, digest: str, blocks: list[int] | None = None, options: Options | None = None) -> None:
@@ -49,14 +52,24 @@ def outcome(error: BaseException) -> dict[str, Any]:
 class Worker:
     """Bundles in, events out; networks and references stay loaded between bundles."""
 
-    def __init__(self, store: Store, options: Options, send: Callable[[dict[str, Any]], None]) -> None:
-        self.send = send
+    def __init__(
+        self,
+        store: Store,
+        options: Options,
+        send: Callable[[dict[str, Any]], None],
+        logs: Path | None = None,
+        raises: bool = False,
+    ) -> None:
+        self.send, self.logs, self.raises = send, logs, raises
         self.context = Context(store, options, tell=self._tell)
-        self.current, self.told = 0, 0.0
+        self.current, self.told, self.logged = 0, 0.0, 0.0
 
     def _tell(self, digest: str, done: int, of: int) -> None:
         if time.monotonic() - self.told >= TELL_EVERY_S:
             self.told = time.monotonic()
+            if self.logs and self.told - self.logged >= LOG_EVERY_S:
+                self.logged = self.told
+                _write(f"{done:,} of {of:,}")
             self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of})
 
     def bundle(self, message: dict[str, Any]) -> None:
@@ -64,15 +77,47 @@ class Worker:
         self.current = message["id"]
         for digest, blocks in message["steps"]:
             try:
-                run_task(self.context, digest, blocks)
-            except Exception as error:  # noqa: BLE001  (whatever a task raises is the outcome of this bundle)
+                with logged(self.logs, digest, blocks):
+                    run_task(self.context, digest, blocks)
+            except Exception as error:
                 end = outcome(error)
-                sys.stderr.write(end.get("traceback", ""))
-                sys.stderr.flush()
+                if self.raises and end["outcome"] == "failed":
+                    raise
                 self.send({"id": self.current, "event": "end", "digest": digest, **end})
                 return
             self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
         self.send({"id": self.current, "event": "end", "outcome": "done"})
+
+
+@contextlib.contextmanager
+def logged(folder: Path | None, digest: str, blocks: list[int] | None) -> Iterator[None]:
+    """While a task runs, all that this process prints goes to the end of the task's own log, with what became of it."""
+    if folder is None:
+        yield
+        return
+    kept = os.dup(2)
+    log = os.open(folder / f"{digest}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        started = time.monotonic()
+        _write(f"started by process {os.getpid()}" + ("" if blocks is None else f", blocks {blocks}"))
+        try:
+            yield
+        except BaseException as error:
+            _write("".join(traceback.format_exception(error)))
+            raise
+        _write(f"done in {time.monotonic() - started:.1f} s")
+    finally:
+        os.dup2(kept, 1)
+        os.dup2(kept, 2)
+        os.close(log)
+        os.close(kept)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 def main() -> None:
@@ -99,7 +144,8 @@ def main() -> None:
         out.write(json.dumps(event) + "\n")
         out.flush()
 
-    worker = Worker(Store(sys.argv[1]), options, send)
+    store = Store(sys.argv[1])
+    worker = Worker(store, options, send, store.logs)
     while True:
         worker.bundle(bundles.get())
 

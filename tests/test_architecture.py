@@ -28,6 +28,7 @@ ORDER = [
     "worker",
     "backends",
     "engine",
+    "logs",
     "report",
     "tracking",
     "notebook",

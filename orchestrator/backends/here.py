@@ -12,12 +12,13 @@ from orchestrator.worker import Worker
 
 
 class Here:
-    def __init__(self, store: Store, options: Options) -> None:
+    def __init__(self, store: Store, options: Options, raises: bool = False) -> None:
+        """raises: an error in a task comes out of `poll`, with its traceback, rather than as the end of a bundle."""
         self.waiting: dict[int, tuple[Bundle, tuple[int, ...]]] = {}
         self.ended: dict[int, str] = {}
         self.count = 0
         self.messages: list[dict[str, Any]] = []
-        self.worker = Worker(store, options, self.messages.append)
+        self.worker = Worker(store, options, self.messages.append, raises=raises)
 
     def submit(self, bundles: Sequence[Bundle], after: Sequence[Sequence[int]]) -> list[int]:
         first = self.count + 1

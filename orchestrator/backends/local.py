@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import Bundle, End, Event, event_of
@@ -47,8 +46,7 @@ class Local:
     def __init__(self, store: Store, workers: int, options: Options) -> None:
         self.store, self.workers, self.options = store, workers, options
         self.events: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
-        self.logs = Path(store.path("logs")) if store.local else Path(tempfile.mkdtemp(prefix="nagbench-logs-"))
-        self.logs.mkdir(parents=True, exist_ok=True)
+        store.logs.mkdir(parents=True, exist_ok=True)
         self.waiting: dict[int, Queued] = {}
         self.running: dict[int, Queued] = {}
         self.ended: dict[int, str] = {}
@@ -56,7 +54,7 @@ class Local:
         self.processes: list[Process] = []
 
     def _start(self) -> Process:
-        handle, log = tempfile.mkstemp(prefix="worker-", suffix=".log", dir=self.logs)
+        handle, log = tempfile.mkstemp(prefix="worker-", suffix=".log", dir=self.store.logs)
         with os.fdopen(handle, "w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.worker", self.store.url, json.dumps(asdict(self.options))],

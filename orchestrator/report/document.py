@@ -20,7 +20,11 @@ def document(results: Results, store: Store) -> dict[str, Any]:
             "comparisons": [row.as_json() for row in compare(results, store)],
             "floor": results.floor,
             "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
-            "failed": [_name(cell) | {"reason": cell.reason} for cell in results.cells if cell.reason is not None],
+            "failed": [
+                _name(cell) | {"reason": cell.reason, "log": cell.log}
+                for cell in results.cells
+                if cell.reason is not None
+            ],
         }
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.report.comparisons import Group, groups, is_seed
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.words import is_distance
+from orchestrator.report.words import is_distance, is_guidance, short
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,21 @@ def headline_metric(results: Results) -> str | None:
 
 def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:
     """The best mean among the groups with the most training seeds done; the first of equals."""
+    ranked = [(cost(results, metric, known.mean), group) for group, known in rivals(candidates, metric)]
+    return min(ranked, key=lambda entry: entry[0])[1] if ranked else None
+
+
+def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estimate]]:
+    """The groups with the most training seeds done: in a partial sweep the others are not ranked yet."""
     found = [(group, known) for group in candidates if (known := estimate(group, metric))]
-    if not found:
-        return None
-    most = max(len(known.seeds) for _, known in found)
-    ranked = [(cost(results, metric, known.mean), group) for group, known in found if len(known.seeds) == most]
-    return min(ranked, key=lambda entry: entry[0])[1]
+    most = max((len(known.seeds) for _, known in found), default=0)
+    return [(group, known) for group, known in found if len(known.seeds) == most]
 
 
 def cost(results: Results, metric: str, value: float) -> float:
-    """What to make small. A noise shift is good near zero."""
-    if metric.startswith("shift"):
-        return abs(value)
-    return value if results.lower_is_better(metric) else -value
+    """What to make small. Where neither direction is better, as for a noise shift, zero is."""
+    lower = results.lower_is_better(metric)
+    return abs(value) if lower is None else value if lower else -value
 
 
 def chosen(results: Results) -> dict[str, Group]:
@@ -100,12 +102,6 @@ def chosen(results: Results) -> dict[str, Group]:
         if group is not None:
             found[arm.name] = group
     return found
-
-
-def is_guidance(key: str) -> bool:
-    from nag.registry import METHODS
-
-    return key.partition(".")[0] in METHODS["guidance"]
 
 
 def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, object]:
@@ -122,8 +118,6 @@ def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, 
 
 def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -> str:
     """`euler, 10 steps`: the sampler always, other parameters where they differ between panels."""
-    from orchestrator.report.words import short
-
     words = []
     for key, value in panel.items():
         if key == "sampler":
@@ -133,3 +127,13 @@ def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -
         elif len({str(other.get(key)) for other in panels}) > 1:
             words.append(f"{key.split('.')[-1]} {short(value)}")
     return ", ".join(words)
+
+
+def uses_nag(group: Group) -> bool:
+    """Whether a group is guided by NAG of either kind."""
+    return any(is_guidance(key) and key.startswith("nag") for key in group.params)
+
+
+def price(group: Group) -> int | None:
+    """Network calls for one sample."""
+    return next((cell.network_calls for cell in group.cells if cell.network_calls), None)

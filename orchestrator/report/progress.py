@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.console import Group as RichGroup
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan import Done, Plan, missing
+from orchestrator.report.comparisons import groups
+from orchestrator.report.results import Results, collect
+from orchestrator.report.words import label, number
 from orchestrator.store import Store
 from orchestrator.tasks import BLOCK_KINDS, KINDS
 
@@ -21,9 +26,9 @@ Counts = dict[str, dict[str, int]]
 LINE_EVERY_S = 10.0
 
 
-def counts(plan: Plan, store: Store) -> Counts:
+def counts(plan: Plan, done: Done) -> Counts:
     """For each kind: how many tasks and blocks the plan has, and how many of them a run would still do."""
-    todo = missing(plan, Done(store))
+    todo = missing(plan, done)
     found: Counts = {}
     for digest, task in plan.tasks.items():
         count = found.setdefault(task.kind, {"tasks": 0, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0})
@@ -76,15 +81,25 @@ class Rate(ProgressColumn):
 
 
 class Bars:
-    """A bar for each stage, with rate and time left."""
+    """A bar for each stage, with rate and time left, above the cells, which fill in as they are scored."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.console, self.shown = progress.console, progress
-        self.bars: dict[str, object] = {}
+    def __init__(self, console: Console, plan: Plan, store: Store) -> None:
+        self.console, self.plan, self.store = console, plan, store
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.1f}/{task.total:,.0f}"),
+            Rate(),
+            TimeRemainingColumn(),
+        )
+        self.shown = Progress(*columns, console=console, expand=False)
+        self.bars: dict[str, TaskID] = {}
+        self.live = Live(self.shown, console=console, refresh_per_second=4)
+        self.filled, self.cost = 0.0, 0.0
 
     def stages(self, total: Mapping[str, float]) -> None:
         for bar in self.bars.values():
-            self.shown.remove_task(bar)  # type: ignore[arg-type]
+            self.shown.remove_task(bar)
         self.bars = {
             kind: self.shown.add_task(kind, total=total[kind], unit=unit(kind), start=False)
             for kind in KINDS
@@ -92,13 +107,40 @@ class Bars:
         }
 
     def progress(self, kind: str, done: float) -> None:
-        bar = self.bars[kind]
         if done:
-            self.shown.start_task(bar)  # type: ignore[arg-type]
-        self.shown.update(bar, completed=done)  # type: ignore[arg-type]
+            self.shown.start_task(self.bars[kind])
+        self.shown.update(self.bars[kind], completed=done)
+
+    def finished(self, kind: str, digest: str) -> None:
+        """Read the scores again, so seldom that it takes a twentieth of the time at most."""
+        started = time.monotonic()
+        if kind in ("score", "measure") and started - self.filled >= max(1.0, 20 * self.cost):
+            table = filling_table(collect(self.plan, self.store), self.console.height - len(self.bars) - 6)
+            self.live.update(RichGroup(self.shown, table))
+            self.filled = time.monotonic()
+            self.cost = self.filled - started
 
     def note(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False)
+
+
+METRICS_SHOWN = 4
+
+
+def filling_table(results: Results, rows: int) -> Table:
+    """Every arm's groups with the cells that are done, and the means so far of the first metrics."""
+    metrics = results.metrics[:METRICS_SHOWN]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm")
+    for name in ("cells", *metrics):
+        table.add_column(name, justify="right")
+    shown = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
+    for group in shown[: max(3, rows)]:
+        done = [cell for cell in group.cells if cell.complete]
+        values = [[v for cell in done if (v := cell.value(metric)) is not None] for metric in metrics]
+        means = (number(sum(known) / len(known)) if known else "" for known in values)
+        table.add_row(label(results, group), f"{len(done)}/{len(group.cells)}", *means)
+    return table
 
 
 class Lines:
@@ -123,6 +165,9 @@ class Lines:
             parts = [f"{kind} {self.done.get(kind, 0):,.1f}/{total:,.0f}" for kind, total in self.total.items()]
             self._print(", ".join(parts))
 
+    def finished(self, kind: str, digest: str) -> None:
+        pass
+
     def note(self, text: str) -> None:
         self._print(text)
 
@@ -136,17 +181,11 @@ def unit(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def watch(console: Console, plan: Plan) -> Iterator[Bars | Lines]:
-    """Watch a run on this console: bars on a terminal, lines elsewhere."""
+def watch(console: Console, plan: Plan, store: Store) -> Iterator[Bars | Lines]:
+    """Watch a run on this console: bars and a table on a terminal, lines elsewhere."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console)
         return
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,.1f}/{task.total:,.0f}"),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, expand=False) as progress:
-        yield Bars(progress)
+    bars = Bars(console, plan, store)
+    with bars.live:
+        yield bars

@@ -27,6 +27,7 @@ class CellResult:
     network_calls: int | None = None
     seconds: float | None = None
     reason: str | None = None  # why it failed
+    log: str | None = None  # the log of what failed, on the machine that tried
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_level.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
@@ -69,9 +70,9 @@ class Results:
         raise KeyError(metric)
 
 
-def collect(plan: Plan, store: Store) -> Results:
+def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
     """Read the records of a plan's cells and floors. A record that is damaged counts as not there."""
-    done = Done(store)
+    done = done or Done(store)
     records: dict[str, dict[str, Any] | None] = {}
 
     def record(task: str) -> dict[str, Any] | None:
@@ -86,8 +87,8 @@ def collect(plan: Plan, store: Store) -> Results:
     for planned, result in zip(plan.cells, cells, strict=True):
         if not result.complete:
             goals = [scored.task for scored in planned.scores if record(scored.task) is None] or [planned.stream]
-            reasons = engine.failures(plan, done, goals)
-            result.reason = next(iter(reasons.values()), None)
+            for attempt in engine.failures(plan, done, goals).values():
+                result.reason, result.log = attempt["reason"], attempt["log"]
     floor: dict[str, dict[str, Any]] = {}
     for _, floor_scores in plan.floors:
         for scored in floor_scores:

@@ -13,19 +13,30 @@ VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told fr
 
 
 def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
-    """better | worse | undecided, by whether the interval leaves zero out; None where there is no interval."""
+    """better | worse | undecided, by whether the interval leaves zero out; None where there is no interval. Where
+    neither direction is better: higher | lower | undecided.
+    """
     if comparison.low is None or comparison.high is None:
         return None
     if comparison.low <= 0 <= comparison.high:
         return "undecided"
-    return "better" if (comparison.high < 0) == bool(lower_is_better) else "worse"
+    if lower_is_better is None:
+        return "lower" if comparison.high < 0 else "higher"
+    return "better" if (comparison.high < 0) == lower_is_better else "worse"
 
 
 def label(results: Results, group: Group) -> str:
-    """An arm and what tells its groups apart: `nag 2`, or `plain heun` where samplers are compared."""
+    """An arm and what tells its groups apart, guidance first: `nag 2`, or `nag 2 heun` where samplers are compared."""
     others = groups(results, group.arm)
     varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
+    varying.sort(key=lambda key: not is_guidance(key))
     return " ".join([group.arm, *(short(group.params[key]) for key in varying)])
+
+
+def is_guidance(key: str) -> bool:
+    from nag.registry import METHODS
+
+    return key.partition(".")[0] in METHODS["guidance"]
 
 
 def short(value: Any) -> str:
@@ -46,8 +57,7 @@ def share(value: float | None) -> str:
 
 def is_distance(results: Results, metric: str) -> bool:
     """Whether its differences are between values extrapolated in N, as those of a Fréchet distance are."""
-    scores = [cell.scores[metric]["score"] for cell in results.cells if metric in cell.scores]
-    return any(score["extrapolated"] is not None or score["reason"] for score in scores)
+    return results.extrapolates(metric)
 
 
 def row_of(comparisons: Sequence[Comparison], group: Group, metric: str) -> Comparison | None:
@@ -91,18 +101,16 @@ def value_text(value: float | None, of: float | None = None) -> str:
     return minus(f"{value:.{decimals}f}")
 
 
-def interval_text(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return ""
-    decimals = _decimals(low, high)
-    return minus(f"[{low:.{decimals}f}, {high:.{decimals}f}]")
+def interval_text(low: float | None, high: float | None, value: float) -> str:
+    """With as many digits as the value in it."""
+    return "" if low is None or high is None else f"[{value_text(low, value)}, {value_text(high, value)}]"
 
 
 def difference_text(value: float, low: float | None, high: float | None) -> str:
     """`−1.85 [−2.64, −1.05]`, with two significant digits of the interval's half width."""
     if low is None or high is None:
         return signed(value)
-    decimals = _decimals(low, high)
+    decimals = _decimals(value, low, high)
     value, low, high = (round(number, decimals) + 0.0 for number in (value, low, high))  # never -0.00
     return minus(f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]")
 
@@ -111,9 +119,10 @@ def signed(value: float) -> str:
     return minus(f"{value:+.2f}" if abs(value) >= 1 else f"{value:+.3f}")
 
 
-def _decimals(low: float, high: float) -> int:
-    half = abs(high - low) / 2
-    return 2 if half == 0 else min(4, max(1, 1 - math.floor(math.log10(half))))
+def _decimals(value: float, low: float, high: float) -> int:
+    """Two significant digits of the interval's half width, at least two of the value."""
+    size = max(abs(high - low) / 2, abs(value) / 1000) or 1.0
+    return min(5, max(1, 1 - math.floor(math.log10(size))))
 
 
 def count_text(counts: Sequence[int] | set[int]) -> str:

@@ -51,6 +51,9 @@ class Quiet:
     def progress(self, kind: str, done: float) -> None:
         pass
 
+    def finished(self, kind: str, digest: str) -> None:
+        pass
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

@@ -197,3 +197,47 @@ def test_tables_fit(finished: Ran, store: Path, width: int) -> None:
     done = nagbench("report", finished.plan.sweep.path, "--store", store, "--tracking", "none", env=env)
     assert max(map(len, done.stdout.splitlines())) <= max(width, len(str(store)) + 10)
     assert "…" not in done.stdout
+
+
+def test_one_cell_here(finished: Ran, tmp_path: Path) -> None:
+    """For debugging: one cell, fewer samples, in this process."""
+    cell = finished.plan.cells[3]
+    options = ("--store", tmp_path / "store", "--tracking", "none", "--device", "cpu")
+    done = nagbench("run", finished.plan.sweep.path, "--cell", cell.digest[:8], "--count", "20", "--here", *options)
+    assert done.returncode == 0, done.stderr
+    assert "sample: all 20 samples done" in done.stderr
+    assert cell.cell.arm in done.stdout
+    done = nagbench("run", finished.plan.sweep.path, "--cell", "zz", *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith("no cell begins with 'zz'. Known: ")
+    assert cell.digest[:12] in done.stderr
+    done = nagbench("run", finished.plan.sweep.path, "--count", "20", *options)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "--count goes with --cell; for a whole sweep, set sample.count in its file\n",
+    )
+
+
+def test_here_shows_the_traceback(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("lr: 1e-2", "lr: 1e30")
+    done = nagbench("run", path, "--here", "--store", tmp_path / "store", "--tracking", "none", "--device", "cpu")
+    assert done.returncode != 0
+    assert "nag/training.py" in done.stderr
+    assert "FloatingPointError: the training loss is" in done.stderr
+
+
+def test_logs(write: Callable[..., Path], tmp_path: Path) -> None:
+    """One a task; a failed one holds the traceback, and the failure names its path."""
+    path = write("lr: 1e-2", "lr: {grid: [1e-2, 1e30]}", "seed: {grid: [0, 1]}", "seed: 0")
+    store = tmp_path / "store"
+    done = nagbench("run", path, "--store", store, "--tracking", "none", "--device", "cpu")
+    log = next(line for line in done.stdout.splitlines() if line.startswith("failed: ")).rpartition("log: ")[2]
+    assert "FloatingPointError" in Path(log.rstrip(")")).read_text()
+    every = nagbench("logs", path, "--store", store).stdout.splitlines()
+    assert {line.split()[0] for line in every} >= {"train", "sample", "extract", "score"}
+    assert any("FloatingPointError" in line for line in every)
+    digest = json.loads(nagbench("plan", path, "--store", store, "--json").stdout)["cells"][0]["digest"]
+    one = nagbench("logs", path, digest[:10], "--store", store).stdout
+    assert one.count("== sample") == 1
+    assert "done in" in one
+    assert "No logs" in nagbench("logs", path, "--store", tmp_path / "none").stdout

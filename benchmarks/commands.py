@@ -1,0 +1,98 @@
+"""How long the light commands take, and what planning 1,000 cells of 50 blocks costs.
+
+    .venv/bin/python benchmarks/commands.py
+
+Prints the median of several runs; machines are shared, so read orders of magnitude. The bounds are those of the issues.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+THOUSAND = """\
+name: thousand
+networks:
+  sit:
+    data: {name: digits}
+    model: {name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}
+    train: {steps: 500, noise_dropout: 0.15, seed: {grid: [0, 1, 2, 3, 4]}}
+sampler: {grid: [{name: euler, steps: 10}, {name: heun, steps: 10}]}
+sample: {count: 50000, block: 1000}
+score: {features: [digits], metrics: [fid, precision_recall]}
+arms:
+  nag: {nag: {scale: {grid: [SCALES]}}}
+""".replace("SCALES", ", ".join(f"{1 + i / 100:.2f}" for i in range(100)))
+
+
+def seconds(*arguments: str | Path, runs: int = 5) -> float:
+    found = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "orchestrator.cli", *map(str, arguments)], capture_output=True)
+        found.append(time.perf_counter() - started)
+        assert done.returncode in (0, 1), done.stderr.decode()
+    return statistics.median(found)
+
+
+def fill(sweep: Path, store: Path, share: float) -> int:
+    """Files where the blocks of the sweep would be (planning looks at names only); how many."""
+    from orchestrator.plan import plan
+    from orchestrator.spec import read_sweep
+    from orchestrator.store import Store
+
+    planned, opened = plan(read_sweep(sweep)), Store(str(store))
+    opened.open()
+    count = 0
+    for digest, blocks in planned.blocks.items():
+        folder = Path(opened.path(f"blocks/{digest}"))
+        folder.mkdir(parents=True)
+        for number in range(int(blocks * share)):
+            (folder / f"{number:06d}.safetensors").touch()
+            count += 1
+    return count
+
+
+def planning(sweep: Path) -> None:
+    """In a process of its own, so that its memory can be told."""
+    from orchestrator.plan import plan
+    from orchestrator.spec import read_sweep
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    planned = plan(read_sweep(sweep))
+    took = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    blocks = sum(planned.blocks.values()) // 2
+    print(
+        f"plan {len(planned.cells)} cells x {blocks // len(planned.cells)} blocks: {took:.2f} s (bound 2), "
+        f"peak {peak / 1024:.0f} MB (bound 300), {(peak - before) / 1024:.0f} MB of it for the plan"
+    )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        sweep, store = Path(folder) / "thousand.yaml", Path(folder) / "store"
+        sweep.write_text(THOUSAND)
+        digits = ROOT / "sweeps/digits.yaml"
+        print(f"--help                         {seconds('--help'):.2f} s (bound 1)")
+        print(f"check digits                   {seconds('check', digits):.2f} s (bound 1)")
+        print(f"status digits, empty store     {seconds('status', digits, '--store', store / 'none'):.2f} s (bound 1)")
+        print(f"check 1,000 cells              {seconds('check', sweep):.2f} s")
+        subprocess.run([sys.executable, __file__, "planning", sweep], check=True)
+        count = fill(sweep, store, 0.5)
+        print(f"status 1,000 cells x 50, {count:,} blocks there  {seconds('status', sweep, '--store', store):.2f} s (bound 1)")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["planning"]:
+        planning(Path(sys.argv[2]))
+    else:
+        main()

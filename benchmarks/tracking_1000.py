@@ -1,0 +1,84 @@
+"""1,000 cells to MLflow: the first sync, an unchanged one, one more cell. Asked: 200 s, 1 s.
+
+python benchmarks/tracking_1000.py [TRACKING_URI] [--cells 1000]      (without an address: a new SQLite database)
+
+The results are made up; the plan, the records of ten trainings and the database are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from pathlib import Path
+
+from orchestrator.plan import plan
+from orchestrator.report.results import CellResult, Results
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tracking import sync
+
+SWEEP = """\
+name: thousand
+networks:
+  sit:
+    data: digits
+    model: {name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}
+    train: {steps: 500, batch: 128, lr: 2e-3, noise_dropout: 0.1, seed: {grid: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}}
+sampler: {name: euler, steps: 10}
+sample: {count: 1000, block: 100}
+score: {features: [digits, pixels], metrics: [fid, precision_recall, class_accuracy]}
+arms:
+  nag: {nag: {scale: {grid: [SCALES]}}}
+"""
+
+
+def made_up(folder: Path, count: int) -> tuple[Results, Store]:
+    file = folder / "thousand.yaml"
+    file.write_text(SWEEP.replace("SCALES", ", ".join(f"{(i + 1) / 50:g}" for i in range(count // 10))))
+    planned, store = plan(read_sweep(file)), Store(str(folder / "store"))
+    for task in planned.tasks.values():
+        if task.kind == "train" and "model" in task.params:
+            loss = [[step, 1 / math.sqrt(step)] for step in range(2, 501, 2)]
+            store.create_record(task.record_name, {"loss": loss, "steps": 500, "started": 1.7e9, "seconds": 60.0})
+    cells = [
+        CellResult(
+            cell.cell.arm,
+            cell.digest,
+            cell.cell.params,
+            {
+                name + scored.suffix: {
+                    "score": {"value": n + 0.5, "low": n + 0.4, "high": n + 0.6, "extrapolated": n + 0.3},
+                }
+                for scored in cell.scores
+                for name in scored.metric.names
+            },
+            finished=1.7e9 + n,
+            network_calls=20,
+            seconds=3.0,
+        )
+        for n, cell in enumerate(planned.cells)
+    ]
+    return Results(planned, cells, {}), store
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("uri", nargs="?")
+    arguments.add_argument("--cells", type=int, default=1000)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results, store = made_up(Path(folder), options.cells)
+        uri = options.uri or f"sqlite:///{folder}/mlflow.db"
+        last = results.cells.pop()
+        for what in ("first", "unchanged", "one more cell"):
+            if what == "one more cell":
+                results.cells.append(last)
+            began = time.perf_counter()
+            written = sync(results, uri, store)
+            print(f"{what:14} {written:5} runs {time.perf_counter() - began:7.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The logs that workers of this machine wrote, one a task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.plan import Plan, PlannedCell
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+
+FOLLOW_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Log:
+    task: Task
+    path: Path
+
+    @property
+    def last(self) -> str:
+        """Its last line that is not empty."""
+        lines = [line for line in self.path.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+
+def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]:
+    """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
+    wanted = set(plan.tasks) if cell is None else _needs(plan, cell)
+    found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
+    return [log for log in found if log.path.exists()]
+
+
+def _needs(plan: Plan, cell: PlannedCell) -> set[str]:
+    found: set[str] = set()
+    pending = [cell.stream, *(scored.task for scored in cell.scores)]
+    while pending:
+        digest = pending.pop()
+        if digest not in found:
+            found.add(digest)
+            pending += plan.tasks[digest].inputs
+    return found
+
+
+def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:
+    """New lines of those logs, from now on, for ever."""
+    read = {log.path: log.path.stat().st_size for log in logs(plan, store, cell)}
+    while True:
+        for log in logs(plan, store, cell):
+            with log.path.open("rb") as file:
+                file.seek(read.get(log.path, 0))
+                text = file.read()
+            whole, newline, _ = text.rpartition(b"\n")
+            read[log.path] = read.get(log.path, 0) + len(whole) + len(newline)
+            for line in whole.decode(errors="replace").splitlines():
+                yield log.task, line
+        time.sleep(FOLLOW_EVERY_S)

@@ -1,0 +1,83 @@
+"""Every command in the README runs, and every file that it names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(?:bash|console|sh)\n(.*?)```", README, re.S)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+NAGBENCH = [line for line in COMMANDS if line.startswith("nagbench ")]
+
+
+def test_the_two_commands() -> None:
+    assert "make demo" in COMMANDS
+    assert "make test" in COMMANDS
+    for target in ("demo", "test", "lint"):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_nothing_else_is_promised() -> None:
+    """A line of a block is a command of ours, or one of those that install."""
+    for line in COMMANDS:
+        assert line.split()[0] in ("nagbench", "make", "git", "cd", "pip", "source", "."), line
+
+
+SERVERS = ("nagbench ui",)  # tested with a real server in tests/orchestrator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sweeps, in which the README's commands are run one after the other."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "sweeps").symlink_to(ROOT / "sweeps")
+    return path
+
+
+def test_every_command_runs(folder: Path) -> None:
+    """In the README's order, in one folder. A run is a smoke run here: the demonstration itself is part of CI."""
+    assert NAGBENCH
+    for line in NAGBENCH:
+        if line.startswith(SERVERS):
+            continue
+        words = shlex.split(line)[1:]
+        if any(word.endswith(".yaml") for word in words) and words[0] in (
+            "run",
+            "plan",
+            "status",
+            "report",
+            "check",
+            "logs",
+            "export",
+        ):
+            words.append("--smoke")
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *words], cwd=folder, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_file_is_there() -> None:
+    for name in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in name:
+            assert (ROOT / name).exists(), name
+    tree = re.search(r"```text\n(nag/.*?)```", README, re.S)
+    assert tree
+    folder = ""
+    for line in tree[1].splitlines():
+        found = re.match(r"( *)([\w./]+)", line)
+        if not found:
+            continue
+        indent, name = found.groups()
+        if not indent:
+            folder = name
+        path = ROOT / (name if not indent else folder + name)
+        assert path.exists(), path
