@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
-    from orchestrator.report.results import CellResult, Results
+    from orchestrator.report.results import Results
+    from orchestrator.store import Store
 
-DEFAULT_STORE = "results/store"
-DEFAULT_TRACKING = "sqlite:///results/mlflow.db"
+REPORTS = "results/reports"
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -95,22 +99,13 @@ def _print_json(value: Any) -> None:
 @command
 def check(sweep: SweepArgument, smoke: SmokeOption = False, as_json: JsonOption = False) -> None:
     """Say whether a sweep is right, without doing anything."""
+    from orchestrator.report.progress import shape
+
     found = _plan(sweep, smoke)
     if as_json:
         _print_json({"sweep": found.sweep.name, "arms": len(found.sweep.arms), "cells": len(found.cells)})
     else:
-        out.print(f"{sweep}: good. {_shape(found)}", markup=False, soft_wrap=True)
-
-
-def _shape(plan: Plan) -> str:
-    trainings = sum(task.kind == "train" for task in plan.tasks.values())
-    return (
-        f"{_count(len(plan.cells), 'cell')} in {_count(len(plan.sweep.arms), 'arm')}, {_count(trainings, 'training')}."
-    )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+        out.print(f"{sweep}: good. {shape(found)}", markup=False, soft_wrap=True)
 
 
 @command
@@ -123,7 +118,7 @@ def plan(
 ) -> None:
     """Show the cells, the tasks by kind, and what is done already."""
     from orchestrator.plan import Done
-    from orchestrator.report.progress import cells_table, counts, counts_table
+    from orchestrator.report.progress import cells_table, counts, counts_table, shape
 
     found = _plan(sweep, smoke, arm)
     tasks = counts(found, Done(_open(store)))
@@ -133,10 +128,10 @@ def plan(
         return
     out.print(cells_table(found))
     out.print(counts_table(tasks))
-    out.print(_shape(found))
+    out.print(shape(found))
 
 
-def _open(url: str) -> Any:
+def _open(url: str) -> Store:
     from orchestrator.store import Store
 
     store = Store(url)
@@ -156,6 +151,7 @@ def status(
     from orchestrator.plan import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
+    from orchestrator.report.terminal import failure
 
     found, opened = _plan(sweep, smoke), _open(store)
     done = Done(opened)
@@ -170,12 +166,7 @@ def status(
     out.print(counts_table(tasks))
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
-        _print_failed(cell)
-
-
-def _print_failed(cell: CellResult) -> None:
-    text = f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason} (log: {cell.log})"
-    out.print(text, style="red", markup=False, soft_wrap=True)
+        out.print(failure(cell), soft_wrap=True)
 
 
 @command
@@ -199,8 +190,12 @@ def run(
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
     from orchestrator.report.progress import watch
+    from orchestrator.report.results import collect
     from orchestrator.tasks import Options
+    from orchestrator.tracking import NONE, follow
+    from orchestrator.tracking import check as check_tracking
 
+    check_tracking(tracking)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
     if count is not None and cell is None:
@@ -212,7 +207,9 @@ def run(
     def backend() -> Backend:
         return Here(opened, options, raises=True) if here else Local(opened, number, options)
 
-    with watch(err, found, opened) as observer:
+    if cell:
+        tracking = NONE  # a cell for debugging is no part of the sweep's comparison
+    with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
         engine.run(found, opened, backend, number, observer)
     return _report(found, opened, store, tracking)
 
@@ -229,55 +226,57 @@ def report(
     """Compare what is done, with what is missing and what failed."""
     from orchestrator.report.document import document
     from orchestrator.report.results import collect
+    from orchestrator.tracking import check as check_tracking
 
+    check_tracking(tracking)
     found, opened = _plan(sweep, smoke, arm), _open(store)
     if not as_json:
         return _report(found, opened, store, tracking)
     results = collect(found, opened)
-    _track(results, tracking)
+    _track(results, opened, tracking, _pages(found))
     _print_json(document(results, opened))
     return 0 if all(cell.complete for cell in results.cells) else 1
 
 
-def _report(plan: Plan, opened: Any, store: str, tracking: str) -> int:
-    """Print the comparison, bring MLflow up to date; exit code 1 if a cell is not there."""
+def _report(plan: Plan, opened: Store, store: str, tracking: str) -> int:
+    """Print the comparison, write the pages, bring MLflow up to date; exit code 1 if a cell is not there."""
     from orchestrator.report.comparisons import compare
     from orchestrator.report.results import collect
-    from orchestrator.report.tables import comparison_tables, footnotes, sentences
+    from orchestrator.report.terminal import comparison
+    from orchestrator.report.write import write_report
+    from orchestrator.tracking import NONE, shown
 
     results = collect(plan, opened)
-    complete = [cell for cell in results.cells if cell.complete]
-    if complete and plan.sweep.score:
-        comparisons = compare(results, opened)
-        out.print(comparison_tables(results, comparisons))
-        for line in sentences(results, comparisons):
-            out.print(line, markup=False)
-        for line in footnotes(results, comparisons):
-            out.print(line, style="dim", markup=False)
-    for cell in results.cells:
-        if cell.reason is not None:
-            _print_failed(cell)
-    left = len(results.cells) - len(complete)
-    if left and plan.sweep.score:
-        out.print(f"{left} of {_count(len(results.cells), 'cell')} not done.", style="yellow")
-    out.print(
-        f"Results: {store}" + ("" if tracking == "none" else f"   MLflow: {tracking}"), markup=False, soft_wrap=True
-    )
-    _track(results, tracking)
-    return 1 if (left and plan.sweep.score) or any(cell.reason for cell in results.cells) else 0
+    comparisons = compare(results, opened)
+    for piece in comparison(results, comparisons):
+        out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
+    with err.status("Writing the report..."):
+        page = write_report(results, comparisons, opened, _folder(plan), f"nagbench run {plan.sweep.path}")
+    tracked = "" if tracking == NONE else f"   MLflow: {shown(tracking)} (nagbench ui {plan.sweep.path})"
+    out.print(f"Report: {page}   Results: {store}{tracked}", markup=False, soft_wrap=True)
+    _track(results, opened, tracking, page.parent)
+    return 0 if all(cell.complete for cell in results.cells) else 1
 
 
-def _track(results: Results, tracking: str) -> None:
+def _folder(plan: Plan) -> Path:
+    """Where the pages of a sweep's report are written."""
+    return Path(REPORTS) / plan.sweep.name
+
+
+def _pages(plan: Plan) -> Path | None:
+    """The pages of the last report, if there are any."""
+    return _folder(plan) if _folder(plan).is_dir() else None
+
+
+def _track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:
     """MLflow is a view: where it cannot be written, say so and go on."""
-    if tracking == "none":
-        return
     from orchestrator.tracking import sync
 
     try:
         with err.status("Writing to MLflow..."):
-            sync(results, tracking)
+            sync(results, tracking, opened, pages)
     except EnvironmentProblem as error:
-        err.print(f"Not tracked: {error}", style="yellow", markup=False)
+        err.print(f"Not tracked: {error}", style="yellow", markup=False, soft_wrap=True)
 
 
 @command
@@ -308,6 +307,81 @@ def logs(
             out.print(f"{log.task.kind:<9} {log.task.digest[:12]}  {log.last}", markup=False, soft_wrap=True)
     if not known:
         out.print(f"No logs of this sweep in {opened.logs}.", markup=False, soft_wrap=True)
+
+
+@command
+def ui(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try, on 127.0.0.1.")] = 5000,
+    smoke: SmokeOption = False,
+) -> None:
+    """Open the sweep's runs in MLflow, on this machine only, until Ctrl-C."""
+    from orchestrator.report.results import collect
+    from orchestrator.tracking import NONE, check, sync
+    from orchestrator.tracking.ui import ui as serve
+
+    check(tracking)
+    if tracking == NONE:
+        raise BadInput("--tracking none: there is nothing to look at. Name a database or a server.")
+    found, opened = _plan(sweep, smoke), _open(store)
+    with err.status("Starting MLflow..."):
+        sync(collect(found, opened), tracking, opened, _pages(found))
+        server = contextlib.ExitStack()
+        served = server.enter_context(serve(found.sweep.name, tracking, port))
+    with server, contextlib.suppress(KeyboardInterrupt):
+        if served.moved:
+            err.print(f"Port {port} is taken; using {served.port}.")
+        out.print(f"charts: {served.link}\ntable:  {served.table}\nCtrl-C ends it.", markup=False, soft_wrap=True)
+        served.wait()
+
+
+@command
+def export(
+    sweep: SweepArgument,
+    target: Annotated[str, typer.Argument(metavar="OUT.zip", help="The file to write.")],
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Pack report, YAML, CSV, records and influences for somebody without the store."""
+    from orchestrator.export import export as pack
+
+    found, opened = _plan(sweep, smoke), _open(store)
+    made = pack(found, opened, target, _pages(found), force)
+    out.print(f"{made.path}: {made.files} files, {made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
+
+
+@command
+def init(path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml") -> None:
+    """Write a commented sweep to start from, and the JSON schema for editors."""
+    from orchestrator.starter import starter
+
+    for written in starter(path):
+        out.print(f"wrote {written}", markup=False, soft_wrap=True)
+    out.print(f"Next: nagbench check {path}, then nagbench run {path} --smoke", markup=False, soft_wrap=True)
+
+
+@command
+def doctor(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP.yaml]", help="Check this sweep as well.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    as_json: JsonOption = False,
+) -> int:
+    """Say what this machine has, what is missing, and the fix."""
+    from orchestrator import doctor as machine
+
+    if sweep:
+        _plan(sweep)
+    with err.status("Looking at this machine..."):
+        rows = machine.doctor(store, tracking)
+    if as_json:
+        _print_json(machine.as_json(rows))
+    else:
+        out.print(machine.table(rows))
+    return machine.exit_code(rows)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.backends import Backend, Bundle, End, Progress, Step
@@ -17,7 +18,7 @@ from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.identity import checksum
 from orchestrator.plan import Done, Plan, missing
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS
+from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, file_name
 
 BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
 REPAIRS_AT_MOST = 5  # rounds in which a damaged file was found, before it is the storage that is at fault
@@ -122,6 +123,7 @@ def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, 
                 return failed
             for digest in todo:
                 store.create_record(f"tasks/{digest}.json", plan.tasks[digest].definition())
+                _take_in(plan, store, digest)
             started = started or backend()
             ends = _round(plan, store, started, bundles(plan, todo, workers), observer)
             failed |= {end.digest: end.reason for end in ends if end.outcome == "failed"}
@@ -134,6 +136,13 @@ def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, 
     finally:
         if started:
             started.cancel()
+
+
+def _take_in(plan: Plan, store: Store, digest: str) -> None:
+    """Copy the user's checkpoint into the store, so that workers, and later runs, need no path of this machine."""
+    task = plan.tasks[digest]
+    if task.source and not store.exists(file_name(digest, ORIGINAL)):
+        store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
 
 
 def _check_goals(plan: Plan, store: Store, observer: Observer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from dataclasses import replace
@@ -50,7 +51,7 @@ class Builder:
         """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
         node.only(_known(cls))
-        values = {key: _plain(child) for key, child in fields.items()}
+        values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
         key = (cls, repr(values))
         if key not in self._built:
             try:
@@ -61,6 +62,12 @@ class Builder:
                     return None
                 raise min((_mistake(each, cls, node) for each in mistakes), key=lambda e: e.line or 0) from None
         return self._built[key]
+
+    def _value(self, annotation: Any, node: Node) -> Any:
+        """A field's value; where it is a small object itself, such as an interval, that object."""
+        if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_grid(node):
+            return self.fields(typing.cast(type, annotation), node)
+        return _plain(node)
 
 
 def _no_axis(node: Node) -> SpecError:
@@ -91,7 +98,11 @@ def _mistake(details: Any, cls: type, node: Node) -> SpecError:
     if child is None:  # a rule about several fields
         return node.error(f"{_own_words(details)}.")
     field = _known(cls)[name]
-    if kind == "literal_error" and isinstance(child.value, str):
+    if (
+        kind == "literal_error"
+        and isinstance(child.value, str)
+        and typing.get_origin(field.annotation) is typing.Literal
+    ):
         return child.error(unknown("value", child.value, map(str, _choices(field.annotation))))
     if kind in _WRONG_TYPE or kind in _OUT_OF_RANGE or kind == "literal_error":
         return child.error(f"expected {_expected(field)}, got {show(child)}.{_hint(child)}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import identity
 from orchestrator.errors import BadInput
-from orchestrator.identity import digest
+from orchestrator.identity import content, digest
 from orchestrator.store import Store
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
@@ -85,8 +85,10 @@ class Builder:
         self._identities: dict[int, dict[str, Any]] = {}
         self._networks: dict[int, str] = {}
 
-    def add(self, kind: str, params: Mapping[str, Any], inputs: tuple[str, ...] = (), blocks: int = 0) -> str:
-        task = Task(kind, params, inputs)
+    def add(
+        self, kind: str, params: Mapping[str, Any], inputs: tuple[str, ...] = (), blocks: int = 0, source: str = ""
+    ) -> str:
+        task = Task(kind, params, inputs, source)
         key = task.digest
         self.tasks.setdefault(key, task)
         if kind in BLOCK_KINDS:
@@ -99,18 +101,24 @@ class Builder:
         return self._identities[id(instance)]
 
     def network(self, network: Network) -> str:
+        """The digest of the task that makes the network: trains it, or takes it into the store from its file."""
         if id(network) not in self._networks:
-            self._networks[id(network)] = self.add(
-                "train",
-                {
-                    "data": self.identity(network.data),
-                    "model": self.identity(network.model),
-                    "interpolant": self.identity(network.interpolant),
-                    "predicts": network.predicts,
-                    "train": training_identity(network.train),
-                },
-            )
+            self._networks[id(network)] = self._loaded(network) if network.checkpoint else self._trained(network)
         return self._networks[id(network)]
+
+    def _loaded(self, network: Network) -> str:
+        assert network.checkpoint is not None
+        params: dict[str, Any] = {"checkpoint": content(network.checkpoint)}
+        params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
+        return self.add("train", params, source=network.checkpoint)
+
+    def _trained(self, network: Network) -> str:
+        params: dict[str, Any] = {"data": self.identity(network.data), "train": training_identity(network.train)}
+        if network.init is not None:  # what the network is, its parent says
+            parent = self.network(network.init)
+            return self.add("train", {**params, "init": parent}, (parent,))
+        model, interpolant = self.identity(network.model), self.identity(network.interpolant)
+        return self.add("train", {**params, "model": model, "interpolant": interpolant, "predicts": network.predicts})
 
     def extractor(self, extractor: Any, data: Any) -> dict[str, Any]:
         """The params that name an open extractor: its identity and the digest of its training, if it is trained
@@ -146,20 +154,22 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None) -> Plan:
 
 def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
     network = builder.network(cell.network)
+    references = {name: builder.network(other) for name, other in cell.references.items()}
     blocks = -(-cell.sample.count // cell.sample.block)
     stream = builder.add(
         "sample",
         {
             "network": network,
-            "guidance": [builder.identity(g) for g in cell.guidance],
+            "guidance": [_guidance(builder, cell, g) for g in cell.guidance],
+            **({} if cell.compose == "sum" else {"compose": cell.compose}),
             "sampler": builder.identity(cell.sampler),
             "labels": cell.sample.labels,
             "seed": cell.sample.seed,
             "block": cell.sample.block,
             "precision": PRECISION,
-            "stores": cell.network.data.stores,
+            "stores": cell.network.data.stores if cell.network.data else "latents",
         },
-        (network,),
+        (network, *(references[name] for name in sorted(references))),
         blocks,
     )
     extracts, scores = [], []
@@ -171,10 +181,18 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         reference = _reference(builder, opened, cell.network.data, needs)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, extractor, what, reference, (extract, reference))
-    if sweep.measure is not None:
+    if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
     return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
+
+
+def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
+    """A guidance's identity, with the digest of its reference network in place of the name."""
+    found = builder.identity(guidance)
+    if not hasattr(guidance, "reference"):
+        return found
+    return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
 
 def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored:

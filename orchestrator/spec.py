@@ -9,43 +9,30 @@ import dataclasses
 import functools
 import itertools
 import math
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nag.interpolants import PREDICTIONS
 from nag.noise_level import NoiseShift
 from nag.registry import METHODS, find, name_of
-from nag.training import Training
 from orchestrator.axes import (
     MAX_CELLS,
-    Axis,
-    at_ends,
     check_grids,
     expand,
     merge,
     named,
-    no_repeats,
 )
 from orchestrator.errors import unknown
 from orchestrator.methods import Builder, not_available
+from orchestrator.networks import DROPOUT, Networks, check_name, points
 from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
 from orchestrator.smoke import smoked, spread
 from orchestrator.sweep import Arm, Cell, Network, Sample, Score, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
-Build = Callable[[Node], Any]
-Shrink = Callable[[list[Any]], list[Any]]
-
 SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "arms")
-NETWORK_KEYS = ("data", "model", "interpolant", "predicts", "train")
-FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
-NETWORK_KEYS_LATER = ("checkpoint", "family", "init")
-ARM_KEYS = ("network", "sampler", "sample", "against")
-DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # what teaches a network a null condition
+ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
+COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def read_sweep(path: str | Path, smoke: bool = False) -> Sweep:
@@ -72,6 +59,7 @@ class _Reading:
         self.shared_axes: set[str] = set()
         self.cells: list[Cell] = []
         self.scorers: tuple[Any, ...] = ()
+        self.meter: str | None = None
 
     def sweep(self, path: str, text: str) -> Sweep:
         root = self.root
@@ -85,9 +73,10 @@ class _Reading:
         score = None
         for key, node in root.value.items():  # in the order of the file, so that its first mistake is the one reported
             if key == "name":
-                _check_name(node.text(), node)
+                check_name(node.text(), node)
             elif key == "networks":
-                self.read_networks(node)
+                self.networks = Networks(node, self.builder, self.smoke).found
+                self.shared_axes |= {key for found in self.networks.values() for n in found for key in n.params}
             elif node.value is None:
                 continue
             elif key in ("sampler", "sample"):
@@ -96,56 +85,10 @@ class _Reading:
                 score = self.score(node)
                 self.scorers = score.metrics
         measure = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
+        self.meter = measure[1].name if measure[1] else None
         arms = self.read_arms(root.value["arms"])
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(name, path, text, arms, tuple(self.cells), score, frozenset(self.shared_axes), *measure)
-
-    def points(self, node: Node, build: Build, shrink: Shrink) -> tuple[list[Axis], list[tuple[Any, Node]]]:
-        """The axes below `node`, and for every combination what `build` makes of it, with its node."""
-        axes, points = expand(node)
-        built = [build(point.node) for point in points]
-        no_repeats(axes, points, built)
-        nodes = [point.node for point in points]
-        if self.smoke:
-            kept = [place for place, point in enumerate(points) if at_ends(axes, point)]
-            built, nodes = shrink([built[place] for place in kept]), [nodes[place] for place in kept]
-        return axes, list(zip(built, nodes, strict=True))
-
-    def read_networks(self, node: Node) -> None:
-        for name, entry in node.mapping("{sit: {data: ..., model: ..., train: ...}}").items():
-            _check_name(name, entry)
-            for key, child in entry.mapping("{data: ..., model: ..., train: ...}").items():
-                if key in NETWORK_KEYS_LATER:
-                    raise not_available(child, key)
-            entry.only(NETWORK_KEYS)
-            for key in ("data", "model", "train"):
-                if entry.get(key) is None:
-                    raise entry.error(f"{key!r} is missing. A network needs data, model and train.")
-            axes, found = self.points(entry, functools.partial(self.network, name), _shrink_networks)
-            self.networks[name] = [
-                dataclasses.replace(network, axes=on_axes("", axes, point, network)) for network, point in found
-            ]
-            self.shared_axes |= axis_keys("", axes)
-        if not self.networks:
-            raise node.error("there is no network. One is {sit: {data: ..., model: ..., train: ...}}.")
-
-    def network(self, name: str, node: Node) -> Network:
-        parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
-        for key, child in node.value.items():
-            match key:
-                case "train":
-                    parts[key] = self.builder.fields(Training, child)
-                case "predicts":
-                    parts[key] = child.text()
-                    if parts[key] not in PREDICTIONS:
-                        raise child.error(unknown("prediction", parts[key], PREDICTIONS))
-                case _:
-                    parts[key] = self.builder.method(FAMILY[key], child)
-        try:
-            parts["model"].fits(parts["data"].shape)
-        except ValueError as error:
-            raise node.value["model"].error(f"{error}.") from None
-        return Network(name=name, **parts)
 
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section by itself; a sampler may still lack what every arm adds."""
@@ -181,10 +124,10 @@ class _Reading:
     def measure(self, node: Node) -> tuple[NoiseShift, Network]:
         method = self.builder.method("measures", node)
         place, name = node.value["estimator"], method.estimator
-        able = [known for known, found in self.networks.items() if not found[0].model.generates]
+        able = [known for known, found in self.networks.items() if not found[0].generates]
         if name not in able:
             if name in self.networks:
-                model = name_of(self.networks[name][0].model)
+                model = name_of(self.networks[name][0].model or "official")
                 raise place.error(f"{name!r} is a {model} network; an estimator's model is noise_level. Known: {able}.")
             raise place.error(unknown("estimator", name, able))
         if len(self.networks[name]) > 1:
@@ -197,12 +140,12 @@ class _Reading:
             raise node.error("there is no arm. The simplest is {plain: {}}.")
         arms = []
         for name, entry in entries.items():
-            _check_name(name, entry)
+            check_name(name, entry)
             if entry.value is None:
                 raise entry.error("an arm that changes nothing is written {}.")
-            for key, child in entry.mapping("{cfg: {scale: 1.5}}").items():
-                if key == "compose" or (isinstance(child.value, dict) and "use" in child.value):
-                    raise not_available(child, key if key == "compose" else "use")
+            for child in entry.mapping("{cfg: {scale: 1.5}}").values():
+                if isinstance(child.value, dict) and "use" in child.value:
+                    raise not_available(child, "use")
             entry.only((*ARM_KEYS, *METHODS["guidance"]))
             against = self.against(name, entry, list(entries))
             overrides = self.read_cells(name, entry)
@@ -232,18 +175,19 @@ class _Reading:
                 sections[key] = self.samples(own, entry)
             elif key in METHODS["guidance"] and own is not None and own.value is not None:
                 build = functools.partial(self.builder.fields, find("guidance", key))
-                _, found = self.points(own, build, lambda terms: terms)
+                _, found = points(own, build, lambda terms: terms, self.smoke)
                 for guidance, _ in found:
                     _check_taught(key, guidance, networks, own)
+                    self.check_reference(key, guidance, own)
                 sections[key] = [(guidance, written(key, point, guidance)) for guidance, point in found]
-            if own is not None and key not in ("network", "against"):
+            if own is not None and key not in ("network", "against", "compose"):
                 overrides |= overridden(key, self.root.value.get(key), own)
         self.multiply(arm, entry, networks, sections)
         return frozenset(overrides)
 
     def network_of(self, entry: Node) -> str:
         node = merge(self.root.value.get("network"), entry.value.get("network"))
-        able = [name for name, found in self.networks.items() if found[0].model.generates]
+        able = [name for name, found in self.networks.items() if found[0].generates]
         known = ", ".join(able)
         if node is None or node.value is None:
             if len(able) != 1:
@@ -253,7 +197,8 @@ class _Reading:
         if not isinstance(node.value, str):
             raise node.error(f"expected the name of one network, got {show(node)}. Known: {known}.")
         if node.value not in able:
-            raise node.error(unknown("generating network", node.value, able))
+            kind = "generating network" if node.value in self.networks else "network"
+            raise node.error(unknown(kind, node.value, able))
         return node.value
 
     def samplers(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
@@ -262,14 +207,17 @@ class _Reading:
         if node is None:
             known = ", ".join(sorted(METHODS["samplers"]))
             raise entry.error(f"it has no sampler; write {SAMPLER_EXAMPLE} here or at the top level. Known: {known}.")
-        _, found = self.points(
-            node, functools.partial(self.builder.method, "samplers"), lambda values: spread(values, "steps", 2, 3)
+        _, found = points(
+            node,
+            functools.partial(self.builder.method, "samplers"),
+            _shrink_samplers,
+            self.smoke,
         )
         return [(sampler, written("sampler", point, sampler)) for sampler, point in found]
 
     def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
-        axes, found = self.points(node, functools.partial(self.builder.fields, Sample), _shrink_samples)
+        axes, found = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
         return [(sample, on_axes("sample", axes, point, sample)) for sample, point in found]
 
     def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
@@ -286,14 +234,62 @@ class _Reading:
         for combination in itertools.product(*(sections[name] for name in sorted(sections))):
             on = tuple(guidance for guidance, _ in combination if not guidance.off)
             guidances.append((on, {key: value for _, params in combination for key, value in params.items()}))
+        compose = self.compose(entry)
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
-            params = {"network": network.name, **network.axes, **sampler[1], **guidance[1], **sample[1]}
-            self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params))
+            _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
+            for references in self.references(guidance[0], network):
+                others = {f"{n.name}.{k}": v for r in references.values() for n in r.line for k, v in n.axes.items()}
+                own = {key for n in network.line for key in (f"{n.name}.{k}" for k in n.axes)}
+                params = {"network": network.name, **network.params}
+                params |= {key: value for key, value in others.items() if key not in own}
+                params |= {
+                    **sampler[1],
+                    **guidance[1],
+                    **({} if compose == "sum" else {"compose": compose}),
+                    **sample[1],
+                }
+                self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params, references, compose))
+
+    def compose(self, entry: Node) -> str:
+        node = entry.get("compose")
+        if node is None:
+            return "sum"
+        if node.text() not in COMPOSE:
+            raise node.error(unknown("way to compose", node.value, COMPOSE))
+        if node.value == "nested" and not {"cfg", "nag"} <= entry.value.keys():
+            raise node.error("nested is NAG inside both branches of CFG; the arm needs cfg and nag.")
+        return node.value
+
+    def check_reference(self, key: str, guidance: Any, node: Node) -> None:
+        """The network that a guidance names must be there, and of the right kind; the meter is no guide."""
+        if not hasattr(guidance, "reference"):
+            return
+        place = node.value.get("reference", node)
+        estimates = any(term.gradient for term in guidance.terms())
+        able = [name for name, found in self.networks.items() if found[0].generates != estimates]
+        if guidance.reference not in able:
+            kind = "noise_level network" if estimates else "generating network"
+            raise place.error(unknown(kind, guidance.reference, able))
+        if self.meter == guidance.reference:
+            raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot guide: train another.")
+
+    def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
+        """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
+        names = sorted({g.reference for g in guidance if hasattr(g, "reference")})
+        line = {n.name: n for n in network.line}
+        choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
+        return [
+            dict(zip(names, chosen, strict=True))
+            for chosen in choices
+            if all(line.get(n.name, n) is n for other in chosen for n in other.line)
+        ]
 
 
-def _check_name(name: str, node: Node) -> None:
-    if not NAME.fullmatch(name):
-        raise node.error(f"{name!r} is no name: a letter, then up to 63 letters, digits, '_' or '-'.")
+def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
+    """Raise where a sampler cannot sample such a network; what an official checkpoint is, only its weights tell."""
+    reason = sampler.refuses(network.interpolant, network.predicts) if network.interpolant is not None else None
+    if reason is not None:
+        raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
 
 
 def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
@@ -310,21 +306,19 @@ def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
 def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
     """Raise where a guidance asks for a null condition that a network never met in its training."""
     for network in networks:
-        for need in sorted(guidance.needs) if not guidance.off else ():
-            if not getattr(network.train, DROPOUT[need]):
-                raise node.error(
-                    f"{name!r} needs a network that has learned the {need.replace('_', ' ')} condition: "
-                    f"set networks.{network.name}.train.{DROPOUT[need]} above 0 (it is 0), such as 0.1."
-                )
+        learned = guidance.needs if guidance.off or network.learned is None else network.learned
+        for need in sorted(guidance.needs):
+            if need not in learned:
+                fix = f"set networks.{network.name}.train.{DROPOUT[need]} above 0 (it is 0), such as 0.1"
+                if network.checkpoint:
+                    example = f"{{init: {network.name}, data: ..., train: {{{DROPOUT[need]}: 0.1, ...}}}}"
+                    fix = f"its checkpoint has none; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
+                condition = need.replace("_", " ")
+                raise node.error(f"{name!r} needs a network that has learned the {condition} condition: {fix}.")
 
 
-def _shrink_networks(networks: list[Network]) -> list[Network]:
-    models = smoked([network.model for network in networks])
-    trainings = smoked([network.train for network in networks])
-    return [
-        dataclasses.replace(network, model=model, train=train)
-        for network, model, train in zip(networks, models, trainings, strict=True)
-    ]
+def _shrink_samplers(samplers: list[Any]) -> list[Any]:
+    return spread(samplers, "steps", 2, 3)
 
 
 def _shrink_samples(samples: list[Sample]) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,11 @@ from orchestrator.params import Params
 
 @dataclass(frozen=True)
 class Network:
-    """One instance of a network of the sweep: a value on each of its axes. `axes` are those values by parameter key."""
+    """One instance of a network of the sweep: a value on each of its axes. `axes` are those values by parameter key.
+
+    Trained here (`data`, `model`, `train`), made from another (`init`), or loaded (`checkpoint`). The model of a
+    checkpoint that does not describe itself is None, and so is that of what is made from it: its weights tell.
+    """
 
     name: str
     data: Any
@@ -24,9 +29,26 @@ class Network:
     predicts: str
     train: Training | None
     init: Network | None = None
-    checkpoint: str | None = None
-    family: str | None = None
+    checkpoint: str | None = None  # path
+    family: str | None = None  # of a checkpoint that does not describe itself
+    heads: int | None = None
+    learned: frozenset[str] | None = frozenset()  # null conditions that it knows; None where only its weights tell
     axes: Params = field(default_factory=dict)
+
+    @property
+    def generates(self) -> bool:
+        return self.model is None or self.model.generates
+
+    @property
+    def line(self) -> tuple[Network, ...]:
+        """The network and what it was made from, itself first."""
+        return (self, *self.init.line) if self.init else (self,)
+
+    @property
+    def params(self) -> Params:
+        """The values on its axes, and under `NAME.` those of the networks that it was made from."""
+        inherited = {f"{n.name}.{key}": value for n in self.line[1:] for key, value in n.axes.items()}
+        return {**self.axes, **inherited}
 
 
 @method
@@ -55,6 +77,8 @@ class Cell:
     sampler: Any
     sample: Sample
     params: Params
+    references: Mapping[str, Network] = field(default_factory=dict)  # those that the guidance names
+    compose: str = "sum"
 
 
 @dataclass(frozen=True)

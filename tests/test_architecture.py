@@ -21,6 +21,7 @@ ORDER = [
     "methods",
     "smoke",
     "sweep",
+    "networks",
     "spec",
     "store",
     "tasks",

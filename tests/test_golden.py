@@ -42,6 +42,7 @@ DEFAULTS = {
         "noise_dropout": 0.0,
         "class_dropout": 0.1,
         "seed": 0,
+        "only": "all",
     },
     "sample": {"count": 50_000, "block": 1_000, "seed": 0, "labels": "uniform"},
 }

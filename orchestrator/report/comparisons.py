@@ -36,13 +36,20 @@ class Group:
     def by_training(self) -> dict[Params, list[CellResult]]:
         found: dict[Params, list[CellResult]] = defaultdict(list)
         for cell in self.cells:
-            found[tuple(sorted((k, v) for k, v in cell.params.items() if is_training_seed(k)))].append(cell)
+            found[_training(cell)].append(cell)
         return dict(found)
 
     def mean(self, metric: str, key: str = "value") -> float | None:
-        """Over training seeds, of the means over sample seeds; None where a cell has no such value."""
-        seeds = [_mean([cell.value(metric, key) for cell in cells]) for cells in self.by_training().values()]
-        return _mean(seeds)
+        """Over training seeds, of the means over sample seeds, as far as they are scored; None where one has no value."""
+        scored = [[cell for cell in cells if metric in cell.scores] for cells in self.by_training().values()]
+        return _mean([_mean([cell.value(metric, key) for cell in cells]) for cells in scored if cells])
+
+
+def _training(cell: CellResult) -> Params:
+    """Whose seeds a cell has: (network and key, value) of its own training and of those it comes from."""
+    own = str(cell.params["network"])
+    seeds = ((f"{own}.{k}" if k == "train.seed" else k, v) for k, v in cell.params.items() if is_training_seed(k))
+    return tuple(sorted(seeds))
 
 
 @dataclass(frozen=True)
@@ -150,9 +157,10 @@ Pair = tuple[list[CellResult], list[CellResult]]
 def _pairs(group: Group, partner: Group, metric: str) -> list[Pair]:
     """Cells of equal training seed, and within it of equal sample seed, that both have the metric."""
     ours, theirs = group.by_training(), partner.by_training()
+    equal = {tuple(value for _, value in seed): cells for seed, cells in theirs.items()}  # of networks of other names
     pairs: list[Pair] = []
     for seed, cells in ours.items():
-        match = theirs.get(seed) or (next(iter(theirs.values())) if len(ours) == len(theirs) == 1 else [])
+        match = theirs.get(seed) or equal.get(tuple(value for _, value in seed)) or []
         by_sample = {cell.params.get("sample.seed"): cell for cell in match if metric in cell.scores}
         both = [
             (cell, by_sample[cell.params.get("sample.seed")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.report.comparisons import Group, groups, is_seed
 from orchestrator.report.results import CellResult, Results
@@ -80,10 +81,22 @@ def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | 
 
 
 def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estimate]]:
-    """The groups with the most training seeds done: in a partial sweep the others are not ranked yet."""
+    """The groups that may be ranked with each other: measured alike, with the most samples, and of those the ones with
+    the most training seeds done.
+    """
     found = [(group, known) for group in candidates if (known := estimate(group, metric))]
-    most = max((len(known.seeds) for _, known in found), default=0)
-    return [(group, known) for group, known in found if len(known.seeds) == most]
+    if not found:
+        return []
+    stamps = [stamp_of(group, metric) for group, _ in found]
+    top = max(stamps, key=lambda stamp: (stamp["count"], stamps.count(stamp)))
+    alike = [entry for entry, stamp in zip(found, stamps, strict=True) if stamp == top]
+    most = max(len(known.seeds) for _, known in alike)
+    return [(group, known) for group, known in alike if len(known.seeds) == most]
+
+
+def stamp_of(group: Group, metric: str) -> dict[str, Any]:
+    """How the metric was measured in a group's cells: values under unlike stamps are never ranked."""
+    return next((cell.scores[metric]["stamp"] for cell in group.cells if metric in cell.scores), {})
 
 
 def cost(results: Results, metric: str, value: float) -> float:
@@ -126,7 +139,7 @@ def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -
             words.append(f"{short(value)} steps")
         elif len({str(other.get(key)) for other in panels}) > 1:
             words.append(f"{key.split('.')[-1]} {short(value)}")
-    return ", ".join(words)
+    return ", ".join(dict.fromkeys(words))  # a count may be both an axis and a difference of stamps
 
 
 def uses_nag(group: Group) -> bool:
@@ -134,6 +147,6 @@ def uses_nag(group: Group) -> bool:
     return any(is_guidance(key) and key.startswith("nag") for key in group.params)
 
 
-def price(group: Group) -> int | None:
-    """Network calls for one sample."""
+def price(group: Group) -> float | None:
+    """Network calls for one sample, a mean where they differ."""
     return next((cell.network_calls for cell in group.cells if cell.network_calls), None)

@@ -18,7 +18,7 @@ from rich.text import Text
 from orchestrator.plan import Done, Plan, missing
 from orchestrator.report.comparisons import groups
 from orchestrator.report.results import Results, collect
-from orchestrator.report.words import label, number
+from orchestrator.report.words import label, number, plural
 from orchestrator.store import Store
 from orchestrator.tasks import BLOCK_KINDS, KINDS
 
@@ -38,6 +38,12 @@ def counts(plan: Plan, done: Done) -> Counts:
             count["blocks"] += plan.blocks[digest]
             count["blocks_to_do"] += len(todo.get(digest) or ())
     return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def shape(plan: Plan) -> str:
+    trainings = sum(task.kind == "train" for task in plan.tasks.values())
+    cells, arms = plural(len(plan.cells), "cell"), plural(len(plan.sweep.arms), "arm")
+    return f"{cells} in {arms}, {plural(trainings, 'training')}."
 
 
 def counts_table(counts: Counts) -> Table:

@@ -24,7 +24,7 @@ class CellResult:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete: bool = True
     finished: float = 0.0  # seconds since the epoch
-    network_calls: int | None = None
+    network_calls: float | None = None
     seconds: float | None = None
     reason: str | None = None  # why it failed
     log: str | None = None  # the log of what failed, on the machine that tried

@@ -30,7 +30,10 @@ def label(results: Results, group: Group) -> str:
     others = groups(results, group.arm)
     varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
     varying.sort(key=lambda key: not is_guidance(key))
-    return " ".join([group.arm, *(short(group.params[key]) for key in varying)])
+    several = sum(map(is_guidance, varying)) > 1  # then `cfg 1.5 nag 2` rather than `1.5 2`
+    names = {key: f"{key.partition('.')[0]} " if several and is_guidance(key) else "" for key in varying}
+    words = [names[key] + short(group.params[key]) for key in varying]
+    return " ".join([group.arm, *words]) + (" steps" if varying[-1:] == ["sampler.steps"] else "")
 
 
 def is_guidance(key: str) -> bool:
@@ -120,8 +123,8 @@ def signed(value: float) -> str:
 
 
 def _decimals(value: float, low: float, high: float) -> int:
-    """Two significant digits of the interval's half width, at least two of the value."""
-    size = max(abs(high - low) / 2, abs(value) / 1000) or 1.0
+    """Two significant digits of the interval's half width, or three of the value if those are fewer."""
+    size = max(abs(high - low) / 2, abs(value) / 10) or 0.1
     return min(5, max(1, 1 - math.floor(math.log10(size))))
 
 
@@ -130,6 +133,11 @@ def count_text(counts: Sequence[int] | set[int]) -> str:
     if not counts:
         return "–"
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+
+
+def calls_text(calls: float) -> str:
+    """`20`, or `13.5` where not every step makes as many."""
+    return f"{calls:,.0f}" if calls == round(calls) else f"{calls:,.1f}"
 
 
 def seconds_text(seconds: float) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KINDS = ("train", "reference", "sample", "extract", "measure", "score")
 BLOCK_KINDS = ("sample", "extract")
+ORIGINAL = "original"  # a checkpoint as the user gave it
 
 
 def version(kind: str) -> int:
@@ -39,6 +40,9 @@ class Task:
     kind: str
     params: Mapping[str, Any]
     inputs: tuple[str, ...] = ()
+    source: str = (
+        ""  # a file of the user's that the engine takes into the store before the task; params has its content
+    )
 
     @cached_property
     def digest(self) -> str:

@@ -57,7 +57,7 @@ def stored(task: Task, x: np.ndarray) -> np.ndarray:
 
 def draw(
     context: Context, task: Task, indices: np.ndarray, observe: Observe | None = None
-) -> tuple[np.ndarray, np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Samples (N, C, H, W) float32, labels (N,), network calls a sample, for any indices of the stream.
 
     `observe(k, t, x)` sees each micro-batch before step k, and once more at the end. Raises NotFinite with the step at
@@ -67,17 +67,25 @@ def draw(
     import torch
 
     from nag import noise
+    from nag.field import Calls
     from nag.sampling import guided
 
     params = task.params
-    field = context.network(params["network"])
-    guided_field = guided(field, tuple(rebuild("guidance", g) for g in params["guidance"]))
+    calls = Calls()
+    field = calls.counted(context.network(params["network"]))
+    guidance = tuple(rebuild("guidance", g) for g in params["guidance"])
+    references = {}
+    for term in (term for g in guidance for term in g.terms() if term.reference):
+        load = context.estimator if term.gradient else context.network
+        references[term.reference] = calls.counted(load(term.reference))
+    guided_field = guided(field, guidance, references, params.get("compose", "sum"))
     sampler = rebuild("samplers", params["sampler"])
     labels = noise.labels(params["seed"], indices, field.num_classes, rule=params["labels"])
 
     def finite(step: int, t: float, x: torch.Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
-            raise NotFinite(f"samples stopped being finite at step {step - 1} of {sampler.steps} (t = {t:.4g})")
+            of = f" of {sampler.steps}" if hasattr(sampler, "steps") else ""
+            raise NotFinite(f"samples stopped being finite at step {step - 1}{of} (t = {t:.4g})")
         if observe is not None:
             observe(step, t, x)
 
@@ -87,4 +95,4 @@ def draw(
         y = torch.from_numpy(labels[part]).to(context.options.device)
         draws = noise.Noise(params["seed"], indices[part], field.shape, context.options.device)
         parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
-    return np.concatenate(parts), labels, guided_field.calls * sampler.network_calls()
+    return np.concatenate(parts), labels, calls.made / len(indices)

@@ -45,12 +45,12 @@ def _samples(context: Context, task: Task) -> tuple[dict[str, np.ndarray], dict[
     count, block = task.params["count"], task.params["block"]
     parts: list[dict[str, np.ndarray]] = []
     sample_s = extract_s = 0.0
-    calls, micro_batches, devices = 0, set(), set()
+    calls, micro_batches, devices = 0.0, set(), set()
     for number in range(-(-count // block)):
         arrays, record = context.store.read_arrays(block_name(task.params["features"], number))
         parts.append({name: array[: count - number * block] for name, array in arrays.items()})
         sample_s, extract_s = sample_s + record["sampled"]["seconds"], extract_s + record["seconds"]
-        calls = record["sampled"]["network_calls"]
+        calls += record["sampled"]["network_calls"] * len(parts[-1]["labels"]) / count
         micro_batches.add(record["sampled"]["micro_batch"])
         devices.add(record["sampled"]["device"])
         context.tell(task.digest, number + 1, -(-count // block) + 1)
@@ -58,7 +58,7 @@ def _samples(context: Context, task: Task) -> tuple[dict[str, np.ndarray], dict[
     return samples, {
         "sample_seconds": round(sample_s, 3),
         "extract_seconds": round(extract_s, 3),
-        "network_calls": calls,
+        "network_calls": round(calls) if abs(calls - round(calls)) < 1e-9 else round(calls, 2),
         "micro_batches": sorted(micro_batches),
         "devices": sorted(devices),
     }

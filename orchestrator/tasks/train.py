@@ -1,4 +1,4 @@
-"""train: the weights of a network, or of an extractor that the plan trains itself."""
+"""train: weights of a network (trained, fine-tuned, from a checkpoint), or of an extractor that the plan trains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from orchestrator.errors import CorruptFile
-from orchestrator.tasks import Context, Task, file_name, finish, rebuild
+from orchestrator.identity import checksum
+from orchestrator.tasks import ORIGINAL, Context, Task, file_name, finish, read_output, rebuild
 from orchestrator.tasks.lease import lease
 
 VERSION = 1
@@ -20,6 +21,8 @@ def run(context: Context, task: Task) -> None:
             return
         if "extractor" in task.params:
             _extractor(context, task)
+        elif "checkpoint" in task.params:
+            _loaded(context, task)
         else:
             _network(context, task)
 
@@ -34,16 +37,36 @@ def _extractor(context: Context, task: Task) -> None:
     finish(context, task, {"extractor.safetensors": save(state)}, {}, started)
 
 
+def _loaded(context: Context, task: Task) -> None:
+    """A checkpoint of the user's, checked and written in our own form."""
+    from nag.checkpoint import own_form
+
+    started = time.time()
+    data = context.store.read(file_name(task.digest, ORIGINAL))
+    if checksum(data) != task.params["checkpoint"]:
+        context.store.remove(file_name(task.digest, ORIGINAL))
+        raise CorruptFile(
+            "the copy of a checkpoint does not match its checksum; it was set aside and will be made again"
+        )
+    given = {key: task.params[key] for key in ("family", "heads") if key in task.params}
+    network = own_form(data, **given)
+    finish(context, task, {"network.safetensors": network}, {}, started)
+
+
 def _network(context: Context, task: Task) -> None:
     from nag.checkpoint import dump_network
     from nag.training import Training, train
 
     started = time.time()
     params = task.params
-    data, model = rebuild("datasets", params["data"]), rebuild("models", params["model"])
-    interpolant = rebuild("interpolants", params["interpolant"])
-    training = Training(**params["train"]["fields"])
-    module = model.module(data.shape, data.num_classes, null_noise=training.noise_dropout > 0, seed=training.seed)
+    data, training = rebuild("datasets", params["data"]), Training(**params["train"]["fields"])
+    null_noise = training.noise_dropout > 0
+    if "init" in params:
+        module, model, interpolant, predicts = _tuned(context, params["init"], data, null_noise, training.seed)
+    else:
+        model, interpolant = rebuild("models", params["model"]), rebuild("interpolants", params["interpolant"])
+        predicts = params["predicts"]
+        module = model.module(data.shape, data.num_classes, null_noise=null_noise, seed=training.seed)
     checkpoints = Checkpoints(context, task.digest)
     curve: list[list[float]] = []
     every = max(1, training.steps // CURVE)
@@ -57,7 +80,7 @@ def _network(context: Context, task: Task) -> None:
         module,
         data.open("train"),
         training,
-        loss=model.loss(interpolant, params["predicts"]),
+        loss=model.loss(interpolant, predicts),
         num_classes=data.num_classes,
         device=context.options.device,
         resume=checkpoints.latest(),
@@ -69,15 +92,39 @@ def _network(context: Context, task: Task) -> None:
         weights,
         model=model,
         interpolant=interpolant,
-        predicts=params["predicts"],
+        predicts=predicts,
         shape=data.shape,
         num_classes=data.num_classes,
-        has_null_noise=training.noise_dropout > 0,
+        has_null_noise=null_noise,
         has_null_class=training.class_dropout > 0,
     )
     record: dict[str, Any] = {"steps": training.steps, "resumed_at": checkpoints.resumed_at, "loss": curve}
     finish(context, task, {"network.safetensors": network}, record, started)
     checkpoints.clear()
+
+
+def _tuned(context: Context, parent: str, data: Any, null_noise: bool, seed: int) -> tuple[Any, Any, Any, str]:
+    """A new network with its parent's weights wherever they fit: module, model, interpolant, what it predicts.
+
+    What the parent does not have starts as in a new network: a class table of another size, a null-noise embedding.
+    """
+    from nag.checkpoint import parse
+
+    source = file_name(parent, "network.safetensors")
+    old, model, interpolant, description = parse(
+        read_output(context.store, "train", parent, "network.safetensors"), context.options.device, source
+    )
+    if tuple(description["shape"]) != tuple(data.shape):
+        raise ValueError(f"the images are {list(data.shape)}, {source} is of {description['shape']}")
+    module = model.module(data.shape, data.num_classes, null_noise=null_noise, seed=seed)
+    found = old.state_dict()
+    kept = {
+        name: found[name]
+        for name, new in module.state_dict().items()
+        if name in found and found[name].shape == new.shape
+    }
+    module.load_state_dict(kept, strict=False)
+    return module, model, interpolant, description["predicts"]
 
 
 class Checkpoints:

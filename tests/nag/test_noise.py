@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -143,6 +144,24 @@ def test_noise_of_a_batch_leaves_the_global_generators_alone():
     np.testing.assert_array_equal(draws(3)[1].numpy(), noise.normal(2, [9], 3, (1, 8, 8))[0])
     assert torch.equal(before, torch.get_rng_state())
     assert np.random.get_state()[1].tolist() == before_numpy
+
+
+def test_draws_are_made_ahead_and_are_the_same(monkeypatch):
+    made, normal = [], noise.normal
+
+    def watched(seed, indices, draw, shape):
+        made.append((draw, threading.current_thread().name.partition("_")[0]))
+        return normal(seed, indices, draw, shape)
+
+    monkeypatch.setattr(noise, "normal", watched)
+    plain, ahead = (noise.Noise(2, [4, 9], (1, 8, 8), ahead=ahead) for ahead in (None, True))
+    expected = [plain(k) for k in range(4)]
+    assert {thread for _, thread in made} == {"MainThread"}
+    made.clear()
+    assert all(torch.equal(ahead(k), draw) for k, draw in enumerate(expected))
+    assert torch.equal(ahead(2), expected[2]), "a draw may be asked for again"
+    ahead(3)
+    assert made[:5] == [(0, "MainThread"), (1, "MainThread"), (2, "noise"), (3, "noise"), (4, "noise")]
 
 
 def test_another_process_draws_the_same():

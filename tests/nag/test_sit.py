@@ -50,8 +50,8 @@ def official():
     return as_field(module, (4, 16, 16), 7, null_noise=False), arrays
 
 
-def assert_near(found, expected):
-    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+def assert_near(found, expected, relative=1e-4):
+    assert float((found - expected).abs().max() / expected.abs().max()) < relative
 
 
 def test_forward_is_official(official):
@@ -75,6 +75,29 @@ def test_samplers_are_official(official, name, steps, expected):
 
     x = sample(field, build("samplers", name, steps=steps), noise=noise, labels=given["ys"])
     assert_near(x, given[expected])
+
+
+def test_dopri5_is_official(official):
+    pytest.importorskip("torchdiffeq")
+    field, given = official
+    x = sample(field, build("samplers", "dopri5"), noise=lambda k: given["z"], labels=given["ys"])
+    assert_near(x, given["ode_dopri5"], relative=1e-3)
+
+
+def test_guidance_on_three_channels_is_official(official):
+    field, given = official
+    for guidance, near in ((CFG(1.5, channels=3), True), (CFG(1.5), False)):
+        x = sample(
+            field,
+            build("samplers", "euler", steps=10),
+            noise=lambda k: given["z"],
+            labels=given["ys"],
+            guidance=guidance,
+        )
+        if near:
+            assert_near(x, given["ode_euler_11_cfg1.5_3ch"])
+        else:
+            assert (x - given["ode_euler_11_cfg1.5_3ch"]).abs().max() > 0.01
 
 
 def test_initial_weights_are_official():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nag.registry import METHODS
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.spec import read_sweep
 
@@ -31,10 +32,17 @@ SAMPLER = "{name: euler, steps: 10}"
 FEATURES = "[digits, pixels]"
 METRICS = "[fid, precision_recall, class_accuracy]"
 PLAIN = "plain: {}"
+PRE = "  sit:"
 CFG = "cfg: {scale: 1.75}"
 MANY = "{grid: [" + ", ".join(map(str, range(1, 400))) + "]}"
-SAMPLERS = "Known: euler, euler_maruyama, heun."
-TOP = "Known: arms, name, network, networks, sample, sampler, score."
+
+
+def known(family: str, *more: str) -> str:
+    return ", ".join(sorted((*METHODS[family], *more)))
+
+
+SAMPLERS = f"Known: {known('samplers')}."
+TOP = "Known: arms, measure, name, network, networks, sample, sampler, score."
 
 # What stands in SWEEP, what a user wrote instead, and the message without the file's name.
 YAML = [
@@ -82,7 +90,11 @@ YAML = [
 ]
 
 VALUES = [
-    (CFG, "cfg: {scal: 2}", "14: arms.both.cfg: unknown key 'scal'. Did you mean 'scale'? Known: scale."),
+    (
+        CFG,
+        "cfg: {scal: 2}",
+        "14: arms.both.cfg: unknown key 'scal'. Did you mean 'scale'? Known: channels, interval, scale.",
+    ),
     (CFG, "cfg: {scale: -1}", "14: arms.both.cfg.scale: expected a number from 0 to 1000, got -1."),
     (CFG, "cfg: {scale: 2e3}", "14: arms.both.cfg.scale: expected a number from 0 to 1000, got 2000."),
     (CFG, "cfg: {scale: true}", "14: arms.both.cfg.scale: expected a number from 0 to 1000, got true."),
@@ -221,13 +233,46 @@ SECTIONS = [
         "predicts: noise\n    data: digits",
         "4: networks.sit.predicts: unknown prediction 'noise'. Known: eps, score, velocity, x0.",
     ),
-    (DATA, "interpolant: cos\n    data: digits", "4: networks.sit.interpolant: unknown name 'cos'. Known: linear."),
     (
         DATA,
-        "checkpoint: x.pt",
-        "4: networks.sit.checkpoint: 'checkpoint' is not available in this version of nagbench.",
+        "interpolant: cos\n    data: digits",
+        f"4: networks.sit.interpolant: unknown name 'cos'. Known: {known('interpolants')}.",
     ),
-    (DATA, "init: pre", "4: networks.sit.init: 'init' is not available in this version of nagbench."),
+    (
+        PRE,
+        "  pre: {checkpoint: nothing.pt, family: dit}\n  sit:",
+        "3: networks.pre.checkpoint: there is no file 'nothing.pt'.",
+    ),
+    (
+        PRE,
+        "  pre: {checkpoint: x.yaml}\n  sit:",
+        "3: networks.pre.checkpoint: it does not describe itself, so say what it is: family: dit or family: sit.",
+    ),
+    (
+        PRE,
+        "  pre: {checkpoint: x.yaml, family: dti}\n  sit:",
+        "3: networks.pre.family: unknown family 'dti'. Did you mean 'dit'? Known: dit, sit.",
+    ),
+    (
+        PRE,
+        "  ft: {init: sti, data: digits, train: {steps: 1}}\n  sit:",
+        "3: networks.ft.init: unknown network 'sti'. Did you mean 'sit'? Known: sit.",
+    ),
+    (
+        PRE,
+        "  a: {init: b, data: digits, train: {steps: 1}}\n  b: {init: a, data: digits, train: {steps: 1}}\n  sit:",
+        "4: networks.b.init: a -> b -> a is a circle; a network starts from another.",
+    ),
+    (
+        PRE,
+        "  ft: {init: sit, model: {name: sit}, data: digits, train: {steps: 1}}\n  sit:",
+        "3: networks.ft: unknown key 'model'. Known: data, init, train.",
+    ),
+    (
+        "class_dropout: 0.1",
+        "only: null_noise",
+        "6: networks.sit.train: only: null_noise needs init: NETWORK and a noise_dropout above 0.",
+    ),
     (DATA, "data: {use: ./x.py:X}", "4: networks.sit.data.use: 'use' is not available in this version of nagbench."),
     (
         METRICS,
@@ -261,12 +306,13 @@ ARMS = [
     (
         PLAIN,
         "plain: {gpus: 8}",
-        "11: arms.plain: unknown key 'gpus'. Known: against, cfg, nag, network, sample, sampler.",
+        f"11: arms.plain: unknown key 'gpus'. "
+        f"Known: {known('guidance', 'against', 'compose', 'network', 'sample', 'sampler')}.",
     ),
     (
         PLAIN,
         "plain: {compose: nested}",
-        "11: arms.plain.compose: 'compose' is not available in this version of nagbench.",
+        "11: arms.plain.compose: nested is NAG inside both branches of CFG; the arm needs cfg and nag.",
     ),
     (
         PLAIN,
@@ -305,6 +351,47 @@ ARMS = [
         "class_dropout: 0",
         "12: arms.cfg.cfg: 'cfg' needs a network that has learned the null class condition: "
         "set networks.sit.train.class_dropout above 0 (it is 0), such as 0.1.",
+    ),
+    (
+        PLAIN,
+        "plain: {compose: nest}",
+        "11: arms.plain.compose: unknown way to compose 'nest'. Did you mean 'nested'? Known: nested, sum.",
+    ),
+    (
+        PLAIN,
+        "plain: {dog: {scale: 1.5, reference: pre}}",
+        "11: arms.plain.dog.reference: unknown generating network 'pre'. Known: sit.",
+    ),
+    (
+        PLAIN,
+        "plain: {nag_classifier: {scale: 1.5, reference: sit}}",
+        "11: arms.plain.nag_classifier.reference: unknown noise_level network 'sit'. Known: none.",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {scale: 1.5, interval: {low: 0.5, high: 0.2}}}",
+        "11: arms.plain.cfg.interval: low (0.5) must not be above high (0.2).",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {scale: 1.5, interval: {lo: 0.5}}}",
+        "11: arms.plain.cfg.interval: unknown key 'lo'. Did you mean 'low'? Known: high, low.",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {scale: 1.5, interval: {low: 1.5}}}",
+        "11: arms.plain.cfg.interval.low: expected a number from 0 to 1, got 1.5.",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {scale: 1.5, channels: some}}",
+        "11: arms.plain.cfg.channels: expected all or a whole number, got 'some'.",
+    ),
+    (
+        PLAIN,
+        "plain: {sampler: {name: ddpm, steps: 10}}",
+        "11: arms.plain.sampler: 'ddpm' cannot sample network 'sit': its steps are those of trained betas "
+        "(interpolant vp); ddim with eta 1 takes such steps on any path.",
     ),
     (
         "sampler:",

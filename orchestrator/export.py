@@ -1,0 +1,130 @@
+"""`nagbench export`: a sweep's answer as one zip file, for somebody without the store.
+
+Equal results give equal bytes: names are sorted, times and rights fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
+from orchestrator.identity import canonical
+from orchestrator.plan import Plan
+from orchestrator.report.cells_csv import cells_csv
+from orchestrator.report.document import document
+from orchestrator.report.results import Results, collect, influence
+from orchestrator.store import Store
+from orchestrator.tasks import BLOCK_KINDS
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
+
+README = """\
+The sweep {name}, exported by nagbench: {done} of {total} cells are scored.
+
+sweep.yaml        the question. Repeat it: nagbench run sweep.yaml
+results.json      cells, comparisons with intervals, what is missing and what failed (nagbench report --json)
+cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, price{report}
+influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
+                  metric, in the order of the samples. The metric's 95 % interval is its value +- 1.96 std / sqrt(N);
+                  sample i has the same noise in every cell, so of a difference it is that of the difference.
+tasks/            <digest>.json: what each task is, with all that changes its result, and the digests of its inputs
+records/          <kind>/<digest>.json: what came out of each task, when, how long it took, on which machine
+
+Samples, features and weights are not here: they follow from sweep.yaml.
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    files: int
+    bytes: int
+
+
+def export(plan: Plan, store: Store, path: str | Path, report: Path | None = None, force: bool = False) -> Exported:
+    """Write the zip file, whole or not at all. report: the folder of the sweep's report, where there is one.
+
+    Raises BadInput where the file is there already (unless force) or cannot be one, EnvironmentProblem where it cannot
+    be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder; give the name of the zip file, such as {target / plan.sweep.name}.zip.")
+    if target.exists() and not force:
+        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    count = 0
+    try:
+        with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+            for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
+                entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
+                entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+                file.writestr(entry, data())
+                count += 1
+        os.replace(temporary, target)
+    except OSError as error:
+        raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(target, count, target.stat().st_size)
+
+
+def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:
+    """Name and a function that gives the bytes, one file in memory at a time."""
+    results = collect(plan, store)
+    done = sum(cell.complete for cell in results.cells)
+    more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
+    text = README.format(name=plan.sweep.name, done=done, total=len(results.cells), report=more)
+    yield "README.txt", text.encode
+    yield "sweep.yaml", plan.sweep.text.encode
+    yield "results.json", lambda: (json.dumps(document(results, store), indent=2, allow_nan=False) + "\n").encode()
+    yield "cells.csv", cells_csv(results).encode
+    if report is not None:
+        for file in sorted(report.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                yield f"report/{file.relative_to(report).as_posix()}", file.read_bytes
+    yield from _records(plan, store)
+    yield from _influences(results, store)
+
+
+def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:
+    """Of every task its definition, and its record if it is done and whole. A block's record stays in its block."""
+    for digest, task in plan.tasks.items():
+        yield f"tasks/{digest}.json", (canonical(task.definition()) + "\n").encode
+        if task.kind not in BLOCK_KINDS:
+            try:
+                record = store.read_record(task.record_name, repair=False)
+            except (MissingFile, CorruptFile):
+                continue
+            yield task.record_name, (canonical(record) + "\n").encode
+
+
+def _influences(results: Results, store: Store) -> Iterator[tuple[str, Any]]:
+    import numpy as np
+
+    def packed(tasks: dict[str, str]) -> bytes:
+        out = io.BytesIO()
+        found = {name: array for name, task in tasks.items() if (array := influence(store, task)) is not None}
+        np.savez(out, **found)
+        return out.getvalue()
+
+    for digest, cell in {cell.digest: cell for cell in results.cells}.items():
+        tasks = {
+            name: entry["task"] for name, entry in sorted(cell.scores.items()) if _has_arrays(store, entry["task"])
+        }
+        if tasks:
+            yield f"influence/{digest}.npz", lambda tasks=tasks: packed(tasks)
+
+
+def _has_arrays(store: Store, task: str) -> bool:
+    return "arrays.safetensors" in store.list(f"files/{task}")

@@ -1,0 +1,209 @@
+"""A sweep in a notebook: `open_sweep("sweeps/digits.yaml")` gives cells as a table, samples and features as arrays.
+
+Nothing is written and nothing is computed; what is not there yet is missing, and says so. Errors are those of
+orchestrator.errors, and IndexError for samples beyond what is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nag.registry import name_of
+from orchestrator.errors import BadInput, CorruptFile, MissingFile, unknown
+from orchestrator.plan import Plan, PlannedCell, plan
+from orchestrator.report.cells_csv import SCORE
+from orchestrator.report.results import Results, collect, influence
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store, unpack
+from orchestrator.tasks import block_name
+from orchestrator.tracking.runs import varying_params
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+DEFAULT_STORE = "results/store"
+LISTED = 8  # candidates that a message names
+
+
+def open_sweep(path: str | Path, store: str | Path | None = None) -> OpenSweep:
+    """A sweep file with its store: `store`, else $NAGBENCH_STORE, else results/store below the current folder.
+
+    Raises BadInput for a wrong sweep and where there is no such store.
+    """
+    url = str(store or os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE)
+    opened = Store(url)
+    if not opened.exists(""):
+        raise BadInput(f"there is no store at {url} (looked from {Path.cwd()}). Give it: open_sweep(..., store=...).")
+    opened.check_format()
+    return OpenSweep(plan(read_sweep(path)), opened)
+
+
+class OpenSweep:
+    """What `open_sweep` gives. A cell is named by its digest or the first letters of it, or by a row of `cells()`."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan, self.store = plan, store
+
+    def __repr__(self) -> str:
+        arms = ", ".join(arm.name for arm in self.plan.sweep.arms)
+        return f"<sweep {self.plan.sweep.name}: {len(self.plan.cells)} cells of {arms}; store {self.store.url}>"
+
+    def results(self) -> Results:
+        """All that is recorded by now, as the reports use it."""
+        return collect(self.plan, self.store)
+
+    def cells(self) -> pd.DataFrame:
+        """The report's cells.csv as a table, a row for each cell: arm, digest, parameters, each metric with _low, _high
+        (95 %) and _extrapolated, network_calls, worker_seconds, complete, reason. What is not scored yet is NaN.
+        """
+        import pandas as pd
+
+        results = self.results()
+        scores = {f"{m}{'' if part == 'value' else '_' + part}": (m, part) for m in results.metrics for part in SCORE}
+        keys = dict.fromkeys(key for cell in results.cells for key in cell.params)
+        rows = [
+            {"arm": cell.arm, "digest": cell.digest}
+            | {key: cell.params.get(key) for key in keys}
+            | {column: cell.value(*place) for column, place in scores.items()}
+            | {"network_calls": cell.network_calls, "worker_seconds": cell.seconds}
+            | {"complete": cell.complete, "reason": cell.reason}
+            for cell in results.cells
+        ]
+        return pd.DataFrame(rows).astype(dict.fromkeys([*scores, "worker_seconds"], "float64"))
+
+    def samples(self, cell: Any, indices: Iterable[int] | int | None = None) -> np.ndarray:
+        """(n, C, H, W) float32, images in [-1, 1], latents as they are stored. indices: any that are kept, in any
+        order; by default all that the cell counts.
+
+        Raises IndexError for an index that is not kept.
+        """
+        import numpy as np
+
+        planned = self._cell(cell)
+        kept = self._rows(planned.stream, "samples", indices, planned)
+        if kept.dtype == np.uint8:
+            return (kept.astype(np.float32) / np.float32(127.5)) - np.float32(1)
+        return kept.astype(np.float32)
+
+    def labels(self, cell: Any, indices: Iterable[int] | int | None = None) -> np.ndarray:
+        """(n,) int64: the class of each sample."""
+        planned = self._cell(cell)
+        return self._rows(planned.stream, "labels", indices, planned)
+
+    def features(self, cell: Any, extractor: str | None = None) -> np.ndarray:
+        """(N, d) float32 of the N samples that the cell counts. extractor: by name; by default the sweep's first."""
+        planned = self._cell(cell)
+        task = planned.extracts[self._extractors().index(self._extractor(extractor))]
+        return self._rows(task, "features", None, planned)
+
+    def influence(self, cell: Any, extractor: str | None = None, metric: str | None = None) -> np.ndarray:
+        """(N,) float32: how far each sample moves a metric of the cell; by default of the first metric that has it."""
+        planned = self._cell(cell)
+        wanted = self._extractor(extractor)
+        names = []
+        for scored in planned.scores:
+            task = self.plan.tasks[scored.task]
+            if task.kind != "score" or self.plan.tasks[task.params["features"]].params["extractor"]["name"] != wanted:
+                continue
+            names.append(name_of(scored.metric))
+            found = influence(self.store, scored.task) if metric in (None, names[-1]) else None
+            if found is not None:
+                return found
+        if metric is not None and metric not in names:
+            raise BadInput(unknown("metric", metric, names))
+        raise BadInput(
+            f"cell {planned.digest[:12]} has no influence on record: it is not scored, or the metric has none."
+        )
+
+    def _cell(self, cell: Any) -> PlannedCell:
+        """The cell of a digest, of the first letters of one, or of a row."""
+        if not isinstance(cell, str):
+            cell = (
+                cell["digest"] if isinstance(cell, Mapping) or hasattr(cell, "keys") else getattr(cell, "digest", cell)
+            )
+        if not isinstance(cell, str):
+            raise BadInput(f"a cell is named by its digest or by a row of cells(), not by {cell!r}.")
+        found = {planned.digest: planned for planned in self.plan.cells if planned.digest.startswith(cell.lower())}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        candidates = list((found or {planned.digest: planned for planned in self.plan.cells}).values())
+        listed = [f"{planned.digest[:12]} ({self._words(planned)})" for planned in candidates[:LISTED]]
+        more = f", and {len(candidates) - LISTED} more" if len(candidates) > LISTED else ""
+        what = "several cells start" if found else "no cell starts"
+        raise BadInput(f"{what} with {cell!r}. {'They are' if found else 'There are'}: {', '.join(listed)}{more}.")
+
+    def _words(self, cell: PlannedCell) -> str:
+        params = cell.cell.params
+        return " ".join(
+            [cell.cell.arm, *(f"{key}={params[key]}" for key in varying_params(self.plan) if key in params)]
+        )
+
+    def _extractors(self) -> list[str]:
+        score = self.plan.sweep.score
+        return [name_of(extractor) for extractor in score.features] if score else []
+
+    def _extractor(self, name: str | None) -> str:
+        names = self._extractors()
+        if not names:
+            raise BadInput(f"sweep {self.plan.sweep.name} scores nothing, so it has no features.")
+        if name is not None and name not in names:
+            raise BadInput(unknown("extractor", name, names))
+        return name or names[0]
+
+    def _rows(self, task: str, array: str, indices: Iterable[int] | int | None, cell: PlannedCell) -> np.ndarray:
+        """Rows of the stored blocks of a sample or extract task. A damaged block is only reported: this reads."""
+        import numpy as np
+
+        count, block = cell.cell.sample.count, cell.cell.sample.block
+        wanted = np.atleast_1d(np.asarray(range(count) if indices is None else _whole(indices), dtype=np.int64))
+        numbers = {int(name.partition(".")[0]) for name in self.store.list(f"blocks/{task}")}
+        for index in wanted:
+            if index < 0 or index // block not in numbers:
+                raise IndexError(
+                    f"index {index} of cell {cell.digest[:12]} ({self._words(cell)}) {_kept(numbers, block)}"
+                )
+        if not len(wanted):
+            wanted_blocks = sorted(numbers)[:1]
+            if not wanted_blocks:
+                raise IndexError(f"cell {cell.digest[:12]} ({self._words(cell)}): {_kept(numbers, block)}")
+            return self._block(task, wanted_blocks[0], array)[:0]
+        places = wanted // block
+        loaded = {int(number): self._block(task, int(number), array) for number in np.unique(places)}
+        first = next(iter(loaded.values()))
+        rows = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+        for number, values in loaded.items():
+            here = places == number
+            rows[here] = values[wanted[here] - number * block]
+        return rows
+
+    def _block(self, task: str, number: int, array: str) -> np.ndarray:
+        name = block_name(task, number)
+        try:
+            return unpack(self.store.read(name))[0][array]
+        except MissingFile:
+            raise
+        except ValueError as error:
+            raise CorruptFile(f"{name}: {error}; run the sweep again, which makes it again") from error
+
+
+def _whole(indices: Iterable[int] | int) -> Any:
+    import numpy as np
+
+    found = np.asarray(indices if isinstance(indices, int | np.ndarray) else list(indices))
+    if found.size and not np.issubdtype(found.dtype, np.integer):
+        raise BadInput(f"indices must be whole numbers, such as range(16) or [0, 5]; got {found.dtype} values.")
+    return found
+
+
+def _kept(numbers: set[int], block: int) -> str:
+    """Which indices there are, in words."""
+    if not numbers:
+        return "is not there: nothing of it is kept, or it is not sampled yet."
+    end = next(n for n in range(max(numbers) + 2) if n not in numbers)
+    if len(numbers) == end:
+        return f"is not kept; 0 to {end * block - 1} are."
+    return f"is not kept; blocks {', '.join(map(str, sorted(numbers)[:LISTED]))} of {block} samples are."

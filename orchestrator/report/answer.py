@@ -1,0 +1,262 @@
+"""The answer of a sweep in two sentences, with its limits: NAG against its baselines, then what else there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator.report.comparisons import Comparison, Group, groups
+from orchestrator.report.estimates import (
+    Estimate,
+    best,
+    distances,
+    estimate,
+    headline_metric,
+    price,
+    rivals,
+    stamp_of,
+    uses_nag,
+)
+from orchestrator.report.results import Results
+from orchestrator.report.words import (
+    VERBS,
+    against,
+    calls_text,
+    count_text,
+    difference_text,
+    interval_text,
+    label,
+    listed,
+    metric_name,
+    plural,
+    row_of,
+    signed,
+    value_text,
+    verdict,
+)
+
+NAMED = 3  # arms that a sentence names; the table has the others
+LISTED = 5  # and a limit
+
+
+def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
+    """At most two sentences; one that says so where nothing can be compared."""
+    metric = headline_metric(results)
+    if metric is None:
+        return []
+    compared = [arm for arm, group in chosen.items() if row_of(comparisons, group, metric)]
+    first = [arm for arm in compared if uses_nag(chosen[arm])] or compared
+    rest = [arm for arm in compared if arm not in first]
+    lowest = _best_of_all(results, chosen, metric)
+    if not compared:
+        alone = all(arm.against is None for arm in results.plan.sweep.arms)
+        why = "There is one arm, so nothing to compare." if alone else "No arm can be compared with its baseline yet."
+        return [lowest, why]
+    sentences = [_many(results, comparisons, chosen, first, metric, _first) + "."]
+    others = _many(results, comparisons, chosen, rest, metric, _short)
+    sentences.append(f"Without NAG, {others}; {lowest[0].lower()}{lowest[1:]}" if others else lowest)
+    return sentences
+
+
+def _many(
+    results: Results,
+    comparisons: Sequence[Comparison],
+    chosen: Mapping[str, Group],
+    arms: Sequence[str],
+    metric: str,
+    say: Callable[[Results, Sequence[Comparison], Group, str], str],
+) -> str:
+    """Some arms in words, and of the others how they did."""
+    parts = [say(results, comparisons, chosen[arm], metric) for arm in arms[:NAMED]]
+    rows = [row for arm in arms[NAMED:] if (row := row_of(comparisons, chosen[arm], metric))]
+    if rows:
+        parts.append(f"{plural(len(rows), 'more arm')} in the table ({_counts(results, rows)})")
+    return "; ".join(parts)
+
+
+def _counts(results: Results, rows: Sequence[Comparison]) -> str:
+    """`5 better and 1 undecided`"""
+    found = Counter(verdict(row, results.lower_is_better(row.metric)) or "open" for row in rows)
+    return listed([f"{found[word]} {word}" for word in found])
+
+
+def _some(parts: list[str], last: str = "more in the table") -> str:
+    return listed([*parts[:LISTED], *([f"{len(parts) - LISTED} {last}"] if len(parts) > LISTED else [])])
+
+
+def _first(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
+    """One arm in full: what it scores against its baseline, the difference, and whether other distances agree."""
+    row = row_of(comparisons, group, metric)
+    assert row is not None
+    partner = next(g for g in groups(results, row.against) if g.params == row.against_params)
+    name = metric_name(results, metric)
+    values = f"{_value(estimate(group, metric))} against {_value(estimate(partner, metric))}"
+    if row.difference is None:
+        at_n = "" if row.difference_at_n is None else f", {signed(row.difference_at_n)} at N"
+        reason = row.reason or "no difference"
+        return f"{_pair(results, row, group)} cannot be decided in {name} ({values}{at_n}; {reason})"
+    difference = difference_text(row.difference, row.low, row.high)
+    found = verdict(row, results.lower_is_better(metric))
+    if found is None:
+        return f"{_pair(results, row, group)} has no interval in {name} ({values}; difference {difference})"
+    verb = VERBS.get(found, f"is {found} than")
+    text = f"{label(results, group)} {verb} {against(results, row)} in {name} ({values}; difference {difference})"
+    return text + "".join(
+        _also(results, comparisons, group, other, found) for other in distances(results) if other != metric
+    )
+
+
+def _also(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str, found: str) -> str:
+    row = row_of(comparisons, group, metric)
+    other = row and verdict(row, results.lower_is_better(metric))
+    if not other:
+        return ""
+    name = metric_name(results, metric)
+    return f", and is {other} in {name} too" if other == found else f", but is {other} in {name}"
+
+
+def _short(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
+    row = row_of(comparisons, group, metric)
+    assert row is not None
+    found = verdict(row, results.lower_is_better(metric))
+    if row.difference is None or found is None:
+        return f"{_pair(results, row, group)} is open"
+    difference = difference_text(row.difference, row.low, row.high)
+    return f"{label(results, group)} {VERBS.get(found, f'is {found} than')} {against(results, row)} ({difference})"
+
+
+def _pair(results: Results, row: Comparison, group: Group) -> str:
+    return f"{label(results, group)} against {against(results, row)}"
+
+
+def _value(known: Estimate | None) -> str:
+    return value_text(known.mean) if known else "–"
+
+
+def _best_of_all(results: Results, chosen: Mapping[str, Group], metric: str) -> str:
+    group = best(results, list(chosen.values()), metric)
+    if group is None:
+        return ""
+    known, calls = estimate(group, metric), price(group)
+    assert known is not None
+    lower = results.lower_is_better(metric)
+    rank = "nearest to zero" if lower is None else "lowest" if lower else "highest"
+    interval = interval_text(known.low, known.high, known.mean)
+    cost = f", at {calls_text(calls)} network calls a sample" if calls else ""
+    text = f"The {rank} {metric_name(results, metric)} is that of {label(results, group)}: {value_text(known.mean)}"
+    return f"{text}{' ' if interval else ''}{interval}{cost}."
+
+
+def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
+    """What the answer does not say, most important first."""
+    metric = headline_metric(results)
+    if metric is None:
+        return []
+    notes = [_open(results, comparisons, chosen, metric)]
+    notes += [_second_opinion(results, comparisons, chosen, other) for other in distances(results) if other != metric]
+    notes += [
+        _unlike(results, metric),
+        _choice(results, comparisons, chosen, metric),
+        _selected(results, comparisons, chosen, metric),
+    ]
+    notes += [_certainty(results, comparisons, metric), _price(results, comparisons, chosen, metric)]
+    notes.append(_size(results, metric))
+    notes += sorted({f"{metric_name(results, row.metric)}: {row.reason}." for row in comparisons if row.reason})
+    return [note for note in notes if note]
+
+
+def _open(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
+    """Arms that have a baseline and no comparison with it."""
+    names = [
+        arm.name
+        for arm in results.plan.sweep.arms
+        if arm.against and not (arm.name in chosen and row_of(comparisons, chosen[arm.name], metric))
+    ]
+    return f"Not compared yet, for want of scored cells: {listed(names)}." if names else ""
+
+
+def _second_opinion(
+    results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str
+) -> str:
+    """The same cells in another distance."""
+    parts = []
+    for group in chosen.values():
+        row = row_of(comparisons, group, metric)
+        found = row and verdict(row, results.lower_is_better(metric))
+        if row and found and row.difference is not None:
+            parts.append(f"{label(results, group)} is {found} ({difference_text(row.difference, row.low, row.high)})")
+    return f"By {metric_name(results, metric)}, the same settings: {_some(parts)}." if parts else ""
+
+
+def _choice(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
+    """How the arms' chosen settings came about, and how all of their settings did."""
+    parts = []
+    for arm, group in chosen.items():
+        tried = [other for other, _ in rivals(groups(results, arm), metric)]
+        rows = [row for other in tried if (row := row_of(comparisons, other, metric))]
+        if len(tried) > 1 and rows:
+            counts = _counts(results, rows)
+            parts.append(f"{label(results, group)} is the best of {len(tried)} settings of its arm ({counts})")
+    if not parts:
+        return ""
+    end = "chosen on the very samples that score it, so a choice and not a test, and flattered by that"
+    return f"{_some(parts)}; {end}."
+
+
+def _unlike(results: Results, metric: str) -> str:
+    """Settings that were measured in another way than those that are ranked."""
+    every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
+    known = [group for group in every if estimate(group, metric)]
+    stamps = [stamp_of(group, metric) for group in known]
+    differing = sorted({key for stamp in stamps for key in stamp if stamp.get(key) != stamps[0].get(key)})
+    if not differing:
+        return ""
+    return f"Not all settings are measured alike ({', '.join(differing)}); unlike ones are not ranked with each other."
+
+
+def _selected(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
+    names = [
+        against(results, row)
+        for group in chosen.values()
+        if (row := row_of(comparisons, group, metric)) is not None and row.selected
+    ]
+    if not names:
+        return ""
+    return f"{listed(list(dict.fromkeys(names)))}: the best of several baseline settings, which is hard on the arm."
+
+
+def _certainty(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:
+    rows = [row for row in comparisons if row.metric == metric]
+    kinds = {row.interval for row in rows}
+    if "influence" in kinds:
+        return "One training seed: the intervals are sampling noise only; another training may differ by more."
+    seeds = {len(row.per_seed) for row in rows if row.interval == "t"}
+    if not seeds:
+        return ""
+    few = " With so few, the interval leans on the assumption that seeds scatter normally." if max(seeds) <= 5 else ""
+    return f"Intervals are 95 %, Student's t over {count_text(seeds)} training seeds, paired by seed.{few}"
+
+
+def _price(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
+    parts = []
+    for group in chosen.values():
+        row = row_of(comparisons, group, metric)
+        if row is None:
+            continue
+        partner = next(g for g in groups(results, row.against) if g.params == row.against_params)
+        ours, theirs = price(group), price(partner)
+        if ours and theirs and ours != theirs:
+            parts.append(f"{label(results, group)} makes {calls_text(ours)} against {calls_text(theirs)}")
+    return f"Not at equal price, in network calls a sample: {_some(parts)}." if parts else ""
+
+
+def _size(results: Results, metric: str) -> str:
+    stamps = [cell.scores[metric]["stamp"] for cell in results.cells if metric in cell.scores]
+    if metric not in distances(results) or not stamps:
+        return ""
+    name, counts = metric_name(results, metric), {stamp["count"] for stamp in stamps}
+    text = (
+        f"{name} is at N = {count_text(counts)} samples and falls as N grows; differences are corrected for that bias, "
+        "values are not."
+    )
+    return text

@@ -1,0 +1,24 @@
+"""cells.csv: every cell with its parameters, metrics at full precision, price, and why it is not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from orchestrator.report.results import Results
+
+SCORE = ("value", "low", "high", "extrapolated")
+
+
+def cells_csv(results: Results) -> str:
+    keys = list(dict.fromkeys(key for cell in results.cells for key in cell.params))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    scores = [f"{metric}{'' if part == 'value' else '_' + part}" for metric in results.metrics for part in SCORE]
+    writer.writerow(["arm", "digest", *keys, *scores, "network_calls", "worker_seconds", "complete", "reason"])
+    for cell in results.cells:
+        values = [cell.value(metric, part) for metric in results.metrics for part in SCORE]
+        price = [cell.network_calls, cell.seconds, str(cell.complete).lower(), cell.reason]
+        row = [cell.arm, cell.digest, *(cell.params.get(key) for key in keys), *values, *price]
+        writer.writerow(["" if value is None else repr(value) if isinstance(value, float) else value for value in row])
+    return out.getvalue()

@@ -1,0 +1,43 @@
+"""What a sweep cost: worker seconds and network calls, each result counted once however many cells show it."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.report.results import Results
+from orchestrator.report.words import plural, seconds_text
+from orchestrator.store import Store
+
+
+def costs(results: Results, store: Store) -> list[str]:
+    cells = {}
+    for planned, cell in zip(results.plan.cells, results.cells, strict=True):
+        if cell.network_calls is not None:
+            cells[cell.digest] = (cell, planned.cell.sample.count)
+    lines = []
+    if cells:
+        seconds = sum(cell.seconds or 0.0 for cell, _ in cells.values())
+        calls = sum((cell.network_calls or 0) * count for cell, count in cells.values())
+        lines.append(
+            f"Sampling and features of {plural(len(cells), 'different cell')}: {seconds_text(seconds)} of worker time, "
+            f"{calls:,.0f} network calls."
+        )
+    trained = _trainings(results, store)
+    if trained:
+        lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
+    last = max((cell.finished for cell in results.cells), default=0.0)
+    if last:
+        lines.append(f"Last result: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(last))} UTC.")
+    return lines
+
+
+def _trainings(results: Results, store: Store) -> list[float]:
+    found = []
+    for task in results.plan.tasks.values():
+        if task.kind == "train":
+            try:
+                found.append(float(store.read_record(task.record_name, repair=False)["seconds"]))
+            except (MissingFile, CorruptFile):  # not done yet, or to be done again
+                continue
+    return found

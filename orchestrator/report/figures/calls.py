@@ -1,0 +1,148 @@
+"""A distance against its price: network calls for one sample. The best setting of each arm at each price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orchestrator.report.comparisons import Group
+from orchestrator.report.estimates import Estimate, best, cost, estimate, panel_title, price
+from orchestrator.report.figures.captions import band_words, floor_words, sample_words
+from orchestrator.report.figures.colours import Colours
+from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, named, panels_of
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.figures.panels import TOP, Name, Names, axis_titles, limits, muted_line, panels
+from orchestrator.report.figures.scale import bar, seeds
+from orchestrator.report.results import Results
+from orchestrator.report.words import calls_text, label, metric_name, value_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOG_FROM = 4.0  # ratio of the dearest to the cheapest
+
+
+def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | None:
+    shown = panels_of(results, metric, sampler=False)
+    if not shown:
+        return None
+    prices = [calls for panel in shown for group in _groups(panel) if (calls := price(group))]
+    if not prices:
+        return None
+    title = metric_name(results, metric)
+    figure, found = panels(len(shown), top=TOP if len(shown) > 1 else 0.12)
+    known = [one for panel in shown for group in _groups(panel) if (one := estimate(group, metric))]
+    floor = results.floor.get(metric)
+    found[0].set_ylim(
+        limits(
+            [seed for one in known for seed in one.seeds] + ([floor["value"]] if floor else []),
+            [bound for one in known for bound in (one.low, one.high)],
+        )
+    )
+    _price_axis(found[0], prices)
+    for axes, panel in zip(found, shown, strict=True):
+        axes.set_title(panel_title(panel.params, [other.params for other in shown]))
+        _panel(axes, results, panel, metric, colours)
+        if floor:
+            muted_line(axes, floor["value"], f"held-out {value_text(floor['value'])} (N = {floor['count']:,})")
+    axis_titles(found, "network calls for one sample", title)
+    caption = " ".join(
+        filter(
+            None,
+            (
+                f"{title} against the number of network calls that one sample costs, {sample_words(results, metric)}.",
+                "Large: the best setting of an arm at that price, chosen on the same samples; pale: its others.",
+                band_words(known, "Upright"),
+                floor_words(results, metric),
+                CROWD_WORDS if any(map(is_crowd, shown)) else "",
+            ),
+        )
+    )
+    return Drawing(f"{metric}_calls", "calls", f"{title} against network calls", caption, figure, len(shown) > 1)
+
+
+def _groups(panel: Panel) -> list[Group]:
+    return [point.group for curve in panel.curves for point in curve.points]
+
+
+def _price_axis(axes: Axes, prices: list[float]) -> None:
+    few = sorted(set(prices))
+    if max(few) / min(few) > LOG_FROM:
+        axes.set_xscale("log")
+        axes.set_xlim(min(few) / 1.35, max(few) * 1.9)
+    else:
+        low, high = limits(few, pad=0.15)
+        axes.set_xlim(low, high + 0.12 * (high - low))  # room for the names
+    ticks: list[float] = []
+    for value in few:  # those whose figures do not touch
+        places = axes.transData.transform([(value, 1.0), (ticks[-1] if ticks else value, 1.0)])[:, 0]
+        if not ticks or places[0] - places[1] > 20:
+            ticks.append(value)
+    axes.set_xticks(ticks, [calls_text(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Colours) -> None:
+    names, wanted = Names(axes), []
+    by_arm: dict[str, dict[float, list[Group]]] = {}
+    for curve in panel.curves:
+        for point in curve.points:
+            calls = price(point.group)
+            if calls:
+                by_arm.setdefault(curve.arm, {}).setdefault(calls, []).append(point.group)
+    dodge = _dodges(axes, by_arm)
+    kept = {curve.arm for curve in panel.curves if curve.name in named(results, metric, panel)}
+    for arm, at in by_arm.items():
+        mark = colours.mark(arm)
+        xs: list[float] = []
+        means: list[tuple[float, Group]] = []
+        for calls, members in sorted(at.items()):
+            x = dodge(arm, calls)
+            top = best(results, members, metric)
+            for group in members:
+                known = estimate(group, metric)
+                assert known is not None
+                if group is top:
+                    _best(axes, x, known, mark)
+                    xs, means = [*xs, x], [*means, (known.mean, group)]
+                    names.avoid([x] * len(known.seeds), list(known.seeds))
+                else:
+                    axes.plot(
+                        x,
+                        known.mean,
+                        linestyle="none",
+                        marker=colours.marker(arm),
+                        markersize=4,
+                        color=mark,
+                        markeredgewidth=0,
+                        alpha=0.35,
+                    )
+        ys = [mean for mean, _ in means]
+        axes.plot(
+            xs, ys, color=mark, linewidth=1.2, marker=colours.marker(arm), markersize=6, markeredgewidth=0, zorder=3
+        )
+        names.avoid(xs, ys)
+        place = min(range(len(ys)), key=lambda k: cost(results, metric, ys[k]))
+        text = label(results, means[place][1]) if len(xs) == 1 else arm
+        ends = [(xs[-1], ys[-1]), (xs[0], ys[0])] if len(xs) > 1 else [(xs[0], ys[0])]
+        if arm in kept:
+            wanted.append(Name(text, colours.text(arm), ends))
+    names.place(wanted)
+
+
+def _best(axes: Axes, x: float, known: Estimate, mark: str) -> None:
+    bar(axes, x, known, mark)
+    seeds(axes, [x] * len(known.seeds), known.seeds, mark)
+
+
+def _dodges(axes: Axes, by_arm: dict[str, dict[float, list[Group]]]) -> Callable[[str, float], float]:
+    """Arms of one price are set a hair apart. A function of arm and calls -> x."""
+    step = 7.0  # points
+
+    def place(arm: str, calls: float) -> float:
+        sharing = [other for other, at in by_arm.items() if calls in at]
+        shift = step * (sharing.index(arm) - (len(sharing) - 1) / 2)
+        x, y = axes.transData.transform((calls, axes.get_ylim()[0]))
+        return float(axes.transData.inverted().transform((x + shift, y))[0])
+
+    return place

@@ -1,0 +1,142 @@
+"""Groups of cells as curves: one an arm and panel, along the guidance scale that varies in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.identity import digest
+from orchestrator.report.comparisons import Group, groups
+from orchestrator.report.estimates import Estimate, cost, estimate, panel_of, stamp_of
+from orchestrator.report.results import Results
+from orchestrator.report.words import is_guidance, short
+
+CROWD = 10  # curves in a panel, above which only the best few are named and have bands
+NAMED = 5
+CROWD_WORDS = f"Named are the {NAMED} best and those without a scale; the table has all."
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float | None  # the scale; None for an arm that has none
+    group: Group
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Curve:
+    arm: str
+    name: str  # the arm, and what tells its curves apart
+    scale: str | None  # the parameter along x
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    params: dict[str, Any]
+    curves: tuple[Curve, ...]
+
+
+def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel]:
+    """The scored groups of all arms by panel, in the order of the sweep."""
+    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[tuple[str, Group, Estimate]]]] = {}
+    every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
+    stamps = [stamp for group in every if (stamp := stamp_of(group, metric))]
+    for arm in results.plan.sweep.arms:
+        for group in groups(results, arm.name):
+            known = estimate(group, metric)
+            if known:
+                params = panel_of(results, group, sampler) | _measured(stamps, stamp_of(group, metric))
+                found.setdefault(tuple(params.items()), (params, []))[1].append((arm.name, group, known))
+    scales = {arm.name: scale_of(results, arm.name) for arm in results.plan.sweep.arms}
+    return [Panel(params, tuple(_curves(results, members, params, scales))) for params, members in found.values()]
+
+
+def _measured(stamps: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> dict[str, Any]:
+    """What tells a stamp from the others, as parameters of a panel: values under unlike stamps share none."""
+    return {key: _brief(stamp[key]) for key in stamp if any(other.get(key) != stamp[key] for other in stamps)}
+
+
+def _brief(value: Any) -> Any:
+    return value[:6] if isinstance(value, str) else value if isinstance(value, int) else digest(value)[:6]
+
+
+def is_crowd(panel: Panel) -> bool:
+    return len(panel.curves) > CROWD
+
+
+def named(results: Results, metric: str, panel: Panel) -> set[str]:
+    """The curves to be named: all, or in a crowd those without a scale and the best few."""
+    if not is_crowd(panel):
+        return {curve.name for curve in panel.curves}
+
+    def worth(curve: Curve) -> float:
+        return min(cost(results, metric, point.estimate.mean) for point in curve.points)
+
+    ranked = sorted((curve for curve in panel.curves if curve.scale), key=worth)
+    return {curve.name for curve in panel.curves if not curve.scale} | {curve.name for curve in ranked[:NAMED]}
+
+
+def scale_of(results: Results, arm: str) -> str | None:
+    """The scale that varies most in an arm; of equals the one that its baseline has not."""
+    found = groups(results, arm)
+    keys = [key for key in found[0].params if is_guidance(key) and key.endswith(".scale")] if found else []
+    baseline = next((other.against for other in results.plan.sweep.arms if other.name == arm), None)
+    known = {key for group in groups(results, baseline) for key in group.params} if baseline else set()
+    values = {key: {group.params.get(key) for group in found} for key in keys}
+    return max(keys, key=lambda key: (len(values[key]), key not in known), default=None)
+
+
+def _curves(
+    results: Results,
+    members: Sequence[tuple[str, Group, Estimate]],
+    params: dict[str, Any],
+    scales: dict[str, str | None],
+) -> list[Curve]:
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for arm, group, known in members:
+        scale = scales[arm]
+        rest = tuple((k, v) for k, v in group.params.items() if k not in params and k != scale)
+        x = float(group.params[scale]) if scale and scale in group.params else None
+        found.setdefault((arm, rest), []).append(Point(x, group, known))
+    many = Counter(arm for arm, _ in found)
+    curves = []
+    for (arm, rest), points in found.items():
+        others = [dict(other) for name, other in found if name == arm]
+        differing = [(k, v) for k, v in rest if len({str(other.get(k)) for other in others}) > 1]
+        name = " ".join([arm, *(f"{_key(k)} {short(v)}" for k, v in differing)]) if many[arm] > 1 else arm
+        points.sort(key=lambda point: -1.0 if point.x is None else point.x)
+        curves.append(Curve(arm, name, scales[arm], tuple(points)))
+    return curves
+
+
+def _key(key: str) -> str:
+    """`cfg.scale` -> `cfg`, `train.steps` -> `steps`."""
+    family, _, field = key.rpartition(".")
+    return family if field == "scale" else field
+
+
+def scale_title(panels: Sequence[Panel]) -> str:
+    """What the x axis of scales is, with where each guidance is off."""
+    used = dict.fromkeys(
+        curve.scale.partition(".")[0] for panel in panels for curve in panel.curves if curve.scale is not None
+    )
+    off = [f"{name} {scale}" for name in used if (scale := off_at(name)) is not None]
+    return f"guidance scale (off: {', '.join(off)})" if off else "guidance scale"
+
+
+def off_at(guidance: str) -> int | None:
+    """The scale at which a guidance changes nothing."""
+    from pydantic import ValidationError
+
+    from nag.registry import build
+
+    for scale in (0, 1):
+        try:
+            if build("guidance", guidance, scale=float(scale)).off:
+                return scale
+        except ValidationError:  # it has fields that only a sweep can fill
+            return None
+    return None

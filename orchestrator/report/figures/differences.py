@@ -1,0 +1,130 @@
+"""Every arm's difference from its baseline with its interval: the comparison itself, one row a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.report.comparisons import Comparison, Group, groups
+from orchestrator.report.estimates import best, distances, headline_metric, panel_of
+from orchestrator.report.figures.captions import sample_words
+from orchestrator.report.figures.colours import INK, MUTED, Colours
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.figures.panels import limits, panels
+from orchestrator.report.results import Results
+from orchestrator.report.words import against, label, metric_name, plural, row_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROWS_AT_MOST = 24  # with more settings, only the best of each arm with each sampler
+ROW = 0.3  # inches
+
+
+def differences(
+    results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], colours: Colours
+) -> Drawing | None:
+    metrics = [metric for metric in distances(results) if any(row.metric == metric for row in comparisons)]
+    if not metrics:
+        return None
+    shown = [group for arm in results.plan.sweep.arms if arm.against for group in groups(results, arm.name)]
+    shown = [group for group in shown if row_of(comparisons, group, metrics[0])]
+    every = len(shown)
+    if len(shown) > ROWS_AT_MOST:
+        shown = _best_in_panels(results, shown)
+    if len(shown) > ROWS_AT_MOST:
+        shown = [group for group in shown if chosen.get(group.arm) == group]
+    if not shown:
+        return None
+    names = []
+    for group in shown:
+        row = row_of(comparisons, group, metrics[0])
+        assert row is not None
+        names.append(f"{label(results, group)} against {against(results, row)}")
+    left = 0.2 + 0.062 * max(map(len, names))
+    figure, found = panels(len(metrics), (3.1, max(0.9, ROW * len(shown) + 0.25)), columns=2, left=left, share_x=False)
+    for axes, metric in zip(found, metrics, strict=True):
+        _panel(axes, results, comparisons, shown, metric, colours)
+    found[0].set_yticks(range(len(shown)), names)
+    for text, group in zip(found[0].get_yticklabels(), shown, strict=True):
+        text.set_color(colours.text(group.arm))
+    seeds = max(len(row.per_seed) for row in comparisons)
+    kinds = {row.interval for row in comparisons if row.metric in metrics}
+    caption = (
+        f"Difference from the baseline, left of zero is better; each distance corrected for its bias in N, "
+        f"{sample_words(results, metrics[0])}. "
+        + (
+            f"Bars: 95 % interval (Student's t) over {plural(seeds, 'training seed')}, paired by seed; "
+            if "t" in kinds
+            else ""
+        )
+        + ("small circles: each seed. " if "t" in kinds else "")
+        + (
+            "Bars: 95 % sampling noise of one training only, paired by sample; another training may differ by more. "
+            if "influence" in kinds
+            else ""
+        )
+        + ("Only the best setting of each arm, for each sampler, is shown." if len(shown) < every else "")
+    )
+    return Drawing("differences", "arms", "Difference from the baseline", caption.strip(), figure, tall=True)
+
+
+def _best_in_panels(results: Results, shown: Sequence[Group]) -> list[Group]:
+    """The best setting of each arm with each sampler."""
+    metric = headline_metric(results)
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in shown:
+        found.setdefault((group.arm, str(panel_of(results, group))), []).append(group)
+    kept = [best(results, members, metric) if metric else None for members in found.values()]
+    return [group for group in kept if group is not None]
+
+
+def _panel(
+    axes: Axes,
+    results: Results,
+    comparisons: Sequence[Comparison],
+    shown: Sequence[Group],
+    metric: str,
+    colours: Colours,
+) -> None:
+    axes.set_title(metric_name(results, metric))
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    values: list[float] = [0.0]
+    bands: list[float | None] = []
+    for place, group in enumerate(shown):
+        row = row_of(comparisons, group, metric)
+        if row is None or row.difference is None:
+            axes.text(0, place, "  no difference: see limits", color=MUTED, fontsize=7.5, va="center")
+            continue
+        mark = colours.mark(group.arm)
+        values += [row.difference, *row.per_seed]
+        if row.low is not None and row.high is not None:
+            bands += [row.low, row.high]
+            axes.plot([row.low, row.high], [place, place], color=mark, linewidth=2.0, alpha=0.75, zorder=2)
+        axes.plot(
+            row.difference,
+            place,
+            marker=colours.marker(group.arm),
+            markersize=6,
+            color=mark,
+            markeredgewidth=0,
+            zorder=3,
+        )
+        if len(row.per_seed) > 1:
+            axes.plot(
+                row.per_seed,
+                [place] * len(row.per_seed),
+                linestyle="none",
+                marker="o",
+                markersize=3.2,
+                markerfacecolor="none",
+                markeredgecolor=mark,
+                markeredgewidth=0.7,
+                zorder=4,
+            )
+    axes.set_xlim(limits(values, bands, pad=0.06))
+    axes.set_ylim(len(shown) - 0.5, -0.75)
+    axes.set_xlabel(f"difference in {metric_name(results, metric)}")

@@ -1,0 +1,192 @@
+"""Small multiples with margins in inches, their limits, and names set at the lines they belong to."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.report.figures.colours import MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ONE = (4.35, 2.75)  # inches of the axes where there is one panel
+TWO = (3.3, 2.4)  # two or four
+MANY = (2.4, 2.1)  # more
+COLUMNS = 3
+LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.14, 0.34, 0.5
+GAP_X, GAP_Y = 0.28, 0.72
+
+
+def panels(
+    count: int,
+    size: tuple[float, float] | None = None,
+    columns: int | None = None,
+    left: float = LEFT,
+    share_x: bool = True,
+    share_y: bool = True,
+    gap_y: float = GAP_Y,
+    top: float = TOP,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of `columns`, on common axes unless told otherwise."""
+    from matplotlib.figure import Figure
+
+    width, height = size or {1: ONE, 2: TWO, 4: TWO}.get(count, MANY)
+    columns = min(columns or across(count), count)
+    rows = -(-count // columns)
+    whole = (left + columns * width + (columns - 1) * GAP_X + RIGHT, top + rows * height + (rows - 1) * gap_y + BOTTOM)
+    figure = Figure(figsize=whole)
+    found: list[Axes] = []
+    for place in range(count):
+        row, column = divmod(place, columns)
+        x = left + column * (width + GAP_X)
+        y = BOTTOM + (rows - 1 - row) * (height + gap_y)
+        first = found[0] if found else None
+        place_in = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
+        axes = figure.add_axes(place_in, sharex=first if share_x else None, sharey=first if share_y else None)
+        if column and share_y:
+            axes.tick_params(labelleft=False)
+        found.append(axes)
+    return figure, found
+
+
+def across(count: int) -> int:
+    """How many panels stand side by side."""
+    return 2 if count == 4 else min(count, COLUMNS)
+
+
+def axis_titles(found: Sequence[Axes], x: str, y: str) -> None:
+    """The x title under the lowest panel of each column, the y title at the first of each row."""
+    columns = across(len(found))
+    for place, axes in enumerate(found):
+        if place % columns == 0:
+            axes.set_ylabel(y)
+        if place + columns >= len(found):
+            axes.set_xlabel(x)
+
+
+def limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: float = 0.08) -> tuple[float, float]:
+    """Room for all values; bands may at most double it, and are cut beyond."""
+    inside = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(inside), max(inside)
+    span = (high - low) or abs(high) * 0.2 or 1.0
+    wide = [band for band in bands if band is not None and math.isfinite(band)]
+    low = max(min([low, *wide]), low - 0.6 * span)
+    high = min(max([high, *wide]), high + 0.6 * span)
+    return low - pad * (high - low or span), high + pad * (high - low or span)
+
+
+@dataclass
+class Name:
+    """A name to set beside one of its anchors, the first that has room."""
+
+    text: str
+    colour: str
+    anchors: Sequence[tuple[float, float]]  # in data coordinates
+
+
+SIZE = 8.0
+OFFSETS = [
+    (x * reach, y * reach)
+    for reach in (1.0, 1.8, 3.0, 4.5)
+    for x, y in ((1, 0), (0.8, 0.7), (0.8, -0.7), (0, 1), (0, -1), (-0.8, 0.7), (-0.8, -0.7), (-1, 0))
+]
+REACH = 8.0  # points from an anchor to its name
+
+
+@dataclass
+class Names:
+    """Sets names so that they cover neither each other nor points and lines. All in points of the page."""
+
+    axes: Axes
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+    def avoid(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        """Keep away from a line through these points (data coordinates)."""
+        shown = self.axes.transData.transform(list(zip(xs, ys, strict=True))).tolist() if xs else []
+        self.points += [(x, y) for x, y in shown]
+        for (x0, y0), (x1, y1) in itertools.pairwise(shown):
+            steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 5))
+            self.points += [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(1, steps)]
+
+    def place(self, names: Iterable[Name]) -> None:
+        for name in names:
+            self._place(name)
+
+    def _place(self, name: Name) -> None:
+        width, height = 0.58 * SIZE * len(name.text), 1.15 * SIZE
+        frame = self.axes.bbox.bounds
+        best: tuple[float, float, float, tuple[float, float]] | None = None
+        for rank, anchor in enumerate(name.anchors):
+            x, y = self.axes.transData.transform(anchor)
+            for dx, dy in OFFSETS:
+                left = x + dx * REACH - (width if dx < 0 else width / 2 if dx == 0 else 0)
+                low = y + dy * REACH - height / 2
+                box = (left, low, left + width, low + height)
+                bad = 1000 * self._covered(box) + 40 * self._touched(box) + 2000 * _outside(box, frame)
+                bad += 6 * math.hypot(dx, dy) + (0 if dx > 0 else 4) + 3 * rank
+                if best is None or bad < best[0]:
+                    best = (bad, left, low, (float(x), float(y)))
+        assert best is not None
+        _, left, low, anchor = best
+        self.boxes.append((left, low, left + width, low + height))
+        middle = (left + width / 2, low + height / 2)
+        side = "left" if left >= anchor[0] else "right" if left + width <= anchor[0] else "center"
+        x = left if side == "left" else left + width if side == "right" else middle[0]
+        to_x, to_y = self.axes.transAxes.inverted().transform((x, middle[1]))
+        self.axes.text(
+            to_x,
+            to_y,
+            name.text,
+            transform=self.axes.transAxes,
+            color=name.colour,
+            fontsize=SIZE,
+            ha=side,
+            va="center_baseline",
+        )
+        if math.hypot(x - anchor[0], middle[1] - anchor[1]) > 2.2 * REACH:  # too far to be seen as its own
+            ends = self.axes.transAxes.inverted().transform([anchor, (x, middle[1])])
+            self.axes.plot(
+                ends[:, 0], ends[:, 1], transform=self.axes.transAxes, color=name.colour, linewidth=0.5, zorder=1.5
+            )
+
+    def _covered(self, box: tuple[float, float, float, float]) -> float:
+        """Overlap with names already set, as a share of this one."""
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        return (
+            sum(
+                max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+                * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+                for other in self.boxes
+            )
+            / area
+        )
+
+    def _touched(self, box: tuple[float, float, float, float]) -> int:
+        return sum(box[0] - 2 < x < box[2] + 2 and box[1] - 1 < y < box[3] + 1 for x, y in self.points)
+
+
+def _outside(box: tuple[float, float, float, float], frame: tuple[float, float, float, float]) -> bool:
+    x, y, width, height = frame
+    return box[0] < x or box[2] > x + width + 8 or box[1] < y or box[3] > y + height + 4
+
+
+def muted_line(axes: Axes, y: float, text: str, x: float = 0.995) -> None:
+    """A dotted line across the panel, with what it is."""
+    axes.axhline(y, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    axes.annotate(
+        text,
+        (x, y),
+        (0, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=7.5,
+        ha="right",
+        va="bottom",
+    )

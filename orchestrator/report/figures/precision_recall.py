@@ -1,0 +1,95 @@
+"""Precision against recall: what a gain in fidelity costs in diversity. One panel a sampler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.report.estimates import Estimate, estimate, panel_title
+from orchestrator.report.figures.captions import sample_words
+from orchestrator.report.figures.colours import Colours
+from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
+from orchestrator.report.results import Results
+from orchestrator.report.words import metric_name, plural, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED_POINTS = 10  # in a panel; with more, only the last of each line is named
+
+
+def precision_recall(results: Results, suffix: str, colours: Colours) -> Drawing | None:
+    """suffix: of the extractor, "" for the first."""
+    precision, recall = f"precision{suffix}", f"recall{suffix}"
+    shown = panels_of(results, precision)
+    if not shown:
+        return None
+    figure, found = panels(len(shown))
+    pairs = [pair for panel in shown for curve in panel.curves for pair in _pairs(curve, recall)]
+    xs, ys = ([value for pair in pairs for value in (*pair[at].seeds, pair[at].mean)] for at in (1, 0))
+    found[0].set(xlim=limits(xs, pad=0.12), ylim=limits(ys, pad=0.12))
+    for axes, panel in zip(found, shown, strict=True):
+        axes.set_title(panel_title(panel.params, [other.params for other in shown]))
+        axes.grid(axis="x")
+        _panel(axes, panel, recall, named(results, precision, panel), colours)
+    kind = f" ({suffix[1:]})" if suffix else ""
+    axis_titles(found, f"recall{kind}: diversity", f"precision{kind}: fidelity")
+    seeds = max(len(pair[0].seeds) for pair in pairs) if pairs else 0
+    caption = (
+        f"Precision against recall{kind}, {sample_words(results, precision)}. Filled: mean over "
+        f"{plural(seeds, 'training seed')}{'; small: each seed' if seeds > 1 else ''}. A line joins the settings of an "
+        "arm in the order of its scale. Up and right is better."
+    )
+    caption += f" {CROWD_WORDS}" if any(map(is_crowd, shown)) else ""
+    title = f"{metric_name(results, precision).capitalize()} against recall"
+    return Drawing(f"precision_recall{suffix}", "precision_recall", title, caption, figure, len(shown) > 1)
+
+
+def _pairs(curve: Curve, recall: str) -> list[tuple[Estimate, Estimate]]:
+    found = [(point.estimate, estimate(point.group, recall)) for point in curve.points]
+    return [(precision, known) for precision, known in found if known is not None]
+
+
+def _panel(axes: Axes, panel: Panel, recall: str, kept: set[str], colours: Colours) -> None:
+    names, wanted = Names(axes), []
+    every = sum(len(curve.points) for curve in panel.curves) <= NAMED_POINTS
+    for curve in panel.curves:
+        mark = colours.mark(curve.arm)
+        known = [(point, estimate(point.group, recall)) for point in curve.points]
+        both = [(point, other) for point, other in known if other is not None]
+        if not both:
+            continue
+        xs, ys = [other.mean for _, other in both], [point.estimate.mean for point, _ in both]
+        axes.plot(
+            xs,
+            ys,
+            color=mark,
+            linewidth=1.1,
+            marker=colours.marker(curve.arm),
+            markersize=5.5,
+            markeredgewidth=0,
+            zorder=3,
+        )
+        for point, other in both:
+            if len(other.seeds) == len(point.estimate.seeds) > 1:
+                axes.plot(
+                    other.seeds,
+                    point.estimate.seeds,
+                    linestyle="none",
+                    color=mark,
+                    marker=colours.marker(curve.arm),
+                    markersize=2.6,
+                    markeredgewidth=0,
+                    alpha=0.55,
+                    zorder=2,
+                )
+                for pair in zip(other.seeds, point.estimate.seeds, strict=True):
+                    names.avoid([pair[0]], [pair[1]])
+        names.avoid(xs, ys)
+        last = len(both) - 1
+        for place, (point, _) in enumerate(both):
+            if curve.name in kept and (every or place == last):
+                scale = "" if point.x is None or last == 0 else f" {short(point.x)}"
+                wanted.append(Name(curve.name + scale, colours.text(curve.arm), [(xs[place], ys[place])]))
+    names.place(wanted)

@@ -1,0 +1,133 @@
+"""Samples side by side: the same noise and class in a column, an arm in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.plan import PlannedCell
+from orchestrator.report.comparisons import Group
+from orchestrator.report.figures.colours import MUTED, Colours
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.results import Results
+from orchestrator.report.words import label, listed
+from orchestrator.store import Store
+from orchestrator.tasks import block_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLASSES_AT_MOST = 12  # with more classes, the first samples whatever their class
+COLUMNS = 10
+TILE = (64, 128)  # pixels a tile is brought to: enlarged by whole factors below, averaged by whole factors above
+INCHES, GAP = 0.56, 0.06
+
+
+@dataclass(frozen=True)
+class Row:
+    arm: str
+    name: str
+    samples: np.ndarray  # (n, C, H, W) uint8, of block 0
+    labels: np.ndarray
+    source: tuple[object, ...]  # what decides noise and labels
+
+
+def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[Row], list[str]]:
+    """The first block of each arm's best cell, first training seed; and why an arm has none."""
+    planned_of = {id(cell): planned for planned, cell in zip(results.plan.cells, results.cells, strict=True)}
+    found: list[Row] = []
+    reasons: dict[str, list[str]] = {}
+    for arm, group in chosen.items():
+        cell = group.cells[0]
+        row = _row(results, group, planned_of[id(cell)], store)
+        if isinstance(row, str):
+            reasons.setdefault(row, []).append(arm)
+        else:
+            found.append(row)
+    return found, [f"{listed(arms)}: {reason}" for reason, arms in reasons.items()]
+
+
+def _row(results: Results, group: Group, planned: PlannedCell, store: Store) -> Row | str:
+    from orchestrator.store import unpack
+
+    stream = results.plan.tasks[planned.stream]
+    if stream.params["stores"] != "pixels":
+        return "latents, which have no picture"
+    try:
+        arrays, _ = unpack(store.read(block_name(planned.stream, 0)))
+    except FileNotFoundError:
+        return "no samples in the store"
+    except ValueError as error:
+        return f"samples that cannot be read ({error})"
+    samples, labels = arrays["samples"], arrays["labels"]
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3):
+        return f"samples of shape {samples.shape[1:]} have no picture"
+    source = (stream.params["seed"], stream.params["labels"], stream.params["block"], samples.shape[1:])
+    return Row(group.arm, label(results, group), samples, labels, source)
+
+
+def sample_grid(found: Sequence[Row], notes: Sequence[str], colours: Colours) -> Drawing | None:
+    if not found:
+        return None
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    source = found[0].source
+    alike = [row for row in found if row.source == source]
+    others = [row.name for row in found if row.source != source]
+    labels = alike[0].labels
+    classes = np.unique(labels)
+    by_class = len(classes) <= CLASSES_AT_MOST
+    indices = [int(np.argmax(labels == k)) for k in classes] if by_class else list(range(min(COLUMNS, len(labels))))
+    left = 0.25 + 0.075 * max(len(row.name) for row in alike)
+    height, width = len(alike) * (INCHES + GAP), len(indices) * (INCHES + GAP)
+    top, edge = 0.3, 0.08
+    whole = (left + width + edge, top + height + edge)
+    figure = Figure(figsize=whole)
+    for place, row in enumerate(alike):
+        low = edge + (len(alike) - 1 - place) * (INCHES + GAP)
+        figure.text(
+            (left - 0.1) / whole[0],
+            (low + INCHES / 2) / whole[1],
+            row.name,
+            ha="right",
+            va="center",
+            color=colours.text(row.arm),
+        )
+        for column, index in enumerate(indices):
+            x = left + column * (INCHES + GAP)
+            axes = figure.add_axes((x / whole[0], low / whole[1], INCHES / whole[0], INCHES / whole[1]))
+            axes.set_axis_off()
+            axes.imshow(picture(row.samples[index]), interpolation="none", aspect="equal")
+            if place == 0 and by_class:
+                axes.set_title(
+                    str(int(labels[index])), loc="center", fontsize=8, fontweight="normal", color=MUTED, pad=4
+                )
+    what = "the first sample of each class" if by_class else f"samples 0 to {len(indices) - 1}"
+    caption = (
+        f"A row is the best setting of an arm (first training seed), a column {what}: the same noise and class in "
+        "every row. Not picked by hand."
+    )
+    if others:
+        caption += f" Drawn from other noise or labels, so not shown: {listed(others)}."
+    if notes:
+        caption += f" Not shown: {'; '.join(notes)}."
+    return Drawing("samples", "samples", "Samples from the same noise", caption, figure, tall=True)
+
+
+def picture(sample: np.ndarray) -> np.ndarray:
+    """(C, H, W) uint8 as (h, w, 3) at a size that every viewer shows without blur."""
+    import numpy as np
+
+    pixels = np.moveaxis(np.broadcast_to(sample, (3, *sample.shape[1:])), 0, -1)
+    size = max(pixels.shape[:2])
+    if size < TILE[0]:
+        times = -(-TILE[0] // size)
+        return pixels.repeat(times, axis=0).repeat(times, axis=1)
+    factor = -(-size // TILE[1])
+    if factor == 1:
+        return np.ascontiguousarray(pixels)
+    height, width = (side // factor * factor for side in pixels.shape[:2])
+    blocks = pixels[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
+    return np.round(blocks.mean(axis=(1, 3))).astype(np.uint8)

@@ -1,0 +1,172 @@
+"""A distance against the guidance scale: one panel a sampler, one line an arm, every training seed visible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.report.estimates import Estimate, cost, panel_title
+from orchestrator.report.figures.captions import band_words, floor_words, sample_words
+from orchestrator.report.figures.colours import Colours
+from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of, scale_title
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, muted_line, panels
+from orchestrator.report.results import Results
+from orchestrator.report.words import metric_name, value_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BAND = 0.12  # opacity
+
+
+def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | None:
+    shown = panels_of(results, metric)
+    if not shown:
+        return None
+    title = metric_name(results, metric)
+    figure, found = panels(len(shown))
+    known = [point.estimate for panel in shown for curve in panel.curves for point in curve.points]
+    xs = [point.x for panel in shown for curve in panel.curves for point in curve.points if point.x is not None]
+    floor = results.floor.get(metric)
+    low, high = limits(
+        [seed for one in known for seed in one.seeds] + ([floor["value"]] if floor else []),
+        [bound for one in known for bound in (one.low, one.high)],
+    )
+    left, right = limits(xs or [0.0, 1.0], pad=0.06)
+    right += 0.14 * (right - left)  # room for the names
+    found[0].set(xlim=(left, right), ylim=(low, high))
+    for axes, panel in zip(found, shown, strict=True):
+        axes.set_title(panel_title(panel.params, [other.params for other in shown]))
+        if not xs:
+            axes.set_xticks([])
+        kept = named(results, metric, panel)
+        foremost = [curve for curve in _foremost(results, metric, panel) if curve.name in kept]
+        _panel(axes, panel, foremost, kept, colours, (left, right))
+        if floor:
+            muted_line(axes, floor["value"], f"held-out {value_text(floor['value'])} (N = {floor['count']:,})")
+    axis_titles(found, scale_title(shown) if xs else "", title)
+    several = any(len({curve.arm for curve in panel.curves}) < len(panel.curves) for panel in shown)
+    cut = any(bound is not None and not low <= bound <= high for one in known for bound in (one.low, one.high))
+    caption = " ".join(
+        filter(
+            None,
+            (
+                f"{title} against the guidance scale, {sample_words(results, metric)}.",
+                band_words(known, "Bands"),
+                "An arm without a scale is a horizontal line.",
+                "Of an arm with several lines, the best has the band." if several else "",
+                "Bands are cut at the frame." if cut else "",
+                CROWD_WORDS if any(map(is_crowd, shown)) else "",
+                floor_words(results, metric),
+            ),
+        )
+    )
+    return Drawing(f"{metric}_scale", "scale", f"{title} against guidance scale", caption, figure, len(shown) > 1)
+
+
+def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
+    """Of each arm the curve with its best point; where an arm has several, only this one has a band."""
+    best: dict[str, tuple[float, Curve]] = {}
+    for curve in panel.curves:
+        value = min(cost(results, metric, point.estimate.mean) for point in curve.points)
+        if curve.arm not in best or value < best[curve.arm][0]:
+            best[curve.arm] = (value, curve)
+    return [curve for _, curve in best.values()]
+
+
+def _panel(
+    axes: Axes, panel: Panel, foremost: list[Curve], kept: set[str], colours: Colours, frame: tuple[float, float]
+) -> None:
+    """foremost: the curves with a band; kept: those with a name."""
+    names, wanted = Names(axes), []
+    width = frame[1] - frame[0]
+    dodge = _dodges(panel, 0.012 * width)
+    for curve in panel.curves:
+        mark, marker = colours.mark(curve.arm), colours.marker(curve.arm)
+        if all(point.x is None for point in curve.points):
+            for point in curve.points:
+                _level(axes, point.estimate, mark, frame)
+                mean = point.estimate.mean
+                names.avoid([frame[0], frame[1]], [mean, mean])
+                anchors = [(frame[0] + share * width, mean) for share in (0.86, 0.02, 0.45)]
+                wanted.append(Name(curve.name, colours.text(curve.arm), anchors))
+            continue
+        xs = [point.x + dodge.get(curve.name, 0.0) for point in curve.points if point.x is not None]
+        known = [point.estimate for point in curve.points if point.x is not None]
+        means = [one.mean for one in known]
+        if len(xs) == 1:
+            bar(axes, xs[0], known[0], mark)
+        elif all(one.low is not None for one in known) and curve in foremost:
+            axes.fill_between(
+                xs,
+                [one.low or 0.0 for one in known],
+                [one.high or 0.0 for one in known],
+                color=mark,
+                alpha=BAND,
+                linewidth=0,
+            )
+        axes.plot(
+            xs,
+            means,
+            color=mark,
+            linewidth=1.6 if curve in foremost else 0.8,
+            marker=marker,
+            markersize=5,
+            markeredgewidth=0,
+            zorder=3,
+        )
+        for x, one in zip(xs, known, strict=True):
+            seeds(axes, [x] * len(one.seeds), one.seeds, mark)
+            names.avoid([x] * len(one.seeds), list(one.seeds))
+        names.avoid(xs, means)
+        if curve.name in kept:
+            wanted.append(Name(curve.name, colours.text(curve.arm), [(xs[-1], means[-1]), (xs[0], means[0])]))
+    names.place(wanted)
+
+
+def _level(axes: Axes, known: Estimate, colour: str, frame: tuple[float, float]) -> None:
+    """An arm without a scale: a horizontal line with its band, its seeds at the left edge."""
+    if known.low is not None and known.high is not None:
+        axes.axhspan(known.low, known.high, color=colour, alpha=BAND, linewidth=0)
+    axes.axhline(known.mean, color=colour, linewidth=1.4, zorder=2)
+    x = frame[0] + 0.012 * (frame[1] - frame[0])
+    seeds(axes, [x] * len(known.seeds), known.seeds, colour)
+
+
+def bar(axes: Axes, x: float, known: Estimate, colour: str) -> None:
+    """The interval of a single point, upright."""
+    if known.low is not None and known.high is not None:
+        axes.plot([x, x], [known.low, known.high], color=colour, linewidth=1.2, alpha=0.7, zorder=2)
+
+
+def seeds(axes: Axes, xs: list[float], ys: tuple[float, ...] | list[float], colour: str) -> None:
+    """Every training seed, small and hollow."""
+    if len(ys) > 1:
+        axes.plot(
+            xs,
+            ys,
+            linestyle="none",
+            marker="o",
+            markersize=3.2,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=0.7,
+            alpha=0.85,
+            zorder=4,
+        )
+
+
+def _dodges(panel: Panel, step: float) -> dict[str, float]:
+    """Single points at one scale are set a hair apart, so that both are seen."""
+    at: dict[float, list[Curve]] = {}
+    for curve in panel.curves:
+        for point in curve.points:
+            if point.x is not None:
+                at.setdefault(point.x, []).append(curve)
+    return {
+        curve.name: step * (place - (len(sharing) - 1) / 2) * 1.5
+        for sharing in at.values()
+        if len(sharing) > 1
+        for place, curve in enumerate(sharing)
+        if len(curve.points) == 1
+    }

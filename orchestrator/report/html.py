@@ -1,0 +1,225 @@
+"""report.html: one file that opens from disk, with no script and nothing from elsewhere; light, dark and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from string import Template
+
+from orchestrator.report.content import TITLES, Content
+from orchestrator.report.figures.colours import Colours
+from orchestrator.report.figures.drawing import Drawing, svg_inline
+from orchestrator.report.settings import Item, Table
+
+PAGE = Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+$style
+</style>
+</head>
+<body>
+<main>
+$body
+</main>
+</body>
+</html>
+""")
+
+STYLE = Template("""\
+:root { $light --better: #0a6b45; --worse: #a8321c; --undecided: #6b5500; --raised: #f5f6f8; color-scheme: light; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { $dark --better: #5fd3a4; --worse: #ff9b85; --undecided: #e3c766; --raised: #1d2127; color-scheme: dark; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
+main { max-width: 63rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem; padding-top: .7rem; border-top: 1px solid var(--grid); }
+p { max-width: 46rem; margin: .5rem 0; }
+.kicker { color: var(--muted); font-size: .85rem; margin: 0 0 .2rem; }
+.notice { border-left: 4px solid var(--undecided); background: var(--raised); padding: .6rem .9rem; max-width: none; }
+.answer p { font-size: 1.18rem; line-height: 1.45; max-width: 50rem; }
+.limits { color: var(--muted); font-size: .92rem; max-width: 50rem; padding-left: 1.15rem; margin: .7rem 0; }
+.limits li { margin: .25rem 0; }
+.scroll { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; color: var(--muted); vertical-align: bottom; line-height: 1.25; }
+th, td { padding: .38rem .85rem .38rem 0; border-bottom: 1px solid var(--grid); }
+td { vertical-align: top; white-space: nowrap; }
+td.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+.number { text-align: right; }
+td small { display: block; color: var(--muted); font-size: .9em; line-height: 1.3; }
+small.verdict { white-space: normal; }
+.better small.verdict { color: var(--better); font-weight: 600; }
+.worse small.verdict { color: var(--worse); font-weight: 600; }
+.undecided small.verdict { color: var(--undecided); font-weight: 600; }
+.swatch { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .5em;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; }
+figure { margin: .6rem 0; min-width: 0; flex: 0 1 27.5rem; }
+figure.tall { flex: 1 1 100%; }
+figure .scroll { margin: 0 0 .4rem; }
+svg { display: block; height: auto; max-width: 100%; }
+figcaption { color: var(--muted); font-size: .84rem; line-height: 1.45; max-width: 46rem; }
+.note { color: var(--muted); font-size: .85rem; }
+pre { background: var(--raised); padding: .7rem .9rem; overflow-x: auto; font-size: .85rem; line-height: 1.4; }
+details { margin: .8rem 0; }
+summary { cursor: pointer; color: var(--muted); }
+@media (max-width: 40rem) {
+  main { padding: 1.1rem .9rem 3rem; }
+  .answer p { font-size: 1.06rem; }
+  figure, figure.tall { flex-basis: 100%; }
+}
+@media print {
+  @page { margin: 14mm; }
+  main { max-width: none; padding: 0; }
+  body { font-size: 10.5pt; }
+  h2, h3 { break-after: avoid-page; }
+  .figures { display: block; }
+  figure { display: inline-block; width: 48%; vertical-align: top; }
+  figure.tall { display: block; width: auto; }
+  figure, tr, .scroll, .notice, pre.command { break-inside: avoid; }
+  .scroll { overflow: visible; }
+  .scroll > svg { min-width: 0 !important; }
+  td, th { padding-right: .6rem; }
+  table { font-size: 7.6pt; }
+  figcaption, .note { font-size: 8.5pt; }
+  details:not([open]) { display: none; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+}""")
+
+NARROWEST = 0.72  # of its natural width: a figure is made no smaller than this on a phone, but scrolls
+
+
+def page(found: Content, colours: Colours) -> str:
+    parts = [
+        f'<p class="kicker">nagbench report</p>\n<h1>{escape(found.sweep)}</h1>',
+        *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in found.notices),
+        _answer(found),
+        *(_section(key, found, colours) for key in TITLES),
+        _failed(found),
+        _stamps(found),
+        _repeat(found),
+    ]
+    style = STYLE.substitute(light=colours.css(dark=False), dark=colours.css(dark=True))
+    body = "\n".join(filter(None, parts))
+    return PAGE.substitute(title=escape(f"{found.sweep}: nagbench report"), style=style, body=body)
+
+
+def _answer(found: Content) -> str:
+    if not found.answer:
+        return ""
+    sentences = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in found.answer)
+    limits = "\n".join(f"<li>{escape(limit)}</li>" for limit in found.limits)
+    return (
+        f'<section class="answer" aria-label="Answer">\n{sentences}\n</section>\n<ul class="limits">\n{limits}\n</ul>'
+    )
+
+
+def _section(key: str, found: Content, colours: Colours) -> str:
+    drawings = found.drawn(key)
+    parts = []
+    if key == "arms" and found.arms:
+        for table in found.arms:
+            parts.append(_table(table, colours))
+    if key == "shift" and found.shift:
+        parts.append(_table(found.shift, colours) if found.shift.rows else "<p>Not measured yet.</p>")
+    if drawings:
+        figures = "\n".join(_figure(drawing, colours) for drawing in drawings)
+        parts.append(f'<div class="figures">\n{figures}\n</div>')
+    if key == "arms" and found.settings:
+        tables = "\n".join(_table(table, colours) for table in found.settings)
+        parts.append(f"<details>\n<summary>Every setting</summary>\n{tables}\n</details>")
+    if key == "samples" and not drawings:
+        parts += [f'<p class="note">{escape(note)}.</p>' for note in found.notes]
+    return _titled(key, TITLES[key], "\n".join(parts)) if parts else ""
+
+
+def _titled(key: str, title: str, body: str) -> str:
+    return f'<section id="{key}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
+
+
+def _figure(drawing: Drawing, colours: Colours) -> str:
+    svg = svg_inline(drawing, colours)
+    width = drawing.figure.get_figwidth() * 72
+    svg = svg.replace("<svg ", f'<svg style="min-width: {NARROWEST * width:.0f}pt" ', 1)
+    kind = ' class="tall"' if drawing.tall else ""
+    return (
+        f'<figure id="fig-{escape(drawing.name)}"{kind}>\n<div class="scroll">\n{svg}\n</div>\n'
+        f"<figcaption>{escape(drawing.caption)}</figcaption>\n</figure>"
+    )
+
+
+def _table(table: Table, colours: Colours) -> str:
+    head = "".join(
+        f'<th scope="col"{_class("number" if place in table.numeric else "")}>{escape(name)}</th>'
+        for place, name in enumerate(table.columns)
+    )
+    rows = []
+    for place, row in enumerate(table.rows):
+        arm = table.arms[place] if table.arms else None
+        cells = "".join(_cell(item, column, table, arm, colours) for column, item in enumerate(row))
+        rows.append(f"<tr>{cells}</tr>")
+    body = "\n".join(rows)
+    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in table.notes)
+    return (
+        f'<div class="scroll" tabindex="0">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
+        f"</table>\n</div>{notes}"
+    )
+
+
+def _cell(item: Item, column: int, table: Table, arm: str | None, colours: Colours) -> str:
+    swatch = ""
+    if column == 0 and arm is not None:
+        swatch = f'<span class="swatch" style="background: var(--arm{colours.place(arm)})"></span>'
+    small = _class("verdict" if item.verdict else "")
+    detail = f"<small{small}>{escape(item.detail)}</small>" if item.detail else ""
+    long = len(item.text) > 60
+    kinds = ["number" if column in table.numeric else "", "wrap" if long else "", item.verdict]
+    return f"<td{_class(*kinds)}>{swatch}{escape(item.text)}{detail}</td>"
+
+
+def _class(*names: str) -> str:
+    words = " ".join(filter(None, names))
+    return f' class="{words}"' if words else ""
+
+
+def _failed(found: Content) -> str:
+    parts = []
+    for title, table in (("Failed", found.failed), ("Not done yet", found.missing)):
+        if table:
+            parts.append(f"<h3>{title} ({len(table.rows)})</h3>\n{_plain(table)}")
+    return _titled("missing", "What is missing", "\n".join(parts)) if parts else ""
+
+
+def _plain(table: Table) -> str:
+    """A table whose arms have no colour: of cells that no figure shows."""
+    return _table(Table(table.columns, table.rows), Colours(()))
+
+
+def _stamps(found: Content) -> str:
+    if not found.stamps:
+        return ""
+    words = "Values under unlike stamps are never compared with each other."
+    return _titled("stamps", "How it was measured", f'{_plain(found.stamps)}\n<p class="note">{words}</p>')
+
+
+def _repeat(found: Content) -> str:
+    parts = [
+        _paragraphs(found.costs),
+        f'<pre class="command"><code>{escape(found.command)}</code></pre>',
+        f"<details>\n<summary>The sweep file</summary>\n<pre><code>{escape(found.text)}</code></pre>\n</details>",
+    ]
+    return _titled("repeat", "Cost, and how to repeat it", "\n".join(parts))
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "\n".join(f"<p>{escape(line)}</p>" for line in lines)

@@ -1,0 +1,273 @@
+"""What MLflow is to hold of a sweep: a run for each scored or failed cell, one for each training, one summary.
+
+A pure function of the records: all times come from them, so that the same runs are made again where they were lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nag.registry import METHODS
+from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.identity import checksum, digest
+from orchestrator.plan import Plan, PlannedCell
+from orchestrator.report.comparisons import is_seed
+from orchestrator.report.palette import arm_colours
+from orchestrator.report.results import CellResult, Results
+from orchestrator.store import Store
+from orchestrator.tasks import record_name
+from orchestrator.tracking.grid import GRID_VERSION, sample_grid
+
+COLOUR, NOTE = "mlflow.runColor", "mlflow.note.content"
+Point = tuple[str, float, int, int]  # metric, value, milliseconds since the epoch, step
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of a run, known by what it holds before it is read or made."""
+
+    digest: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Run:
+    key: str
+    name: str
+    status: str  # FINISHED | FAILED | SCHEDULED (part of it is still to be done)
+    start_ms: int
+    end_ms: int
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)  # path -> file
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Digest by the first part of the artifacts' paths: what changes, is uploaded again."""
+        parts: dict[str, dict[str, str]] = {}
+        for path, artifact in self.artifacts.items():
+            parts.setdefault(path.partition("/")[0], {})[path] = artifact.digest
+        return {name: digest(files)[:12] for name, files in sorted(parts.items())}
+
+    @property
+    def state(self) -> str:
+        """Changes with all that is written of the run, but for its artifacts."""
+        held = [self.name, self.status, self.start_ms, self.end_ms, dict(self.params), [list(p) for p in self.points]]
+        return digest([*held, dict(self.tags)])
+
+
+def runs(results: Results, store: Store | None = None, report: Path | None = None) -> list[Run]:
+    """store: adds trainings and the times of failures. report: adds its files, and the best cells' sample grids."""
+    planned = {(cell.cell.arm, cell.digest, _text(cell.cell.params)): cell for cell in results.plan.cells}
+    varying = varying_params(results.plan)
+    colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
+    best = best_cells(results) if report else []
+    failed_at = partial(_failed_at, results.plan, store, {})
+    found = []
+    for cell in results.cells:
+        if cell.complete or cell.reason is not None:
+            place = planned[cell.arm, cell.digest, _text(cell.params)]
+            grid = _grid(store, place) if store is not None and cell in best else {}
+            found.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
+    found += _trainings(results.plan, store) if store is not None else []
+    whole = len(results.cells) == len(results.plan.sweep.cells)  # else `--arm` left some out: the summary stays
+    return [*found, _summary(results, found, report)] if whole and (found or report) else found
+
+
+def _text(params: Mapping[str, Any]) -> str:
+    return digest(dict(params))
+
+
+def varying_params(plan: Plan) -> list[str]:
+    """The parameters that tell cells of the sweep apart, guidance first, seeds last; of the whole sweep, so that names
+    stay.
+    """
+    cells = plan.sweep.cells
+    keys = list(dict.fromkeys(key for cell in cells for key in cell.params))
+    keys.sort(key=lambda key: (is_seed(key), key.partition(".")[0] not in METHODS["guidance"]))
+    return [key for key in keys if len({str(cell.params.get(key)) for cell in cells}) > 1]
+
+
+def best_cells(results: Results) -> list[CellResult]:
+    """Of each arm the cell that is best in the sweep's first metric; one that is neither low nor high nearest to 0."""
+    if not results.metrics:
+        return []
+    metric = results.metrics[0]
+    lower = results.lower_is_better(metric)
+    best = []
+    for arm in results.plan.sweep.arms:
+        values = [(cell.value(metric), i) for i, cell in enumerate(results.of(arm.name))]
+        ranked = [(abs(v) if lower is None else v if lower else -v, i) for v, i in values if v is not None]
+        if ranked:
+            best.append(results.of(arm.name)[min(ranked)[1]])
+    return best
+
+
+def _cell(
+    results: Results,
+    cell: CellResult,
+    planned: PlannedCell,
+    varying: list[str],
+    colour: str,
+    failed_at: Callable[[PlannedCell], float],
+    artifacts: Mapping[str, Artifact],
+) -> Run:
+    sweep = results.plan.sweep.name
+    end = cell.finished or failed_at(planned)
+    values: dict[str, float | None] = {"network_calls": cell.network_calls, "worker_seconds": cell.seconds}
+    for name, entry in cell.scores.items():
+        score = entry["score"]
+        values |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
+        values |= {f"{name}_extrapolated": score.get("extrapolated")}
+    points: list[tuple[str, float | None, float, int]] = [(name, value, end, 0) for name, value in values.items()]
+    shift = cell.shift or {"t": (), "delta": ()}
+    points += [("noise_shift", d, end, round(1000 * t)) for t, d in zip(shift["t"], shift["delta"], strict=True)]
+    tags = {
+        "sweep": sweep,
+        "arm": cell.arm,
+        "sampler": str(cell.params.get("sampler")),
+        "digest": cell.digest,
+        "kind": "cell",
+        COLOUR: colour,
+    }
+    if cell.reason is not None:
+        tags["reason"] = cell.reason
+    told = [(_short(key), _value(cell.params[key])) for key in varying if key in cell.params]
+    return Run(
+        key=digest([sweep, cell.arm, cell.digest, dict(cell.params)]),
+        name=" ".join([cell.arm, *(v if key in ("sampler", cell.arm) else f"{key}={v}" for key, v in told)]),
+        status="FINISHED" if cell.complete else "FAILED",
+        start_ms=_ms(end - (cell.seconds or 0)),
+        end_ms=_ms(end),
+        params={key: str(value) for key, value in cell.params.items()},
+        points=_points(points),
+        tags=tags,
+        artifacts=artifacts,
+    )
+
+
+def _short(key: str) -> str:
+    return key.removesuffix(".scale").rpartition(".")[2]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))  # MLflow takes 0 for "now"
+
+
+def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Point, ...]:
+    """Metric, value, seconds since the epoch, step, as MLflow has them. It would draw an infinite value as 1.8e308."""
+    return tuple((n, float(v), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v))
+
+
+def _failed_at(plan: Plan, store: Store | None, known: dict[str, float], cell: PlannedCell) -> float:
+    """When the last attempt failed at a task that a cell needs, in seconds since the epoch; 0 if nobody knows."""
+
+    def last(task: str) -> float:
+        if task not in known and store is not None:
+            names = store.list(f"attempts/{task}")
+            with suppress(CorruptFile):
+                known[task] = store.read_record(f"attempts/{task}/{names[-1]}", repair=False)["time"] if names else 0.0
+        return max([known.setdefault(task, 0.0), *map(last, plan.tasks[task].inputs)])
+
+    return max(map(last, [scored.task for scored in cell.scores] or [cell.stream]))
+
+
+def _grid(store: Store, cell: PlannedCell) -> dict[str, Artifact]:
+    name = digest([GRID_VERSION, cell.stream, cell.cell.sample.count])
+    return {"samples.png": Artifact(name, partial(sample_grid, store, cell))}
+
+
+def _trainings(plan: Plan, store: Store) -> list[Run]:
+    networks = {plan.tasks[cell.stream].params["network"]: cell.cell.network for cell in reversed(plan.cells)}
+    if plan.sweep.estimator is not None:
+        networks |= {t.params["estimator"]: plan.sweep.estimator for t in plan.tasks.values() if t.kind == "measure"}
+    found = []
+    for task in plan.tasks.values():
+        if task.kind != "train":
+            continue
+        try:
+            record = store.read_record(record_name("train", task.digest), repair=False)
+        except (MissingFile, CorruptFile):  # not done yet, or the next run makes it again
+            continue
+        started, seconds = record["started"], record["seconds"]
+        network = networks.get(task.digest)
+        params = _flat(task.params) | ({key: str(value) for key, value in network.axes.items()} if network else {})
+        name = network.name if network else params.get("extractor") or params.get("model") or task.digest[:12]
+        told = [f"{_short(key)}={_value(value)}" for key, value in network.axes.items()] if network else []
+        curve, last = record.get("loss", []), record.get("steps") or 1
+        points = [("loss", loss, started + seconds * step / last, int(step)) for step, loss in curve]
+        found.append(
+            Run(
+                key=digest([plan.sweep.name, "training", task.digest]),
+                name=" ".join(["training", str(name), *told]),
+                status="FINISHED",
+                start_ms=_ms(started),
+                end_ms=_ms(started + seconds),
+                params=params,
+                points=_points([*points, ("worker_seconds", seconds, started + seconds, 0)]),
+                tags={"sweep": plan.sweep.name, "digest": task.digest, "kind": "training"},
+            )
+        )
+    return found
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A task's params as flat text: {"model": {"name": "sit", "fields": {"depth": 4}}} gives model, model.depth."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            if "name" in value:
+                flat[prefix + key] = str(value["name"])
+            flat |= _flat(value.get("fields", {}), f"{prefix}{key}.")
+        elif value is not None:
+            flat[prefix + key] = str(value)
+    return flat
+
+
+def _summary(results: Results, others: list[Run], report: Path | None) -> Run:
+    sweep = results.plan.sweep
+    done = sum(cell.complete for cell in results.cells)
+    failed = sum(cell.reason is not None for cell in results.cells)
+    status = (
+        "FINISHED" if done == len(results.cells) else "FAILED" if done + failed == len(results.cells) else "SCHEDULED"
+    )
+    note = f"Sweep `{sweep.name}`: {done} of {len(results.cells)} cells done, {failed} failed."
+    note += " The report is among the artifacts." if report else ""
+    note += f"\n\n```yaml\n{sweep.text[:6000]}\n```"
+    return Run(
+        key=digest([sweep.name, "summary"]),
+        name=f"{sweep.name} summary",
+        status=status,
+        start_ms=min((run.start_ms for run in others), default=1),
+        end_ms=max((run.end_ms for run in others), default=1),
+        tags={
+            "sweep": sweep.name,
+            "kind": "summary",
+            "cells": str(len(results.cells)),
+            "cells_done": str(done),
+            "cells_failed": str(failed),
+            NOTE: note,
+        },
+        artifacts=_files(report) if report else {},
+    )
+
+
+def _files(report: Path) -> dict[str, Artifact]:
+    found = {}
+    for path in sorted(report.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # another process writes a new report
+                name = path.relative_to(report).as_posix()
+                found[name] = Artifact(checksum(path.read_bytes()), path.read_bytes)
+    return found

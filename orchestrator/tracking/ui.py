@@ -1,0 +1,146 @@
+"""`nagbench ui`: MLflow's own server on this machine, for as long as one looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.address import SQLITE, database, free_port, problem, shown
+from orchestrator.tracking.view import link
+
+PORT = 5000
+START_S = 90.0  # a cold start on a slow disk takes 40
+END_S = 10.0
+ALONE = {  # without these MLflow starts ten processes and reports to its makers
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+@dataclass
+class Served:
+    """A sweep in the MLflow UI. `moved`: the port that was asked for is taken, this is another one."""
+
+    link: str  # charts
+    table: str
+    port: int | None = None
+    moved: bool = False
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def wait(self) -> None:
+        """Until the server ends; Ctrl-C raises KeyboardInterrupt. Returns at once where we started none."""
+        if self.process is not None:
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
+    """The UI with the runs of a sweep: a server on 127.0.0.1 for a database, ended with the block; where the tracking
+    address is a server already, a link into it.
+
+    Raises EnvironmentProblem if MLflow does not start, does not answer or has no runs of the sweep.
+    """
+    experiment = _experiment(sweep, uri)
+    if uri.startswith("http"):
+        yield _served(re.sub(r"//[^/@]*@", "//", uri), experiment)  # a browser asks for the password itself
+        return
+    free = free_port(port)
+    with TemporaryDirectory(prefix="nagbench-ui-") as folder:
+        log = Path(folder, "server.log")
+        process = _start(uri, free, log)
+        try:
+            server = f"http://127.0.0.1:{free}"
+            _wait(process, server, uri, log)
+            served = _served(server, experiment)
+            served.port, served.moved, served.process = free, free != port, process
+            yield served
+        finally:
+            _end(process)
+
+
+def _served(server: str, experiment: str) -> Served:
+    return Served(link(server, experiment, "CHART"), link(server, experiment, "TABLE"))
+
+
+def _experiment(sweep: str, uri: str) -> str:
+    """The number of a sweep's experiment."""
+    file = database(uri)
+    try:
+        if file is None:
+            found = Tracker(uri, None).client.get_experiment_by_name(sweep)
+            number = found and found.experiment_id
+        else:
+            with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
+                row = db.execute("SELECT experiment_id FROM experiments WHERE name = ?", (sweep,)).fetchone()
+            number = row and row[0]
+    except Exception as error:
+        raise problem(uri, error) from error
+    if number is None:
+        raise EnvironmentProblem(f"MLflow at {shown(uri)} has no runs of {sweep!r} yet. Run the sweep first.")
+    return str(number)
+
+
+def _start(uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    file = database(uri)
+    place = f"{SQLITE}{file.resolve()}" if file else uri
+    files = (file.resolve().parent if file else Path.cwd()) / "mlflow-artifacts"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place]
+    command += ["--artifacts-destination", str(files), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with open(log, "wb") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ALONE,
+            start_new_session=True,  # Ctrl-C is for us; we end it
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """In the new process: be told to end when the one that started it is gone, however it went."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) -> None:
+    """Until /health answers."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server}/health", timeout=5):
+            return
+        time.sleep(0.2)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    told = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), "".join(lines[-1:]))
+    how = f"did not answer within {START_S:.0f} s" if process.poll() is None else "ended at once"
+    raise EnvironmentProblem(f"the MLflow server for {shown(uri)} {how}: {told.strip()[:300] or 'it said nothing'}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its children; a Ctrl-C meanwhile does not leave them behind."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what its parent did not take along
