@@ -19,8 +19,6 @@ from orchestrator.store import Store
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
 
-PRECISION = "float32"  # the only one yet; in every stream's digest
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -166,7 +164,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
             "labels": cell.sample.labels,
             "seed": cell.sample.seed,
             "block": cell.sample.block,
-            "precision": PRECISION,
+            "precision": identity.changed_fields(sweep.precision),
             "stores": cell.network.data.stores if cell.network.data else "latents",
         },
         (network, *(references[name] for name in sorted(references))),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nag.noise_level import NoiseShift
+from nag.precision import Precision
 from nag.registry import METHODS, find, name_of
 from orchestrator.axes import (
     MAX_CELLS,
@@ -29,7 +30,7 @@ from orchestrator.smoke import smoked, spread
 from orchestrator.sweep import Arm, Cell, Network, Sample, Score, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
-SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "arms")
+SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "arms")
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
@@ -84,11 +85,14 @@ class _Reading:
             elif key == "score":
                 score = self.score(node)
                 self.scorers = score.metrics
-        measure = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
-        self.meter = measure[1].name if measure[1] else None
+        measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
+        self.meter = estimator.name if estimator else None
+        given = root.get("precision")
+        precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
-        return Sweep(name, path, text, arms, tuple(self.cells), score, frozenset(self.shared_axes), *measure)
+        shared = frozenset(self.shared_axes)
+        return Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision)
 
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section by itself; a sampler may still lack what every arm adds."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nag.noise_level import NoiseShift
+from nag.precision import Precision
 from nag.registry import Int, method
 from nag.training import Training
 from orchestrator.params import Params
@@ -102,3 +103,4 @@ class Sweep:
     shared_axes: frozenset[str]  # parameter keys of the axes written outside `arms`
     measure: NoiseShift | None = None
     estimator: Network | None = None  # the network that `measure` names
+    precision: Precision = field(default_factory=Precision)

@@ -20,6 +20,7 @@ from orchestrator.identity import digest
 if TYPE_CHECKING:
     from nag.field import Field
     from nag.noise_level import Estimator
+    from nag.precision import Precision
     from orchestrator.store import Store
 
 KINDS = ("train", "reference", "sample", "extract", "measure", "score")
@@ -103,17 +104,18 @@ class Context:
             kept.pop(next(iter(kept)))
         return value
 
-    def network(self, digest: str) -> Field:
-        """The field of a trained network."""
+    def network(self, digest: str, precision: Precision) -> Field:
+        """The field of a trained network, at this precision."""
 
         def make() -> Field:
             from nag.checkpoint import parse_network
 
             self.loads += 1
             data = read_output(self.store, "train", digest, "network.safetensors")
-            return parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
+            field = parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
+            return precision.applied(field)
 
-        return self.load("network", digest, make)
+        return self.load("network", f"{digest} {precision}", make)
 
     def estimator(self, digest: str) -> Estimator:
         """A trained network that predicts noise levels."""

@@ -68,16 +68,18 @@ def draw(
 
     from nag import noise
     from nag.field import Calls
+    from nag.precision import Precision
     from nag.sampling import guided
 
     params = task.params
     calls = Calls()
-    field = calls.counted(context.network(params["network"]))
+    precision = Precision(**params["precision"])
+    field = calls.counted(context.network(params["network"], precision))
     guidance = tuple(rebuild("guidance", g) for g in params["guidance"])
     references = {}
     for term in (term for g in guidance for term in g.terms() if term.reference):
-        load = context.estimator if term.gradient else context.network
-        references[term.reference] = calls.counted(load(term.reference))
+        found = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
+        references[term.reference] = calls.counted(found)
     guided_field = guided(field, guidance, references, params.get("compose", "sum"))
     sampler = rebuild("samplers", params["sampler"])
     labels = noise.labels(params["seed"], indices, field.num_classes, rule=params["labels"])

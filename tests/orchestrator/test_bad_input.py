@@ -42,7 +42,7 @@ def known(family: str, *more: str) -> str:
 
 
 SAMPLERS = f"Known: {known('samplers')}."
-TOP = "Known: arms, measure, name, network, networks, sample, sampler, score."
+TOP = "Known: arms, measure, name, network, networks, precision, sample, sampler, score."
 
 # What stands in SWEEP, what a user wrote instead, and the message without the file's name.
 YAML = [

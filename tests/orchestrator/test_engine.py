@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nag.precision import Precision
 from orchestrator import worker
 from orchestrator.plan import Done, missing
 from orchestrator.spec import read_sweep
@@ -231,7 +232,7 @@ def test_samples_that_turn_nan_name_their_step(write: Callable[..., Path], tmp_p
     digest = next(d for d in streams(ran) if ran.plan.tasks[d].params["guidance"])
     task = ran.plan.tasks[digest]
     context = Context(ran.store)
-    field = context.network(task.params["network"])
+    field = context.network(task.params["network"], Precision())
     final = dict(field.module.named_parameters())["final_layer.linear.bias"]  # type: ignore[attr-defined]
     final.data.fill_(float("inf"))
     with pytest.raises(Exception, match=r"samples stopped being finite at step 1 of 40") as caught:
