@@ -17,6 +17,7 @@ from rich.console import Console
 
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
 from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 if TYPE_CHECKING:
@@ -35,19 +36,6 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
-StoreOption = Annotated[
-    str, typer.Option(help="Where results live: a folder or an fsspec URL.", envvar="NAGBENCH_STORE")
-]
-TrackingOption = Annotated[
-    str, typer.Option(help="MLflow tracking URI; 'none' for no tracking.", envvar="NAGBENCH_TRACKING")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")]
-SmokeOption = Annotated[
-    bool, typer.Option("--smoke", help="The first and last value of each axis, tiny networks, few samples.")
-]
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., None]:
@@ -97,14 +85,23 @@ def _print_json(value: Any) -> None:
 
 
 @command
-def check(sweep: SweepArgument, smoke: SmokeOption = False, as_json: JsonOption = False) -> None:
+def check(
+    sweep: SweepArgument,
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Open data and weights as well.")] = False,
+) -> None:
     """Say whether a sweep is right, without doing anything."""
+    from orchestrator.deep import look
     from orchestrator.report.progress import shape
 
     found = _plan(sweep, smoke)
+    lines = list(look(found.sweep)) if deep else []
     if as_json:
         _print_json({"sweep": found.sweep.name, "arms": len(found.sweep.arms), "cells": len(found.cells)})
     else:
+        for line in lines:
+            out.print(line, markup=False, soft_wrap=True)
         out.print(f"{sweep}: good. {shape(found)}", markup=False, soft_wrap=True)
 
 

@@ -36,6 +36,8 @@ ORDER = [
     "starter",
     "export",
     "doctor",
+    "deep",
+    "options",
     "cli",
 ]
 

@@ -20,6 +20,8 @@ DEFAULTS = {
     "samplers.euler": {},
     "samplers.heun": {},
     "samplers.euler_maruyama": {"diffusion": "sigma", "last_step": "mean", "last_step_size": 0.04},
+    "samplers.ddpm": {},
+    "samplers.ddim": {"eta": 0.0},
     "guidance.cfg": {},
     "guidance.nag": {},
     "metrics.fid": {},
@@ -29,6 +31,9 @@ DEFAULTS = {
     "features.pixels": {},
     "datasets.digits": {},
     "interpolants.linear": {},
+    "interpolants.gvp": {},
+    "interpolants.vp": {},
+    "models.dit": {"mlp_ratio": 4.0, "learned_variance": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
     "measures.noise_shift": {"count": 400, "levels": 50},
     "training": {

@@ -40,7 +40,7 @@ class Group:
         return dict(found)
 
     def mean(self, metric: str, key: str = "value") -> float | None:
-        """Over training seeds, of the means over sample seeds, as far as they are scored; None where one has no value."""
+        """Over training seeds, of the means over sample seeds, as far as scored; None where one has no value."""
         scored = [[cell for cell in cells if metric in cell.scores] for cells in self.by_training().values()]
         return _mean([_mean([cell.value(metric, key) for cell in cells]) for cells in scored if cells])
 

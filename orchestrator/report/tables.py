@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.results import Results
-from orchestrator.report.words import against, is_distance, label, number, row_of, share, verdict
+from orchestrator.report.words import against, is_distance, label, number, row_of, share, small, verdict
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
 
@@ -72,10 +72,10 @@ def _difference(results: Results, row: Comparison | None) -> Text:
 
 
 def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
-    table = _table("Other metrics and price, mean over training seeds")
-    table.add_column("arm")
+    table = _table("Other metrics and price, mean over training seeds (P precision, R recall)")
+    table.add_column("arm", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
+        table.add_column(_heading(metric), justify="right")
     table.add_column("calls", justify="right")
     table.add_column("worker s", justify="right")
     for arm in results.plan.sweep.arms:
@@ -84,11 +84,21 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
             calls = next((str(cell.network_calls) for cell in group.cells if cell.network_calls), "-")
             table.add_row(
                 label(results, group),
-                *(share(group.mean(metric)) for metric in metrics),
+                *(
+                    small(group.mean(metric)) if metric.startswith("shift") else share(group.mean(metric))
+                    for metric in metrics
+                ),
                 calls,
                 number(sum(seconds) / len(seconds)) if seconds else "-",
             )
     return table
+
+
+def _heading(metric: str) -> str:
+    """Short, so that a row fits into 80 columns."""
+    for name, short in (("class_accuracy", "class\naccur."), ("precision", "P"), ("recall", "R")):
+        metric = metric.replace(name, short)
+    return metric.replace("_", "\n")
 
 
 def sentences(results: Results, comparisons: Sequence[Comparison]) -> list[str]:

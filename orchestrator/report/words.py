@@ -58,6 +58,10 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def small(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
 def is_distance(results: Results, metric: str) -> bool:
     """Whether its differences are between values extrapolated in N, as those of a Fréchet distance are."""
     return results.extrapolates(metric)

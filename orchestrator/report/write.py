@@ -8,26 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.identity import digest
 from orchestrator.report import html, markdown
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.comparisons import Comparison
-from orchestrator.report.content import content
-from orchestrator.report.figures.drawing import svg_file
-from orchestrator.report.figures.every import colours_of
 from orchestrator.report.results import Results
 from orchestrator.store import Store
+
+VERSION = 1  # of the pages; bumped when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
     """Write or replace the report of a sweep; the path of its page. `command` is what repeats it.
 
-    Raises EnvironmentProblem where the folder cannot be written.
+    One that already shows just this is left as it is. Raises EnvironmentProblem where the folder cannot be written.
     """
+    page, mark = folder / "report.html", f"<!-- state {_state(results, comparisons, command)} -->\n"
+    if _shows(page, mark):
+        return page
+    from orchestrator.report.content import content
+    from orchestrator.report.figures.drawing import svg_file
+    from orchestrator.report.figures.every import colours_of
+
     found = content(results, comparisons, store, command)
     files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in found.drawings}
     files["cells.csv"] = cells_csv(results)
     files["report.md"] = markdown.text(found)
-    files["report.html"] = html.page(found, colours_of(results))
+    files["report.html"] = html.page(found, colours_of(results)) + mark  # last: it says that the others are there
     try:
         for name, text in files.items():
             _replace(folder / name, text)
@@ -36,7 +43,23 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise EnvironmentProblem(f"report {folder}: {error.strerror}: {error.filename}") from error
-    return folder / "report.html"
+    return page
+
+
+def _state(results: Results, comparisons: Sequence[Comparison], command: str) -> str:
+    """The digest of all that a report shows."""
+    cells = [{**vars(cell), "params": dict(cell.params)} for cell in results.cells]
+    rows = [row.as_json() for row in comparisons]
+    return digest([VERSION, results.plan.sweep.text, command, cells, rows, results.floor])
+
+
+def _shows(page: Path, mark: str) -> bool:
+    try:
+        with page.open("rb") as file:
+            file.seek(-len(mark), os.SEEK_END)
+            return file.read().decode() == mark
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,0 +1,18 @@
+"""The arguments that several commands share: what they are called, and what `--help` says of them."""
+
+from typing import Annotated
+
+import typer
+
+SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+StoreOption = Annotated[
+    str, typer.Option(help="Where results live: a folder or an fsspec URL.", envvar="NAGBENCH_STORE")
+]
+TrackingOption = Annotated[
+    str, typer.Option(help="MLflow tracking URI; 'none' for no tracking.", envvar="NAGBENCH_TRACKING")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")]
+SmokeOption = Annotated[
+    bool, typer.Option("--smoke", help="The first and last value of each axis, tiny networks, few samples.")
+]
