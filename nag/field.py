@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nag.interpolants import Interpolant, Prediction
 
@@ -68,3 +68,40 @@ class NetworkField:
             raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {found}")
         with torch.no_grad():
             return self.module(x, t, y)
+
+
+class Calls:
+    """Counts the network calls that are really made, one for each sample of a batch: `made`.
+
+    Sample with `counted(network)` in place of the network, and of each reference. Equal arguments give equal results,
+    so that a network that is its own reference still is. A gradient of an estimator counts as one call.
+    """
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._counted: dict[int, Any] = {}
+
+    def counted(self, network: Any) -> Any:
+        return self._counted.setdefault(id(network), _Counted(network, self))
+
+
+class _Counted:
+    """A network, field or estimator, that tells its calls; in all else the network itself."""
+
+    def __init__(self, network: Any, calls: Calls) -> None:
+        self._network, self._calls = network, calls
+
+    def __call__(self, x: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        self._calls.made += len(x)
+        return self._network(x, *conditions)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._network, name)
+        if name != "gradient":
+            return found
+
+        def gradient(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            self._calls.made += len(x)
+            return found(x, t)
+
+        return gradient

@@ -5,7 +5,10 @@ Notation of SiT (Ma et al., arXiv 2401.08740, section 2) with its time reversed;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+import functools
+import itertools
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from nag.registry import method
 
@@ -16,6 +19,10 @@ Prediction = Literal["velocity", "eps", "x0", "score"]
 PREDICTIONS: tuple[Prediction, ...] = ("velocity", "eps", "x0", "score")
 
 Level = TypeVar("Level", float, "torch.Tensor")
+
+
+LEVELS = 1000  # trained betas of DDPM and DiT; level j of theirs, 0 to 999, is t = (j + 1) / 1000 here
+ROUNDING = 2e-4  # of a level: t in float32 is at one to within 6e-5 of the distance between two
 
 
 class Interpolant(Protocol):
@@ -44,6 +51,112 @@ class Linear:
 
     def dsigma(self, t: Level) -> Level:
         return 0 * t + 1
+
+
+@method
+class GVP:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): SiT's "GVP". alpha is written as a sine, so that it ends at 0."""
+
+    VERSION: ClassVar[int] = 1
+
+    def alpha(self, t: Level) -> Level:
+        return _functions(t).sin(math.pi / 2 * (1 - t))
+
+    def sigma(self, t: Level) -> Level:
+        return _functions(t).sin(math.pi / 2 * t)
+
+    def dalpha(self, t: Level) -> Level:
+        return -math.pi / 2 * self.sigma(t)
+
+    def dsigma(self, t: Level) -> Level:
+        return math.pi / 2 * self.alpha(t)
+
+
+@method
+class VP:
+    """The linear betas of DDPM and DiT, 1e-4 to 0.02 over 1,000 levels; alpha^2 = alpha-bar, alpha^2 + sigma^2 = 1.
+
+    Level j is t = (j + 1) / 1000; between levels alpha-bar is log-linear, and it is 1 at t = 0, where dsigma is
+    infinite. At a level the derivatives are the mean of both sides: with those of one side a solver would follow betas
+    that are half a level away. Not the "VP" of the official SiT, which has continuous betas from 0.1 to 20.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def alpha(self, t: Level) -> Level:
+        return _functions(t).exp(_log_alpha_bar(t)[0] / 2)
+
+    def sigma(self, t: Level) -> Level:
+        f = _functions(t)
+        return f.sqrt(0.0 - f.expm1(_log_alpha_bar(t)[0]))
+
+    def dalpha(self, t: Level) -> Level:
+        log, slope = _log_alpha_bar(t)
+        return slope / 2 * _functions(t).exp(log / 2)
+
+    def dsigma(self, t: Level) -> Level:
+        log, slope = _log_alpha_bar(t)
+        growth, sigma = -slope / 2 * _functions(t).exp(log), self.sigma(t)
+        if isinstance(sigma, float) and sigma == 0:
+            return math.inf
+        return growth / sigma
+
+
+@functools.cache
+def _betas() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """log alpha-bar at t = 0, 1/1000, ..., 1, and how much it falls from each to the next: log(1 - beta_j)."""
+    falls = tuple(math.log1p(-(1e-4 + (0.02 - 1e-4) * j / (LEVELS - 1))) for j in range(LEVELS))
+    return tuple(itertools.accumulate(falls, initial=0.0)), falls
+
+
+@functools.cache
+def _betas_like(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    logs, falls = (torch.tensor(values, dtype=dtype, device=device) for values in _betas())
+    return logs, falls
+
+
+def _log_alpha_bar(t: Level) -> tuple[Level, Level]:
+    """log alpha-bar(t), and its derivative."""
+    if isinstance(t, int | float):
+        logs, falls = _betas()
+        place = LEVELS * t
+        below = min(max(math.ceil(place - ROUNDING) - 1, 0), LEVELS - 1)
+        above = min(max(math.floor(place + ROUNDING), 0), LEVELS - 1)
+        return logs[below] + (place - below) * falls[below], LEVELS * (falls[below] + falls[above]) / 2
+    log_table, fall_table = _betas_like(t.dtype, t.device)
+    places = LEVELS * t
+    under = (places - ROUNDING).ceil().sub(1).clamp(0, LEVELS - 1).long()
+    over = (places + ROUNDING).floor().clamp(0, LEVELS - 1).long()
+    log = log_table[under] + (places - under) * fall_table[under]
+    return log, LEVELS * (fall_table[under] + fall_table[over]) / 2
+
+
+def _functions(of: float | torch.Tensor) -> Any:
+    """sin, exp, expm1 and sqrt for a number, or for a tensor."""
+    if isinstance(of, int | float):
+        return math
+    import torch
+
+    return torch
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(from_x0 x_0 + from_x x_t, variance), s < t; `forward` is the variance of x_t given x_s."""
+
+    from_x0: Any
+    from_x: Any
+    variance: Any
+    forward: Any
+
+
+def posterior(interpolant: Interpolant, t: Level, s: Level) -> Posterior:
+    """DDPM (arXiv 2006.11239), equations 6 and 7, for any alpha and sigma; s < t, sigma(t) > 0, alpha(s) > 0."""
+    alpha_s, var_s, var_t = interpolant.alpha(s), interpolant.sigma(s) ** 2, interpolant.sigma(t) ** 2
+    ratio = interpolant.alpha(t) / alpha_s
+    forward = var_t - ratio**2 * var_s
+    return Posterior(alpha_s * forward / var_t, ratio * var_s / var_t, var_s * forward / var_t, forward)
 
 
 def target(

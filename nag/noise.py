@@ -7,10 +7,12 @@ purpose). So a sample's numbers depend neither on its batch nor on the order of 
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,18 +119,36 @@ def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uni
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k."""
+    """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k.
+
+    From the first step on the next draw is made ahead, in a thread, while the device works; on the CPU itself, which
+    has nothing to spare then, only if `ahead` asks for it.
+    """
 
     seed: int
     indices: npt.ArrayLike  # (N,)
     shape: tuple[int, ...]  # (C, H, W)
     device: str | torch.device = "cpu"
+    ahead: bool | None = None
+    _made: dict[int, Future[npt.NDArray[np.float32]]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, k: int) -> torch.Tensor:
         """(N, *shape) float32 on `device`, made on the CPU."""
         import torch
 
-        return torch.from_numpy(normal(self.seed, self.indices, k, self.shape)).to(self.device)
+        made = self._made.pop(k, None)
+        draw = self._draw(k) if made is None else made.result()
+        if k and (torch.device(self.device).type != "cpu" if self.ahead is None else self.ahead):
+            self._made[k + 1] = _thread().submit(self._draw, k + 1)
+        return torch.from_numpy(draw).to(self.device)
+
+    def _draw(self, k: int) -> npt.NDArray[np.float32]:
+        return normal(self.seed, self.indices, k, self.shape)
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="noise")
 
 
 def _words(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from nag.field import NULL_NOISE, Field
+from nag.field import Field
 from nag.guidance import Guidance, Term
-from nag.interpolants import Interpolant, Prediction
+from nag.guidance.guided_field import GuidedField, Slope
+from nag.guidance.mixing import Part, along_noise, part, without_cancelled
+from nag.interpolants import convert
 from nag.samplers.stepping import Draw, Sampler
 
 if TYPE_CHECKING:
     import torch
+
+Compose = Literal["sum", "nested"]
+References = Mapping[str, Any]  # the name of each reference -> its Field or Estimator
 
 
 def sample(
@@ -23,12 +26,15 @@ def sample(
     noise: Draw,
     labels: Any,
     guidance: Guidance | tuple[Guidance, ...] | None = None,
+    references: References | None = None,
+    compose: Compose = "sum",
 ) -> torch.Tensor:
     """Samples (N, C, H, W) of `field`, on the device of the noise.
 
     noise: `noise(0)` the initial state (N, C, H, W), `noise(k)` the draw of step k, such as `nag.noise.Noise`.
     labels: (N,) whole numbers in [0, num_classes], num_classes is the null class; else ValueError.
-    guidance: one, several in any order, or none.
+    guidance: one, several in any order, or none; `references`, `compose` and errors as for `guided`.
+    Raises ValueError if the sampler does not fit the field.
     """
     import torch
 
@@ -37,90 +43,124 @@ def sample(
         raise ValueError(f"labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}")
     if y.numel() and not 0 <= int(y.min()) <= int(y.max()) <= field.num_classes:
         raise ValueError(f"labels must be in [0, {field.num_classes}], got {int(y.min())} to {int(y.max())}")
+    reason = sampler.refuses(field.interpolant, field.predicts) if hasattr(sampler, "refuses") else None
+    if reason is not None:
+        raise ValueError(f"{type(sampler).__name__} cannot sample this network: {reason}")
     parts = guidance if isinstance(guidance, tuple | list) else () if guidance is None else (guidance,)
-    return sampler(guided(field, tuple(parts)), y.to(torch.int64), noise)
+    return sampler(guided(field, tuple(parts), references, compose), y.to(torch.int64), noise)
 
 
-def guided(field: Field, guidance: tuple[Guidance, ...]) -> Field:
-    """The field D + the terms of all `guidance`, a field again; `field` itself where all of it is off.
+def guided(
+    field: Field,
+    guidance: tuple[Guidance, ...],
+    references: References | None = None,
+    compose: Compose = "sum",
+) -> Field:
+    """The field D + the terms of all `guidance`, a field again; `field` itself where all of it is off or cancels.
 
-    Terms that are equal but for their weight are one, terms of weight 0 are left out, and the rest is evaluated in one
-    batch. Raises ValueError if the network lacks a null condition that is needed, or a reference network.
+    references: the networks that guidance names. One that is `field` itself is no other network: its terms merge with
+    those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance along the noise condition (`nag`)
+    inside every branch of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
+    Raises ValueError if a network lacks a null condition or is missing, or does not fit.
     """
+    if compose not in get_args(Compose):
+        raise ValueError(f"unknown compose {compose!r}; known: {', '.join(get_args(Compose))}")
     active = [g for g in guidance if not g.off]
     for g in active:
-        for condition, has in (("null_noise", field.has_null_noise), ("null_class", _has_null_class(field))):
-            if condition in g.needs and not has:
-                name, words = type(g).__name__, condition.replace("_", " ")
-                raise ValueError(f"{name} needs a network that was trained with a {words} condition; this one was not")
-    terms = merged([t for g in active for t in g.terms()])
-    for term in terms:
-        if term.reference is not None:
-            raise ValueError(f"guidance asks for the reference network {term.reference!r}, and there is none")
-    return GuidedField(field, terms) if active else field
+        for condition in sorted(g.needs):
+            _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
+    terms = [(g, term) for g in active for term in g.terms()]
+    others = _references(field, terms, references or {})
+    networks = (field, *others)
+    parts: list[Part] = []
+    slopes: list[tuple[str, Slope]] = []
+    for g, term in terms:
+        network = _found(term, field, references or {})
+        _check_term(type(g).__name__, term, field, network)
+        if term.gradient:
+            slopes.append((_name(term), Slope(network, term.weight, term.interval)))
+        else:
+            number = next(i for i, each in enumerate(networks) if each is network)
+            parts.append(part(term, number, compose == "nested" and along_noise(g.terms())))
+    if any(each.inside for each in parts):
+        _check_nested(networks, parts)
+    left = without_cancelled(parts)
+    slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
+    return GuidedField(networks, left, tuple(slope for _, slope in slopes)) if left or slopes else field
 
 
-def _has_null_class(field: Field) -> bool:
-    return getattr(field, "has_null_class", True)
+def _found(term: Term, field: Field, references: References) -> Any:
+    if term.reference is None:
+        return field
+    if not isinstance(term.reference, str):
+        return term.reference
+    if term.reference not in references:
+        known = f"known: {', '.join(references)}" if references else "and there is none"
+        raise ValueError(f"guidance asks for the reference network {term.reference!r}; {known}")
+    return references[term.reference]
 
 
-def merged(terms: list[Term]) -> tuple[Term, ...]:
-    """D and `terms`, like ones summed (exactly, so that their order does not matter), in a fixed order."""
-    weights: dict[tuple[bool, bool, str], list[float]] = defaultdict(list)
-    for term in [Term(False, False, 1.0), *terms]:
-        weights[term.null_noise, term.null_class, term.reference or ""].append(term.weight)
-    sums = {key: math.fsum(values) for key, values in sorted(weights.items())}
-    return tuple(Term(key[0], key[1], weight, key[2] or None) for key, weight in sums.items() if weight != 0)
+def _name(term: Term) -> str:
+    return term.reference if isinstance(term.reference, str) else ""
 
 
-@dataclass(frozen=True)
-class GuidedField:
-    """sum over `terms` of weight * field(x, t or null, y or null). With 2C channels, the first C are mixed."""
+def _references(field: Field, terms: list[tuple[Guidance, Term]], references: References) -> list[Field]:
+    """The networks of the terms but `field` itself, each once, by name: the order of guidance must not matter."""
+    found: dict[int, tuple[str, Field]] = {}
+    for _, term in terms:
+        network = _found(term, field, references)
+        if network is not field and not term.gradient:
+            named = (_name(term), network)
+            found[id(network)] = min(named, found.get(id(network), named), key=lambda pair: pair[0])
+    return [network for _, network in sorted(found.values(), key=lambda pair: (pair[0], id(pair[1])))]
 
-    field: Field
-    terms: tuple[Term, ...]
 
-    @property
-    def interpolant(self) -> Interpolant:
-        return self.field.interpolant
+def _check_trained(network: Any, condition: str, needs: str, not_so: str) -> None:
+    if not getattr(network, f"has_{condition}", condition == "null_class"):
+        words = condition.replace("_", " ")
+        raise ValueError(f"{needs} that was trained with a {words} condition; {not_so}")
 
-    @property
-    def predicts(self) -> Prediction:
-        return self.field.predicts
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.field.shape
+def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
+    """Raises ValueError if a term asks for what its network, or the field, does not have."""
+    if term.channels is not None and term.channels > field.shape[0]:
+        raise ValueError(f"{name} guides {term.channels} channels, and states have {field.shape[0]}")
+    wanted, method = ("a noise-level estimator", "gradient") if term.gradient else ("a network", "num_classes")
+    if not hasattr(network, method):
+        raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
+    if network is field:
+        return
+    if tuple(network.shape) != tuple(field.shape):
+        raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
+    if network.interpolant != field.interpolant:
+        paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
+        raise ValueError(f"{name}: a level means another state to the reference: its interpolant is {paths}")
+    if term.gradient:
+        return
+    for condition, wants in (("null_class", term.null_class), ("null_noise", term.null_noise)):
+        if wants:
+            _check_trained(network, condition, f"{name} needs a reference", "this one was not")
+    if not term.null_class and network.num_classes != field.num_classes:
+        classes = f"{network.num_classes}, the network {field.num_classes}"
+        raise ValueError(f"{name} asks the reference for the same class, and it has {classes} classes")
+    _check_converts(name, network, field)
 
-    @property
-    def num_classes(self) -> int:
-        return self.field.num_classes
 
-    @property
-    def has_null_noise(self) -> bool:
-        return self.field.has_null_noise
+def _check_converts(name: str, network: Field, field: Field) -> None:
+    """Its predictions must be convertible wherever samplers ask: from t = 1, and velocities down to t = 0."""
+    import torch
 
-    @property
-    def has_null_class(self) -> bool:
-        return _has_null_class(self.field)
+    x = torch.zeros(1, 1, 1, 1)
+    for t in (1.0, 0.0) if field.predicts == "velocity" else (1.0,):
+        try:
+            convert(x, network.predicts, field.predicts, x, t, field.interpolant)
+        except ValueError as error:
+            kinds = f"the reference predicts {network.predicts}, the network {field.predicts}"
+            raise ValueError(f"{name}: {kinds}, and at t = {t:g} {error}") from error
 
-    @property
-    def calls(self) -> int:
-        return len(self.terms) * getattr(self.field, "calls", 1)
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        null_t, null_y = torch.full_like(t, NULL_NOISE), torch.full_like(y, self.num_classes)
-        batch = self.field(
-            torch.cat([x] * len(self.terms)),
-            torch.cat([null_t if term.null_noise else t for term in self.terms]),
-            torch.cat([null_y if term.null_class else y for term in self.terms]),
-        )
-        branches = batch.chunk(len(self.terms))
-        channels = self.shape[0]
-        mix = self.terms[0].weight * branches[0][:, :channels]
-        for term, branch in zip(self.terms[1:], branches[1:], strict=True):
-            mix = mix + term.weight * branch[:, :channels]
-        variance = branches[0][:, channels:]
-        return torch.cat([mix, variance], dim=1) if variance.shape[1] else mix
+def _check_nested(networks: tuple[Field, ...], parts: list[Part]) -> None:
+    for each in parts:
+        if not each.inside:
+            needs = "nested guidance along the noise condition needs a reference"
+            _check_trained(networks[each.branch.network], "null_noise", needs, "this one was not")

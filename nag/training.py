@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from nag.models import seeded
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Training:
     ema: decay of the weights' moving average; with ema_warmup it is min(ema, (1 + step) / (10 + step)), so that a short
     training does not average over its initial weights. noise_dropout, class_dropout: probability, per image, that the
     noise condition (the class) is replaced by its learned null embedding. clip: largest gradient norm, 0 is off.
+    only: which weights are trained; null_noise is the learned embedding of the null noise condition alone.
     """
 
     steps: Annotated[Int, Field(ge=1)]
@@ -42,6 +44,7 @@ class Training:
     noise_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
+    only: Literal["all", "null_noise"] = "all"
 
     VERSION: ClassVar[int] = 1
 
@@ -148,13 +151,17 @@ def train(
     import torch
 
     module.to(device).train()
+    if training.only != "all":
+        for name, weight in module.named_parameters():
+            weight.requires_grad_(name == training.only)
     weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=training.lr, weight_decay=training.weight_decay)
     first = _restore(resume, weights, ema, optimizer) if resume else 0
     batches = Batches(split, training, num_classes, device)
     for step in range(first, training.steps):
-        error = loss(module, batches(step))
+        with seeded(training.seed, step):
+            error = loss(module, batches(step))
         value = error.item()
         if not value < float("inf"):  # NaN compares false
             raise FloatingPointError(f"the training loss is {value} at step {step} of {training.steps}")

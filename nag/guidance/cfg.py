@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from nag.guidance import Term
+from nag.guidance import Channels, Interval, Term
 from nag.registry import method
 
 
@@ -14,10 +14,13 @@ from nag.registry import method
 class CFG:
     """D_null + s (D - D_null) = D + (s - 1) (D - D_null), D_null with the null class; s = `scale`, 1 is off.
 
-    All channels are guided. (Ho and Salimans write w = s - 1.)
+    scale: 0 to 1000. (Ho and Salimans write w = s - 1.) channels: how many of the first channels are guided, "all" or,
+    as in the official SiT and DiT, 3. interval: the levels t at which it acts.
     """
 
     scale: Annotated[float, pydantic.Field(ge=0, le=1000)]
+    channels: Channels = "all"
+    interval: Interval = Interval()
 
     VERSION: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"null_class"})
@@ -27,5 +30,8 @@ class CFG:
         return self.scale == 1
 
     def terms(self) -> tuple[Term, ...]:
-        s = self.scale
-        return Term(False, False, s - 1), Term(False, True, 1 - s)
+        s, first = self.scale, None if self.channels == "all" else self.channels
+        return (
+            Term(False, False, s - 1, channels=first, interval=self.interval),
+            Term(False, True, 1 - s, channels=first, interval=self.interval),
+        )

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from nag.guidance import Term
+from nag.guidance import Interval, Term
 from nag.registry import method
 
 
@@ -16,9 +16,11 @@ class NAG:
 
     s(x) is the same network with its noise condition replaced by the learned null embedding, its class kept. The
     weights sum to 1, so the mix is the same for score, eps, x0 and velocity. Not "Normalized Attention Guidance".
+    scale: 0 to 1000. interval: the levels t at which it acts.
     """
 
     scale: Annotated[float, pydantic.Field(ge=0, le=1000)]
+    interval: Interval = Interval()
 
     VERSION: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"null_noise"})
@@ -29,4 +31,4 @@ class NAG:
 
     def terms(self) -> tuple[Term, ...]:
         w = self.scale
-        return Term(False, False, w), Term(True, False, -w)
+        return Term(False, False, w, interval=self.interval), Term(True, False, -w, interval=self.interval)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @method
 class SiT:
-    """Its module has the official names and shapes, so official weights load; SiT-XL/2 is SiT(1152, 28, 16, 2).
+    """Its module has the official names and shapes, so official weights load; SiT-XL/2 is SiT(**SIZES["XL/2"]), of
+    `nag.models.sizes`.
 
     hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
     learned_variance: as official checkpoints have it, the final layer has 2C channels, of which the first C are used.
@@ -49,26 +50,10 @@ class SiT:
         shape: (C, H, W) of a state. null_noise: with a learned embedding for t = -1. The global generator is not
         touched. Under `torch.device("meta")` it stays there, without weights. ValueError if patches do not tile H, W.
         """
-        from nag.models.transformer import Transformer, built
+        from nag.models.transformer import generator
 
-        self.fits(shape)
-        channels = shape[0]
-        return built(
-            lambda: Transformer(
-                shape=shape,
-                out_channels=2 * channels if self.learned_variance else channels,
-                hidden=self.hidden,
-                depth=self.depth,
-                heads=self.heads,
-                patch=self.patch,
-                inner=int(self.hidden * self.mlp_ratio),
-                num_classes=num_classes,
-                null_noise=null_noise,
-                time=official_time,
-                output=functools.partial(our_velocity, channels=channels),
-            ),
-            seed,
-        )
+        output = functools.partial(our_velocity, channels=shape[0])
+        return generator(self, shape, num_classes, null_noise, seed, time=official_time, output=output)
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Mean squared error of the prediction."""

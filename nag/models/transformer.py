@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nag.field import NULL_NOISE
+
+if TYPE_CHECKING:
+    from nag.models.dit import DiT
+    from nag.models.sit import SiT
 
 FREQUENCIES = 256
 
@@ -179,6 +184,36 @@ class LevelTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, c)
         return self.final_layer(x, c).mean(dim=1)
+
+
+def generator(
+    model: SiT | DiT,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    null_noise: bool,
+    seed: int,
+    *,
+    time: Callable[[Tensor], Tensor],
+    output: Callable[[Tensor], Tensor],
+) -> nn.Module:
+    """The network that `model` describes, with its initial weights. ValueError if patches do not tile H, W."""
+    model.fits(shape)
+    return built(
+        lambda: Transformer(
+            shape=shape,
+            out_channels=shape[0] * (1 + model.learned_variance),
+            hidden=model.hidden,
+            depth=model.depth,
+            heads=model.heads,
+            patch=model.patch,
+            inner=int(model.hidden * model.mlp_ratio),
+            num_classes=num_classes,
+            null_noise=null_noise,
+            time=time,
+            output=output,
+        ),
+        seed,
+    )
 
 
 def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.Module:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pydantic
 
 from nag.field import Field
+from nag.interpolants import Interpolant, Prediction
 from nag.registry import Int, method
-from nag.samplers.stepping import Draw, Observe, levels, march, velocity
+from nag.samplers.stepping import Draw, Observe, data, march, ode_levels, reaches_data, undetermined, velocity
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @method
 class Euler:
-    """x(t') = x + (t' - t) v(x, t) on `steps` equal steps from t = 1 to 0; one network call a step."""
+    """x(t') = x + (t' - t) v(x, t) on `steps` equal steps from t = 1 to 0; one network call a step.
+
+    On VP the last step is from t = 1/1000 and returns the predicted x_0.
+    """
 
     steps: Annotated[Int, pydantic.Field(ge=1)]
 
@@ -28,10 +32,15 @@ class Euler:
     def network_calls(self) -> int:
         return self.steps
 
+    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
+        return undetermined(interpolant, predicts, 1.0)
+
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self, field, y, noise, levels(1.0, 0.0, self.steps), observe)
+        return march(self, field, y, noise, ode_levels(self.steps, field.interpolant), observe)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
+        if t_next == 0.0 and not reaches_data(field.interpolant):
+            return data(field, x, y, t)
         return x + (t_next - t) * velocity(field, x, y, t)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 import pydantic
 
 from nag.field import Field
-from nag.interpolants import convert
+from nag.interpolants import Interpolant, Prediction, convert
 from nag.registry import Int, method
-from nag.samplers.stepping import Draw, Observe, levels, march, predict
+from nag.samplers.stepping import FIRST_LEVEL, Draw, Observe, levels, march, predict, reaches_data, undetermined
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +48,19 @@ class EulerMaruyama:
     def network_calls(self) -> int:
         return self.steps - (self.last_step == "none")
 
+    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
+        last = self._levels()[-2]
+        if not reaches_data(interpolant) and last < FIRST_LEVEL:
+            return f"its last call is at t = {last:g}, and below t = {FIRST_LEVEL:g} the network was not trained"
+        return undetermined(interpolant, predicts, 1.0)
+
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
+        return march(self, field, y, noise, self._levels(), observe)
+
+    def _levels(self) -> list[float]:
         if self.last_step == "none":
-            grid = levels(1.0, 0.0, self.steps - 1)
-        else:
-            grid = [*levels(1.0, self.last_step_size, self.steps - 1), 0.0]
-        return march(self, field, y, noise, grid, observe)
+            return levels(1.0, 0.0, self.steps - 1)
+        return [*levels(1.0, self.last_step_size, self.steps - 1), 0.0]
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

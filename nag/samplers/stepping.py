@@ -1,13 +1,14 @@
-"""What fixed-step samplers share: the grid, the loop, and the velocity of a field at one level."""
+"""What samplers share: the grids, the loop, what a field says at one level, and where it says too little."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from nag.field import Field
-from nag.interpolants import convert
+from nag.interpolants import GVP, LEVELS, Interpolant, Prediction, convert
 
 if TYPE_CHECKING:
     import torch
@@ -16,12 +17,25 @@ Draw = Callable[[int], "torch.Tensor"]  # k -> (N, C, H, W)
 Observe = Callable[[int, float, "torch.Tensor"], None]  # (k, t, x)
 
 
-class Sampler(Protocol):
-    order: ClassVar[int]  # of convergence; for a stochastic sampler the weak order
-    deterministic: ClassVar[bool]  # asks only for noise(0)
+FIRST_LEVEL = 1 / LEVELS  # below it a network of trained betas has never been asked
 
-    def network_calls(self) -> int:
-        """Evaluations of the field for one sample."""
+
+class Sampler(Protocol):
+    """One with `adaptive = True` chooses its own steps for the batch it is given, so a block is never split for it."""
+
+    order: ClassVar[int]  # of convergence; for a stochastic sampler the weak order
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether it asks only for noise(0)."""
+        ...
+
+    def network_calls(self) -> int | None:
+        """Evaluations of the field for one sample, at most; None where that depends on the states."""
+        ...
+
+    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
+        """Why it cannot sample a network of this path and kind of prediction; None if it can."""
         ...
 
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
@@ -60,13 +74,67 @@ def levels(start: float, end: float, steps: int) -> list[float]:
     return [start + (end - start) * k / steps for k in range(steps)] + [end]
 
 
-def predict(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
-    """The field's own prediction (N, C, H, W) with all samples at one level, without a variance it may add."""
+def ode_levels(steps: int, interpolant: Interpolant) -> list[float]:
+    """`steps` equal steps from t = 1 to 0. Where the velocity is infinite at t = 0 (VP) they end at 1/1000, and the
+    last one goes from there to `data`.
+    """
+    if reaches_data(interpolant):
+        return levels(1.0, 0.0, steps)
+    return [*levels(1.0, FIRST_LEVEL, steps - 1), 0.0] if steps > 1 else [1.0, 0.0]
+
+
+def respaced(steps: int) -> list[float]:
+    """DiT's respacing: `steps` of the trained levels, both ends among them, falling, and 0. One step is from t = 1."""
+    picked = [round(i * (LEVELS - 1) / (steps - 1)) for i in range(steps)] if steps > 1 else [LEVELS - 1]
+    return [(level + 1) / LEVELS for level in reversed(picked)] + [0.0]
+
+
+def evaluate(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
+    """All that the field says with all samples at one level: (N, C, H, W), or 2C channels with a variance."""
     import torch
 
-    return field(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), y)[:, : field.shape[0]]
+    return field(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), y)
+
+
+def predict(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
+    """The field's own prediction (N, C, H, W) with all samples at one level, without a variance it may add."""
+    return evaluate(field, x, y, t)[:, : field.shape[0]]
 
 
 def velocity(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
     """The probability-flow velocity dx/dt, (N, C, H, W), with all samples at one level."""
     return convert(predict(field, x, y, t), field.predicts, "velocity", x, t, field.interpolant)
+
+
+def data(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
+    """The x_0 (N, C, H, W) that the field predicts, with all samples at one level."""
+    return convert(predict(field, x, y, t), field.predicts, "x0", x, t, field.interpolant)
+
+
+def half_log_snr(interpolant: Interpolant, t: float) -> float:
+    """lambda(t) = log(alpha / sigma): -inf where alpha is 0, inf where sigma is 0."""
+    alpha, sigma = interpolant.alpha(t), interpolant.sigma(t)
+    return math.inf if sigma == 0 else -math.inf if alpha == 0 else math.log(alpha / sigma)
+
+
+def reaches_data(interpolant: Interpolant) -> bool:
+    """Whether the velocity is finite at t = 0; of VP it is not, and its networks were not trained there."""
+    return math.isfinite(interpolant.dsigma(0.0))
+
+
+def undetermined(interpolant: Interpolant, predicts: Prediction, t: float) -> str | None:
+    """Why a prediction at t says not both x_0 and eps, and so no velocity; None where it does."""
+    if predicts in ("eps", "score") and interpolant.alpha(t) == 0:
+        return f"it asks at t = {t:g}, where alpha is 0 and a network that predicts {predicts} says nothing about x_0"
+    if predicts == "x0" and interpolant.sigma(t) == 0:
+        return f"it asks at t = {t:g}, where sigma is 0 and a network that predicts x0 says nothing about eps"
+    return None
+
+
+def not_by_log_snr(interpolant: Interpolant, predicts: Prediction, steps: int) -> str | None:
+    """Why a solver in lambda, on `steps` equal steps from t = 1, cannot sample this network; None if it can."""
+    if isinstance(interpolant, GVP):
+        return "diffusers, which it follows, has the paths linear and vp, not gvp; heun and dopri5 take it"
+    if not reaches_data(interpolant) and steps > LEVELS:
+        return f"more than {LEVELS} steps ask below t = {FIRST_LEVEL:g}, where the network was not trained"
+    return undetermined(interpolant, predicts, 1.0)

@@ -1,0 +1,96 @@
+"""The weights of a mix: which evaluations of which networks, times what, on which channels. No tensors here."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from nag.guidance import EVERYWHERE, Interval, Term
+
+
+class Evaluation(NamedTuple):
+    """One branch: a network (0 is the guided one, others are references), under its null conditions or not."""
+
+    network: int
+    null_noise: bool
+    null_class: bool
+
+
+D = Evaluation(0, False, False)  # the conditional prediction
+
+
+class Part(NamedTuple):
+    """A term with its network found. `inside`: it acts within every branch of the parts that are not."""
+
+    branch: Evaluation
+    weight: float
+    channels: int | None = None
+    interval: Interval = EVERYWHERE
+    inside: bool = False
+
+
+class Stretch(NamedTuple):
+    """Channels first to last - 1, and the branches that are summed there."""
+
+    first: int
+    last: int
+    weights: tuple[tuple[Evaluation, float], ...]
+
+
+def part(term: Term, network: int, inside: bool = False) -> Part:
+    branch = Evaluation(network, term.null_noise, term.null_class)
+    return Part(branch, term.weight, term.channels, term.interval, inside)
+
+
+def along_noise(terms: tuple[Term, ...]) -> bool:
+    """Whether a guidance moves along the noise condition alone: with `nested` it acts inside the branches of others."""
+    own = all(term.reference is None and not term.null_class and not term.gradient for term in terms)
+    return own and any(term.null_noise for term in terms)
+
+
+def without_cancelled(parts: list[Part]) -> tuple[Part, ...]:
+    """The parts in a fixed order, without those that are alike but for their weight and sum to 0."""
+    alike: dict[Part, list[Part]] = defaultdict(list)
+    for each in parts:
+        alike[each._replace(weight=0.0)].append(each)
+    left = [each for group in alike.values() if math.fsum(p.weight for p in group) != 0 for each in group]
+    return tuple(sorted(left, key=_order))
+
+
+def _order(part: Part) -> Any:
+    return part.branch, part.channels or math.inf, part.interval.low, part.interval.high, part.inside, part.weight
+
+
+def stretches(parts: Iterable[Part], channels: int) -> tuple[Stretch, ...]:
+    """D and `parts` on each range of channels that has weights of its own."""
+    parts = tuple(parts)
+    ends = sorted({channels, *(p.channels for p in parts if p.channels is not None)})
+    found = []
+    for first, last in zip([0, *ends], ends, strict=False):
+        found.append(Stretch(first, last, _weights([p for p in parts if p.channels is None or p.channels > first])))
+    return tuple(found)
+
+
+def _weights(parts: list[Part]) -> tuple[tuple[Evaluation, float], ...]:
+    """D + the parts outside, with D + the parts inside put in place of every branch. Weights of 0 are left out."""
+    outer, inner = (_sums([(p.branch, p.weight) for p in parts if p.inside is inside]) for inside in (False, True))
+    product = [
+        (Evaluation(a.network, a.null_noise or b.null_noise, a.null_class or b.null_class), outer[a] * inner[b])
+        for a in outer
+        for b in inner
+    ]
+    return tuple((branch, weight) for branch, weight in sorted(_total(product).items()) if weight != 0)
+
+
+def _sums(pairs: list[tuple[Evaluation, float]]) -> dict[Evaluation, float]:
+    return _total([(D, 1.0), *pairs])
+
+
+def _total(pairs: list[tuple[Evaluation, float]]) -> dict[Evaluation, float]:
+    """Equal branches are one; their weights are summed exactly, so that their order does not matter."""
+    weights: dict[Evaluation, list[float]] = defaultdict(list)
+    for branch, weight in pairs:
+        weights[branch].append(weight)
+    return {branch: math.fsum(values) for branch, values in weights.items()}

@@ -1,0 +1,107 @@
+"""DiT (Peebles and Xie, arXiv 2212.09748): the transformer as a network of DDPM, on the levels of trained betas."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import pydantic
+
+from nag.interpolants import LEVELS, VP, convert, posterior, target
+from nag.models import patches_fit, widths_fit
+from nag.registry import Int, method
+
+if TYPE_CHECKING:
+    import torch
+
+    from nag.training import Batch, Loss
+
+
+@method
+class DiT:
+    """Its module has the official names and shapes, so official weights load (they predict eps on the path `vp`);
+    DiT-XL/2 is DiT(**SIZES["XL/2"], learned_variance=True), of `nag.models.sizes`.
+
+    hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
+    learned_variance: the last C of its 2C channels say where between its two bounds the variance of a DDPM step lies.
+    """
+
+    hidden: Annotated[Int, pydantic.Field(ge=4)]
+    depth: Annotated[Int, pydantic.Field(ge=1)]
+    heads: Annotated[Int, pydantic.Field(ge=1)]
+    patch: Annotated[Int, pydantic.Field(ge=1)]
+    mlp_ratio: Annotated[float, pydantic.Field(gt=0)] = 4.0
+    learned_variance: bool = False
+
+    VERSION: ClassVar[int] = 1
+    generates: ClassVar[bool] = True
+
+    @pydantic.model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        widths_fit(self.hidden, self.heads, self.mlp_ratio)
+        return self
+
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
+        patches_fit(self.patch, shape)
+
+    def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
+        """A new network on the CPU, `forward(x, t, y) -> prediction`, C or 2C channels, its weights drawn from `seed`.
+
+        shape, null_noise, the global generator and `torch.device("meta")`: as for `sit`.
+        """
+        from nag.models.transformer import generator
+
+        return generator(self, shape, num_classes, null_noise, seed, time=official_level, output=as_it_is)
+
+    def loss(self, interpolant: Any, predicts: str) -> Loss:
+        """Mean squared error of the prediction; with a learned variance, the bound of its steps is added.
+
+        ValueError for a learned variance on a path without trained betas.
+        """
+        from nag.training import prediction_loss
+
+        if not self.learned_variance:
+            return prediction_loss(interpolant, predicts)
+        if not isinstance(interpolant, VP):
+            raise ValueError("learned_variance is of the steps of trained betas: it needs interpolant vp")
+        return hybrid_loss(interpolant, predicts)
+
+    def smoke(self) -> DiT:
+        """A network as small as can be with the same patches: to see that everything connects."""
+        return DiT(hidden=8, depth=1, heads=2, patch=self.patch, learned_variance=self.learned_variance)
+
+
+def official_level(t: torch.Tensor) -> torch.Tensor:
+    """DiT's level j, from 0 (little noise) to 999, is t = (j + 1) / 1000. It is embedded as it is, not rounded."""
+    return LEVELS * t - 1
+
+
+def as_it_is(out: torch.Tensor) -> torch.Tensor:
+    return out
+
+
+def hybrid_loss(interpolant: VP, predicts: Any) -> Loss:
+    """L_simple + L_vlb (Nichol and Dhariwal, arXiv 2102.09672, section 3.1) with the weight 1 of the official DiT.
+
+    L_vlb is the KL divergence, in bits a dimension, of the step from t to t - 1/1000 from q(x_s | x_t, x_0), and trains
+    the variance only. From the first levels, t < 2/1000, there is none: their q has no variance to learn.
+    """
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        x, channels = batch.states(interpolant), batch.x0.shape[1]
+        out = module(x, batch.told, batch.y)
+        wanted = target(predicts, batch.x0, batch.eps, batch.t, interpolant)
+        simple = (out[:, :channels] - wanted).square().mean()
+        found = convert(out[:, :channels].detach(), predicts, "x0", x, batch.t, interpolant)
+
+        t = batch.t.double().clamp(min=2 / LEVELS).view(-1, 1, 1, 1)
+        q = posterior(interpolant, t, t - 1 / LEVELS)
+        low, high = q.variance.log(), q.forward.log()
+        log_variance = low + (out[:, channels:] + 1) / 2 * (high - low)
+        missed = (q.from_x0 * (batch.x0 - found)).square()
+        kl = 0.5 * (log_variance - low + (low - log_variance).exp() + missed * (-log_variance).exp() - 1)
+        bound = kl.mean(dim=(1, 2, 3)) * (batch.t >= 2 / LEVELS) / math.log(2)
+        return simple + bound.mean().to(simple.dtype)
+
+    return loss

@@ -1,0 +1,17 @@
+"""The sizes of Peebles and Xie (DiT, arXiv 2212.09748, table 1), which SiT took over: `SiT(**SIZES["XL/2"])`."""
+
+from __future__ import annotations
+
+_WIDTHS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # hidden, depth, heads
+_PATCHES = (2, 4, 8)
+
+SIZES: dict[str, dict[str, int]] = {
+    f"{name}/{patch}": {"hidden": hidden, "depth": depth, "heads": heads, "patch": patch}
+    for name, (hidden, depth, heads) in _WIDTHS.items()
+    for patch in _PATCHES
+}
+
+
+def heads_of(hidden: int, depth: int) -> int | None:
+    """The heads of the known size of this width and depth; None if there is no such size. Weights do not tell them."""
+    return {(width, blocks): heads for width, blocks, heads in _WIDTHS.values()}.get((hidden, depth))

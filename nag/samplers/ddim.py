@@ -1,0 +1,57 @@
+"""DDIM (Song, Meng and Ermon, arXiv 2010.02502), on any interpolant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import pydantic
+
+from nag.field import Field
+from nag.interpolants import LEVELS, VP, Interpolant, Prediction, convert, posterior
+from nag.registry import Int, method
+from nag.samplers.stepping import Draw, Observe, levels, march, predict, respaced, undetermined
+
+if TYPE_CHECKING:
+    import torch
+
+
+@method
+class DDIM:
+    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - d^2) eps + d z (equation 12), d^2 = eta^2 times the variance of
+    q(x_s | x_t, x_0); eta 0 draws no noise, eta 1 is the ancestral step.
+
+    x_0 and eps are the network's prediction, not clipped; one call a step. On VP the levels are DiT's respaced ones, on
+    other paths `steps` equal steps from t = 1 to 0.
+    """
+
+    steps: Annotated[Int, pydantic.Field(ge=1, le=LEVELS)]
+    eta: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
+
+    VERSION: ClassVar[int] = 1
+    order: ClassVar[int] = 1
+
+    @property
+    def deterministic(self) -> bool:
+        return self.eta == 0
+
+    def network_calls(self) -> int:
+        return self.steps
+
+    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
+        return undetermined(interpolant, predicts, 1.0)
+
+    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
+        grid = respaced(self.steps) if isinstance(field.interpolant, VP) else levels(1.0, 0.0, self.steps)
+        return march(self, field, y, noise, grid, observe)
+
+    def step(
+        self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        prediction = predict(field, x, y, t)
+        x0, eps = (convert(prediction, field.predicts, kind, x, t, field.interpolant) for kind in ("x0", "eps"))
+        alpha, sigma = field.interpolant.alpha(t_next), field.interpolant.sigma(t_next)
+        variance = self.eta**2 * posterior(field.interpolant, t, t_next).variance
+        mean = alpha * x0 + math.sqrt(max(sigma**2 - variance, 0.0)) * eps
+        return mean + math.sqrt(variance) * draw() if variance else mean
