@@ -88,7 +88,8 @@ def main() -> None:
         print(f"check 1,000 cells              {seconds('check', sweep):.2f} s")
         subprocess.run([sys.executable, __file__, "planning", sweep], check=True)
         count = fill(sweep, store, 0.5)
-        print(f"status 1,000 cells x 50, {count:,} blocks there  {seconds('status', sweep, '--store', store):.2f} s (bound 1)")
+        status = seconds("status", sweep, "--store", store)
+        print(f"status 1,000 cells x 50, {count:,} blocks there  {status:.2f} s (bound 1)")
 
 
 if __name__ == "__main__":

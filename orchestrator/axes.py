@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from orchestrator.yaml_text import Node, show
 
 GRID = "grid"
+METHOD_KEYS = {"name", "use"}  # what says which method a mapping is: one of ours, or of the user's own
 MAX_CELLS = 100_000  # of a sweep, and points of any part of it
 
 
@@ -61,15 +62,22 @@ def named(node: Node) -> Node:
     return replace(node, value={"name": node}) if isinstance(node.value, str) else node
 
 
+def uses(node: Node) -> bool:
+    """Whether a file of the user's own (`use`) stands at a node, or on an axis there."""
+    if is_grid(node):
+        return any(uses(item) for item in node.value[GRID].value)
+    return isinstance(node.value, dict) and "use" in node.value
+
+
 def merge(below: Node | None, above: Node | None) -> Node | None:
-    """`above` written over `below`: mappings merge, another name or a grid replaces the whole, null removes."""
+    """`above` written over `below`: mappings merge, another method or a grid replaces the whole, null removes."""
     if above is None:
         return below
     if above.value is None:
         return None
     if below is None or not isinstance(above.value, dict) or not isinstance(below.value, dict) or is_grid(above):
         return above
-    if is_grid(below) and "name" not in above.value:
+    if is_grid(below) and not above.value.keys() & METHOD_KEYS:
         raise above.error(
             f"a field cannot be set on the axis of line {below.line}; write the whole value with its name, or an axis."
         )
@@ -86,7 +94,7 @@ def merge(below: Node | None, above: Node | None) -> Node | None:
 
 
 def _renamed(below: Node, above: Node) -> bool:
-    names = [node.value["name"].value for node in (below, above) if "name" in node.value]
+    names = [(key, node.value[key].value) for node in (below, above) for key in METHOD_KEYS & node.value.keys()]
     return len(names) == 2 and names[0] != names[1]
 
 
@@ -121,10 +129,12 @@ def _settle(node: Node, path: tuple[str, ...], chosen: dict[tuple[str, ...], Nod
 
 def no_repeats(axes: list[Axis], points: list[Point], built: list[object]) -> None:
     """Raise where two points were built to the same value: then an axis has it twice, perhaps in two spellings."""
-    seen: dict[str, Point] = {}
+    seen: dict[str, list[tuple[object, Point]]] = {}
     for point, value in zip(points, built, strict=True):
-        twin = seen.setdefault(repr(value), point)
-        if twin is not point:
+        alike = seen.setdefault(repr(value), [])  # of the same words; two files may each have a class of one name
+        twin = next((other for kept, other in alike if kept == value), None)
+        alike.append((value, point))
+        if twin is not None:
             place = next(i for i, pick in enumerate(point.picks) if pick != twin.picks[i])
             item = axes[place].values[point.picks[place]]
             raise item.error(f"{show(item)} is on this axis already; a value may be there once.")

@@ -18,7 +18,7 @@ from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.identity import checksum
 from orchestrator.plan import Done, Plan, missing
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, file_name
+from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, code_name, code_record, file_name
 
 BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
 REPAIRS_AT_MOST = 5  # rounds in which a damaged file was found, before it is the storage that is at fault
@@ -121,6 +121,7 @@ def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, 
             todo = _reachable(plan, missing(plan, Done(store)), failed)
             if not todo:
                 return failed
+            _take_in_code(plan, store)
             for digest in todo:
                 store.create_record(f"tasks/{digest}.json", plan.tasks[digest].definition())
                 _take_in(plan, store, digest)
@@ -143,6 +144,15 @@ def _take_in(plan: Plan, store: Store, digest: str) -> None:
     task = plan.tasks[digest]
     if task.source and not store.exists(file_name(digest, ORIGINAL)):
         store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
+
+
+def _take_in_code(plan: Plan, store: Store) -> None:
+    """Copy the user's own code into the store: what is queued is done with it, whatever he edits meanwhile."""
+    for source, code in plan.sweep.code.items():
+        for path, data in code.files.items():
+            if not store.exists(code_name(source, path)):
+                store.create(code_name(source, path), data)
+        store.create_record(code_record(source), code.manifest)
 
 
 def _check_goals(plan: Plan, store: Store, observer: Observer) -> None:

@@ -29,7 +29,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
 README = """\
 The sweep {name}, exported by nagbench: {done} of {total} cells are scored.
 
-sweep.yaml        the question. Repeat it: nagbench run sweep.yaml
+sweep.yaml        the question. Repeat it: nagbench run sweep.yaml{code}
 results.json      cells, comparisons with intervals, what is missing and what failed (nagbench report --json)
 cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, price{report}
 influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
@@ -84,9 +84,11 @@ def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str,
     results = collect(plan, store)
     done = sum(cell.complete for cell in results.cells)
     more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
-    text = README.format(name=plan.sweep.name, done=done, total=len(results.cells), report=more)
+    code = "\n*.py              your own code that it uses" if plan.sweep.code else ""
+    text = README.format(code=code, name=plan.sweep.name, done=done, total=len(results.cells), report=more)
     yield "README.txt", text.encode
     yield "sweep.yaml", plan.sweep.text.encode
+    yield from _own_code(plan)
     yield "results.json", lambda: (json.dumps(document(results, store), indent=2, allow_nan=False) + "\n").encode()
     yield "cells.csv", cells_csv(results).encode
     if report is not None:
@@ -95,6 +97,17 @@ def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str,
                 yield f"report/{file.relative_to(report).as_posix()}", file.read_bytes
     yield from _records(plan, store)
     yield from _influences(results, store)
+
+
+def _own_code(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """The user's own files, where the YAML looks for them; those that are not below it in a folder code."""
+    found: dict[str, bytes] = {}
+    for code in plan.sweep.code.values():
+        for path, data in code.files.items():
+            place = Path(os.path.relpath(code.shown(path), Path(plan.sweep.path).parent)).as_posix()
+            found[f"code/{path}" if place.startswith("..") else place] = data
+    for place, data in found.items():
+        yield place, lambda data=data: data
 
 
 def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nag.registry import name_of
+from nag.registry import name_of, source_of
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 DIGEST_LENGTH = 32  # hex digits: 128 bits
@@ -71,5 +71,11 @@ def changed_fields(instance: Any) -> dict[str, Any]:
 
 
 def method(instance: Any) -> dict[str, Any]:
-    """The identity of a method: its name, its VERSION, the fields that are not at their default."""
-    return {"name": name_of(instance), "version": type(instance).VERSION, "fields": changed_fields(instance)}
+    """The identity of a method: its name, its VERSION, the fields that are not at their default; of one of the user's
+    own the digest of its source too.
+    """
+    source = source_of(instance)
+    found = {"name": name_of(instance), "fields": changed_fields(instance)}
+    if source is None:
+        return {**found, "version": type(instance).VERSION}
+    return {**found, "version": getattr(instance, "VERSION", 1), "source": source}

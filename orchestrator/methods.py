@@ -6,13 +6,18 @@ import dataclasses
 import types
 import typing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from nag.registry import METHODS, find
+from orchestrator import user_code
 from orchestrator.axes import is_grid, named
+from orchestrator.contracts import CONTRACTS, breach, plain_breach
 from orchestrator.errors import SpecError, unknown
+from orchestrator.identity import canonical, changed_fields
+from orchestrator.user_code import Code
 from orchestrator.yaml_text import MAX_WHOLE, Node, is_number, show
 
 _BOUNDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -27,10 +32,18 @@ def not_available(node: Node, what: str) -> SpecError:
 
 
 class Builder:
-    """Builds each distinct method once. `partly`: fields may still be missing, then the answer is None."""
+    """Builds each distinct method once. `partly`: fields may still be missing, then the answer is None.
 
-    def __init__(self) -> None:
+    run_user_code: import the user's own files; else they are only read, and what they hold gets stand-ins. `code`: what
+    was read, by digest.
+    """
+
+    def __init__(self, run_user_code: bool = True) -> None:
+        self.run_user_code = run_user_code
+        self.code: dict[str, Code] = {}
         self._built: dict[tuple[type, str], Any] = {}
+        self._read: dict[Path, Code] = {}
+        self._classes: dict[tuple[str, str, str], type] = {}
 
     def method(self, family: str, node: Node, partly: bool = False) -> Any:
         """The method at `node`: `{name: euler, steps: 10}`, or `euler` where no field is needed."""
@@ -38,7 +51,7 @@ class Builder:
             raise _no_axis(node)
         fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
         if "use" in fields:
-            raise not_available(fields["use"], "use")
+            return self.used(family, node, partly)
         if "name" not in fields:
             raise node.error(f"'name' is missing. Known: {', '.join(sorted(METHODS[family]))}.")
         name = fields["name"].text()
@@ -46,6 +59,65 @@ class Builder:
             raise fields["name"].error(unknown("name", name, METHODS[family]))
         given = {key: child for key, child in fields.items() if key != "name"}
         return self.fields(find(family, name), replace(node, value=given), partly)
+
+    def used(self, family: str, node: Node, partly: bool = False) -> Any:
+        """The user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
+        if is_grid(node):
+            raise _no_axis(node)
+        fields = node.mapping(f"{{use: {user_code.EXAMPLE}}}")
+        if "use" not in fields:
+            raise node.error(f"'use' is missing: a file of yours and a class in it, such as {user_code.EXAMPLE}.")
+        if "name" in fields:
+            raise fields["name"].error("'name' is one of ours and 'use' one of yours; only one of them can stand here.")
+        if family not in CONTRACTS:
+            raise fields["use"].error(f"a file of your own cannot stand here, only for {', '.join(sorted(CONTRACTS))}.")
+        cls = self._class(family, fields["use"])
+        given = replace(node, value={key: child for key, child in fields.items() if key != "use"})
+        if issubclass(cls, user_code.StandIn):
+            return cls(_plain(given))
+        try:
+            method = self.fields(cls, given, partly)
+            if method is None:
+                return None
+            reason = breach(family, method)
+            canonical(changed_fields(method))
+        except SpecError:
+            raise
+        except Exception as error:
+            if user_code.place(error) is None:
+                reason = f"its fields must be numbers, texts or lists of them ({error})"
+            else:
+                raise fields["use"].error(user_code.failed(error, self._code(fields["use"])[0])) from error
+        if reason is not None:
+            raise fields["use"].error(f"{reason}.")
+        return method
+
+    def _code(self, node: Node) -> tuple[Code, str]:
+        """File and class of a `use`. Raises SpecError for what is none."""
+        if is_grid(node):
+            raise _no_axis(node)
+        try:
+            path, name = user_code.located(node.text(), node.file)
+            code = self._read[path] = self._read.get(path) or user_code.read(path)
+        except ValueError as error:
+            raise node.error(str(error)) from None
+        return self.code.setdefault(code.digest, code), name
+
+    def _class(self, family: str, node: Node) -> type:
+        """The class, or a stand-in for it, that keeps the contract of the family as far as can be seen."""
+        code, name = self._code(node)
+        key = (family, code.digest, name)
+        if key not in self._classes:
+            try:
+                statement = code.class_statement(name)
+                lacking = plain_breach(family, statement)
+                if lacking is not None:
+                    raise ValueError(f"{code.shown(code.main)}:{statement.lineno}: {lacking}.")
+                load = user_code.load if self.run_user_code else user_code.stand_in
+                self._classes[key] = load(code, name)
+            except ValueError as error:
+                raise node.error(str(error)) from error.__cause__
+        return self._classes[key]
 
     def fields(self, cls: type, node: Node, partly: bool = False) -> Any:
         """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
@@ -67,6 +139,8 @@ class Builder:
         """A field's value; where it is a small object itself, such as an interval, that object."""
         if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_grid(node):
             return self.fields(typing.cast(type, annotation), node)
+        if annotation is int and isinstance(node.value, float) and node.value.is_integer():
+            return int(node.value)  # 5e4, in a field of the user's own; ours are nag.registry.Int
         return _plain(node)
 
 

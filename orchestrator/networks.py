@@ -16,7 +16,7 @@ from nag.registry import find
 from nag.training import Training
 from orchestrator.axes import Axis, at_ends, expand, no_repeats
 from orchestrator.errors import unknown
-from orchestrator.methods import Builder, not_available
+from orchestrator.methods import Builder
 from orchestrator.params import on_axes
 from orchestrator.smoke import smoked
 from orchestrator.sweep import Network
@@ -70,9 +70,6 @@ class Networks:
 
     def _check_keys(self, entry: Node) -> None:
         fields = entry.mapping(EXAMPLE)
-        for child in fields.values():
-            if isinstance(child.value, dict) and "use" in child.value:
-                raise not_available(child.value["use"], "use")
         if "checkpoint" in fields:
             entry.only(LOADED)
             return
@@ -133,7 +130,7 @@ class Networks:
                 parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
         if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
             raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
-        if parts["model"] is not None:
+        if parts["model"] is not None and parts["data"].shape is not None:  # None: a file that is only read
             try:
                 parts["model"].fits(parts["data"].shape)
             except ValueError as error:
@@ -163,7 +160,10 @@ class Networks:
         for key in ("family", "heads"):
             if key in node.value:
                 raise node.value[key].error("this checkpoint describes itself; leave it out.")
-        if data is not None and list(data.shape) != described["shape"]:
+        if described["model"].get("source"):
+            name = described["model"]["name"]
+            raise place.error(f"its model {name!r} is somebody's own code; only the sweep that trained it can use it.")
+        if data is not None and data.shape is not None and list(data.shape) != described["shape"]:
             raise node.value["data"].error(f"its images are {list(data.shape)}, the checkpoint's {described['shape']}.")
         model = find("models", described["model"]["name"])(**described["model"]["fields"])
         interpolant = find("interpolants", described["interpolant"]["name"])(**described["interpolant"]["fields"])
@@ -192,7 +192,8 @@ def described_by(path: Path) -> dict[str, Any] | None:
 def _check_tuned(parent: Network, parts: dict[str, Any], node: Node) -> None:
     if parent.model is not None and not parent.model.generates:
         raise node.value["init"].error(f"{parent.name!r} does not generate; only generating networks are fine-tuned.")
-    if parent.data is not None and parent.data.shape != parts["data"].shape:
+    known = parent.data is not None and None not in (parent.data.shape, parts["data"].shape)
+    if known and parent.data.shape != parts["data"].shape:
         shapes = f"{list(parts['data'].shape)}, those of {parent.name!r} {list(parent.data.shape)}"
         raise node.value["data"].error(f"its images are {shapes}.")
 

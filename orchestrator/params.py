@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.axes import GRID, Axis, is_grid, merge, named
+from orchestrator.axes import GRID, METHOD_KEYS, Axis, is_grid, merge, named
 from orchestrator.yaml_text import Node
 
 Scalar = bool | int | float | str
@@ -14,8 +14,8 @@ Params = Mapping[str, Scalar]
 
 
 def key_of(prefix: str, path: tuple[str, ...]) -> str:
-    """The parameter key of a value: `name` is the method itself, so sampler.name is `sampler`."""
-    keys = path[:-1] if path and path[-1] == "name" else path
+    """The parameter key of a value: `name` (or `use`) is the method itself, so sampler.name is `sampler`."""
+    keys = path[:-1] if path and path[-1] in METHOD_KEYS else path
     return ".".join((prefix, *keys) if prefix else keys)
 
 
@@ -36,11 +36,18 @@ def written(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
         if dataclasses.is_dataclass(value):  # a method by its name alone
             return {prefix: node.value}
         return {prefix: value if isinstance(value, Scalar) else str(list(value))}
-    params: dict[str, Scalar] = {prefix: node.value["name"].value} if "name" in node.value else {}
+    named_by = METHOD_KEYS & node.value.keys()
+    params: dict[str, Scalar] = {prefix: node.value[named_by.pop()].value} if named_by else {}
     for key, child in node.value.items():
-        if key != "name":
-            params |= written(f"{prefix}.{key}", child, getattr(value, key))
+        if key not in METHOD_KEYS:
+            params |= written(f"{prefix}.{key}", child, _held(value, key, child))
     return params
+
+
+def _held(value: Any, key: str, child: Node) -> Any:
+    """The field of a method; of what only stands for a user's method, what is written."""
+    known = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+    return getattr(value, key) if key in known else child.value
 
 
 def on_axes(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from nag.guidance.mixing import along_noise
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import content, digest
@@ -159,7 +160,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         {
             "network": network,
             "guidance": [_guidance(builder, cell, g) for g in cell.guidance],
-            **({} if cell.compose == "sum" else {"compose": cell.compose}),
+            **({"compose": cell.compose} if cell.compose != "sum" and _composed(cell) else {}),
             "sampler": builder.identity(cell.sampler),
             "labels": cell.sample.labels,
             "seed": cell.sample.seed,
@@ -185,10 +186,15 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
     return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
 
 
+def _composed(cell: Cell) -> bool:
+    """Whether there is guidance along the noise condition and another to put it into."""
+    return len({along_noise(guidance.terms()) for guidance in cell.guidance}) == 2
+
+
 def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
     """A guidance's identity, with the digest of its reference network in place of the name."""
     found = builder.identity(guidance)
-    if not hasattr(guidance, "reference"):
+    if getattr(guidance, "reference", None) is None:
         return found
     return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from nag.noise_level import NoiseShift
+from nag.official import FAMILIES
 from nag.precision import Precision
 from nag.registry import METHODS, find, name_of
+from orchestrator import user_code
 from orchestrator.axes import (
     MAX_CELLS,
+    METHOD_KEYS,
     check_grids,
     expand,
     merge,
     named,
+    uses,
 )
-from orchestrator.errors import unknown
+from orchestrator.errors import BadInput, unknown
 from orchestrator.methods import Builder, not_available
-from orchestrator.networks import DROPOUT, Networks, check_name, points
+from orchestrator.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
 from orchestrator.smoke import smoked, spread
 from orchestrator.sweep import Arm, Cell, Network, Sample, Score, Sweep
@@ -36,10 +40,11 @@ COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
-def read_sweep(path: str | Path, smoke: bool = False) -> Sweep:
+def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True) -> Sweep:
     """Read and check a sweep file. Raises BadInput for what is no such file, SpecError for what is wrong in it.
 
     smoke: the first and last value of each axis only, tiny networks, few samples; everything is checked all the same.
+    run_user_code: import the files that `use` names; without it they are only read, and the sweep cannot be run.
     """
     text = read_text(path)
     root = parse(text, str(path))
@@ -47,15 +52,22 @@ def read_sweep(path: str | Path, smoke: bool = False) -> Sweep:
     for key, node in root.value.items():
         if key in ("networks", "sampler", "sample", "arms"):
             check_grids(node)
-    return _Reading(root, smoke).sweep(str(path), text)
+    try:
+        return _Reading(root, smoke, run_user_code).sweep(str(path), text)
+    except Exception as error:
+        place = user_code.place(error)
+        if place is None or isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{place}: {type(error).__name__}: {error}") from error
 
 
 class _Reading:
     """One reading of one file: what its sections share."""
 
-    def __init__(self, root: Node, smoke: bool) -> None:
+    def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
         self.root, self.smoke = root, smoke
-        self.builder = Builder()
+        self.builder = Builder(run_user_code)
+        self.own_guidance: set[str] = set()
         self.networks: dict[str, list[Network]] = {}
         self.shared_axes: set[str] = set()
         self.cells: list[Cell] = []
@@ -92,7 +104,8 @@ class _Reading:
         arms = self.read_arms(root.value["arms"])
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         shared = frozenset(self.shared_axes)
-        return Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision)
+        found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision)
+        return dataclasses.replace(found, code=self.builder.code, own_guidance=frozenset(self.own_guidance))
 
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section by itself; a sampler may still lack what every arm adds."""
@@ -100,7 +113,7 @@ class _Reading:
         for point in points:
             if key == "sample":
                 self.builder.fields(Sample, point.node)
-            elif isinstance(point.node.value, str) or "name" in point.node.mapping(SAMPLER_EXAMPLE):
+            elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
                 self.builder.method("samplers", point.node, partly=True)
         self.shared_axes |= axis_keys(key, axes)
 
@@ -121,6 +134,7 @@ class _Reading:
                     raise item.error(f"{name_of(scorer)!r} is in the list already.")
                 if family == "metrics":
                     _check_fed(scorer, found["features"], item)
+                    _check_names(scorer, found["metrics"], item)
                 found[family].append(scorer)
         features = smoked(found["features"]) if self.smoke else found["features"]
         return Score(tuple(features), tuple(found["metrics"]))
@@ -147,14 +161,22 @@ class _Reading:
             check_name(name, entry)
             if entry.value is None:
                 raise entry.error("an arm that changes nothing is written {}.")
-            for child in entry.mapping("{cfg: {scale: 1.5}}").values():
-                if isinstance(child.value, dict) and "use" in child.value:
-                    raise not_available(child, "use")
-            entry.only((*ARM_KEYS, *METHODS["guidance"]))
+            own = {key for key, child in entry.mapping("{cfg: {scale: 1.5}}").items() if uses(child)} - {*ARM_KEYS}
+            for key in own:
+                self.check_own(key, entry.value[key])
+            self.own_guidance |= own
+            entry.only((*ARM_KEYS, *METHODS["guidance"], *own))
             against = self.against(name, entry, list(entries))
             overrides = self.read_cells(name, entry)
             arms.append(Arm(name, against, overrides, entry.line))
         return tuple(arms)
+
+    def check_own(self, name: str, node: Node) -> None:
+        """The user's own guidance has a name of its own, which stands before its parameters."""
+        check_name(name, node)
+        if name in {"train", *TRAINED, *TUNED, *LOADED, *METHODS["guidance"], *self.networks}:
+            what = "a network of this sweep" if name in self.networks else "a name of ours"
+            raise node.error(f"{name!r} is {what}; give your guidance another name.")
 
     def against(self, name: str, entry: Node, names: list[str]) -> str | None:
         node = entry.get("against")
@@ -177,17 +199,28 @@ class _Reading:
                 sections[key] = self.samplers(own, entry)
             elif key == "sample":
                 sections[key] = self.samples(own, entry)
-            elif key in METHODS["guidance"] and own is not None and own.value is not None:
-                build = functools.partial(self.builder.fields, find("guidance", key))
-                _, found = points(own, build, lambda terms: terms, self.smoke)
-                for guidance, _ in found:
+            elif key not in ARM_KEYS and own is not None and own.value is not None:
+                sections[key] = self.guidance(key, own)
+                for guidance, _ in sections[key]:
                     _check_taught(key, guidance, networks, own)
                     self.check_reference(key, guidance, own)
-                sections[key] = [(guidance, written(key, point, guidance)) for guidance, point in found]
             if own is not None and key not in ("network", "against", "compose"):
                 overrides |= overridden(key, self.root.value.get(key), own)
         self.multiply(arm, entry, networks, sections)
         return frozenset(overrides)
+
+    def guidance(self, key: str, node: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+        if key in METHODS["guidance"]:
+            build = functools.partial(self.builder.fields, find("guidance", key))
+        else:
+            build = functools.partial(self.builder.used, "guidance")
+        axes, found = points(node, build, lambda terms: terms, self.smoke)
+        guidance = []
+        for made, point in found:
+            params = written(key, point, made)
+            params.pop(key, None)  # the file of one of the user's own is a parameter only where it is on an axis
+            guidance.append((made, on_axes(key, axes, point, made) | params))
+        return guidance
 
     def network_of(self, entry: Node) -> str:
         node = merge(self.root.value.get("network"), entry.value.get("network"))
@@ -236,8 +269,8 @@ class _Reading:
                 raise place.error(f"{name_of(metric)!r} needs a count of at least {metric.least}, got {sample.count}.")
         guidances = []
         for combination in itertools.product(*(sections[name] for name in sorted(sections))):
-            on = tuple(guidance for guidance, _ in combination if not guidance.off)
-            guidances.append((on, {key: value for _, params in combination for key, value in params.items()}))
+            on = sorted((guidance for guidance, _ in combination if not guidance.off), key=_by_name)
+            guidances.append((tuple(on), {key: value for _, params in combination for key, value in params.items()}))
         compose = self.compose(entry)
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
             _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
@@ -266,7 +299,7 @@ class _Reading:
 
     def check_reference(self, key: str, guidance: Any, node: Node) -> None:
         """The network that a guidance names must be there, and of the right kind; the meter is no guide."""
-        if not hasattr(guidance, "reference"):
+        if getattr(guidance, "reference", None) is None:
             return
         place = node.value.get("reference", node)
         estimates = any(term.gradient for term in guidance.terms())
@@ -279,7 +312,7 @@ class _Reading:
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
-        names = sorted({g.reference for g in guidance if hasattr(g, "reference")})
+        names = sorted({g.reference for g in guidance if getattr(g, "reference", None) is not None})
         line = {n.name: n for n in network.line}
         choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
         return [
@@ -289,9 +322,24 @@ class _Reading:
         ]
 
 
+def _by_name(guidance: Any) -> tuple[str, str]:
+    """The order of guidance in a cell, whatever the user calls his own."""
+    return name_of(guidance), repr(guidance)
+
+
+def _check_names(metric: Any, others: list[Any], node: Node) -> None:
+    for other in others:
+        for name in sorted({*metric.names} & {*other.names}):
+            raise node.error(f"{name_of(metric)!r} reports {name!r}, as {name_of(other)!r} does already.")
+
+
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
-    """Raise where a sampler cannot sample such a network; what an official checkpoint is, only its weights tell."""
-    reason = sampler.refuses(network.interpolant, network.predicts) if network.interpolant is not None else None
+    """Raise where a sampler cannot sample such a network; one of the user's own need not say so."""
+    if not hasattr(sampler, "refuses"):
+        return
+    family = network.line[-1].family  # of the checkpoint that it comes from, if that does not describe itself
+    described = FAMILIES[family] if family else network
+    reason = sampler.refuses(described.interpolant, described.predicts)
     if reason is not None:
         raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
 

@@ -15,6 +15,7 @@ from nag.interpolants import PREDICTIONS
 from nag.registry import METHODS, find
 from nag.training import Training
 from orchestrator.axes import GRID
+from orchestrator.contracts import CONTRACTS
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.networks import FAMILY, LOADED, NAME, OFFICIAL, TRAINED, TUNED
 from orchestrator.spec import ARM_KEYS, SWEEP_KEYS
@@ -149,10 +150,17 @@ def _arm() -> Schema:
         "against": {"type": "string", "description": "The arm that this one is compared with; the first by default."},
     }
     known = {key: parts.get(key, {}) for key in ARM_KEYS}
+    own = _axes(_used())
     for name in METHODS["guidance"]:
         guidance = find("guidance", name)
         known[name] = _axes(_fields(guidance), _fields(guidance, axes=False))
-    return _object({key: _or_null(value) for key, value in known.items()})
+    return {**_object({key: _or_null(value) for key, value in known.items()}), "additionalProperties": own}
+
+
+def _used() -> Schema:
+    """A method of the user's own, whose fields only its file knows."""
+    file = {"type": "string", "pattern": r"\.py:\w+$", "description": "A file of yours, and a class in it."}
+    return {"type": "object", "properties": {"use": _axes(file)}, "required": ["use"]}
 
 
 def _method(family: str, axes: bool = False, partly: bool = False, removable: bool = False) -> Schema:
@@ -170,6 +178,8 @@ def _method(family: str, axes: bool = False, partly: bool = False, removable: bo
         choices.append({"enum": plain})
     if partly:
         choices.append(_object(every))
+    if family in CONTRACTS:
+        choices.append(_used())
     found = {"anyOf": choices}
     return _axes(found, _method(family, partly=partly)) if axes else found
 

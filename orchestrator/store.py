@@ -10,6 +10,7 @@ checksum of its content, checked when it is read; a file that fails is set aside
     attempts/<digest>/<number>.json     an attempt that failed, with the reason
     leases/<digest>/<number>.json       who is at work on a training
     sweeps/<name>/<checksum>.yaml       every sweep that was run here
+    code/<digest>/<path>                the user's own code that a sweep uses; <digest>.json has the checksums
 """
 
 from __future__ import annotations

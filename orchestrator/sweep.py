@@ -10,9 +10,10 @@ from pydantic import Field
 
 from nag.noise_level import NoiseShift
 from nag.precision import Precision
-from nag.registry import Int, method
+from nag.registry import METHODS, Int, method
 from nag.training import Training
 from orchestrator.params import Params
+from orchestrator.user_code import Code
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,10 @@ class Sweep:
     measure: NoiseShift | None = None
     estimator: Network | None = None  # the network that `measure` names
     precision: Precision = field(default_factory=Precision)
+    code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest
+    own_guidance: frozenset[str] = frozenset()  # the names under which arms have guidance of the user's own
+
+    def is_guidance(self, key: str) -> bool:
+        """Whether a parameter is that of a guidance."""
+        name = key.partition(".")[0]
+        return name in METHODS["guidance"] or name in self.own_guidance

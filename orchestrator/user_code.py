@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
+import difflib
+import importlib.util
 import sys
 import traceback
 import warnings
@@ -81,8 +82,10 @@ def located(text: str, beside: str) -> tuple[Path, str]:
 def read(path: Path) -> Code:
     """The file with its local imports. Raises ValueError for what is no file, or no Python."""
     if not path.is_file():
-        what = "it is a directory" if path.is_dir() else "there is no such file"
-        raise ValueError(f"{path}: {what}.")
+        if path.is_dir():
+            raise ValueError(f"{path}: it is a directory.")
+        close = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], n=1)
+        raise ValueError(f"{path}: there is no such file.{f' Did you mean {close[0]!r}?' if close else ''}")
     files: dict[str, bytes] = {}
     pending = [path.name]
     while pending:
@@ -119,8 +122,8 @@ def _found(folder: Path, dotted: str) -> list[str]:
     for end in range(1, len(parts) + 1):
         stem = "/".join(parts[:end])
         candidates = (f"{stem}/__init__.py", f"{stem}.py")
-        found += [next((name for name in candidates if (folder / name).is_file()), "")]
-    return [name for name in found if name]
+        found += [name for name in candidates if (folder / name).is_file()][:1]
+    return found
 
 
 class _Package(MetaPathFinder, InspectLoader):
@@ -229,9 +232,7 @@ def _typed(annotation: Any, value: Any) -> Any:
 
 def place(error: BaseException) -> str | None:
     """File and line of a user's own code where an error arose, or went through last."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    lines = [line for _, line in traceback.walk_tb(error.__traceback__)]
-    for frame, line in zip(reversed(frames), reversed(lines), strict=True):
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if frame.f_globals.get("__name__", "").startswith(PACKAGE):
             return f"{frame.f_code.co_filename}:{line}"
     return None
@@ -269,12 +270,12 @@ class StandIn:
         return None
 
 
-def stand_in(code: Code, statement: ast.ClassDef) -> type[StandIn]:
+def stand_in(code: Code, name: str) -> type[StandIn]:
     """A StandIn under the class's name; what the class statement says of itself in plain words is taken over."""
     said: dict[str, Any] = {SOURCE: code.digest}
-    for node in statement.body:
+    for node in code.class_statement(name).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
             names = {target.id for target in targets if isinstance(target, ast.Name)}
-            said |= {name: node.value.value for name in names & {"generates", "trained"}}
-    return type(statement.name, (StandIn,), said)
+            said |= {key: node.value.value for key in names & {"generates", "trained"}}
+    return type(name, (StandIn,), said)

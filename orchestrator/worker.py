@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator import user_code
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
 from orchestrator.store import Store
 from orchestrator.tasks import Context, Held, Options
@@ -46,6 +47,8 @@ def outcome(error: BaseException) -> dict[str, Any]:
         return {"outcome": "environment", "reason": str(error)}
     known = isinstance(error, NagbenchError | FloatingPointError)  # nag says FloatingPointError where nothing is finite
     reason = str(error) if known else f"{type(error).__name__}: {error}"
+    if (place := user_code.place(error)) is not None:
+        reason = f"{place}: {reason}"
     return {"outcome": "failed", "reason": reason, "traceback": "".join(traceback.format_exception(error))}
 
 

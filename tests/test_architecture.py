@@ -1,4 +1,4 @@
-"""The rules of the design that a machine can hold: import order, what starts without torch, file sizes, one exit for words."""
+"""The rules of the design that a machine can hold: import order, what starts without torch, file sizes, who prints."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ ORDER = [
     "yaml_text",
     "axes",
     "params",
+    "contracts",
+    "user_code",
     "methods",
     "smoke",
     "sweep",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from nag.guidance import EVERYWHERE
 from nag.registry import METHODS, find
 from nag.training import Training
 from orchestrator.identity import digest
@@ -22,8 +23,14 @@ DEFAULTS = {
     "samplers.euler_maruyama": {"diffusion": "sigma", "last_step": "mean", "last_step_size": 0.04},
     "samplers.ddpm": {},
     "samplers.ddim": {"eta": 0.0},
-    "guidance.cfg": {},
-    "guidance.nag": {},
+    "samplers.dopri5": {"atol": 1e-6, "rtol": 1e-3},
+    "samplers.dpmpp_2m": {},
+    "samplers.unipc": {},
+    "guidance.cfg": {"channels": "all", "interval": EVERYWHERE},
+    "guidance.nag": {"interval": EVERYWHERE},
+    "guidance.nag_classifier": {"interval": EVERYWHERE},
+    "guidance.dog": {"interval": EVERYWHERE},
+    "guidance.autoguidance": {"interval": EVERYWHERE},
     "metrics.fid": {},
     "metrics.precision_recall": {"k": 3},
     "metrics.class_accuracy": {},
@@ -66,7 +73,16 @@ arms:
   both: {cfg: {scale: 1.25}, nag: {scale: 1.0}}
 """
 
-DIGESTS = {}
+DIGESTS = {
+    "train 0": "750f86818d7bb60c0dc8862c08e92678",
+    "sample 1": "d7bd3ac47b292400ab2b3d272c04eed7",
+    "train 2": "4c6ae953783a36f4c92285620414618e",
+    "extract 3": "d216d411486faa4af1fb76722984c8a7",
+    "reference 4": "fb068cd27ed20241abc5d0b8c2d0ed98",
+    "score 5": "ff34806aa073e2569c07b64e2dec11f9",
+    "score 6": "89b8dd08fc41732a3ebb226b446f2d22",
+    "cell": "7ee477cf3feb8a8c0e5cd876b23a17a5",
+}
 
 
 def defaults(cls: type) -> dict[str, object]:

@@ -102,15 +102,9 @@ def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str])
     """Partners agree on every axis written outside `arms` and on every guidance field that both have."""
     for key in group.params.keys() & other.params.keys():
         outside = key in results.plan.sweep.shared_axes and key not in exempt
-        if (outside or _is_guidance(key)) and group.params[key] != other.params[key]:
+        if (outside or results.plan.sweep.is_guidance(key)) and group.params[key] != other.params[key]:
             return False
     return True
-
-
-def _is_guidance(key: str) -> bool:
-    from nag.registry import METHODS
-
-    return key.partition(".")[0] in METHODS["guidance"]
 
 
 def _row(results: Results, store: Store, group: Group, partners: list[Group], metric: str) -> Comparison | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.report.comparisons import Group, groups, is_seed
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.words import is_distance, is_guidance, short
+from orchestrator.report.words import is_distance, short
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, 
         key: value
         for key, value in group.params.items()
         if not is_seed(key)
-        and not is_guidance(key)
+        and not results.plan.sweep.is_guidance(key)
         and ((key.startswith("sampler") and sampler) or (key in shared and not key.startswith("sampler")))
     }
 
@@ -144,7 +144,7 @@ def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -
 
 def uses_nag(group: Group) -> bool:
     """Whether a group is guided by NAG of either kind."""
-    return any(is_guidance(key) and key.startswith("nag") for key in group.params)
+    return any(key.startswith(("nag.", "nag_classifier.")) for key in group.params)
 
 
 def price(group: Group) -> float | None:

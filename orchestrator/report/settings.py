@@ -13,7 +13,6 @@ from orchestrator.report.words import (
     calls_text,
     difference_text,
     interval_text,
-    is_guidance,
     metric_name,
     row_of,
     seconds_text,
@@ -105,7 +104,7 @@ def _tables(results: Results, comparisons: Sequence[Comparison], shown: Sequence
     rows = tuple(
         (
             Item(one.group.arm),
-            _setting(one, varying),
+            _setting(results, one, varying),
             *(_value(one.group, metric) for metric in others),
             _calls(one.group),
             _seconds(one.group),
@@ -130,7 +129,7 @@ def _compared(
     varying = _varying(results)
     rows = []
     for one in shown:
-        items = [Item(one.group.arm), _setting(one, varying)]
+        items = [Item(one.group.arm), _setting(results, one, varying)]
         for metric in metrics:
             found = row_of(indexed.get((one.group.arm, metric), []), one.group, metric)
             items += [_value(one.group, metric), _difference(results, found)]
@@ -151,10 +150,10 @@ def _varying(results: Results) -> set[str]:
     return {key for (_, key), found in values.items() if len(found) > 1 and not is_seed(key)}
 
 
-def _setting(one: Shown, varying: set[str]) -> Item:
+def _setting(results: Results, one: Shown, varying: set[str]) -> Item:
     """What is particular to a group: its guidance, and what varies within its arm."""
     words = []
-    for key, value in sorted(one.group.params.items(), key=lambda item: not is_guidance(item[0])):
+    for key, value in sorted(one.group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
         family, _, field = key.rpartition(".")
         if field == "scale":
             words.append(f"{family} {short(value)}")

@@ -29,17 +29,12 @@ def label(results: Results, group: Group) -> str:
     """An arm and what tells its groups apart, guidance first: `nag 2`, or `nag 2 heun` where samplers are compared."""
     others = groups(results, group.arm)
     varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
+    is_guidance = results.plan.sweep.is_guidance
     varying.sort(key=lambda key: not is_guidance(key))
     several = sum(map(is_guidance, varying)) > 1  # then `cfg 1.5 nag 2` rather than `1.5 2`
     names = {key: f"{key.partition('.')[0]} " if several and is_guidance(key) else "" for key in varying}
     words = [names[key] + short(group.params[key]) for key in varying]
     return " ".join([group.arm, *words]) + (" steps" if varying[-1:] == ["sampler.steps"] else "")
-
-
-def is_guidance(key: str) -> bool:
-    from nag.registry import METHODS
-
-    return key.partition(".")[0] in METHODS["guidance"]
 
 
 def short(value: Any) -> str:

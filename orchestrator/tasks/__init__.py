@@ -65,6 +65,14 @@ def block_name(digest: str, number: int) -> str:
     return f"blocks/{digest}/{number:06d}.safetensors"
 
 
+def code_record(source: str) -> str:
+    return f"code/{source}.json"
+
+
+def code_name(source: str, path: str) -> str:
+    return f"code/{source}/{path}"
+
+
 def file_name(digest: str, name: str) -> str:
     return f"files/{digest}/{name}"
 
@@ -82,7 +90,7 @@ class Held(Exception):
     """Another process is at work on this task; not a failure."""
 
 
-LOADED_AT_MOST = {"network": 2, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1}
+LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
 
 
 @dataclass
@@ -112,7 +120,8 @@ class Context:
 
             self.loads += 1
             data = read_output(self.store, "train", digest, "network.safetensors")
-            field = parse_network(data, self.options.device, source=file_name(digest, "network.safetensors"))
+            source = file_name(digest, "network.safetensors")
+            field = parse_network(data, self.options.device, source, self.model)
             return precision.applied(field)
 
         return self.load("network", f"{digest} {precision}", make)
@@ -124,7 +133,7 @@ class Context:
             from nag.checkpoint import parse_estimator
 
             data = read_output(self.store, "train", digest, "network.safetensors")
-            return parse_estimator(data, self.options.device, source=file_name(digest, "network.safetensors"))
+            return parse_estimator(data, self.options.device, file_name(digest, "network.safetensors"), self.model)
 
         return self.load("estimator", digest, make)
 
@@ -145,20 +154,55 @@ class Context:
             from safetensors.torch import load
 
             state = load(read_output(self.store, "train", weights, "extractor.safetensors")) if weights else None
-            return rebuild("features", params["extractor"]).open(state, self.options.device)
+            return self.rebuild("features", params["extractor"]).open(state, self.options.device)
 
         return self.load("extractor", digest([params["extractor"], weights]), make)
 
+    def rebuild(self, family: str, identity: Mapping[str, Any]) -> Any:
+        """The method that an identity names; one of the user's own from the copy of its source in the store.
 
-def rebuild(family: str, identity: Mapping[str, Any]) -> Any:
-    """The method that an identity names. Raises ValueError if this code has another VERSION of it."""
-    from nag.registry import build
+        Raises ValueError if this code has another VERSION of one of ours.
+        """
+        from nag.registry import build
 
-    instance = build(family, identity["name"], **identity["fields"])
-    if identity["version"] != type(instance).VERSION:
-        here, wanted = type(instance).VERSION, identity["version"]
-        raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
-    return instance
+        if "source" in identity:
+            return self.own(identity)
+        instance = build(family, identity["name"], **identity["fields"])
+        if identity["version"] != type(instance).VERSION:
+            here, wanted = type(instance).VERSION, identity["version"]
+            raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
+        return instance
+
+    def model(self, described: Mapping[str, Any]) -> Any:
+        """The model that the file of a network describes."""
+        from nag.checkpoint import described_model
+
+        return self.own(described) if "source" in described else described_model(described)
+
+    def own(self, identity: Mapping[str, Any]) -> Any:
+        """A method of the user's own."""
+        from orchestrator.user_code import revived
+
+        return revived(self.code(identity["source"], identity["name"]), identity["fields"])
+
+    def code(self, source: str, name: str) -> type:
+        """A class of the user's own. Raises CorruptFile, after setting aside what is damaged, if it is not as it was
+        when the sweep was started.
+        """
+        from orchestrator.errors import CorruptFile
+        from orchestrator.identity import checksum
+        from orchestrator.user_code import Code, load
+
+        def make() -> type:
+            manifest = self.store.read_record(code_record(source))
+            files = {path: self.store.read(code_name(source, path)) for path in manifest["files"]}
+            for path, data in files.items():
+                if checksum(data) != manifest["files"][path]:
+                    self.store.remove(code_name(source, path))
+                    raise CorruptFile(f"{code_name(source, path)} is not the file that was put there; it was set aside")
+            return load(Code(manifest["main"], files, code_name(source, "")), name)
+
+        return self.load("code", f"{source} {name}", make)
 
 
 def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:

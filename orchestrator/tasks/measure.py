@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
 from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, block_name, finish, rebuild
+from orchestrator.tasks import Context, Task, block_name, finish
 from orchestrator.tasks.sample import draw, stored
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(context: Context, task: Task) -> None:
     params = task.params
     g = context.estimator(params["estimator"])
     observed = _observe(context, task, g)
-    split = rebuild("datasets", params["data"]).open("train")
+    split = context.rebuild("datasets", params["data"]).open("train")
     device, batch = context.options.device, context.options.micro_batch
     true = [
         predictions(g, true_states(split, g.interpolant, t, params["count"]), device, batch)
@@ -58,7 +58,7 @@ def _observe(context: Context, task: Task, g: Any) -> dict[float, np.ndarray]:
 
     params = task.params
     stream = context.task(params["stream"])
-    wanted = set(observed_steps(rebuild("samplers", stream.params["sampler"]).steps, params["levels"]))
+    wanted = set(observed_steps(context.rebuild("samplers", stream.params["sampler"]).steps, params["levels"]))
     seen: dict[float, list[np.ndarray]] = defaultdict(list)
 
     def observe(step: int, t: float, x: Any) -> None:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, finish, rebuild
+from orchestrator.tasks import Context, Task, finish
 
 VERSION = 1
 SPLITS = ("train", "held_out")
@@ -18,7 +18,7 @@ def run(context: Context, task: Task) -> None:
     import numpy as np
 
     started = time.time()
-    data = rebuild("datasets", task.params["data"])
+    data = context.rebuild("datasets", task.params["data"])
     sizes, files = {}, {}
     for split_name in SPLITS:
         split = data.open(split_name)

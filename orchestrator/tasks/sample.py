@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
-from orchestrator.tasks import Context, Task, block_name, rebuild
+from orchestrator.tasks import Context, Task, block_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,14 +74,15 @@ def draw(
     params = task.params
     calls = Calls()
     precision = Precision(**params["precision"])
-    field = calls.counted(context.network(params["network"], precision))
-    guidance = tuple(rebuild("guidance", g) for g in params["guidance"])
-    references = {}
+    guidance = tuple(context.rebuild("guidance", g) for g in params["guidance"])
+    networks = {params["network"]: calls.counted(context.network(params["network"], precision))}
     for term in (term for g in guidance for term in g.terms() if term.reference):
-        found = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
-        references[term.reference] = calls.counted(found)
-    guided_field = guided(field, guidance, references, params.get("compose", "sum"))
-    sampler = rebuild("samplers", params["sampler"])
+        if term.reference not in networks:  # a reference that is the network itself must be the same object
+            load = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
+            networks[term.reference] = calls.counted(load)
+    field = networks[params["network"]]
+    guided_field = guided(field, guidance, networks, params.get("compose", "sum"))
+    sampler = context.rebuild("samplers", params["sampler"])
     labels = noise.labels(params["seed"], indices, field.num_classes, rule=params["labels"])
 
     def finite(step: int, t: float, x: torch.Tensor) -> None:
@@ -92,8 +93,9 @@ def draw(
             observe(step, t, x)
 
     parts: list[Any] = []
-    for first in range(0, len(indices), context.options.micro_batch):
-        part = slice(first, first + context.options.micro_batch)
+    at_once = len(indices) if getattr(sampler, "adaptive", False) else context.options.micro_batch
+    for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on all that it is given
+        part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)
         draws = noise.Noise(params["seed"], indices[part], field.shape, context.options.device)
         parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.store import pack, unpack
-from orchestrator.tasks import Context, Task, block_name, finish, read_output, rebuild
+from orchestrator.tasks import Context, Task, block_name, finish, read_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ VERSION = 1
 def run(context: Context, task: Task) -> None:
     started = time.time()
     params = task.params
-    metric = rebuild("metrics", params["metric"])
+    metric = context.rebuild("metrics", params["metric"])
     reference = _reference(context, params["reference"], "train")
     if params["features"] is None:
         samples, cost = _reference(context, params["reference"], "held_out"), {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import checksum
-from orchestrator.tasks import ORIGINAL, Context, Task, file_name, finish, read_output, rebuild
+from orchestrator.tasks import ORIGINAL, Context, Task, file_name, finish, read_output
 from orchestrator.tasks.lease import lease
 
 VERSION = 1
@@ -31,8 +31,8 @@ def _extractor(context: Context, task: Task) -> None:
     from safetensors.torch import save
 
     started = time.time()
-    extractor = rebuild("features", task.params["extractor"])
-    split = rebuild("datasets", task.params["data"]).open("train")
+    extractor = context.rebuild("features", task.params["extractor"])
+    split = context.rebuild("datasets", task.params["data"]).open("train")
     state = extractor.train(split, lambda done, of: context.tell(task.digest, done, of))
     finish(context, task, {"extractor.safetensors": save(state)}, {}, started)
 
@@ -59,14 +59,14 @@ def _network(context: Context, task: Task) -> None:
 
     started = time.time()
     params = task.params
-    data, training = rebuild("datasets", params["data"]), Training(**params["train"]["fields"])
+    data, training = context.rebuild("datasets", params["data"]), Training(**params["train"]["fields"])
     null_noise = training.noise_dropout > 0
     if "init" in params:
         module, model, interpolant, predicts = _tuned(context, params["init"], data, null_noise, training.seed)
     else:
-        model, interpolant = rebuild("models", params["model"]), rebuild("interpolants", params["interpolant"])
-        predicts = params["predicts"]
-        module = model.module(data.shape, data.num_classes, null_noise=null_noise, seed=training.seed)
+        model, predicts = context.rebuild("models", params["model"]), params["predicts"]
+        interpolant = context.rebuild("interpolants", params["interpolant"])
+        module = _new(model, data, null_noise, training.seed)
     checkpoints = Checkpoints(context, task.digest)
     curve: list[list[float]] = []
     every = max(1, training.steps // CURVE)
@@ -103,6 +103,13 @@ def _network(context: Context, task: Task) -> None:
     checkpoints.clear()
 
 
+def _new(model: Any, data: Any, null_noise: bool, seed: int) -> Any:
+    from nag.models import seeded
+
+    with seeded(seed):
+        return model.module(data.shape, data.num_classes, null_noise=null_noise, seed=seed)
+
+
 def _tuned(context: Context, parent: str, data: Any, null_noise: bool, seed: int) -> tuple[Any, Any, Any, str]:
     """A new network with its parent's weights wherever they fit: module, model, interpolant, what it predicts.
 
@@ -112,11 +119,14 @@ def _tuned(context: Context, parent: str, data: Any, null_noise: bool, seed: int
 
     source = file_name(parent, "network.safetensors")
     old, model, interpolant, description = parse(
-        read_output(context.store, "train", parent, "network.safetensors"), context.options.device, source
+        read_output(context.store, "train", parent, "network.safetensors"),
+        context.options.device,
+        source,
+        context.model,
     )
     if tuple(description["shape"]) != tuple(data.shape):
         raise ValueError(f"the images are {list(data.shape)}, {source} is of {description['shape']}")
-    module = model.module(data.shape, data.num_classes, null_noise=null_noise, seed=seed)
+    module = _new(model, data, null_noise, seed)
     found = old.state_dict()
     kept = {
         name: found[name]

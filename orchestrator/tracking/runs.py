@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nag.registry import METHODS
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
 from orchestrator.plan import Plan, PlannedCell
@@ -91,7 +90,7 @@ def varying_params(plan: Plan) -> list[str]:
     """
     cells = plan.sweep.cells
     keys = list(dict.fromkeys(key for cell in cells for key in cell.params))
-    keys.sort(key=lambda key: (is_seed(key), key.partition(".")[0] not in METHODS["guidance"]))
+    keys.sort(key=lambda key: (is_seed(key), not plan.sweep.is_guidance(key)))
     return [key for key in keys if len({str(cell.params.get(key)) for cell in cells}) > 1]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,9 +121,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_here(folder / "sweep.yaml", folder / "store")
 
 
+AWAY = tempfile.mkdtemp(prefix="nagbench-tests-")  # where commands run: they write their reports below it
+atexit.register(shutil.rmtree, AWAY, ignore_errors=True)
+
+
 def nagbench(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command, as a user runs it."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, **options)
+    options = {"capture_output": True, "text": True, "timeout": 240, "cwd": AWAY, **options}
+    return subprocess.run(command(*arguments), **options)
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -136,5 +144,6 @@ def started(*arguments: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env=env,
+        cwd=AWAY,
         start_new_session=True,
     )

@@ -273,7 +273,23 @@ SECTIONS = [
         "only: null_noise",
         "6: networks.sit.train: only: null_noise needs init: NETWORK and a noise_dropout above 0.",
     ),
-    (DATA, "data: {use: ./x.py:X}", "4: networks.sit.data.use: 'use' is not available in this version of nagbench."),
+    (DATA, "data: {use: ./x.py:X}", "4: networks.sit.data.use: x.py: there is no such file."),
+    (
+        DATA,
+        "data: {use: x.py}",
+        "4: networks.sit.data.use: expected a file and a class in it, such as ./mine.py:MyClass, got 'x.py'.",
+    ),
+    (
+        DATA,
+        "data: {use: ./x.py:X, name: digits}",
+        "4: networks.sit.data.name: 'name' is one of ours and 'use' one of yours; only one of them can stand here.",
+    ),
+    (
+        DATA,
+        f"{DATA}\n    interpolant: {{use: ./x.py:X}}",
+        "5: networks.sit.interpolant.use: a file of your own cannot stand here, "
+        "only for datasets, features, guidance, metrics, models, samplers.",
+    ),
     (
         METRICS,
         "[fid], reference: x.npz",
@@ -317,7 +333,32 @@ ARMS = [
     (
         PLAIN,
         "plain: {mine: {use: ./x.py:X}}",
-        "11: arms.plain.mine: 'use' is not available in this version of nagbench.",
+        "11: arms.plain.mine.use: x.py: there is no such file.",
+    ),
+    (
+        PLAIN,
+        "plain: {mine: {use: {grid: [./x.py:X]}}}",
+        "11: arms.plain.mine.use.grid[0]: x.py: there is no such file.",
+    ),
+    (
+        PLAIN,
+        "plain: {mine: {use: 3}}",
+        "11: arms.plain.mine.use: expected text, got 3.",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {use: ./x.py:X}}",
+        "11: arms.plain.cfg: 'cfg' is a name of ours; give your guidance another name.",
+    ),
+    (
+        PLAIN,
+        "plain: {sit: {use: ./x.py:X}}",
+        "11: arms.plain.sit: 'sit' is a network of this sweep; give your guidance another name.",
+    ),
+    (
+        PLAIN,
+        "plain: {mine: {grid: [{use: ./x.py:X}, {scale: 2}]}}",
+        "11: arms.plain.mine.grid[0].use: x.py: there is no such file.",
     ),
     (PLAIN, "plain: {network: pre}", "11: arms.plain.network: unknown network 'pre'. Known: sit."),
     (

@@ -82,7 +82,8 @@ def test_run_with_one_arm(write: Callable[..., Path], tmp_path: Path) -> None:
     assert "\x1b" not in first.stdout + first.stderr
     assert "plain" in first.stdout
     assert "held-out" in first.stdout
-    block = "import sys\nfor name in ('torch', 'mlflow'): sys.modules[name] = None\nfrom orchestrator.cli import main\nmain()"
+    block = "import sys\nfor name in ('torch', 'mlflow'): sys.modules[name] = None\n"
+    block += "from orchestrator.cli import main\nmain()"
     again = subprocess.run(
         [sys.executable, "-c", block, *map(str, arguments)], capture_output=True, text=True, timeout=60
     )

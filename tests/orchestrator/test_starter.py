@@ -105,6 +105,8 @@ def test_its_commented_line_is_right_too(tmp_path: Path) -> None:
         ("features: [digits", "feature: [digits"),
         ("{cfg: {scale:", "{cgf: {scale:"),
         ("{cfg: {scale:", "{cfg: {scal:"),
+        ("plain:   {}", "plain: {mine: {use: mine, scale: 2}}"),
+        ("plain:   {}", "plain: {mine: {file: ./mine.py:Mine, scale: 2}}"),
         ("plain:", "my plain:"),
         ("against: cfg", "agianst: cfg"),
         ("against: cfg", "against: 3"),
@@ -128,6 +130,10 @@ def test_a_mistake_is_seen(right: str, wrong: str) -> None:
         ("count: 1000", "count: 1e3"),
         ("{scale: 1.25}", "{grid: [{scale: 1.25}, {scale: 2}]}"),
         ("score:", "network: sit\nscore:"),
+        ("plain:   {}", "plain: {mine: {use: ./mine.py:Mine, scale: {grid: [1, 2]}}}"),
+        ("{name: euler, steps: 10}", "{use: {grid: [./mine.py:A, ./mine.py:B]}, steps: 10}"),
+        ("{name: digits}", "{use: ./mine.py:Faces}"),
+        ("metrics: [fid", "metrics: [{use: ./mine.py:Gap}, fid"),
     ],
 )
 def test_what_a_sweep_may_hold(old: str, new: str) -> None:

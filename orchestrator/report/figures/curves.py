@@ -11,7 +11,7 @@ from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import Estimate, cost, estimate, panel_of, stamp_of
 from orchestrator.report.results import Results
-from orchestrator.report.words import is_guidance, short
+from orchestrator.report.words import short
 
 CROWD = 10  # curves in a panel, above which only the best few are named and have bands
 NAMED = 5
@@ -82,6 +82,7 @@ def named(results: Results, metric: str, panel: Panel) -> set[str]:
 def scale_of(results: Results, arm: str) -> str | None:
     """The scale that varies most in an arm; of equals the one that its baseline has not."""
     found = groups(results, arm)
+    is_guidance = results.plan.sweep.is_guidance
     keys = [key for key in found[0].params if is_guidance(key) and key.endswith(".scale")] if found else []
     baseline = next((other.against for other in results.plan.sweep.arms if other.name == arm), None)
     known = {key for group in groups(results, baseline) for key in group.params} if baseline else set()
@@ -128,11 +129,13 @@ def scale_title(panels: Sequence[Panel]) -> str:
 
 
 def off_at(guidance: str) -> int | None:
-    """The scale at which a guidance changes nothing."""
+    """The scale at which a guidance changes nothing; None where it is not known, as of one of the user's own."""
     from pydantic import ValidationError
 
-    from nag.registry import build
+    from nag.registry import METHODS, build
 
+    if guidance not in METHODS["guidance"]:
+        return None
     for scale in (0, 1):
         try:
             if build("guidance", guidance, scale=float(scale)).off:
