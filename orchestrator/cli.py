@@ -93,16 +93,19 @@ def check(
 ) -> None:
     """Say whether a sweep is right, without doing anything."""
     from orchestrator.deep import look
+    from orchestrator.plan import plan as _planned
     from orchestrator.report.progress import shape
+    from orchestrator.spec import read_sweep
 
-    found = _plan(sweep, smoke)
-    lines = list(look(found.sweep)) if deep else []
+    found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
+    lines = list(look(found)) if deep else []
     if as_json:
-        _print_json({"sweep": found.sweep.name, "arms": len(found.sweep.arms), "cells": len(found.cells)})
-    else:
-        for line in lines:
-            out.print(line, markup=False, soft_wrap=True)
-        out.print(f"{sweep}: good. {shape(found)}", markup=False, soft_wrap=True)
+        _print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells)})
+        return
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+    known = shape(_planned(found)) if deep or not found.code else "Code of its own was read, not run; --deep runs it."
+    out.print(f"{sweep}: good. {known}", markup=False, soft_wrap=True)
 
 
 @command

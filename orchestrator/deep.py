@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.sweep import Cell, Network, Sweep
+from orchestrator.user_code import place
 
 
 def look(sweep: Sweep) -> Iterator[str]:
@@ -31,8 +32,11 @@ def _data(network: Network) -> str:
     data = network.data
     try:
         sizes = {split: len(data.open(split)) for split in ("train", "held_out")}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"networks.{network.name}.data: {error}") from error
+    except Exception as error:
+        own = place(error)  # a data set of the user's own may raise anything
+        if own is None and not isinstance(error, OSError | ValueError):
+            raise
+        raise BadInput(f"networks.{network.name}.data: {own + ': ' if own else ''}{error}") from error
     return f"networks.{network.name}.data: {sizes['train']:,} training and {sizes['held_out']:,} held-out images"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nag.interpolants import PREDICTIONS
+from nag.precision import Precision
 from nag.registry import METHODS, find
 from nag.training import Training
 from orchestrator.axes import GRID
@@ -117,6 +118,7 @@ def schema() -> Schema:
         "sample": _axes(_fields(Sample), _fields(Sample, axes=False)),
         "score": _object({key: _list(_method(key)) for key in ("features", "metrics")}, ("features", "metrics")),
         "measure": _method("measures"),
+        "precision": _fields(Precision, axes=False),
         "arms": _map(_arm(), "The lines of the comparison. The first one is the baseline of the others."),
     }
     found = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
