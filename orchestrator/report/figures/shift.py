@@ -160,7 +160,11 @@ def _panel(axes: Axes, results: Results, shifts: Sequence[Shift], colours: Colou
         middle = int(shift.delta.argmax())
         anchors = [(float(shift.t[k]), float(shift.delta[k])) for k in (-1, middle, len(shift.t) // 2)]
         wanted.append(Name(_name(results, shift, shifts), colours.text(arm), anchors))
-    wanted.append(Name("g_phi's error", MUTED, [(float(bias.t[k]), float(bias.bias[k])) for k in (0, 1, -1)]))
+    wanted.append(
+        Name(
+            "g_phi's error", MUTED, [(float(bias.t[k]), float(bias.bias[k])) for k in (0, min(1, len(bias.t) - 1), -1)]
+        )
+    )
     names.place(wanted)
 
 
