@@ -117,7 +117,7 @@ def _stamps(results: Results) -> Table | None:
             reference = stamp.get("reference")
             size = f"{stamp['reference_size']:,} images, {reference[:12]}" if reference else "–"
             row = [
-                metric_name(results, metric),
+                metric_name(results, metric) + results.setting(metric),
                 f"{stamp['count']:,}",
                 extractor + (f", weights {weights[:12]}" if isinstance(weights, str) else ""),
                 size,

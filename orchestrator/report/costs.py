@@ -26,6 +26,13 @@ def costs(results: Results, store: Store) -> list[str]:
     trained = _trainings(results, store)
     if trained:
         lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
+    precision = results.plan.sweep.precision
+    lines.append(
+        f"Networks evaluated in {precision.dtype}"
+        + (", with TF32" if precision.tf32 else "")
+        + (", compiled" if precision.compile else "")
+        + "."
+    )
     last = max((cell.finished for cell in results.cells), default=0.0)
     if last:
         lines.append(f"Last result: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(last))} UTC.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,12 @@ class Results:
     def extrapolates(self, metric: str) -> bool:
         """Whether the metric is biased in N, so that its differences are between extrapolated values."""
         return self._method(metric)[0].extrapolates
+
+    def setting(self, metric: str) -> str:
+        """The fields of a metric, defaults too, such as ` k 3`: values under another setting are other values."""
+        method, _ = self._method(metric)
+        fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.name != "estimator"}
+        return "".join(f" {name} {value}" for name, value in fields.items())
 
     def _method(self, metric: str) -> tuple[Any, str]:
         for planned in self.plan.cells:

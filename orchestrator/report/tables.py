@@ -15,6 +15,7 @@ from orchestrator.report.results import Results
 from orchestrator.report.words import against, is_distance, label, number, row_of, share, small, verdict
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
+MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
 def comparison_tables(results: Results, comparisons: Sequence[Comparison]) -> RenderableType:
@@ -68,7 +69,8 @@ def _difference(results: Results, row: Comparison | None) -> Text:
         return Text("no interval" if row.difference_at_n is None else f"{row.difference_at_n:+.2f} at N")
     interval = "" if row.low is None or row.high is None else f" ± {(row.high - row.low) / 2:.2f}"  # all are symmetric
     found = verdict(row, results.lower_is_better(row.metric))
-    return Text(f"{row.difference:+.2f}{interval}", style=STYLES.get(found or "", ""))
+    mark = f" {MARKS[found]}" if found in MARKS else ""
+    return Text(f"{row.difference:+.2f}{interval}{mark}", style=STYLES.get(found or "", ""))
 
 
 def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
@@ -128,6 +130,8 @@ def footnotes(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
         notes.append(f"Intervals: Student's t over {seeds} training seeds.")
     if "influence" in intervals:
         notes.append("Intervals: sampling noise of one training only (influence); another training may differ by more.")
+    if intervals:
+        notes.append("✓ better than the baseline, ✗ worse, ≈ cannot be told apart.")
     if any(row.selected for row in comparisons):
         notes.append("* the best of several baseline cells, so the comparison is hard on the arm.")
     if comparisons and _several(results):

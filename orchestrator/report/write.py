@@ -15,7 +15,7 @@ from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
 from orchestrator.store import Store
 
-VERSION = 1  # of the pages; bumped when the same results would look different
+VERSION = 2  # of the pages; bumped when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
