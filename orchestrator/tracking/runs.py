@@ -165,8 +165,12 @@ def _ms(seconds: float) -> int:
 
 
 def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Point, ...]:
-    """Metric, value, seconds since the epoch, step, as MLflow has them. It would draw an infinite value as 1.8e308."""
-    return tuple((n, float(v), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v))
+    """Metric, value in six digits (its tables show all there are), seconds since the epoch, step. Infinite ones are left
+    out: it would draw them as 1.8e308.
+    """
+    return tuple(
+        (n, float(f"{v:.6g}"), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v)
+    )
 
 
 def _failed_at(plan: Plan, store: Store | None, known: dict[str, float], cell: PlannedCell) -> float:
