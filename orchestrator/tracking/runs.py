@@ -165,8 +165,8 @@ def _ms(seconds: float) -> int:
 
 
 def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Point, ...]:
-    """Metric, value in six digits (its tables show all there are), seconds since the epoch, step. Infinite ones are left
-    out: it would draw them as 1.8e308.
+    """Metric, value in six digits (its tables show all there are), seconds since the epoch, step. An infinite value,
+    which MLflow would draw as 1.8e308, is left out.
     """
     return tuple(
         (n, float(f"{v:.6g}"), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v)
