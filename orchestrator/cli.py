@@ -66,6 +66,7 @@ def _plan(
     arms: list[str] | None = None,
     cell: str | None = None,
     count: int | None = None,
+    hashes: bool = True,
 ) -> Plan:
     from orchestrator.plan import only_cell, plan
     from orchestrator.spec import read_sweep
@@ -77,7 +78,7 @@ def _plan(
             raise BadInput(f"--arm: {unknown('arm', name, known)}")
     if cell is not None:
         sweep = only_cell(sweep, cell, count)
-    return plan(sweep, frozenset(arms) if arms else None)
+    return plan(sweep, frozenset(arms) if arms else None, hashes)
 
 
 def _print_json(value: Any) -> None:
@@ -89,7 +90,7 @@ def check(
     sweep: SweepArgument,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Open data and weights as well.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Open data and weights, run the sweep's own code.")] = False,
 ) -> None:
     """Say whether a sweep is right, without doing anything."""
     from orchestrator.deep import look
@@ -104,7 +105,11 @@ def check(
         return
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
-    known = shape(_planned(found)) if deep or not found.code else "Code of its own was read, not run; --deep runs it."
+    known = (
+        shape(_planned(found, hashes=deep))
+        if deep or not found.code
+        else "Code of its own was read, not run; --deep runs it."
+    )
     out.print(f"{sweep}: good. {known}", markup=False, soft_wrap=True)
 
 
@@ -153,7 +158,7 @@ def status(
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure
 
-    found, opened = _plan(sweep, smoke), _open(store)
+    found, opened = _plan(sweep, smoke, hashes=False), _open(store)
     done = Done(opened)
     results, tasks = collect(found, opened, done), counts(found, done)
     failed = [cell for cell in results.cells if cell.reason is not None]
@@ -377,10 +382,7 @@ def doctor(
         _plan(sweep)
     with err.status("Looking at this machine..."):
         rows = machine.doctor(store, tracking)
-    if as_json:
-        _print_json(machine.as_json(rows))
-    else:
-        out.print(machine.table(rows))
+    _print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
     return machine.exit_code(rows)
 
 

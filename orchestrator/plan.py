@@ -78,7 +78,8 @@ def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
 class Builder:
     """Adds tasks, merging equal ones. Methods are frozen and shared, so identities are computed once each."""
 
-    def __init__(self) -> None:
+    def __init__(self, hashes: bool = True) -> None:
+        self.hashes = hashes
         self.tasks: dict[str, Task] = {}
         self.blocks: dict[str, int] = {}
         self._identities: dict[int, dict[str, Any]] = {}
@@ -107,7 +108,7 @@ class Builder:
 
     def _loaded(self, network: Network) -> str:
         assert network.checkpoint is not None
-        params: dict[str, Any] = {"checkpoint": content(network.checkpoint)}
+        params: dict[str, Any] = {"checkpoint": content(network.checkpoint, compute=self.hashes)}
         params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
         return self.add("train", params, source=network.checkpoint)
 
@@ -139,9 +140,11 @@ def suffix(sweep: Sweep, extractor: Any) -> str:
     return "" if extractor == sweep.score.features[0] else f"_{identity.name_of(extractor)}"
 
 
-def plan(sweep: Sweep, arms: frozenset[str] | None = None) -> Plan:
-    """The tasks of a sweep, or of some of its arms."""
-    builder = Builder()
+def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) -> Plan:
+    """The tasks of a sweep, or of some of its arms. Without `hashes` no checkpoint is read: one that was never read
+    before is then a network that no store has.
+    """
+    builder = Builder(hashes)
     cells = tuple(_cell(builder, sweep, cell) for cell in sweep.cells if arms is None or cell.arm in arms)
     floors: dict[str, tuple[Scored, ...]] = {}
     for planned in cells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from orchestrator.errors import SpecError
 from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
 from orchestrator.tasks import block_name
-from tests.orchestrator.conftest import Ran, run_here
+from tests.orchestrator.conftest import Ran, nagbench, run_here
 
 SWEEP = """\
 name: tuned
@@ -170,6 +171,20 @@ def test_our_own_checkpoint(run: Callable[[str], Ran], tmp_path: Path) -> None:
     loaded = run("  nag: {nag: {scale: 1.0}}\n", text)
     np.testing.assert_array_equal(of_arm(loaded, "plain")[0], of_arm(ran, "pre")[0])
     assert json.loads(json.dumps(loaded.document()))["cells"][0]["params"]["network"] == "mine"
+
+
+def test_status_and_check_read_no_checkpoint(tmp_path: Path) -> None:
+    """Only its header: a file of gigabytes would keep them busy, and they write nothing, not even its checksum."""
+    (tmp_path / "sit.pt").write_bytes(b"PK" + bytes(1000))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(LOADED.replace("CHECKPOINT", "sit.pt").replace("FAMILY", ", family: sit"))
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name, options in (("check", ()), ("status", ("--store", tmp_path / "none"))):
+        done = nagbench(name, path, *options, env=env)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "cache").exists()
+    nagbench("plan", path, "--store", tmp_path / "none", env=env)
+    assert len(list((tmp_path / "cache").rglob("*"))) == 3, "plan has read it, once"
 
 
 def official(ran: Ran, kind: str) -> bytes:
