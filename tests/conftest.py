@@ -10,3 +10,20 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+import pytest  # noqa: E402
+
+MAY_BE_AWAY = ("GPU", "vectors of the official")  # no machine of ours has the one, no user the other
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """In CI every part is there, so a test that skips for want of one has failed."""
+    report = yield
+    if (
+        os.environ.get("CI") == "true"
+        and report.skipped
+        and not any(word in str(report.longrepr) for word in MAY_BE_AWAY)
+    ):
+        report.outcome = "failed"
+    return report

@@ -238,3 +238,14 @@ def test_samples_that_turn_nan_name_their_step(write: Callable[..., Path], tmp_p
     with pytest.raises(Exception, match=r"samples stopped being finite at step 1 of 40") as caught:
         sample.draw(context, Task(task.kind, task.params), np.arange(4))
     assert worker.outcome(caught.value)["outcome"] == "failed"
+
+
+def test_precision_is_part_of_a_stream(finished: Ran, write: Callable[..., Path], tmp_path: Path) -> None:
+    """bfloat16 makes other samples, near by, under other digests; the trainings are the same."""
+    ran = run_here(write("sampler:", "precision: {dtype: bfloat16}\nsampler:"), tmp_path / "store")
+    assert not ran.failed
+    trained = [{d for d, t in r.plan.tasks.items() if t.kind == "train"} for r in (ran, finished)]
+    assert trained[0] == trained[1]
+    assert not set(streams(ran)) & set(streams(finished))
+    ours, theirs = (samples(r.store, streams(r)[0]).astype(float) for r in (ran, finished))
+    assert 0 < float(np.sqrt(np.mean((ours - theirs) ** 2))) < 0.05 * 127.5
