@@ -2,6 +2,10 @@
 
 A family is a folder of this package, a method one file in it: a small frozen object whose fields are its configuration.
 Nothing here imports torch; neither does importing a method, so names and fields can be checked in milliseconds.
+
+A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
+weights) to the name under which `nag.weights` finds it where the field is None. `FOLDERS` names the fields that hold
+the place of a data set. In identities their content stands in place of the path.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def run(
     if cell:
         tracking = NONE  # a cell for debugging is no part of the sweep's comparison
     with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
-        engine.run(found, opened, backend, number, observer)
+        engine.run(found, opened, backend, observer)
     return _report(found, opened, store, tracking)
 
 

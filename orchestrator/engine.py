@@ -1,28 +1,32 @@
-"""From a plan to finished tasks: what is missing, in which bundles, and what to do when one ends. No state of its own:
-the records are the state, so to resume, extend or repair a sweep is to run it again, and two engines on one sweep are
-safe.
+"""From a plan to finished tasks: what is missing, in which bundles, and what to do when one ends. The records are the
+state, so to resume, extend or repair a sweep is to run it again, and two engines on one sweep are safe.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.backends import Backend, Bundle, End, Progress, Step
-from orchestrator.errors import CorruptFile, EnvironmentProblem
-from orchestrator.identity import checksum
+from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
+from orchestrator.bundles import bundles, step_units, units, without
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
+from orchestrator.identity import canonical, checksum, members
 from orchestrator.plan import Done, Plan, missing
+from orchestrator.retries import Decision, decide
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, code_name, code_record, file_name
+from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, asset_folder, code_name, code_record, file_name, plan_name
 
-BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
-REPAIRS_AT_MOST = 5  # rounds in which a damaged file was found, before it is the storage that is at fault
+REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
+ALIKE_AT_MOST = 3  # cells of an arm that fail alike, before the rest of the arm is left
 HELD_WAIT_S = 2.0
+TAKEN_S = 0.5  # a look at the store takes in what ends within this time of each other
 
 
 class Observer(Protocol):
@@ -34,196 +38,291 @@ class Observer(Protocol):
     def note(self, text: str) -> None: ...
 
 
+def run(
+    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+) -> dict[str, str]:
+    """Do all that is missing. Returns digest -> reason of what failed; what depends on it was not tried.
+
+    since: attempts from this time on (seconds since the epoch) count; by default only those of this run. Raises
+    EnvironmentProblem when the store cannot be written. What is published by then stays.
+    """
+    work = _Run(plan, store, backend, observer, since)
+    try:
+        while work.submit() or work.flying:
+            work.wait()
+        return work.failed
+    finally:
+        work.close()
+
+
+def advance(
+    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+) -> tuple[int, dict[str, str]]:
+    """Take in what has ended, queue what is missing, and leave it to itself. Returns how many bundles are on their way,
+    and what failed.
+    """
+    work = _Run(plan, store, backend, observer, since)
+    try:
+        work.submit()
+        return len(work.flying), work.failed
+    finally:
+        work.close()
+
+
 @dataclass
-class Stages:
-    """How far each stage of a round is, counting unfinished trainings by their share."""
-
+class _Run:
     plan: Plan
+    store: Store
+    make: Callable[[], Backend]
     observer: Observer
-    done: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    since: float | None
+    flying: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
+    failed: dict[str, str] = field(default_factory=dict)
+    attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    held: dict[str, float] = field(default_factory=dict)  # digest -> when to look again; another engine has it
+    stepped: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # steps of a bundle that are published
+    done: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by kind
     partial: dict[str, float] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    repairs: int = 0
+    name: str = ""
+    backend: Backend | None = None
 
-    def units(self, digest: str, blocks: Iterable[int] | None) -> float:
-        task = self.plan.tasks[digest]
-        if task.kind not in BLOCK_KINDS or blocks is None:
-            return 1.0
-        stream = self.plan.tasks[task.params.get("stream", digest)]
-        return float(len(list(blocks)) * stream.params["block"])
+    def __post_init__(self) -> None:
+        self.since = time.time() if self.since is None else self.since
+        self.store.open()
+        self.name = keep_plan(self.plan, self.store)
+        self._check_goals()
 
-    def event(self, event: Progress | Step) -> None:
-        kind = self.plan.tasks[event.digest].kind
+    def close(self) -> None:
+        if self.backend is not None:
+            self.backend.close()
+
+    def submit(self) -> bool:
+        """Queue what is missing, not on its way and not hopeless. False if there is no such thing, now or later."""
+        todo = missing(self.plan, Done(self.store))
+        if not todo:
+            return False
+        if self.backend is None:
+            self.backend = self.make()
+            for bundle in self.backend.adopt():
+                self.count += 1
+                self.flying[self.count] = bundle
+            if self.flying:
+                self.wait(0)  # what has ended meanwhile
+                todo = missing(self.plan, Done(self.store))
+        decisions = self._decisions(todo)
+        held = {digest for digest, until in self.held.items() if digest in todo and until > time.monotonic()}
+        reachable = self._reachable(todo, {*self.failed, *held})
+        new = without(reachable, list(self.flying.values()))
+        if new:
+            take_in(self.plan, self.store, new)
+            self._queue(new, reachable, decisions)
+        return bool(new or held)
+
+    def _queue(self, new: dict[str, Any], open_: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
+        assert self.backend is not None
+        makers: dict[str, set[int]] = defaultdict(set)  # digest -> handles of the bundles that make it
+        for handle, bundle in self.flying.items():
+            for digest, _ in bundle.steps:
+                makers[digest].add(handle)
+        work = []
+        for waiting in bundles(self.plan, self.name, new, open_, self.backend.size, decisions):
+            self.count += 1
+            after = frozenset(maker for need in waiting.needs for maker in makers[need])
+            work.append(Work(self.count, waiting.bundle, after))
+            self.flying[self.count] = waiting.bundle
+            for digest, _ in waiting.bundle.steps:
+                makers[digest].add(self.count)
+        self._tell()
+        self.backend.submit(work)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Take events until all is done, or something ended otherwise than done and the store wants another look."""
+        look_at = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        if not self.flying:
+            time.sleep(HELD_WAIT_S / 4)
+            return
+        while self.flying:
+            assert self.backend is not None
+            for event in self.backend.poll(0 if timeout_s == 0 else TAKEN_S):
+                if isinstance(event, End):
+                    if not self._ended(event):
+                        look_at = min(look_at, time.monotonic() + TAKEN_S)
+                else:
+                    self._went_on(event)
+            if time.monotonic() >= look_at:
+                return
+
+    def _went_on(self, event: Progress | Step) -> None:
+        kind = self.plan.tasks[event.digest].kind if event.digest in self.plan.tasks else ""
+        if not kind:
+            return  # of another sweep's bundle that this one waits for
         if isinstance(event, Step):
+            self.stepped[event.handle] += 1
             self.partial.pop(event.digest, None)
+            self.done[kind] += step_units(self.plan, event.digest, event.blocks)
             if event.blocks is None:
                 self.observer.finished(kind, event.digest)
-            self.done[kind] += self.units(event.digest, event.blocks)
         elif kind not in BLOCK_KINDS:
             self.partial[event.digest] = event.done / max(1, event.of)
         running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
         self.observer.progress(kind, self.done[kind] + running)
 
+    def _tell(self) -> None:
+        total: dict[str, float] = defaultdict(float, self.done)
+        for handle, bundle in self.flying.items():
+            left = Bundle(bundle.steps[self.stepped[handle] :])
+            for kind, number in units(self.plan, left).items():
+                total[kind] += number
+        if total != self.told:
+            self.told = dict(total)
+            self.observer.stages(self.told)
+            for kind, number in self.done.items():
+                self.observer.progress(kind, number)
 
-def bundles(plan: Plan, todo: dict[str, list[int] | None], workers: int) -> list[tuple[Bundle, set[str]]]:
-    """Bundles of all that is to do, in an order in which each comes after what it needs, with the digests that it
-    waits for.
+    def _ended(self, end: End) -> bool:
+        """Take in the end of a bundle; True if it is done."""
+        bundle = self.flying.pop(end.handle)
+        kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
+        self.partial.pop(end.digest, None)
+        if end.outcome == "environment":
+            raise EnvironmentProblem(end.reason)
+        if end.outcome == "corrupt":
+            self.observer.note(end.reason)
+            self.repairs += 1
+            if self.repairs > REPAIRS_AT_MOST:
+                raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
+        if end.outcome == "held":
+            if end.digest not in self.held:
+                self.observer.note(f"{kind} {end.digest[:12]} is being done by another run; waiting for it")
+            self.held[end.digest] = time.monotonic() + HELD_WAIT_S
+        if end.outcome == "failed":
+            self._failed(end, bundle, kind)
+        return end.outcome == "done"
+
+    def _failed(self, end: End, bundle: Bundle, kind: str) -> None:
+        attempt = {
+            "kind": kind,
+            "cause": end.cause or "died",
+            "reason": end.reason,
+            "traceback": end.traceback,
+            "log": str(self.store.logs / f"{end.digest}.log"),
+            "time": round(time.time(), 3),
+            "micro_batch": bundle.micro_batch,
+            "doublings": bundle.doublings,
+            "progress": self.stepped[end.handle] > 0,
+            **(end.details or {}),
+        }
+        name = end.name or f"{time.time_ns():020d}-{os.getpid()}"
+        self.store.create_record(f"attempts/{end.digest}/{name}.json", attempt)
+        tried = self._tried(end.digest)
+        decision = decide(tried)
+        words = f"{kind} {end.digest[:12]}: {end.reason}"
+        if decision.give_up:
+            self.failed[end.digest] = decision.give_up
+            self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']})")
+            self._stop_arms()
+        else:
+            self.observer.note(f"{words}; trying again")
+
+    def _tried(self, digest: str) -> list[dict[str, Any]]:
+        """The attempts at a task that count, oldest first."""
+        found = []
+        for name in self.store.list(f"attempts/{digest}"):
+            with contextlib.suppress(CorruptFile):
+                found.append(self.store.read_record(f"attempts/{digest}/{name}", repair=False))
+        return [attempt for attempt in found if attempt["time"] >= (self.since or 0)]
+
+    def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
+        """How to try those tasks again that have failed; those that are given up are in `failed` then."""
+        decisions = {}
+        attempted = Done(self.store).attempted
+        for digest in todo:
+            if digest in attempted and digest not in self.failed:
+                decision = decide(self._tried(digest))
+                if decision.give_up:
+                    self.failed[digest] = decision.give_up
+                decisions[digest] = decision
+        return decisions
+
+    def _stop_arms(self) -> None:
+        """Leave an arm of which several cells have failed alike: the next forty would as well."""
+        alike: dict[tuple[str, str], set[str]] = defaultdict(set)
+        streams: dict[str, set[str]] = defaultdict(set)
+        for planned in self.plan.cells:
+            streams[planned.cell.arm].add(planned.stream)
+            for digest in (planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)):
+                if digest in self.failed and not self.failed[digest].startswith(NOT_TRIED):
+                    alike[planned.cell.arm, re.sub(r"[\d.]+", "#", self.failed[digest])].add(planned.stream)
+        for (arm, _), failed in alike.items():
+            others = {stream for name, found in streams.items() if name != arm for stream in found}
+            rest = streams[arm] - failed - others - self.failed.keys()
+            if len(failed) >= ALIKE_AT_MOST and rest:
+                self.observer.note(f"arm {arm}: {len(failed)} cells failed alike, so the other {len(rest)} are left")
+                self.failed |= dict.fromkeys(rest, f"{NOT_TRIED}: {len(failed)} cells of arm {arm} failed alike")
+
+    def _check_goals(self) -> None:
+        """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
+        done = Done(self.store)
+        for digest in self.plan.goals:
+            if self.plan.tasks[digest].kind not in BLOCK_KINDS and done.small_done(self.plan.tasks[digest]):
+                try:
+                    self.store.read_record(self.plan.tasks[digest].record_name)
+                except CorruptFile as error:
+                    self.observer.note(str(error))
+
+    def _reachable(self, todo: Mapping[str, list[int] | None], stopped: set[str]) -> dict[str, list[int] | None]:
+        """What is to do, without what is stopped and what needs it."""
+        left: dict[str, list[int] | None] = {}
+        for digest, blocks in todo.items():  # inputs come first
+            if digest in stopped or stopped.intersection(self.plan.tasks[digest].inputs):
+                stopped.add(digest)
+            else:
+                left[digest] = blocks
+        return left
+
+
+NOT_TRIED = "not tried"
+
+
+def keep_plan(plan: Plan, store: Store) -> str:
+    """Write the plan into the store, under a name that its content decides; the name."""
+    document = plan.document()
+    name = checksum(canonical(document).encode())
+    store.create_record(plan_name(name), document)
+    folder = f"sweeps/{plan.sweep.name}"
+    while True:
+        names = store.list(folder)
+        with contextlib.suppress(CorruptFile):
+            if names and store.read_record(f"{folder}/{names[-1]}", repair=False)["plan"] == name:
+                return name
+        number = int(names[-1].partition(".")[0]) + 1 if names else 1
+        store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)})
+
+
+def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
+    """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
+    machine, and what is queued does not change with those files.
     """
-    found: list[tuple[Bundle, set[str]]] = []
-    streams: dict[str, list[str]] = defaultdict(list)  # stream -> its extract tasks
-    scores: dict[tuple[str, ...], list[str]] = defaultdict(list)  # what they read -> score tasks
-    for digest in todo:
-        task = plan.tasks[digest]
-        if task.kind == "sample":
-            streams[digest] = streams[digest]
-        elif task.kind == "extract":
-            streams[task.params["stream"]].append(digest)
-        elif task.kind in ("score", "measure"):
-            scores[task.inputs].append(digest)
-    small = [digest for digest in todo if plan.tasks[digest].kind in ("train", "reference")]
-    # The extractors' short trainings go first: all sampling of a trained network can then start.
-    for digest in sorted(small, key=lambda d: (plan.tasks[d].kind != "train", "extractor" not in plan.tasks[d].params)):
-        found.append((Bundle(((digest, None),)), {need for need in plan.tasks[digest].inputs if need in todo}))
-    total = sum(len(_blocks(todo, stream, extracts)) for stream, extracts in streams.items())
-    size = max(1, min(BLOCKS_A_BUNDLE, total // (4 * workers)))
-    for stream, extracts in streams.items():
-        needs = {need for digest in (stream, *extracts) for need in plan.tasks[digest].inputs}
-        waits = {need for need in needs if need in todo and need != stream}
-        numbers = _blocks(todo, stream, extracts)
-        for first in range(0, len(numbers), size):
-            steps = tuple(
-                (digest, (number,))
-                for number in numbers[first : first + size]
-                for digest in (stream, *extracts)
-                if number in (todo.get(digest) or ())
-            )
-            found.append((Bundle(steps, plan.tasks[stream].params["network"]), waits))
-    for inputs, digests in scores.items():
-        found.append((Bundle(tuple((digest, None) for digest in digests)), {need for need in inputs if need in todo}))
-    return found
-
-
-def _blocks(todo: dict[str, list[int] | None], stream: str, extracts: list[str]) -> list[int]:
-    return sorted({number for digest in (stream, *extracts) for number in todo.get(digest) or ()})
-
-
-def run(plan: Plan, store: Store, backend: Callable[[], Backend], workers: int, observer: Observer) -> dict[str, str]:
-    """Do all that is missing. Returns digest -> reason of what failed; what depends on it was not tried.
-
-    Raises EnvironmentProblem when the store cannot be written. What is published by then stays.
-    """
-    store.open()
-    store.create(f"sweeps/{plan.sweep.name}/{checksum(plan.sweep.text.encode())}.yaml", plan.sweep.text.encode())
-    _check_goals(plan, store, observer)
-    failed: dict[str, str] = {}
-    repairs = 0
-    started: Backend | None = None
-    try:
-        while True:
-            todo = _reachable(plan, missing(plan, Done(store)), failed)
-            if not todo:
-                return failed
-            _take_in_code(plan, store)
-            for digest in todo:
-                store.create_record(f"tasks/{digest}.json", plan.tasks[digest].definition())
-                _take_in(plan, store, digest)
-            started = started or backend()
-            ends = _round(plan, store, started, bundles(plan, todo, workers), observer)
-            failed |= {end.digest: end.reason for end in ends if end.outcome == "failed"}
-            damaged = [end for end in ends if end.outcome == "corrupt"]
-            repairs += bool(damaged)
-            if repairs > REPAIRS_AT_MOST:
-                raise EnvironmentProblem(f"store {store.url} keeps damaging files; the last one: {damaged[0].reason}")
-            if any(end.outcome == "held" for end in ends):
-                time.sleep(HELD_WAIT_S)  # another engine trains what this one waits for
-    finally:
-        if started:
-            started.cancel()
-
-
-def _take_in(plan: Plan, store: Store, digest: str) -> None:
-    """Copy the user's checkpoint into the store, so that workers, and later runs, need no path of this machine."""
-    task = plan.tasks[digest]
-    if task.source and not store.exists(file_name(digest, ORIGINAL)):
-        store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
-
-
-def _take_in_code(plan: Plan, store: Store) -> None:
-    """Copy the user's own code into the store: what is queued is done with it, whatever he edits meanwhile."""
     for source, code in plan.sweep.code.items():
         for path, data in code.files.items():
             if not store.exists(code_name(source, path)):
                 store.create(code_name(source, path), data)
         store.create_record(code_record(source), code.manifest)
-
-
-def _check_goals(plan: Plan, store: Store, observer: Observer) -> None:
-    """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
-    done = Done(store)
-    for digest in plan.goals:
-        if plan.tasks[digest].kind not in BLOCK_KINDS and done.small_done(plan.tasks[digest]):
-            try:
-                store.read_record(plan.tasks[digest].record_name)
-            except CorruptFile as error:
-                observer.note(str(error))
-
-
-def _reachable(plan: Plan, todo: dict[str, list[int] | None], failed: dict[str, str]) -> dict[str, list[int] | None]:
-    """What is to do, without what failed in this run and what needs it."""
-    left: dict[str, list[int] | None] = {}
-    blocked = set(failed)
-    for digest, blocks in todo.items():  # inputs come first
-        if digest in blocked or blocked.intersection(plan.tasks[digest].inputs):
-            blocked.add(digest)
-        else:
-            left[digest] = blocks
-    return left
-
-
-def _round(
-    plan: Plan, store: Store, backend: Backend, work: list[tuple[Bundle, set[str]]], observer: Observer
-) -> list[End]:
-    stages = Stages(plan, observer)
-    total: dict[str, float] = defaultdict(float)
-    makers: dict[str, list[int]] = defaultdict(list)  # digest -> handles of the bundles that make it
-    open_handles: set[int] = set()
-    for bundle, waits in work:
-        (handle,) = backend.submit([bundle], [[maker for need in waits for maker in makers[need]]])
-        open_handles.add(handle)
-        for digest, blocks in bundle.steps:
-            makers[digest].append(handle)
-            total[plan.tasks[digest].kind] += stages.units(digest, blocks)
-    observer.stages(dict(total))
-    ends: list[End] = []
-    while open_handles:
-        for event in backend.poll(timeout_s=0.5):
-            if isinstance(event, End):
-                open_handles.discard(event.handle)
-                ends.append(event)
-                _ended(plan, store, event, observer)
-            else:
-                stages.event(event)
-    return ends
-
-
-def _ended(plan: Plan, store: Store, end: End, observer: Observer) -> None:
-    if end.outcome == "environment":
-        raise EnvironmentProblem(end.reason)
-    if end.outcome == "corrupt":
-        observer.note(end.reason)
-    if end.outcome == "held":
-        observer.note(f"{plan.tasks[end.digest].kind} {end.digest[:12]} is being done by another run; waiting for it")
-    if end.outcome == "failed":
-        log = str(store.logs / f"{end.digest}.log")
-        observer.note(f"{plan.tasks[end.digest].kind} {end.digest[:12]} failed: {end.reason} (log: {log})")
-        attempt = {
-            "kind": plan.tasks[end.digest].kind,
-            "reason": end.reason,
-            "traceback": end.traceback,
-            "log": log,
-            "time": round(time.time(), 3),
-        }
-        number = len(store.list(f"attempts/{end.digest}")) + 1
-        while not store.create_record(f"attempts/{end.digest}/{number:06d}.json", attempt):
-            number += 1
+    for digest in todo:
+        task = plan.tasks[digest]
+        if task.source and not store.exists(file_name(digest, ORIGINAL)):
+            store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
+    for content, found in plan.outside.items():
+        if not found.copied or store.list(asset_folder(content)):
+            continue
+        if not found.place:
+            raise BadInput(f"the weights {content.removeprefix('missing ')} are not on this machine: nagbench fetch")
+        place = Path(found.place)
+        for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
+            store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())
 
 
 def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -241,6 +340,3 @@ def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[s
             with contextlib.suppress(CorruptFile):
                 attempts[digest] = done.store.read_record(f"attempts/{digest}/{names[-1]}", repair=False)
     return attempts
-
-
-__all__ = ["Observer", "bundles", "failures", "run"]

@@ -35,7 +35,7 @@ cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 
 influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
                   metric, in the order of the samples. The metric's 95 % interval is its value +- 1.96 std / sqrt(N);
                   sample i has the same noise in every cell, so of a difference it is that of the difference.
-tasks/            <digest>.json: what each task is, with all that changes its result, and the digests of its inputs
+plan.json         what each task is: all that changes its result, and the digests of its inputs
 records/          <kind>/<digest>.json: what came out of each task, when, how long it took, on which machine
 
 Samples, features and weights are not here: they follow from sweep.yaml.
@@ -111,9 +111,10 @@ def _own_code(plan: Plan) -> Iterator[tuple[str, Any]]:
 
 
 def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:
-    """Of every task its definition, and its record if it is done and whole. A block's record stays in its block."""
-    for digest, task in plan.tasks.items():
-        yield f"tasks/{digest}.json", (canonical(task.definition()) + "\n").encode
+    """The plan, and of every task the record if it is done and whole. A block's record stays in its block."""
+    told = {key: value for key, value in plan.document().items() if key != "places"}  # paths are nobody's business
+    yield "plan.json", (canonical(told) + "\n").encode
+    for task in plan.tasks.values():
         if task.kind not in BLOCK_KINDS:
             try:
                 record = store.read_record(task.record_name, repair=False)

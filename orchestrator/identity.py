@@ -39,7 +39,11 @@ def content(path: str, *, compute: bool = True) -> str:
     """The checksum of a file, kept by its path, size and time of change, so that a large one is read once.
 
     Without `compute` it is only looked up; a file that was never read has a name of its own then, equal to no other.
+    A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash.
     """
+    if os.path.isdir(path):
+        parts = {name: content(os.path.join(path, name), compute=compute) for name in members(path)}
+        return digest(parts) + "/"
     stat = os.stat(path)
     key = canonical([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
     kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "content" / digest(key)
@@ -60,6 +64,44 @@ def content(path: str, *, compute: bool = True) -> str:
     return hashed.hexdigest()
 
 
+def members(folder: str) -> list[str]:
+    """The files that make a folder of weights: descriptions and safetensors."""
+    return sorted(name for name in os.listdir(folder) if name.endswith((".json", ".safetensors")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """What a method reads from outside of the store. Its content is part of identities, its place is not.
+
+    `copied`: a file (or a folder of weights) that goes into the store; else a data set, read where it lies.
+    """
+
+    place: str  # path or URL; "" where it is not there
+    content: str
+    copied: bool
+
+
+def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
+    """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
+    found = {}
+    for name, default in getattr(type(instance), "FILES", {}).items():
+        place = getattr(instance, name)
+        if place is None and default is not None:
+            from nag.weights import find
+
+            place = find(default)
+        if place is not None:
+            found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
+        elif default is not None:
+            found[name] = Outside("", f"missing {default}", copied=True)
+    for name in getattr(type(instance), "FOLDERS", ()):
+        from nag.datasets import listing
+
+        place = getattr(instance, name)
+        found[name] = Outside(place, listing(place), copied=False)
+    return found
+
+
 def changed_fields(instance: Any) -> dict[str, Any]:
     """The fields of a method that are not at their default, as they were coerced to their types."""
     fields = {}
@@ -70,12 +112,13 @@ def changed_fields(instance: Any) -> dict[str, Any]:
     return fields
 
 
-def method(instance: Any) -> dict[str, Any]:
-    """The identity of a method: its name, its VERSION, the fields that are not at their default; of one of the user's
-    own the digest of its source too.
+def method(instance: Any, *, compute: bool = True) -> dict[str, Any]:
+    """The identity of a method: its name, its VERSION, the fields that are not at their default, in place of a path
+    the content there; of one of the user's own the digest of its source too.
     """
     source = source_of(instance)
-    found = {"name": name_of(instance), "fields": changed_fields(instance)}
+    contents = {name: found.content for name, found in outside(instance, compute=compute).items()}
+    found = {"name": name_of(instance), "fields": {**changed_fields(instance), **contents}}
     if source is None:
         return {**found, "version": type(instance).VERSION}
     return {**found, "version": getattr(instance, "VERSION", 1), "source": source}

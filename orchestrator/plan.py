@@ -8,14 +8,14 @@ train (of an estimator) ──> measure         (it reads the first blocks of `s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from nag.guidance.mixing import along_noise
 from orchestrator import identity
 from orchestrator.errors import BadInput
-from orchestrator.identity import content, digest
+from orchestrator.identity import Outside, content, digest
 from orchestrator.store import Store
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
@@ -47,6 +47,9 @@ class Plan:
     blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
     cells: tuple[PlannedCell, ...]
     floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
+    outside: Mapping[str, Outside] = field(
+        default_factory=dict
+    )  # by content, what tasks read from outside of the store
 
     @cached_property
     def goals(self) -> frozenset[str]:
@@ -54,6 +57,17 @@ class Plan:
         scores = {scored.task for planned in self.cells for scored in planned.scores}
         floors = {scored.task for _, floor in self.floors for scored in floor}
         return frozenset(scores | floors or {planned.stream for planned in self.cells})
+
+    def document(self) -> dict[str, Any]:
+        """The plan as the store keeps it: what those who do its tasks must know, and the sweep as it was written."""
+        return {
+            "sweep": self.sweep.name,
+            "text": self.sweep.text,
+            "tasks": {digest: task.definition() for digest, task in self.tasks.items()},
+            "blocks": dict(self.blocks),
+            "goals": sorted(self.goals),
+            "places": {found.content: found.place for found in self.outside.values() if not found.copied},
+        }
 
 
 def find_cell(plan: Plan, prefix: str) -> PlannedCell:
@@ -82,6 +96,7 @@ class Builder:
         self.hashes = hashes
         self.tasks: dict[str, Task] = {}
         self.blocks: dict[str, int] = {}
+        self.outside: dict[str, Outside] = {}
         self._identities: dict[int, dict[str, Any]] = {}
         self._networks: dict[int, str] = {}
 
@@ -97,7 +112,9 @@ class Builder:
 
     def identity(self, instance: Any) -> dict[str, Any]:
         if id(instance) not in self._identities:
-            self._identities[id(instance)] = identity.method(instance)
+            self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
+            found = identity.outside(instance, compute=self.hashes)
+            self.outside |= {outside.content: outside for outside in found.values()}
         return self._identities[id(instance)]
 
     def network(self, network: Network) -> str:
@@ -151,7 +168,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         for extractor in sweep.score.features if sweep.score else ():
             reference, scored = _floor(builder, sweep, planned.cell, extractor)
             floors[reference] = scored
-    return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()))
+    return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()), builder.outside)
 
 
 def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:

@@ -3,13 +3,14 @@
 A file appears whole or not at all, and the first writer wins; nothing is ever changed in place. Every file carries the
 checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again.
 
-    tasks/<digest>.json                 what a task is (written before it is submitted)
+    plans/<checksum>.json               every task of a sweep as it was run, and the YAML
+    sweeps/<name>/<number>.json         which plans the sweep of that name had, the newest last
+    assets/<checksum>/<name>            a file that a sweep names: weights of an extractor, a reference
     records/<kind>/<digest>.json        a small task is done
     files/<digest>/<name>               its output: weights, reference features, influences
     blocks/<digest>/<number>.safetensors    a block of samples or features; the record is its header
-    attempts/<digest>/<number>.json     an attempt that failed, with the reason
+    attempts/<digest>/<name>.json       an attempt that failed, with the cause; names sort by time
     leases/<digest>/<number>.json       who is at work on a training
-    sweeps/<name>/<checksum>.yaml       every sweep that was run here
     code/<digest>/<path>                the user's own code that a sweep uses; <digest>.json has the checksums
 """
 
@@ -113,6 +114,17 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not name.startswith("."))
+
+    def local_copy(self, folder: str) -> str:
+        """A folder of files that never change, as one of this machine: the store's own, or a copy in a cache."""
+        if self.local:
+            return self.path(folder)
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "store"
+        target = base / checksum(self.url.encode()) / folder
+        for name in self.list(folder):
+            if not (target / name).exists():
+                _create_local(str(target / name), self.read(f"{folder}/{name}"))
+        return str(target)
 
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))

@@ -1,9 +1,9 @@
 """What runs where the work is done. `run` does one task; `main` is a process that takes bundles from the one that
 started it.
 
-The conversation is one JSON object a line. In: {"id", "steps": [[digest, blocks or null], ...]}. Out: {"id", "event":
-"progress" | "step" | "end", ...}. When the other side is gone, however it went, the input ends and this process ends
-with it.
+The conversation is one JSON object a line. In: {"id", "plan", "steps": [[digest, blocks or null], ...],
+"micro_batch"}. Out: {"id", "event": "progress" | "step" | "end", ...}. When the other side is gone, however it went,
+the input ends and this process ends with it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import user_code
+from orchestrator.causes import cause_of
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
 from orchestrator.store import Store
 from orchestrator.tasks import Context, Held, Options
@@ -44,12 +45,13 @@ def outcome(error: BaseException) -> dict[str, Any]:
     if isinstance(error, CorruptFile):
         return {"outcome": "corrupt", "reason": str(error)}
     if isinstance(error, EnvironmentProblem):
-        return {"outcome": "environment", "reason": str(error)}
+        return {"outcome": "environment", "reason": str(error), "cause": "environment"}
     known = isinstance(error, NagbenchError | FloatingPointError)  # nag says FloatingPointError where nothing is finite
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     if (place := user_code.place(error)) is not None:
         reason = f"{place}: {reason}"
-    return {"outcome": "failed", "reason": reason, "traceback": "".join(traceback.format_exception(error))}
+    told = "".join(traceback.format_exception(error))
+    return {"outcome": "failed", "reason": reason, "cause": cause_of(error), "traceback": told}
 
 
 class Worker:
@@ -63,7 +65,7 @@ class Worker:
         logs: Path | None = None,
         raises: bool = False,
     ) -> None:
-        self.send, self.logs, self.raises = send, logs, raises
+        self.send, self.logs, self.raises, self.options = send, logs, raises, options
         self.context = Context(store, options, tell=self._tell)
         self.current, self.told, self.logged = 0, 0.0, 0.0
 
@@ -76,10 +78,13 @@ class Worker:
             self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of})
 
     def bundle(self, message: dict[str, Any]) -> None:
-        """Do {"id", "steps"}; the last event is its end, whatever happens."""
+        """Do {"id", "plan", "steps", "micro_batch"}; the last event is its end, whatever happens."""
         self.current = message["id"]
+        micro_batch = message["micro_batch"] or self.options.micro_batch
+        self.context.options = dataclasses.replace(self.options, micro_batch=micro_batch)
         for digest, blocks in message["steps"]:
             try:
+                self.context.read_plan(message["plan"])
                 with logged(self.logs, digest, blocks):
                     run_task(self.context, digest, blocks)
             except Exception as error:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Each file of orchestrator/ imports only from the ones before it.
 ORDER = [
     "errors",
+    "causes",
     "identity",
     "yaml_text",
     "axes",
@@ -29,7 +30,11 @@ ORDER = [
     "tasks",
     "plan",
     "worker",
+    "site",
+    "snapshot",
     "backends",
+    "retries",
+    "bundles",
     "engine",
     "logs",
     "report",

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.backends import Bundle, End, Event, event_of
+from orchestrator.backends import Bundle, End, Event, Step, Work, event_of, message_of
+from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 
-DEATHS_AT_MOST = 3  # of workers at one bundle, before it is given up
+BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
 
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -26,17 +27,11 @@ ONE_THREAD = {
 
 
 @dataclass
-class Queued:
-    bundle: Bundle
-    after: set[int]
-    deaths: int = 0
-
-
-@dataclass
 class Process:
     process: subprocess.Popen[str]
     log: str
     handle: int | None = None
+    stepped: int = 0  # steps of that bundle that are published
     networks: set[str] = field(default_factory=set)  # networks that it has loaded
 
 
@@ -47,10 +42,9 @@ class Local:
         self.store, self.workers, self.options = store, workers, options
         self.events: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
         store.logs.mkdir(parents=True, exist_ok=True)
-        self.waiting: dict[int, Queued] = {}
-        self.running: dict[int, Queued] = {}
+        self.waiting: dict[int, Work] = {}
+        self.running: dict[int, Work] = {}
         self.ended: dict[int, str] = {}
-        self.count = 0
         self.processes: list[Process] = []
 
     def _start(self) -> Process:
@@ -76,13 +70,14 @@ class Local:
         process.process.wait()
         self.events.put((process, None))
 
-    def submit(self, bundles: Sequence[Bundle], after: Sequence[Sequence[int]]) -> list[int]:
-        handles = []
-        for bundle, needs in zip(bundles, after, strict=True):
-            self.count += 1
-            self.waiting[self.count] = Queued(bundle, set(needs))
-            handles.append(self.count)
-        return handles
+    def size(self, plan: Plan, stream: str, blocks: int) -> int:
+        return max(1, min(BLOCKS_A_BUNDLE, blocks // (4 * self.workers)))
+
+    def adopt(self) -> list[Bundle]:
+        return []
+
+    def submit(self, work: Sequence[Work]) -> None:
+        self.waiting |= {each.handle: each for each in work}
 
     def poll(self, timeout_s: float) -> list[Event]:
         found: list[Event] = self._dispatch()
@@ -98,6 +93,7 @@ class Local:
         if message is None:
             return self._died(process)
         event = event_of(message)
+        process.stepped += isinstance(event, Step)
         if isinstance(event, End):
             process.handle = None
             self.running.pop(event.handle)
@@ -105,29 +101,26 @@ class Local:
         return [event]
 
     def _died(self, process: Process) -> list[Event]:
-        """A worker is gone: its bundle waits for another one, which does not repeat what is published."""
+        """A worker is gone, and with it its bundle."""
         if process not in self.processes:
             return []
         self.processes.remove(process)
         _close(process)
         if process.handle is None:
             return []
-        queued = self.running.pop(process.handle)
-        queued.deaths += 1
-        if queued.deaths < DEATHS_AT_MOST:
-            self.waiting = {process.handle: queued, **self.waiting}
-            return []
+        work = self.running.pop(process.handle)
         self.ended[process.handle] = "failed"
-        reason = f"its worker died {queued.deaths} times ({_cause(process.process.returncode)}); log: {process.log}"
-        return [End(process.handle, "failed", queued.bundle.steps[0][0], reason)]
+        reason = f"its worker died ({_cause(process.process.returncode)}; log: {process.log})"
+        at = work.bundle.steps[min(process.stepped, len(work.bundle.steps) - 1)][0]
+        return [End(process.handle, "failed", at, reason, cause="died")]
 
     def _dispatch(self) -> list[Event]:
         """Give every idle worker a bundle, one whose network it has loaded if there is one; end bundles that can never
         start.
         """
         skipped: list[Event] = []
-        for handle, queued in list(self.waiting.items()):  # in the order of submission, so one pass is enough
-            if any(self.ended.get(needed, "done") != "done" for needed in queued.after):
+        for handle, work in list(self.waiting.items()):  # in the order of submission, so one pass is enough
+            if any(self.ended.get(needed, "done") != "done" for needed in work.after):
                 del self.waiting[handle]
                 self.ended[handle] = "skipped"
                 skipped.append(End(handle, "skipped"))
@@ -142,27 +135,26 @@ class Local:
 
     def _choose(self, process: Process) -> int | None:
         first = None
-        for handle, queued in self.waiting.items():
-            if all(needed in self.ended for needed in queued.after):
-                if not queued.bundle.network or queued.bundle.network in process.networks:
+        for handle, work in self.waiting.items():
+            if all(needed in self.ended for needed in work.after):
+                if not work.bundle.network or work.bundle.network in process.networks:
                     return handle
                 first = first or handle
         return first
 
     def _give(self, process: Process, handle: int) -> None:
-        queued = self.waiting.pop(handle)
-        self.running[handle] = queued
-        process.handle = handle
-        if queued.bundle.network:
-            process.networks.add(queued.bundle.network)
+        work = self.running[handle] = self.waiting.pop(handle)
+        process.handle, process.stepped = handle, 0
+        if work.bundle.network:
+            process.networks.add(work.bundle.network)
         assert process.process.stdin is not None
         try:
-            process.process.stdin.write(json.dumps({"id": handle, "steps": queued.bundle.steps}) + "\n")
+            process.process.stdin.write(json.dumps(message_of(handle, work.bundle)) + "\n")
             process.process.stdin.flush()
         except BrokenPipeError:
             return  # it died just now; its end arrives as an event
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         processes, self.processes = self.processes, []
         for process in processes:
             process.process.kill()

@@ -9,6 +9,7 @@ result stays.
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,14 @@ def block_name(digest: str, number: int) -> str:
     return f"blocks/{digest}/{number:06d}.safetensors"
 
 
+def plan_name(checksum: str) -> str:
+    return f"plans/{checksum}.json"
+
+
+def asset_folder(content: str) -> str:
+    return f"assets/{content.rstrip('/')}"
+
+
 def code_record(source: str) -> str:
     return f"code/{source}.json"
 
@@ -91,6 +100,7 @@ class Held(Exception):
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
+LOADED_AT_MOST |= {"asset": 64, "decoder": 1}
 
 
 @dataclass
@@ -102,6 +112,10 @@ class Context:
     tell: Callable[[str, int, int], None] = lambda digest, done, of: None
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     loads: int = 0  # networks read from the store
+    warned: threading.Event = field(default_factory=threading.Event)  # set: this process will be ended soon
+    tasks: dict[str, Task] = field(default_factory=dict)  # those of the plans read so far
+    places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by content
+    plans: set[str] = field(default_factory=set)
 
     def load(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, kept while it is among the last few of its kind that were used."""
@@ -137,13 +151,57 @@ class Context:
 
         return self.load("estimator", digest, make)
 
+    def read_plan(self, checksum: str) -> None:
+        """Learn the tasks of a plan of the store."""
+        if checksum in self.plans:
+            return
+        found = self.store.read_record(plan_name(checksum), repair=False)
+        for key, definition in found["tasks"].items():
+            self.tasks.setdefault(key, Task(definition["kind"], definition["params"], tuple(definition["inputs"])))
+        self.places |= found["places"]
+        self.plans.add(checksum)
+
     def task(self, digest: str) -> Task:
-        """A task of the store. Raises ValueError if this code would give it another digest."""
-        definition = self.store.read_record(f"tasks/{digest}.json")
-        task = Task(definition["kind"], definition["params"], tuple(definition["inputs"]))
+        """A task of a plan of the store. Raises ValueError if there is none, or if this code would give it another
+        digest.
+        """
+        for name in () if digest in self.tasks else self.store.list("plans"):
+            self.read_plan(name.removesuffix(".json"))
+        if digest not in self.tasks:
+            raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
+        task = self.tasks[digest]
         if task.digest != digest:
             raise ValueError(f"task {digest} was planned by another version of nagbench (here it is {task.digest})")
         return task
+
+    def asset(self, content: str) -> str:
+        """A local path of a file (or a folder of weights) that the sweep names, as the store has it."""
+
+        def make() -> str:
+            import os
+
+            from orchestrator import identity
+            from orchestrator.errors import CorruptFile
+
+            folder = self.store.local_copy(asset_folder(content))
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            path = folder if content.endswith("/") else os.path.join(folder, *names[:1])
+            if not names or identity.content(path) != content:
+                for name in names:
+                    self.store.remove(f"{asset_folder(content)}/{name}")
+                raise CorruptFile(f"{asset_folder(content)} is not what was put there; it will be copied again")
+            return path
+
+        return self.load("asset", content, make)
+
+    def place(self, content: str) -> str:
+        """Where the data set with this listing lies. Raises ValueError where it is not what it was."""
+        from nag.datasets import listing
+
+        place = self.places[content]
+        if listing(place) != content:
+            raise ValueError(f"{place} has changed since the sweep was planned: other files, or other sizes")
+        return place
 
     def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
         """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
@@ -163,15 +221,26 @@ class Context:
 
         Raises ValueError if this code has another VERSION of one of ours.
         """
-        from nag.registry import build
+        from nag.registry import find
 
         if "source" in identity:
             return self.own(identity)
-        instance = build(family, identity["name"], **identity["fields"])
+        cls = find(family, identity["name"])
+        instance = cls(**self.located(cls, identity["fields"]))
         if identity["version"] != type(instance).VERSION:
             here, wanted = type(instance).VERSION, identity["version"]
             raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
         return instance
+
+    def located(self, cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of an identity with the places of files and data sets here (FILES and FOLDERS, nag.registry)."""
+        here = dict(fields)
+        for name in getattr(cls, "FILES", {}):
+            if name in fields:
+                here[name] = self.asset(fields[name])
+        for name in getattr(cls, "FOLDERS", ()):
+            here[name] = self.place(fields[name])
+        return here
 
     def model(self, described: Mapping[str, Any]) -> Any:
         """The model that the file of a network describes."""
@@ -183,7 +252,8 @@ class Context:
         """A method of the user's own."""
         from orchestrator.user_code import revived
 
-        return revived(self.code(identity["source"], identity["name"]), identity["fields"])
+        cls = self.code(identity["source"], identity["name"])
+        return revived(cls, self.located(cls, identity["fields"]))
 
     def code(self, source: str, name: str) -> type:
         """A class of the user's own. Raises CorruptFile, after setting aside what is damaged, if it is not as it was

@@ -70,11 +70,7 @@ class Ran:
     @property
     def did(self) -> dict[str, float]:
         """What was done, by kind: tasks, or samples."""
-        total: dict[str, float] = {}
-        for part in self.observer.totals:
-            for kind, units in part.items():
-                total[kind] = total.get(kind, 0) + units
-        return total
+        return self.observer.totals[-1] if self.observer.totals else {}
 
     def document(self) -> dict[str, Any]:
         return document(collect(self.plan, self.store), self.store)
@@ -93,7 +89,7 @@ def run_here(sweep: str | Path, store: str | Path, options: Options | None = Non
         backends.append(Here(opened, options or Options()))
         return backends[0]
 
-    failed = engine.run(planned, opened, backend, 1, observer)
+    failed = engine.run(planned, opened, backend, observer)
     return Ran(planned, opened, backends[0] if backends else None, observer, failed)
 
 

@@ -42,11 +42,18 @@ def inside(file: zipfile.ZipFile, name: str) -> bytes:
 
 def test_everything_of_the_sweep_is_in_it(exported: zipfile.ZipFile, finished: Ran) -> None:
     names = {name.removeprefix("tiny/") for name in exported.namelist()}
-    tasks = {f"tasks/{digest}.json" for digest in finished.plan.tasks}
     records = {task.record_name for task in finished.plan.tasks.values() if task.kind not in BLOCK_KINDS}
     influences = {f"influence/{cell.digest}.npz" for cell in finished.plan.cells}
-    tops = {"README.txt", "sweep.yaml", "results.json", "cells.csv", "report/report.html", "report/figures/fid.svg"}
-    assert names == tops | tasks | records | influences
+    tops = {
+        "README.txt",
+        "sweep.yaml",
+        "plan.json",
+        "results.json",
+        "cells.csv",
+        "report/report.html",
+        "report/figures/fid.svg",
+    }
+    assert names == tops | records | influences
     readme = inside(exported, "README.txt").decode()
     for name in names:
         assert name.partition("/")[0] in readme or name == "README.txt"
