@@ -50,6 +50,19 @@ def paired_difference(
     return value_a - value_b, low, high
 
 
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """(low, high) of a share of n independent samples, `count` of them: Wilson's (1927), right near 0 and 1 too.
+
+    Raises ValueError where the count is not within 0 and n, n at least 1.
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"a share needs a count from 0 to n, n at least 1; got {count} of {n}")
+    share, weight = count / n, Z**2 / n
+    centre = share + weight / 2
+    half = (weight * share * (1 - share) + weight**2 / 4) ** 0.5
+    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
     """(mean, low, high) over replicates (training seeds), Student's t with n - 1 degrees; one value has no interval.
 

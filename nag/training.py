@@ -1,36 +1,67 @@
 """Training a network on exact x_t, with noise-condition dropout (arXiv 2510.12497) and class dropout, independent of
 it.
 
-Every random number is a function of (seed, step, index in the batch), so a training that is killed and resumed from a
-checkpoint ends, on the same kind of device and number of threads, in the same weights bit for bit.
+Every random number is a function of (seed, step, index in the global batch), so a training that is killed and resumed
+from a checkpoint ends, on the same kind of device and number of threads and processes, in the same weights bit for bit;
+with another number of processes, or of images at once, in the same weights up to rounding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from nag import distributed
+from nag.distributed import ALONE, World
 from nag.models import seeded
+from nag.precision import Precision
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from nag.datasets import Split
+    from nag.training_state import State, Weights
+
+# Recipes, as published: fields of Training, beside which a sweep may set others or the same ones anew.
+PRESETS: dict[str, dict[str, Any]] = {
+    "dog_sft": {  # fine-tuning on other classes, of Domain Guidance and of arXiv 2510.12497 after it
+        "steps": 24_000,
+        "batch": 32,
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "ema": 0.9999,
+        "ema_warmup": False,
+        "class_dropout": 0.1,
+        "class_table": "new",
+    }
+}
+
+
+def _precision(value: Any) -> Any:
+    """As identities have it, a mapping of the fields that are not at their default."""
+    return Precision(**value) if isinstance(value, dict) else value
 
 
 @method
 class Training:
     """AdamW on the loss of the network's model, levels uniform in (0, 1), EMA weights as the result.
 
-    steps: optimiser steps. batch: images a step. warmup: steps over which lr rises linearly from lr / warmup.
-    ema: decay of the weights' moving average; with ema_warmup it is min(ema, (1 + step) / (10 + step)), so that a short
-    training does not average over its initial weights. noise_dropout, class_dropout: probability, per image, that the
-    noise condition (the class) is replaced by its learned null embedding. clip: largest gradient norm, 0 is off.
-    only: which weights are trained; null_noise is the learned embedding of the null noise condition alone.
+    steps: optimiser steps. batch: images a step, of all processes together. warmup: steps over which lr rises linearly
+    from lr / warmup. ema: decay of the weights' moving average; with ema_warmup it is min(ema, (1 + step) / (10 +
+    step)), so that a short training does not average over its initial weights. noise_dropout, class_dropout:
+    probability, per image, that the noise condition (the class) is replaced by its learned null embedding. clip:
+    largest gradient norm, 0 is off. only: which weights are trained; null_noise is the learned embedding of the null
+    noise condition alone. class_table: whether a fine-tuning keeps its parent's embeddings of classes, which it can
+    where there are as many, or starts new ones. precision: of the forward pass; weights, moments and loss are float32.
     """
 
     steps: Annotated[Int, Field(ge=1)]
@@ -45,12 +76,21 @@ class Training:
     class_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     only: Literal["all", "null_noise"] = "all"
+    class_table: Literal["keep", "new"] = "keep"
+    precision: Annotated[Precision, BeforeValidator(_precision)] = Precision()
 
     VERSION: ClassVar[int] = 1
 
+    @model_validator(mode="after")
+    def _trains_what_is_new(self) -> Self:
+        if self.class_table == "new" and self.only != "all":
+            raise ValueError(f"class_table: new would never be trained, with only: {self.only}")
+        return self
+
     def smoke(self) -> Training:
-        """The same training, cut to a few steps: to see that everything connects."""
-        return dataclasses.replace(self, steps=min(self.steps, 4), batch=min(self.batch, 16))
+        """The same training, cut to a few steps: to see that everything connects. Compiling would be most of it."""
+        precision = dataclasses.replace(self.precision, compile=False)
+        return dataclasses.replace(self, steps=min(self.steps, 4), batch=min(self.batch, 16), precision=precision)
 
     def ema_decay(self, step: int) -> float:
         return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
@@ -69,7 +109,7 @@ class Batch(NamedTuple):
         return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * self.eps
 
 
-Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
+Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]  # the mean over the batch; it only calls the module
 
 
 def prediction_loss(interpolant: Any, predicts: str) -> Loss:
@@ -84,15 +124,29 @@ def prediction_loss(interpolant: Any, predicts: str) -> Loss:
 
 
 class Batches:
-    """What step k of a training sees: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step,
-    index).
+    """What step k of a training sees: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step, index
+    in the global batch). part: first and end of the indices that this process takes; all by default.
+
+    While a device other than the CPU is at work on a batch, the next one is made in a thread.
     """
 
-    def __init__(self, split: Split, training: Training, num_classes: int, device: str) -> None:
+    def __init__(
+        self,
+        split: Split,
+        training: Training,
+        num_classes: int,
+        device: str,
+        part: tuple[int, int] | None = None,
+        ahead: bool | None = None,
+    ) -> None:
         import numpy as np
 
         self.split, self.training, self.num_classes, self.device = split, training, num_classes, device
+        self.place = np.arange(*(part or (0, training.batch)))
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        wanted = device != "cpu" if ahead is None else ahead
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches") if wanted else None
+        self._made: dict[int, Future[list[np.ndarray]]] = {}
 
     def indices(self, step: int) -> Any:
         """Positions of the batch's images in the split: epoch after epoch, each a permutation keyed by its number."""
@@ -101,7 +155,7 @@ class Batches:
         from nag.noise import permutation
 
         size = len(self.split)
-        place = step * self.training.batch + np.arange(self.training.batch)
+        place = step * self.training.batch + self.place
         picked = np.empty_like(place)
         for epoch in np.unique(place // size):
             if epoch != self._epoch:
@@ -111,13 +165,20 @@ class Batches:
         return picked
 
     def __call__(self, step: int) -> Batch:
-        import numpy as np
         import torch
+
+        made = self._made.pop(step, None)
+        arrays = self._arrays(step) if made is None else made.result()
+        if self._thread is not None and step + 1 < self.training.steps:
+            self._made = {step + 1: self._thread.submit(self._arrays, step + 1)}
+        return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+    def _arrays(self, step: int) -> list[np.ndarray]:
+        import numpy as np
 
         from nag import noise
 
-        training = self.training
-        place = np.arange(training.batch)
+        training, place = self.training, self.place
         picked = self.indices(step)
         x0 = self.split.images(picked)
         eps = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
@@ -126,7 +187,7 @@ class Batches:
         drop_class = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_CLASS)
         told = np.where(drop_noise < training.noise_dropout, np.float32(-1), t)
         y = np.where(drop_class < training.class_dropout, self.num_classes, self.split.labels(picked))
-        return Batch(*(torch.from_numpy(array).to(self.device) for array in (x0, eps, t, told, y)))
+        return [x0, eps, t, told, y]
 
 
 def train(
@@ -137,81 +198,149 @@ def train(
     loss: Loss,
     num_classes: int,
     device: str = "cpu",
-    resume: bytes | None = None,
+    world: World = ALONE,
+    micro_batch: int | None = None,
+    recompute: bool = False,
+    resume: State | None = None,
     due: Callable[[], bool] = lambda: False,
-    save: Callable[[int, bytes], None] = lambda step, state: None,
-    report: Callable[[int, float], None] = lambda step, loss: None,
+    save: Callable[[int, State], None] = lambda step, state: None,
+    report: Callable[[int, float, float], None] = lambda step, loss, gradient: None,
 ) -> dict[str, torch.Tensor]:
     """Train `module` in place and return the EMA weights (on the CPU, by name).
 
+    world: this process among those that train together, in a `distributed.group`; all give the same arguments, the
+    first one's `resume` counts, it alone saves, and it alone gets the weights. micro_batch: images that a process has
+    in the network at once, all of its part by default. recompute: keep no activations of a transformer's blocks, but
+    compute them twice; the same bits, for less memory.
+
     `resume`: what `save(step, state)` was given, from which the training goes on. `due()` is asked after every step
-    whether a checkpoint is wanted. `report(step, loss)` after every step. Raises FloatingPointError where the loss is
-    not finite.
+    whether a checkpoint is wanted. `report(step, loss, gradient norm)` after every step. Raises ValueError where the
+    processes do not divide the batch, FloatingPointError where loss or gradient is not finite.
     """
     import torch
 
+    from nag.training_state import copied, restored
+
+    part, device = world.part(training.batch), world.device(device)
     module.to(device).train()
     if training.only != "all":
         for name, weight in module.named_parameters():
             weight.requires_grad_(name == training.only)
-    weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    ema = {name: p.detach().clone() for name, p in weights.items()}
+    if recompute:
+        from nag.models.transformer import recompute_blocks
+
+        recompute_blocks(module)
+    weights: Weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    ema = {name: p.detach().clone() for name, p in weights.items()} if world.rank == 0 else {}
     optimizer = torch.optim.AdamW(weights.values(), lr=training.lr, weight_decay=training.weight_decay)
-    first = _restore(resume, weights, ema, optimizer) if resume else 0
-    batches = Batches(split, training, num_classes, device)
+    first = restored(resume, world, module, weights, ema, optimizer)
+    batches = Batches(split, training, num_classes, device, part)
+    called, together = _called(module, training.precision, world, device)
+    before: tuple[float, float] | None = None
     for step in range(first, training.steps):
-        with seeded(training.seed, step):
-            error = loss(module, batches(step))
-        value = error.item()
-        if not value < float("inf"):  # NaN compares false
-            raise FloatingPointError(f"the training loss is {value} at step {step} of {training.steps}")
+        batch, losses = batches(step), []
         optimizer.zero_grad(set_to_none=True)
-        error.backward()
-        if training.clip:
-            torch.nn.utils.clip_grad_norm_(weights.values(), training.clip)
+        for place, piece in _pieces(batch, micro_batch):
+            more = place + len(piece.t) < len(batch.t)  # gradients are exchanged once a step, after the last piece
+            with together.no_sync() if together is not None and more else contextlib.nullcontext():
+                with seeded(training.seed, step, *([part[0] + place] if part[0] + place else [])):
+                    error = loss(called, piece)
+                if len(piece.t) < len(batch.t):
+                    error = error * (len(piece.t) / len(batch.t))
+                error.backward()
+            losses.append(error.detach())
+        value = distributed.mean(world, torch.stack(losses).sum()).item()
+        gradient = _clipped(list(weights.values()), training.clip).item()
+        if not (math.isfinite(value) and math.isfinite(gradient)):
+            worst = _worst(loss, module, batch, part[0], world)
+            raise FloatingPointError(
+                f"the training loss is {value:.6g} at step {step} of {training.steps}, its gradient norm {gradient:.6g}"
+                + (f" (a step before, {before[0]:.6g} and {before[1]:.6g})" if before else "")
+                + f"; {worst}; a lower lr, a warmup or clip: 1 may help"
+            )
+        before = value, gradient
         for group in optimizer.param_groups:
             group["lr"] = training.lr * min(1.0, (step + 1) / max(1, training.warmup))
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.values()), list(weights.values()), 1 - training.ema_decay(step))
-        report(step + 1, value)
-        if step + 1 < training.steps and due():
-            save(step + 1, _state(step + 1, weights, ema, optimizer))
+        if world.rank == 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(ema.values()), list(weights.values()), 1 - training.ema_decay(step))
+            report(step + 1, value, gradient)
+            if step + 1 < training.steps and due():
+                save(step + 1, copied(step + 1, module, weights, ema, optimizer))
+    distributed.barrier(world)  # nobody leaves while another still listens
+    if world.rank:
+        return {}
     result = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     result.update({name: tensor.cpu() for name, tensor in ema.items()})
     return result
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+def _pieces(batch: Batch, micro_batch: int | None) -> Iterator[tuple[int, Batch]]:
+    """The batch in parts of at most so many images, each with the place of its first."""
+    size = len(batch.t)
+    if micro_batch is None or micro_batch >= size:
+        yield 0, batch
+        return
+    for place in range(0, size, micro_batch):
+        yield place, Batch(*(tensor[place : place + micro_batch] for tensor in batch))
 
 
-def _state(step: int, weights: dict[str, Any], ema: dict[str, Any], optimizer: torch.optim.Optimizer) -> bytes:
-    from safetensors.torch import save
-
-    tensors = {}
-    for name, weight in weights.items():
-        tensors[f"weight.{name}"], tensors[f"ema.{name}"] = weight.detach(), ema[name]
-        tensors |= {f"{moment}.{name}": optimizer.state[weight][moment] for moment in _MOMENTS}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, metadata={"step": str(step)})
-
-
-def _restore(state: bytes, weights: dict[str, Any], ema: dict[str, Any], optimizer: torch.optim.Optimizer) -> int:
-    """Put a saved state back; the step from which to go on. Raises ValueError if the state is of another network."""
+def _called(module: torch.nn.Module, precision: Precision, world: World, device: str) -> tuple[Any, Any]:
+    """The module as the loss is to call it; of several processes also the DistributedDataParallel in it."""
     import torch
-    from safetensors.torch import load
 
-    from nag.checkpoint import metadata
+    torch.backends.cuda.matmul.allow_tf32 = precision.tf32
+    torch.backends.cudnn.allow_tf32 = precision.tf32
+    called: Any = torch.compile(module) if precision.compile else module
+    together = None
+    if world.size > 1:
+        wrapper: Any = torch.nn.parallel.DistributedDataParallel
+        buffers = "forward_sync_buffers"  # of which older versions know only the name that newer ones warn of
+        called = together = wrapper(
+            called,
+            device_ids=[torch.device(device)] if device.startswith("cuda") else None,
+            # Else the exchange is laid out anew after its first step, so sums would be rounded otherwise in the step
+            # after a resume; and weights that a module never uses would be an error.
+            find_unused_parameters=True,
+            **{buffers if buffers in inspect.signature(wrapper).parameters else "broadcast_buffers": False},
+        )
+    return _autocast(called, torch.device(device).type) if precision.dtype == "bfloat16" else called, together
 
-    step, tensors = int(metadata(state)["step"]), load(state)
-    wanted = {f"{part}.{name}" for part in ("weight", "ema", *_MOMENTS) for name in weights}
-    if wanted != set(tensors):
-        raise ValueError(f"a training checkpoint of another network: {sorted(wanted ^ set(tensors))[:3]} differ")
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(tensors[f"weight.{name}"])
-            ema[name].copy_(tensors[f"ema.{name}"])
-            optimizer.state[weight] = {"step": torch.tensor(float(step))} | {
-                moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in _MOMENTS
-            }
-    return step
+
+def _autocast(called: Any, device: str) -> Any:
+    import torch
+
+    def forward(*inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return called(*inputs).float()
+
+    return forward
+
+
+def _clipped(weights: list[torch.Tensor], clip: float) -> torch.Tensor:
+    """The norm of all gradients together, before they are scaled down to `clip`."""
+    import torch
+
+    if clip:
+        return torch.nn.utils.clip_grad_norm_(weights, clip)
+    norms = torch._foreach_norm([weight.grad for weight in weights if weight.grad is not None])
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _worst(loss: Loss, module: torch.nn.Module, batch: Batch, first: int, world: World) -> str:
+    """The image of the global batch whose own loss is highest, or not finite; `first` is the place of this part's."""
+    import torch
+
+    module.eval()
+    found = [-math.inf, 0.0, 0.0]  # loss, place, level
+    for i in range(len(batch.t)):
+        with torch.no_grad():
+            alone = loss(module, Batch(*(tensor[i : i + 1] for tensor in batch))).item()
+        if not alone <= found[0]:  # NaN compares false
+            found = [alone, first + i, batch.t[i].item()]
+        if not math.isfinite(alone):
+            break
+    every = distributed.gather(world, torch.tensor(found, dtype=torch.float64, device=batch.t.device))
+    value, place, level = max((one.tolist() for one in every), key=lambda one: (not math.isfinite(one[0]), one[0]))
+    return f"the worst image is number {place:.0f} of the batch, at t = {level:.4f}, with loss {value:.6g}"

@@ -1,88 +1,33 @@
-"""The commands. The only file that prints, and the only one that knows exit codes."""
+"""The commands for one machine. Only the files of commands print."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import re
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
+from orchestrator.app import (
+    app,
+    command,
+    compare_and_report,
+    err,
+    open_store,
+    out,
+    print_json,
+    read_plan,
+    report_pages,
+    track,
+)
+from orchestrator.errors import BadInput, unknown
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
-    from orchestrator.report.results import Results
-    from orchestrator.store import Store
-
-REPORTS = "results/reports"
-INTERRUPTED = 130
-
-app = typer.Typer(
-    help="Does this guidance method beat the others, where, by how much, at what price?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def command(body: Callable[..., int | None]) -> Callable[..., None]:
-    """A function as a command: errors become one message, its result the exit code."""
-
-    @app.command()
-    @functools.wraps(body)
-    def wrapped(*args: Any, **options: Any) -> None:
-        try:
-            code = body(*args, **options)
-        except NagbenchError as error:
-            if options.get("as_json"):
-                print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-            err.print(str(error), style="red", markup=False)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            err.print("Interrupted. What is done stays; the same command goes on from there.")
-            code = INTERRUPTED
-        sys.stdout.flush()
-        raise typer.Exit(code or 0)
-
-    return wrapped
-
-
-def _plan(
-    sweep_path: str,
-    smoke: bool = False,
-    arms: list[str] | None = None,
-    cell: str | None = None,
-    count: int | None = None,
-    hashes: bool = True,
-) -> Plan:
-    from orchestrator.plan import only_cell, plan
-    from orchestrator.spec import read_sweep
-
-    sweep = read_sweep(sweep_path, smoke=smoke)
-    known = [arm.name for arm in sweep.arms]
-    for name in arms or []:
-        if name not in known:
-            raise BadInput(f"--arm: {unknown('arm', name, known)}")
-    if cell is not None:
-        sweep = only_cell(sweep, cell, count)
-    return plan(sweep, frozenset(arms) if arms else None, hashes)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
+    pass
 
 
 @command
@@ -101,7 +46,7 @@ def check(
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
     lines = list(look(found)) if deep else []
     if as_json:
-        _print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells)})
+        print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells)})
         return
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
@@ -125,23 +70,15 @@ def plan(
     from orchestrator.plan import Done
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
 
-    found = _plan(sweep, smoke, arm)
-    tasks = counts(found, Done(_open(store)))
+    found = read_plan(sweep, smoke, arm)
+    tasks = counts(found, Done(open_store(store)))
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
-        _print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks})
+        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks})
         return
     out.print(cells_table(found))
     out.print(counts_table(tasks))
     out.print(shape(found))
-
-
-def _open(url: str) -> Store:
-    from orchestrator.store import Store
-
-    store = Store(url)
-    store.check_format()
-    return store
 
 
 @command
@@ -158,7 +95,7 @@ def status(
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure
 
-    found, opened = _plan(sweep, smoke, hashes=False), _open(store)
+    found, opened = read_plan(sweep, smoke, hashes=False), open_store(store)
     done = Done(opened)
     results, tasks = collect(found, opened, done), counts(found, done)
     failed = [cell for cell in results.cells if cell.reason is not None]
@@ -166,7 +103,7 @@ def status(
     left = len(results.cells) - complete - len(failed)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        _print_json({"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks})
+        print_json({"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks})
         return
     out.print(counts_table(tasks))
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
@@ -205,7 +142,7 @@ def run(
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
     if count is not None and cell is None:
         raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
-    found, opened = _plan(sweep, smoke, arm, cell, count), _open(store)
+    found, opened = read_plan(sweep, smoke, arm, cell, count), open_store(store)
     number = 1 if here else workers or len(os.sched_getaffinity(0))
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds)
 
@@ -216,7 +153,7 @@ def run(
         tracking = NONE  # a cell for debugging is no part of the sweep's comparison
     with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
         engine.run(found, opened, backend, observer)
-    return _report(found, opened, store, tracking)
+    return compare_and_report(found, opened, store, tracking)
 
 
 @command
@@ -234,54 +171,13 @@ def report(
     from orchestrator.tracking import check as check_tracking
 
     check_tracking(tracking)
-    found, opened = _plan(sweep, smoke, arm), _open(store)
+    found, opened = read_plan(sweep, smoke, arm), open_store(store)
     if not as_json:
-        return _report(found, opened, store, tracking)
+        return compare_and_report(found, opened, store, tracking)
     results = collect(found, opened)
-    _track(results, opened, tracking, _pages(found))
-    _print_json(document(results, opened))
+    track(results, opened, tracking, report_pages(found))
+    print_json(document(results, opened))
     return 0 if all(cell.complete for cell in results.cells) else 1
-
-
-def _report(plan: Plan, opened: Store, store: str, tracking: str) -> int:
-    """Print the comparison, write the pages, bring MLflow up to date; exit code 1 if a cell is not there."""
-    from orchestrator.report.comparisons import compare
-    from orchestrator.report.results import collect
-    from orchestrator.report.terminal import comparison
-    from orchestrator.report.write import write_report
-    from orchestrator.tracking import NONE, shown
-
-    results = collect(plan, opened)
-    comparisons = compare(results, opened)
-    for piece in comparison(results, comparisons):
-        out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
-    with err.status("Writing the report..."):
-        page = write_report(results, comparisons, opened, _folder(plan), f"nagbench run {plan.sweep.path}")
-    tracked = "" if tracking == NONE else f"   MLflow: {shown(tracking)} (nagbench ui {plan.sweep.path})"
-    out.print(f"Report: {page}   Results: {store}{tracked}", markup=False, soft_wrap=True)
-    _track(results, opened, tracking, page.parent)
-    return 0 if all(cell.complete for cell in results.cells) else 1
-
-
-def _folder(plan: Plan) -> Path:
-    """Where the pages of a sweep's report are written."""
-    return Path(REPORTS) / plan.sweep.name
-
-
-def _pages(plan: Plan) -> Path | None:
-    """The pages of the last report, if there are any."""
-    return _folder(plan) if _folder(plan).is_dir() else None
-
-
-def _track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:
-    """MLflow is a view: where it cannot be written, say so and go on."""
-    from orchestrator.tracking import sync
-
-    try:
-        with err.status("Writing to MLflow..."):
-            sync(results, tracking, opened, pages)
-    except EnvironmentProblem as error:
-        err.print(f"Not tracked: {error}", style="yellow", markup=False, soft_wrap=True)
 
 
 @command
@@ -296,7 +192,7 @@ def logs(
     from orchestrator import logs as written
     from orchestrator.plan import find_cell
 
-    found, opened = _plan(sweep, smoke), _open(store)
+    found, opened = read_plan(sweep, smoke), open_store(store)
     chosen = find_cell(found, cell) if cell else None
     if follow:
         for task, line in written.follow(found, opened, chosen):
@@ -330,9 +226,9 @@ def ui(
     check(tracking)
     if tracking == NONE:
         raise BadInput("--tracking none: there is nothing to look at. Name a database or a server.")
-    found, opened = _plan(sweep, smoke), _open(store)
+    found, opened = read_plan(sweep, smoke), open_store(store)
     with err.status("Starting MLflow..."):
-        sync(collect(found, opened), tracking, opened, _pages(found))
+        sync(collect(found, opened), tracking, opened, report_pages(found))
         server = contextlib.ExitStack()
         served = server.enter_context(serve(found.sweep.name, tracking, port))
     with server, contextlib.suppress(KeyboardInterrupt):
@@ -353,8 +249,8 @@ def export(
     """Pack report, YAML, CSV, records and influences for somebody without the store."""
     from orchestrator.export import export as pack
 
-    found, opened = _plan(sweep, smoke), _open(store)
-    made = pack(found, opened, target, _pages(found), force)
+    found, opened = read_plan(sweep, smoke), open_store(store)
+    made = pack(found, opened, target, report_pages(found), force)
     out.print(f"{made.path}: {made.files} files, {made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
 
 
@@ -379,15 +275,17 @@ def doctor(
     from orchestrator import doctor as machine
 
     if sweep:
-        _plan(sweep)
+        read_plan(sweep)
     with err.status("Looking at this machine..."):
         rows = machine.doctor(store, tracking)
-    _print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
+    print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
     return machine.exit_code(rows)
 
 
 def main() -> None:
     """The `nagbench` command."""
+    from orchestrator import cluster_commands  # noqa: F401  (it adds its commands to the app)
+
     try:
         app()
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

@@ -287,11 +287,16 @@ class _Run:
 NOT_TRIED = "not tried"
 
 
+def plan_checksum(plan: Plan) -> str:
+    """The name of a plan in stores: its content decides it."""
+    return checksum(canonical(plan.document()).encode())
+
+
 def keep_plan(plan: Plan, store: Store) -> str:
-    """Write the plan into the store, under a name that its content decides; the name."""
-    document = plan.document()
-    name = checksum(canonical(document).encode())
-    store.create_record(plan_name(name), document)
+    """Write the plan into the store; its name."""
+    name = plan_checksum(plan)
+    if not store.exists(plan_name(name)):
+        store.create_record(plan_name(name), plan.document())
     folder = f"sweeps/{plan.sweep.name}"
     while True:
         names = store.list(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.plan import Plan, PlannedCell
+from orchestrator.plan import Plan, PlannedCell, behind
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 
@@ -28,20 +28,9 @@ class Log:
 
 def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]:
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
-    wanted = set(plan.tasks) if cell is None else _needs(plan, cell)
+    wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
     return [log for log in found if log.path.exists()]
-
-
-def _needs(plan: Plan, cell: PlannedCell) -> set[str]:
-    found: set[str] = set()
-    pending = [cell.stream, *(scored.task for scored in cell.scores)]
-    while pending:
-        digest = pending.pop()
-        if digest not in found:
-            found.add(digest)
-            pending += plan.tasks[digest].inputs
-    return found
 
 
 def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from dataclasses import replace
@@ -27,8 +28,12 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 _BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
 
 
-def not_available(node: Node, what: str) -> SpecError:
-    return node.error(f"{what!r} is not available in this version of nagbench.")
+def beside(node: Node) -> str:
+    """The absolute path of a file that the sweep names, from the sweep's folder on; a URL as it is."""
+    text = node.text()
+    if "://" in text:
+        return text
+    return os.path.abspath(os.path.join(os.path.dirname(node.file), os.path.expanduser(text)))
 
 
 class Builder:
@@ -58,7 +63,10 @@ class Builder:
         if name not in METHODS[family]:
             raise fields["name"].error(unknown("name", name, METHODS[family]))
         given = {key: child for key, child in fields.items() if key != "name"}
-        return self.fields(find(family, name), replace(node, value=given), partly)
+        made = self.fields(find(family, name), replace(node, value=given), partly)
+        if family == "datasets":
+            _check_data(made, node)
+        return made
 
     def used(self, family: str, node: Node, partly: bool = False) -> Any:
         """The user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
@@ -124,6 +132,11 @@ class Builder:
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
         node.only(_known(cls))
         values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
+        for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
+            if isinstance(values[key], str):
+                values[key] = beside(fields[key])
+                if "://" not in values[key] and not os.path.exists(values[key]):
+                    raise fields[key].error(f"there is no file or folder {values[key]!r}.")
         key = (cls, repr(values))
         if key not in self._built:
             try:
@@ -142,6 +155,14 @@ class Builder:
         if annotation is int and isinstance(node.value, float) and node.value.is_integer():
             return int(node.value)  # 5e4, in a field of the user's own; ours are nag.registry.Int
         return _plain(node)
+
+
+def _check_data(data: Any, node: Node) -> None:
+    """Raise where the folder or file of a data set is none: its headers and names are read, no image is."""
+    try:
+        _ = data.shape, data.stores, data.num_classes
+    except (OSError, ValueError) as error:
+        raise node.error(f"{str(error).rstrip('.')}.") from error
 
 
 def _no_axis(node: Node) -> SpecError:

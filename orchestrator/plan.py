@@ -7,17 +7,21 @@ train (of an estimator) ──> measure         (it reads the first blocks of `s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from nag.guidance.mixing import along_noise
 from orchestrator import identity
-from orchestrator.errors import BadInput
-from orchestrator.identity import Outside, content, digest
+from orchestrator.builder import Builder
+from orchestrator.errors import BadInput, unknown
+from orchestrator.identity import Outside, digest
+from orchestrator.published import Published
+from orchestrator.scorers import fed, reads_pixels, trained_on
 from orchestrator.store import Store
-from orchestrator.sweep import Cell, Network, Sweep
+from orchestrator.sweep import REFERENCE_ROWS, Cell, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
 
 
@@ -28,6 +32,7 @@ class Scored:
     metric: Any
     suffix: str  # "" for the first extractor, else "_" and its name
     task: str
+    extractor: str = ""  # its name; "" for a measurement
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Plan:
         return {
             "sweep": self.sweep.name,
             "text": self.sweep.text,
+            "keep": self.sweep.keep,
             "tasks": {digest: task.definition() for digest, task in self.tasks.items()},
             "blocks": dict(self.blocks),
             "goals": sorted(self.goals),
@@ -81,74 +87,38 @@ def find_cell(plan: Plan, prefix: str) -> PlannedCell:
     raise BadInput(f"{problem}. {'They are' if found else 'Known'}: {shown}.")
 
 
+def needs_only(plan: Plan, arms: list[str] | None, cell: str | None) -> frozenset[str]:
+    """The tasks that some arms, or a cell, need and nothing else of the plan does. Raises BadInput for unknown ones."""
+    known = {planned.cell.arm for planned in plan.cells}
+    for arm in arms or ():
+        if arm not in known:
+            raise BadInput(f"--arm: {unknown('arm', arm, known)}")
+    chosen = find_cell(plan, cell).digest if cell else None
+    theirs, others = set[str](), set[str]()
+    for planned in plan.cells:
+        wanted = planned.cell.arm in (arms or ()) or planned.digest == chosen
+        (theirs if wanted else others).update(behind(plan, planned))
+    return frozenset(theirs - others)
+
+
+def behind(plan: Plan, planned: PlannedCell) -> set[str]:
+    """Every task that a cell needs."""
+    found: set[str] = set()
+    pending = [planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)]
+    while pending:
+        digest = pending.pop()
+        if digest not in found:
+            found.add(digest)
+            pending += plan.tasks[digest].inputs
+    return found
+
+
 def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
     """The sweep with one cell, perhaps of fewer or more samples."""
     cell = find_cell(plan(sweep), prefix).cell
     if count is not None:
         cell = replace(cell, sample=replace(cell.sample, count=count))
     return replace(sweep, cells=(cell,))
-
-
-class Builder:
-    """Adds tasks, merging equal ones. Methods are frozen and shared, so identities are computed once each."""
-
-    def __init__(self, hashes: bool = True) -> None:
-        self.hashes = hashes
-        self.tasks: dict[str, Task] = {}
-        self.blocks: dict[str, int] = {}
-        self.outside: dict[str, Outside] = {}
-        self._identities: dict[int, dict[str, Any]] = {}
-        self._networks: dict[int, str] = {}
-
-    def add(
-        self, kind: str, params: Mapping[str, Any], inputs: tuple[str, ...] = (), blocks: int = 0, source: str = ""
-    ) -> str:
-        task = Task(kind, params, inputs, source)
-        key = task.digest
-        self.tasks.setdefault(key, task)
-        if kind in BLOCK_KINDS:
-            self.blocks[key] = max(blocks, self.blocks.get(key, 0))
-        return key
-
-    def identity(self, instance: Any) -> dict[str, Any]:
-        if id(instance) not in self._identities:
-            self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
-            found = identity.outside(instance, compute=self.hashes)
-            self.outside |= {outside.content: outside for outside in found.values()}
-        return self._identities[id(instance)]
-
-    def network(self, network: Network) -> str:
-        """The digest of the task that makes the network: trains it, or takes it into the store from its file."""
-        if id(network) not in self._networks:
-            self._networks[id(network)] = self._loaded(network) if network.checkpoint else self._trained(network)
-        return self._networks[id(network)]
-
-    def _loaded(self, network: Network) -> str:
-        assert network.checkpoint is not None
-        params: dict[str, Any] = {"checkpoint": content(network.checkpoint, compute=self.hashes)}
-        params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
-        return self.add("train", params, source=network.checkpoint)
-
-    def _trained(self, network: Network) -> str:
-        params: dict[str, Any] = {"data": self.identity(network.data), "train": training_identity(network.train)}
-        if network.init is not None:  # what the network is, its parent says
-            parent = self.network(network.init)
-            return self.add("train", {**params, "init": parent}, (parent,))
-        model, interpolant = self.identity(network.model), self.identity(network.interpolant)
-        return self.add("train", {**params, "model": model, "interpolant": interpolant, "predicts": network.predicts})
-
-    def extractor(self, extractor: Any, data: Any) -> dict[str, Any]:
-        """The params that name an open extractor: its identity and the digest of its training, if it is trained
-        here.
-        """
-        weights = None
-        if extractor.trained:
-            weights = self.add("train", {"extractor": self.identity(extractor), "data": self.identity(data)})
-        return {"extractor": self.identity(extractor), "weights": weights}
-
-
-def training_identity(training: Any) -> dict[str, Any]:
-    return {"version": type(training).VERSION, "fields": identity.changed_fields(training)}
 
 
 def suffix(sweep: Sweep, extractor: Any) -> str:
@@ -193,13 +163,13 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
     )
     extracts, scores = [], []
     for extractor in sweep.score.features if sweep.score else ():
-        opened = builder.extractor(extractor, cell.network.data)
-        needs = (opened["weights"],) if opened["weights"] else ()
-        extract = builder.add("extract", {**opened, "stream": stream}, (stream, *needs), blocks)
+        scoring = _scoring(builder, sweep, cell, extractor)
+        decode = builder.tasks[stream].params["stores"] == "latents" and scoring.decode
+        made = {**scoring.opened, "stream": stream, **({"decode": decode} if decode else {})}
+        extract = builder.add("extract", made, (stream, *scoring.needs), blocks)
         extracts.append(extract)
-        reference = _reference(builder, opened, cell.network.data, needs)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
-        scores += _scores(builder, sweep, extractor, what, reference, (extract, reference))
+        scores += _scores(builder, sweep, scoring, what, (extract, scoring.reference))
     if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
@@ -235,30 +205,65 @@ def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored
     return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator)))
 
 
-def _reference(builder: Builder, opened: dict[str, Any], data: Any, needs: tuple[str, ...]) -> str:
-    return builder.add("reference", {**opened, "data": builder.identity(data)}, needs)
+@dataclass(frozen=True)
+class Scoring:
+    """What an extractor's scores of a cell share."""
+
+    extractor: Any
+    opened: dict[str, Any]
+    reference: str  # the task
+    splits: bool  # whether the reference is of a data set, which may have held-out images
+    decode: dict[str, Any] | None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.opened["weights"],) if self.opened["weights"] else ()
+
+
+def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+    score = sweep.score
+    assert score is not None
+    opened = builder.extractor(extractor, trained_on(score, cell.network.data))
+    params: dict[str, Any] = {**opened}
+    if isinstance(score.reference, Published):
+        params["statistics"] = builder.published(score.reference)
+        params["moments"] = sorted(score.reference.usable(extractor))
+    else:
+        params["data"] = builder.identity(score.reference or cell.network.data)
+    if score.rows != REFERENCE_ROWS:
+        params["rows"] = score.rows
+    reference = builder.add("reference", params, (opened["weights"],) if opened["weights"] else ())
+    decode = builder.decoder(score.decode) if score.decode is not None and reads_pixels(extractor) else None
+    return Scoring(extractor, opened, reference, "data" in params, decode)
 
 
 def _floor(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[str, tuple[Scored, ...]]:
-    opened = builder.extractor(extractor, cell.network.data)
-    reference = _reference(builder, opened, cell.network.data, (opened["weights"],) if opened["weights"] else ())
-    return reference, tuple(_scores(builder, sweep, extractor, {"features": None}, reference, (reference,)))
+    scoring = _scoring(builder, sweep, cell, extractor)
+    if not scoring.splits:
+        return scoring.reference, ()
+    return scoring.reference, tuple(_scores(builder, sweep, scoring, {"features": None}, (scoring.reference,)))
 
 
 def _scores(
-    builder: Builder, sweep: Sweep, extractor: Any, what: dict[str, Any], reference: str, inputs: tuple[str, ...]
+    builder: Builder, sweep: Sweep, scoring: Scoring, what: dict[str, Any], inputs: tuple[str, ...]
 ) -> list[Scored]:
+    """The score tasks of an extractor's metrics; of a cell also those of distances to the held-out images."""
     assert sweep.score is not None
-    provided = {*extractor.outputs, "labels"}
-    return [
-        Scored(
-            metric,
-            suffix(sweep, extractor),
-            builder.add("score", {**what, "metric": builder.identity(metric), "reference": reference}, inputs),
-        )
-        for metric in sweep.score.metrics
-        if metric.needs <= provided
-    ]
+    metrics = [metric for metric in sweep.score.metrics if fed(metric, scoring.extractor)]
+    if scoring.splits and what["features"] is not None:
+        metrics += [twin for metric in metrics if (twin := _held_out(metric)) and twin not in metrics]
+    found = []
+    for metric in metrics:
+        params = {**what, "metric": builder.identity(metric), "reference": scoring.reference}
+        extractor = identity.name_of(scoring.extractor)
+        found.append(Scored(metric, suffix(sweep, scoring.extractor), builder.add("score", params, inputs), extractor))
+    return found
+
+
+@functools.cache
+def _held_out(metric: Any) -> Any:
+    """The same distance to images that were not trained on; None for a metric that has no such thing."""
+    return replace(metric, against="held_out") if getattr(metric, "against", "") == "train" else None
 
 
 class Done:
@@ -294,14 +299,25 @@ class Done:
         return self.small_done(task)
 
 
-def missing(plan: Plan, done: Done) -> dict[str, list[int] | None]:
+class Graph(Protocol):
+    """What of a plan says what is to do; a plan that the store has looks the same."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task]: ...
+    @property
+    def blocks(self) -> Mapping[str, int]: ...
+    @property
+    def goals(self) -> frozenset[str]: ...
+
+
+def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     """What is still to do, from the goals backwards: digest -> block numbers (None for a small task).
 
     Behind a finished task nothing is looked at: a score that is there needs no features any more.
     """
     wanted: dict[str, set[int]] = {}
     todo: dict[str, list[int] | None] = {}
-    for key in reversed(plan.tasks):
+    for key in reversed(list(plan.tasks)):
         task = plan.tasks[key]
         if task.kind in BLOCK_KINDS:
             asked = set(range(plan.blocks[key])) if key in plan.goals else wanted.get(key, set())
@@ -314,7 +330,7 @@ def missing(plan: Plan, done: Done) -> dict[str, list[int] | None]:
             if (key not in wanted and key not in plan.goals) or done.small_done(task):
                 continue
             todo[key] = None
-            needs = set(range(-(-task.params["count"] // task.params["block"]))) if "count" in task.params else set()
+            needs = set(range(-(-task.params["count"] // task.params["block"]))) if "block" in task.params else set()
         for source in task.inputs:
             wanted.setdefault(source, set()).update(needs if plan.tasks[source].kind in BLOCK_KINDS else ())
     return {key: todo[key] for key in plan.tasks if key in todo}

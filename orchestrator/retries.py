@@ -16,7 +16,7 @@ STUCK_AT_MOST = 2  # timeouts in a row without a block; then block by block, and
 DOUBLINGS_AT_MOST = 3  # of the memory; the site's bound may come before
 HALVINGS_AT_MOST = 8  # of the micro-batch
 
-HOPELESS = ("bad_input", "not_finite")  # the same again would end the same
+HOPELESS = ("bad_input", "not_finite", "stopped")  # the same again would end the same, or is not wanted
 FREE = ("preempted", "node", "lost", "cancelled", "environment")
 
 

@@ -27,26 +27,28 @@ from orchestrator.axes import (
     uses,
 )
 from orchestrator.errors import BadInput, unknown
-from orchestrator.methods import Builder, not_available
+from orchestrator.methods import Builder
 from orchestrator.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
-from orchestrator.smoke import smoked, spread
-from orchestrator.sweep import Arm, Cell, Network, Sample, Score, Sweep
+from orchestrator.scorers import check_cells, read_score
+from orchestrator.smoke import spread
+from orchestrator.sweep import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
-SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "arms")
+SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep", "arms")
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
-def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True) -> Sweep:
+def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True, text: str | None = None) -> Sweep:
     """Read and check a sweep file. Raises BadInput for what is no such file, SpecError for what is wrong in it.
 
     smoke: the first and last value of each axis only, tiny networks, few samples; everything is checked all the same.
     run_user_code: import the files that `use` names; without it they are only read, and the sweep cannot be run.
+    text: what the file held, where it may have been edited since.
     """
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     root = parse(text, str(path))
     root.mapping("{name: ..., networks: ..., arms: ...}")
     for key, node in root.value.items():
@@ -95,16 +97,23 @@ class _Reading:
             elif key in ("sampler", "sample"):
                 self.check_shared(key, named(node))
             elif key == "score":
-                score = self.score(node)
+                score = read_score(node, self.builder, self.smoke)
                 self.scorers = score.metrics
+            elif key == "keep" and node.text() not in KEEP:
+                raise node.error(unknown("thing to keep", node.value, KEEP))
         measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
         self.meter = estimator.name if estimator else None
         given = root.get("precision")
         precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
+        keep = root.value["keep"].value if root.get("keep") else KEEP[0]
+        if score is not None:
+            check_cells(score, self.cells, root.value["score"])
+        elif keep != KEEP[0]:
+            raise root.value["keep"].error("a sweep without a score section is for its samples; remove it.")
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         shared = frozenset(self.shared_axes)
-        found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision)
+        found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision, keep)
         return dataclasses.replace(found, code=self.builder.code, own_guidance=frozenset(self.own_guidance))
 
     def check_shared(self, key: str, node: Node) -> None:
@@ -116,28 +125,6 @@ class _Reading:
             elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
                 self.builder.method("samplers", point.node, partly=True)
         self.shared_axes |= axis_keys(key, axes)
-
-    def score(self, node: Node) -> Score:
-        for key, child in node.mapping("{features: [...], metrics: [...]}").items():
-            if key == "reference":
-                raise not_available(child, key)
-        node.only(("features", "metrics"))
-        found: dict[str, list[Any]] = {}
-        for family in ("features", "metrics"):
-            listed = node.get(family)
-            if listed is None:
-                raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
-            found[family] = []
-            for item in listed.entries(f"[{', '.join(METHODS[family])}]"):
-                scorer = self.builder.method(family, item)
-                if name_of(scorer) in map(name_of, found[family]):
-                    raise item.error(f"{name_of(scorer)!r} is in the list already.")
-                if family == "metrics":
-                    _check_fed(scorer, found["features"], item)
-                    _check_names(scorer, found["metrics"], item)
-                found[family].append(scorer)
-        features = smoked(found["features"]) if self.smoke else found["features"]
-        return Score(tuple(features), tuple(found["metrics"]))
 
     def measure(self, node: Node) -> tuple[NoiseShift, Network]:
         method = self.builder.method("measures", node)
@@ -327,12 +314,6 @@ def _by_name(guidance: Any) -> tuple[str, str]:
     return name_of(guidance), repr(guidance)
 
 
-def _check_names(metric: Any, others: list[Any], node: Node) -> None:
-    for other in others:
-        for name in sorted({*metric.names} & {*other.names}):
-            raise node.error(f"{name_of(metric)!r} reports {name!r}, as {name_of(other)!r} does already.")
-
-
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     """Raise where a sampler cannot sample such a network; one of the user's own need not say so."""
     if not hasattr(sampler, "refuses"):
@@ -342,17 +323,6 @@ def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     reason = sampler.refuses(described.interpolant, described.predicts)
     if reason is not None:
         raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
-
-
-def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
-    """Raise unless some extractor gives all that a metric needs; labels are always there."""
-    if any(metric.needs <= {"labels", *extractor.outputs} for extractor in features):
-        return
-    extractors: dict[str, Any] = {name: find("features", name) for name in METHODS["features"]}
-    able = [name for name, extractor in extractors.items() if metric.needs <= {"labels", *extractor.outputs}]
-    needs = " and ".join(sorted(metric.needs - {"labels"}))
-    fix = f"Add one of: {', '.join(able)}." if able else "None does."
-    raise node.error(f"{name_of(metric)!r} needs {needs}, which none of these features gives. {fix}")
 
 
 def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:

@@ -63,10 +63,21 @@ class Sample:
     labels: Literal["uniform", "balanced"] = "uniform"
 
 
+KEEP = ("samples", "features", "influence", "scores")  # what stays of a scored cell, each less than the one before
+REFERENCE_ROWS = 50_000
+
+
 @dataclass(frozen=True)
 class Score:
+    """reference: what samples are held against, a data set or a Published file; None for the training split of the
+    network's data. rows: at most so many reference images are compared one by one; means and covariances are of all.
+    """
+
     features: tuple[Any, ...]
     metrics: tuple[Any, ...]
+    reference: Any = None
+    decode: Any = None  # the autoencoder that makes images of latents
+    rows: int = REFERENCE_ROWS
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ class Sweep:
     measure: NoiseShift | None = None
     estimator: Network | None = None  # the network that `measure` names
     precision: Precision = field(default_factory=Precision)
+    keep: str = "samples"
     code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest
     own_guidance: frozenset[str] = frozenset()  # the names under which arms have guidance of the user's own
 

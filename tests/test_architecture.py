@@ -32,6 +32,7 @@ ORDER = [
     "worker",
     "site",
     "snapshot",
+    "speeds",
     "backends",
     "retries",
     "bundles",
@@ -45,6 +46,9 @@ ORDER = [
     "doctor",
     "deep",
     "options",
+    "app",
+    "cluster",
+    "cluster_commands",
     "cli",
 ]
 

@@ -1,6 +1,7 @@
 """Data sets: images in [-1, 1] with class labels. A data set is a method with one call, `open(split) -> Split`.
 
 Add one: a file here with a class that has `shape`, `num_classes`, `stores` and `open`, and a line in `nag/registry.py`.
+One that reads files where they lie names the fields that say where in `FOLDERS`; its identity is then their listing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SPLITS = ("train", "held_out")
+
+
 class Split(Protocol):
-    """One part of a data set, read by index."""
+    """One part of a data set, read by index. Its order is a shuffled one, so that any run of indices is a fair draw.
+
+    A split may have `originals`, the number of its images before flips: those come first, and a reference is made of
+    them alone. A held-out split may be empty: the data set then has no held-out images.
+    """
 
     def __len__(self) -> int: ...
 
@@ -47,6 +55,29 @@ class ArraySplit:
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         return self._labels[indices]
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a name that is none."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+
+
+def originals(split: Split) -> int:
+    """The number of its images that are not flips of others: a reference, a count or a share means these."""
+    return getattr(split, "originals", len(split))
+
+
+def listing(path: str) -> str:
+    """The identity of a data set where it lies: a checksum of the names and sizes of its files; of a single file, of
+    its content. The place itself is no part of it.
+
+    An image that is replaced by one of the same name and size is not seen; nor, until its folder changes or
+    `check --deep` reads all names again, is one that is written over in place.
+    """
+    from nag.datasets.files import look
+
+    return look(path, names=False).checksum
 
 
 @overload

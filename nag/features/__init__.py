@@ -1,4 +1,5 @@
-"""Feature extractors: stored images in, named outputs out ("features" (N, d), "logits" (N, classes)), all float32.
+"""Feature extractors: stored images in, named outputs out, all float32 and one row an image: "features" (N, d), and
+where there are any, "logits" (N, classes) and "spatial" (N, d).
 
 Add one: a file here with a class that has `outputs`, `trained` and `open` (and `train`, where it is trained), and a
 line in `nag/registry.py`.
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class Extractor(Protocol):
-    outputs: ClassVar[tuple[str, ...]]
     trained: ClassVar[bool]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives, known without opening a file. An attribute of the class, or a field."""
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

@@ -1,11 +1,18 @@
-"""Metrics: stored features of a cell and of the reference in, numbers out.
+"""Metrics: stored outputs of an extractor, for a cell and for its reference, in; numbers out.
 
-Add one: a file here with a class that has `needs`, `names`, `lower_is_better` and a call, and a line in
-`nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below the Fréchet distance.
+Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
+may hold more: "mean" and "cov" of its features (float64, N - 1), "mean_spatial" and "cov_spatial", and "held_out", the
+features of images that were not trained on. Moments may stand alone, as in references that others publish; where both
+are, they must be those of the rows, and only save making them again.
+
+Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
+a line in `nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py`
+that below everything over pairs, `kept.py` what is computed of a reference once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -15,23 +22,29 @@ if TYPE_CHECKING:
 class Score(TypedDict):
     """One number. None where there is none, never NaN."""
 
-    value: float
+    value: float | None
     low: float | None  # 95 % interval from this cell alone
     high: float | None
     extrapolated: float | None  # the value without its bias in N, for differences
-    reason: str | None  # why low, high or extrapolated is None although the metric has one
+    reason: str | None  # why one of them is None although the metric has it
 
 
 class Scores(TypedDict):
+    """arrays: "influence", (N,) float32, where the metric has it: how far each sample moves the (first) value."""
+
     values: dict[str, Score]
     arrays: dict[str, np.ndarray]
 
 
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
-    names: ClassVar[tuple[str, ...]]
-    lower_is_better: ClassVar[dict[str, bool]]
     extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def lower_is_better(self) -> Mapping[str, bool]: ...
 
     @property
     def least(self) -> int:
@@ -46,17 +59,27 @@ def plain(value: float) -> Score:
     return Score(value=value, low=None, high=None, extrapolated=None, reason=None)
 
 
-def feature_pair(
-    samples: dict[str, np.ndarray], reference: dict[str, np.ndarray], least: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The features (N, d) of both. Raises ValueError that says which of them is too few, not finite or of another d."""
+def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -> np.ndarray:
+    """An output of the extractor, (N, d). `what` says whose in a message: "sample features".
+
+    Raises ValueError where it is not there, has fewer rows than `least` or values that are not finite.
+    """
     from nag.metrics.moments import check_features
 
-    x, r = samples["features"], reference["features"]
-    for features, what in ((r, "reference features"), (x, "sample features")):
-        check_features(features, what)
-        if len(features) < least:
-            raise ValueError(f"at least {least} {what} are needed; got {len(features)}")
+    if output not in source:
+        raise ValueError(f"there are no {what}: this metric needs a row for each image (there is: {', '.join(source)})")
+    check_features(source[output], what)
+    if len(source[output]) < least:
+        raise ValueError(f"at least {least} {what} are needed; got {len(source[output])}")
+    return source[output]
+
+
+def feature_pair(
+    samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], least: int, least_reference: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features (N, d) of both. Raises ValueError as `rows` does, and where their dimensions differ."""
+    r = rows(reference, "features", "reference features", least_reference)
+    x = rows(samples, "features", "sample features", least)
     if x.shape[1] != r.shape[1]:
         raise ValueError(f"sample features have {x.shape[1]} columns, reference features {r.shape[1]}")
     return x, r

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nag.metrics import Score, Scores, feature_pair
+from nag.metrics import Score, Scores, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from nag.metrics.frechet import Reference
 
 
 @method
@@ -21,39 +24,87 @@ class FID:
     The interval needs N, the extrapolation N/2, above *the dimension*: the rank of the reference's covariance. Only on
     that support does D bend with S (a root of F^T S F); off it, as in pixels that never change, D is linear in S and
     has no bias. With fewer samples they are None, with the reason.
+
+    against: the images that were trained on, as papers have it, or those held out, which memorising does not please.
     """
 
-    VERSION: ClassVar[int] = 1
+    against: Literal["train", "held_out"] = "train"
+
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    names: ClassVar[tuple[str, ...]] = ("fid",)
-    lower_is_better: ClassVar[dict[str, bool]] = {"fid": True}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("fid",) if self.against == "train" else ("fid_held_out",)
+
+    @property
+    def lower_is_better(self) -> dict[str, bool]:
+        return dict.fromkeys(self.names, True)
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
-        """features (N, d) of the samples and (N_r, d) of the reference; arrays: influence (N,) float32.
+        """features (N, d) of the samples, features (N_r, d) or moments of the reference; arrays: influence (N,).
 
         Raises ValueError below two samples, for values that are not finite and where the dimensions differ.
         """
-        from nag.intervals import influence_interval
-        from nag.metrics.frechet import Reference
-        from nag.metrics.moments import moments
+        x = rows(samples, "features", "sample features", self.least)
+        source = "features" if self.against == "train" else "held_out"
+        score, influence = frechet_score(x, gaussian(reference, source, x.shape[1]))
+        return Scores(values={self.names[0]: score}, arrays={"influence": influence})
 
-        x, r = feature_pair(samples, reference, self.least)
-        known = moments(r)
-        target = Reference(known.mean, known.cov)
-        value, IF = target.influence(x)
 
-        n, half, dim = len(x), len(x) // 2, target.rank
-        low = high = extrapolated = reason = None
-        if n > dim:
-            low, high = influence_interval(value, IF)
-        if half > dim:
-            parts = [moments(part) for part in (x[:half], x[half:])]
-            extrapolated = 2 * value - sum(target.distance(part.mean, part.cov) for part in parts) / 2
-        else:
-            what = "extrapolated value" if n > dim else "interval and no extrapolated value"
-            size = f"N/2 = {half}" if n > dim else f"N = {n}"
-            reason = f"no {what}: {size} is not above the reference's dimension {dim}"
-        score = Score(value=value, low=low, high=high, extrapolated=extrapolated, reason=reason)
-        return Scores(values={"fid": score}, arrays={"influence": IF.astype("float32")})
+def frechet_score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
+    """What `FID` says of (N, d) features, and their influence, (N,) float32."""
+    from nag.intervals import influence_interval
+    from nag.metrics.moments import Moments, moments
+
+    n, half, dim = len(x), len(x) // 2, target.rank
+    halves = [moments(x[:half]), moments(x[half:])]
+    whole = Moments(x.shape[1])
+    for part in halves:
+        whole.merge(part)
+    value, IF = target.influence(x, whole)
+
+    low = high = extrapolated = reason = None
+    if n > dim:
+        low, high = influence_interval(value, IF)
+    if half > dim:
+        extrapolated = 2 * value - sum(target.distance(part.mean, part.cov) for part in halves) / 2
+    else:
+        what = "extrapolated value" if n > dim else "interval and no extrapolated value"
+        size = f"N/2 = {half}" if n > dim else f"N = {n}"
+        reason = f"no {what}: {size} is not above the reference's dimension {dim}"
+    return Score(value=value, low=low, high=high, extrapolated=extrapolated, reason=reason), IF.astype("float32")
+
+
+def gaussian(reference: Mapping[str, np.ndarray], output: str, dim: int) -> Reference:
+    """Mean and covariance of a reference's output with their factor: its moments where it has them, or of its rows.
+
+    Raises ValueError where there is neither or they are of another dimension than `dim`.
+    """
+    from nag.metrics.frechet import Reference
+    from nag.metrics.kept import kept
+    from nag.metrics.moments import moments
+
+    mean, cov = (name if output == "features" else f"{name}_{output}" for name in ("mean", "cov"))
+    what = "reference features" if output == "features" else f"reference {output} features"
+    if mean in reference and cov in reference:
+        found = (reference[mean], reference[cov])
+        columns = len(found[0]) if found[0].ndim else 0
+    elif output in reference:
+        found = (rows(reference, output, what, 2),)
+        columns = found[0].shape[1]
+    else:
+        known = ", ".join(reference)
+        raise ValueError(f"there are no {what} and no moments of them, {mean} and {cov} (there is: {known})")
+    if columns != dim:
+        raise ValueError(f"sample features have {dim} columns, {what} {columns}")
+
+    def make() -> Reference:
+        if len(found) == 2:
+            return Reference(*found)
+        of_rows = moments(found[0])
+        return Reference(of_rows.mean, of_rows.cov)
+
+    return kept("gaussian", make, *found)

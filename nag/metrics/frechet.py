@@ -3,17 +3,24 @@
 D = |mu - mu_r|^2 + tr S + tr S_r - 2 tr (S_r^(1/2) S S_r^(1/2))^(1/2)        (Dowson and Landau 1982, eq. 4)
 With F of full column rank and F F^T = S_r, the last trace is the sum of the roots of the eigenvalues of F^T S F: a
 symmetric problem of the size of the reference's support, right for singular covariances and without complex parts.
+F is Cholesky's where S_r has full rank beyond doubt, else from its eigenvectors. All of it is float64, on the device of
+the reference's tensors; arrays are on the CPU.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from nag.metrics.moments import ROWS, check_features, float64, moments
+from nag.metrics.moments import Moments, check_features, moments
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
+
+ROWS = 4096  # features in float64 at once
+SURE = 1e3  # a pivot of Cholesky this many times above rounding is no rounding
 
 
 def frechet_distance(
@@ -38,75 +45,106 @@ class Reference:
     """A Gaussian that others are compared with; its factor is computed once. `rank`: dimension of its support."""
 
     def __init__(self, mu: np.ndarray | Tensor, cov: np.ndarray | Tensor) -> None:
-        import numpy as np
-
-        self.mu, self.cov = _gaussian(mu, cov)
-        w, U = np.linalg.eigh(self.cov)
-        if w[0] < -1e-6 * max(w[-1], 0.0):
-            raise ValueError(f"not a covariance: it has the eigenvalue {w[0]:.3g}, its largest is {w[-1]:.3g}")
-        support = w > _floor(w)
-        self.F = U[:, support] * np.sqrt(w[support])  # (d, rank)
-        self.rank = int(support.sum())
+        device = next((m.device for m in (cov, mu) if hasattr(m, "detach")), None)
+        self.mu, self.cov = _gaussian(mu, cov, device)
+        self.F = _factor(self.cov)  # (d, rank)
+        self.rank = self.F.shape[1]
 
     def distance(self, mu: np.ndarray | Tensor, cov: np.ndarray | Tensor) -> float:
         """D of N(mu, cov) from this reference."""
-        import numpy as np
+        import torch
 
-        mu, S = _gaussian(mu, cov)
+        mu, S = _gaussian(mu, cov, self.mu.device)
         if mu.shape != self.mu.shape:
             raise ValueError(f"the two Gaussians differ in dimension: {len(mu)} and {len(self.mu)}")
-        return self._distance(mu, S, np.linalg.eigvalsh(self._middle(S)))
+        return self._distance(mu, S, torch.linalg.eigvalsh(self._middle(S)))
 
-    def influence(self, features: np.ndarray | Tensor) -> tuple[float, np.ndarray]:
+    def influence(self, features: np.ndarray | Tensor, seen: Moments | None = None) -> tuple[float, np.ndarray]:
         """D and, for each row x_i with z_i = x_i - mu, the derivative of D towards x_i:
 
         IF_i = 2 z_i . (mu - mu_r) + z_i^T M z_i - tr(M S),   M = dD/dS = I - F (F^T S F)^(-1/2) F^T.
 
         F^T S F is singular where the samples are flat on the support (always below rank + 1 samples); its
         pseudo-inverse is then right for D at these samples, while the interval made from IF is not: see FID.
+        `seen`: the features' moments, where they are known.
         """
         import numpy as np
+        import torch
 
         check_features(features)
         if features.shape[1] != len(self.mu):
             raise ValueError(f"features must be (N, {len(self.mu)}); got {tuple(features.shape)}")
-        seen = moments(features)
-        mu, S = seen.mean, seen.cov
-        lam, Q = np.linalg.eigh(self._middle(S))
+        seen = seen or moments(features)
+        mu, S = _gaussian(seen.mean, seen.cov, self.mu.device)
+        lam, Q = torch.linalg.eigh(self._middle(S))
         keep = lam > _floor(lam)
         FQ = self.F @ (Q[:, keep] * lam[keep] ** -0.25)
-        M = np.eye(len(mu)) - FQ @ FQ.T
+        M = torch.eye(len(mu), dtype=mu.dtype, device=mu.device) - FQ @ FQ.T
+        gap = 2 * (mu - self.mu)
         IF = np.empty(len(features))
         for start in range(0, len(features), ROWS):
-            z = float64(features[start : start + ROWS]) - mu
-            IF[start : start + ROWS] = z @ (2 * (mu - self.mu)) + np.einsum("nd,nd->n", z @ M, z)
-        return self._distance(mu, S, lam), IF - np.einsum("ij,ji->", M, S)
+            z = _tensor(features[start : start + ROWS], mu.device) - mu
+            IF[start : start + ROWS] = (z @ gap + torch.linalg.vecdot(z @ M, z)).cpu().numpy()
+        return self._distance(mu, S, lam), IF - float((M * S).sum())
 
-    def _middle(self, S: np.ndarray) -> np.ndarray:
-        middle = self.F.T @ S @ self.F
-        return (middle + middle.T) / 2
+    def _middle(self, S: Tensor) -> Tensor:
+        """F^T S F, symmetric but for rounding: eigh and eigvalsh read its lower triangle."""
+        return self.F.T @ (S @ self.F)
 
-    def _distance(self, mu: np.ndarray, S: np.ndarray, lam: np.ndarray) -> float:
+    def _distance(self, mu: Tensor, S: Tensor, lam: Tensor) -> float:
         gap = mu - self.mu
-        roots = lam.clip(min=0) ** 0.5
-        return max(0.0, float(gap @ gap + S.trace() + self.cov.trace() - 2 * roots.sum()))
+        roots = lam.clamp(min=0).sqrt().sum()
+        return max(0.0, float(gap @ gap + S.trace() + self.cov.trace() - 2 * roots))
 
 
-def _floor(eigenvalues: np.ndarray) -> float:
+def _factor(S: Tensor) -> Tensor:
+    """F (d, rank) with F F^T = S. Raises ValueError where S has a negative eigenvalue."""
+    import torch
+
+    L, failed = torch.linalg.cholesky_ex(S)
+    if not failed and float(L.diagonal().square().min()) > SURE * _floor(S.diagonal()):
+        return L
+    w, U = torch.linalg.eigh(S)
+    if w[0] < -1e-6 * max(float(w[-1]), 0.0):
+        raise ValueError(f"not a covariance: it has the eigenvalue {w[0]:.3g}, its largest is {w[-1]:.3g}")
+    support = w > _floor(w)
+    return U[:, support] * w[support].sqrt()
+
+
+def _floor(eigenvalues: Tensor) -> float:
     """Below this an eigenvalue is rounding: the rule of numpy's matrix_rank."""
+    import torch
+
+    largest = float(eigenvalues.max()) if len(eigenvalues) else 0.0
+    return max(0.0, largest) * len(eigenvalues) * torch.finfo(torch.float64).eps
+
+
+def _tensor(values: np.ndarray | Tensor, device: torch.device | None) -> Tensor:
+    """In float64, on the device; an array that cannot be written is copied, which torch wants."""
     import numpy as np
+    import torch
 
-    return float(eigenvalues.max(initial=0.0)) * len(eigenvalues) * float(np.finfo(np.float64).eps)
+    if hasattr(values, "detach"):
+        return values.detach().to(device=device, dtype=torch.float64)
+    array = np.ascontiguousarray(values, dtype=np.float64)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
-def _gaussian(mu: np.ndarray | Tensor, cov: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
-    m, S = float64(mu), float64(cov)
-    if m.ndim != 1 or m.size == 0 or S.shape != (len(m), len(m)):
-        raise ValueError(f"a Gaussian needs mu (d,) and cov (d, d), d at least 1; got {m.shape} and {S.shape}")
-    if not (np.isfinite(m).all() and np.isfinite(S).all()):
+def _gaussian(mu: np.ndarray | Tensor, cov: np.ndarray | Tensor, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """Both as tensors of their own, checked, the covariance symmetric to the last bit."""
+    m, S = _tensor(mu, device), _tensor(cov, device)
+    if m.ndim != 1 or len(m) == 0 or S.shape != (len(m), len(m)):
+        shapes = f"{tuple(m.shape)} and {tuple(S.shape)}"
+        raise ValueError(f"a Gaussian needs mu (d,) and cov (d, d), d at least 1; got {shapes}")
+    if not (m.isfinite().all() and math.isfinite(_largest(S))):
         raise ValueError("mu or cov holds a value that is not finite")
-    if not np.allclose(S, S.T, rtol=0, atol=1e-5 * float(np.abs(S).max())):
+    transposed = S.T.contiguous()
+    if _largest(S - transposed) > 1e-5 * _largest(S):
         raise ValueError("not a covariance: the matrix is not symmetric")
-    return m, (S + S.T) / 2
+    return m.clone(), (transposed + S) / 2
+
+
+def _largest(S: Tensor) -> float:
+    """The largest of |S|, in one pass; NaN where there is one."""
+    low, high = S.aminmax()
+    return float((-low).maximum(high))

@@ -27,7 +27,8 @@ def check_features(features: np.ndarray | Tensor, what: str = "features") -> Non
     if features.ndim != 2:
         raise ValueError(f"{what} must be (N, dim); got {tuple(features.shape)}")
     for start in range(0, len(features), ROWS):
-        finite = np.isfinite(float64(features[start : start + ROWS])).all(axis=1)
+        part = features[start : start + ROWS]
+        finite = np.isfinite(part if isinstance(part, np.ndarray) else float64(part)).all(axis=1)
         if not finite.all():
             raise ValueError(f"{what}: row {start + int(finite.argmin())} of {len(features)} is not finite")
 

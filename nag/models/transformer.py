@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from nag.field import NULL_NOISE
 
@@ -107,6 +108,20 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(x, shift, scale))
 
 
+def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, recompute: bool) -> Tensor:
+    """The blocks in turn. recompute: what they compute on the way is not kept for the gradient but computed again."""
+    for block in blocks:
+        x = checkpoint(block, x, c, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x, c)
+    return x
+
+
+def recompute_blocks(module: nn.Module) -> None:
+    """From now on, train with less memory and a third more work; modules that are not ours stay as they are."""
+    for part in module.modules():
+        if isinstance(part, Transformer | LevelTransformer):
+            part.recompute = True
+
+
 class Transformer(nn.Module):
     """forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C, H, W), or 2C channels, in our convention: t = 0 is data.
 
@@ -115,6 +130,7 @@ class Transformer(nn.Module):
     """
 
     pos_embed: Tensor
+    recompute = False
 
     def __init__(
         self,
@@ -149,8 +165,7 @@ class Transformer(nn.Module):
             c = torch.where((t == NULL_NOISE)[:, None], self.null_noise, c)
         c = c + self.y_embedder(y)
         x = self.x_embedder(x) + self.pos_embed
-        for block in self.blocks:
-            x = block(x, c)
+        x = through(self.blocks, x, c, self.recompute)
         return self.output(self._unpatchify(self.final_layer(x, c)))
 
     def _unpatchify(self, x: Tensor) -> Tensor:
@@ -165,6 +180,7 @@ class LevelTransformer(nn.Module):
     """
 
     pos_embed: Tensor
+    recompute = False
 
     def __init__(
         self, *, shape: tuple[int, int, int], hidden: int, depth: int, heads: int, patch: int, inner: int, bins: int
@@ -181,8 +197,7 @@ class LevelTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c = self.null_noise.expand(len(x), -1)
         x = self.x_embedder(x) + self.pos_embed
-        for block in self.blocks:
-            x = block(x, c)
+        x = through(self.blocks, x, c, self.recompute)
         return self.final_layer(x, c).mean(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Where bundles run. A backend starts them when what they wait for has ended, says what happens, and stops them; no more.
+"""Where bundles run. A backend starts them when what they wait for has ended, says what happens, and no more.
 
 To add a backend, write a file with a class of this shape; tests/orchestrator/test_backends.py holds them all to it.
 """

@@ -1,22 +1,31 @@
-"""extract: every output of one extractor on one block of stored samples."""
+"""extract: every output of one extractor on one block of stored samples; latents become images first."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import NotFinite
+from orchestrator.identity import digest
 from orchestrator.tasks import Context, Task, block_name
 
+if TYPE_CHECKING:
+    import numpy as np
+
 VERSION = 1
+DECODED = 8  # latents in the autoencoder at once: at 256 x 256 each takes over half a GB there
+
+Block = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
 
 def run(context: Context, task: Task, number: int) -> None:
     import numpy as np
     import torch
 
-    stream = task.params["stream"]
-    name = block_name(stream, number)
-    arrays, sampled = context.load("block", name, lambda: context.store.read_arrays(name))
+    name = block_name(task.params["stream"], number)
+    decode = task.params.get("decode")
+    arrays, sampled = images(context, name, decode) if decode else stored(context, name)
     started = time.time()
     extractor = context.extractor(task.params)
     parts: list[dict[str, Any]] = []
@@ -24,11 +33,67 @@ def run(context: Context, task: Task, number: int) -> None:
         batch = torch.from_numpy(arrays["samples"][first : first + context.options.micro_batch])
         parts.append({name: out.cpu().numpy() for name, out in extractor(batch.to(context.options.device)).items()})
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | {"labels": arrays["labels"]}
+    _check(outputs, task, number)
     record = {
         "kind": task.kind,
         "digest": task.digest,
         "sampled": sampled,
         "started": round(started, 3),
-        "seconds": round(time.time() - started, 4),
+        "seconds": round(time.time() - started + sampled.get("decode_seconds", 0.0), 4),
     }
     context.store.create_arrays(block_name(task.digest, number), outputs, record)
+
+
+def stored(context: Context, name: str) -> Block:
+    """The block as it was sampled."""
+    return context.load("block", name, lambda: context.store.read_arrays(name))
+
+
+def images(context: Context, name: str, decode: Mapping[str, Any]) -> Block:
+    """The block with its latents decoded, (N, 3, H, W) uint8; kept for the other extractors of this bundle."""
+
+    def make() -> Block:
+        started = time.time()
+        arrays, record = stored(context, name)
+        decoded = decoded_by(context, decode, arrays["samples"])
+        return {**arrays, "samples": decoded}, {**record, "decode_seconds": round(time.time() - started, 4)}
+
+    return context.load("block", f"{name} {digest(decode)}", make)
+
+
+def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray) -> np.ndarray:
+    """Latents (N, C, h, w) as images (N, 3, H, W) uint8, by the autoencoder of this identity."""
+    import numpy as np
+    import torch
+
+    from nag.datasets import to_uint8
+
+    vae = context.load("decoder", digest(decode), lambda: autoencoder(context, decode).open(context.options.device))
+    size = min(DECODED, context.options.micro_batch)
+    parts = (
+        torch.from_numpy(latents[first : first + size].astype(np.float32)) for first in range(0, len(latents), size)
+    )
+    return np.concatenate([to_uint8(vae.decode(part)).cpu().numpy() for part in parts])
+
+
+def autoencoder(context: Context, decode: Mapping[str, Any]) -> Any:
+    """Raises ValueError if this code has another VERSION of it."""
+    from nag.autoencoder import Autoencoder
+
+    if decode["version"] != Autoencoder.VERSION:
+        raise ValueError(f"the autoencoder has version {Autoencoder.VERSION} here, the task wants {decode['version']}")
+    return Autoencoder(**context.located(Autoencoder, decode["fields"]))
+
+
+def _check(outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:
+    import numpy as np
+
+    for name, rows in outputs.items():
+        wrong = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if wrong.any():
+            sample = number * len(rows) + int(wrong.argmax())
+            extractor = task.params["extractor"]["name"]
+            raise NotFinite(
+                f"{extractor} gives {name} that are not finite for sample {sample} "
+                f"({block_name(task.params['stream'], number)}, and {int(wrong.sum()) - 1} more of it)"
+            )

@@ -1,42 +1,243 @@
-"""reference: one extractor's outputs on a data set: the training split, which samples are held against, and the
-held-out one.
+"""reference: one extractor's outputs on the images that samples are held against, and their moments.
+
+The images are a data set's training split, which is scored against, with the held-out one beside it; or what a
+published file of statistics has. Moments are float64 and of all images; rows, for what compares images one by one, are
+kept of the first ones (a split is shuffled), in files of PART rows for each output.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, finish
+from orchestrator.store import pack, unpack
+from orchestrator.sweep import REFERENCE_ROWS
+from orchestrator.tasks import Context, Task, file_name, finish, read_output, record_name
 
-VERSION = 1
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 2
+PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are those of all rows in one array
+MOMENTS = "moments.safetensors"
+WIDEST = 8192  # beyond it a covariance has over half a GB
 SPLITS = ("train", "held_out")
 
 
+class Images(NamedTuple):
+    """uint8 (n, C, H, W) and labels of consecutive images, and where they are from, for messages."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
 def run(context: Context, task: Task) -> None:
+    started = time.time()
+    made = _Made(context, task)
+    if "statistics" in task.params:
+        _published(context, task, made)
+    else:
+        data = context.rebuild("datasets", task.params["data"])
+        splits = {name: data.open(name) for name in SPLITS}
+        made.total = sum(map(_size, splits.values()))
+        for name, split in splits.items():
+            made.add(name, _size(split), _of_split(context, split))
+    if made.moments:
+        made.publish(MOMENTS, made.moments)
+    record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
+    finish(context, task, made, record, started)
+
+
+def _size(split: Any) -> int:
+    from nag.datasets import originals
+
+    return originals(split)
+
+
+def _of_split(context: Context, split: Any) -> Iterator[Images]:
+    """The images of a split but for flips, in order, in micro-batches that end where a part ends."""
     import numpy as np
 
-    started = time.time()
-    data = context.rebuild("datasets", task.params["data"])
-    sizes, files = {}, {}
-    for split_name in SPLITS:
-        split = data.open(split_name)
-        sizes[split_name] = len(split)
-        parts: list[dict[str, Any]] = []
-        for first in range(0, len(split), context.options.micro_batch):
-            indices = np.arange(first, min(first + context.options.micro_batch, len(split)))
-            parts.append(_outputs(context, task, split.images(indices)) | {"labels": split.labels(indices)})
-            context.tell(task.digest, SPLITS.index(split_name) * len(split) + len(indices), len(SPLITS) * len(split))
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        files[f"{split_name}.safetensors"] = pack(arrays, {"split": split_name})
-    finish(context, task, files, {"sizes": sizes}, started)
-
-
-def _outputs(context: Context, task: Task, images: Any) -> dict[str, Any]:
-    import torch
-
     from nag.datasets import to_uint8
+    from nag.datasets.ahead import read_ahead
 
-    outputs = context.extractor(task.params)(torch.from_numpy(to_uint8(images)).to(context.options.device))
-    return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+    for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, _size(split)))):
+        yield Images(to_uint8(images), labels)
+
+
+def _pieces(context: Context, size: int) -> Iterator[tuple[int, int]]:
+    for part in range(0, size, PART):
+        end = min(part + PART, size)
+        for first in range(part, end, context.options.micro_batch):
+            yield first, min(first + context.options.micro_batch, end)
+
+
+def _published(context: Context, task: Task, made: _Made) -> None:
+    """What ADM's and clean-fid's files hold: moments, where they are of this very extractor, and images."""
+    import numpy as np
+
+    from nag.statistics import read_statistics, reference_images
+
+    path = context.asset(task.params["statistics"])
+    if task.params["moments"]:
+        dims = {name: rows.shape[1] for name, rows in made.outputs_of(np.zeros((1, 3, 64, 64), np.uint8)).items()}
+        found = read_statistics(path, dims)
+        for output in task.params["moments"]:
+            made.moments |= {_named("mean", output): found[output].mean, _named("cov", output): found[output].cov}
+    images = reference_images(path)
+    if images is None:
+        return
+    pieces = _pieces(context, len(images))
+    none = np.zeros(PART, np.int64)
+    made.total = len(images)
+    made.add(
+        "train",
+        len(images),
+        (Images(np.ascontiguousarray(images[a:b].transpose(0, 3, 1, 2)), none[: b - a]) for a, b in pieces),
+    )
+
+
+def _named(what: str, output: str) -> str:
+    """The name of a moment, as metrics look for it."""
+    return what if output == "features" else f"{what}_{output}"
+
+
+class _Made(Mapping[str, bytes]):
+    """The files of a reference, which are published as they are made and read back one at a time."""
+
+    def __init__(self, context: Context, task: Task) -> None:
+        self.context, self.task = context, task
+        self.names: list[str] = []
+        self.moments: dict[str, np.ndarray] = {}
+        self.outputs: set[str] = set()
+        self.sizes: dict[str, int] = {}
+        self.rows: dict[str, int] = {}
+        self.total = self.seen = 0
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.context.store.read(file_name(self.task.digest, name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def publish(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        path, data = file_name(self.task.digest, name), pack(arrays, {})
+        if not self.context.store.create(path, data) and self.context.store.read(path) != data:
+            self.context.store.remove(path)
+            self.context.store.create(path, data)
+        self.names.append(name)
+
+    def outputs_of(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+
+        given = self.context.extractor(self.task.params)(torch.from_numpy(pixels).to(self.context.options.device))
+        return {name: tensor.cpu().numpy() for name, tensor in given.items()}
+
+    def add(self, split: str, size: int, images: Iterator[Images]) -> None:
+        """Rows and moments of all images of a split."""
+        import numpy as np
+
+        self.sizes[split], kept = size, min(size, self.task.params.get("rows", REFERENCE_ROWS))
+        self.rows[split] = kept
+        moments: dict[str, Any] = {}
+        parts: list[dict[str, np.ndarray]] = []
+        done = 0
+        for pixels, labels in images:
+            parts.append(self.outputs_of(pixels) | {"labels": labels})
+            done += len(labels)
+            self.seen += len(labels)
+            self.context.tell(self.task.digest, self.seen, self.total)
+            if done % PART and done < size:
+                continue
+            first = (done - 1) // PART * PART
+            for name in parts[0]:
+                whole = np.concatenate([part[name] for part in parts])
+                self._moments(moments, split, name, whole, first)
+                if first < kept:
+                    self.publish(part_name(split, name, first), {name: whole[: kept - first]})
+            parts.clear()
+        for name, seen in moments.items():
+            if seen.n > 1:
+                self.moments |= {_named("mean", name): seen.mean, _named("cov", name): seen.cov}
+
+    def _moments(self, found: dict[str, Any], split: str, output: str, rows: np.ndarray, first: int) -> None:
+        """Add a part to the moments of an output that are not known from elsewhere."""
+        from nag.metrics.moments import Moments
+
+        if output == "labels":
+            return
+        self.outputs.add(output)
+        named = output if split == "train" else split if output == "features" else f"{split}_{output}"
+        if output == "logits" or rows.ndim != 2 or rows.shape[1] > WIDEST or _named("mean", named) in self.moments:
+            return
+        try:
+            found.setdefault(named, Moments(rows.shape[1])).add(rows)
+        except ValueError as error:
+            raise ValueError(f"{split.replace('_', '-')} images from number {first} on: {error}") from error
+
+
+def part_name(split: str, output: str, first: int) -> str:
+    return f"{split}.{output}.{first // PART:04d}.safetensors"
+
+
+class Held(Mapping[str, Any]):
+    """The arrays of a reference as metrics take them, each read when it is first asked for.
+
+    Outputs by their names, of the held-out split "held_out" (its features); moments as they are called in MOMENTS.
+    """
+
+    def __init__(self, context: Context, digest: str, split: str = "train") -> None:
+        self.context, self.digest, self.task = context, digest, context.task(digest)
+        self.record = context.store.read_record(record_name("reference", digest))
+        self.split = split
+        outputs = self.record["outputs"] if self.record["rows"].get(split) else []
+        self.sources = {name: (split, name) for name in (*outputs, *(["labels"] if outputs else []))}
+        if split == "train" and self.record["rows"].get("held_out"):
+            self.sources["held_out"] = ("held_out", "features")
+
+    def size_for(self, metric: Any) -> int | None:
+        """How many images a metric is held against; None where only their moments are published, or none are needed.
+
+        A Fréchet distance needs moments, which are of all images; the others compare rows.
+        """
+        needs = metric.needs - {"labels", "logits"}
+        if not needs:
+            return None
+        against = getattr(metric, "against", "train")
+        if not metric.extrapolates:
+            return self.record["rows"].get(against)
+        return None if needs & set(self.task.params.get("moments", ())) else self.record["sizes"].get(against)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.sources:
+            return self.context.load("reference", f"{self.digest} {self.split} {name}", lambda: self._rows(name))
+        if self.split == "train" and name in self.record["moments"]:
+            return self._file(MOMENTS)[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.sources
+        yield from self.record["moments"] if self.split == "train" else ()
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _file(self, name: str) -> dict[str, Any]:
+        return unpack(read_output(self.context.store, "reference", self.digest, name))[0]
+
+    def _rows(self, name: str) -> Any:
+        import numpy as np
+
+        split, output = self.sources[name]
+        parts = [part_name(split, output, first) for first in range(0, self.record["rows"][split], PART)]
+        found = None
+        for place, part in enumerate(parts):
+            rows = self._file(part)[output]
+            if found is None:
+                found = np.empty((self.record["rows"][split], *rows.shape[1:]), rows.dtype)
+            found[place * PART : place * PART + len(rows)] = rows
+        return found

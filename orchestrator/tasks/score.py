@@ -1,61 +1,81 @@
-"""score: one metric of one cell (or of the held-out images, which give the floor) against the reference."""
+"""score: one metric of a cell against a reference; or of other images: the held-out ones, which give the floor, and in
+`nagbench score` any.
+
+What the metric does not ask for is not read: of 50,000 samples each output of Inception has 0.4 GB.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.store import pack, unpack
-from orchestrator.tasks import Context, Task, block_name, finish, read_output
+from orchestrator.store import pack
+from orchestrator.tasks import Context, Task, block_name, finish
+from orchestrator.tasks.reference import Held
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
+NO_HELD_OUT = "the data set has no held-out images"
 
 
 def run(context: Context, task: Task) -> None:
     started = time.time()
     params = task.params
     metric = context.rebuild("metrics", params["metric"])
-    reference = _reference(context, params["reference"], "train")
-    if params["features"] is None:
-        samples, cost = _reference(context, params["reference"], "held_out"), {}
-    else:
-        key = f"{params['features']} {params['count']}"
-        samples, cost = context.load("features", key, lambda: _samples(context, task))  # all metrics of a cell use them
+    reference = Held(context, params["reference"])
+    samples, cost = _samples(context, task, metric.needs)
+    record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
+    if "held_out" in (getattr(metric, "against", ""), _split(task)) and not reference.record["sizes"].get("held_out"):
+        empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": NO_HELD_OUT}
+        finish(context, task, {}, {"values": dict.fromkeys(metric.names, empty), **record}, started)
+        return
     scores = metric(samples, reference)
     files = {"arrays.safetensors": pack(scores["arrays"], {})} if scores["arrays"] else {}
-    record = {"values": scores["values"], "count": len(samples["labels"]), "reference_size": len(reference["labels"])}
-    finish(context, task, files, record | cost, started)
+    finish(context, task, files, {"values": scores["values"], **record}, started)
 
 
-def _reference(context: Context, digest: str, split: str) -> dict[str, np.ndarray]:
-    return context.load(
-        "reference",
-        f"{digest} {split}",
-        lambda: unpack(read_output(context.store, "reference", digest, f"{split}.safetensors"))[0],
-    )
+def _split(task: Task) -> str | None:
+    """The split of the reference's data that is scored like a cell, if it is one."""
+    return "held_out" if task.params["features"] is None and "samples" not in task.params else None
 
 
-def _samples(context: Context, task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The first `count` feature rows of the stream in the order of their indices, and what making them cost."""
+def _samples(context: Context, task: Task, needs: frozenset[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The outputs that a metric needs of what it scores, and what making them cost. Kept for the next metric that needs
+    the same.
+    """
+    import numpy as np
+
+    names = sorted({*needs, "labels"})
+    if task.params["features"] is not None:
+        key = f"{task.params['features']} {task.params['count']} {names}"
+        return context.load("features", key, lambda: _of_cell(context, task, names))
+    images = Held(context, task.params.get("samples", task.params["reference"]), _split(task) or "train")
+    count = task.params.get("count")
+    return {name: images[name][:count] if name in images else np.empty(0) for name in names}, {}
+
+
+def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Of the first `count` samples of the stream, in the order of their indices."""
     import numpy as np
 
     count, block = task.params["count"], task.params["block"]
-    parts: list[dict[str, np.ndarray]] = []
-    sample_s = extract_s = 0.0
-    calls, micro_batches, devices = 0.0, set(), set()
+    found: dict[str, np.ndarray] = {}
+    sample_s = extract_s = calls = 0.0
+    micro_batches, devices = set(), set()
     for number in range(-(-count // block)):
         arrays, record = context.store.read_arrays(block_name(task.params["features"], number))
-        parts.append({name: array[: count - number * block] for name, array in arrays.items()})
+        taken = min(block, count - number * block)
+        for name in names:
+            whole = found.setdefault(name, np.empty((count, *arrays[name].shape[1:]), arrays[name].dtype))
+            whole[number * block : number * block + taken] = arrays[name][:taken]
         sample_s, extract_s = sample_s + record["sampled"]["seconds"], extract_s + record["seconds"]
-        calls += record["sampled"]["network_calls"] * len(parts[-1]["labels"]) / count
+        calls += record["sampled"]["network_calls"] * taken / count
         micro_batches.add(record["sampled"]["micro_batch"])
         devices.add(record["sampled"]["device"])
         context.tell(task.digest, number + 1, -(-count // block) + 1)
-    samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return samples, {
+    return found, {
         "sample_seconds": round(sample_s, 3),
         "extract_seconds": round(extract_s, 3),
         "network_calls": round(calls) if abs(calls - round(calls)) < 1e-9 else round(calls, 2),

@@ -1,30 +1,44 @@
-"""train: weights of a network (trained, fine-tuned, from a checkpoint), or of an extractor that the plan trains."""
+"""train: weights of a network (trained, fine-tuned, from a checkpoint), or of an extractor that the plan trains.
+
+A network may be trained by several processes, which their environment tells of each other (nag.distributed): `run` is
+called in all of them; the first one holds the lease and writes, the others take part in the steps and return.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nag import distributed
+from nag.distributed import World
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import checksum
-from orchestrator.tasks import ORIGINAL, Context, Task, file_name, finish, read_output
+from orchestrator.tasks import ORIGINAL, Context, Held, Task, file_name, finish, read_output
+from orchestrator.tasks.checkpoints import Checkpoints
 from orchestrator.tasks.lease import lease
 
+if TYPE_CHECKING:
+    from nag.training import Training
+
 VERSION = 1
-KEPT = 2  # training checkpoints that stay while a training runs
-CURVE = 200  # points of the loss curve in the record
+TO_DO, DONE, HELD = range(3)
 
 
 def run(context: Context, task: Task) -> None:
+    world = distributed.world()
+    if "train" in task.params:
+        _network(context, task, world)
+        return
+    if world.rank:
+        return
     with lease(context.store, task.digest):
         if context.store.exists(task.record_name):  # done by another engine while this one waited
             return
         if "extractor" in task.params:
             _extractor(context, task)
-        elif "checkpoint" in task.params:
-            _loaded(context, task)
         else:
-            _network(context, task)
+            _loaded(context, task)
 
 
 def _extractor(context: Context, task: Task) -> None:
@@ -53,41 +67,78 @@ def _loaded(context: Context, task: Task) -> None:
     finish(context, task, {"network.safetensors": network}, {}, started)
 
 
-def _network(context: Context, task: Task) -> None:
-    from nag.checkpoint import dump_network
-    from nag.training import Training, train
+def _network(context: Context, task: Task, world: World) -> None:
+    from nag.training import Training
 
     started = time.time()
-    params = task.params
-    data, training = context.rebuild("datasets", params["data"]), Training(**params["train"]["fields"])
-    null_noise = training.noise_dropout > 0
+    training = Training(**task.params["train"]["fields"])
+    world.part(training.batch)  # ValueError, at once, where the processes do not divide it
+    with contextlib.ExitStack() as kept:
+        with distributed.group(world, context.options.device):
+            stand = _stand(context, task, world, kept)
+            if stand == TO_DO:
+                network, record, checkpoints = _trained(context, task, training, world)
+        if stand == HELD and world.rank == 0:
+            raise Held(task.digest)
+        if stand == TO_DO and checkpoints is not None:
+            finish(context, task, {"network.safetensors": network}, record, started)
+            checkpoints.clear()
+
+
+def _stand(context: Context, task: Task, world: World, kept: contextlib.ExitStack) -> int:
+    """Whether the task is to do; the first process finds out, and then holds the lease until `kept` ends."""
+    import torch
+
+    found = TO_DO
+    if world.rank == 0:
+        try:
+            kept.enter_context(lease(context.store, task.digest))
+            found = DONE if context.store.exists(task.record_name) else TO_DO  # by another engine, while this waited
+        except Held:
+            found = HELD
+    return int(distributed.broadcast(world, torch.tensor(found, device=world.device(context.options.device))))
+
+
+def _trained(
+    context: Context, task: Task, training: Training, world: World
+) -> tuple[bytes, dict[str, Any], Checkpoints | None]:
+    """The file of the network, and what its record says; in the first process, which alone has checkpoints."""
+    from nag.checkpoint import dump_network
+    from nag.training import train
+
+    params, device = task.params, context.options.device
+    data, null_noise = context.rebuild("datasets", params["data"]), training.noise_dropout > 0
     if "init" in params:
-        module, model, interpolant, predicts = _tuned(context, params["init"], data, null_noise, training.seed)
+        module, model, interpolant, predicts = _tuned(context, params["init"], data, training)
     else:
         model, predicts = context.rebuild("models", params["model"]), params["predicts"]
         interpolant = context.rebuild("interpolants", params["interpolant"])
         module = _new(model, data, null_noise, training.seed)
+    given: dict[str, Any] = {
+        "loss": model.loss(interpolant, predicts),
+        "num_classes": data.num_classes,
+        "device": device,
+        "world": world,
+        "micro_batch": context.options.micro_batch,
+        "recompute": getattr(context.options, "recompute", False),
+    }
+    if world.rank:
+        train(module, data.open("train"), training, **given)
+        return b"", {}, None
     checkpoints = Checkpoints(context, task.digest)
-    curve: list[list[float]] = []
-    every = max(1, training.steps // CURVE)
+    state = checkpoints.latest()
+    telemetry = checkpoints.measured(training, world.size, world.device(device))
 
-    def report(step: int, loss: float) -> None:
-        if step % every == 0 or step == training.steps:
-            curve.append([step, loss])
+    def report(step: int, loss: float, gradient: float) -> None:
+        telemetry.add(step, loss, gradient)
         context.tell(task.digest, step, training.steps)
 
-    weights = train(
-        module,
-        data.open("train"),
-        training,
-        loss=model.loss(interpolant, predicts),
-        num_classes=data.num_classes,
-        device=context.options.device,
-        resume=checkpoints.latest(),
-        due=checkpoints.due,
-        save=checkpoints.save,
-        report=report,
-    )
+    given |= {"resume": state, "due": checkpoints.due, "save": checkpoints.save, "report": report}
+    try:
+        weights = train(module, data.open("train"), training, **given)
+    except FloatingPointError as error:
+        checkpoints.wait()
+        raise FloatingPointError(f"{error}; {checkpoints.newest()}") from error
     network = dump_network(
         weights,
         model=model,
@@ -98,9 +149,14 @@ def _network(context: Context, task: Task) -> None:
         has_null_noise=null_noise,
         has_null_class=training.class_dropout > 0,
     )
-    record: dict[str, Any] = {"steps": training.steps, "resumed_at": checkpoints.resumed_at, "loss": curve}
-    finish(context, task, {"network.safetensors": network}, record, started)
-    checkpoints.clear()
+    record = {
+        "steps": training.steps,
+        "resumed_at": checkpoints.resumed_at,
+        "processes": world.size,
+        "loss": [[int(row[0]), row[2]] for row in telemetry.rows],
+        "telemetry": telemetry.record(),
+    }
+    return network, record, checkpoints
 
 
 def _new(model: Any, data: Any, null_noise: bool, seed: int) -> Any:
@@ -110,67 +166,41 @@ def _new(model: Any, data: Any, null_noise: bool, seed: int) -> Any:
         return model.module(data.shape, data.num_classes, null_noise=null_noise, seed=seed)
 
 
-def _tuned(context: Context, parent: str, data: Any, null_noise: bool, seed: int) -> tuple[Any, Any, Any, str]:
+def _tuned(context: Context, parent: str, data: Any, training: Training) -> tuple[Any, Any, Any, str]:
     """A new network with its parent's weights wherever they fit: module, model, interpolant, what it predicts.
 
-    What the parent does not have starts as in a new network: a class table of another size, a null-noise embedding.
+    What the parent does not have starts as in a new network: a class table of another size, or one that is to be new, a
+    null-noise embedding.
     """
     from nag.checkpoint import parse
 
     source = file_name(parent, "network.safetensors")
     old, model, interpolant, description = parse(
-        read_output(context.store, "train", parent, "network.safetensors"),
-        context.options.device,
-        source,
-        context.model,
+        read_output(context.store, "train", parent, "network.safetensors"), "cpu", source, context.model
     )
     if tuple(description["shape"]) != tuple(data.shape):
         raise ValueError(f"the images are {list(data.shape)}, {source} is of {description['shape']}")
-    module = _new(model, data, null_noise, seed)
-    found = old.state_dict()
-    kept = {
-        name: found[name]
-        for name, new in module.state_dict().items()
-        if name in found and found[name].shape == new.shape
-    }
+    module = _new(model, data, training.noise_dropout > 0, training.seed)
+    found, new = old.state_dict(), module.state_dict()
+    kept = {name: found[name] for name in new if name in found and found[name].shape == new[name].shape}
+    if training.only != "all" and description["num_classes"] != data.num_classes:
+        classes = f"{description['num_classes']} classes, the data {data.num_classes}"
+        raise ValueError(f"{source} has {classes}: train all of it, only: {training.only} would leave those untrained")
+    if training.class_table == "new":
+        for name in _class_tables(model, data, module):
+            kept.pop(name, None)
     module.load_state_dict(kept, strict=False)
     return module, model, interpolant, description["predicts"]
 
 
-class Checkpoints:
-    """Numbered files of a training under way. The newest that is whole is resumed from; others are passed over."""
+def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
+    """The weights whose shape depends on the number of classes."""
+    import torch
 
-    def __init__(self, context: Context, digest: str) -> None:
-        self.store, self.digest, self.every_s = context.store, digest, context.options.checkpoint_s
-        self.written = time.monotonic()
-        self.resumed_at = 0
+    from nag.models import seeded
+    from nag.registry import source_of
 
-    def _names(self) -> list[str]:
-        return [name for name in self.store.list(f"files/{self.digest}") if name.startswith("checkpoint-")]
-
-    def latest(self) -> bytes | None:
-        for name in reversed(self._names()):
-            path = file_name(self.digest, name)
-            try:
-                arrays, record = self.store.read_arrays(path)
-            except CorruptFile:
-                continue
-            self.resumed_at = record["step"]
-            return arrays["state"].tobytes()
-        return None
-
-    def due(self) -> bool:
-        return time.monotonic() - self.written >= self.every_s
-
-    def save(self, step: int, state: bytes) -> None:
-        import numpy as np
-
-        path = file_name(self.digest, f"checkpoint-{step:09d}.safetensors")
-        self.store.create_arrays(path, {"state": np.frombuffer(state, dtype=np.uint8)}, {"step": step})
-        for name in self._names()[:-KEPT]:
-            self.store.delete(file_name(self.digest, name))
-        self.written = time.monotonic()
-
-    def clear(self) -> None:
-        for name in self._names():
-            self.store.delete(file_name(self.digest, name))
+    # As in nag.checkpoint: a module that is not ours may not be made without weights.
+    with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
+        other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
+    return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]

@@ -1,0 +1,76 @@
+"""Arrays in .npz files, never unpickled: described by their headers alone, mapped where they lie uncompressed."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LOCAL_HEADER = 30  # bytes before the name in a member of a zip file; the lengths of name and extra field end it
+DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
+
+
+class Header(NamedTuple):
+    """What an array says of itself."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: Any  # np.dtype
+    start: int  # bytes from the start of the member to its numbers
+
+
+def headers(path: str) -> dict[str, Header]:
+    """The arrays of an .npz file, by name. Raises FileNotFoundError, or ValueError for what is no such file and for one
+    that holds Python objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            found = {name.removesuffix(".npy"): _header(archive, name) for name in names}
+    except FileNotFoundError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{path} is no whole .npz file ({error})") from error
+    for name, header in found.items():
+        if header.dtype.hasobject:
+            raise ValueError(f"{path}: {name} holds pickled Python objects, which are never loaded")
+    return found
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> Header:
+    import numpy as np
+
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            raise ValueError(f"{name} is of version {version} of the format")
+        shape, fortran, dtype = read[version](member)
+        return Header(shape, fortran, dtype, member.tell())
+
+
+def array(path: str, name: str) -> np.ndarray:
+    """An array of an .npz file: a read-only view of the file where it lies uncompressed, as `numpy.savez` writes it;
+    from `numpy.savez_compressed` it is read into memory as a whole.
+
+    Raises as `headers`, and KeyError for a name that is not there.
+    """
+    import numpy as np
+
+    header = headers(path)[name]
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type != zipfile.ZIP_STORED or not np.prod(header.shape) or header.fortran:
+                with archive.open(member) as stream:
+                    return np.lib.format.read_array(stream, allow_pickle=False)
+            file.seek(member.header_offset)
+            lengths = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])
+            start = member.header_offset + LOCAL_HEADER + sum(lengths) + header.start
+        return np.memmap(path, header.dtype, "r", start, header.shape)
+    except DAMAGE as error:
+        raise ValueError(f"{path}: {name} cannot be read ({error})") from error

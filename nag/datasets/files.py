@@ -1,0 +1,215 @@
+"""The files of a data set where they lie, in a folder or at an fsspec URL: names, sizes, a checksum, local copies.
+
+A listing of 1.28 million files takes minutes on a network disk, so it is kept in the user's cache: for a local folder
+it holds as long as no folder below it has changed; for a URL, where folders have no times, as long as the names at the
+top are the same. `fresh` reads it again. Names that begin with a dot are passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
+SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
+SCANNERS = 16  # threads: on a network disk most of the time is waiting
+FORMAT = 1  # of a kept listing
+
+
+class Listing(NamedTuple):
+    """What lies at a path. Names are relative, with '/', sorted; a single file has the one name ''."""
+
+    checksum: str  # of names and sizes; of a single file: of its content
+    folders: tuple[str, ...]  # every one below the path, sorted, empty ones too (a URL has none that are empty)
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]  # bytes
+
+
+def cache(kind: str) -> Path:
+    """A folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nagbench" / kind
+
+
+def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:
+    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders.
+
+    Raises FileNotFoundError where nothing is there, ValueError for what is neither file nor folder.
+    """
+    place = _place(path)
+    where = str(place) if _is_url(path) else os.path.realpath(place)
+    kept = cache("listings") / f"{digest(where)}.json"
+    found = None if fresh else _read(kept, path, names)
+    if found is not None:
+        return found
+    started = time.time_ns()
+    folders, sizes, stamps = _scan_url(path) if _is_url(path) else _scan(place)
+    ordered = tuple(sorted(sizes))
+    hashed = hashlib.blake2b(digest_size=16)
+    for name in ordered:
+        hashed.update(f"{name}\0{sizes[name]}\0".encode("utf-8", "surrogateescape"))
+    checksum = _content(local(path)) if ordered == ("",) else hashed.hexdigest()
+    found = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
+    if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
+        head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
+        _publish(kept, [json.dumps(part) for part in (head, found.names, found.sizes)])
+    return found
+
+
+def local(path: str, name: str = "", size: int = 0) -> str:
+    """A local path of a file of the data set. One at a URL is fetched once, and kept by URL, name and size.
+
+    It appears under its name when it is whole: fsspec's own file caches write in place, so that a second process could
+    read half a file. Raises OSError where it comes with another size than was listed.
+    """
+    if not _is_url(path):
+        return os.path.join(_place(path), name) if name else _place(path)
+    system, root = _system(path)
+    token: Any = size if name else str(system.checksum(root))
+    key = digest(json.dumps([path, name, token]))
+    kept = cache("files") / key[:2] / key
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(kept) as temporary:
+            system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
+            came = temporary.stat().st_size
+            if name and came != size:
+                raise OSError(f"{path.rstrip('/')}/{name} came with {came} bytes; {size} are listed")
+    return str(kept)
+
+
+def digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path and not path.startswith("file://")
+
+
+def _place(path: str) -> str:
+    return path.removeprefix("file://")
+
+
+def _system(path: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:  # a protocol that is unknown, or whose package is not installed
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
+    """Folders, sizes by name, and the times of change of root and folders by name."""
+    if os.path.isfile(root):
+        stat = os.stat(root)
+        return (), {"": stat.st_size}, {"": stat.st_mtime_ns}
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"there is no file or folder {root!r}")
+    sizes: dict[str, int] = {}
+    stamps: dict[str, int] = {}
+    level = [""]
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        for _ in range(DEEPEST):
+            found = list(pool.map(lambda folder: _one(root, folder), level))
+            stamps |= {folder: stamp for folder, (stamp, _, _) in zip(level, found, strict=True)}
+            for _, _, files in found:
+                sizes |= files
+            level = [inner for _, inside, _ in found for inner in inside]
+            if not level:
+                return tuple(sorted(set(stamps) - {""})), sizes, stamps
+    raise ValueError(f"{root}: folders nest deeper than {DEEPEST}; does a link lead back, as {level[0]!r} seems to?")
+
+
+def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int]]:
+    """A folder's time of change, the folders in it, and the sizes of its files, by their names from the root."""
+    place = os.path.join(root, folder)
+    stamp, inside, files = os.stat(place).st_mtime_ns, [], {}
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                inside.append(name)
+            elif entry.is_file():
+                files[name] = entry.stat().st_size
+            else:
+                raise ValueError(f"{entry.path} is neither a file nor a folder; a link to nothing?")
+    return stamp, inside, files
+
+
+def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str]]:
+    system, root = _system(path)
+    system.invalidate_cache()
+    if not system.exists(root):
+        raise FileNotFoundError(f"there is nothing at {path!r}")
+    if system.isfile(root):
+        return (), {"": system.size(root)}, {"": str(system.checksum(root))}
+    start = len(root.rstrip("/")) + 1
+    sizes = {name[start:]: info["size"] for name, info in system.find(root, detail=True).items()}
+    sizes = {name: size for name, size in sizes.items() if not any(w.startswith(".") for w in name.split("/"))}
+    folders = {name.rsplit("/", i + 1)[0] for name in sizes for i in range(name.count("/"))}
+    return tuple(sorted(folders)), sizes, {"": _top(system, root)}
+
+
+def _top(system: Any, root: str) -> str:
+    """What the first level below a URL shows, in one request."""
+    return digest(json.dumps(sorted(str(entry["name"]) for entry in system.ls(root, detail=True))))
+
+
+def _read(kept: Path, path: str, names: bool) -> Listing | None:
+    """A kept listing, where it still holds. A file that is damaged or of another format is as good as none."""
+    try:
+        with open(kept, encoding="utf-8", errors="surrogateescape") as file:
+            head = json.loads(file.readline())
+            if head["format"] != FORMAT or not _holds(path, head["stamps"]):
+                return None
+            parts = [tuple(json.loads(file.readline())) for _ in range(2)] if names else [(), ()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Listing(head["checksum"], tuple(head["folders"]), parts[0], parts[1])
+
+
+def _holds(path: str, stamps: dict[str, Any]) -> bool:
+    if _is_url(path):
+        system, root = _system(path)
+        system.invalidate_cache()
+        single = system.isfile(root)
+        return stamps[""] == (str(system.checksum(root)) if single else _top(system, root))
+    place = _place(path)
+    return all(os.stat(os.path.join(place, name)).st_mtime_ns == stamp for name, stamp in stamps.items())
+
+
+def _content(path: str) -> str:
+    hashed = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while part := file.read(1 << 24):
+            hashed.update(part)
+    return hashed.hexdigest()
+
+
+def _publish(kept: Path, lines: list[str]) -> None:
+    with contextlib.suppress(OSError):  # a home that cannot be written only costs reading the folders again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(kept) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def _temporary(kept: Path) -> Iterator[Path]:
+    """A name beside `kept` to write to, which becomes `kept` at the end or is gone."""
+    temporary = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield temporary
+        temporary.replace(kept)
+    finally:
+        temporary.unlink(missing_ok=True)

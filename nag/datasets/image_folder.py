@@ -1,0 +1,266 @@
+"""Images in folders, one folder a class: `{name: image_folder, path: FOLDER or fsspec URL, resolution: 256}`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from nag.datasets import check_split
+from nag.datasets.images import SUFFIXES, Unreadable
+from nag.registry import Int, method
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nag.datasets.files import Listing
+    from nag.datasets.made_up import MadeUp
+
+TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit split; the first held-out one counts
+
+
+@method
+class ImageFolder:
+    """RGB images, cut by ADM's centre crop to `resolution`; classes are the folders below `path`, sorted by name.
+
+    path: class folders; or train/ with the class folders in it, and held_out/, val/ or test/ beside it (the first of
+        these that is there is the held-out split, other folders are passed over); or images alone, which are one class.
+        Images may lie deeper than a class folder's first level. Files that are no images by suffix are passed over.
+    flip: the training split has each image twice: N + i is image i, mirrored. The held-out one never does.
+    held_out: this share of the images, the same at any resolution, is kept out of the training split, where there is no
+        held-out folder. 0 and no such folder: the held-out split is empty.
+    on_error: what an image that cannot be read does. `fail` names it and stops; `skip` puts the next image of its class
+        in its place, and the split counts it (`skipped`). A disk or network that fails is never skipped.
+    """
+
+    path: str
+    resolution: Annotated[Int, Field(ge=1, le=4096)] = 256
+    flip: bool = False
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    on_error: Literal["fail", "skip"] = "fail"
+
+    VERSION: ClassVar[int] = 1
+    FOLDERS: ClassVar[tuple[str, ...]] = ("path",)
+    stores: ClassVar[str] = "pixels"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return 3, self.resolution, self.resolution
+
+    @property
+    def num_classes(self) -> int:
+        """From the kept listing's folders: no file is read."""
+        from nag.datasets.files import look
+
+        return max(1, len(layout_of(look(self.path, names=False).folders).classes))
+
+    def open(self, split: str) -> ImageSplit:
+        """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such data set."""
+        from nag.datasets.files import look
+
+        check_split(split)
+        return self._open(split, look(self.path))
+
+    def _open(self, split: str, found: Listing) -> ImageSplit:
+        import numpy as np
+
+        from nag.noise import permutation
+
+        layout = layout_of(found.folders)
+        if layout.held_out is not None and self.held_out:
+            raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} cannot stand")
+        apart = split == "held_out" and layout.held_out is not None
+        folder = layout.held_out if apart else layout.train
+        files, labels = _indexed(self.path, found, str(folder), layout.classes, complete=not apart)
+        order = permutation(0, 0, len(files))
+        if layout.held_out is None:
+            kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
+            order = order[:kept] if split == "held_out" else order[kept:]
+        if split == "train" and len(order) < 2:
+            raise ValueError(f"{self.path}: {len(order)} images to train on; at least 2 are needed")
+        return ImageSplit(
+            self, [files[i] for i in order], np.asarray(labels, dtype=np.int64)[order], self.flip and split == "train"
+        )
+
+    def smoke(self) -> MadeUp:
+        """Small made-up images in its place, which need no folder; other ones for another class or folder name."""
+        from nag.datasets.made_up import MadeUp
+
+        named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
+        seed = zlib.crc32("/".join(named).encode("utf-8", "surrogateescape"))
+        return MadeUp(classes=self._classes_or(10), resolution=max(4, min(self.resolution, 32)), seed=seed)
+
+    def _classes_or(self, otherwise: int) -> int:
+        try:
+            return self.num_classes
+        except (OSError, ValueError):
+            return otherwise
+
+    def inspect(self) -> list[str]:
+        """What is wrong with the data set, one line a problem: the folders are read again, and the first image of each
+        class is decoded.
+        """
+        from nag.datasets.files import look
+
+        try:
+            found = look(self.path, fresh=True)
+            splits = {split: self._open(split, found) for split in ("train", "held_out")}
+        except (OSError, ValueError) as error:
+            return [str(error)]
+        problems = self._disagreements(splits)
+        empty = [name for name, size in zip(found.names, found.sizes, strict=True) if not size and _is_image(name)]
+        if empty:
+            problems.append(f"{self.path}: {len(empty)} image files are empty, such as {empty[0]}")
+        for each in splits.values():
+            problems += each.first_of_each_class()
+        return problems
+
+    def _disagreements(self, splits: dict[str, ImageSplit]) -> list[str]:
+        """Where the folders are not those of the task (nag/datasets/tasks.py)."""
+        return []
+
+
+class ImageSplit:
+    """Images read from their files when they are asked for, by several threads at a time."""
+
+    def __init__(self, data: ImageFolder, files: list[tuple[str, int]], labels: np.ndarray, flip: bool) -> None:
+        self.data, self.files, self.flip = data, files, flip  # files: name below the path, size in bytes
+        self.originals = len(files)
+        self.skipped: dict[str, str] = {}  # name: what was wrong with it
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return self.originals * (2 if self.flip else 1)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """(n, 3, R, R) float32 in [-1, 1], the 256 levels of the files. Raises Unreadable, a ValueError that names the
+        file, or OSError where the disk fails.
+        """
+        import numpy as np
+
+        size = self.data.resolution
+        found = np.empty((len(indices), 3, size, size), dtype=np.float32)
+
+        def fill(row: int) -> None:
+            index = int(indices[row])
+            if not 0 <= index < len(self):
+                raise IndexError(f"image {index} of {len(self)}")
+            pixels = self._pixels(index % self.originals)
+            mirrored = pixels[:, ::-1] if index >= self.originals else pixels
+            np.divide(mirrored.transpose(2, 0, 1), np.float32(127.5), out=found[row])
+
+        for _ in _threads(os.getpid()).map(fill, range(len(indices))):
+            pass
+        found -= 1
+        return found
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return self._labels[np.asarray(indices, dtype=np.int64) % max(1, self.originals)]
+
+    def first_of_each_class(self) -> list[str]:
+        """What is wrong with the first image of each class."""
+        import numpy as np
+
+        problems = []
+        for i in np.unique(self._labels, return_index=True)[1]:
+            try:
+                self._read(int(i))
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+        return problems
+
+    def _pixels(self, i: int) -> np.ndarray:
+        """(R, R, 3) uint8 of image i, or of the one that stands in for it."""
+        if self.data.on_error == "fail":
+            return self._read(i)
+        for j in self._of_its_class(i):
+            if self.files[j][0] in self.skipped:
+                continue
+            try:
+                return self._read(j)
+            except Unreadable as error:
+                self.skipped[self.files[j][0]] = str(error)
+        raise ValueError(f"no image of the class of {self._name(i)} can be read")
+
+    def _of_its_class(self, i: int) -> Iterator[int]:
+        """i itself, then the other images of its class in the order of the split, from i on and round."""
+        import numpy as np
+
+        yield i
+        alike = np.flatnonzero(self._labels == self._labels[i])
+        place = int(np.searchsorted(alike, i))
+        yield from (int(j) for j in (*alike[place + 1 :], *alike[:place]))
+
+    def _read(self, i: int) -> np.ndarray:
+        from nag.datasets.files import local
+        from nag.datasets.images import pixels
+
+        name, size = self.files[i]
+        with open(local(self.data.path, name, size), "rb") as file:
+            return pixels(file.read(), self.data.resolution, self._name(i))
+
+    def _name(self, i: int) -> str:
+        return f"{self.data.path.rstrip('/')}/{self.files[i][0]}"
+
+
+class Layout(NamedTuple):
+    train: str  # the folder of the training images, "" for the path itself
+    held_out: str | None
+    classes: tuple[str, ...]  # below `train`; none: one class without a folder
+
+
+def layout_of(folders: tuple[str, ...]) -> Layout:
+    top = [folder for folder in folders if "/" not in folder]
+    inside = tuple(folder.removeprefix(f"{TRAIN}/") for folder in folders if _is_class(folder, TRAIN))
+    if TRAIN in top and (inside or all(folder in (TRAIN, *HELD_OUT) for folder in top)):
+        return Layout(TRAIN, next((name for name in HELD_OUT if name in top), None), inside)
+    return Layout("", None, tuple(top))
+
+
+def _is_class(folder: str, below: str) -> bool:
+    return folder.startswith(f"{below}/") and "/" not in folder.removeprefix(f"{below}/")
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _indexed(
+    path: str, found: Listing, folder: str, classes: tuple[str, ...], complete: bool
+) -> tuple[list[tuple[str, int]], list[int]]:
+    """Names with sizes, and labels, of the images below a folder. `complete`: each class must have one."""
+    number = {name: label for label, name in enumerate(classes)}
+    start = f"{folder}/" if folder else ""
+    where = f"{path.rstrip('/')}/{folder}".rstrip("/")
+    files, labels = [], []
+    for name, size in zip(found.names, found.sizes, strict=True):
+        if not (name.startswith(start) and _is_image(name)):
+            continue
+        first, inside, _ = name[len(start) :].partition("/")
+        if classes and not inside:
+            raise ValueError(f"{path.rstrip('/')}/{name} lies beside the class folders; each image belongs in one")
+        if classes and first not in number:
+            raise ValueError(f"{where}/{first} is no class of the training images")
+        files.append((name, size))
+        labels.append(number.get(first, 0))
+    if not files:
+        raise ValueError(f"there are no images below {where}")
+    bare = sorted(set(classes) - {classes[label] for label in labels}) if classes and complete else []
+    if bare:
+        raise ValueError(f"{where}/{bare[0]} has no images ({len(bare)} of {len(classes)} class folders have none)")
+    return files, labels
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The decoders of a process, its forks have their own: Pillow lets go of the interpreter while it decodes."""
+    del process
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")

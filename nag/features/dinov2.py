@@ -1,0 +1,75 @@
+"""DINOv2's ViT-L/14, the network of FD-DINOv2 (Stein et al. 2023, "Exposing flaws of generative model evaluation")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nag.features.timm_model import created, extractor
+from nag.registry import method
+from nag.weights import DINOV2 as FILE
+from nag.weights import located
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+ARCHITECTURE = "vit_large_patch14_dinov2"
+SIZE, PATCH = 224, 14
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OFFSET = 0.1  # of dinov2's interpolation of positions
+
+
+@method
+class DINOv2:
+    """features (N, 1024): the class token after the last norm.
+
+    As dgm-eval has it: the whole image to 224x224, bicubic, by Pillow on 8 bits, ImageNet's mean and deviation. The
+    weights are the official file or timm's safetensors of the same network.
+    """
+
+    weights: str | None = None
+
+    VERSION: ClassVar[int] = 1
+    FILES: ClassVar[dict[str, str | None]] = {"weights": FILE}
+    outputs: ClassVar[tuple[str, ...]] = ("features",)
+    trained: ClassVar[bool] = False
+
+    def open(
+        self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function from uint8 (N, 1 or 3, H, W) to {"features": (N, 1024) float32}.
+
+        Raises FileNotFoundError where the weights are not there, ValueError naming the file where they are others'; the
+        function raises ValueError for images of another type.
+        """
+        return opened(ARCHITECTURE, located(self.weights, FILE), device)
+
+
+def opened(architecture: str, path: Path, device: Any, **arguments: Any) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The same with another of timm's networks for DINOv2. `arguments`: of timm.create_model."""
+    network = created(architecture, path, device, adapt=_placed, img_size=SIZE, **arguments)
+    return extractor(network, SIZE, "bicubic", MEAN, STD, device)
+
+
+def _placed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with their positions at 224x224 as dinov2 has them, which is not what timm makes of them.
+
+    Both interpolate the 37x37 of 518x518 bicubically to 16x16. dinov2 does it by a factor of 16.1 / 37 and without
+    antialiasing (facebookresearch/dinov2, models/vision_transformer.py, interpolate_pos_encoding).
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    positions, grid = weights.get("pos_embed"), SIZE // PATCH
+    if positions is None or positions.ndim != 3:
+        return weights
+    side = math.isqrt(positions.shape[1] - 1)
+    if side**2 != positions.shape[1] - 1 or side == grid:
+        return weights
+    token, patches = positions[:, :1].float(), positions[:, 1:].float()
+    patches = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = interpolate(patches, scale_factor=(grid + OFFSET) / side, mode="bicubic")
+    return {**weights, "pos_embed": torch.cat([token, patches.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)}

@@ -1,0 +1,138 @@
+"""Inception v3 of 2015-12-05, the network of FID: clean-fid's, in its three modes, with what sFID and IS need beside.
+
+Two files hold it: the TorchScript file of StyleGAN2-ADA (clean, legacy_tensorflow) and pytorch-fid's state dict
+(legacy_pytorch). Sources: Parmar et al. 2022 (clean-fid); Dhariwal and Nichol 2021, evaluations/evaluator.py (ADM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nag.features.resizing import Kind, check_images, resize
+from nag.registry import method
+from nag.weights import INCEPTION, PYTORCH_FID, located
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+Network = Callable[["Tensor"], tuple["Tensor", "Tensor", "Tensor"]]  # of (N, 3, 299, 299): features, logits, spatial
+
+SIZE = 299
+RESIZE: dict[str, Kind] = {"clean": "bicubic", "legacy_tensorflow": "tensorflow", "legacy_pytorch": "pytorch"}
+SPATIAL_LAYER, SPATIAL_CHANNELS = "mixed_6", 7
+OTHER = "not the TorchScript file of Inception, 2015-12-05"
+AGREEMENT = 1e-3  # of the file run by layers with the file run whole, relative
+
+
+class _File:
+    """`FILES` of a method: on the class for its default mode, on an instance for its own."""
+
+    def __get__(self, instance: Inception | None, owner: type[Inception]) -> dict[str, str]:
+        legacy = instance is not None and instance.mode == "legacy_pytorch"
+        return {"weights": PYTORCH_FID if legacy else INCEPTION}
+
+
+@method
+class Inception:
+    """features: the last pooled layer (N, 2048). logits: (N, 1008), without the bias, as ADM's and StyleGAN's Inception
+    Scores take them. spatial: the first 7 channels of mixed_6/conv (N, 2023) in the order height, width, channel, as
+    ADM's `mu_s` and `sigma_s` have them.
+
+    mode: `clean` resizes as Pillow does; `legacy_tensorflow` as TensorFlow 1 does, which is ADM's protocol;
+    `legacy_pytorch` as pytorch-fid does.
+    """
+
+    weights: str | None = None
+    mode: Literal["clean", "legacy_tensorflow", "legacy_pytorch"] = "clean"
+
+    VERSION: ClassVar[int] = 1
+    FILES: ClassVar[Any] = _File()
+    outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
+    trained: ClassVar[bool] = False
+
+    def open(
+        self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function from uint8 (N, 1 or 3, H, W) to the outputs, float32, on the device.
+
+        Raises FileNotFoundError where the weights are not there and ValueError where they are something else, naming
+        the file; the function raises ValueError for images of another type.
+        """
+        path = located(self.weights, self.FILES["weights"])
+        legacy = self.mode == "legacy_pytorch"
+        network = _state_dict(path, device) if legacy else _torchscript(path, device)
+        center, scale = (127.5, 127.5) if legacy else (128.0, 128.0)
+
+        def extract(images: Tensor) -> dict[str, Tensor]:
+            check_images(images)
+            x = resize(images.to(device), SIZE, RESIZE[self.mode])
+            features, logits, spatial = network((x - center).div_(scale))
+            return {"features": features, "logits": logits, "spatial": _flat(spatial)}
+
+        return extract
+
+
+def _flat(spatial: Tensor) -> Tensor:
+    """(N, channels, 17, 17) to (N, 2023): the first 7 channels, the channel running fastest."""
+    return spatial[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).contiguous()
+
+
+def _state_dict(path: Path, device: Any) -> Network:
+    import torch
+
+    from nag.features.pytorch_fid import opened
+
+    return torch.no_grad()(opened(path, device))
+
+
+def _torchscript(path: Path, device: Any) -> Network:
+    """The network in StyleGAN2-ADA's file, run layer by layer, for its spatial map is not an output of the whole.
+
+    The file is known by its interface: `file(img, return_features, use_fp16, no_output_bias)` resizes, scales and runs
+    `layers` in order, then `output`. That the layers give what the whole gives is checked here, on one image.
+    """
+    import torch
+
+    from nag.features.torchscript_file import load, plainly, reason
+
+    file = load(path, device)
+    try:
+        layers, classes = dict(file.layers.named_children()), file.output.weight.float()
+        at, branch = list(layers).index(SPATIAL_LAYER), layers[SPATIAL_LAYER].conv
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: {OTHER}: {reason(error)}") from None
+    chain = list(layers.values())
+
+    def network(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with plainly():
+            for layer in chain[:at]:
+                x = layer(x)
+            spatial = branch(x)
+            for layer in chain[at:]:
+                x = layer(x)
+            features = x.flatten(1)
+            return features, features @ classes.T, spatial
+
+    pixels = torch.arange(3 * 40 * 56, device=device).reshape(1, 3, 40, 56) * 37 % 256
+    try:
+        with plainly():
+            whole = file(pixels.float(), return_features=True).flatten(1), file(pixels.float(), no_output_bias=True)
+        features, logits, spatial = network((resize(pixels.to(torch.uint8), SIZE, "tensorflow") - 128).div_(128))
+        parts = features, logits.softmax(dim=1)
+    except (RuntimeError, TypeError) as error:
+        if "memory" in str(error):
+            raise
+        raise ValueError(f"{path}: {OTHER}: {reason(error)}") from error
+    found = tuple(features.shape), tuple(_flat(spatial).shape)
+    if found != ((1, 2048), (1, 2023)):
+        raise ValueError(f"{path}: {OTHER}: the shapes of its features and spatial features are {found}")
+    for what, part, of_whole in zip(("features", "class probabilities"), parts, whole, strict=True):
+        off = float((part - of_whole).norm() / of_whole.norm())
+        if not off <= AGREEMENT:
+            raise ValueError(
+                f"{path}: {OTHER}: its layers, run one by one, give {what} {off:.1e} off those of the whole"
+            )
+    return network

@@ -1,0 +1,101 @@
+"""Any network of timm with weights from a file, pooled: the image as the network's own configuration wants it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from nag.features.resizing import Kind, check_images, resize
+from nag.registry import method
+from nag.weights import located, read_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    State = dict[str, Tensor]
+
+
+@method
+class Timm:
+    """features (N, d): what the network gives without its classifier.
+
+    The whole image is resized to the network's size (no crop, by Pillow's filter, to whole numbers) and normalised with
+    its mean and standard deviation. Nothing is downloaded: `weights` is a file, safetensors or a state dict.
+    """
+
+    model: str
+    weights: str
+
+    VERSION: ClassVar[int] = 1
+    FILES: ClassVar[dict[str, str | None]] = {"weights": None}
+    outputs: ClassVar[tuple[str, ...]] = ("features",)
+    trained: ClassVar[bool] = False
+
+    def open(
+        self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function from uint8 (N, 1 or 3, H, W) to {"features": (N, d) float32}.
+
+        Raises ValueError for a name that timm does not have, or naming the file, for weights of something else;
+        FileNotFoundError; the function raises ValueError for images of another type.
+        """
+        from timm.data import resolve_model_data_config
+
+        network = created(self.model, located(self.weights, self.weights), device)
+        wanted = resolve_model_data_config(network)
+        channels, height, width = wanted["input_size"]
+        kind = wanted["interpolation"]
+        if channels != 3 or height != width or kind not in get_args(Kind):
+            raise ValueError(f"{self.model} wants {channels} channels of {height}x{width}, {kind}; nagbench gives none")
+        return extractor(network, height, kind, wanted["mean"], wanted["std"], device)
+
+
+def extractor(
+    network: Any, size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, ...], device: Any
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """uint8 (N, 1 or 3, H, W) -> features: resized as Pillow does 8-bit images, scaled to 0 .. 1, normalised."""
+    import torch
+
+    middle, spread = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (mean, std))
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        check_images(images)
+        x = resize(images.to(device), size, kind, quantised=True)
+        with torch.no_grad():
+            return {"features": network((x / 255).sub_(middle).div_(spread)).float()}
+
+    return extract
+
+
+def created(
+    model: str, path: Path, device: Any, adapt: Callable[[State], State] = lambda state: state, **arguments: Any
+) -> Any:
+    """timm's network in eval mode without classifier, of all the weights in the file, `adapt`ed and converted by timm.
+
+    Raises ValueError where timm does not know the model, or the weights are not its own: the file is named.
+    """
+    import timm
+
+    from nag.models import seeded
+
+    if not timm.is_model(model):
+        raise ValueError(f"timm {timm.__version__} has no model {model!r}; see timm.list_models()")
+    with seeded(0):
+        network: Any = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+    read = adapt(read_state(path))
+    converted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda found, _: found)
+    classifier = network.pretrained_cfg.get("classifier") or ()
+    dropped = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
+    try:
+        weights = {
+            name: w for name, w in converted(read, network).items() if not (dropped and name.startswith(dropped))
+        }
+        network.load_state_dict(weights)
+    except (RuntimeError, KeyError, AttributeError, AssertionError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = "; ".join(line if len(line) < 200 else f"{line[:200]} ..." for line in lines[1:3] or lines)
+        raise ValueError(f"{path}: these are no weights of timm's {model}: {reason}") from error
+    return network.to(device).eval()

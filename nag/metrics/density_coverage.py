@@ -1,0 +1,48 @@
+"""Density and coverage (Naeem et al., ICML 2020, eq. 5 and 8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from nag.metrics import Scores, feature_pair, plain
+from nag.registry import Int, method
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@method
+class DensityCoverage:
+    """density: in how many of the reference's balls a sample lies, over k; coverage: share of these balls that hold a
+    sample. 1 and nearly 1 where both are alike; density may be above 1.
+
+    Balls are around reference images only, as in precision, so that an outlier among the samples makes no large ball.
+    A ball reaches the k-th nearest other reference image and is closed. Compare at equal N, N_r and k only.
+    """
+
+    k: Annotated[Int, Field(ge=1, le=100)] = 5
+
+    VERSION: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    names: ClassVar[tuple[str, ...]] = ("density", "coverage")
+    lower_is_better: ClassVar[dict[str, bool]] = {"density": False, "coverage": False}
+    least: ClassVar[int] = 1
+    extrapolates: ClassVar[bool] = False
+
+    def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
+        """features (N, d) and (N_r, d), N_r above k. Raises ValueError for fewer and for values that are not finite."""
+        import torch
+
+        from nag.metrics.neighbours import SLACK, reference_radii, seen, squared_distances
+
+        x, r = seen(*feature_pair(samples, reference, self.least, self.k + 1))
+        reach = reference_radii(r, self.k)
+        inside, held = 0, torch.zeros(len(r), dtype=torch.bool)
+        for _, columns, tile in squared_distances(x, r, SLACK):
+            within = tile <= reach[columns]
+            inside += int(within.sum())
+            held[columns] |= within.any(0)
+        values = {"density": inside / (self.k * len(x)), "coverage": int(held.sum()) / len(r)}
+        return Scores(values={name: plain(value) for name, value in values.items()}, arrays={})

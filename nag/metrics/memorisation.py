@@ -1,0 +1,60 @@
+"""Are samples copies of training images? The distance of each to its nearest one, and how many are suspiciously near."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from nag.metrics import Score, Scores, feature_pair, rows
+from nag.registry import method
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PERCENT = 1  # of new images are as near to a training image as what counts as memorised
+
+
+@method
+class Memorisation:
+    """Share of samples that are as near to a training image as the nearest 1 % of new images are.
+
+    New images are the held-out ones; without any, each training image is held against the others. A model that draws
+    like the data gives 0.01 and one that copies more; below that says nothing, since bad samples are far from all.
+    The interval is Wilson's, for this reference and its threshold. Compare on one extractor and reference only.
+    """
+
+    VERSION: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    names: ClassVar[tuple[str, ...]] = ("memorisation",)
+    lower_is_better: ClassVar[dict[str, bool]] = {"memorisation": True}
+    least: ClassVar[int] = 1
+    extrapolates: ClassVar[bool] = False
+
+    def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
+        """features (N, d) of the samples and (N_r, d) of the training images, perhaps held_out (M, d).
+
+        arrays: distance (N,) float32 to the nearest training image, and nearest (N,) int64, its row; threshold (1,).
+        Raises ValueError for no rows, values that are not finite and other dimensions.
+        """
+        import numpy as np
+
+        from nag.intervals import share_interval
+        from nag.metrics.kept import kept
+        from nag.metrics.neighbours import nearest, seen
+
+        features, trained = feature_pair(samples, reference, self.least, 2)
+        x, r = seen(features, trained)
+        if "held_out" in reference:
+            held_out = rows(reference, "held_out", "held-out features", 1)
+            if held_out.shape[1] != trained.shape[1]:
+                raise ValueError(f"held-out features have {held_out.shape[1]} columns, reference {trained.shape[1]}")
+            new, _ = seen(held_out, trained)
+        else:
+            held_out, new = trained, r
+        near = kept("new images", lambda: nearest(new, r)[0], held_out, trained)
+        threshold = float(np.quantile(near, PERCENT / 100))
+        distance, which = nearest(x, r)
+        copies = int(np.count_nonzero(distance <= threshold))
+        low, high = share_interval(copies, len(distance))
+        score = Score(value=copies / len(distance), low=low, high=high, extrapolated=None, reason=None)
+        arrays = {"distance": distance.astype("float32"), "nearest": which, "threshold": np.array([threshold])}
+        return Scores(values={"memorisation": score}, arrays=arrays)

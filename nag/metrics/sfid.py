@@ -1,0 +1,36 @@
+"""FID of spatial features (Nash et al., ICML 2021): what ADM's evaluator reports as sFID."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from nag.metrics import Scores, rows
+from nag.registry import method
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@method
+class SFID:
+    """The Fréchet distance of an inner layer before its pooling, which sees where things are in the image; interval,
+    extrapolation and influence as FID's.
+    """
+
+    VERSION: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"spatial"})
+    names: ClassVar[tuple[str, ...]] = ("sfid",)
+    lower_is_better: ClassVar[dict[str, bool]] = {"sfid": True}
+    least: ClassVar[int] = 2
+    extrapolates: ClassVar[bool] = True
+
+    def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
+        """spatial (N, d) of the samples; spatial (N_r, d), or mean_spatial and cov_spatial, of the reference.
+
+        Raises ValueError as FID does.
+        """
+        from nag.metrics.fid import frechet_score, gaussian
+
+        x = rows(samples, "spatial", "sample spatial features", self.least)
+        score, influence = frechet_score(x, gaussian(reference, "spatial", x.shape[1]))
+        return Scores(values={"sfid": score}, arrays={"influence": influence})

@@ -1,0 +1,145 @@
+"""Bundles grouped into elements of job arrays: one array a stage, network and class of resources. Pure functions.
+
+An element does as many bundles as fill the site's target time, so that its start is a small part of its life; but there
+are as many elements as may run at once, where each then lasts long enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.backends import Bundle, Work
+from orchestrator.site import Resources, Slurm
+
+WORTHWHILE_S = 120.0  # an element's start (10 to 15 s) is less than an eighth of this
+
+Seconds = Callable[[Bundle], float]
+Key = tuple[str, str, int, tuple[str, ...], frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Element:
+    """What one array element does, in order; `handles` are the engine's names for the bundles."""
+
+    bundles: tuple[Bundle, ...]
+    handles: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Array:
+    """A job array to queue. `after`: the arrays, or `array/element`, that must have ended."""
+
+    name: str
+    kind: str
+    network: str
+    resources: Resources
+    avoid: tuple[str, ...]
+    after: tuple[str, ...]
+    elements: tuple[Element, ...]
+    throttle: int
+    seconds: float = 0.0  # expected, of all elements together
+
+
+@dataclass
+class _Group:
+    key: Key
+    work: list[Work] = field(default_factory=list)
+    elements: list[list[Work]] = field(default_factory=list)
+    place: dict[int, int] = field(default_factory=dict)  # handle -> element, before arrays are split
+
+
+def arrays(
+    work: Sequence[Work], site: Slurm, seconds: Seconds, name: Callable[[int], str], known: Mapping[int, str], most: int
+) -> list[Array]:
+    """The arrays of one wave, each behind those that it waits for.
+
+    seconds: what a bundle is expected to take. name: of the array with this number. known: for handles of earlier
+    waves, the array or `array/element` that does them. most: elements that an array may have (MaxArraySize).
+    """
+    groups: dict[Key, _Group] = {}
+    member: dict[int, _Group] = {}
+    for each in work:
+        after = frozenset(
+            (_token(member[handle], handle) if handle in member else known[handle])
+            for handle in each.after
+            if handle in member or handle in known
+        )
+        bundle = each.bundle
+        network = "" if bundle.kind == "train" else bundle.network
+        key = (bundle.kind, network, bundle.doublings, tuple(sorted(bundle.avoid)), after)
+        group = groups.setdefault(key, _Group(key))
+        group.work.append(each)
+        member[each.handle] = group
+    found: list[Array] = []
+    names: dict[int, list[tuple[str, int]]] = {}  # id of group -> its arrays, with the number of their first element
+    for group in groups.values():
+        _pack(group, site, seconds)
+        chunks = [group.elements[at : at + most] for at in range(0, len(group.elements), most)]
+        names[id(group)] = []
+        for at, chunk in enumerate(chunks):
+            names[id(group)].append((name(len(found)), at * most))
+            kind, network, doublings, avoid, _ = group.key
+            found.append(
+                Array(
+                    name(len(found)),
+                    kind,
+                    network,
+                    more(site, kind, doublings),
+                    avoid,
+                    tuple(sorted(_resolved(group.key[-1], groups, names, most))),
+                    tuple(Element(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
+                    max(1, site.throttle // len(chunks)),
+                    sum(seconds(w.bundle) for e in chunk for w in e),
+                )
+            )
+    return found
+
+
+def more(site: Slurm, kind: str, doublings: int) -> Resources:
+    """The resources of a stage, with its memory doubled so often, as far as the site allows."""
+    asked = site.resources(kind)
+    memory = asked.memory_gb * 2**doublings
+    if site.memory_gb_at_most is not None:
+        memory = min(memory, site.memory_gb_at_most)
+    return replace(asked, memory_gb=memory)
+
+
+def _token(group: _Group, handle: int) -> str:
+    """What waits for a training waits for its element only; what waits for anything else for the whole array."""
+    place = f"/{handle}" if group.key[0] == "train" else ""
+    return f"#{id(group)}{place}"
+
+
+def _resolved(
+    after: Iterable[str], groups: Mapping[Key, _Group], names: Mapping[int, list[tuple[str, int]]], most: int
+) -> Iterable[str]:
+    by_id = {id(group): group for group in groups.values()}
+    for token in after:
+        if not token.startswith("#"):
+            yield token
+            continue
+        group_id, _, handle = token[1:].partition("/")
+        chunks = names[int(group_id)]
+        if not handle:
+            yield from (name for name, _ in chunks)
+            continue
+        element = by_id[int(group_id)].place[int(handle)]
+        name, first = chunks[element // most]
+        yield f"{name}/{element - first}"
+
+
+def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
+    costs = [seconds(work.bundle) for work in group.work]
+    target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
+    filled = 0.0
+    for work, cost in zip(group.work, costs, strict=True):
+        # a training stands alone; equal micro-batches go together, since a worker is set to one
+        last = group.elements[-1][-1].bundle if group.elements else None
+        alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
+        if not alike or filled + cost > target:
+            group.elements.append([])
+            filled = 0.0
+        group.elements[-1].append(work)
+        group.place[work.handle] = len(group.elements) - 1
+        filled += cost

@@ -1,0 +1,282 @@
+"""What one element of a job array does on its node: its bundles, block by block, each published as it is made.
+
+It is given strings only: a store, the name of an array in it, and its place there. What it does, it reads. It leaves a
+mark when it begins and one when it ends; all that matters is in the records of the tasks.
+
+Signals. Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
+(TERM). A warning makes a training write a checkpoint. Work goes on: Slurm requeues what it preempts, unless that left by
+itself; before its time limit an element requeues itself, if it has got on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.slurm.waves import Wave, read_array
+from orchestrator.errors import CorruptFile, EnvironmentProblem
+from orchestrator.store import Store
+from orchestrator.tasks import BLOCK_KINDS, Context, Options, Task, block_name, record_name
+
+if TYPE_CHECKING:
+    from orchestrator.backends import Bundle
+    from orchestrator.worker import Worker
+
+STAGGER_AT_MOST = 20  # elements whose starts are spread
+PATIENCE_S = 600.0  # with a store that cannot be written just now
+HELD_S = 300.0  # with a training that somebody else, perhaps a node that is gone, has the lease of
+WAIT_S = 5.0
+SPARE_S = 30.0  # of the time limit that an element leaves
+WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning is of something else
+REPAIRS = 3  # turns at a bundle in which a damaged file was found
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Element:
+    """Called by submitit on the node, on every task of the element."""
+
+    store: str
+    sweep: str
+    wave: int
+    array: int
+    options: Mapping[str, Any] = field(default_factory=dict)  # of Options, and: scratch, stagger_s, signal_s
+
+    def __call__(self, index: int) -> str:
+        """Returns how it ended, for the log; nobody reads it for a decision."""
+        options = dict(self.options)
+        time.sleep(index % STAGGER_AT_MOST * options.pop("stagger_s", 0.0))
+        prepare(options.pop("scratch", None))
+        return Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, options).run()
+
+
+def prepare(scratch: str | None) -> None:
+    """Threads and caches of this process, before anything heavy is imported."""
+    if scratch:
+        base = os.path.expandvars(scratch)
+        for name in CACHES:
+            os.environ.setdefault(name, os.path.join(base, "nagbench", name.lower()))
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+
+
+@dataclass
+class Running:
+    """One run of an element, on one of its tasks; only the first task (rank 0) leaves marks."""
+
+    store: Store
+    wave: Wave
+    array: int
+    index: int
+    options: dict[str, Any]
+    started: float = field(default_factory=time.time)
+    warned: threading.Event = field(default_factory=threading.Event)
+    ends: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    slowest: float = 0.0  # seconds of the longest step so far
+    steps: int = 0
+    worker: Worker | None = None
+    training: str = ""  # the digest of a training that runs
+    resumed_at: int = 0
+
+    def run(self) -> str:
+        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self.rank = int(os.environ.get("SLURM_PROCID", "0"))
+        self.signal_s = float(self.options.pop("signal_s", 90.0))
+        self.context = Context(self.store)  # to look things up; what works is made when there is work
+        found = self._patiently(lambda: read_array(self.store, self.wave.array_name(self.array)))
+        self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
+        self._mark("starts", {})
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._warn)
+        outcome = "done"
+        for place, bundle in enumerate(found.elements[self.index].bundles):
+            end = self._bundle(bundle)
+            if end["outcome"] != "done":
+                self.ends.append({"bundle": place, **end})
+                if end["outcome"] in ("stopped", "timeout"):
+                    outcome = end["outcome"]
+                    break
+        if outcome == "timeout":
+            self._begin_again()
+        self._mark("ends", {"outcome": outcome, "bundles": self.ends, "progress": self._progress()})
+        _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
+        return outcome
+
+    def _bundle(self, bundle: Bundle) -> dict[str, Any]:
+        """Do a bundle's steps that are not done; how it ended."""
+        end: dict[str, Any] = {"outcome": "corrupt"}
+        for _ in range(REPAIRS):
+            if end["outcome"] == "corrupt":
+                end = self._steps(bundle)
+        return end
+
+    def _steps(self, bundle: Bundle) -> dict[str, Any]:
+        for digest, blocks in bundle.steps:
+            kind = self._patiently(functools.partial(self._task, bundle, digest)).kind
+            if self._published(digest, blocks, kind) or (self.rank and kind != "train"):
+                continue
+            if self._stopped(digest):
+                return {"outcome": "stopped", "digest": digest}
+            if self.steps and kind != "train" and self.slowest > self._left() - SPARE_S:
+                return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
+            if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
+                return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
+            self.training = digest if kind == "train" else ""
+            self.resumed_at, began = self._checkpoint(), time.time()
+            end = self._step(bundle, digest, blocks)
+            self.training = ""
+            if end["outcome"] != "done":
+                return end
+            self.steps += 1
+            self.slowest = max(self.slowest, time.time() - began)
+        return {"outcome": "done"}
+
+    def _step(self, bundle: Bundle, digest: str, blocks: tuple[int, ...] | None) -> dict[str, Any]:
+        """One step, with patience for what passes: a store that cannot be written, a lease of somebody who is gone."""
+        began = time.monotonic()
+        while True:
+            self.events.clear()
+            message = {"id": 0, "plan": bundle.plan, "steps": [(digest, blocks)], "micro_batch": bundle.micro_batch}
+            self._worker().bundle(message)
+            end = {"digest": digest, **{k: v for k, v in self.events[-1].items() if k not in ("id", "event")}}
+            if end["outcome"] == "failed":
+                end["micro_batch"] = self._worker().context.options.micro_batch
+                _say(end.get("traceback") or end["reason"])
+            patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end["outcome"], 0.0)
+            if time.monotonic() - began >= patience or self.warned.is_set() or self._stopped(digest):
+                return end
+            _say(f"{end.get('reason') or end['outcome']}; waiting")
+            time.sleep(WAIT_S)
+
+    def _worker(self) -> Worker:
+        """The worker of this process, made when there is something to do: torch takes seconds."""
+        if self.worker is None:
+            import torch
+
+            from orchestrator.worker import Worker
+
+            device = "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
+            if device == "cpu":
+                torch.set_num_threads(1)
+            options = Options(**{"device": device, **self.options})
+            self.worker = Worker(self.store, options, self.events.append)
+            self.worker.context.warned = self.warned
+        return self.worker
+
+    def _task(self, bundle: Bundle, digest: str) -> Task:
+        self.context.read_plan(bundle.plan)
+        return self.context.task(digest)
+
+    def _published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool:
+        names = [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
+        return self._patiently(lambda: all(map(self.store.exists, names)))
+
+    def _lacking(self, digest: str, blocks: tuple[int, ...] | None) -> str:
+        """What a step reads and is not there, because what makes it has failed; empty if all is there."""
+        task = self.context.task(digest)
+        if blocks is None and "count" in task.params:
+            blocks = tuple(range(-(-task.params["count"] // task.params["block"])))
+        for need in map(self.context.task, task.inputs):
+            several = [block_name(need.digest, number) for number in blocks or ()]
+            for name in several if need.kind in BLOCK_KINDS else [need.record_name]:
+                if not self.store.exists(name):
+                    return name
+        return ""
+
+    def _left(self) -> float:
+        """Seconds until Slurm ends this element; no variable of Slurm 22.05 says so."""
+        return self.started + self.minutes * 60 - time.time()
+
+    def _warn(self, number: int, frame: Any) -> None:
+        if number == signal.SIGTERM and self._stopped():
+            self._mark("ends", {"outcome": "stopped", "bundles": self.ends, "progress": self._progress()})
+            os._exit(143)
+        self.warned.set()
+        if self._left() < self.signal_s + WARNED_S:
+            threading.Thread(target=self._at_the_end, daemon=True).start()
+
+    def _at_the_end(self) -> None:
+        """After the warning for the time limit: begin again just before it."""
+        time.sleep(max(0.0, self._left() - SPARE_S / 2))
+        self._mark("ends", {"outcome": "timeout", "bundles": self.ends, "progress": self._progress()})
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Requeue this element, if it got on: a run without progress is for the engine to judge."""
+        if not self._progress() or self.rank:
+            return
+        from orchestrator.backends.slurm.commands import Commands, QueryFailed
+
+        job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        with contextlib.suppress(QueryFailed):
+            Commands().requeue([f"{job}_{task}" if job and task else os.environ["SLURM_JOB_ID"]])
+            time.sleep(60)  # until Slurm ends this process
+
+    def _progress(self) -> bool:
+        return self.steps > 0 or self._checkpoint() > self.resumed_at
+
+    def _checkpoint(self) -> int:
+        """The step of the newest checkpoint of the training that runs."""
+        names = self._patiently(lambda: self.store.list(f"files/{self.training}")) if self.training else []
+        steps = [int(n.removeprefix("checkpoint-").partition(".")[0]) for n in names if n.startswith("checkpoint-")]
+        return max(steps, default=0)
+
+    def _stopped(self, digest: str = "") -> bool:
+        """Whether the user has ended the wave, or this task of it."""
+        name = f"{self.wave.folder}/stop.json"
+        with contextlib.suppress(CorruptFile, EnvironmentProblem, OSError):
+            if self.store.exists(name):
+                only = self.store.read_record(name, repair=False)["only"]
+                return only is None or digest in only
+        return False
+
+    def _patiently(self, look: Callable[[], Any]) -> Any:
+        """`look()`, repeated while the store cannot be read."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return look()
+            except (OSError, EnvironmentProblem, CorruptFile):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(WAIT_S)
+
+    def _mark(self, kind: str, record: Mapping[str, Any]) -> None:
+        if self.rank:
+            return
+        told = {
+            "job": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", ""),
+            "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
+            "gpus": self.gpus,
+            "started": round(self.started, 3),
+            "time": round(time.time(), 3),
+        }
+        with contextlib.suppress(EnvironmentProblem):  # a mark only saves questions to Slurm
+            self.store.create_record(self.wave.mark(kind, self.array, self.index, self.restart), {**told, **record})
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """`python -m orchestrator.backends.slurm.element STORE ARRAY ELEMENT`: the same again, by hand."""
+    store, name, index = sys.argv[1:4]
+    _, sweep, wave, array = name.removesuffix(".json").split("/")
+    sys.exit(Element(store, sweep, int(wave), int(array))(int(index)) != "done")
+
+
+if __name__ == "__main__":
+    main()

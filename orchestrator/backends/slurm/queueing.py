@@ -1,0 +1,124 @@
+"""Handing arrays to Slurm, through submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.slurm.arrays import Array
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.site import Resources, Slurm
+
+KEPT = ("SLURM_CONF",)  # of Slurm's variables in the environment of who submits
+
+
+class Refused(EnvironmentProblem):
+    """sbatch would not have it; the message has its own words."""
+
+
+def options(site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str]) -> dict[str, Any]:
+    """The parameters of submitit for a job of this name. after: job ids, or `id_element`."""
+    more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
+    if after:
+        more["dependency"] = "afterany:" + ":".join(after)
+    gpus = site.gpu_option(asked.gpus)
+    more |= {key: value for key, value in gpus.items() if key == "gres"}
+    found: dict[str, Any] = {
+        "name": name,
+        "timeout_min": max(1, round(asked.minutes)),
+        "mem_gb": asked.memory_gb,
+        "nodes": asked.nodes,
+        "tasks_per_node": tasks,
+        "cpus_per_task": max(1, asked.cpus // tasks),
+        "slurm_partition": site.partition_of(asked.gpus),
+        "slurm_account": site.account,
+        "slurm_qos": site.qos,
+        "slurm_constraint": site.constraint if asked.gpus else None,
+        "slurm_signal_delay_s": site.signal_s,
+        "slurm_stderr_to_stdout": True,
+        "slurm_additional_parameters": more,
+    }
+    if "gpus-per-node" in gpus:
+        found["slurm_gpus_per_node"] = int(gpus["gpus-per-node"])
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def queue(
+    site: Slurm,
+    folder: Path,
+    code: Path,
+    name: str,
+    asked: Resources,
+    work: Callable[[int], Any],
+    count: int,
+    after: Sequence[str] = (),
+    avoid: Sequence[str] = (),
+    throttle: int = 1,
+    tasks: int = 1,
+) -> str:
+    """Queue `work(0)` to `work(count - 1)` as the elements of one array; the id that Slurm gave it.
+
+    folder: on a file system that the nodes share, for submitit's files and the logs. code: the packages that run there.
+    tasks: processes on each node. Raises Refused.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    executor = submitit.AutoExecutor(
+        folder=folder, cluster="slurm", slurm_max_num_timeout=1000, slurm_python=site.command
+    )
+    given = options(site, name, asked, tasks, after)
+    if avoid:
+        given["slurm_exclude"] = ",".join(avoid)
+    given["slurm_setup"] = [
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+        *site.script,
+        f"export PYTHONPATH={_quoted(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+    executor.update_parameters(**given, slurm_array_parallelism=throttle)
+    with scrubbed():
+        try:
+            if count == 1:  # submitit makes no array of one
+                return str(executor.submit(work, 0).job_id)
+            return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            raise Refused(f"sbatch refused {name}: {_words(error)}") from error
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _words(error: BaseException) -> str:
+    """What sbatch said, without submitit's frame around it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line.removeprefix("sbatch: error: ") for line in lines if line.startswith("sbatch:")]
+    return "; ".join(dict.fromkeys(said)) or re.sub(r"\s+", " ", str(error))[-400:]
+
+
+@contextlib.contextmanager
+def scrubbed() -> Iterator[None]:
+    """Without the variables of a job that this process may run in: sbatch and srun would take them for options."""
+    found: Mapping[str, str] = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")) and key not in KEPT
+    }
+    for key in found:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(found)
+
+
+def describe(array: Array, job: str) -> str:
+    """One line for who watches."""
+    return f"{array.kind}: {len(array.elements)} elements as job {job} ({array.name})"

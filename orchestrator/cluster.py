@@ -1,0 +1,165 @@
+"""A sweep on a Slurm cluster: queueing it and leaving, and going on after a wave.
+
+`reconcile: job`: after each wave a short job advances the same engine, so that repairs, and what had to wait for a
+measured speed or for room in the queue, need nobody. `reconcile: manual`: all is queued at once, and the same command
+repairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.slurm import Slurm
+from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.ledger import gpu_hours
+from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.waves import Wave
+from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.plan import Plan
+from orchestrator.site import STAGES, Site
+from orchestrator.snapshot import snapshot
+from orchestrator.store import Store
+
+STOP = "STOP"  # a file of this name in the shared folder keeps everything from being queued
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What a user's command began, and what every reconcile job after it goes on with. Paths are absolute."""
+
+    sweep: str
+    store: str
+    site: str
+    tracking: str
+    reports: str  # the folder of the sweep's report
+    since: float  # attempts from this time on count
+    plan: str = ""  # checksum of the plan: a reconcile job goes on with what was submitted, or not at all
+    text: str = ""  # the YAML as it was
+    smoke: bool = False
+    arms: tuple[str, ...] = ()
+    generation: int = 1
+    max_gpu_hours: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # of orchestrator.tasks.Options
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
+
+    campaign: Mapping[str, Any]
+
+    def __call__(self, index: int) -> int:
+        from orchestrator.cluster_commands import reconcile
+
+        return reconcile(Campaign(**self.campaign))
+
+
+def shared_folder(store: Store, site: Site) -> Path:
+    """Where code, submitit's files and the logs of elements lie; the nodes must see it."""
+    if site.settings.folder is not None:
+        return Path(site.settings.folder).expanduser()
+    if store.local:
+        return Path(store.path("cluster")).resolve()
+    raise BadInput(f"{site.path}: folder is missing: store {store.url} is none, so name one that all nodes share")
+
+
+def owner() -> str:
+    """The user, as job names carry him."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+
+
+def opener(
+    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None]
+) -> Callable[[], Slurm]:
+    """What makes the backend once there is something to do. It raises BadInput or EnvironmentProblem for a site that
+    does not fit the cluster, before anything is queued.
+    """
+
+    def make() -> Slurm:
+        folder = shared_folder(store, site)
+        if (folder / STOP).exists():
+            raise EnvironmentProblem(f"{folder / STOP} is there, so nothing is queued. Remove it to go on.")
+        if not store.local and store.url.startswith("memory:"):
+            raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
+        commands = Commands()
+        check(site, commands)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        code = snapshot(folder)
+        settings = site.settings
+        record = {
+            "owner": owner(),
+            "host": platform.node(),
+            "generation": campaign.generation,
+            "since": campaign.since,
+            "site": site.name,
+            "pid": os.getpid(),
+        }
+        options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
+        options |= {"scratch": settings.scratch} if settings.scratch else {}
+        after = _reconciler(site, folder, code, campaign, note) if settings.reconcile == "job" else None
+        left = None
+        if campaign.max_gpu_hours is not None:
+            used = gpu_hours(store, plan.sweep.name)
+            note(f"GPU hours: {used:.2f} used of {campaign.max_gpu_hours:g}")
+            left = max(0.0, campaign.max_gpu_hours - used) * 3600
+        return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, left)
+
+    return make
+
+
+def _reconciler(
+    site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None]
+) -> Callable[[Wave, Sequence[str]], None]:
+    settings = site.settings
+
+    def after_wave(wave: Wave, jobs: Sequence[str]) -> None:
+        """Queue the job that goes on when these have ended."""
+        if campaign.generation >= settings.generations_at_most:
+            note(
+                f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
+            )
+            return
+        name = f"{wave.record['stem']}.reconcile"
+        going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
+        work = Reconcile(dataclasses.asdict(going_on))
+        job = queue(settings, folder / name, code, name, settings.resources("reconcile"), work, 1, after=jobs)
+        note(f"queued reconcile: job {job}, after them ({name})")
+
+    return after_wave
+
+
+def check(site: Site, commands: Commands) -> None:
+    """Hold a site against its cluster. Raises BadInput, with the key, for what the cluster does not have."""
+    settings, partitions = site.settings, commands.partitions()
+    default = next((name for name, found in partitions.items() if found.default), None)
+    for stage in STAGES:
+        asked = settings.resources(stage)
+        wanted = settings.partition_of(asked.gpus) or default
+        if wanted is None:
+            raise BadInput(
+                f"{site.path}: partition is missing, and the cluster has no default. It has: {_list(partitions)}."
+            )
+        key = "partition" if asked.gpus or settings.cpu_partition is None else "cpu_partition"
+        for name in wanted.split(","):
+            if name not in partitions:
+                raise BadInput(
+                    f"{site.path}: {key}: the cluster has no partition {name!r}. It has: {_list(partitions)}."
+                )
+            limit = partitions[name].max_minutes
+            if limit is not None and asked.minutes > limit:
+                raise BadInput(
+                    f"{site.path}: stages.{stage}.minutes is {asked.minutes:g}, but partition {name} ends jobs after "
+                    f"{limit:g}; such a job would wait for ever"
+                )
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,152 @@
+"""The commands for clusters: queueing a sweep and leaving, ending it, and what a reconcile job runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
+from orchestrator.cluster import Campaign, opener
+from orchestrator.errors import BadInput
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.site import Site
+    from orchestrator.store import Store
+
+SiteOption = Annotated[
+    str | None, typer.Option(help="The site file, or its name; by default ~/.config/nagbench/site.yaml.")
+]
+HoursOption = Annotated[float | None, typer.Option(min=0, help="GPU hours that the sweep may use over its whole life.")]
+
+
+def campaign(
+    found: Plan, opened: Store, site: Site, tracking: str, arms: list[str] | None, smoke: bool, **more: Any
+) -> Campaign:
+    """What a command begins. Relative paths are of the folder where the user is."""
+    from orchestrator.engine import plan_checksum
+
+    return Campaign(
+        sweep=os.path.abspath(found.sweep.path),
+        store=opened.url,
+        site=os.path.abspath(site.path),
+        tracking=tracking,
+        reports=str(report_folder(found).absolute()),
+        since=time.time(),
+        plan=plan_checksum(found),
+        text=found.sweep.text,
+        smoke=smoke,
+        arms=tuple(arms or ()),
+        **more,
+    )
+
+
+def absolute(store: str) -> str:
+    """A store as the nodes can open it."""
+    return store if "://" in store else os.path.abspath(store)
+
+
+@command
+def submit(
+    sweep: SweepArgument,
+    site: SiteOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    arm: ArmOption = None,
+    smoke: SmokeOption = False,
+    max_gpu_hours: HoursOption = None,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 600.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Queue what is missing of a sweep on a cluster, and return. The same command again repairs, and queues nothing
+    twice.
+    """
+    from orchestrator import engine
+    from orchestrator.report.progress import Lines
+    from orchestrator.site import read_site
+    from orchestrator.tracking import check as check_tracking
+
+    check_tracking(tracking)
+    place = read_site(site)
+    found, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    if place.kind != "slurm":
+        raise BadInput(f"{place.path}: kind {place.kind!r} has no queue; nagbench run --site does the sweep there.")
+    options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
+    begun = campaign(found, opened, place, tracking, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
+    observer = Lines(err)
+    make = opener(found, opened, place, begun, observer.note)
+    flying, failed = engine.advance(found, opened, make, observer, begun.since)
+    if as_json:
+        print_json({"sweep": found.sweep.name, "queued": flying, "failed": failed})
+    elif flying:
+        out.print(f"{flying:,} bundles are on their way: nagbench status {sweep}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"Nothing is left to queue: nagbench report {sweep}", markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def reconcile(begun: Campaign) -> int:
+    """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
+    from orchestrator import engine
+    from orchestrator.plan import plan
+    from orchestrator.report.comparisons import compare
+    from orchestrator.report.progress import Lines
+    from orchestrator.report.results import collect
+    from orchestrator.report.write import write_report
+    from orchestrator.site import read_site
+    from orchestrator.spec import read_sweep
+
+    observer = Lines(err)
+    sweep = read_sweep(begun.sweep, smoke=begun.smoke, text=begun.text)
+    found, opened = plan(sweep, frozenset(begun.arms) or None), open_store(begun.store)
+    if engine.plan_checksum(found) != begun.plan:
+        observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
+        return 2
+    make = opener(found, opened, read_site(begun.site), begun, observer.note)
+    flying, failed = engine.advance(found, opened, make, observer, begun.since)
+    observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
+    results = collect(found, opened)
+    pages = None
+    try:
+        page = write_report(
+            results, compare(results, opened), opened, Path(begun.reports), f"nagbench submit {sweep.path}"
+        )
+        pages = page.parent
+    except OSError as error:
+        observer.note(f"no report: {error}")
+    if begun.tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
+        track(results, opened, begun.tracking, pages)
+    return 1 if failed else 0
+
+
+@command
+def cancel(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    site: SiteOption = None,
+    arm: ArmOption = None,
+    cell: Annotated[str | None, typer.Option(help="Only this cell, by the first letters of its digest.")] = None,
+    smoke: SmokeOption = False,
+) -> int:
+    """End what is queued and running for a sweep on a cluster, or for some of it, and wait until it is gone."""
+    from orchestrator.backends.slurm.commands import Commands
+    from orchestrator.backends.slurm.jobs import Jobs
+    from orchestrator.backends.slurm.ledger import end
+    from orchestrator.plan import needs_only
+
+    found, opened = read_plan(sweep, smoke), open_store(absolute(store))
+    only = needs_only(found, arm, cell) if arm or cell else None
+    jobs = Jobs(opened, found.sweep.name, Path(), Commands(), lambda text: err.print(text, markup=False))
+    with err.status("Cancelling..."):
+        count, gone = end(jobs, only)
+    words = "are gone" if gone else "were told to end, and some still run"
+    out.print(f"{count:,} elements {words}. What is published stays; nagbench submit goes on from there.")
+    return 0 if gone else 1

@@ -1,0 +1,284 @@
+"""What of a store is still wanted: what a sweep's `keep` lets go once its cells are scored, and what `gc` finds that no
+sweep refers to.
+
+A sweep is in the store with the plans that it was run with. The newest one counts, with older ones of the same text (a
+part of the sweep may have been run by itself). Nothing here needs the YAML files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from orchestrator.errors import BadInput, CorruptFile
+from orchestrator.plan import Done, Plan, missing
+from orchestrator.store import Store
+from orchestrator.tasks import BLOCK_KINDS, Task, plan_name
+
+SCORED = ("score", "measure")  # the tasks that a cell is for
+ABANDONED_S = 86400.0  # an unfinished file so old has no writer any more
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A plan as the store has it, or one at hand that looks the same."""
+
+    sweep: str
+    name: str  # in the store
+    keep: str
+    tasks: Mapping[str, Task]
+    blocks: Mapping[str, int]
+    goals: frozenset[str]
+
+    @cached_property
+    def users(self) -> dict[str, set[str]]:
+        """By sample and extract task: the scores and measurements that read its blocks, or blocks made of them."""
+        found: dict[str, set[str]] = {}
+        for digest in reversed(list(self.tasks)):
+            task = self.tasks[digest]
+            readers = {digest} if task.kind in SCORED else found.get(digest, set())
+            for source in task.inputs:
+                if source in self.tasks and self.tasks[source].kind in BLOCK_KINDS:
+                    found.setdefault(source, set()).update(readers)
+        return found
+
+    def wants(self, digest: str, done: Done) -> bool:
+        """Whether blocks of a sample or extract task, or the arrays of a score, are to stay for this plan."""
+        task = self.tasks.get(digest)
+        if task is None or self.keep == "samples":
+            return task is not None
+        if task.kind in SCORED:
+            return self.keep != "scores" or digest not in done.small[task.kind]
+        if task.kind not in BLOCK_KINDS or (self.keep == "features" and task.kind == "extract"):
+            return True
+        users = self.users.get(digest)
+        return not users or not all(user in done.small[self.tasks[user].kind] for user in users)
+
+
+def recorded(plan: Plan) -> Recorded:
+    return Recorded(plan.sweep.name, "", plan.sweep.keep, plan.tasks, plan.blocks, plan.goals)
+
+
+@dataclass
+class Plans:
+    """The plans of a store that count. What was read once is not read again."""
+
+    store: Store
+    known: dict[str, tuple[Recorded, str]] = field(default_factory=dict)  # by name, with the sweep's text
+
+    def live(self) -> list[Recorded]:
+        """Raises BadInput where the newest plan of a sweep cannot be read: then nobody knows what it wants."""
+        found: dict[str, Recorded] = {}
+        for sweep in self.store.list("sweeps"):
+            entries = self.store.list(f"sweeps/{sweep}")[::-1]
+            if not entries:
+                continue
+            try:
+                newest, text = self._read(sweep, entries[0])
+            except CorruptFile as error:
+                raise BadInput(
+                    f"the newest plan of sweep {sweep} in store {self.store.url} is damaged, so nobody knows what it "
+                    "wants to keep: run that sweep again first"
+                ) from error
+            found[newest.name] = newest
+            for entry in entries[1:]:
+                with contextlib.suppress(CorruptFile):
+                    plan, other = self._read(sweep, entry)
+                    found |= {plan.name: plan} if other == text else {}
+        return list(found.values())
+
+    def _read(self, sweep: str, entry: str) -> tuple[Recorded, str]:
+        name = self.store.read_record(f"sweeps/{sweep}/{entry}", repair=False)["plan"]
+        if name not in self.known:
+            held = self.store.read_record(plan_name(name), repair=False)
+            tasks = _ordered({k: Task(t["kind"], t["params"], tuple(t["inputs"])) for k, t in held["tasks"].items()})
+            kept, goals = held.get("keep", "samples"), frozenset(held["goals"])
+            self.known[name] = Recorded(held["sweep"], name, kept, tasks, held["blocks"], goals), held["text"]
+        return self.known[name]
+
+
+def _ordered(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Inputs before what needs them; JSON has them by name."""
+    found: dict[str, Task] = {}
+
+    def add(digest: str) -> None:
+        if digest in tasks and digest not in found:
+            for source in tasks[digest].inputs:
+                add(source)
+            found[digest] = tasks[digest]
+
+    for digest in tasks:
+        add(digest)
+    return found
+
+
+class Tidier:
+    """Removes from the store what a plan's `keep` lets go, as soon as the scores that need it are there.
+
+    What another sweep of the store wants stays. Two engines may tidy at once: at worst one of them makes a block again
+    that the other has scored and removed, and removes it at its end.
+    """
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.store, self.mine, self.plans = store, recorded(plan), Plans(store)
+        self.sources: dict[str, set[str]] = {}  # by score: the block tasks that it needs
+        for digest, users in self.mine.users.items():
+            for user in users:
+                self.sources.setdefault(user, set()).add(digest)
+        self.left = {digest: set(users) for digest, users in self.mine.users.items()}
+
+    def finished(self, digest: str) -> int:
+        """A task is done: remove what it was the last to need. Returns how many files went."""
+        if self.mine.keep == "samples" or digest not in self.sources:
+            return 0
+        for source in self.sources[digest]:
+            self.left[source].discard(digest)
+        over = {source for source in self.sources[digest] if not self.left[source]}
+        return self._remove({*over, *(user for source in over for user in self.mine.users[source])}) if over else 0
+
+    def rest(self) -> int:
+        """Remove all that may go, also what earlier runs have left. Returns how many files went."""
+        return 0 if self.mine.keep == "samples" else self._remove({*self.mine.users, *self.sources})
+
+    def _remove(self, digests: Iterable[str]) -> int:
+        done = Done(self.store)
+        try:
+            holders = [self.mine, *self.plans.live()]
+        except BadInput:
+            return 0
+        count = 0
+        for digest in digests:
+            if any(holder.wants(digest, done) for holder in holders):
+                continue
+            folder = folder_of(self.mine.tasks[digest])
+            for name in self.store.list(folder):
+                self.store.delete(f"{folder}/{name}")
+                count += 1
+        return count
+
+
+def folder_of(task: Task) -> str:
+    """Where the store has what a task makes."""
+    return f"{'blocks' if task.kind in BLOCK_KINDS else 'files'}/{task.digest}"
+
+
+def again(plan: Plan, done: Done) -> int:
+    """Cells that have scores, but must be sampled again for what is still missing of them."""
+    todo = missing(plan, done)
+    return sum(
+        planned.stream in todo and any(done.small_done(plan.tasks[scored.task]) for scored in planned.scores)
+        for planned in plan.cells
+    )
+
+
+# What nothing refers to.
+
+
+@dataclass(frozen=True)
+class File:
+    name: str  # below the store
+    bytes: int
+    time: float  # of its last change, 0 where the store does not know
+
+
+def files(store: Store) -> list[File]:
+    """Every file of a store, hidden ones too."""
+    return list(_walk(store.root) if store.local else _found(store))
+
+
+def _walk(root: str) -> Iterator[File]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                stat = os.stat(path)
+                yield File(os.path.relpath(path, root).replace(os.sep, "/"), stat.st_size, stat.st_mtime)
+
+
+def _found(store: Store) -> Iterator[File]:
+    start = len(store.root) + 1
+    for path, about in store.fs.find(store.root, detail=True).items():
+        yield File(path[start:], int(about["size"] or 0), 0.0)
+
+
+@dataclass(frozen=True)
+class Garbage:
+    file: File
+    what: str
+
+
+def garbage(store: Store, quarantine: bool = False) -> list[Garbage]:
+    """What `gc` would remove. quarantine: also what was set aside, and failed attempts at what is done by now.
+
+    Raises BadInput where a plan cannot be read, for then all of its results would be garbage.
+    """
+    found = files(store)  # before the plans: what a run makes from now on has its plan written already
+    wanted = _Wanted(store, Plans(store).live(), quarantine)
+    return [Garbage(file, what) for file in found if (what := wanted.lacks(file))]
+
+
+def remove(store: Store, what: Iterable[Garbage]) -> None:
+    folders = set()
+    for each in what:
+        store.delete(each.file.name)
+        folders.add(os.path.dirname(each.file.name))
+    if store.local:
+        for folder in sorted(folders, reverse=True):
+            with contextlib.suppress(OSError):  # something else is in it
+                os.rmdir(store.path(folder))
+
+
+class _Wanted:
+    def __init__(self, store: Store, live: list[Recorded], quarantine: bool) -> None:
+        self.tasks = {digest for plan in live for digest in plan.tasks}
+        self.texts = {text for plan in live for task in plan.tasks.values() for text in _texts(task.params)}
+        self.plans = {plan.name for plan in live}
+        self.store, self.quarantine, done = store, quarantine, Done(store)
+        self.open = {digest for plan in live for digest in missing(plan, done)} if quarantine else set()
+
+    def lacks(self, file: File) -> str:
+        """Why a file is wanted by nobody, in a word; "" where it is wanted."""
+        parts = file.name.split("/")
+        if parts[-1].startswith("."):
+            return "unfinished" if 0 < file.time < time.time() - ABANDONED_S else ""
+        match parts:
+            case ["blocks" | "files" | "attempts" | "leases" as kind, digest, *_] if digest not in self.tasks:
+                return kind
+            case ["attempts", digest, _] if self.quarantine and digest not in self.open:
+                return "attempts"
+            case ["records", _, name] if name.removesuffix(".json") not in self.tasks:
+                return "records"
+            case ["logs", name] if len(name) == 36 and name.removesuffix(".log") not in self.tasks:
+                return "logs"
+            case ["plans", name] if name.removesuffix(".json") not in self.plans:
+                return "plans"
+            case ["sweeps", _, _] if self._stale(file.name):
+                return "plans"
+            case ["assets" | "code" as kind, name, *_] if not {name.removesuffix(".json"), f"{name}/"} & self.texts:
+                return kind
+            case ["quarantine", *_] if self.quarantine:
+                return "quarantine"
+        return ""
+
+    def _stale(self, entry: str) -> bool:
+        try:
+            return self.store.read_record(entry, repair=False)["plan"] not in self.plans
+        except CorruptFile:
+            return False
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the params of a task: contents of files and digests of code are among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

@@ -1,0 +1,167 @@
+"""The `score` section of a sweep: extractors and metrics, what samples are held against, how latents become images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from nag.autoencoder import Autoencoder, files
+from nag.registry import METHODS, find, name_of
+from orchestrator.methods import Builder, beside
+from orchestrator.published import Published
+from orchestrator.smoke import smoked
+from orchestrator.sweep import REFERENCE_ROWS, Cell, Network, Score
+from orchestrator.user_code import StandIn
+from orchestrator.yaml_text import Node, show
+
+KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
+REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
+
+
+def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
+    node.mapping("{features: [...], metrics: [...]}")
+    node.only(KEYS)
+    found: dict[str, list[Any]] = {}
+    for family in ("features", "metrics"):
+        listed = node.get(family)
+        if listed is None:
+            raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
+        found[family] = []
+        for item in listed.entries(f"[{', '.join(METHODS[family])}]"):
+            scorer = builder.method(family, item)
+            if name_of(scorer) in map(name_of, found[family]):
+                raise item.error(f"{name_of(scorer)!r} is in the list already.")
+            if family == "metrics":
+                _check_fed(scorer, found["features"], item)
+                _check_names(scorer, found["metrics"], item)
+            found[family].append(scorer)
+    reference, decode = node.get("reference"), node.get("decode")
+    score = Score(
+        tuple(smoked(found["features"]) if smoke else found["features"]),
+        tuple(found["metrics"]),
+        _reference(reference, builder) if reference else None,
+        _decoder(decode, builder) if decode else None,
+        _rows(node.get("reference_rows")),
+    )
+    if isinstance(score.reference, Published) and reference:
+        _check_published(score, score.reference, node, reference)
+    return score
+
+
+def _reference(node: Node, builder: Builder) -> Any:
+    if isinstance(node.value, str):
+        return builder.fields(Published, dataclasses.replace(node, value={"path": node}))
+    if not isinstance(node.value, dict):
+        raise node.error(f"expected {REFERENCES}, got {show(node)}.")
+    if node.value.keys() & {"name", "use"}:
+        data = builder.method("datasets", node)
+        if not isinstance(data, StandIn) and data.stores != "pixels":
+            raise node.error("these are latents; a reference is of images.")
+        return data
+    return builder.fields(Published, node)
+
+
+def _decoder(node: Node, builder: Builder) -> Autoencoder:
+    """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache."""
+    fields = node.mapping("{path: FOLDER}")
+    place = fields.get("path")
+    if place is None:
+        raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
+    folder = beside(place)
+    try:
+        weights = files(folder if os.path.isdir(folder) else place.text())
+    except (OSError, ValueError) as error:
+        raise place.error(f"{error}.") from None
+    found = dataclasses.replace(place, value=weights["config.json"].rpartition("/")[0])
+    return builder.fields(Autoencoder, dataclasses.replace(node, value={**fields, "path": found}))
+
+
+def _rows(node: Node | None) -> int:
+    if node is None:
+        return REFERENCE_ROWS
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 2 or value != int(value):
+        raise node.error(f"expected a whole number of at least 2, got {show(node)}.")
+    return int(value)
+
+
+def _check_names(metric: Any, others: list[Any], node: Node) -> None:
+    for other in others:
+        for name in sorted({*metric.names} & {*other.names}):
+            raise node.error(f"{name_of(metric)!r} reports {name!r}, as {name_of(other)!r} does already.")
+
+
+def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
+    """Raise unless some extractor gives all that a metric needs; labels are always there."""
+    if any(metric.needs <= {"labels", *extractor.outputs} for extractor in features):
+        return
+    extractors: dict[str, Any] = {name: find("features", name) for name in METHODS["features"]}
+    able = [name for name, cls in extractors.items() if metric.needs <= {"labels", *_outputs(cls)}]
+    needs = " and ".join(sorted(metric.needs - {"labels"}))
+    fix = f"Add one of: {', '.join(able)}." if able else "None does."
+    raise node.error(f"{name_of(metric)!r} needs {needs}, which none of these features gives. {fix}")
+
+
+def _outputs(cls: Any) -> Iterable[str]:
+    """What an extractor of this class gives; where a field says it, by default."""
+    return cls.outputs if isinstance(cls.outputs, tuple) else ()
+
+
+def fed(metric: Any, extractor: Any) -> bool:
+    """Whether an extractor gives what a metric needs."""
+    return metric.needs <= {"labels", *extractor.outputs}
+
+
+def reads_pixels(extractor: Any) -> bool:
+    """All of ours do; one of the user's own may say `reads = "latents"`."""
+    return getattr(extractor, "reads", "pixels") == "pixels"
+
+
+def _check_published(score: Score, reference: Published, node: Node, place: Node) -> None:
+    """Every metric must find what it needs in the file, for every extractor that feeds it."""
+    for extractor in score.features:
+        for metric in score.metrics:
+            if fed(metric, extractor) and (reason := refusal(reference, extractor, metric)):
+                raise place.error(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
+
+
+def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
+    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, False)
+
+
+def trained_on(score: Score, data: Any) -> Any:
+    """The images that an extractor is trained on: the network's own data, or the reference; None where there are none."""
+    own = data if data is not None and data.stores == "pixels" else None
+    return own or (None if isinstance(score.reference, Published) else score.reference)
+
+
+def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
+    """What the section asks of the networks that are sampled."""
+    makes = set()
+    for network in {id(cell.network): cell.network for cell in cells}.values():
+        stores = network.data.stores if network.data is not None else "latents"
+        makes.add(stores)
+        problem = _problem(score, network, stores)
+        if problem:
+            raise node.error(f"{problem}.")
+    if score.decode is not None and "latents" not in makes:
+        raise node.value["decode"].error("no network of this sweep makes latents; remove it.")
+
+
+def _problem(score: Score, network: Network, stores: str) -> str | None:
+    """Why the samples of a network cannot be scored so."""
+    if score.reference is None and network.data is None:
+        return f"network {network.name!r} has no data to hold its samples against; add reference: {REFERENCES}"
+    if score.reference is None and stores == "latents":
+        return f"the data of network {network.name!r} are latents; say what images count, reference: {REFERENCES}"
+    for extractor in score.features:
+        name = name_of(extractor)
+        if extractor.trained and trained_on(score, network.data) is None:
+            return f"{name!r} is trained on the images of a network, and {network.name!r} has none"
+        unread = isinstance(extractor, StandIn)
+        if stores == "latents" and reads_pixels(extractor) and score.decode is None and not unread:
+            fix = "add decode: {path: FOLDER of the VAE}, such as a copy of stabilityai/sd-vae-ft-ema"
+            return f"network {network.name!r} makes latents, and {name!r} reads images; {fix}"
+    return None

@@ -1,0 +1,108 @@
+"""How long tasks take, from the records of what was done: for bundles of a good length, and for what a sweep will cost.
+
+What was never measured is guessed; `measured` tells the two apart. Seconds are those of one worker on one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from orchestrator.errors import CorruptFile
+from orchestrator.identity import canonical
+from orchestrator.plan import Done, Plan
+from orchestrator.store import Store
+from orchestrator.tasks import BLOCK_KINDS, Task, block_name
+
+SAMPLED = 3  # blocks of each sort that are looked at
+GUESS_S = {"train": 3600.0, "reference": 300.0, "sample": 60.0, "extract": 10.0, "measure": 120.0, "score": 20.0}
+
+
+@dataclass
+class Speeds:
+    """Estimates for the tasks of a plan. A sort is what tasks of equal cost share: an architecture, a metric."""
+
+    plan: Plan
+    store: Store
+    done: Done
+    known: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # sort -> seconds a unit
+
+    def __post_init__(self) -> None:
+        for digest, task in self.plan.tasks.items():
+            sort = self.sort(task)
+            if len(self.known[sort]) >= SAMPLED:
+                continue
+            record = self._record(digest, task)
+            if record is not None and (units := self._units(task, record)):
+                self.known[sort].append(record["seconds"] / units)
+
+    def task_s(self, digest: str) -> float:
+        """Seconds of a small task, or of one block."""
+        task = self.plan.tasks[digest]
+        rates = self.known.get(self.sort(task))
+        return median(rates) * self._units(task) if rates else GUESS_S[task.kind]
+
+    def measured(self, digest: str) -> bool:
+        return bool(self.known.get(self.sort(self.plan.tasks[digest])))
+
+    def steps_s(self, steps: Iterable[tuple[str, tuple[int, ...] | None]]) -> float:
+        return sum(
+            self.task_s(digest) * (1 if blocks is None else len(blocks))
+            for digest, blocks in steps
+            if digest in self.plan.tasks
+        )
+
+    def sort(self, task: Task) -> str:
+        params: Mapping[str, Any] = task.params
+        if task.kind == "train":
+            return canonical(["train", {k: v for k, v in params.items() if k not in ("train", "init")}])
+        if task.kind == "sample":
+            return canonical(["sample", self._architecture(params["network"]), params["precision"], params["stores"]])
+        if task.kind == "extract":
+            return canonical(["extract", params["extractor"], self.sort(self.plan.tasks[params["stream"]])])
+        if task.kind == "score":
+            return canonical(["score", params["metric"], params.get("count")])
+        return canonical([task.kind, {k: v for k, v in params.items() if k not in ("stream", "estimator", "weights")}])
+
+    def _architecture(self, network: str) -> Any:
+        params = self.plan.tasks[network].params
+        if "init" in params:
+            return self._architecture(params["init"])
+        return params.get("checkpoint") or params.get("model")
+
+    def _units(self, task: Task, record: Mapping[str, Any] | None = None) -> float:
+        """What the cost grows with: training steps, network calls of a block, samples."""
+        params = task.params
+        if task.kind == "train":
+            return float(params.get("train", {}).get("fields", {}).get("steps", 1))
+        if task.kind == "sample":
+            calls = record["network_calls"] if record else self._calls(task)
+            return float(params["block"] * calls)
+        if task.kind == "extract":
+            return float(self.plan.tasks[params["stream"]].params["block"])
+        return 1.0
+
+    def _calls(self, task: Task) -> float:
+        """Network calls of a sample, as planned: those of the sampler, for each term that is evaluated."""
+        from nag.registry import find
+
+        sampler = task.params["sampler"]
+        evaluations = 1.0 + len(task.params["guidance"])
+        if "source" in sampler:
+            return 100.0 * evaluations
+        try:
+            return (find("samplers", sampler["name"])(**sampler["fields"]).network_calls() or 100.0) * evaluations
+        except TypeError:  # of the user's own
+            return 100.0 * evaluations
+
+    def _record(self, digest: str, task: Task) -> dict[str, Any] | None:
+        with contextlib.suppress(CorruptFile, FileNotFoundError):
+            if task.kind not in BLOCK_KINDS:
+                return self.store.read_record(task.record_name, repair=False) if self.done.small_done(task) else None
+            if blocks := self.done.blocks(digest):
+                return self.store.read_arrays(block_name(digest, min(blocks)))[1]
+        return None

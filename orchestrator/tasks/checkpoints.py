@@ -1,0 +1,180 @@
+"""What a training leaves in the store while it runs: checkpoints to resume from, and how far it has come.
+
+Both are numbered by step in files/<digest>: `checkpoint-<step>.safetensors`, of which the last few stay, and
+`progress-<step>.json` with the points since the one before. Both go when the training is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.store import Store
+from orchestrator.tasks import Context, file_name
+
+if TYPE_CHECKING:
+    from nag.training import Training
+    from nag.training_state import State
+
+KEPT = 2  # checkpoints that stay while a training runs
+POINTS = 200  # points of a training's curves
+COPYING_AT_MOST = 0.05  # of a training's time, where a checkpoint's copy takes long
+COLUMNS = ("step", "time", "loss", "gradient_norm", "images_per_s", "memory_gb", "device_hours")
+
+
+class Telemetry:
+    """Points of a training's curves, columns as in COLUMNS. device_hours: of all processes, of this attempt and of the
+    earlier ones up to the checkpoint from which it goes on.
+    """
+
+    def __init__(self, training: Training, processes: int, device: str, rows: Iterable[list[float]] = ()) -> None:
+        self.training, self.processes, self.device = training, processes, device
+        self.rows = list(rows)
+        self.every = max(1, training.steps // POINTS)
+        self.began = self.last = time.monotonic()
+        self.step = int(self.rows[-1][0]) if self.rows else 0
+        self.hours = self.rows[-1][-1] if self.rows else 0.0
+
+    def add(self, step: int, loss: float, gradient: float) -> None:
+        """After a step; most make no point."""
+        if step % self.every and step != self.training.steps:
+            return
+        now = time.monotonic()
+        speed = self.training.batch * (step - self.step) / max(now - self.last, 1e-9)
+        hours = self.hours + self.processes * (now - self.began) / 3600
+        self.rows.append([step, time.time(), loss, gradient, speed, memory_gb(self.device), hours])
+        self.step, self.last = step, now
+
+    def record(self) -> dict[str, Any]:
+        return {"columns": list(COLUMNS), "rows": self.rows}
+
+
+def memory_gb(device: str) -> float:
+    """The most that this process has held so far: of the GPU's memory, or else of the machine's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def progress(store: Store, digest: str) -> list[dict[str, float]]:
+    """The points so far of a training that runs, or has stopped midway; for those who only look on."""
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(store, digest, repair=False)]
+
+
+def _names(store: Store, digest: str, kind: str) -> list[str]:
+    return [file_name(digest, name) for name in store.list(f"files/{digest}") if name.startswith(f"{kind}-")]
+
+
+def _step(name: str) -> int:
+    return int(name.rpartition("-")[2].partition(".")[0])
+
+
+def _rows(store: Store, digest: str, repair: bool = True) -> list[list[float]]:
+    found: dict[float, list[float]] = {}
+    for name in _names(store, digest, "progress"):
+        try:
+            found |= {row[0]: row for row in store.read_record(name, repair=repair)["rows"]}
+        except (CorruptFile, MissingFile):  # a gap in a curve
+            continue
+    return [found[step] for step in sorted(found)]
+
+
+class Checkpoints:
+    """Written in a thread, one at a time, while the training goes on. The newest that is whole is resumed from."""
+
+    def __init__(self, context: Context, digest: str) -> None:
+        self.store, self.digest, self.every_s = context.store, digest, context.options.checkpoint_s
+        self.warned, self.answered = context.warned, False
+        self.resumed_at = 0
+        self.telemetry: Telemetry | None = None
+        self.told = 0  # points that are in the store
+        self.begun = time.monotonic()  # the last one, or the training
+        self.copying_s = 0.0
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.writing: Future[None] | None = None
+
+    def latest(self) -> State | None:
+        """The newest checkpoint that is whole; damaged ones are set aside."""
+        import torch
+
+        for name in reversed(_names(self.store, self.digest, "checkpoint")):
+            try:
+                arrays, record = self.store.read_arrays(name)
+            except (CorruptFile, MissingFile):
+                continue
+            if "rounded" not in record:  # written before this form: as good as none
+                self.store.delete(name)
+                continue
+            state = {key: torch.from_numpy(array) for key, array in arrays.items()}
+            state |= {key: state[key].view(torch.bfloat16) for key in record["rounded"]}
+            self.resumed_at = _step(name)
+            return state
+        return None
+
+    def measured(self, training: Training, processes: int, device: str) -> Telemetry:
+        """The curves so far, as far as the training is resumed; points beyond will be made again."""
+        for name in _names(self.store, self.digest, "progress"):
+            if _step(name) > self.resumed_at:
+                self.store.delete(name)
+        rows = _rows(self.store, self.digest) if self.resumed_at else []
+        self.telemetry, self.told = Telemetry(training, processes, device, rows), len(rows)
+        return self.telemetry
+
+    def due(self) -> bool:
+        """Every so often, and once after each warning that this process will be ended."""
+        if self.writing is not None and self.writing.done():
+            self.wait()
+        if not self.warned.is_set():
+            self.answered = False
+        elif not self.answered:
+            self.answered, self.begun = True, time.monotonic()
+            return True
+        wanted_s = max(self.every_s, self.copying_s / COPYING_AT_MOST)
+        if self.writing is not None or time.monotonic() - self.begun < wanted_s:
+            return False
+        self.begun = time.monotonic()
+        return True
+
+    def save(self, step: int, state: State) -> None:
+        """Begin to write a state, which from now on is ours. Raises what went wrong with the one before."""
+        self.copying_s = time.monotonic() - self.begun
+        self.wait()
+        rows = self.telemetry.rows[self.told :] if self.telemetry is not None else []
+        self.told += len(rows)
+        self.writing = self.thread.submit(self._write, step, state, rows)
+
+    def _write(self, step: int, state: State, rows: list[list[float]]) -> None:
+        import torch
+
+        rounded = sorted(key for key, tensor in state.items() if tensor.dtype == torch.bfloat16)  # numpy has no such
+        arrays = {key: (t.view(torch.int16) if key in rounded else t).numpy() for key, t in state.items()}
+        path = file_name(self.digest, f"checkpoint-{step:09d}.safetensors")
+        self.store.create_arrays(path, arrays, {"step": step, "rounded": rounded})
+        self.store.create_record(file_name(self.digest, f"progress-{step:09d}.json"), {"rows": rows})
+        for name in _names(self.store, self.digest, "checkpoint")[:-KEPT]:
+            self.store.delete(name)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what went wrong."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def newest(self) -> str:
+        """The newest one, in words."""
+        names = _names(self.store, self.digest, "checkpoint")
+        return f"the last checkpoint is {names[-1]}" if names else "there is no checkpoint yet"
+
+    def clear(self) -> None:
+        self.wait()
+        for kind in ("checkpoint", "progress"):
+            for name in _names(self.store, self.digest, kind):
+                self.store.delete(name)

@@ -1,0 +1,211 @@
+"""Listings of folders and URLs: what is in the identity of a data set, and when a kept listing still holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from nag.datasets import files, listing
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("b/2.png", "a/1.png", "a/deeper/3.png", "notes.txt"):
+        write(tmp_path / "data" / name, name.encode())
+    (tmp_path / "data/empty").mkdir()
+    return settled(tmp_path / "data")
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def settled(root: Path) -> Path:
+    """As if nothing had changed for a minute: a listing of it may be kept."""
+    before = time.time() - 60
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, (before, before))
+    return root
+
+
+def memory(name: str, contents: dict[str, bytes]) -> str:
+    """A folder of the fsspec file system in this process's memory."""
+    system = fsspec.filesystem("memory")
+    if system.exists(f"/{name}"):
+        system.rm(f"/{name}", recursive=True)
+    for path, data in contents.items():
+        system.pipe_file(f"/{name}/{path}", data)
+    return f"memory://{name}"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_names_sizes_and_folders(root):
+    found = files.look(str(root))
+    assert found.names == ("a/1.png", "a/deeper/3.png", "b/2.png", "notes.txt")
+    assert found.sizes == (7, 14, 7, 9)
+    assert found.folders == ("a", "a/deeper", "b", "empty")
+
+
+def test_the_place_is_no_part_of_the_identity(root, tmp_path):
+    here = listing(str(root))
+    root.rename(tmp_path / "moved")
+    assert listing(str(tmp_path / "moved")) == here
+    assert listing(f"file://{tmp_path}/moved") == here
+    (tmp_path / "link").symlink_to(tmp_path / "moved")
+    assert listing(str(tmp_path / "link")) == here
+    assert listing(memory("moved", contents(tmp_path / "moved"))) == here
+
+
+@pytest.mark.parametrize("change", ["a new image", "one more byte", "one image less", "another name"])
+def test_another_name_or_size_is_another_data_set(root, change):
+    before = listing(str(root))
+    match change:
+        case "a new image":
+            write(root / "b/3.png", b"")
+        case "one more byte":
+            write(root / "b/2.png", b"b/2.png ")
+        case "one image less":
+            (root / "b/2.png").unlink()
+        case "another name":
+            (root / "b/2.png").rename(root / "b/two.png")
+    assert files.look(str(root), fresh=True).checksum != before
+
+
+def test_hidden_files_do_not_count(root):
+    before = listing(str(root))
+    write(root / ".DS_Store", b"x")
+    write(root / "a/.cache/x.png", b"x")
+    assert files.look(str(root), fresh=True) == files.look(str(root))
+    assert listing(str(root)) == before
+
+
+def test_a_kept_listing_is_not_read_from_the_folders_again(root, monkeypatch):
+    found = files.look(str(root))
+    monkeypatch.setattr(files, "_scan", None)  # to call it would fail
+    assert files.look(str(root)) == found
+    assert files.look(str(root), names=False) == found._replace(names=(), sizes=())
+    assert listing(str(root)) == found.checksum
+
+
+@pytest.mark.parametrize("folder", ["", "a", "a/deeper", "empty"])
+def test_a_change_in_any_folder_is_seen(root, folder):
+    before = files.look(str(root))
+    write(root / folder / "new.png", b"new")
+    found = files.look(str(root))
+    assert set(found.names) - set(before.names) == {f"{folder}/new.png".lstrip("/")}
+    assert found.checksum != before.checksum
+
+
+def test_a_folder_that_changed_just_now_is_not_trusted(root, monkeypatch):
+    """Two changes within one tick of a disk's clock have one time of change."""
+    write(root / "a/4.png", b"4")
+    files.look(str(root))
+    assert not list(files.cache("listings").glob("*"))
+
+
+def test_a_damaged_kept_listing_is_made_again(root):
+    found = files.look(str(root))
+    (kept,) = files.cache("listings").iterdir()
+    for damage in (b"", b"{", kept.read_bytes()[:-20], b"\0" * 50, b"[]\n[]\n[]\n"):
+        kept.write_bytes(damage)
+        assert files.look(str(root)) == found
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(files.look(str(root)).names) == 4
+
+
+def test_a_single_file_is_known_by_its_content(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        write(tmp_path / name, b"the same")
+    write(tmp_path / "c.npz", b"the sama")
+    a, b, c = (listing(str(tmp_path / name)) for name in ("a.npz", "b.npz", "c.npz"))
+    assert a == b != c
+    assert listing(memory("file", {"a.npz": b"the same"}) + "/a.npz") == a
+
+
+def test_a_file_written_over_is_read_again(tmp_path):
+    write(tmp_path / "a.npz", b"before")
+    before = time.time() - 60
+    os.utime(tmp_path / "a.npz", (before, before))
+    first = listing(str(tmp_path / "a.npz"))
+    write(tmp_path / "a.npz", b"afterw")
+    assert listing(str(tmp_path / "a.npz")) != first
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder '.*nowhere'"):
+        listing(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nothing at 'memory://nowhere'"):
+        listing("memory://nowhere")
+    with pytest.raises(ValueError, match="nosuch://x"):
+        listing("nosuch://x")
+
+
+def test_a_link_to_nothing_and_a_circle_are_named(root):
+    (root / "a/dead.png").symlink_to("nowhere.png")
+    with pytest.raises(ValueError, match=r"dead\.png is neither a file nor a folder"):
+        files.look(str(root), fresh=True)
+    (root / "a/dead.png").unlink()
+    (root / "a/back").symlink_to(root)
+    with pytest.raises(ValueError, match="does a link lead back"):
+        files.look(str(root), fresh=True)
+
+
+def test_names_at_a_url():
+    found = files.look(memory("remote", {"a/1.png": b"x" * 50, "a/.hidden": b"", "b/2.png": b"y"}))
+    assert (found.names, found.sizes, found.folders) == (("a/1.png", "b/2.png"), (50, 1), ("a", "b"))
+
+
+def test_a_url_is_fetched_once_and_appears_whole(root, monkeypatch):
+    url, system, calls = f"local://{root}", fsspec.implementations.local.LocalFileSystem, []
+    get = system.get_file
+
+    def slow(self, source: str, target: str) -> None:
+        calls.append(source)
+        Path(target).write_bytes(b"ha")  # a download at its half
+        time.sleep(0.05)
+        get(self, source, target)
+
+    monkeypatch.setattr(system, "get_file", slow)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda _: Path(files.local(url, "a/1.png", 7)).read_bytes(), range(16)))
+    assert set(read) == {b"a/1.png"}
+    fetched = len(calls)
+    assert 1 <= fetched <= 8
+    files.local(url, "a/1.png", 7)
+    assert len(calls) == fetched
+    assert not list(files.cache("files").rglob(".*"))
+
+
+def test_a_file_of_another_size_than_listed_is_not_kept():
+    url = memory("cut", {"a/1.png": b"half"})
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"cut/a/1\.png came with 4 bytes; 8 are listed"):
+            files.local(url, "a/1.png", 8)
+
+
+def test_a_new_class_at_a_url_is_seen_and_fresh_sees_everything():
+    url = memory("growing", {"a/1.png": b"1"})
+    first = listing(url)
+    fsspec.filesystem("memory").pipe_file("/growing/b/2.png", b"2")
+    second = listing(url)
+    assert second != first
+    fsspec.filesystem("memory").pipe_file("/growing/b/3.png", b"3")
+    assert files.look(url, fresh=True).checksum != second

@@ -1,0 +1,182 @@
+"""Several processes train one network as one does, and none waits for another that is gone. Real processes, gloo."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nag import distributed
+from nag.datasets.digits import Digits
+from nag.distributed import ALONE, World, meeting, world
+from nag.interpolants import Linear
+from nag.models.sit import SiT
+from nag.training import Training, train
+from tests.nag.together import note, noted, together
+
+TRAINING = Training(steps=50, batch=16, lr=1e-3, clip=1.0, noise_dropout=0.2, class_dropout=0.2, seed=5)
+CLOSE = 1e-4
+
+
+def trained(world: World, training: Training = TRAINING, **options: Any) -> dict[str, torch.Tensor]:
+    data, model = Digits(), SiT(hidden=16, depth=1, heads=2, patch=4)
+    module = model.module(data.shape, data.num_classes, null_noise=True)
+    loss = model.loss(Linear(), "velocity")
+    return train(module, data.open("train"), training, loss=loss, num_classes=data.num_classes, world=world, **options)
+
+
+def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    return trained(ALONE)
+
+
+def whole_and_resumed(folder: Path) -> None:
+    """A training, the same from one of its checkpoints, and one that diverges."""
+    here, kept = world(), {}
+    with distributed.group(here):
+        weights = trained(here, due=lambda: True, save=lambda step, state: kept.setdefault(step, state))
+        again = trained(here, resume=kept.get(31))
+        try:
+            trained(here, Training(steps=50, batch=16, lr=1e30))
+        except FloatingPointError as error:
+            note(folder, here.rank, str(error))
+    if here.rank == 0:
+        assert sorted(kept) == list(range(1, 50))
+        save_file(weights, folder / "weights.safetensors")
+        save_file(again, folder / "again.safetensors")
+    else:
+        assert not weights
+        assert not kept
+
+
+def test_four_processes(alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """The same weights as one; the same bits after a kill; all stop a training that diverges, for the same reason."""
+    assert together(4, whole_and_resumed, tmp_path) == [0, 0, 0, 0]
+    weights, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("weights", "again"))
+    assert 0 < far(weights, alone) < CLOSE
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    (reason,) = {noted(tmp_path, rank) for rank in range(4)}
+    assert re.match(r"the training loss is (nan|inf) at step 1 of 50, its gradient norm nan", reason)
+
+
+def in_pieces(folder: Path) -> None:
+    here = world()
+    with distributed.group(here):
+        weights = trained(here, micro_batch=3)
+    if weights:
+        save_file(weights, folder / "weights.safetensors")
+
+
+def test_two_processes_in_unequal_pieces(alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert together(2, in_pieces, tmp_path) == [0, 0]
+    assert 0 < far(load_file(tmp_path / "weights.safetensors"), alone) < CLOSE
+
+
+def one_fails(folder: Path, how: Callable[[], None]) -> None:
+    """Process 1 ends at step 3; what the other one says, and after how many seconds."""
+    here = world()
+    data, model = Digits(), SiT(hidden=8, depth=1, heads=2, patch=4)
+    plain, calls, began = model.loss(Linear(), "velocity"), [], [0.0]
+
+    def loss(module: torch.nn.Module, batch: Any) -> torch.Tensor:
+        calls.append(0)
+        if len(calls) == 4:
+            began[0] = time.monotonic()
+            if here.rank == 1:
+                how()
+        return plain(module, batch)
+
+    module = model.module(data.shape, data.num_classes, null_noise=True)
+    try:
+        with distributed.group(here):
+            train(module, data.open("train"), Training(steps=9, batch=12), loss=loss, num_classes=10, world=here)
+    except (distributed.PeerFailed, ValueError) as error:
+        kind = getattr(error, "kind", "")
+        note(folder, here.rank, f"{time.monotonic() - began[0]:.3f} {type(error).__name__} {kind!r} {error}")
+
+
+def raises() -> None:
+    raise ValueError("no such image")
+
+
+def dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_one_that_fails_ends_all(tmp_path: Path) -> None:
+    assert together(3, one_fails, tmp_path, raises, seconds=60) == [0, 0, 0]
+    for rank in (0, 2):
+        seconds, words = noted(tmp_path, rank).split(" ", 1)
+        assert words == "PeerFailed 'ValueError' process 1 of the training failed: ValueError: no such image"
+        assert float(seconds) < 10
+    assert noted(tmp_path, 1).endswith("ValueError '' no such image")
+
+
+def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
+    assert together(2, one_fails, tmp_path, dies, seconds=60) == [0, -signal.SIGKILL]
+    seconds, words = noted(tmp_path, 0).split(" ", 1)
+    assert words.startswith("PeerFailed '' another process of the training died, or cannot be reached: ")
+    assert float(seconds) < 10
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({}, ALONE),
+        (distributed.environment(2, 4, 1234), World(2, 4, 2)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}, World(5, 8, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, ALONE),  # a batch script, of which there is one
+        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, World(1, 2, 0)),
+    ],
+)
+def test_world(environ: dict[str, str], found: World) -> None:
+    assert world(environ) == found
+
+
+@pytest.mark.parametrize(
+    "environ", [{"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "first", "WORLD_SIZE": "2"}]
+)
+def test_no_such_process(environ: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"the environment has WORLD_SIZE=2 and RANK=\w+: no such process"):
+        world(environ)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node7", "node7"),
+        ("node[01-04,07],gpu3", "node01"),
+        ("gpu3,node[01-04]", "gpu3"),
+        ("rack[2-3]n[010,012].site", "rack2n010.site"),
+    ],
+)
+def test_where_processes_of_slurm_meet(nodes: str, first: str) -> None:
+    environ = {"SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0"}
+    host, port = meeting(environ)
+    assert host == first
+    assert 15_000 <= port < 30_000
+    assert meeting(environ | {"SLURM_RESTART_COUNT": "1"})[1] != port
+    assert meeting({"MASTER_ADDR": "here", "MASTER_PORT": "77"} | environ) == ("here", 77)
+    with pytest.raises(ValueError, match="Set MASTER_ADDR and MASTER_PORT"):
+        meeting({})
+
+
+def test_processes_that_do_not_divide_the_batch() -> None:
+    assert [World(rank, 4).part(16) for rank in (0, 3)] == [(0, 4), (12, 16)]
+    for size, batch, fix in ((3, 16, "2 of them, or with batch: 15 or 18"), (4, 2, "2 of them, or with batch: 4")):
+        with pytest.raises(
+            ValueError, match=f"{batch} cannot be divided equally among {size} processes: train with {fix}"
+        ):
+            trained(World(0, size), Training(steps=1, batch=batch))
