@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/features.py [images]
 
-The network is that of the tests: Inception's interface, random weights, about a thirtieth of the real one's cost, so that
-what is around it shows. One thread each side, seconds of this process; every ratio is the median over rounds in which both
-sides have a turn: machines are shared, so read ratios and not figures. The distance itself is left out on both sides
-(clean-fid's takes many times ours at 2,048 dimensions); the covariances are in.
+The network is that of the tests: Inception's interface, random weights, a small part of the real one's cost, so
+that what is around it shows. One thread each side, seconds of this process; every ratio is the median over rounds in
+which both sides have a turn: machines are shared, so read ratios and not figures. The distance itself is left out on
+both sides (clean-fid's takes many times ours at 2,048 dimensions); the covariances are in.
 Asked: in memory, at least as fast as clean-fid's own loop at 256x256, at most 1.2 times its memory; end to end, beyond
 the networks, at most 40 % of "PNG files, then one npz, then clean-fid on the folder" as SiT and DiT do it.
 """
@@ -32,11 +32,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nag.datasets import to_uint8
-from nag.features.inception import Inception
-from nag.metrics.moments import Moments
-from nag.weights import INCEPTION
-from tests.nag.inception_file import network, save
+from nag.datasets import to_uint8  # noqa: E402
+from nag.features.inception import Inception  # noqa: E402
+from nag.metrics.moments import Moments  # noqa: E402
+from nag.weights import INCEPTION  # noqa: E402
+from tests.nag.inception_file import network, save  # noqa: E402
 
 SIZE, BATCH, ROUNDS = 256, 32, 5
 
@@ -98,7 +98,7 @@ def moments(features: np.ndarray) -> np.ndarray:
 
 
 def theirs_with_files(x: torch.Tensor, weights: Path, folder: Path) -> Callable[[], np.ndarray]:
-    """sample_ddp.py of SiT and DiT: a PNG for each sample, then all of them into one npz; then clean-fid on the folder."""
+    """sample_ddp.py of SiT and DiT: a PNG for each sample, all of them into one npz; then clean-fid on the folder."""
     from PIL import Image
 
     fid, model = clean_fid(weights)

@@ -125,7 +125,8 @@ def prediction_loss(interpolant: Any, predicts: str) -> Loss:
 
 class Batches:
     """What step k of a training sees: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step, index
-    in the global batch). part: first and end of the indices that this process takes; all by default.
+    in the global batch). part: first and end of the indices that this process takes; all by default. A split whose
+    images are random has `draw(positions, seed, step, indices in the global batch)`.
 
     While a device other than the CPU is at work on a batch, the next one is made in a thread.
     """
@@ -180,7 +181,8 @@ class Batches:
 
         training, place = self.training, self.place
         picked = self.indices(step)
-        x0 = self.split.images(picked)
+        draw = getattr(self.split, "draw", None)
+        x0 = self.split.images(picked) if draw is None else draw(picked, training.seed, step, place)
         eps = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
         t = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_LEVEL).astype(np.float32)
         drop_noise = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_NOISE)

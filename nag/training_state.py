@@ -37,7 +37,8 @@ def restored(
     ema: Weights,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Put a state back, in all processes that of the first; the step from which to go on.
+    """Put a state back, in all processes that of the first; the step from which to go on. Of what the module had only the
+    weights that are not trained stay.
 
     Raises ValueError if the state is of another network.
     """
@@ -52,6 +53,8 @@ def restored(
     taken = [int(optimizer.state[weight]["step"]) if optimizer.state.get(weight) else 0 for weight in weights.values()]
     step, *taken = broadcast(world, torch.tensor([step, *taken], device=device)).tolist()
     if step:  # what the modules begin with, DistributedDataParallel sees to
+        for buffer in module.buffers():
+            broadcast(world, buffer)
         for weight, steps in zip(weights.values(), taken, strict=True):
             broadcast(world, weight.detach())
             if steps:

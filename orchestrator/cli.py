@@ -18,12 +18,23 @@ from orchestrator.app import (
     out,
     print_json,
     read_plan,
+    report_folder,
     report_pages,
     track,
 )
 from orchestrator.errors import BadInput, unknown
 from orchestrator.notebook import DEFAULT_STORE
-from orchestrator.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.options import (
+    ArmOption,
+    HoursOption,
+    JsonOption,
+    SiteOption,
+    SmokeOption,
+    StoreOption,
+    SweepArgument,
+    TrackingOption,
+    absolute,
+)
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 if TYPE_CHECKING:
@@ -90,6 +101,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far a sweep is. Writes nothing, waits for nothing."""
+    from orchestrator.backends.slurm.ledger import queue_states
     from orchestrator.plan import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
@@ -101,11 +113,18 @@ def status(
     failed = [cell for cell in results.cells if cell.reason is not None]
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)
+    queue, trouble = queue_states(opened, found.sweep.name)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        print_json({"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks})
+        known = {"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks}
+        print_json({**known, "queue": queue, "queue_unknown": trouble})
         return
     out.print(counts_table(tasks))
+    for kind, states in queue.items():
+        words = ", ".join(f"{number:,} {state}" for state, number in states.items())
+        out.print(f"Slurm, {kind}: {words} (elements)", markup=False, soft_wrap=True)
+    if trouble:
+        out.print(f"Slurm does not say what is queued: {trouble}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
         out.print(failure(cell), soft_wrap=True)
@@ -125,24 +144,30 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process, with full tracebacks: for debugging.")] = False,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 30.0,
+    site: SiteOption = None,
+    max_gpu_hours: HoursOption = None,
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
     from orchestrator import engine
     from orchestrator.backends import Backend
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
+    from orchestrator.cluster import begin, opener
     from orchestrator.report.progress import watch
     from orchestrator.report.results import collect
+    from orchestrator.site import read_site
     from orchestrator.tasks import Options
     from orchestrator.tracking import NONE, follow
     from orchestrator.tracking import check as check_tracking
 
     check_tracking(tracking)
+    place = read_site(site) if site else None
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
     if count is not None and cell is None:
         raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
-    found, opened = read_plan(sweep, smoke, arm, cell, count), open_store(store)
+    found = read_plan(sweep, smoke, arm, cell, count)
+    opened = open_store(absolute(store) if place else store)
     number = 1 if here else workers or len(os.sched_getaffinity(0))
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds)
 
@@ -152,7 +177,15 @@ def run(
     if cell:
         tracking = NONE  # a cell for debugging is no part of the sweep's comparison
     with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
-        engine.run(found, opened, backend, observer)
+        if place:
+            given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
+            folder = str(report_folder(found).absolute())
+            begun = begin(
+                found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
+            )
+            engine.run(found, opened, opener(found, opened, place, begun, observer.note), observer, begun.since)
+        else:
+            engine.run(found, opened, backend, observer)
     return compare_and_report(found, opened, store, tracking)
 
 

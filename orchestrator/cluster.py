@@ -1,4 +1,4 @@
-"""A sweep on a Slurm cluster: queueing it and leaving, and going on after a wave.
+"""A sweep at a site: the backend of each kind of site; on Slurm, queueing it and leaving, and going on after a wave.
 
 `reconcile: job`: after each wave a short job advances the same engine, so that repairs, and what had to wait for a
 measured speed or for room in the queue, need nobody. `reconcile: manual`: all is queued at once, and the same command
@@ -12,21 +12,26 @@ import getpass
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.backends import Backend
+from orchestrator.backends.local import Local
 from orchestrator.backends.slurm import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.waves import Wave
+from orchestrator.engine import plan_checksum
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan import Plan
 from orchestrator.site import STAGES, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
+from orchestrator.tasks import Options
 
 STOP = "STOP"  # a file of this name in the shared folder keeps everything from being queued
 
@@ -48,6 +53,32 @@ class Campaign:
     generation: int = 1
     max_gpu_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of orchestrator.tasks.Options
+
+
+def begin(
+    plan: Plan,
+    store: Store,
+    site: Site,
+    tracking: str,
+    reports: str,
+    arms: Sequence[str] | None,
+    smoke: bool,
+    **more: Any,
+) -> Campaign:
+    """What a user's command begins, here and now."""
+    return Campaign(
+        sweep=os.path.abspath(plan.sweep.path),
+        store=store.url,
+        site=os.path.abspath(site.path),
+        tracking=tracking,
+        reports=reports,
+        since=time.time(),
+        plan=plan_checksum(plan),
+        text=plan.sweep.text,
+        smoke=smoke,
+        arms=tuple(arms or ()),
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -78,10 +109,19 @@ def owner() -> str:
 
 def opener(
     plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None]
-) -> Callable[[], Slurm]:
-    """What makes the backend once there is something to do. It raises BadInput or EnvironmentProblem for a site that
-    does not fit the cluster, before anything is queued.
+) -> Callable[[], Backend]:
+    """What makes the backend of a site, once there is something to do. It raises BadInput or EnvironmentProblem for a
+    site that does not fit the cluster, before anything is queued.
     """
+    if site.kind == "local":
+        options = Options(**{"device": "auto", **campaign.options})
+        return lambda: Local(store, site.settings.workers or len(os.sched_getaffinity(0)), options)
+    return _slurm(plan, store, site, campaign, note)
+
+
+def _slurm(
+    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None]
+) -> Callable[[], Slurm]:
 
     def make() -> Slurm:
         folder = shared_folder(store, site)

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
-from orchestrator.cluster import Campaign, opener
+from orchestrator.cluster import Campaign, begin, opener
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
-from orchestrator.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.options import (
+    ArmOption,
+    HoursOption,
+    JsonOption,
+    SiteOption,
+    SmokeOption,
+    StoreOption,
+    SweepArgument,
+    TrackingOption,
+    absolute,
+)
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
-
-if TYPE_CHECKING:
-    from orchestrator.plan import Plan
-    from orchestrator.site import Site
-    from orchestrator.store import Store
-
-SiteOption = Annotated[
-    str | None, typer.Option(help="The site file, or its name; by default ~/.config/nagbench/site.yaml.")
-]
-HoursOption = Annotated[float | None, typer.Option(min=0, help="GPU hours that the sweep may use over its whole life.")]
-
-
-def campaign(
-    found: Plan, opened: Store, site: Site, tracking: str, arms: list[str] | None, smoke: bool, **more: Any
-) -> Campaign:
-    """What a command begins. Relative paths are of the folder where the user is."""
-    from orchestrator.engine import plan_checksum
-
-    return Campaign(
-        sweep=os.path.abspath(found.sweep.path),
-        store=opened.url,
-        site=os.path.abspath(site.path),
-        tracking=tracking,
-        reports=str(report_folder(found).absolute()),
-        since=time.time(),
-        plan=plan_checksum(found),
-        text=found.sweep.text,
-        smoke=smoke,
-        arms=tuple(arms or ()),
-        **more,
-    )
-
-
-def absolute(store: str) -> str:
-    """A store as the nodes can open it."""
-    return store if "://" in store else os.path.abspath(store)
 
 
 @command
@@ -80,7 +52,8 @@ def submit(
     if place.kind != "slurm":
         raise BadInput(f"{place.path}: kind {place.kind!r} has no queue; nagbench run --site does the sweep there.")
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
-    begun = campaign(found, opened, place, tracking, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
+    folder = str(report_folder(found).absolute())
+    begun = begin(found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
     observer = Lines(err)
     make = opener(found, opened, place, begun, observer.note)
     flying, failed = engine.advance(found, opened, make, observer, begun.since)

@@ -1,4 +1,4 @@
-"""The logs that workers of this machine wrote, one a task."""
+"""The logs: one a task of workers of this machine, one an element of Slurm."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.waves import waves
 from orchestrator.plan import Plan, PlannedCell, behind
 from orchestrator.store import Store
 from orchestrator.tasks import Task
@@ -30,7 +32,20 @@ def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
-    return [log for log in found if log.path.exists()]
+    return [log for log in found if log.path.exists()] + _of_elements(plan, store, wanted)
+
+
+def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
+    """The outputs of Slurm's elements, each under the first task that it does."""
+    found = []
+    for wave in waves(store, plan.sweep.name, closed=True):
+        for job in jobs_of(store, wave):
+            for element, does in enumerate(job.array.elements):
+                digests = [digest for bundle in does.bundles for digest, _ in bundle.steps if digest in wanted]
+                path = job.log(Path(wave.record["folder"]), element)
+                if digests and path.exists():
+                    found.append(Log(plan.tasks[digests[0]], path))
+    return found
 
 
 def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:

@@ -1,5 +1,6 @@
 """The arguments that several commands share: what they are called, and what `--help` says of them."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,3 +17,14 @@ ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this ar
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="The first and last value of each axis, tiny networks, few samples.")
 ]
+SiteOption = Annotated[
+    str | None, typer.Option(help="The site file, or its name; for submit, ~/.config/nagbench/site.yaml by default.")
+]
+HoursOption = Annotated[
+    float | None, typer.Option(min=0, help="GPU hours that the sweep may use over its whole life, on Slurm.")
+]
+
+
+def absolute(store: str) -> str:
+    """A store as other machines can open it."""
+    return store if "://" in store else os.path.abspath(store)

@@ -188,7 +188,55 @@ class Local:
     workers: Count | None = None
 
 
-KINDS: dict[str, type] = {"slurm": Slurm, "local": Local}
+Amount = Annotated[float, Field(ge=0, le=1024)]
+
+
+@method
+class RayWorker:
+    """What a worker on a Ray cluster holds while it lives. gpus: below 1 several share one; None: one where the cluster
+    has GPUs. resources: such as the administrator has named.
+    """
+
+    gpus: Amount | None = None
+    cpus: Amount = 1
+    memory_gb: Memory | None = None
+    gpu_type: Name | None = None  # as Ray calls it: A100, H100
+    resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, amount in self.resources.items():
+            if isinstance(amount, bool) or not isinstance(amount, int | float) or amount <= 0:
+                raise ValueError(f"resources.{name}: expected a number above 0, got {amount!r}")
+        if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus is {self.gpus:g}: a part of one GPU, or a whole number")
+
+
+@method
+class Ray:
+    """A Ray cluster that is up. `address` is for commands on its nodes (`run`), `jobs` for `submit` from anywhere."""
+
+    address: Annotated[str, _checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None
+    jobs: Annotated[str, _checked(r"https?://\S+", "the address of Ray's Job API, such as http://head:8265")] | None = (
+        None
+    )
+    token_file: Place | None = None
+    worker: RayWorker = RayWorker()
+    cpu_worker: RayWorker = RayWorker()
+    cpu_stages: tuple[Word, ...] = ("reference", "score")  # done by workers that see no GPU
+    workers: Count | None = None  # with a GPU, at most; None: as many as the cluster holds
+    memory_gb_at_most: Memory | None = None
+    wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can do the work, before that is an error
+    python: Word = "python"  # on the head, for the driver of a job
+
+    def __post_init__(self) -> None:
+        for stage in self.cpu_stages:
+            if stage not in STAGES:
+                raise ValueError(f"cpu_stages: {unknown('stage', stage, STAGES)}")
+        if self.cpu_worker.gpus or self.cpu_worker.gpu_type:
+            raise ValueError("cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages")
+
+
+KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}
 
 
 @dataclass(frozen=True)
@@ -214,8 +262,9 @@ def read_site(site: str | None = None) -> Site:
     settings = Builder().fields(KINDS[kind], given)
     if given.get("setup"):
         _no_secrets(given.value["setup"])
-    if given.get("env_file"):
-        _private(given.value["env_file"])
+    for secret in ("env_file", "token_file"):
+        if given.get(secret):
+            _private(given.value[secret])
     return Site(path.stem, str(path), kind, settings)
 
 

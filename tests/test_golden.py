@@ -77,10 +77,11 @@ DIGESTS = {
     "train 0": "750f86818d7bb60c0dc8862c08e92678",
     "sample 1": "d7bd3ac47b292400ab2b3d272c04eed7",
     "train 2": "4c6ae953783a36f4c92285620414618e",
-    "extract 3": "d216d411486faa4af1fb76722984c8a7",
-    "reference 4": "fb068cd27ed20241abc5d0b8c2d0ed98",
-    "score 5": "ff34806aa073e2569c07b64e2dec11f9",
-    "score 6": "89b8dd08fc41732a3ebb226b446f2d22",
+    "reference 3": "263768f8cbf0bc60c5442f6584215d9d",
+    "extract 4": "d216d411486faa4af1fb76722984c8a7",
+    "score 5": "c1217237d42eef6b256304c2b8a888d3",
+    "score 6": "78cd298c770d8b2eb38a6accc0ac2c54",
+    "score 7": "4f1965345e92d22a355f24fea579f8d7",
     "cell": "7ee477cf3feb8a8c0e5cd876b23a17a5",
 }
 

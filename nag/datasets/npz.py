@@ -118,7 +118,7 @@ def _described(where: tuple[str, int, int]) -> tuple[str, Header, str | None]:
     if name is None:
         raise ValueError(f"{path} has no array {' or '.join(IMAGES)}; it has {', '.join(found) or 'none'}")
     header, kind = found[name], found[name].dtype.kind
-    pixels = header.dtype.kind == 'u' and len(header.shape) == 4 and header.shape[3] in (1, 3)
+    pixels = header.dtype == "uint8" and len(header.shape) == 4 and header.shape[3] in (1, 3)
     if not pixels and not (kind == "f" and len(header.shape) == 4):
         raise ValueError(f"{path}: {name} is {header.dtype} {header.shape}; it must be {FORMS}")
     labels = next((name for name in LABELS if name in found), None)

@@ -68,8 +68,8 @@ class Inception:
 
         def extract(images: Tensor) -> dict[str, Tensor]:
             check_images(images)
-            x = resize(images.to(device), SIZE, RESIZE[self.mode])
-            features, logits, spatial = network((x - center).div_(scale))
+            x = resize(images.to(device), SIZE, RESIZE[self.mode]).contiguous()
+            features, logits, spatial = network(x.sub_(center).div_(scale))
             return {"features": features, "logits": logits, "spatial": _flat(spatial)}
 
         return extract

@@ -63,9 +63,9 @@ def extractor(
 
     def extract(images: Tensor) -> dict[str, Tensor]:
         check_images(images)
-        x = resize(images.to(device), size, kind, quantised=True)
+        x = resize(images.to(device), size, kind, quantised=True).contiguous()
         with torch.no_grad():
-            return {"features": network((x / 255).sub_(middle).div_(spread)).float()}
+            return {"features": network(x.div_(255).sub_(middle).div_(spread)).float()}
 
     return extract
 

@@ -90,10 +90,10 @@ def gaussian(reference: Mapping[str, np.ndarray], output: str, dim: int) -> Refe
     mean, cov = (name if output == "features" else f"{name}_{output}" for name in ("mean", "cov"))
     what = "reference features" if output == "features" else f"reference {output} features"
     if mean in reference and cov in reference:
-        found = (reference[mean], reference[cov])
-        columns = len(found[0]) if found[0].ndim else 0
+        found = [reference[mean], reference[cov]]
+        columns = reference[mean].size
     elif output in reference:
-        found = (rows(reference, output, what, 2),)
+        found = [rows(reference, output, what, 2)]
         columns = found[0].shape[1]
     else:
         known = ", ".join(reference)

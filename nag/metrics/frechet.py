@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = 4096  # features in float64 at once
-SURE = 1e3  # a pivot of Cholesky this many times above rounding is no rounding
+SURE = 1e3  # a pivot of Cholesky this many times above rounding is none
+NOISE = 3.0  # an eigenvalue this many times above the most negative one is none
 
 
 def frechet_distance(
@@ -45,7 +46,9 @@ class Reference:
     """A Gaussian that others are compared with; its factor is computed once. `rank`: dimension of its support."""
 
     def __init__(self, mu: np.ndarray | Tensor, cov: np.ndarray | Tensor) -> None:
-        device = next((m.device for m in (cov, mu) if hasattr(m, "detach")), None)
+        import torch
+
+        device = next((m.device for m in (cov, mu) if isinstance(m, torch.Tensor)), None)
         self.mu, self.cov = _gaussian(mu, cov, device)
         self.F = _factor(self.cov)  # (d, rank)
         self.rank = self.F.shape[1]
@@ -92,8 +95,11 @@ class Reference:
         return self.F.T @ (S @ self.F)
 
     def _distance(self, mu: Tensor, S: Tensor, lam: Tensor) -> float:
+        """From the eigenvalues of F^T S F, ascending. None is below 0, so one that is says how large rounding is; the
+        root of a zero that rounding moved is 1e-8, and below N samples in d dimensions there are d - N such zeros.
+        """
         gap = mu - self.mu
-        roots = lam.clamp(min=0).sqrt().sum()
+        roots = lam[lam > NOISE * (-lam[:1]).clamp(min=0)].sqrt().sum()
         return max(0.0, float(gap @ gap + S.trace() + self.cov.trace() - 2 * roots))
 
 
@@ -124,7 +130,7 @@ def _tensor(values: np.ndarray | Tensor, device: torch.device | None) -> Tensor:
     import numpy as np
     import torch
 
-    if hasattr(values, "detach"):
+    if isinstance(values, torch.Tensor):
         return values.detach().to(device=device, dtype=torch.float64)
     array = np.ascontiguousarray(values, dtype=np.float64)
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)

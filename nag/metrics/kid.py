@@ -46,9 +46,9 @@ class KID:
 
         x, r = (Points(rows) for rows in feature_pair(samples, reference, self.least, self.least))
         within_r = kept("kernel", lambda: float(_means(r, r).mean()), r.rows)
-        g = _means(x, r)
-        h = _means(x, x) - g  # (N,), less a constant for each
-        value = float(h.mean() - g.mean()) + within_r
+        k, g, n = _means(x, x), _means(x, r), len(x)
+        value = float(k.mean() - 2 * g.mean()) + within_r
+        h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, but for a constant
         IF = (2 * (h - h.mean())).numpy()
         low, high = influence_interval(value, IF)
         score = Score(value=value, low=low, high=high, extrapolated=None, reason=None)

@@ -1,4 +1,4 @@
-"""Are samples copies of training images? The distance of each to its nearest one, and how many are suspiciously near."""
+"""Are samples copies of training images? The distance of each to its nearest one, and how many are too near."""
 
 from __future__ import annotations
 

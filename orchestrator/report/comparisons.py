@@ -192,7 +192,7 @@ def _interval(
     mean, low, high = t_interval(per_seed)
     if low is not None:
         return mean, low, high, "t"
-    if corrects:
+    if corrects or pairs[0][0][0].value(metric, "low") is not None:
         sides = [[influence(store, cell.scores[metric]["task"]) for cell in cells] for cells in pairs[0]]
         if all(part is not None for side in sides for part in side):
             ours, theirs = (np.concatenate(side) for side in sides)

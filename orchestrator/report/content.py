@@ -4,10 +4,12 @@ write it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nag.registry import name_of
 from orchestrator.report.answer import answer, limits
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.costs import costs
@@ -19,6 +21,8 @@ from orchestrator.report.settings import Table, arms_tables, settings_tables, sh
 from orchestrator.report.words import metric_name, plural, short
 from orchestrator.store import Store
 
+CONTENT = re.compile(r"[0-9a-f]{32}/?")  # of a file, in place of its path
+SHOWN = 12  # digits of a hash
 TITLES = {
     "arms": "Arms",
     "scale": "Distance against guidance scale",
@@ -111,16 +115,14 @@ def _stamps(results: Results) -> Table | None:
     found: dict[tuple[str, str], list[str]] = {}
     for cell in results.cells:
         for metric, entry in cell.scores.items():
+            if metric not in results.metrics:
+                continue
             stamp = entry["stamp"]
-            extractor = _named(stamp.get("extractor") or stamp.get("measure"))
-            weights = stamp.get("weights") or stamp.get("estimator")
-            reference = stamp.get("reference")
-            size = f"{stamp['reference_size']:,} images, {reference[:12]}" if reference else "–"
             row = [
                 metric_name(results, metric) + results.setting(metric),
                 f"{stamp['count']:,}",
-                extractor + (f", weights {weights[:12]}" if isinstance(weights, str) else ""),
-                size,
+                _measured_by(results, stamp),
+                _reference(results, metric, stamp),
                 str(stamp.get("labels", "–")),
             ]
             found[(metric, str(row))] = row
@@ -131,9 +133,32 @@ def _stamps(results: Results) -> Table | None:
     return Table.of(["metric", "N", "measured by", "reference", "labels"], rows)
 
 
+def _measured_by(results: Results, stamp: Mapping[str, Any]) -> str:
+    """The extractor with its weights, and what made images of latents; or the meter."""
+    told = [_named(stamp.get("extractor") or stamp.get("measure"))]
+    for extractor in results.plan.sweep.score.features if results.plan.sweep.score else ():
+        mode = getattr(extractor, "mode", None)
+        if mode and told[0].split()[0] == name_of(extractor) and f"mode {mode}" not in told[0]:
+            told[0] += f" mode {mode}"  # how it resizes, also where that is the default
+    weights = stamp.get("weights") or stamp.get("estimator")
+    told += [f"weights {weights[:SHOWN]}"] if isinstance(weights, str) else []
+    decode = stamp.get("decode")
+    told += [f"decoded by {decode['fields']['path'][:SHOWN]}"] if decode else []
+    return ", ".join(told)
+
+
+def _reference(results: Results, metric: str, stamp: Mapping[str, Any]) -> str:
+    """How many images, and the hash of what they are from."""
+    images = stamp.get("reference_size")
+    if images:
+        return f"{images:,} images, {stamp['reference_content'][:SHOWN]}"
+    return f"published moments, {stamp['reference_content'][:SHOWN]}" if results.is_distance(metric) else "–"
+
+
 def _named(identity: Any) -> str:
     """`digits`, or `digits steps 5` where fields are not at their default."""
     if not isinstance(identity, dict):
         return "–"
-    fields = [f"{key} {short(value)}" for key, value in identity.get("fields", {}).items()]
-    return " ".join([identity["name"], *fields])
+    fields = {key: short(value) for key, value in identity.get("fields", {}).items()}
+    told = [f"{key} {value[:SHOWN] if CONTENT.fullmatch(value) else value}" for key, value in fields.items()]
+    return " ".join([identity["name"], *told])

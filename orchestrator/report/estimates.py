@@ -68,6 +68,17 @@ def distances(results: Results) -> list[str]:
     return [metric for metric in results.metrics if is_distance(results, metric)]
 
 
+def lowest(group: Group, metric: str) -> tuple[float, int] | None:
+    """The lowest of the runs of a group (its training and sample seeds), and how many they are; None for one run."""
+    runs = [value for cell in group.cells if _finite(value := cell.value(metric)) and value is not None]
+    return (min(runs), len(runs)) if len(runs) > 1 else None
+
+
+def beside(results: Results) -> list[str]:
+    """The metrics that are shown beside distances: the same ones to held-out images, and the share of copies."""
+    return [metric for metric in results.metrics if results.is_held_out(metric) or metric.startswith("memorisation")]
+
+
 def headline_metric(results: Results) -> str | None:
     """The metric that cells are chosen by: the first distance that has a value, else the first metric that has."""
     scored = [m for m in results.metrics if any(_finite(cell.value(m)) for cell in results.cells)]

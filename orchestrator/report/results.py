@@ -6,13 +6,16 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from orchestrator import engine
 from orchestrator.errors import CorruptFile
+from orchestrator.identity import digest
 from orchestrator.plan import Done, Plan, PlannedCell, Scored
 from orchestrator.store import Store
 from orchestrator.tasks import file_name
+from orchestrator.tasks.score import NO_HELD_OUT
 
 
 @dataclass
@@ -44,14 +47,18 @@ class Results:
     def of(self, arm: str) -> list[CellResult]:
         return [cell for cell in self.cells if cell.arm == arm]
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
-        """Every metric's reported name, in the order of the sweep."""
+        """Every metric's reported name, in the order of the sweep; but for what a data set without held-out images
+        cannot be asked.
+        """
         names: dict[str, None] = {}
         for planned in self.plan.cells:
             for scored in planned.scores:
                 names.update({name + scored.suffix: None for name in scored.metric.names})
-        return list(names)
+        scores = ((name, entry["score"]) for cell in self.cells for name, entry in cell.scores.items())
+        empty = {name for name, score in scores if score["reason"] == NO_HELD_OUT}
+        return [name for name in names if name not in empty]
 
     def lower_is_better(self, metric: str) -> bool | None:
         """None where neither is: a noise shift is best at zero."""
@@ -62,18 +69,34 @@ class Results:
         """Whether the metric is biased in N, so that its differences are between extrapolated values."""
         return self._method(metric)[0].extrapolates
 
+    def is_distance(self, metric: str) -> bool:
+        """Whether it is a distance that cells are compared by: one to the held-out images is only shown beside it."""
+        return self.extrapolates(metric) and not self.is_held_out(metric)
+
+    def is_held_out(self, metric: str) -> bool:
+        return getattr(self._method(metric)[0], "against", "") == "held_out"
+
+    def extractor(self, metric: str) -> str:
+        """The name of the extractor that the metric is of; "" for a measurement."""
+        return self._scored(metric)[0].extractor
+
     def setting(self, metric: str) -> str:
         """The fields of a metric, defaults too, such as ` k 3`: values under another setting are other values."""
         method, _ = self._method(metric)
-        fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.name != "estimator"}
+        shown = [f.name for f in dataclasses.fields(method) if f.name not in ("estimator", "against")]
+        fields = {name: getattr(method, name) for name in shown}
         return "".join(f" {name} {value}" for name, value in fields.items())
 
     def _method(self, metric: str) -> tuple[Any, str]:
+        scored, name = self._scored(metric)
+        return scored.metric, name
+
+    def _scored(self, metric: str) -> tuple[Scored, str]:
         for planned in self.plan.cells:
             for scored in planned.scores:
                 for name in scored.metric.names:
                     if name + scored.suffix == metric:
-                        return scored.metric, name
+                        return scored, name
         raise KeyError(metric)
 
 
@@ -101,7 +124,8 @@ def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
         for scored in floor_scores:
             found = record(scored.task)
             for name, score in (found or {"values": {}})["values"].items():
-                floor[name + scored.suffix] = {"value": score["value"], "count": found["count"]}  # type: ignore[index]
+                if found is not None and score["value"] is not None:
+                    floor[name + scored.suffix] = {"value": score["value"], "count": found["count"]}
     return Results(plan, cells, floor)
 
 
@@ -144,9 +168,20 @@ def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, A
         "extractor": reference.params["extractor"],
         "weights": reference.params["weights"],
         "reference": reference.digest,
+        "reference_content": _content(reference.params),
         "reference_size": record["reference_size"],
+        "decode": features.params.get("decode"),
         "labels": plan.tasks[features.params["stream"]].params["labels"],
     }
+
+
+def _content(params: Mapping[str, Any]) -> str:
+    """The hash of what a reference is made of: of a published file, or of a data set where it lies."""
+    if "statistics" in params:
+        return params["statistics"]
+    fields = params["data"]["fields"]
+    folders = [fields[name] for name in ("path",) if isinstance(fields.get(name), str)]
+    return folders[0] if folders else digest(params["data"])
 
 
 def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:

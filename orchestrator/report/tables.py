@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Group as Stack
@@ -10,21 +10,29 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.comparisons import Comparison, groups
+from orchestrator.report.comparisons import Comparison, Group, groups
+from orchestrator.report.estimates import beside, lowest
 from orchestrator.report.results import Results
-from orchestrator.report.words import against, is_distance, label, number, row_of, share, small, verdict
+from orchestrator.report.words import against, count_text, is_distance, label, number, row_of, share, small, verdict
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
+SHORT = {"class_accuracy": "class\naccur.", "precision": "P", "recall": "R", "held_out": "held-out"}
+SHORT |= {"inception_score": "IS", "memorisation": "copied", "density": "dens.", "coverage": "cover."}
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
 def comparison_tables(results: Results, comparisons: Sequence[Comparison]) -> RenderableType:
     """The arms with their distances and differences, then their other metrics and price."""
     extrapolated = [metric for metric in results.metrics if is_distance(results, metric)]
-    others = [metric for metric in results.metrics if metric not in extrapolated]
+    other_ways = beside(results)
+    others = [metric for metric in results.metrics if metric not in (*extrapolated, *other_ways)]
     tables: list[RenderableType] = []
     if extrapolated:
         tables.append(_distances(results, comparisons, extrapolated))
+    every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
+    runs = [metric for metric in extrapolated if any(lowest(group, metric) for group in every)]
+    if other_ways or runs:
+        tables.append(_beside(results, every, other_ways, runs))
     tables.append(_others(results, comparisons, others))
     return Stack(*tables)
 
@@ -73,6 +81,29 @@ def _difference(results: Results, row: Comparison | None) -> Text:
     return Text(f"{row.difference:+.2f}{interval}{mark}", style=STYLES.get(found or "", ""))
 
 
+def _beside(results: Results, every: Sequence[Group], metrics: Sequence[str], runs: Sequence[str]) -> Table:
+    """What distances are told otherwise: to held-out images, as copies, as the lowest run."""
+    counts = {found[1] for group in every for metric in runs if (found := lowest(group, metric))}
+    title = "To held-out images" if any(map(results.is_held_out, metrics)) else ""
+    title += f"{', and the' if title else 'The'} lowest of {count_text(counts)} runs" if runs else ""
+    table = _table(f"{title or 'Memorisation'}, not compared")
+    table.add_column("arm", no_wrap=True)
+    for name in (*(_heading(metric) for metric in metrics), *(f"{_heading(metric)}\nlowest" for metric in runs)):
+        table.add_column(name, justify="right")
+    for group in every:
+        values = [_plain(metric)(group.mean(metric)) for metric in metrics]
+        lows = [number(found[0]) if (found := lowest(group, metric)) else "-" for metric in runs]
+        table.add_row(label(results, group), *values, *lows)
+    return table
+
+
+def _plain(metric: str) -> Callable[[float | None], str]:
+    """How values of a metric are written: a shift with its sign, a share with three decimals, the rest by size."""
+    if metric.startswith("shift"):
+        return small
+    return number if metric.startswith(("fid", "sfid", "inception_score", "density")) else share
+
+
 def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
     table = _table("Other metrics and price, mean over training seeds (P precision, R recall)")
     table.add_column("arm", no_wrap=True)
@@ -86,10 +117,7 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
             calls = next((str(cell.network_calls) for cell in group.cells if cell.network_calls), "-")
             table.add_row(
                 label(results, group),
-                *(
-                    small(group.mean(metric)) if metric.startswith("shift") else share(group.mean(metric))
-                    for metric in metrics
-                ),
+                *(_plain(metric)(group.mean(metric)) for metric in metrics),
                 calls,
                 number(sum(seconds) / len(seconds)) if seconds else "-",
             )
@@ -98,7 +126,7 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
 
 def _heading(metric: str) -> str:
     """Short, so that a row fits into 80 columns."""
-    for name, short in (("class_accuracy", "class\naccur."), ("precision", "P"), ("recall", "R")):
+    for name, short in SHORT.items():
         metric = metric.replace(name, short)
     return metric.replace("_", "\n")
 

@@ -9,6 +9,13 @@ from typing import Any
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 
+SPELLED = {  # as the field writes them, where that is not the name in words
+    "sfid": "sFID",
+    "fid_infinity": "FID at infinite N",
+    "fid_held_out": "FID to held-out images",
+    "inception_score": "Inception Score",
+}
+OWN_NAME = {"dinov2": "FD-DINOv2"}  # of FID on this extractor
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
 
 
@@ -50,7 +57,10 @@ def number(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    """Three decimals, or three digits of what is smaller, such as a kernel distance."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
 
 
 def small(value: float | None) -> str:
@@ -58,8 +68,8 @@ def small(value: float | None) -> str:
 
 
 def is_distance(results: Results, metric: str) -> bool:
-    """Whether its differences are between values extrapolated in N, as those of a Fréchet distance are."""
-    return results.extrapolates(metric)
+    """Whether it is a distance that cells are compared by, with differences between values extrapolated in N."""
+    return results.is_distance(metric)
 
 
 def row_of(comparisons: Sequence[Comparison], group: Group, metric: str) -> Comparison | None:
@@ -78,12 +88,14 @@ def against(results: Results, row: Comparison) -> str:
 
 
 def metric_name(results: Results, metric: str) -> str:
-    """`FID`, `recall`, `FID (pixels)`."""
+    """`FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
     for planned in results.plan.cells:
         for scored in planned.scores:
             for name in scored.metric.names:
                 if name + scored.suffix == metric:
-                    words = name.upper() if len(name) <= 3 else name.replace("_", " ")
+                    words = SPELLED.get(name, name.upper() if len(name) <= 3 else name.replace("_", " "))
+                    if scored.extractor in OWN_NAME and words.startswith("FID"):
+                        return words.replace("FID", OWN_NAME[scored.extractor], 1)
                     return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
     return metric.replace("_", " ")
 
@@ -99,7 +111,7 @@ def value_text(value: float | None, of: float | None = None) -> str:
     size = abs(value if of is None else of)
     if size >= 1000:
         return minus(f"{value:,.0f}")
-    decimals = 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 or size == 0 else 4
+    decimals = 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 or size == 0 else 4 if size >= 0.01 else 6
     return minus(f"{value:.{decimals}f}")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.errors import CorruptFile, MissingFile, NagbenchError
 from orchestrator.store import Store
 from orchestrator.tasks import Context, file_name
 
@@ -88,7 +88,10 @@ def _rows(store: Store, digest: str, repair: bool = True) -> list[list[float]]:
 
 
 class Checkpoints:
-    """Written in a thread, one at a time, while the training goes on. The newest that is whole is resumed from."""
+    """Written in a thread, one at a time, while the training goes on. The newest that is whole is resumed from.
+
+    A context in which the training runs.
+    """
 
     def __init__(self, context: Context, digest: str) -> None:
         self.store, self.digest, self.every_s = context.store, digest, context.options.checkpoint_s
@@ -100,6 +103,19 @@ class Checkpoints:
         self.copying_s = 0.0
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: object) -> None:
+        """What is being written is finished, however the training ended."""
+        try:
+            self.wait()
+        except NagbenchError:
+            if error is None:
+                raise
+        finally:
+            self.thread.shutdown()
 
     def latest(self) -> State | None:
         """The newest checkpoint that is whole; damaged ones are set aside."""
@@ -174,7 +190,7 @@ class Checkpoints:
         return f"the last checkpoint is {names[-1]}" if names else "there is no checkpoint yet"
 
     def clear(self) -> None:
-        self.wait()
+        """The training is done."""
         for kind in ("checkpoint", "progress"):
             for name in _names(self.store, self.digest, kind):
                 self.store.delete(name)

@@ -103,17 +103,22 @@ def _trained(
     context: Context, task: Task, training: Training, world: World
 ) -> tuple[bytes, dict[str, Any], Checkpoints | None]:
     """The file of the network, and what its record says; in the first process, which alone has checkpoints."""
+    import torch
+
     from nag.checkpoint import dump_network
     from nag.training import train
 
     params, device = task.params, context.options.device
+    checkpoints = None if world.rank else Checkpoints(context, task.digest)
+    state = checkpoints.latest() if checkpoints else None
+    resumed = bool(distributed.broadcast(world, torch.tensor(int(state is not None), device=world.device(device))))
     data, null_noise = context.rebuild("datasets", params["data"]), training.noise_dropout > 0
     if "init" in params:
-        module, model, interpolant, predicts = _tuned(context, params["init"], data, training)
+        module, model, interpolant, predicts = _tuned(context, params["init"], data, training, resumed)
     else:
         model, predicts = context.rebuild("models", params["model"]), params["predicts"]
         interpolant = context.rebuild("interpolants", params["interpolant"])
-        module = _new(model, data, null_noise, training.seed)
+        module = _new(model, data, training, resumed)
     given: dict[str, Any] = {
         "loss": model.loss(interpolant, predicts),
         "num_classes": data.num_classes,
@@ -121,24 +126,24 @@ def _trained(
         "world": world,
         "micro_batch": context.options.micro_batch,
         "recompute": getattr(context.options, "recompute", False),
+        "resume": state,
     }
-    if world.rank:
+    if checkpoints is None:
         train(module, data.open("train"), training, **given)
         return b"", {}, None
-    checkpoints = Checkpoints(context, task.digest)
-    state = checkpoints.latest()
-    telemetry = checkpoints.measured(training, world.size, world.device(device))
+    with checkpoints:
+        telemetry = checkpoints.measured(training, world.size, world.device(device))
 
-    def report(step: int, loss: float, gradient: float) -> None:
-        telemetry.add(step, loss, gradient)
-        context.tell(task.digest, step, training.steps)
+        def report(step: int, loss: float, gradient: float) -> None:
+            telemetry.add(step, loss, gradient)
+            context.tell(task.digest, step, training.steps)
 
-    given |= {"resume": state, "due": checkpoints.due, "save": checkpoints.save, "report": report}
-    try:
-        weights = train(module, data.open("train"), training, **given)
-    except FloatingPointError as error:
-        checkpoints.wait()
-        raise FloatingPointError(f"{error}; {checkpoints.newest()}") from error
+        given |= {"due": checkpoints.due, "save": checkpoints.save, "report": report}
+        try:
+            weights = train(module, data.open("train"), training, **given)
+        except FloatingPointError as error:
+            checkpoints.wait()
+            raise FloatingPointError(f"{error}; {checkpoints.newest()}") from error
     network = dump_network(
         weights,
         model=model,
@@ -153,20 +158,33 @@ def _trained(
         "steps": training.steps,
         "resumed_at": checkpoints.resumed_at,
         "processes": world.size,
+        "micro_batch": min(given["micro_batch"], training.batch // world.size),
         "loss": [[int(row[0]), row[2]] for row in telemetry.rows],
         "telemetry": telemetry.record(),
     }
     return network, record, checkpoints
 
 
-def _new(model: Any, data: Any, null_noise: bool, seed: int) -> Any:
+def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> Any:
+    """A new module. Where a checkpoint will give all its weights, initial ones are not drawn: of XL that takes half a
+    minute.
+    """
+    import torch
+
     from nag.models import seeded
+    from nag.registry import source_of
 
-    with seeded(seed):
-        return model.module(data.shape, data.num_classes, null_noise=null_noise, seed=seed)
+    null_noise = training.noise_dropout > 0
+    if resumed and training.only == "all" and source_of(model) is None:
+        with torch.device("meta"):
+            return model.module(data.shape, data.num_classes, null_noise=null_noise).to_empty(device="cpu")
+    with seeded(training.seed):
+        return model.module(data.shape, data.num_classes, null_noise=null_noise, seed=training.seed)
 
 
-def _tuned(context: Context, parent: str, data: Any, training: Training) -> tuple[Any, Any, Any, str]:
+def _tuned(
+    context: Context, parent: str, data: Any, training: Training, resumed: bool = False
+) -> tuple[Any, Any, Any, str]:
     """A new network with its parent's weights wherever they fit: module, model, interpolant, what it predicts.
 
     What the parent does not have starts as in a new network: a class table of another size, or one that is to be new, a
@@ -180,7 +198,7 @@ def _tuned(context: Context, parent: str, data: Any, training: Training) -> tupl
     )
     if tuple(description["shape"]) != tuple(data.shape):
         raise ValueError(f"the images are {list(data.shape)}, {source} is of {description['shape']}")
-    module = _new(model, data, training.noise_dropout > 0, training.seed)
+    module = _new(model, data, training, resumed)
     found, new = old.state_dict(), module.state_dict()
     kept = {name: found[name] for name in new if name in found and found[name].shape == new[name].shape}
     if training.only != "all" and description["num_classes"] != data.num_classes:

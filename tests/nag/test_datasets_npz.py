@@ -120,6 +120,7 @@ def test_pickled_arrays_are_refused_and_never_loaded(tmp_path):
     ("arrays", "words"),
     [
         ({"arr_0": PIXELS.astype(np.int32)}, r"arr_0 is int32 \(30, 6, 4, 3\); it must be uint8"),
+        ({"arr_0": PIXELS.astype(np.uint16)}, "arr_0 is uint16"),
         ({"arr_0": PIXELS.transpose(0, 3, 1, 2)}, r"arr_0 is uint8 \(30, 3, 6, 4\)"),
         ({"arr_0": PIXELS[..., 0]}, r"arr_0 is uint8 \(30, 6, 4\)"),
         ({"arr_0": LATENTS[0]}, r"arr_0 is float32 \(4, 2, 2\)"),

@@ -292,7 +292,9 @@ def test_it_is_what_plain_distances_give(monkeypatch):
     expected = share(a, b), share(b, a)
     assert precision_recall(x, r) == expected
     assert precision_recall(a + 2.0**20, b + 2.0**20) == expected
-    monkeypatch.setattr("nag.metrics.precision_recall.CELLS", 1000)
+    monkeypatch.setattr("nag.metrics.neighbours.ROWS", 64)
+    monkeypatch.setattr("nag.metrics.neighbours.COLUMNS", 16)
+    monkeypatch.setattr("nag.metrics.kept._kept", {})
     assert precision_recall(x, r) == expected
 
 

@@ -78,7 +78,7 @@ def norms() -> nn.Module:
         return Norms()
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 5, 10, 64])
+@pytest.mark.parametrize("micro_batch", [3, 64])
 def test_pieces_of_a_batch_add_up(run: Callable[..., Any], micro_batch: int) -> None:
     training = dataclasses.replace(TRAINING, steps=50)
     losses: list[list[float]] = [[], []]
@@ -172,6 +172,19 @@ def test_parts_make_the_batch(split: ArraySplit) -> None:
     assert [sorted(seen[23 * k : 23 * (k + 1)]) == list(range(23)) for k in range(3)] == [True] * 3
 
 
+def test_a_split_may_draw_its_images() -> None:
+    """As latents are drawn from their posterior: by step and index in the global batch, whoever takes which part."""
+
+    class Drawn(ArraySplit):
+        def draw(self, indices: np.ndarray, seed: int, step: int, place: np.ndarray) -> np.ndarray:
+            assert seed == TRAINING.seed
+            return self.images(indices) + (100 * step + place).astype(np.float32)[:, None, None, None]
+
+    split = Drawn(np.zeros((23, 1, 8, 8)), np.zeros(23, dtype=np.int64))
+    parts = [Batches(split, TRAINING, CLASSES, "cpu", part)(2).x0[:, 0, 0, 0] for part in ((0, 4), (4, 10))]
+    assert torch.cat(parts).tolist() == list(range(200, 210))
+
+
 def test_a_training_that_diverges_says_where(split: ArraySplit, run: Callable[..., Any]) -> None:
     """Step, loss, gradient, and the image: here one that is broken, at the step that meets it."""
     images = split.images(np.arange(23))
@@ -232,6 +245,8 @@ def test_what_is_not_trained_stays(run: Callable[..., Any]) -> None:
     found = run(training, module, due=lambda: True, save=kept.__setitem__)
     assert [name for name in found if not torch.equal(found[name], before[name])] == ["null_noise"]
     assert sum(name.startswith("weight.") for name in kept[1]) == 1
+    module.load_state_dict(before)
+    assert same(run(training, module, resume=kept[5]), found)
     with pytest.raises(ValueError, match="class_table: new would never be trained, with only: null_noise"):
         Training(steps=1, only="null_noise", class_table="new")
 

@@ -130,7 +130,7 @@ def extended(finished: Ran, tmp_path: Path, write: Callable[..., Path], *changes
 
 def test_adding_a_scale_runs_only_its_cells(finished: Ran, tmp_path: Path, write: Callable[..., Path]) -> None:
     did = extended(finished, tmp_path, write, "[1.0, 2.0]", "[1.0, 2.0, 3.0]")
-    assert did == {"sample": 2 * 40, "extract": 2 * 2 * 40, "score": 2 * 5}
+    assert did == {"sample": 2 * 40, "extract": 2 * 2 * 40, "score": 2 * 7}
 
 
 def test_adding_a_metric_only_scores(tmp_path: Path, write: Callable[..., Path]) -> None:
@@ -144,17 +144,17 @@ def test_adding_an_extractor_only_extracts(tmp_path: Path, write: Callable[..., 
     did = run_here(
         write("pixels, {name: digits, steps: 5}", "{name: digits, steps: 5}, pixels"), tmp_path / "store"
     ).did
-    assert did == {"reference": 1, "extract": 8 * 40, "score": 9 * 2}
+    assert did == {"reference": 1, "extract": 8 * 40, "score": 8 * 3 + 2}  # FID, to held-out images too, precision
 
 
 def test_raising_count_samples_new_blocks_only(finished: Ran, tmp_path: Path, write: Callable[..., Path]) -> None:
     did = extended(finished, tmp_path, write, "count: 40", "count: 50")
-    assert did == {"sample": 8 * 20, "extract": 2 * 8 * 20, "score": 8 * 5}
+    assert did == {"sample": 8 * 20, "extract": 2 * 8 * 20, "score": 8 * 7}
 
 
 def test_lowering_count_only_scores_a_prefix(finished: Ran, tmp_path: Path, write: Callable[..., Path]) -> None:
     did = extended(finished, tmp_path, write, "count: 40", "count: 30")
-    assert did == {"score": 8 * 5}
+    assert did == {"score": 8 * 7}
 
 
 def test_a_network_is_loaded_once(finished: Ran) -> None:
@@ -192,7 +192,7 @@ def test_any_damaged_file_is_repaired(finished: Ran, tmp_path: Path, kind: str, 
     name = {
         "record": next(t.record_name for t in tasks.values() if t.kind == "score"),
         "weights": f"files/{tasks[stream].params['network']}/network.safetensors",
-        "reference": f"files/{finished.plan.floors[0][0]}/train.safetensors",
+        "reference": f"files/{finished.plan.floors[0][0]}/train.features.0000.safetensors",
         "block": block_name(stream, 1),
     }[kind]
     path = Path(store.path(name))

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ class Cluster:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        self.ports = Ports(*free_ports(3), tuple(free_ports(self.settings.nodes)))
+        slurmctld, slurmdbd, database, *nodes = free_ports(3 + self.settings.nodes)
+        self.ports = Ports(slurmctld, slurmdbd, database, tuple(nodes))
         self.nodes = self.settings.names
         self.conf, self.socket = self.folder / "slurm.conf", self.folder / "munge.sock"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
@@ -172,15 +174,14 @@ class Cluster:
             )
 
     def start_database(self) -> None:
-        data = f"--datadir={self.folder}/mysql"
-        prepared = ["mariadb-install-db", "--no-defaults", "--user=root", data, "--skip-test-db"]
-        prepared.append("--auth-root-authentication-method=normal")
+        common = ["--no-defaults", "--user=root", f"--datadir={self.folder}/mysql", "--innodb-log-file-size=8M"]
+        common += ["--innodb-doublewrite=0", "--innodb-flush-log-at-trx-commit=0"]  # nobody needs it after a crash
+        prepared = ["mariadb-install-db", *common, "--skip-test-db", "--auth-root-authentication-method=normal"]
         subprocess.run(prepared, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.daemon(
             "mariadbd",
-            *("mariadbd", "--no-defaults", "--user=root", data, f"--socket={self.folder}/sql.sock"),
+            *("mariadbd", *common, f"--socket={self.folder}/sql.sock", "--innodb-buffer-pool-size=64M"),
             *(f"--port={self.ports.database}", "--bind-address=127.0.0.1", "--skip-grant-tables"),
-            "--innodb-buffer-pool-size=64M",
         )
         wait(lambda: answers(self.ports.database), "mariadbd answers")
 
@@ -263,11 +264,16 @@ class Cluster:
 
     def failing(self, name: str, words: str, code: int = 1) -> dict[str, str]:
         """An environment in which a command says something on stderr and fails."""
-        folder = self.folder / f"failing-{name}-{abs(hash((words, code)))}"
-        folder.mkdir(exist_ok=True)
-        script = folder / name
-        script.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{words}\nEND\nexit {code}\n")
-        script.chmod(0o755)
+        return self._instead(name, f"cat >&2 <<'END'\n{words}\nEND\nexit {code}\n")
+
+    def saying(self, name: str, words: str) -> dict[str, str]:
+        """An environment in which a command says something."""
+        return self._instead(name, f"cat <<'END'\n{words}\nEND\n")
+
+    def _instead(self, name: str, body: str) -> dict[str, str]:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        (folder / name).write_text(f"#!/bin/sh\n{body}")
+        (folder / name).chmod(0o755)
         return self.env | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
     # What it says.

@@ -155,7 +155,7 @@ class Slurm:
         found = self._that_fit(found, {each.handle: each for each in work})
         if not found:
             return
-        record = {**self.record, "time": began, "stem": stem, "arrays": len(found), "store": self.store.url}
+        record = {**self.record, "time": began, "stem": stem, "arrays": len(found), "folder": str(self.folder)}
         wave = begin(self.store, sweep, record)
         for place, array in enumerate(found):
             write_array(self.store, wave, place, array)

@@ -51,6 +51,7 @@ SCRUBBED = (
 )
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
 ANSWERS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}  # epoch seconds; ids never cut off
+NO_ACCOUNTS = ("accounting storage is disabled", "supported accounting_storage plugin")
 
 
 class QueryFailed(EnvironmentProblem):
@@ -156,7 +157,7 @@ class Commands:
             raise QueryFailed(f"{command[0]} did not answer in {self.timeout_s:g} s") from None
         said = [line for line in done.stderr.splitlines() if line.strip()]
         wrong = [line for line in said if not any(words in line for words in harmless)]
-        if "accounting storage is disabled" in done.stderr.lower():
+        if any(words in done.stderr.lower() for words in NO_ACCOUNTS):
             raise Absent(f"{command[0]}: this cluster keeps no accounts (accounting_storage/none)")
         silent = not done.stdout.strip() and any("error" in line.lower() for line in wrong)  # squeue may return 0 then
         if silent or (done.returncode and (wrong or not said)):

@@ -4,8 +4,8 @@ It is given strings only: a store, the name of an array in it, and its place the
 mark when it begins and one when it ends; all that matters is in the records of the tasks.
 
 Signals. Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
-(TERM). A warning makes a training write a checkpoint. Work goes on: Slurm requeues what it preempts, unless that left by
-itself; before its time limit an element requeues itself, if it has got on.
+(TERM). A warning makes a training write a checkpoint. Work goes on: Slurm requeues what it preempts, unless that left
+by itself; before its time limit an element requeues itself, if it has got on.
 """
 
 from __future__ import annotations

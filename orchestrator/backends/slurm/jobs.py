@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm import commands as slurm
+from orchestrator.backends.slurm.answers import Job as Row
+from orchestrator.backends.slurm.answers import Run
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.causes import cause_of
 from orchestrator.backends.slurm.waves import Wave, newest_marks, read_array, waves
@@ -45,6 +47,18 @@ class Job:
         return folder / self.array.name / f"{self.element_id(element)}_0_log.out"
 
 
+def jobs_of(store: Store, wave: Wave) -> list[Job]:
+    """The arrays of a wave, with their ids as far as they are known; all their elements are open."""
+    found = []
+    for place in range(wave.record["arrays"]):
+        with contextlib.suppress(CorruptFile):  # who began the wave died before he had written this one
+            array, job = read_array(store, wave.array_name(place)), None
+            with contextlib.suppress(CorruptFile):
+                job = store.read_record(wave.job_name(place), repair=False)["job"]
+            found.append(Job(wave, place, array, job, set(range(len(array.elements)))))
+    return found
+
+
 @dataclass(frozen=True)
 class Over:
     """An element that has ended. `mark` is what it said of its end itself; else `cause` and `reason` are from Slurm."""
@@ -70,21 +84,12 @@ class Jobs:
         new = []
         seen = {number for number, _ in self.known}
         for wave in waves(self.store, self.sweep):
-            for place in range(0 if wave.number in seen else wave.record["arrays"]):
-                with contextlib.suppress(CorruptFile):  # who began the wave died before he had written this one
-                    array = read_array(self.store, wave.array_name(place))
-                    job = Job(wave, place, array, self._id(wave, place), set(range(len(array.elements))))
-                    new.append(self.add(job))
+            new += [self.add(job) for job in (() if wave.number in seen else jobs_of(self.store, wave))]
         return new
 
     def add(self, job: Job) -> Job:
         self.known[job.wave.number, job.place] = job
         return job
-
-    def _id(self, wave: Wave, place: int) -> str | None:
-        with contextlib.suppress(CorruptFile):
-            return self.store.read_record(wave.job_name(place), repair=False)["job"]
-        return None
 
     def by_name(self) -> dict[str, Job]:
         return {job.array.name: job for job in self.known.values()}
@@ -127,7 +132,7 @@ class Jobs:
             return self.store.read_record(name, repair=False)
         return {}
 
-    def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: Sequence[slurm.Job]) -> list[Over]:
+    def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: Sequence[Row]) -> list[Over]:
         """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet are left out,
         until they have been gone for long.
         """
@@ -145,7 +150,7 @@ class Jobs:
             name = job.element_id(element)
             seen = [row for row in rows if job.id is not None and row.id == name]
             ran = [run for run in runs if job.id is not None and run.id == name]
-            said = [*(row for row in seen if row.over), *(run for run in ran if run.over)]
+            said: list[Row | Run] = [*(row for row in seen if row.over), *(run for run in ran if run.over)]
             if not said and time.monotonic() - job.gone.setdefault(element, time.monotonic()) < GONE_S:
                 continue
             cause, reason = cause_of(seen, ran, self._tail(job, element))

@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.jobs import Job, Jobs
 from orchestrator.backends.slurm.waves import Wave, marks, waves
 from orchestrator.errors import CorruptFile
@@ -45,17 +46,23 @@ def _killed(store: Store, wave: Wave, key: tuple[int, int, int]) -> float:
     return time.time()
 
 
-def queue_state(jobs: Jobs) -> dict[str, Counter[str]]:
-    """By kind of task, how many elements are in which state of Slurm. One call of squeue; raises QueryFailed."""
-    states = {row.id: row.state for row in jobs.commands.queue() if not row.over}
-    found: dict[str, Counter[str]] = {}
+def queue_states(store: Store, sweep: str) -> tuple[dict[str, dict[str, int]], str | None]:
+    """By kind of task, how many elements of the sweep are in which state of Slurm; and why that is not known, where Slurm
+    does not say. One call of squeue, and nothing is written.
+    """
+    if not waves(store, sweep):
+        return {}, None
+    jobs = Jobs(store, sweep, Path(), Commands(), lambda text: None)
     jobs.read()
+    try:
+        states = {row.id: row.state.lower() for row in jobs.commands.queue() if not row.over}
+    except QueryFailed as error:
+        return {}, str(error)
+    found: dict[str, Counter[str]] = {}
     for job in jobs.known.values():
-        for element in job.open:
-            state = states.get(job.element_id(element))
-            if state is not None:
-                found.setdefault(job.array.kind, Counter())[state.lower()] += 1
-    return found
+        counts = Counter(states[name] for element in job.open if (name := job.element_id(element)) in states)
+        found.setdefault(job.array.kind, Counter()).update(counts)
+    return {kind: dict(counts) for kind, counts in found.items() if counts}, None
 
 
 def end(jobs: Jobs, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:

@@ -1,0 +1,156 @@
+"""A Ray of our own on this machine, for as long as the process that started it lives, however that ends.
+
+Everything listens on 127.0.0.1 alone, asks for a token that is in no file, and has its files in one temporary folder,
+which is removed at the end. `Private` starts `main` as a process in a session of its own; when its input ends, it kills
+that session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import EnvironmentProblem
+
+UP_S = 120.0  # on a very busy machine
+TRIES = 2  # Ray gives up by itself after 30 s
+PATH_AT_MOST = 30  # of the folder for temporary files: the names of sockets have 107 letters at most
+OBJECT_STORE = 80 << 20  # all that passes through Ray is messages
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_oom_retries": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "localhost" is 127.0.0.1, not this machine's address
+}
+
+
+class Private:
+    """`address` and `token` of the instance. Raises EnvironmentProblem where it does not come up."""
+
+    def __init__(self, cpus: int) -> None:
+        self.token = secrets.token_hex(32)
+        self.process: subprocess.Popen[str] | None = None
+        for _ in range(TRIES):
+            self.address, said = self._start(cpus)
+            if self.address:
+                return
+            self.close()
+        raise EnvironmentProblem(f"a private Ray did not start on this machine: {said or 'it said nothing'}")
+
+    def _start(self, cpus: int) -> tuple[str, str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        root = str(Path(__file__).resolve().parents[3])
+        paths = [root, *filter(None, [env.get("PYTHONPATH")])]
+        env |= {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": os.pathsep.join(paths)}
+        with tempfile.TemporaryFile("w+") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(cpus)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=env,
+                start_new_session=True,  # Ctrl-C is for the engine
+            )
+            assert self.process.stdout is not None
+            timer = threading.Timer(UP_S, self.process.kill)
+            timer.start()
+            address = self.process.stdout.readline().strip()
+            timer.cancel()
+            errors.seek(0)
+            lines = [line for line in errors.read().splitlines() if line.strip()]
+            return address, lines[-1] if lines else ""
+
+    def close(self) -> None:
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _session() -> list[int]:
+    """The other processes of this process's session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == os.getpid() != int(entry.name) and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def _end(folder: str) -> None:
+    """Kill all of it and leave nothing behind."""
+    for _ in range(100):
+        found = _session()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            break
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.isdir("/proc/self"):  # no list of processes here: those of our group are most of them
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def main() -> None:
+    """`python -m orchestrator.backends.ray.private CPUS`: says its address, and ends when its input does."""
+    short = len(tempfile.gettempdir()) <= PATH_AT_MOST
+    folder = tempfile.mkdtemp(prefix="nagbench-", dir=None if short else "/tmp")
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def stop(*_: Any) -> None:
+        _end(folder)
+
+    def listen() -> None:
+        sys.stdin.read()
+        stop()
+
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, stop)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        import ray
+
+        context = ray.init(
+            num_cpus=int(sys.argv[1]),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        signal.signal(signal.SIGTERM, stop)  # Ray has put its own in place
+        out.write(context.address_info["gcs_address"] + "\n")
+        out.flush()
+    except Exception as error:  # noqa: BLE001  (said to whoever started this)
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        sys.stderr.flush()
+        stop()
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
