@@ -34,6 +34,15 @@ class Autoencoder:
     VERSION: ClassVar[int] = 1
     FILES: ClassVar[dict[str, str | None]] = {"path": None}
 
+    def located(self) -> str:
+        """The folder of its two files, also for the name of a network in the Hugging Face cache; the path as it was
+        given where neither is there.
+        """
+        try:
+            return os.path.dirname(files(self.path)["config.json"])
+        except (OSError, ValueError):
+            return self.path
+
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, h, w) of the latents of images (3, H, W), from config.json alone.
 

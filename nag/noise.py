@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 # What the numbers are for: each purpose is a stream of its own. Stored results depend on these values.
-SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS, MEASURE = range(9)
+SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS = range(8)
+MEASURE, POSTERIOR = 8, 9
 
 LABEL_RULES = ("uniform", "balanced")
 

@@ -37,10 +37,9 @@ def restored(
     ema: Weights,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Put a state back, in all processes that of the first; the step from which to go on. Of what the module had only the
-    weights that are not trained stay.
+    """Put a state back, in all processes that of the first; the step from which to go on.
 
-    Raises ValueError if the state is of another network.
+    Of what the module had only the weights that are not trained stay. Raises ValueError if the state is of another network.
     """
     import torch
 

@@ -47,7 +47,7 @@ def cause_of(error: BaseException) -> str:
             return found
     if isinstance(error, EnvironmentProblem | CorruptFile):
         return "environment"
-    if isinstance(error, NagbenchError | EVERY_TIME):
+    if isinstance(error, (NagbenchError, *EVERY_TIME)):
         return "bad_input"
     if isinstance(error, OSError):  # a file that is not there may be there on another machine: tried a few times
         return "died" if isinstance(error, ELSEWHERE) else "environment"

@@ -76,20 +76,28 @@ def plan(
     arm: ArmOption = None,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
+    site: SiteOption = None,
 ) -> None:
-    """Show the cells, the tasks by kind, and what is done already."""
+    """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
+    from orchestrator.cluster_commands import forecast_table
     from orchestrator.plan import Done
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
+    from orchestrator.site import read_site
 
-    found = read_plan(sweep, smoke, arm)
-    tasks = counts(found, Done(open_store(store)))
+    place = read_site(site) if site else None
+    found, opened = read_plan(sweep, smoke, arm), open_store(store)
+    tasks = counts(found, Done(opened))
+    arrays, words, told = forecast_table(found, opened, place) if place and place.kind == "slurm" else (None, "", {})
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
-        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks})
+        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "site": told or None})
         return
     out.print(cells_table(found))
     out.print(counts_table(tasks))
     out.print(shape(found))
+    if arrays is not None:
+        out.print(arrays)
+        out.print(words, markup=False, soft_wrap=True)
 
 
 @command
@@ -303,14 +311,22 @@ def doctor(
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     as_json: JsonOption = False,
+    site: SiteOption = None,
 ) -> int:
-    """Say what this machine has, what is missing, and the fix."""
+    """Say what this machine has, or with --site what a cluster can do, what is missing, and the fix."""
     from orchestrator import doctor as machine
+    from orchestrator import site_doctor
+    from orchestrator.site import read_site
 
     if sweep:
         read_plan(sweep)
-    with err.status("Looking at this machine..."):
-        rows = machine.doctor(store, tracking)
+    place = read_site(site) if site else None
+    if place and place.kind == "slurm":
+        with err.status("Running one small job..."):
+            rows = list(site_doctor.look(place, open_store(absolute(store))))
+    else:
+        with err.status("Looking at this machine..."):
+            rows = machine.doctor(store, tracking)
     print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
     return machine.exit_code(rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,15 @@ from orchestrator.options import (
     TrackingOption,
     absolute,
 )
+from orchestrator.report.words import plural
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.plan import Plan
+    from orchestrator.site import Site
+    from orchestrator.store import Store
 
 
 @command
@@ -123,3 +131,40 @@ def cancel(
     words = "are gone" if gone else "were told to end, and some still run"
     out.print(f"{count:,} elements {words}. What is published stays; nagbench submit goes on from there.")
     return 0 if gone else 1
+
+
+def forecast_table(found: Plan, opened: Store, place: Site) -> tuple[Table, str, dict[str, Any]]:
+    """What `plan --site` shows: the arrays by kind, one line of what it will take, and the same for machines."""
+    from rich import box
+    from rich.table import Table
+
+    from orchestrator.forecast import forecast
+
+    expected = forecast(found, opened, place.settings)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "arrays", "elements", "at once", "longest", "GPU hours"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    rows = []
+    for kind in dict.fromkeys(array.kind for array in expected.arrays):
+        of = [array for array in expected.arrays if array.kind == kind]
+        gpu_s = sum(array.seconds * array.resources.gpus * array.resources.nodes for array in of)
+        elements = sum(len(array.elements) for array in of)
+        longest = max(array.seconds / len(array.elements) for array in of)
+        at_once = sum(min(array.throttle, len(array.elements)) for array in of)
+        rows.append({"stage": kind, "arrays": len(of), "elements": elements, "gpu_hours": round(gpu_s / 3600, 3)})
+        table.add_row(
+            kind, f"{len(of):,}", f"{elements:,}", f"{at_once:,}", f"{longest / 60:.1f} min", f"{gpu_s / 3600:,.2f}"
+        )
+    words = (
+        f"{plural(len(expected.arrays), 'array')}, {plural(expected.elements, 'element')}, "
+        f"{expected.gpu_hours:,.2f} GPU hours, {expected.makespan_s / 3600:,.2f} hours if nobody else is in the queue."
+    )
+    if expected.guessed:
+        words += f" The time of {', '.join(expected.guessed)} is a guess: nothing of that sort was measured yet."
+    told = {
+        "stages": rows,
+        "gpu_hours": round(expected.gpu_hours, 3),
+        "makespan_seconds": round(expected.makespan_s),
+        "guessed": list(expected.guessed),
+    }
+    return table, words, told

@@ -229,11 +229,7 @@ class _Run:
 
     def _tried(self, digest: str) -> list[dict[str, Any]]:
         """The attempts at a task that count, oldest first."""
-        found = []
-        for name in self.store.list(f"attempts/{digest}"):
-            with contextlib.suppress(CorruptFile):
-                found.append(self.store.read_record(f"attempts/{digest}/{name}", repair=False))
-        return [attempt for attempt in found if attempt["time"] >= (self.since or 0)]
+        return [attempt for attempt in tries(self.store, digest) if attempt["time"] >= (self.since or 0)]
 
     def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
         """How to try those tasks again that have failed; those that are given up are in `failed` then."""
@@ -321,6 +317,8 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
         if task.source and not store.exists(file_name(digest, ORIGINAL)):
             store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
     for content, found in plan.outside.items():
+        if content.startswith("absent "):
+            raise BadInput(f"{found.place}: there is no such file or folder, and the sweep reads it")
         if not found.copied or store.list(asset_folder(content)):
             continue
         if not found.place:
@@ -331,7 +329,7 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
 
 
 def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Why these tasks, or tasks that they need, are not done: the last attempt at each that failed."""
+    """Why these tasks, or tasks that they need, are not done: the last attempt at each that was given up."""
     attempts: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()
     while pending:
@@ -340,8 +338,16 @@ def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[s
             continue
         seen.add(digest)
         pending += plan.tasks[digest].inputs
-        if digest in done.attempted:
-            names = done.store.list(f"attempts/{digest}")
-            with contextlib.suppress(CorruptFile):
-                attempts[digest] = done.store.read_record(f"attempts/{digest}/{names[-1]}", repair=False)
+        tried = tries(done.store, digest) if digest in done.attempted else []
+        if tried and decide(tried).give_up:
+            attempts[digest] = tried[-1]
     return attempts
+
+
+def tries(store: Store, digest: str) -> list[dict[str, Any]]:
+    """The attempts at a task that ended badly, oldest first."""
+    found = []
+    for name in store.list(f"attempts/{digest}"):
+        with contextlib.suppress(CorruptFile):
+            found.append(store.read_record(f"attempts/{digest}/{name}", repair=False))
+    return found

@@ -84,13 +84,17 @@ class Outside:
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
     """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
     found = {}
-    for name, default in getattr(type(instance), "FILES", {}).items():
+    for name, default in getattr(instance, "FILES", {}).items():
         place = getattr(instance, name)
+        if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
+            place = instance.located()
         if place is None and default is not None:
             from nag.weights import find
 
             place = find(default)
-        if place is not None:
+        if place is not None and not os.path.exists(place):
+            found[name] = Outside(str(place), f"absent {place}", copied=True)
+        elif place is not None:
             found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
         elif default is not None:
             found[name] = Outside("", f"missing {default}", copied=True)
@@ -98,7 +102,10 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
         from nag.datasets import listing
 
         place = getattr(instance, name)
-        found[name] = Outside(place, listing(place), copied=False)
+        try:
+            found[name] = Outside(place, listing(place), copied=False)
+        except FileNotFoundError:  # a sweep can be planned where its data is not
+            found[name] = Outside(place, f"absent {place}", copied=False)
     return found
 
 

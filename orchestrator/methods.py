@@ -136,7 +136,8 @@ class Builder:
             if isinstance(values[key], str):
                 values[key] = beside(fields[key])
                 if "://" not in values[key] and not os.path.exists(values[key]):
-                    raise fields[key].error(f"there is no file or folder {values[key]!r}.")
+                    shown = os.path.join(os.path.dirname(node.file), fields[key].text())
+                    raise fields[key].error(f"there is no file or folder {shown!r}.")
         key = (cls, repr(values))
         if key not in self._built:
             try:

@@ -150,12 +150,9 @@ class Slurm:
 
     def resources(self, stage: str) -> Resources:
         """What an element of `train`, `sample`, ... asks for. Raises KeyError for what is no stage."""
-        said = (
-            {key: value for key, value in dataclasses.asdict(getattr(self.stages, stage)).items() if value is not None}
-            if stage in STAGES
-            else {}
-        )
-        return dataclasses.replace(STAGES[stage], **said)
+        usual = STAGES[stage]
+        said = dataclasses.asdict(getattr(self.stages, stage))
+        return dataclasses.replace(usual, **{key: value for key, value in said.items() if value is not None})
 
     def partition_of(self, gpus: int) -> str | None:
         return self.partition if gpus else self.cpu_partition or self.partition
@@ -305,13 +302,11 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 
 def _plain_text(root: Node) -> None:
-    """No text of the file holds a line break or another control character: it would end a line of a batch script."""
+    """No text of the file holds a line break, which would end a line of a batch script, or what nobody can see."""
     for node in _nodes(root):
-        if isinstance(node.value, str) and any(
-            ord(character) < 32 or ord(character) == 127 for character in node.value
-        ):
+        if isinstance(node.value, str) and not node.value.isprintable():
             raise node.error(
-                "a line break or a control character cannot stand here; write one line, or a list of lines."
+                "a line break or a character that cannot be seen is in it; write one line, or a list of lines."
             )
 
 

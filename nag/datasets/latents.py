@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from nag.autoencoder import OpenAutoencoder
     from nag.datasets import Split
 
-POSTERIOR = 9  # a purpose of nag.noise: the draw from an image's posterior
 KINDS = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}
 
 
@@ -100,7 +99,7 @@ class LatentSplit:
         from nag import noise
 
         rows = self._rows(indices)
-        found = noise.normal(seed, place, step, self.shape, purpose=POSTERIOR)
+        found = noise.normal(seed, place, step, self.shape, purpose=noise.POSTERIOR)
         found *= rows[:, 1]
         found += rows[:, 0]
         return np.ascontiguousarray(found)

@@ -65,8 +65,9 @@ class Local:
 
     def _listen(self, process: Process) -> None:
         assert process.process.stdout is not None
-        for line in process.process.stdout:
-            self.events.put((process, json.loads(line)))
+        with process.process.stdout as lines:
+            for line in lines:
+                self.events.put((process, json.loads(line)))
         process.process.wait()
         self.events.put((process, None))
 

@@ -31,6 +31,7 @@ arms:
   nag: {nag: {scale: {grid: [0.5, 1.0, 2.0, 3.0]}}}
   cfg_nag: {cfg: {scale: 1.25}, nag: {scale: 1.0}, against: cfg}
 """
+DISTANCES = ("fid", "fid_held_out")
 MEASURED = SWEEP.replace(
     "sampler: {name: euler, steps: 10}",
     """\
@@ -81,7 +82,8 @@ def _score(planned: Plan, cell: PlannedCell, result: CellResult, nag_gain: float
     fid += 0.12 * noise.standard_normal()
     precision = 0.3 + 0.05 * nag + 0.25 * cfg + 0.008 * noise.standard_normal()
     recall = 0.66 - 0.012 * nag - 0.14 * cfg + 0.008 * noise.standard_normal()
-    values = {"fid": fid, "precision": precision, "recall": recall, "class_accuracy": 0.8 + 0.02 * nag}
+    values = {"fid": fid, "fid_held_out": fid + 0.5, "precision": precision, "recall": recall}
+    values["class_accuracy"] = 0.8 + 0.02 * nag
     result.network_calls = steps * (1 + (cfg > 0) + (nag > 0)) * type(cell.cell.sampler).order
     result.seconds, result.finished = 0.3 * result.network_calls, 1.75e9 + seed
     for scored in cell.scores:
@@ -91,16 +93,16 @@ def _score(planned: Plan, cell: PlannedCell, result: CellResult, nag_gain: float
         if measured:
             result.shift = _shift(scored.task, nag, cfg, seed, store)
         for name in scored.metric.names:
-            value = 0.02 - 0.008 * nag if measured else values[name] * (0.2 if scored.suffix and name == "fid" else 1.0)
-            half = 0.06 * abs(value) if name == "fid" or measured else None
+            value = 0.02 - 0.008 * nag if measured else values[name] * (0.2 if scored.suffix and name in DISTANCES else 1.0)
+            half = 0.06 * abs(value) if name in DISTANCES or measured else None
             score = {
                 "value": float(value),
                 "low": None if half is None else float(value - half),
                 "high": None if half is None else float(value + half),
-                "extrapolated": float(value - 0.3) if name == "fid" else None,
+                "extrapolated": float(value - 0.3) if name in DISTANCES else None,
                 "reason": None,
             }
-            if name == "fid":  # read only where there is one training seed
+            if name in DISTANCES:  # read only where there is one training seed
                 influence = 10 * np.random.default_rng([7, round(10 * nag), round(10 * cfg)]).standard_normal(1000)
                 store.create(file_name(scored.task, "arrays.safetensors"), pack({"influence": influence}, {}))
             result.scores[name + scored.suffix] = {"score": score, "task": scored.task, "name": name, "stamp": stamp}

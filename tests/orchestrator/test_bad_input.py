@@ -42,7 +42,8 @@ def known(family: str, *more: str) -> str:
 
 
 SAMPLERS = f"Known: {known('samplers')}."
-TOP = "Known: arms, measure, name, network, networks, precision, sample, sampler, score."
+DATASETS = f"Known: {known('datasets')}."
+TOP = "Known: arms, keep, measure, name, network, networks, precision, sample, sampler, score."
 
 # What stands in SWEEP, what a user wrote instead, and the message without the file's name.
 YAML = [
@@ -222,7 +223,7 @@ SECTIONS = [
     ("sample:", "nag: {scale: 1}\nsample:", "8: nag: guidance stands in an arm: {arms: {NAME: {nag: ...}}}."),
     ("  sit:", "  2x:", "3: networks.2x: '2x' is no name: a letter, then up to 63 letters, digits, '_' or '-'."),
     (DATA, "", "3: networks.sit: 'data' is missing. A network needs data, model and train."),
-    (DATA, "data: digit", "4: networks.sit.data: unknown name 'digit'. Did you mean 'digits'? Known: digits."),
+    (DATA, "data: digit", f"4: networks.sit.data: unknown name 'digit'. Did you mean 'digits'? {DATASETS}"),
     (
         DATA,
         "dat: digits",
@@ -293,20 +294,21 @@ SECTIONS = [
     (
         METRICS,
         "[fid], reference: x.npz",
-        "9: score.reference: 'reference' is not available in this version of nagbench.",
+        "9: score.reference: there is no file or folder 'x.npz'.",
     ),
-    (f"features: {FEATURES}, ", "", "9: score: 'features' is missing. Known: digits, pixels."),
+    (f"features: {FEATURES}, ", "", f"9: score: 'features' is missing. Known: {known('features')}."),
     (FEATURES, "[digits, digits]", "9: score.features[1]: 'digits' is in the list already."),
     (FEATURES, "digits", "9: score.features: expected a list such as [digits, pixels], got 'digits'."),
     (
         METRICS,
         "[fid, fdi]",
-        "9: score.metrics[1]: unknown name 'fdi'. Did you mean 'fid'? Known: class_accuracy, fid, precision_recall.",
+        f"9: score.metrics[1]: unknown name 'fdi'. Did you mean 'fid'? Known: {known('metrics')}.",
     ),
     (
         FEATURES,
         "[pixels]",
-        "9: score.metrics[2]: 'class_accuracy' needs logits, which none of these features gives. Add one of: digits.",
+        "9: score.metrics[2]: 'class_accuracy' needs logits, which none of these features gives. Add one of: digits, "
+        "inception.",
     ),
     (
         f"sampler: {SAMPLER}\n",

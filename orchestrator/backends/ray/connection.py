@@ -50,9 +50,8 @@ class Connection:
             else:
                 check_answers(address)
                 self.address, token = address, token_of(token_file)
-            quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-            quiet |= {"RAY_gcs_server_port_wait_time_s": "1"}  # one attempt, of 40 s at most
-            self.kept.enter_context(environment({**token, **quiet}))
+            once = {"RAY_gcs_server_port_wait_time_s": "1"}  # one attempt, of 40 s at most
+            self.kept.enter_context(environment({**token, **once, "RAY_USAGE_STATS_ENABLED": "0"}))
             self.kept.callback(ray.shutdown)
             self._connect(private=address is None)
         except BaseException:
