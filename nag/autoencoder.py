@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from nag.block_means import BlockMeans
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class Autoencoder:
         if height % ratio or width % ratio:
             raise ValueError(f"images of {height} x {width} do not divide by {ratio}, as {self.path} needs")
         return config["latent_channels"], height // ratio, width // ratio
+
+    def smoke(self) -> BlockMeans:
+        """Means of blocks of pixels in its place, which need no weights."""
+        return BlockMeans()
 
     def open(self, device: str = "cpu") -> OpenAutoencoder:
         """Raises OSError, ImportError without diffusers, or ValueError for what is no such file or does not fit."""

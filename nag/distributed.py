@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import gc
 import itertools
 import os
 import re
+import socket
 import time
+import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,9 +94,16 @@ def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
         raise ValueError("where do the processes of the training meet? Set MASTER_ADDR and MASTER_PORT")
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert first is not None
+    host = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
     step = [environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
     port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system gives to anybody
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0]), port
+    launched = environ.get("SLURM_LAUNCH_NODE_IPADDR")  # in a batch job, the address of the first node
+    if launched is not None:
+        try:
+            socket.getaddrinfo(host, port)
+        except OSError:  # a name that only Slurm knows
+            return launched, port
+    return host, port
 
 
 _groups = itertools.count()
@@ -142,11 +152,12 @@ def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> It
                 store.set("failed", f"{type(error).__name__}\n{world.rank}\n{error}")
             if world.rank:
                 store.add("left", 1)
+        _forget(error)
         if cause is None:
             raise
         raise cause from error
     finally:
-        distributed.destroy_process_group()
+        _leave(on_gpu and failed)
         if failed and world.rank == 0:
             _stay(store, world)
 
@@ -165,6 +176,27 @@ def _cause(store: Any, error: BaseException) -> PeerFailed | None:
             return PeerFailed(f"process {rank} of the training failed: {kind}: {reason}", kind)
     first = next(iter(words.splitlines()), "")
     return PeerFailed(f"another process of the training died, or cannot be reached: {first}")
+
+
+def _forget(error: BaseException) -> None:
+    """What was alive where an error was raised. Gloo's connections end with the last object that uses them, and on
+    that the others notice; a process may live on for long, and the error with it.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+def _leave(abruptly: bool) -> None:
+    """Abruptly: without waiting for what is under way, and now cannot end."""
+    from torch import distributed
+
+    end = distributed.destroy_process_group
+    if abruptly:
+        end = getattr(distributed.distributed_c10d, "_abort_process_group", end)
+    end()
+    gc.collect()
 
 
 def _stay(store: Any, world: World) -> None:

@@ -62,6 +62,7 @@ METHODS: dict[str, dict[str, str]] = {
         "dinov2": "nag.features.dinov2:DINOv2",
         "torchscript": "nag.features.torchscript:TorchScript",
         "timm": "nag.features.timm_model:Timm",
+        "made_up": "nag.features.made_up:MadeUp",
     },
     "datasets": {
         "digits": "nag.datasets.digits:Digits",
@@ -75,8 +76,10 @@ METHODS: dict[str, dict[str, str]] = {
         "stanford_cars": "nag.datasets.tasks:StanfordCars",
         "df20m_mini": "nag.datasets.tasks:DF20MMini",
         "artbench10": "nag.datasets.tasks:ArtBench10",
+        "made_up": "nag.datasets.made_up:MadeUp",
     },
     "measures": {"noise_shift": "nag.noise_level:NoiseShift"},
+    "autoencoders": {"kl": "nag.autoencoder:Autoencoder", "block_means": "nag.block_means:BlockMeans"},
 }
 
 

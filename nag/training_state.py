@@ -39,7 +39,7 @@ def restored(
 ) -> int:
     """Put a state back, in all processes that of the first; the step from which to go on.
 
-    Of what the module had only the weights that are not trained stay. Raises ValueError if the state is of another network.
+    Of what the module had only the weights that are not trained stay. Raises ValueError if it is of another network.
     """
     import torch
 

@@ -80,21 +80,29 @@ def plan(
 ) -> None:
     """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
     from orchestrator.cluster_commands import forecast_table
+    from orchestrator.disk import estimate
+    from orchestrator.kept import again
     from orchestrator.plan import Done
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
     from orchestrator.site import read_site
 
     place = read_site(site) if site else None
     found, opened = read_plan(sweep, smoke, arm), open_store(store)
-    tasks = counts(found, Done(opened))
+    done = Done(opened)
+    tasks, space, repeated = counts(found, done), estimate(found), again(found, done)
     arrays, words, told = forecast_table(found, opened, place) if place and place.kind == "slurm" else (None, "", {})
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
-        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "site": told or None})
+        disk = space.as_json()
+        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "site": told or None})
         return
     out.print(cells_table(found))
     out.print(counts_table(tasks))
     out.print(shape(found))
+    out.print(space.words(found.sweep.keep), soft_wrap=True)
+    if repeated:
+        words = "have scores, but no samples or features any more, and are sampled again for what is missing"
+        out.print(f"{repeated:,} cells {words} (keep: {found.sweep.keep}).", soft_wrap=True)
     if arrays is not None:
         out.print(arrays)
         out.print(words, markup=False, soft_wrap=True)
@@ -282,17 +290,27 @@ def ui(
 @command
 def export(
     sweep: SweepArgument,
-    target: Annotated[str, typer.Argument(metavar="OUT.zip", help="The file to write.")],
+    target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    cell: Annotated[str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
 ) -> None:
-    """Pack report, YAML, CSV, records and influences for somebody without the store."""
+    """Pack report, YAML, CSV, records and influences for somebody without the store; or the images of a cell."""
     from orchestrator.export import export as pack
+    from orchestrator.export import export_images
+    from orchestrator.plan import find_cell
 
     found, opened = read_plan(sweep, smoke), open_store(store)
-    made = pack(found, opened, target, report_pages(found), force)
-    out.print(f"{made.path}: {made.files} files, {made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
+    if cell is not None:
+        made = export_images(found, opened, target, find_cell(found, cell), count, force)
+    elif count is not None:
+        raise BadInput("--count goes with --cell")
+    else:
+        made = pack(found, opened, target, report_pages(found), force)
+    files = "" if made.files == 1 else f"{made.files} files, "
+    out.print(f"{made.path}: {files}{made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
 
 
 @command
@@ -318,22 +336,21 @@ def doctor(
     from orchestrator import site_doctor
     from orchestrator.site import read_site
 
-    if sweep:
-        read_plan(sweep)
+    needed = machine.missing_weights(read_plan(sweep)) if sweep else []
     place = read_site(site) if site else None
     if place and place.kind == "slurm":
         with err.status("Running one small job..."):
             rows = list(site_doctor.look(place, open_store(absolute(store))))
     else:
         with err.status("Looking at this machine..."):
-            rows = machine.doctor(store, tracking)
+            rows = machine.doctor(store, tracking, needed)
     print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
     return machine.exit_code(rows)
 
 
 def main() -> None:
     """The `nagbench` command."""
-    from orchestrator import cluster_commands  # noqa: F401  (it adds its commands to the app)
+    from orchestrator import cluster_commands, store_commands  # noqa: F401  (they add their commands to the app)
 
     try:
         app()

@@ -20,11 +20,9 @@ from typing import Any
 
 from orchestrator.backends import Backend
 from orchestrator.backends.local import Local
-from orchestrator.backends.slurm import Slurm
+from orchestrator.backends.slurm import AfterWave, Slurm
 from orchestrator.backends.slurm.commands import Commands
-from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.waves import Wave
 from orchestrator.engine import plan_checksum
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan import Plan
@@ -32,8 +30,6 @@ from orchestrator.site import STAGES, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
 from orchestrator.tasks import Options
-
-STOP = "STOP"  # a file of this name in the shared folder keeps everything from being queued
 
 
 @dataclass(frozen=True)
@@ -124,14 +120,15 @@ def _slurm(
 ) -> Callable[[], Slurm]:
 
     def make() -> Slurm:
-        folder = shared_folder(store, site)
-        if (folder / STOP).exists():
-            raise EnvironmentProblem(f"{folder / STOP} is there, so nothing is queued. Remove it to go on.")
-        if not store.local and store.url.startswith("memory:"):
+        if store.url.startswith("memory:"):
             raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
+        folder = shared_folder(store, site)
         commands = Commands()
         check(site, commands)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise EnvironmentProblem(f"{folder} cannot be made: {error.strerror}") from error
         code = snapshot(folder)
         settings = site.settings
         record = {
@@ -145,29 +142,23 @@ def _slurm(
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
         after = _reconciler(site, folder, code, campaign, note) if settings.reconcile == "job" else None
-        left = None
-        if campaign.max_gpu_hours is not None:
-            used = gpu_hours(store, plan.sweep.name)
-            note(f"GPU hours: {used:.2f} used of {campaign.max_gpu_hours:g}")
-            left = max(0.0, campaign.max_gpu_hours - used) * 3600
-        return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, left)
+        hours = campaign.max_gpu_hours
+        return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, hours)
 
     return make
 
 
-def _reconciler(
-    site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None]
-) -> Callable[[Wave, Sequence[str]], None]:
+def _reconciler(site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None]) -> AfterWave:
     settings = site.settings
 
-    def after_wave(wave: Wave, jobs: Sequence[str]) -> None:
+    def after_wave(stem: str, jobs: Sequence[str]) -> None:
         """Queue the job that goes on when these have ended."""
         if campaign.generation >= settings.generations_at_most:
             note(
                 f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
             )
             return
-        name = f"{wave.record['stem']}.reconcile"
+        name = f"{stem}.reconcile"
         going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
         work = Reconcile(dataclasses.asdict(going_on))
         job = queue(settings, folder / name, code, name, settings.resources("reconcile"), work, 1, after=jobs)

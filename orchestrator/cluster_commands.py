@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
+from orchestrator.backends.slurm.ledger import tidy
 from orchestrator.cluster import Campaign, begin, opener
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
     ArmOption,
@@ -70,6 +71,7 @@ def submit(
     elif flying:
         out.print(f"{flying:,} bundles are on their way: nagbench status {sweep}", markup=False, soft_wrap=True)
     else:
+        tidy(opened, found.sweep.name)
         out.print(f"Nothing is left to queue: nagbench report {sweep}", markup=False, soft_wrap=True)
     return 1 if failed else 0
 
@@ -92,8 +94,16 @@ def reconcile(begun: Campaign) -> int:
         observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
         return 2
     make = opener(found, opened, read_site(begun.site), begun, observer.note)
-    flying, failed = engine.advance(found, opened, make, observer, begun.since)
-    observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
+    code = 0
+    try:
+        flying, failed = engine.advance(found, opened, make, observer, begun.since)
+        observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
+        code = 1 if failed else 0
+        if not flying:
+            tidy(opened, sweep.name)
+    except EnvironmentProblem as error:  # what is done by now is reported all the same
+        observer.note(str(error))
+        code = error.exit_code
     results = collect(found, opened)
     pages = None
     try:
@@ -105,7 +115,7 @@ def reconcile(begun: Campaign) -> int:
         observer.note(f"no report: {error}")
     if begun.tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
         track(results, opened, begun.tracking, pages)
-    return 1 if failed else 0
+    return code
 
 
 @command
@@ -125,7 +135,7 @@ def cancel(
 
     found, opened = read_plan(sweep, smoke), open_store(absolute(store))
     only = needs_only(found, arm, cell) if arm or cell else None
-    jobs = Jobs(opened, found.sweep.name, Path(), Commands(), lambda text: err.print(text, markup=False))
+    jobs = Jobs(opened, found.sweep.name, Commands(), lambda text: err.print(text, markup=False))
     with err.status("Cancelling..."):
         count, gone = end(jobs, only)
     words = "are gone" if gone else "were told to end, and some still run"

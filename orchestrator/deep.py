@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nag.registry import name_of
 from orchestrator.errors import BadInput
+from orchestrator.identity import content
+from orchestrator.published import Published
+from orchestrator.scorers import reads_pixels
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.user_code import place
 
@@ -13,12 +17,18 @@ from orchestrator.user_code import place
 def look(sweep: Sweep) -> Iterator[str]:
     """Open all that a sweep reads, one line for each thing that is good. Raises BadInput for the first that is not."""
     seen: list[Any] = []
+    shapes: dict[str, tuple[int, ...]] = {}  # by network: what it makes
     for network in networks(sweep):
-        if network.data is not None and network.data not in seen:
-            seen.append(network.data)
-            yield _data(network)
+        if network.data is not None:
+            shapes[network.name] = network.data.shape
+            if network.data not in seen:
+                seen.append(network.data)
+                yield _data(f"networks.{network.name}.data", network.data)
         if network.checkpoint:
-            yield _checkpoint(sweep, network)
+            shapes[network.name], words = _checkpoint(sweep, network)
+            yield words
+    if sweep.score is not None:
+        yield from _score(sweep, shapes)
 
 
 def networks(sweep: Sweep) -> list[Network]:
@@ -28,19 +38,100 @@ def networks(sweep: Sweep) -> list[Network]:
     return list({id(n): n for root in roots for n in root.line}.values())
 
 
-def _data(network: Network) -> str:
-    data = network.data
+def _data(key: str, data: Any) -> str:
+    from nag.datasets import originals
+
     try:
-        sizes = {split: len(data.open(split)) for split in ("train", "held_out")}
+        problems = data.inspect() if hasattr(data, "inspect") else []
+        sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
     except Exception as error:
         own = place(error)  # a data set of the user's own may raise anything
         if own is None and not isinstance(error, OSError | ValueError):
             raise
-        raise BadInput(f"networks.{network.name}.data: {own + ': ' if own else ''}{error}") from error
-    return f"networks.{network.name}.data: {sizes['train']:,} training and {sizes['held_out']:,} held-out images"
+        raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
+    if problems:
+        raise BadInput("\n".join(f"{key}: {problem}" for problem in problems))
+    return f"{key}: {sizes['train']:,} training and {sizes['held_out']:,} held-out images, {data.num_classes:,} classes"
 
 
-def _checkpoint(sweep: Sweep, network: Network) -> str:
+def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Open extractors, autoencoder and reference; hold their widths against what the networks make."""
+    import torch
+
+    score = sweep.score
+    assert score is not None
+    images = next((shape for name, shape in shapes.items() if _stores(sweep, name) == "pixels"), (3, 64, 64))
+    if score.decode is not None:
+        yield _decoder(sweep, shapes)
+    dims: dict[str, dict[str, int]] = {}
+    for extractor in score.features:
+        if extractor.trained or not reads_pixels(extractor):
+            continue
+        name = name_of(extractor)
+        try:
+            _check_hash(extractor)
+            given = extractor.open(None, "cpu")(torch.zeros(2, *images, dtype=torch.uint8))
+        except Exception as error:
+            own = place(error)
+            if own is None and not isinstance(error, OSError | ValueError | ImportError):
+                raise
+            raise BadInput(f"score.features: {name}: {own + ': ' if own else ''}{error}") from error
+        dims[name] = {output: rows.shape[1] for output, rows in given.items()}
+        yield f"score.features: {name} gives " + ", ".join(f"{output} ({d:,})" for output, d in dims[name].items())
+    if isinstance(score.reference, Published):
+        yield _published(sweep, score.reference, dims)
+    elif score.reference is not None:
+        yield _data("score.reference", score.reference)
+
+
+def _stores(sweep: Sweep, name: str) -> str:
+    data = next(n.data for n in networks(sweep) if n.name == name)
+    return data.stores if data is not None else "latents"
+
+
+def _check_hash(extractor: Any) -> None:
+    """Weights that are known by name, and were not named by a path, must be the right ones."""
+    from nag.weights import KNOWN, check, find
+
+    for field, name in getattr(extractor, "FILES", {}).items():
+        found = find(name) if name and getattr(extractor, field) is None else None
+        if found is not None and name in KNOWN:
+            check(found, KNOWN[name])
+
+
+def _decoder(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    import torch
+
+    assert sweep.score is not None
+    decode = sweep.score.decode
+    latents = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "latents"}
+    try:
+        vae = decode.open("cpu")
+        made = {name: tuple(vae.decode(torch.zeros(1, *shape)).shape[1:]) for name, shape in latents.items()}
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"score.decode: {error}") from error
+    words = ", ".join(f"{list(latents[name])} of {name} to images {list(shape)}" for name, shape in made.items())
+    return f"score.decode: {words}"
+
+
+def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[str, int]]) -> str:
+    from nag.statistics import read_statistics
+
+    assert sweep.score is not None
+    path = reference.fetched()
+    held = reference.contents(path)
+    try:
+        for extractor in sweep.score.features:
+            if reference.moments_for(extractor, held):
+                read_statistics(path, dict(dims[name_of(extractor)]))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"score.reference: {error}") from error
+    moments = [f"moments of {output} ({d:,})" for output, d in held.dims.items()]
+    images = [f"{held.images[0]:,} images {held.images[1]} x {held.images[2]}"] if held.images else []
+    return f"score.reference: {', '.join(moments + images)}, {content(path)}"
+
+
+def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
     """Load a checkpoint; hold what its weights tell against every cell that uses it."""
     from nag.checkpoint import load_network
 
@@ -60,7 +151,8 @@ def _checkpoint(sweep: Sweep, network: Network) -> str:
             _fits(place, cell, field)
     null = [words for words, has in (("noise", field.has_null_noise), ("class", field.has_null_class)) if has]
     conditions = f"null {' and '.join(null)} condition" if null else "no null condition"
-    return f"{place}: {list(field.shape)}, {field.num_classes} classes, predicts {field.predicts}, {conditions}"
+    words = f"{place}: {list(field.shape)}, {field.num_classes} classes, predicts {field.predicts}, {conditions}"
+    return tuple(field.shape), words
 
 
 def _fits(place: str, cell: Cell, field: Any) -> None:

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import NagbenchError
+from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.tracking.address import NONE, look, shown
 
@@ -65,11 +66,14 @@ class Row:
     needed: bool = True  # without it nothing, or nothing on this store, runs
 
 
-def doctor(store: str, tracking: str) -> list[Row]:
-    """Look at this machine. Nothing is changed: the store gets one file, which is removed again."""
+def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
+    """Look at this machine. Nothing is changed: the store gets one file, which is removed again.
+
+    needed: names of downloaded weights without which a sweep cannot run.
+    """
     with ThreadPoolExecutor(max_workers=3) as pool:  # each import is a process
         libraries = [pool.submit(_library, *library) for library in LIBRARIES]
-        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), _weights()]
+        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *_weights(frozenset(needed))]
         found = [library.result() for library in libraries]
     return [rows[0], *found, *rows[1:]]
 
@@ -221,11 +225,23 @@ def _ask(*command: str) -> list[str] | str:
     return done.stdout.splitlines()
 
 
-def _weights() -> Row:
-    """Networks that are downloaded. No method of this version needs one."""
-    name = "inception-2015-12-05.pt"  # what clean-fid, and so everybody's FID, uses
-    home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
-    found = [str(place) for place in (home / "hub" / "checkpoints" / name, Path("/tmp") / name) if place.exists()]
-    return Row(
-        "network weights", "ok", f"none is needed{'; Inception is at ' + found[0] if found else ''}", needed=False
-    )
+def _weights(needed: frozenset[str]) -> list[Row]:
+    """The files of feature networks that can be fetched: which are here, and are they whole?"""
+    from nag.weights import KNOWN, cache, find
+
+    rows = []
+    for name, known in KNOWN.items():
+        found, fix = find(name), f"nagbench fetch {name}  (or put it into {cache()})"
+        if found is None:
+            rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
+        elif known.size is not None and found.stat().st_size != known.size:
+            detail = f"{found} has {found.stat().st_size:,} bytes, not {known.size:,}"
+            rows.append(Row("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed))
+        else:
+            rows.append(Row("weights", "ok", str(found), needed=False))
+    return rows
+
+
+def missing_weights(plan: Plan) -> list[str]:
+    """The names of downloaded weights that a sweep needs and that are not on this machine."""
+    return [found.content.removeprefix("missing ") for found in plan.outside.values() if not found.place]

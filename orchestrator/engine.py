@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -18,13 +17,22 @@ from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.bundles import bundles, step_units, units, without
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
 from orchestrator.identity import canonical, checksum, members
+from orchestrator.kept import Tidier
 from orchestrator.plan import Done, Plan, missing
-from orchestrator.retries import Decision, decide
+from orchestrator.retries import Decision, decide, hopeless
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, ORIGINAL, asset_folder, code_name, code_record, file_name, plan_name
+from orchestrator.tasks import (
+    BLOCK_KINDS,
+    ORIGINAL,
+    asset_folder,
+    attempts,
+    code_name,
+    code_record,
+    file_name,
+    plan_name,
+)
 
 REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
-ALIKE_AT_MOST = 3  # cells of an arm that fail alike, before the rest of the arm is left
 HELD_WAIT_S = 2.0
 TAKEN_S = 0.5  # a look at the store takes in what ends within this time of each other
 
@@ -50,6 +58,7 @@ def run(
     try:
         while work.submit() or work.flying:
             work.wait()
+        work.tidier.rest()
         return work.failed
     finally:
         work.close()
@@ -64,6 +73,7 @@ def advance(
     work = _Run(plan, store, backend, observer, since)
     try:
         work.submit()
+        work.tidier.rest()
         return len(work.flying), work.failed
     finally:
         work.close()
@@ -78,7 +88,6 @@ class _Run:
     since: float | None
     flying: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
     failed: dict[str, str] = field(default_factory=dict)
-    attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     held: dict[str, float] = field(default_factory=dict)  # digest -> when to look again; another engine has it
     stepped: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # steps of a bundle that are published
     done: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by kind
@@ -93,6 +102,7 @@ class _Run:
         self.since = time.time() if self.since is None else self.since
         self.store.open()
         self.name = keep_plan(self.plan, self.store)
+        self.tidier = Tidier(self.plan, self.store)
         self._check_goals()
 
     def close(self) -> None:
@@ -165,6 +175,7 @@ class _Run:
             self.done[kind] += step_units(self.plan, event.digest, event.blocks)
             if event.blocks is None:
                 self.observer.finished(kind, event.digest)
+                self.tidier.finished(event.digest)
         elif kind not in BLOCK_KINDS:
             self.partial[event.digest] = event.done / max(1, event.of)
         running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
@@ -203,6 +214,7 @@ class _Run:
         return end.outcome == "done"
 
     def _failed(self, end: End, bundle: Bundle, kind: str) -> None:
+        blocks = [number for digest, several in bundle.steps if digest == end.digest for number in several or ()]
         attempt = {
             "kind": kind,
             "cause": end.cause or "died",
@@ -212,24 +224,18 @@ class _Run:
             "time": round(time.time(), 3),
             "micro_batch": bundle.micro_batch,
             "doublings": bundle.doublings,
-            "progress": self.stepped[end.handle] > 0,
+            "at": attempts.place(self.store, kind, end.digest, blocks),
             **(end.details or {}),
         }
-        name = end.name or f"{time.time_ns():020d}-{os.getpid()}"
-        self.store.create_record(f"attempts/{end.digest}/{name}.json", attempt)
-        tried = self._tried(end.digest)
-        decision = decide(tried)
-        words = f"{kind} {end.digest[:12]}: {end.reason}"
+        attempts.keep(self.store, end.digest, end.name or f"{time.time_ns():020d}-{os.getpid()}", attempt)
+        decision = decide(attempts.read(self.store, end.digest, self.since or 0))
         if decision.give_up:
             self.failed[end.digest] = decision.give_up
-            self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']})")
+            by_hand = f"; by hand: {attempt['again']}" if "again" in attempt else ""
+            self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']}{by_hand})")
             self._stop_arms()
         else:
-            self.observer.note(f"{words}; trying again")
-
-    def _tried(self, digest: str) -> list[dict[str, Any]]:
-        """The attempts at a task that count, oldest first."""
-        return [attempt for attempt in tries(self.store, digest) if attempt["time"] >= (self.since or 0)]
+            self.observer.note(f"{kind} {end.digest[:12]}: {end.reason}; trying again")
 
     def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
         """How to try those tasks again that have failed; those that are given up are in `failed` then."""
@@ -237,27 +243,26 @@ class _Run:
         attempted = Done(self.store).attempted
         for digest in todo:
             if digest in attempted and digest not in self.failed:
-                decision = decide(self._tried(digest))
+                decision = decide(attempts.read(self.store, digest, self.since or 0))
                 if decision.give_up:
                     self.failed[digest] = decision.give_up
                 decisions[digest] = decision
+        self._stop_arms()
         return decisions
 
     def _stop_arms(self) -> None:
         """Leave an arm of which several cells have failed alike: the next forty would as well."""
-        alike: dict[tuple[str, str], set[str]] = defaultdict(set)
+        failed: dict[str, str] = {}  # by stream
         streams: dict[str, set[str]] = defaultdict(set)
-        for planned in self.plan.cells:
+        for planned in self.plan.cells if self.failed else ():
             streams[planned.cell.arm].add(planned.stream)
             for digest in (planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)):
                 if digest in self.failed and not self.failed[digest].startswith(NOT_TRIED):
-                    alike[planned.cell.arm, re.sub(r"[\d.]+", "#", self.failed[digest])].add(planned.stream)
-        for (arm, _), failed in alike.items():
-            others = {stream for name, found in streams.items() if name != arm for stream in found}
-            rest = streams[arm] - failed - others - self.failed.keys()
-            if len(failed) >= ALIKE_AT_MOST and rest:
-                self.observer.note(f"arm {arm}: {len(failed)} cells failed alike, so the other {len(rest)} are left")
-                self.failed |= dict.fromkeys(rest, f"{NOT_TRIED}: {len(failed)} cells of arm {arm} failed alike")
+                    failed.setdefault(planned.stream, self.failed[digest])
+        for arm, (count, rest) in hopeless(streams, failed).items():
+            if left := rest - self.failed.keys():
+                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are left")
+                self.failed |= dict.fromkeys(left, f"{NOT_TRIED}: {count} cells of arm {arm} failed alike")
 
     def _check_goals(self) -> None:
         """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
@@ -322,7 +327,8 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
         if not found.copied or store.list(asset_folder(content)):
             continue
         if not found.place:
-            raise BadInput(f"the weights {content.removeprefix('missing ')} are not on this machine: nagbench fetch")
+            name = content.removeprefix("missing ")
+            raise BadInput(f"the weights {name} are not on this machine: nagbench fetch {name}, or write weights: PATH.")
         place = Path(found.place)
         for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
             store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())
@@ -330,7 +336,7 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
 
 def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Why these tasks, or tasks that they need, are not done: the last attempt at each that was given up."""
-    attempts: dict[str, dict[str, Any]] = {}
+    last: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()
     while pending:
         digest = pending.pop()
@@ -338,16 +344,7 @@ def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[s
             continue
         seen.add(digest)
         pending += plan.tasks[digest].inputs
-        tried = tries(done.store, digest) if digest in done.attempted else []
+        tried = attempts.read(done.store, digest) if digest in done.attempted else []
         if tried and decide(tried).give_up:
-            attempts[digest] = tried[-1]
-    return attempts
-
-
-def tries(store: Store, digest: str) -> list[dict[str, Any]]:
-    """The attempts at a task that ended badly, oldest first."""
-    found = []
-    for name in store.list(f"attempts/{digest}"):
-        with contextlib.suppress(CorruptFile):
-            found.append(store.read_record(f"attempts/{digest}/{name}", repair=False))
-    return found
+            last[digest] = tried[-1]
+    return last

@@ -1,4 +1,5 @@
-"""`nagbench export`: a sweep's answer as one zip file, for somebody without the store.
+"""`nagbench export`: a sweep's answer as one zip file, for somebody without the store; or the images of one cell, for
+ADM's evaluator.
 
 Equal results give equal bytes: names are sorted, times and rights fixed.
 """
@@ -13,16 +14,20 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.builder import Builder
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
 from orchestrator.identity import canonical
-from orchestrator.plan import Plan
+from orchestrator.plan import Done, Plan, PlannedCell
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
 from orchestrator.report.results import Results, collect, influence
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS
+from orchestrator.tasks import BLOCK_KINDS, Context, Options, block_name, extract
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
 
@@ -55,13 +60,7 @@ def export(plan: Plan, store: Store, path: str | Path, report: Path | None = Non
     Raises BadInput where the file is there already (unless force) or cannot be one, EnvironmentProblem where it cannot
     be written.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise BadInput(f"{target} is a folder; give the name of the zip file, such as {target / plan.sweep.name}.zip.")
-    if target.exists() and not force:
-        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
-    if not target.parent.is_dir():
-        raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
+    target = _target(path, f"{plan.sweep.name}.zip", force)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     count = 0
     try:
@@ -77,6 +76,69 @@ def export(plan: Plan, store: Store, path: str | Path, report: Path | None = Non
     finally:
         temporary.unlink(missing_ok=True)
     return Exported(target, count, target.stat().st_size)
+
+
+def _target(path: str | Path, example: str, force: bool) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder; give the name of the {example[-3:]} file, such as {target / example}.")
+    if target.exists() and not force:
+        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
+    return target
+
+
+def export_images(
+    plan: Plan, store: Store, path: str | Path, cell: PlannedCell, count: int | None = None, force: bool = False
+) -> Exported:
+    """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
+
+    Latents are decoded as the sweep's score section says. One block is in memory at a time. Raises BadInput where the
+    file cannot be one, or the samples are not all there; EnvironmentProblem where it cannot be written.
+    """
+    from nag.statistics import write_adm
+
+    target = _target(path, f"{plan.sweep.name}.npz", force)
+    taken, block = count or cell.cell.sample.count, plan.tasks[cell.stream].params["block"]
+    numbers = range(-(-taken // block))
+    there = Done(store).blocks(cell.stream)
+    if not there >= set(numbers):
+        kept = "" if plan.sweep.keep == "samples" else f" (keep: {plan.sweep.keep} removes them once they are scored)"
+        raise BadInput(
+            f"cell {cell.digest[:12]} has {len(there):,} blocks of {block:,} samples in the store, "
+            f"{len(numbers):,} are needed{kept}. Run the sweep, or give --count."
+        )
+    context = Context(store, Options())
+    decode = _decode(plan, cell, context)
+    labels = [context.store.read_arrays(block_name(cell.stream, number))[0]["labels"] for number in numbers]
+
+    def parts() -> Iterator[np.ndarray]:
+        for number in numbers:
+            name = block_name(cell.stream, number)
+            arrays, _ = extract.images(context, name, decode) if decode else extract.stored(context, name)
+            yield arrays["samples"][: taken - number * block].transpose(0, 2, 3, 1)
+
+    import numpy as np
+
+    try:
+        write_adm(str(target), parts(), taken, np.concatenate(labels)[:taken])
+    except OSError as error:
+        raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
+    return Exported(target, 1, target.stat().st_size)
+
+
+def _decode(plan: Plan, cell: PlannedCell, context: Context) -> dict[str, Any] | None:
+    """What makes images of a cell's samples: None where they are pixels. Raises BadInput where nothing does."""
+    if plan.tasks[cell.stream].params["stores"] == "pixels":
+        return None
+    decode = plan.sweep.score.decode if plan.sweep.score else None
+    if decode is None:
+        raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
+    builder = Builder()
+    found = builder.decoder(decode)
+    context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
+    return found
 
 
 def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:

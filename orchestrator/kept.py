@@ -130,7 +130,11 @@ class Tidier:
         for digest, users in self.mine.users.items():
             for user in users:
                 self.sources.setdefault(user, set()).add(digest)
-        self.left = {digest: set(users) for digest, users in self.mine.users.items()}
+        self.left: dict[str, set[str]] = {}  # by block task: the scores that still need it
+        if self.mine.keep != "samples":
+            done = Done(store)
+            for digest, users in self.mine.users.items():
+                self.left[digest] = {u for u in users if u not in done.small[plan.tasks[u].kind]}
 
     def finished(self, digest: str) -> int:
         """A task is done: remove what it was the last to need. Returns how many files went."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import types
@@ -12,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nag.autoencoder import Autoencoder, files
 from nag.registry import METHODS, find
 from orchestrator import user_code
 from orchestrator.axes import is_grid, named
@@ -100,6 +102,25 @@ class Builder:
             raise fields["use"].error(f"{reason}.")
         return method
 
+    def autoencoder(self, node: Node) -> Autoencoder:
+        """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache. One that is not on
+        this machine keeps the path that is written.
+        """
+        given = node.mapping("{path: FOLDER}")
+        place = given.get("path")
+        if place is None:
+            raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
+        folder = beside(place)
+        try:
+            found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
+        except (OSError, ValueError) as error:
+            if os.path.isdir(folder):
+                raise place.error(f"{error}.") from None
+            found = ""
+        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=found or folder)}))
+        is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()
+        return made if found or is_path else replace(made, path=place.text())
+
     def _code(self, node: Node) -> tuple[Code, str]:
         """File and class of a `use`. Raises SpecError for what is none."""
         if is_grid(node):
@@ -135,9 +156,6 @@ class Builder:
         for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
             if isinstance(values[key], str):
                 values[key] = beside(fields[key])
-                if "://" not in values[key] and not os.path.exists(values[key]):
-                    shown = os.path.join(os.path.dirname(node.file), fields[key].text())
-                    raise fields[key].error(f"there is no file or folder {shown!r}.")
         key = (cls, repr(values))
         if key not in self._built:
             try:
@@ -159,9 +177,13 @@ class Builder:
 
 
 def _check_data(data: Any, node: Node) -> None:
-    """Raise where the folder or file of a data set is none: its headers and names are read, no image is."""
+    """Raise where the folder or file of a data set is none: its headers and names are read, no image is. A folder that
+    is not on this machine passes: what is read there can be planned here.
+    """
     try:
-        _ = data.shape, data.stores, data.num_classes
+        _ = data.shape, data.stores
+        with contextlib.suppress(FileNotFoundError):
+            _ = data.num_classes
     except (OSError, ValueError) as error:
         raise node.error(f"{str(error).rstrip('.')}.") from error
 
@@ -223,7 +245,7 @@ def _expected(field: Any) -> str:
     """Type and range of a field in plain words: "a number of at least 0 and below 1"."""
     limits = {
         bound: limit
-        for metadata in field.metadata
+        for metadata in (*field.metadata, *_metadata(field.annotation))
         for bound in _BOUNDS
         if (limit := getattr(metadata, bound, None)) is not None and limit <= MAX_WHOLE
     }
@@ -233,12 +255,20 @@ def _expected(field: Any) -> str:
     return f"{_kind(field.annotation)} {bounds}".rstrip()
 
 
+def _metadata(annotation: Any) -> list[Any]:
+    """The limits that stand inside of an annotation, as in `Annotated[int, Field(ge=1)] | None`."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return [limit for each in arguments[1:] for limit in getattr(each, "metadata", [each])]
+    return [limit for each in arguments for limit in _metadata(each)]
+
+
 def _kind(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return _kind(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_kind(argument) for argument in typing.get_args(annotation))
+        return " or ".join(_kind(each) for each in typing.get_args(annotation) if each is not types.NoneType)
     if origin is typing.Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     if origin is tuple or annotation is tuple:

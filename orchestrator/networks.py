@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nag.block_means import BlockMeans
+from nag.datasets.made_up import MadeUp
 from nag.interpolants import PREDICTIONS
+from nag.official import FAMILIES
 from nag.registry import find
-from nag.training import Training
+from nag.training import PRESETS, Training
 from orchestrator.axes import Axis, at_ends, expand, no_repeats
 from orchestrator.errors import unknown
 from orchestrator.methods import Builder
@@ -23,11 +26,10 @@ from orchestrator.sweep import Network
 from orchestrator.yaml_text import Node
 
 EXAMPLE = "{data: ..., model: ..., train: ...}"
-TRAINED = ("data", "model", "interpolant", "predicts", "train")
-TUNED = ("init", "data", "train")
-LOADED = ("checkpoint", "family", "heads", "data")
+TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", "train")
+TUNED = ("init", "data", "autoencoder", "train")
+LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
-OFFICIAL = ("dit", "sit")
 DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # what teaches a network a null condition
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -57,6 +59,8 @@ class Networks:
     """Every network by name, as its instances: one for each combination of values on its axes and its parents'."""
 
     def __init__(self, node: Node, builder: Builder, smoke: bool) -> None:
+        if smoke:  # all is checked as it is written, before stand-ins take its place
+            Networks(node, builder, smoke=False)
         self.builder, self.smoke = builder, smoke
         self.entries = node.mapping(f"{{sit: {EXAMPLE}}}")
         self.found: dict[str, list[Network]] = {}
@@ -98,6 +102,7 @@ class Networks:
         for place in parents:
             axes, found = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
             instances += [dataclasses.replace(n, axes=on_axes("", axes, node, n)) for n, node in found]
+        _without_places(instances)
         self.found[name] = instances
         return instances
 
@@ -106,71 +111,82 @@ class Networks:
             return self._loaded(name, node)
         parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
         if parent is not None:
-            parts = {
-                "model": parent.model,
-                "interpolant": parent.interpolant,
-                "predicts": parent.predicts,
-                "init": parent,
-            }
+            kept = ("model", "interpolant", "predicts", "autoencoder")
+            parts = {"init": parent} | {key: getattr(parent, key) for key in kept}
         for key, child in node.value.items():
             match key:
                 case "init":
                     continue
                 case "train":
-                    parts[key] = self.builder.fields(Training, child)
+                    parts[key] = self.builder.fields(Training, with_preset(child))
                 case "predicts":
                     parts[key] = child.text()
                     if parts[key] not in PREDICTIONS:
                         raise child.error(unknown("prediction", parts[key], PREDICTIONS))
+                case "autoencoder":
+                    parts[key] = self._stand_in(self.builder.autoencoder(child))
                 case _:
-                    parts[key] = self.builder.method(FAMILY[key], child)
-        if parent is not None:
-            _check_tuned(parent, parts, node)
-            if parent.train is not None and "seed" not in node.value["train"].value:
-                parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
+                    parts[key] = self._stand_in(self.builder.method(FAMILY[key], child), key == "data")
+        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
+            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
         if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
             raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
-        if parts["model"] is not None and parts["data"].shape is not None:  # None: a file that is only read
+        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
+        network = Network(name=name, learned=learned, **parts)
+        shape = _shape(network, node)
+        if parent is not None:
+            _check_tuned(parent, shape, node)
+        if network.model is not None and shape is not None:  # None: only weights, or a file that is only read, tell
             try:
-                parts["model"].fits(parts["data"].shape)
+                network.model.fits(shape)
             except ValueError as error:
                 raise node.value.get("model", node).error(f"{error}.") from None
-        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
-        return Network(name=name, learned=learned, **parts)
+        return network
+
+    def _stand_in(self, method: Any, is_read: bool = True) -> Any:
+        """What takes the place of a method that reads files, under --smoke."""
+        return method.smoke() if self.smoke and is_read and hasattr(method, "smoke") else method
 
     def _loaded(self, name: str, node: Node) -> Network:
         place = node.value["checkpoint"]
         path = Path(node.file).parent / place.text()
-        if not path.is_file():
-            raise place.error(f"there is no file {str(path)!r}.")
-        data = self.builder.method("datasets", node.value["data"]) if "data" in node.value else None
         family = node.value["family"].text() if "family" in node.value else None
+        if not path.is_file() and family is None:
+            raise place.error(f"there is no file {str(path)!r}. One that is elsewhere needs its family: dit or sit.")
+        data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
+        autoencoder = self.builder.autoencoder(node.value["autoencoder"]) if "autoencoder" in node.value else None
         heads = node.value["heads"].value if "heads" in node.value else None
         if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
             raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
-        described = described_by(path)
+        described = described_by(path) if path.is_file() else None
         if described is None and family is None:
             raise place.error("it does not describe itself, so say what it is: family: dit or family: sit.")
+        network = Network(name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder))
         if described is None:
-            if family not in OFFICIAL:
-                raise node.value["family"].error(unknown("family", family, OFFICIAL))
-            return Network(
-                name, data, None, None, "", None, checkpoint=str(path), family=family, heads=heads, learned=None
-            )
+            if family not in FAMILIES:
+                raise node.value["family"].error(unknown("family", family, FAMILIES))
+            found = dataclasses.replace(network, family=family, heads=heads, learned=None)
+            _shape(found, node)
+            return _made_on_the_spot(found) if self.smoke else found
         for key in ("family", "heads"):
             if key in node.value:
                 raise node.value[key].error("this checkpoint describes itself; leave it out.")
         if described["model"].get("source"):
             name = described["model"]["name"]
             raise place.error(f"its model {name!r} is somebody's own code; only the sweep that trained it can use it.")
-        if data is not None and data.shape is not None and list(data.shape) != described["shape"]:
-            raise node.value["data"].error(f"its images are {list(data.shape)}, the checkpoint's {described['shape']}.")
-        model = find("models", described["model"]["name"])(**described["model"]["fields"])
-        interpolant = find("interpolants", described["interpolant"]["name"])(**described["interpolant"]["fields"])
-        learned = frozenset(need for need in DROPOUT if described[f"has_{need}"])
-        return Network(
-            name, data, model, interpolant, described["predicts"], None, checkpoint=str(path), learned=learned
+        shape = _shape(network, node)
+        if not self.smoke and shape is not None and list(shape) != described["shape"]:
+            what = "images" if autoencoder is None else "latents"
+            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described['shape']}.")
+        found = dataclasses.replace(
+            network,
+            model=find("models", described["model"]["name"])(**described["model"]["fields"]),
+            interpolant=find("interpolants", described["interpolant"]["name"])(**described["interpolant"]["fields"]),
+            predicts=described["predicts"],
+            learned=frozenset(need for need in DROPOUT if described[f"has_{need}"]),
         )
+        fits = not self.smoke or shape is None or list(shape) == described["shape"]
+        return found if fits else _made_on_the_spot(found)
 
 
 def described_by(path: Path) -> dict[str, Any] | None:
@@ -189,13 +205,57 @@ def described_by(path: Path) -> dict[str, Any] | None:
     return header.get("network") if isinstance(header, dict) else None
 
 
-def _check_tuned(parent: Network, parts: dict[str, Any], node: Node) -> None:
+def with_preset(node: Node) -> Node:
+    """`{preset: NAME, ...}` as the fields that it names, under those that stand beside it."""
+    fields = node.mapping("{steps: 1000}")
+    if "preset" not in fields:
+        return node
+    named = fields["preset"]
+    if named.text() not in PRESETS:
+        raise named.error(unknown("preset", named.value, PRESETS))
+    recipe = {key: dataclasses.replace(named, value=value) for key, value in PRESETS[named.value].items()}
+    given = {key: child for key, child in fields.items() if key != "preset"}
+    return dataclasses.replace(node, value=recipe | given)
+
+
+def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
+    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot take."""
+    try:
+        return network.shape
+    except ValueError as error:
+        raise node.value.get("autoencoder", node).error(f"{error}.") from None
+
+
+def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
     if parent.model is not None and not parent.model.generates:
         raise node.value["init"].error(f"{parent.name!r} does not generate; only generating networks are fine-tuned.")
-    known = parent.data is not None and None not in (parent.data.shape, parts["data"].shape)
-    if known and parent.data.shape != parts["data"].shape:
-        shapes = f"{list(parts['data'].shape)}, those of {parent.name!r} {list(parent.data.shape)}"
-        raise node.value["data"].error(f"its images are {shapes}.")
+    known = parent.shape
+    if None not in (known, shape) and known != shape:
+        what = "images" if parent.autoencoder is None else "latents"
+        raise node.value["data"].error(f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}.")
+
+
+def _made_on_the_spot(network: Network) -> Network:
+    """A tiny network of the same family, trained for a few steps, in place of a checkpoint under --smoke."""
+    model, interpolant, predicts = network.model, network.interpolant, network.predicts
+    if network.family:
+        family = FAMILIES[network.family]
+        model = family.model(hidden=8, depth=1, heads=2, patch=2, learned_variance=True)
+        interpolant, predicts = family.interpolant, family.predicts
+    data, autoencoder = network.data, network.autoencoder
+    if data is None:
+        data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # the official ones are of latents
+    train = Training(steps=4, batch=16, noise_dropout=0.1, class_dropout=0.1)
+    made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
+    return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))
+
+
+def _without_places(instances: list[Network]) -> None:
+    """Leave where files lie out of the parameters, where the values on the axes differ without that."""
+    places = {f"{key}.{name}" for key in ("data", "autoencoder") for name in ("path", "weights")}
+    kept = [{key: value for key, value in n.axes.items() if key not in places} for n in instances]
+    if len({repr((axes, id(n.init))) for axes, n in zip(kept, instances, strict=True)}) == len(instances):
+        instances[:] = [dataclasses.replace(n, axes=axes) for n, axes in zip(instances, kept, strict=True)]
 
 
 def _shrink(networks: list[Network]) -> list[Network]:

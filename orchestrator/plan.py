@@ -19,7 +19,7 @@ from orchestrator.builder import Builder
 from orchestrator.errors import BadInput, unknown
 from orchestrator.identity import Outside, digest
 from orchestrator.published import Published
-from orchestrator.scorers import fed, reads_pixels, trained_on
+from orchestrator.scorers import fed, reads_pixels, refusal, trained_on
 from orchestrator.store import Store
 from orchestrator.sweep import REFERENCE_ROWS, Cell, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
@@ -227,6 +227,9 @@ def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scor
     params: dict[str, Any] = {**opened}
     if isinstance(score.reference, Published):
         params["statistics"] = builder.published(score.reference)
+        for metric in score.metrics if builder.hashes else ():  # a file at a URL was not here when the sweep was read
+            if fed(metric, extractor) and (reason := refusal(score.reference, extractor, metric)):
+                raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
         params["moments"] = sorted(score.reference.usable(extractor))
     else:
         params["data"] = builder.identity(score.reference or cell.network.data)

@@ -1,23 +1,40 @@
 """What to do with a task whose attempts ended badly: a pure function of their records (attempts/<digest>/).
 
-An attempt record has "cause" (orchestrator.causes), "reason", "time", "host", "micro_batch", "doublings" and
-"progress": whether a block or a checkpoint of the task was published in it.
+preempted                        again, for ever
+node, environment                again, on another node after a node's failure; 8 times at one place
+timeout                          again from there, then block by block; 4 times at one place, a training 3 times
+host_memory                      with twice the memory, up to the site's bound, 3 times
+device_memory                    with half the micro-batch, down to one sample
+died, lost, cancelled            again; 3 times at one place
+bad_input, not_finite, stopped   given up: it would end the same, or is not wanted
+
+An attempt's place ("at") is the block that was not made, or the step of the newest checkpoint. Only what happens at one
+place adds up: a task that gets on may be interrupted any number of times, and a machine that breaks, and with it many
+blocks of a stream, uses up one try of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DEATHS_AT_MOST = 3  # unknown ends of one task
-LOSSES_AT_MOST = 20  # ends that were nobody's fault: a cluster that loses a task so often needs a person
-STUCK_AT_MOST = 2  # timeouts in a row without a block; then block by block, and then it does not fit
-DOUBLINGS_AT_MOST = 3  # of the memory; the site's bound may come before
-HALVINGS_AT_MOST = 8  # of the micro-batch
+from orchestrator.tasks import BLOCK_KINDS
 
-HOPELESS = ("bad_input", "not_finite", "stopped")  # the same again would end the same, or is not wanted
-FREE = ("preempted", "node", "lost", "cancelled", "environment")
+HOPELESS = ("bad_input", "not_finite", "stopped")
+PASSING, PASSING_AT_MOST = ("node", "environment"), 8
+UNKNOWN, UNKNOWN_AT_MOST = ("died", "lost", "cancelled"), 3
+TIMEOUTS_TOGETHER, TIMEOUTS_ALONE = 2, 2  # of a block in a bundle, and then by itself
+TIMEOUTS = 3  # of what cannot be split; the first may have got on to where it stands
+DOUBLINGS_AT_MOST = 3
+AVOIDED_AT_MOST = 4  # hosts that failed last
+ALIKE_AT_MOST = 3  # cells of an arm that fail alike, before the rest of the arm is left
+
+STOPPED = "cancelled by the user"
+
+Attempt = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,50 +42,76 @@ class Decision:
     """How to try again; `give_up` says why not to."""
 
     give_up: str = ""
-    micro_batch: int = 0
-    doublings: int = 0
-    avoid: tuple[str, ...] = ()
+    micro_batch: int = 0  # 0: the worker's own
+    doublings: int = 0  # of the memory
+    avoid: tuple[str, ...] = ()  # hosts
     single: bool = False  # block by block
 
 
-def decide(attempts: Sequence[Mapping[str, Any]]) -> Decision:
+def decide(attempts: Sequence[Attempt]) -> Decision:
     """What the attempts at one task, oldest first, say of the next one."""
-    if not attempts:
-        return Decision()
-    last = attempts[-1]
-    causes = [attempt["cause"] for attempt in attempts]
-    if last["cause"] in HOPELESS:
-        return Decision(give_up=last["reason"])
-    if causes.count("died") >= DEATHS_AT_MOST:
-        return Decision(give_up=f"{last['reason']}, the {_th(causes.count('died'))} time")
-    if sum(cause in FREE for cause in causes) >= LOSSES_AT_MOST:
-        return Decision(give_up=f"{last['reason']}; it was lost {LOSSES_AT_MOST} times")
-    doublings = max(attempt.get("doublings", 0) for attempt in attempts) + (last["cause"] == "host_memory")
-    if doublings > DOUBLINGS_AT_MOST or last.get("at_memory_bound"):
-        return Decision(give_up=f"{last['reason']}; it had all the memory that the site allows")
-    micro_batch = last.get("micro_batch", 0)
-    if last["cause"] == "device_memory":
-        if micro_batch <= 1 or causes.count("device_memory") > HALVINGS_AT_MOST:
-            return Decision(give_up=f"{last['reason']}, with one sample at a time")
-        micro_batch //= 2
-    elif "device_memory" not in causes:
-        micro_batch = 0  # the worker's own
-    stuck = _stuck(attempts)
-    if stuck >= 2 * STUCK_AT_MOST:
-        return Decision(give_up=f"{last['reason']}; one block does not fit into its time limit: give the stage more")
-    avoid = tuple(dict.fromkeys(a["host"] for a in attempts if a["cause"] == "node" and a.get("host")))
-    return Decision("", micro_batch, doublings, avoid[-4:], single=stuck >= STUCK_AT_MOST)
+    places: dict[Any, list[Attempt]] = {}
+    for attempt in attempts:
+        places.setdefault(attempt.get("at"), []).append(attempt)
+        if attempt["cause"] in HOPELESS:
+            return Decision(give_up=attempt["reason"])
+    for here in places.values():
+        if reason := _exhausted(here):
+            return Decision(give_up=reason)
+    for attempt in _of(attempts, "host_memory"):
+        if attempt.get("at_memory_bound") or attempt.get("doublings", 0) >= DOUBLINGS_AT_MOST:
+            return Decision(give_up=f"{attempt['reason']}; it had all the memory that it may have")
+    for attempt in _of(attempts, "device_memory"):
+        if attempt.get("micro_batch", 0) <= 1:
+            return Decision(give_up=f"{attempt['reason']}, with one sample at a time")
+    return Decision(
+        micro_batch=min((a["micro_batch"] // 2 for a in _of(attempts, "device_memory")), default=0),
+        doublings=max((a.get("doublings", 0) + 1 for a in _of(attempts, "host_memory")), default=0),
+        avoid=_hosts(_of(attempts, "node")),
+        single=any(len(_of(here, "timeout")) >= TIMEOUTS_TOGETHER for here in places.values()),
+    )
 
 
-def _stuck(attempts: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the last attempts ran into their time limit without any progress."""
-    count = 0
-    for attempt in reversed(attempts):
-        if attempt["cause"] != "timeout" or attempt.get("progress"):
-            break
-        count += 1
-    return count
+def _exhausted(here: Sequence[Attempt]) -> str:
+    """Why not to try again, from the attempts at one place; empty if there is no reason."""
+    last = here[-1]["reason"]
+    if len(unknown := _of(here, *UNKNOWN)) >= UNKNOWN_AT_MOST:
+        return f"{unknown[-1]['reason']}, the third time"
+    if len(_of(here, *PASSING)) >= PASSING_AT_MOST:
+        return f"{last}; that happened {PASSING_AT_MOST} times"
+    splits = here[-1].get("kind") in BLOCK_KINDS
+    timeouts = _of(here, "timeout")
+    if len(timeouts) >= (TIMEOUTS_TOGETHER + TIMEOUTS_ALONE if splits else TIMEOUTS):
+        return f"{timeouts[-1]['reason']}; {'one block' if splits else 'it'} does not fit into it: give the stage more"
+    return ""
 
 
-def _th(number: int) -> str:
-    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
+def _of(attempts: Sequence[Attempt], *causes: str) -> list[Attempt]:
+    return [attempt for attempt in attempts if attempt["cause"] in causes]
+
+
+def _hosts(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Where they were, without repeats, the last few."""
+    newest = dict.fromkeys(attempt["host"] for attempt in reversed(attempts) if attempt.get("host"))
+    return tuple(reversed(list(newest)[:AVOIDED_AT_MOST]))
+
+
+def hopeless(streams: Mapping[str, Collection[str]], failed: Mapping[str, str]) -> dict[str, tuple[int, set[str]]]:
+    """Arms of which several cells have failed alike, so that the next forty would as well: how many have, and the
+    streams of the arm, and of no other, that have not.
+
+    streams: of each arm. failed: stream -> why.
+    """
+    found = {}
+    for arm, mine in streams.items():
+        reasons = Counter(alike(failed[stream]) for stream in mine if stream in failed and failed[stream] != STOPPED)
+        most = max(reasons.values(), default=0)
+        if most >= ALIKE_AT_MOST:
+            others = {stream for name, theirs in streams.items() if name != arm for stream in theirs}
+            found[arm] = (most, set(mine) - failed.keys() - others)
+    return found
+
+
+def alike(reason: str) -> str:
+    """What reasons have in common that differ in numbers and digests only."""
+    return re.sub(r"\b[0-9a-f]{8,}\b|\d[\d.]*", "#", reason)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from typing import Any
 
-from nag.autoencoder import Autoencoder, files
 from nag.registry import METHODS, find, name_of
-from orchestrator.methods import Builder, beside
+from orchestrator.methods import Builder
 from orchestrator.published import Published
 from orchestrator.smoke import smoked
 from orchestrator.sweep import REFERENCE_ROWS, Cell, Network, Score
@@ -39,18 +37,26 @@ def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
             found[family].append(scorer)
     reference, decode = node.get("reference"), node.get("decode")
     score = Score(
-        tuple(smoked(found["features"]) if smoke else found["features"]),
+        tuple(found["features"]),
         tuple(found["metrics"]),
-        _reference(reference, builder) if reference else None,
-        _decoder(decode, builder) if decode else None,
+        read_reference(reference, builder) if reference else None,
+        builder.autoencoder(decode) if decode else None,
         _rows(node.get("reference_rows")),
     )
     if isinstance(score.reference, Published) and reference:
         _check_published(score, score.reference, node, reference)
-    return score
+    return _smoked(score) if smoke else score
 
 
-def _reference(node: Node, builder: Builder) -> Any:
+def _smoked(score: Score) -> Score:
+    """With stand-ins for what reads files; the images of the networks' own data in place of published statistics."""
+    reference = None if isinstance(score.reference, Published) else score.reference
+    decode = score.decode.smoke() if score.decode is not None else None
+    [reference] = smoked([reference])
+    return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
+
+
+def read_reference(node: Node, builder: Builder) -> Any:
     if isinstance(node.value, str):
         return builder.fields(Published, dataclasses.replace(node, value={"path": node}))
     if not isinstance(node.value, dict):
@@ -61,21 +67,6 @@ def _reference(node: Node, builder: Builder) -> Any:
             raise node.error("these are latents; a reference is of images.")
         return data
     return builder.fields(Published, node)
-
-
-def _decoder(node: Node, builder: Builder) -> Autoencoder:
-    """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache."""
-    fields = node.mapping("{path: FOLDER}")
-    place = fields.get("path")
-    if place is None:
-        raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
-    folder = beside(place)
-    try:
-        weights = files(folder if os.path.isdir(folder) else place.text())
-    except (OSError, ValueError) as error:
-        raise place.error(f"{error}.") from None
-    found = dataclasses.replace(place, value=weights["config.json"].rpartition("/")[0])
-    return builder.fields(Autoencoder, dataclasses.replace(node, value={**fields, "path": found}))
 
 
 def _rows(node: Node | None) -> int:
@@ -128,11 +119,12 @@ def _check_published(score: Score, reference: Published, node: Node, place: Node
 
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
-    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, False)
+    """Why a metric cannot be held against a file. Fréchet distances, which alone extrapolate, can do with moments."""
+    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
 
 
 def trained_on(score: Score, data: Any) -> Any:
-    """The images that an extractor is trained on: the network's own data, or the reference; None where there are none."""
+    """The images that an extractor is trained on: the network's own data, or else the reference."""
     own = data if data is not None and data.stores == "pixels" else None
     return own or (None if isinstance(score.reference, Published) else score.reference)
 
@@ -141,27 +133,27 @@ def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
     """What the section asks of the networks that are sampled."""
     makes = set()
     for network in {id(cell.network): cell.network for cell in cells}.values():
-        stores = network.data.stores if network.data is not None else "latents"
-        makes.add(stores)
-        problem = _problem(score, network, stores)
+        makes.add(network.stores)
+        problem = _problem(score, network)
         if problem:
             raise node.error(f"{problem}.")
     if score.decode is not None and "latents" not in makes:
         raise node.value["decode"].error("no network of this sweep makes latents; remove it.")
 
 
-def _problem(score: Score, network: Network, stores: str) -> str | None:
+def _problem(score: Score, network: Network) -> str | None:
     """Why the samples of a network cannot be scored so."""
     if score.reference is None and network.data is None:
         return f"network {network.name!r} has no data to hold its samples against; add reference: {REFERENCES}"
-    if score.reference is None and stores == "latents":
+    if score.reference is None and network.data.stores == "latents":
         return f"the data of network {network.name!r} are latents; say what images count, reference: {REFERENCES}"
     for extractor in score.features:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:
             return f"{name!r} is trained on the images of a network, and {network.name!r} has none"
         unread = isinstance(extractor, StandIn)
-        if stores == "latents" and reads_pixels(extractor) and score.decode is None and not unread:
+        decoded = score.decode is not None or network.autoencoder is not None
+        if network.stores == "latents" and reads_pixels(extractor) and not decoded and not unread:
             fix = "add decode: {path: FOLDER of the VAE}, such as a copy of stabilityai/sd-vae-ft-ema"
             return f"network {network.name!r} makes latents, and {name!r} reads images; {fix}"
     return None

@@ -26,6 +26,7 @@ from orchestrator.errors import BadInput, unknown
 from orchestrator.methods import Builder
 from orchestrator.yaml_text import Node, parse, read_text
 
+SITE = ("site", "It needs at least kind: slurm.")
 DEFAULT = "site"  # ~/.config/nagbench/site.yaml
 SUFFIXES = (".yaml", ".yml")
 PER_NODE = "gpus_per_node"
@@ -247,7 +248,7 @@ class Site:
 def read_site(site: str | None = None) -> Site:
     """The site file at a path, or of a name. Raises BadInput if there is none, SpecError for what is wrong in it."""
     path = find_site(site)
-    root = parse(read_text(path), str(path))
+    root = parse(read_text(path, SITE), str(path), SITE)
     fields = root.mapping("{kind: slurm, partition: ...}")
     _plain_text(root)
     if root.get("kind") is None:

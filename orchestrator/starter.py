@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nag.autoencoder import Autoencoder
 from nag.interpolants import PREDICTIONS
 from nag.precision import Precision
 from nag.registry import METHODS, find
@@ -18,9 +19,11 @@ from nag.training import Training
 from orchestrator.axes import GRID
 from orchestrator.contracts import CONTRACTS
 from orchestrator.errors import BadInput, EnvironmentProblem
-from orchestrator.networks import FAMILY, LOADED, NAME, OFFICIAL, TRAINED, TUNED
+from orchestrator.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
+from orchestrator.published import Published
+from orchestrator.scorers import KEYS as SCORE_KEYS
 from orchestrator.spec import ARM_KEYS, SWEEP_KEYS
-from orchestrator.sweep import Sample
+from orchestrator.sweep import KEEP, Sample
 
 Schema = dict[str, Any]
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic leaves some
@@ -116,9 +119,10 @@ def schema() -> Schema:
         "network": {"type": "string", "description": "The network of all arms that name none."},
         "sampler": _method("samplers", axes=True, partly=True),
         "sample": _axes(_fields(Sample), _fields(Sample, axes=False)),
-        "score": _object({key: _list(_method(key)) for key in ("features", "metrics")}, ("features", "metrics")),
+        "score": _score(),
         "measure": _method("measures"),
         "precision": _fields(Precision, axes=False),
+        "keep": {"enum": list(KEEP), "description": "What stays of a cell that is scored; the default is samples."},
         "arms": _map(_arm(), "The lines of the comparison. The first one is the baseline of the others."),
     }
     found = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
@@ -130,18 +134,35 @@ def schema() -> Schema:
     }
 
 
+def _score() -> Schema:
+    parts = {key: _list(_method(key)) for key in ("features", "metrics")}
+    file = {"type": "string", "description": "Statistics of ADM or clean-fid, .npz: a path or a URL."}
+    parts["reference"] = {"anyOf": [file, _fields(Published, axes=False), _method("datasets")]}
+    parts["reference_rows"] = {"type": "integer", "minimum": 2}
+    parts["decode"] = _fields(Autoencoder, axes=False)
+    return _object({key: parts[key] for key in SCORE_KEYS}, ("features", "metrics"))
+
+
 def _network() -> Schema:
     parts: dict[str, Schema] = {key: _method(family, axes=True) for key, family in FAMILY.items()}
     parts["predicts"] = _axes({"enum": list(PREDICTIONS)})
-    parts["train"] = _axes(_fields(Training), _fields(Training, axes=False))
+    parts["train"] = _axes(_training(_fields(Training)), _training(_fields(Training, axes=False)))
+    parts["autoencoder"] = _axes(_fields(Autoencoder), _fields(Autoencoder, axes=False))
     parts["init"] = {"type": "string", "description": "The network that this one starts from."}
     parts["checkpoint"] = _axes({"type": "string", "description": "A file of weights, from the sweep's folder."})
     parts["family"] = _axes(
-        {"enum": list(OFFICIAL), "description": "Whose the weights are; read from them if left out."}
+        {"enum": list(FAMILIES), "description": "Whose the weights are; read from them if left out."}
     )
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
     return {"anyOf": [_object({key: parts[key] for key in keys}, needed) for keys, needed in shapes.items()]}
+
+
+def _training(fields: Schema) -> Schema:
+    """With `preset`, which may give what is required."""
+    known = {"preset": {"enum": list(PRESETS), "description": "A published recipe; what stands beside it counts."}}
+    recipe = {**fields, "properties": known | fields["properties"], "required": ["preset"]}
+    return {"anyOf": [fields, recipe]}
 
 
 def _arm() -> Schema:

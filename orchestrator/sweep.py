@@ -21,7 +21,8 @@ class Network:
     """One instance of a network of the sweep: a value on each of its axes. `axes` are those values by parameter key.
 
     Trained here (`data`, `model`, `train`), made from another (`init`), or loaded (`checkpoint`). The model of a
-    checkpoint that does not describe itself is None, and so is that of what is made from it: its weights tell.
+    checkpoint that does not describe itself is None, and so is that of what is made from it: its weights tell. With an
+    `autoencoder` its states are latents of the images of `data`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Network:
     predicts: str
     train: Training | None
     init: Network | None = None
+    autoencoder: Any = None
     checkpoint: str | None = None  # path
     family: str | None = None  # of a checkpoint that does not describe itself
     heads: int | None = None
@@ -40,6 +42,22 @@ class Network:
     @property
     def generates(self) -> bool:
         return self.model is None or self.model.generates
+
+    @property
+    def stores(self) -> str:
+        """What its samples are: pixels or latents."""
+        return "latents" if self.autoencoder is not None or self.data is None else self.data.stores
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of its states; None where that is not known without weights or files that are elsewhere. Raises
+        ValueError for images that the autoencoder cannot take.
+        """
+        try:
+            shape = None if self.data is None else self.data.shape
+            return shape if shape is None or self.autoencoder is None else self.autoencoder.latent_shape(shape)
+        except OSError:
+            return None
 
     @property
     def line(self) -> tuple[Network, ...]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nag.distributed import world
 from orchestrator import user_code
 from orchestrator.causes import cause_of
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
@@ -91,10 +92,21 @@ class Worker:
                 end = outcome(error)
                 if self.raises and end["outcome"] == "failed":
                     raise
+                end["micro_batch"] = self._at_once(digest)
                 self.send({"id": self.current, "event": "end", "digest": digest, **end})
                 return
             self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
         self.send({"id": self.current, "event": "end", "outcome": "done"})
+
+    def _at_once(self, digest: str) -> int:
+        """How many samples a task has had in the network at once, as far as there is one."""
+        from nag.training import Training
+
+        most = self.context.options.micro_batch
+        params = self.context.tasks[digest].params if digest in self.context.tasks else {}
+        if "train" in params:
+            return min(most, Training(**params["train"]["fields"]).batch // world().size)
+        return min(most, params.get("block", most))
 
 
 @contextlib.contextmanager

@@ -107,8 +107,12 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a sweep file. Raises BadInput, in one sentence, for what is no such file."""
+SWEEP = ("sweep", "A sweep needs name, networks and arms.")  # what a file is, and what it needs at least
+
+
+def read_text(path: str | Path, kind: tuple[str, str] = SWEEP) -> str:
+    """The text of a sweep or another file. Raises BadInput, in one sentence, for what is no such file."""
+    what, needs = kind
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -118,20 +122,20 @@ def read_text(path: str | Path) -> str:
     except IsADirectoryError:
         found = sorted(path.glob("*.yaml"))
         example = f", such as {found[0]}" if found else ""
-        raise BadInput(f"{path}: this is a directory; give one sweep file{example}.") from None
+        raise BadInput(f"{path}: this is a directory; give one {what} file{example}.") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}.") from None
     if len(data) > MAX_BYTES:
-        raise BadInput(f"{path}: this is no sweep: it is over {MAX_BYTES // 1_000_000} MB.")
+        raise BadInput(f"{path}: this is no {what}: it is over {MAX_BYTES // 1_000_000} MB.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}: this is no sweep: it is not UTF-8 text (byte {error.start}, line {line}).") from None
+        raise BadInput(f"{path}: this is no {what}: it is not UTF-8 text (byte {error.start}, line {line}).") from None
     if "\0" in text:
-        raise BadInput(f"{path}: this is no sweep: it is a binary file.")
+        raise BadInput(f"{path}: this is no {what}: it is a binary file.")
     if not text.strip():
-        raise BadInput(f"{path}: the file is empty. A sweep needs name, networks and arms.")
+        raise BadInput(f"{path}: the file is empty. {needs}")
     return text
 
 
@@ -144,7 +148,7 @@ def _near(path: Path) -> str:
     return f" Did you mean {path.parent / close[0]}?" if close else ""
 
 
-def parse(text: str, file: str) -> Node:
+def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
     """The tree of a YAML text. Raises SpecError with the line; `file` is the name that messages show."""
     try:
         root = _Composer(text, file).get_single_node()
@@ -156,7 +160,7 @@ def parse(text: str, file: str) -> Node:
         mark = quote or error.problem_mark
         raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
     if root is None:
-        raise BadInput(f"{file}: the file is empty. A sweep needs name, networks and arms.")
+        raise BadInput(f"{file}: the file is empty. {kind[1]}")
     return _Tree(file).node(root, root.start_mark.line + 1, "", 0)
 
 

@@ -33,6 +33,7 @@ ORDER = [
     "builder",
     "plan",
     "kept",
+    "disk",
     "worker",
     "site",
     "snapshot",
@@ -48,6 +49,7 @@ ORDER = [
     "notebook",
     "starter",
     "export",
+    "scoring",
     "doctor",
     "deep",
     "options",
@@ -55,6 +57,7 @@ ORDER = [
     "cluster",
     "site_doctor",
     "cluster_commands",
+    "store_commands",
     "cli",
 ]
 

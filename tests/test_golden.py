@@ -54,8 +54,12 @@ DEFAULTS = {
         "std": (1.0,),
     },
     "features.timm": {},
+    "features.made_up": {"of": "", "outputs": ("features",)},
     "datasets.digits": {},
     "datasets.npz": {"held_out": 0.0},
+    "datasets.made_up": {"classes": 10, "images": 256, "resolution": 32, "seed": 0},
+    "autoencoders.kl": {"factor": 0.18215, "dtype": "float32", "tile": None},
+    "autoencoders.block_means": {"side": 2},
     **dict.fromkeys(
         (
             *("datasets.image_folder", "datasets.imagenet", "datasets.food101", "datasets.sun397"),

@@ -44,6 +44,10 @@ class Digits:
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits")
     trained: ClassVar[bool] = True
 
+    def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Columns of the outputs, for images (C, H, W)."""
+        return {"features": 64, "logits": 10}
+
     def smoke(self) -> Digits:
         """The same, far too short to be good."""
         return dataclasses.replace(self, steps=min(self.steps, 20))

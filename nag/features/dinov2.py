@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nag.features.made_up import MadeUp
 from nag.features.timm_model import created, extractor
 from nag.registry import method
 from nag.weights import DINOV2 as FILE
@@ -36,6 +37,14 @@ class DINOv2:
     FILES: ClassVar[dict[str, str | None]] = {"weights": FILE}
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
+
+    def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Columns of the outputs, for images (C, H, W)."""
+        return {"features": 1024}
+
+    def smoke(self) -> MadeUp:
+        """Small random projections in its place, which need no weights."""
+        return MadeUp(of="dinov2", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

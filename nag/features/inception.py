@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from nag.features.made_up import MadeUp
 from nag.features.resizing import Kind, check_images, resize
 from nag.registry import method
 from nag.weights import INCEPTION, PYTORCH_FID, located
@@ -52,6 +53,14 @@ class Inception:
     FILES: ClassVar[Any] = _File()
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
     trained: ClassVar[bool] = False
+
+    def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Columns of the outputs, for images (C, H, W)."""
+        return {"features": 2048, "logits": 1008, "spatial": 2023}
+
+    def smoke(self) -> MadeUp:
+        """Small random projections in its place, which need no weights."""
+        return MadeUp(of="inception", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

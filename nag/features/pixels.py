@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nag.registry import method
@@ -19,6 +20,10 @@ class Pixels:
     VERSION: ClassVar[int] = 1
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
+
+    def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Columns of the outputs, for images (C, H, W)."""
+        return {"features": math.prod(shape)}
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

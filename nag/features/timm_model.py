@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from nag.features.made_up import MadeUp
 from nag.features.resizing import Kind, check_images, resize
 from nag.registry import method
 from nag.weights import located, read_state
@@ -33,6 +34,10 @@ class Timm:
     FILES: ClassVar[dict[str, str | None]] = {"weights": None}
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
+
+    def smoke(self) -> MadeUp:
+        """Small random projections in its place, which need no weights."""
+        return MadeUp(of="timm", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

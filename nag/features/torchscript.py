@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from nag.features.made_up import MadeUp
 from nag.features.resizing import check_images, resize
 from nag.features.torchscript_file import load, plainly, reason
 from nag.registry import Int, method
@@ -56,6 +57,10 @@ class TorchScript:
                 raise ValueError(f"{name} must have 1 or {self.channels} values; got {values}")
         if not min(self.std) > 0:
             raise ValueError(f"std must be above 0; got {self.std}")
+
+    def smoke(self) -> MadeUp:
+        """Small random projections in its place, which need no file."""
+        return MadeUp(of="torchscript", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

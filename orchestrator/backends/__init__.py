@@ -76,8 +76,8 @@ def event_of(message: Mapping[str, Any]) -> Event:
     if message["event"] == "step":
         blocks = message["blocks"]
         return Step(handle, message["digest"], None if blocks is None else tuple(blocks))
-    keys = ("digest", "reason", "traceback", "cause")
-    return End(handle, message["outcome"], **{key: message[key] for key in keys if key in message})
+    known = {key: message[key] for key in ("digest", "reason", "traceback", "cause") if key in message}
+    return End(handle, message["outcome"], **known, details={k: message[k] for k in ("micro_batch",) if k in message})
 
 
 def message_of(handle: int, bundle: Bundle) -> dict[str, Any]:

@@ -39,10 +39,13 @@ def run(context: Context, task: Task) -> None:
         _published(context, task, made)
     else:
         data = context.rebuild("datasets", task.params["data"])
-        splits = {name: data.open(name) for name in SPLITS}
-        made.total = sum(map(_size, splits.values()))
+        splits = {name: data.open(name) for name in (SPLITS[:1] if made.rows_only else SPLITS)}
+        sizes = {name: _size(split) for name, split in splits.items()}
+        if made.rows_only:  # images that are scored, so nothing is held against their moments
+            sizes = {name: min(size, task.params["rows"]) for name, size in sizes.items()}
+        made.total = sum(sizes.values())
         for name, split in splits.items():
-            made.add(name, _size(split), _of_split(context, split))
+            made.add(name, sizes[name], _of_split(context, split, sizes[name]))
     if made.moments:
         made.publish(MOMENTS, made.moments)
     record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
@@ -55,14 +58,14 @@ def _size(split: Any) -> int:
     return originals(split)
 
 
-def _of_split(context: Context, split: Any) -> Iterator[Images]:
+def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
     """The images of a split but for flips, in order, in micro-batches that end where a part ends."""
     import numpy as np
 
     from nag.datasets import to_uint8
     from nag.datasets.ahead import read_ahead
 
-    for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, _size(split)))):
+    for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, size))):
         yield Images(to_uint8(images), labels)
 
 
@@ -114,6 +117,7 @@ class _Made(Mapping[str, bytes]):
         self.sizes: dict[str, int] = {}
         self.rows: dict[str, int] = {}
         self.total = self.seen = 0
+        self.rows_only = task.params.get("only") == "rows"
 
     def __getitem__(self, name: str) -> bytes:
         return self.context.store.read(file_name(self.task.digest, name))
@@ -171,6 +175,8 @@ class _Made(Mapping[str, bytes]):
         if output == "labels":
             return
         self.outputs.add(output)
+        if self.rows_only:
+            return
         named = output if split == "train" else split if output == "features" else f"{split}_{output}"
         if output == "logits" or rows.ndim != 2 or rows.shape[1] > WIDEST or _named("mean", named) in self.moments:
             return

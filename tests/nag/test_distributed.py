@@ -85,7 +85,9 @@ def test_two_processes_in_unequal_pieces(alone: dict[str, torch.Tensor], tmp_pat
 
 
 def one_fails(folder: Path, how: Callable[[], None]) -> None:
-    """Process 1 ends at step 3; what the other one says, and after how many seconds."""
+    """Process 1 ends at step 3; what the others say, and after how many seconds. None leaves before all have said it,
+    for a worker lives on.
+    """
     here = world()
     data, model = Digits(), SiT(hidden=8, depth=1, heads=2, patch=4)
     plain, calls, began = model.loss(Linear(), "velocity"), [], [0.0]
@@ -105,6 +107,9 @@ def one_fails(folder: Path, how: Callable[[], None]) -> None:
     except (distributed.PeerFailed, ValueError) as error:
         kind = getattr(error, "kind", "")
         note(folder, here.rank, f"{time.monotonic() - began[0]:.3f} {type(error).__name__} {kind!r} {error}")
+        end = time.monotonic() + 20
+        while time.monotonic() < end and not all(noted(folder, rank) for rank in range(here.size)):
+            time.sleep(0.02)
 
 
 def raises() -> None:
@@ -116,19 +121,20 @@ def dies() -> None:
 
 
 def test_one_that_fails_ends_all(tmp_path: Path) -> None:
-    assert together(3, one_fails, tmp_path, raises, seconds=60) == [0, 0, 0]
+    assert together(3, one_fails, tmp_path, raises, seconds=120) == [0, 0, 0]
     for rank in (0, 2):
         seconds, words = noted(tmp_path, rank).split(" ", 1)
         assert words == "PeerFailed 'ValueError' process 1 of the training failed: ValueError: no such image"
-        assert float(seconds) < 10
+        assert float(seconds) < 15
     assert noted(tmp_path, 1).endswith("ValueError '' no such image")
 
 
 def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
-    assert together(2, one_fails, tmp_path, dies, seconds=60) == [0, -signal.SIGKILL]
+    note(tmp_path, 1, "nothing")
+    assert together(2, one_fails, tmp_path, dies, seconds=120) == [0, -signal.SIGKILL]
     seconds, words = noted(tmp_path, 0).split(" ", 1)
     assert words.startswith("PeerFailed '' another process of the training died, or cannot be reached: ")
-    assert float(seconds) < 10
+    assert float(seconds) < 15
 
 
 @pytest.mark.parametrize(
@@ -171,6 +177,12 @@ def test_where_processes_of_slurm_meet(nodes: str, first: str) -> None:
     assert meeting({"MASTER_ADDR": "here", "MASTER_PORT": "77"} | environ) == ("here", 77)
     with pytest.raises(ValueError, match="Set MASTER_ADDR and MASTER_PORT"):
         meeting({})
+
+
+def test_a_node_that_only_slurm_knows() -> None:
+    for name, found in (("n1.invalid", "127.0.0.7"), ("localhost", "localhost")):
+        environ = {"SLURM_JOB_NODELIST": name, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.7"}
+        assert meeting(environ)[0] == found
 
 
 def test_processes_that_do_not_divide_the_batch() -> None:

@@ -101,7 +101,7 @@ def test_precision_recall_density_and_coverage_are_what_plain_distances_give(til
     x[:7] = r[20:27]  # some copies: a distance of 0
     of_x, of_r = (np.sort(pairs(a, a), axis=1) for a in (x, r))  # column 0 is the point itself
     d = pairs(x, r)
-    expected = {"precision": (d <= of_r[:, 3]).any(1).mean(), "recall": (d.T <= of_x[:, 3]).any(1).mean()}
+    expected = {"precision": (d <= of_r[:, 3]).any(1).mean(), "recall": (d <= of_x[:, 3, None]).any(0).mean()}
     assert score(PrecisionRecall(), x, features=r)[0] == expected
     within = d <= of_r[:, 5]
     expected = {"density": within.sum() / (5 * 150), "coverage": within.any(0).mean()}
@@ -111,8 +111,8 @@ def test_precision_recall_density_and_coverage_are_what_plain_distances_give(til
 
 
 def test_density_and_coverage_of_equal_distributions_are_known():
-    """Naeem et al., section 3.3 and appendix: whatever the distribution, E density = 1 and E coverage = 1 - product over
-    i < k of (N_r - 1 - i) / (N + N_r - 1 - i).
+    """Naeem et al., section 3.3: whatever the distribution, E density = 1 and E coverage = 1 - product over i < k of
+    (N_r - 1 - i) / (N + N_r - 1 - i).
     """
     n, m, k = 300, 250, 5
     found = [

@@ -29,7 +29,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def together(size: int, work: Callable[..., None], *arguments: Any, seconds: float = 100) -> list[int | None]:
+def together(size: int, work: Callable[..., None], *arguments: Any, seconds: float = 200) -> list[int | None]:
     """`work(*arguments)` in `size` processes with the variables of nag.distributed; their exit codes."""
     port = free_port()
     processes = [

@@ -428,7 +428,7 @@ ARMS = [
     (
         PLAIN,
         "plain: {cfg: {scale: 1.5, channels: some}}",
-        "11: arms.plain.cfg.channels: expected all or a whole number, got 'some'.",
+        "11: arms.plain.cfg.channels: expected all or a whole number of at least 1, got 'some'.",
     ),
     (
         PLAIN,

@@ -74,7 +74,7 @@ def test_an_interval_follows_from_the_influences(exported: zipfile.ZipFile, tmp_
     """On pixels, whose rank is above 40, the report gives none; the definition that README.txt gives still holds."""
     cell = json.loads(inside(exported, "results.json"))["cells"][0]
     with np.load(io.BytesIO(inside(exported, f"influence/{cell['digest']}.npz"))) as arrays:
-        assert set(arrays) == {"fid", "fid_digits"}
+        assert set(arrays) == {"fid", "fid_digits", "fid_held_out", "fid_held_out_digits"}
         for name, array in arrays.items():
             assert array.shape == (40,)
             score = cell["metrics"][name]

@@ -245,7 +245,7 @@ def test_two_processes(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
     for store in stores:
         store.open()
     stores[0].create_record(f"leases/{task.digest}/000001.json", {"until": time.time() + 100, "host": "elsewhere"})
-    assert together(2, two_processes, tmp_path, task, seconds=100) == [0, 0]
+    assert together(2, two_processes, tmp_path, task) == [0, 0]
     assert noted(tmp_path, 0) == "Held Stop done done done"
     assert noted(tmp_path, 1) == "done PeerFailed done done done"
     assert network(stores[1], task) == network(stores[2], task)

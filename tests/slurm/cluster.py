@@ -46,7 +46,7 @@ def wait(true: Callable[[], object], what: str, seconds: float = UP_S, every_s: 
     """Wait until `true()`; a connection that fails, or a command, is not true yet. Raises TimeoutError."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(OSError, subprocess.SubprocessError, RuntimeError):
             if true():
                 return
         time.sleep(every_s)
@@ -88,6 +88,13 @@ def processes() -> dict[int, int]:
     return found
 
 
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def with_children(roots: set[int]) -> set[int]:
     parents = processes()
     found, grew = set(roots), True
@@ -126,7 +133,7 @@ class Cluster:
             f"--socket={self.socket}",
             *(f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")),
         )
-        wait(self.socket.exists, "munged has its socket")
+        self.up("munged", self.socket.exists)
         if self.settings.accounting:
             self.start_database()
             self.start_slurmdbd()
@@ -173,6 +180,12 @@ class Cluster:
                 cwd=self.folder,
             )
 
+    def up(self, name: str, true: Callable[[], object]) -> None:
+        """Wait until a daemon is up. Raises RuntimeError if it has ended instead."""
+        wait(lambda: self.daemons[name].poll() is not None or true(), f"{name} is up")
+        if self.daemons[name].poll() is not None:
+            raise RuntimeError(f"{name} ended with {self.daemons[name].returncode}\n{self.logs}")
+
     def start_database(self) -> None:
         common = ["--no-defaults", "--user=root", f"--datadir={self.folder}/mysql", "--innodb-log-file-size=8M"]
         common += ["--innodb-doublewrite=0", "--innodb-flush-log-at-trx-commit=0"]  # nobody needs it after a crash
@@ -183,7 +196,7 @@ class Cluster:
             *("mariadbd", *common, f"--socket={self.folder}/sql.sock", "--innodb-buffer-pool-size=64M"),
             *(f"--port={self.ports.database}", "--bind-address=127.0.0.1", "--skip-grant-tables"),
         )
-        wait(lambda: answers(self.ports.database), "mariadbd answers")
+        self.up("mariadbd", lambda: answers(self.ports.database))
 
     def add_account(self) -> None:
         """root gets an account and a second QoS; slurmctld hears of them at once."""
@@ -202,14 +215,14 @@ class Cluster:
 
     def start_slurmdbd(self) -> None:
         self.daemon("slurmdbd", "slurmdbd", "-D")
-        wait(lambda: answers(self.ports.slurmdbd), "slurmdbd answers")
+        self.up("slurmdbd", lambda: answers(self.ports.slurmdbd))
 
     def stop_slurmdbd(self) -> None:
         self.kill("slurmdbd")
 
     def start_slurmctld(self) -> None:
         self.daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
-        wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld answers")
+        self.up("slurmctld", lambda: answers(self.ports.slurmctld) and self.out("scontrol", "ping"))
 
     def stop_slurmctld(self) -> None:
         self.kill("slurmctld")
@@ -238,11 +251,13 @@ class Cluster:
         """As if its daemon had crashed, or (with_tasks) as if the machine had lost its power."""
         mark = f"{MARK}={node}".encode()
         steps = {pid for pid in processes() if mark in environment(pid)}
-        tasks = with_children(steps) if with_tasks else set()
+        tasks = with_children(steps) - {self.daemons[f"slurmd.{node}"].pid}
         self.kill(f"slurmd.{node}")
-        for pid in sorted(tasks):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while with_tasks and (left := [pid for pid in tasks if alive(pid)]):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
     def kill(self, name: str) -> None:
         self.daemons[name].kill()
@@ -321,7 +336,7 @@ class Cluster:
     @property
     def logs(self) -> str:
         """The end of what every daemon wrote, for the message of a test that fails."""
-        found = [*sorted(self.folder.glob("slurm*.log")), *sorted(self.folder.glob("m*.out"))]
+        found = [path for path in sorted(self.folder.glob("*.out")) if path.stat().st_size]
         return "\n".join(
             f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-20:]) for path in found
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -93,7 +94,7 @@ def test_real_ends(slurm_with: Callable[[Settings], Cluster]) -> None:
     python = "import os, time; x = bytearray(300_000_000); x[::4096] = b'x' * len(x[::4096]); time.sleep(30)"
     scripts = {
         "died": "srun bash -c 'exit 3'",
-        "host_memory": f'srun python3 -c "{python}"',
+        "host_memory": f'srun {sys.executable} -c "{python}"',
         "cancelled": "srun sleep 60",
     }
     ids = {cause: made.submit(script, "--mem=100", f"--job-name={cause}") for cause, script in scripts.items()}

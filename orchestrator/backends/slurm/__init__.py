@@ -11,38 +11,40 @@ import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import Bundle, End, Event, Step, Work
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.element import Element
-from orchestrator.backends.slurm.jobs import Job, Jobs, Over
+from orchestrator.backends.slurm.element import STOP, Element
+from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
+from orchestrator.backends.slurm.ledger import gpu_hours
+from orchestrator.backends.slurm.limits import HOURS, ROOM, SPEED, committed, fitting, uncalibrated
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.waves import Wave, begin, write_array
+from orchestrator.backends.slurm.waves import Wave, begin, close, read_job, stop, stopped, write_array
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import Done, Plan
 from orchestrator.site import Slurm as Settings
 from orchestrator.speeds import Speeds
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Held
-from orchestrator.tasks.lease import lease
+from orchestrator.tasks import BLOCK_KINDS
 
-LEASE_S = 300.0  # how long another engine may be queueing
 BLOCKS_A_BUNDLE = 8  # what an element does before it looks at the next bundle; not what one element does
-CALIBRATED_FROM = 4  # bundles of one unmeasured speed, for each element that may run: so many are worth measuring it
-FIRST_LOOK_S = 1.0
+FIRST_LOOK_S = 1.0  # at the store; Slurm is asked every `poll_s`
 
-AfterWave = Callable[[Wave, Sequence[str]], None]
-ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
+AfterWave = Callable[[str, Sequence[str]], None]
+
+
+class Overtaken(EnvironmentProblem):
+    """Another engine has given up for this one what it was about to queue."""
 
 
 class Slurm:
     """`note` is told what a person may want to know. `record` is kept with every wave: owner, generation, since.
-    `options` go to the elements. `after_wave` queues what goes on when the given jobs have ended. `gpu_s`: seconds of
-    GPUs that may still be queued; None for any number.
+    `options` go to the elements. `after_wave(stem, jobs)` queues what goes on when these jobs have ended. `hours`: of
+    GPUs, that the sweep may use over its whole life; None for any number.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Slurm:
         record: Mapping[str, Any],
         options: Mapping[str, Any],
         after_wave: AfterWave | None = None,
-        gpu_s: float | None = None,
+        hours: float | None = None,
     ) -> None:
         self.store, self.plan, self.site, self.folder, self.code = store, plan, site, folder, code
         self.commands, self.note, self.record, self.options = commands, note, record, options
-        self.after_wave, self.gpu_s = after_wave, gpu_s
-        self.jobs = Jobs(store, plan.sweep.name, folder, commands, note)
+        self.after_wave, self.hours = after_wave, hours
+        self.jobs = Jobs(store, plan.sweep.name, commands, note)
         self.speeds = Speeds(plan, store, Done(store))
         self.extracts: dict[str, list[str]] = defaultdict(list)
         for digest, task in plan.tasks.items():
@@ -72,14 +74,18 @@ class Slurm:
         self.places: dict[int, set[tuple[int, int, int]]] = {}  # handle -> (wave, array, element) that do it
         self.told: dict[int, int] = {}  # handle -> steps of which the engine knows
         self.later: dict[int, str] = {}  # handle -> what it waits for, outside of the queue
-        self.looked, self.look_every = -1e9, FIRST_LOOK_S
+        self.room = 1  # elements of the smallest array that waits for room
+        self.began = False  # whether anything was in the queue since this engine looks
+        self.followed = False  # whether this engine has queued what goes on after its last wave
+        self.looked, self.look_every, self.asked = -1e9, FIRST_LOOK_S, -1e9
 
     def size(self, plan: Plan, stream: str, blocks: int) -> int:
         seconds = sum(map(self.speeds.task_s, (stream, *self.extracts[stream])))
         return max(1, min(BLOCKS_A_BUNDLE, int(self.site.target_minutes * 60 / max(seconds, 1e-3))))
 
     def adopt(self) -> list[Bundle]:
-        self.jobs.read()
+        with alone(self.store, self.plan.sweep.name):
+            self.jobs.settle()
         found: list[Bundle] = []
         for job in self.jobs.known.values():
             for element in sorted(job.open):
@@ -89,6 +95,7 @@ class Slurm:
         return found
 
     def _follow(self, handle: int, bundle: Bundle, job: Job, element: int) -> None:
+        self.began = True
         self.bundles[handle] = bundle
         self.told.setdefault(handle, 0)
         self.places.setdefault(handle, set()).add((job.wave.number, job.place, element))
@@ -96,12 +103,15 @@ class Slurm:
     # Queueing.
 
     def submit(self, work: Sequence[Work]) -> None:
-        with self._alone():
-            others = self.jobs.read()  # of an engine that was faster
-            mine = [each for each in work if not self._is_queued(each, others)]
-            if mine:
-                self._queue(self._worthwhile(mine))
+        if (self.folder / STOP).exists():
+            raise EnvironmentProblem(f"{self.folder / STOP} is there, so nothing is queued. Remove it to go on.")
+        with alone(self.store, self.plan.sweep.name):
+            others = self.jobs.settle()  # of an engine that was faster
+            self._queue([each for each in work if not self._is_queued(each, others)])
         self.looked, self.look_every = time.monotonic(), FIRST_LOOK_S
+        reasons = set(self.later.values())
+        if self.later.keys() == self.bundles.keys() and (HOURS in reasons or (ROOM in reasons and not self.began)):
+            raise EnvironmentProblem(f"nothing is queued: what is left waits for {' and '.join(sorted(reasons))}")
 
     def _is_queued(self, work: Work, others: Sequence[Job]) -> bool:
         """Whether somebody else has queued this, or a part of it, meanwhile; then the end of that is waited for."""
@@ -112,51 +122,62 @@ class Slurm:
                     self._follow(work.handle, work.bundle, job, element)
         return work.handle in self.places
 
-    def _worthwhile(self, work: Sequence[Work]) -> list[Work]:
-        """What is queued now. Where very much depends on a speed that nobody has measured, that is one bundle of it, in
-        place of a guess that makes all elements too long or too short; needs somebody who goes on afterwards.
-        """
-        sorts: dict[str, list[Work]] = defaultdict(list)
-        for each in work if self.after_wave else ():
-            if each.bundle.kind == "sample" and not self.speeds.measured(each.bundle.steps[0][0]):
-                sorts[self.speeds.sort(self.plan.tasks[each.bundle.steps[0][0]])].append(each)
-        for alike in sorts.values():
-            if len(alike) > CALIBRATED_FROM * self.site.throttle:
-                self._leave(alike[1:], SPEED)
-        now = []
-        for each in work:
-            if each.handle not in self.later and not each.after & self.later.keys():
-                now.append(each)
-            elif each.handle not in self.later:
-                self._leave([each], self.later[min(each.after & self.later.keys())])
-        return now
-
-    def _leave(self, work: Sequence[Work], why: str) -> None:
-        for each in work:
-            self.later[each.handle] = why
-            self.bundles[each.handle] = each.bundle
+    def _unmeasured(self, work: Work) -> str | None:
+        """The sort of a speed that is worth measuring first, if somebody goes on afterwards."""
+        main = work.bundle.steps[0][0]
+        if self.after_wave is None or work.bundle.kind != "sample" or self.speeds.measured(main):
+            return None
+        return self.speeds.sort(self.plan.tasks[main])
 
     def _queue(self, work: Sequence[Work]) -> None:
-        sweep, began = self.plan.sweep.name, round(time.time(), 3)
+        if not work:
+            return
+        later = uncalibrated(work, self._unmeasured, self.site.throttle)
         token = hashlib.blake2b(f"{self.store.url} {time.time_ns()}".encode(), digest_size=4).hexdigest()
-        stem = f"nb.{self.record['owner']}.{sweep}.{token}"
+        stem = f"nb.{self.record['owner']}.{self.plan.sweep.name}.{token}"
+        found = self._that_fit(self._arrays([each for each in work if each.handle not in later], stem), later)
+        self.later |= later
+        self.bundles |= {each.handle: each.bundle for each in work if each.handle in later}
+        for why in sorted(set(later.values())):
+            self.note(f"{sum(each == why for each in later.values())} bundles wait for {why}")
+        if found:
+            self._hand_over_all(found, stem)
+
+    def _arrays(self, work: Sequence[Work], stem: str) -> list[Array]:
         known = {
             handle: f"{job.array.name}/{element}" if job.array.kind == "train" else job.array.name
             for handle, places in self.places.items()
             for number, place, element in places
             if (job := self.jobs.known.get((number, place))) is not None
         }
-        most = int(self.commands.config().get("MaxArraySize", "1001"))
+        most = self.commands.max_array()
+        if self.site.max_submit is not None:
+            most = min(most, max(1, self.site.max_submit - (self.after_wave is not None)))
+        return arrays(work, self.site, self._seconds, lambda number: f"{stem}.{number}", known, most)
 
-        def seconds(bundle: Bundle) -> float:
-            return self.speeds.steps_s(bundle.steps)
+    def _seconds(self, bundle: Bundle) -> float:
+        return self.speeds.steps_s(bundle.steps)
 
-        found = arrays(work, self.site, seconds, lambda number: f"{stem}.{number}", known, most)
-        found = self._that_fit(found, {each.handle: each for each in work})
-        if not found:
-            return
-        record = {**self.record, "time": began, "stem": stem, "arrays": len(found), "folder": str(self.folder)}
-        wave = begin(self.store, sweep, record)
+    def _that_fit(self, found: Sequence[Array], later: dict[int, str]) -> list[Array]:
+        """The arrays that may be queued now; the handles of the others go into `later`."""
+        room = hours = None
+        if self.site.max_submit is not None:
+            queued = sum(not row.over for row in self.commands.queue())
+            room = self.site.max_submit - queued - (self.after_wave is not None)
+        if self.hours is not None:
+            used, expected = gpu_hours(self.store, self.plan.sweep.name), committed(self.jobs.known) / 3600
+            self.note(f"GPU hours: {used:.2f} used, {expected:.2f} queued, of {self.hours:g}")
+            hours = max(0.0, self.hours - used - expected) * 3600
+        kept, left = fitting(found, room, hours)
+        for array in found:
+            if array.name in left:
+                later |= {handle: left[array.name] for element in array.elements for handle in element.handles}
+        self.room = min((len(array.elements) for array in found if left.get(array.name) == ROOM), default=1)
+        return kept
+
+    def _hand_over_all(self, found: Sequence[Array], stem: str) -> None:
+        record = {**self.record, "time": round(time.time(), 3), "stem": stem, "arrays": len(found)}
+        wave = begin(self.store, self.plan.sweep.name, {**record, "folder": str(self.folder)})
         for place, array in enumerate(found):
             write_array(self.store, wave, place, array)
         queued: list[str] = []
@@ -165,14 +186,17 @@ class Slurm:
                 job = Job(wave, place, array, None, set(range(len(array.elements))))
                 job.id = self._hand_over(job)
                 queued.append(job.id)
-                self.store.create_record(wave.job_name(place), {"job": job.id})
+                self._write_down(job)
                 self.jobs.add(job)
                 for index, element in enumerate(array.elements):
                     for bundle, handle in zip(element.bundles, element.handles, strict=True):
                         self._follow(handle, bundle, job, index)
                 self.note(f"queued {array.kind}: {len(array.elements)} elements, job {job.id} ({array.name})")
             if self.after_wave:
-                self.after_wave(wave, queued)
+                self.after_wave(stem, queued)
+                self.followed = True
+        except Overtaken:
+            raise
         except BaseException:
             self._take_back(wave, queued)
             raise
@@ -181,61 +205,29 @@ class Slurm:
         array, asked = job.array, job.array.resources
         by_name = self.jobs.by_name()
         after = [token for name in array.after if (token := _dependency(name, by_name)) is not None]
-        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, dict(self.options))
+        options = {**self.options, "folder": str(self.folder)}
+        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, options)
         tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
         folder, count = self.folder / array.name, len(array.elements)
         return queue(
             self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks
         )
 
+    def _write_down(self, job: Job) -> None:
+        """The id of a job, unless another engine has taken this one for dead."""
+        if self.store.create_record(job.wave.job_name(job.place), {"job": job.id}):
+            return
+        if read_job(self.store, job.wave, job.place)[1] != job.id:
+            self.commands.cancel([str(job.id)])
+            raise Overtaken("this process stood still for so long that another nagbench has taken over")
+
     def _take_back(self, wave: Wave, queued: Sequence[str]) -> None:
         """Nothing stays half queued."""
-        with contextlib.suppress(QueryFailed):
-            self.commands.cancel(queued)
         with contextlib.suppress(EnvironmentProblem):
-            self.store.create_record(f"{wave.folder}/stop.json", {"only": None, "time": round(time.time(), 3)})
-            self.store.create_record(f"{wave.folder}/closed.json", {"time": round(time.time(), 3)})
-
-    def _that_fit(self, found: Sequence[Array], work: Mapping[int, Work]) -> list[Array]:
-        """The arrays for which there is room in the queue and there are GPU hours, and whose inputs are queued too."""
-        room = None if self.site.max_submit is None else self.site.max_submit - len(self._waiting())
-        kept: list[Array] = []
-        left: dict[str, str] = {}
-        for array in found:
-            gpus = array.resources.gpus * array.resources.nodes
-            waits = {name.partition("/")[0] for name in array.after} & left.keys()
-            why = left[min(waits)] if waits else ""
-            if not why and room is not None and len(array.elements) > room:
-                why = ROOM
-            if not why and self.gpu_s is not None and gpus and array.seconds * gpus > self.gpu_s:
-                why = HOURS
-            if why:
-                left[array.name] = why
-                self._leave([work[handle] for element in array.elements for handle in element.handles], why)
-                continue
-            room = None if room is None else room - len(array.elements)
-            self.gpu_s = None if self.gpu_s is None else self.gpu_s - array.seconds * gpus
-            kept.append(array)
-        for why in dict.fromkeys(left.values()):
-            self.note(f"{sum(each == why for each in left.values())} arrays wait for {why}")
-        return kept
-
-    def _waiting(self) -> list[str]:
-        return [row.id for row in self.commands.queue() if not row.over]
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """While it lasts, no other engine queues this sweep."""
-        end = time.monotonic() + LEASE_S
-        while True:
-            try:
-                with lease(self.store, f"queue-{self.plan.sweep.name}"):
-                    yield
-                return
-            except Held:
-                if time.monotonic() > end:
-                    raise EnvironmentProblem(f"another nagbench is still queueing {self.plan.sweep.name}") from None
-                time.sleep(0.5)
+            stop(self.store, wave, None)
+            self.commands.cancel(queued)
+            close(self.store, wave)
+        self.jobs.forget(wave)
 
     # Looking.
 
@@ -245,28 +237,32 @@ class Slurm:
             time.sleep(timeout_s)
             return []
         time.sleep(max(0.0, due if timeout_s else 0.0))
-        self.jobs.close_waves()
-        events = self._look()
+        ask = timeout_s == 0 or time.monotonic() - self.asked >= self.site.poll_s
+        events = self._look(ask)
+        if timeout_s == 0 and self.jobs.unsure:  # the caller may be one who looks only once
+            time.sleep(GONE_S)
+            events += self._look(True)
         self.looked = time.monotonic()
         slower = FIRST_LOOK_S if events else self.look_every * 1.5
-        self.look_every = min(self.site.poll_s, slower) * random.uniform(0.85, 1.0)
+        self.look_every = min(self.site.poll_s, slower)
         return events
 
-    def _look(self) -> list[Event]:
-        try:
-            over = self.jobs.over()
-        except QueryFailed as error:
-            self.note(f"{error}; asking again later")
-            over = []
+    def _look(self, ask: bool) -> list[Event]:
+        over: Sequence[Over] = ()
+        if ask:
+            self.asked = time.monotonic() + random.uniform(0, 0.15) * self.site.poll_s
+            try:
+                over = self.jobs.over()
+            except QueryFailed as error:
+                self.note(f"{error}; asking again later")
         done = Done(self.store)  # read after the question: what had ended by then has its records by now
         events = self._published(done)
         for each in over:
             events += self._ends(each, done)
+        self.jobs.close_waves()
         if any(isinstance(event, Step) for event in events) and SPEED in self.later.values():
             self.speeds = Speeds(self.plan, self.store, done)
-        if self.bundles and self.bundles.keys() == self.later.keys() and HOURS in self.later.values():
-            raise EnvironmentProblem("--max-gpu-hours is reached: what is left is not queued")
-        return events + self._now()
+        return events + self._now(ask)
 
     def _published(self, done: Done) -> list[Event]:
         """Steps that were published since the last look, and the ends of bundles that are complete."""
@@ -300,7 +296,11 @@ class Slurm:
     def _ends(self, over: Over, done: Done) -> list[Event]:
         """The ends of an element's bundles that are not complete. Where it died, the first has the blame."""
         here = (over.job.wave.number, over.job.place, over.element)
-        stopped = self.jobs.stopped(over.job.wave)
+        halt = stopped(self.store, over.job.wave)
+        if over.cause == "environment" and halt is None:  # the nodes see less than this machine does
+            job = over.job
+            self._take_back(job.wave, [str(each.id) for each in self.jobs.known.values() if each.wave == job.wave])
+            raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
         said = {end["bundle"]: end for end in over.mark.get("bundles", ())}
         told = {bundle.steps: said.get(at) for at, bundle in enumerate(over.job.array.elements[over.element].bundles)}
         events: list[Event] = []
@@ -311,15 +311,16 @@ class Slurm:
             bundle = self.bundles[handle]
             end = told.get(bundle.steps)
             digest = self._left(bundle, done)[0][0]
-            if stopped is None or digest in stopped:
+            if halt is not None and halt.covers([digest]):
                 end = {"outcome": "failed", "digest": digest, "cause": "stopped", "reason": "cancelled by the user"}
+                end["time"] = halt.time
             elif end is None and over.cause and not events:
                 end = {"outcome": "failed", "digest": digest, "cause": over.cause, "reason": over.reason}
             events.append(self._over(self._end(handle, over, end)))
         return events
 
     def _end(self, handle: int, over: Over, end: Mapping[str, Any] | None) -> End:
-        if end is None or end["outcome"] == "skipped":
+        if end is None or end["outcome"] in ("skipped", "stopped"):
             return End(handle, "skipped")
         if end["outcome"] in ("held", "corrupt"):
             return End(handle, end["outcome"], end["digest"], end.get("reason", ""))
@@ -329,12 +330,10 @@ class Slurm:
             "job": job.element_id(over.element),
             "log": str(job.log(self.folder, over.element)),
             "again": self._again(job, over.element),
-            "seconds": round(max(0.0, mark["time"] - mark.get("started", mark["time"])), 1),
-            "progress": bool(mark.get("progress")) or self.told.get(handle, 0) > 0,
+            "seconds": round(max(0.0, mark.get("time", 0.0) - mark.get("started", mark.get("time", 0.0))), 1),
             "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
+            **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
         }
-        if end.get("micro_batch"):
-            details["micro_batch"] = end["micro_batch"]
         began = int(job.wave.record["time"] * 1e9)
         name = f"{began:020d}-{over.restart:03d}-{job.place:03d}-{over.element:06d}"
         cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
@@ -345,21 +344,31 @@ class Slurm:
         words = ["env", f"PYTHONPATH={self.code}", self.site.python or sys.executable, "-m", Element.__module__]
         return shlex.join([*words, self.store.url, job.wave.array_name(job.place), str(element)])
 
-    def _now(self) -> list[Event]:
+    def _now(self, asked: bool) -> list[Event]:
         """What waited outside of the queue and need not any more; the engine queues it again."""
         ready = []
+        alone = self.bundles.keys() == self.later.keys()  # nothing is in the queue: what was to be measured has failed
+        room = self.site.max_submit is None or (asked and self.jobs.waiting + self.room < self.site.max_submit)
         for handle, why in self.later.items():
-            stream = self.bundles[handle].steps[0][0]
-            alone = self.bundles.keys() == self.later.keys()  # what was to be measured has failed
-            measured = alone or self.bundles[handle].kind != "sample" or self.speeds.measured(stream)
-            room = self.site.max_submit is None or self.jobs.queued < self.site.max_submit
-            if (why == SPEED and measured) or (why == ROOM and room):
+            measured = self.bundles[handle].kind != "sample" or self.speeds.measured(self.bundles[handle].steps[0][0])
+            if (why == SPEED and (measured or alone)) or (why == ROOM and room) or (why == HOURS and alone):
                 ready.append(handle)
         return [self._over(End(handle, "skipped")) for handle in ready]
 
     def close(self) -> None:
-        """What is queued goes on."""
+        """What is queued goes on, and if this engine has queued nothing, perhaps nobody has queued what comes after."""
+        if not self.bundles:
+            with contextlib.suppress(EnvironmentProblem):
+                self.jobs.over()
         self.jobs.close_waves()
+        queued = [job for job in self.jobs.known.values() if job.open]
+        if self.after_wave is None or self.followed or not queued or (self.folder / STOP).exists():
+            return
+        stem = f"nb.{self.record['owner']}.{self.plan.sweep.name}."
+        with contextlib.suppress(EnvironmentProblem):
+            rows = [row for row in self.commands.queue() if row.name.startswith(stem) and row.state == "PENDING"]
+            if not any(row.name.endswith(".reconcile") for row in rows):
+                self.after_wave(queued[-1].wave.record["stem"], [str(job.id) for job in queued])
 
 
 def _dependency(name: str, jobs: Mapping[str, Job]) -> str | None:

@@ -20,9 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.slurm.waves import Wave, read_array
+from orchestrator.backends.slurm.waves import Wave, read_array, read_job, stopped
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store import Store
 from orchestrator.tasks import BLOCK_KINDS, Context, Options, Task, block_name, record_name
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.backends import Bundle
     from orchestrator.worker import Worker
 
+STOP = "STOP"  # a file of this name in the shared folder: nothing is queued, and elements come to an end
 STAGGER_AT_MOST = 20  # elements whose starts are spread
 PATIENCE_S = 600.0  # with a store that cannot be written just now
 HELD_S = 300.0  # with a training that somebody else, perhaps a node that is gone, has the lease of
@@ -50,21 +52,21 @@ class Element:
     sweep: str
     wave: int
     array: int
-    options: Mapping[str, Any] = field(default_factory=dict)  # of Options, and: scratch, stagger_s, signal_s
+    options: Mapping[str, Any] = field(default_factory=dict)  # of Options, and: scratch, stagger_s, signal_s, folder
 
     def __call__(self, index: int) -> str:
         """Returns how it ended, for the log; nobody reads it for a decision."""
-        options = dict(self.options)
+        options, started = dict(self.options), time.time()
         time.sleep(index % STAGGER_AT_MOST * options.pop("stagger_s", 0.0))
         prepare(options.pop("scratch", None))
-        return Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, options).run()
+        return Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, options, started).run()
 
 
 def prepare(scratch: str | None) -> None:
     """Threads and caches of this process, before anything heavy is imported."""
     if scratch:
         base = os.path.expandvars(scratch)
-        for name in CACHES:
+        for name in CACHES if "$" not in base else ():  # a variable that this node does not have
             os.environ.setdefault(name, os.path.join(base, "nagbench", name.lower()))
     for name in ONE_THREAD:
         os.environ.setdefault(name, "1")
@@ -86,13 +88,21 @@ class Running:
     slowest: float = 0.0  # seconds of the longest step so far
     steps: int = 0
     worker: Worker | None = None
-    training: str = ""  # the digest of a training that runs
+    place: int = 0  # of the bundle that is being done
+    current: str = ""  # the task that is being done
+    training: str = ""  # the same, if it is a training
     resumed_at: int = 0
 
     def run(self) -> str:
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.signal_s = float(self.options.pop("signal_s", 90.0))
+        self.folder = self.options.pop("folder", None)
+        if not self._is_queued():
+            _say(
+                "this array was given up when its submitter was killed, and was queued again as another; nothing to do"
+            )
+            return "given up"
         self.context = Context(self.store)  # to look things up; what works is made when there is work
         found = self._patiently(lambda: read_array(self.store, self.wave.array_name(self.array)))
         self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
@@ -101,6 +111,7 @@ class Running:
             signal.signal(number, self._warn)
         outcome = "done"
         for place, bundle in enumerate(found.elements[self.index].bundles):
+            self.place = place
             end = self._bundle(bundle)
             if end["outcome"] != "done":
                 self.ends.append({"bundle": place, **end})
@@ -109,9 +120,17 @@ class Running:
                     break
         if outcome == "timeout":
             self._begin_again()
-        self._mark("ends", {"outcome": outcome, "bundles": self.ends, "progress": self._progress()})
+        self._mark_end(outcome)
         _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
         return outcome
+
+    def _is_queued(self) -> bool:
+        """Whether engines know this job by its id; one whose submitter was killed at once is queued again instead."""
+        sent, job = self._patiently(lambda: read_job(self.store, self.wave, self.array))
+        return not sent or self._job() in (job, "")  # "": run by hand
+
+    def _job(self) -> str:
+        return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
 
     def _bundle(self, bundle: Bundle) -> dict[str, Any]:
         """Do a bundle's steps that are not done; how it ended."""
@@ -126,7 +145,8 @@ class Running:
             kind = self._patiently(functools.partial(self._task, bundle, digest)).kind
             if self._published(digest, blocks, kind) or (self.rank and kind != "train"):
                 continue
-            if self._stopped(digest):
+            self.current = digest
+            if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
             if self.steps and kind != "train" and self.slowest > self._left() - SPARE_S:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
@@ -154,7 +174,7 @@ class Running:
                 end["micro_batch"] = self._worker().context.options.micro_batch
                 _say(end.get("traceback") or end["reason"])
             patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end["outcome"], 0.0)
-            if time.monotonic() - began >= patience or self.warned.is_set() or self._stopped(digest):
+            if time.monotonic() - began >= patience or self.warned.is_set() or self._stopped():
                 return end
             _say(f"{end.get('reason') or end['outcome']}; waiting")
             time.sleep(WAIT_S)
@@ -200,7 +220,7 @@ class Running:
 
     def _warn(self, number: int, frame: Any) -> None:
         if number == signal.SIGTERM and self._stopped():
-            self._mark("ends", {"outcome": "stopped", "bundles": self.ends, "progress": self._progress()})
+            self._mark_end("stopped")
             os._exit(143)
         self.warned.set()
         if self._left() < self.signal_s + WARNED_S:
@@ -209,7 +229,9 @@ class Running:
     def _at_the_end(self) -> None:
         """After the warning for the time limit: begin again just before it."""
         time.sleep(max(0.0, self._left() - SPARE_S / 2))
-        self._mark("ends", {"outcome": "timeout", "bundles": self.ends, "progress": self._progress()})
+        end = {"outcome": "timeout", "digest": self.current, "cause": "timeout", "reason": "its time limit came"}
+        self.ends.append({"bundle": self.place, **end})
+        self._mark_end("timeout")
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -232,13 +254,13 @@ class Running:
         steps = [int(n.removeprefix("checkpoint-").partition(".")[0]) for n in names if n.startswith("checkpoint-")]
         return max(steps, default=0)
 
-    def _stopped(self, digest: str = "") -> bool:
-        """Whether the user has ended the wave, or this task of it."""
-        name = f"{self.wave.folder}/stop.json"
-        with contextlib.suppress(CorruptFile, EnvironmentProblem, OSError):
-            if self.store.exists(name):
-                only = self.store.read_record(name, repair=False)["only"]
-                return only is None or digest in only
+    def _stopped(self) -> bool:
+        """Whether the user has ended everything, this wave, or the task of it that is being done."""
+        with contextlib.suppress(EnvironmentProblem, OSError):
+            if self.folder and (Path(self.folder) / STOP).exists():
+                return True
+            stop = stopped(self.store, self.wave)
+            return stop is not None and stop.covers([self.current])
         return False
 
     def _patiently(self, look: Callable[[], Any]) -> Any:
@@ -252,11 +274,16 @@ class Running:
                     raise
                 time.sleep(WAIT_S)
 
+    def _mark_end(self, outcome: str) -> None:
+        loads = self.worker.context.loads if self.worker else 0
+        record = {"outcome": outcome, "bundles": self.ends, "progress": self._progress(), "networks_loaded": loads}
+        self._mark("ends", record)
+
     def _mark(self, kind: str, record: Mapping[str, Any]) -> None:
         if self.rank:
             return
         told = {
-            "job": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", ""),
+            "job": self._job(),
             "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
             "gpus": self.gpus,
             "started": round(self.started, 3),

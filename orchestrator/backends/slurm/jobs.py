@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,24 @@ from orchestrator.backends.slurm.answers import Job as Row
 from orchestrator.backends.slurm.answers import Run
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.causes import cause_of
-from orchestrator.backends.slurm.waves import Wave, newest_marks, read_array, waves
-from orchestrator.errors import CorruptFile
+from orchestrator.backends.slurm.waves import Wave, close, newest_marks, read_array, read_job, stopped, waves
+from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store import Store
+from orchestrator.tasks import Held
+from orchestrator.tasks.lease import lease
 
-UNSENT_S = 90.0  # after this a wave without a job was never handed over
-GONE_S = 20.0  # how long Slurm may not know what became of an element that is gone
+LEASE_S = 300.0  # how long another engine may be queueing
+SENDING_S = 3.0  # after an engine was killed its last sbatch may still be on its way
+GONE_S = 10.0  # how long Slurm may not know what became of an element that is gone
 HOURS = 24.0 * 30  # how far back sacct is asked
+UNSTARTED = ("launch failed", "launch_failed")  # reasons of Slurm's for holding what it could not start
 
 
 @dataclass
 class Job:
-    """An array that was queued. `open`: elements whose end nobody has taken in."""
+    """An array that was queued. `open`: elements whose end nobody has taken in. No id: its engine was killed before it
+    could write that down, or is at it.
+    """
 
     wave: Wave
     place: int
@@ -46,17 +52,35 @@ class Job:
         """Where submitit has the output of an element."""
         return folder / self.array.name / f"{self.element_id(element)}_0_log.out"
 
+    def digests(self, element: int) -> set[str]:
+        return {digest for bundle in self.array.elements[element].bundles for digest, _ in bundle.steps}
+
 
 def jobs_of(store: Store, wave: Wave) -> list[Job]:
     """The arrays of a wave, with their ids as far as they are known; all their elements are open."""
     found = []
     for place in range(wave.record["arrays"]):
-        with contextlib.suppress(CorruptFile):  # who began the wave died before he had written this one
-            array, job = read_array(store, wave.array_name(place)), None
-            with contextlib.suppress(CorruptFile):
-                job = store.read_record(wave.job_name(place), repair=False)["job"]
-            found.append(Job(wave, place, array, job, set(range(len(array.elements)))))
+        with contextlib.suppress(CorruptFile):  # who began the wave was killed before he had written this one
+            array, (sent, job) = read_array(store, wave.array_name(place)), read_job(store, wave, place)
+            if job is not None or not sent:
+                found.append(Job(wave, place, array, job, set(range(len(array.elements)))))
     return found
+
+
+@contextlib.contextmanager
+def alone(store: Store, sweep: str) -> Iterator[None]:
+    """While it lasts, no other engine queues this sweep. Raises EnvironmentProblem if one goes on and on."""
+    end = time.monotonic() + LEASE_S
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lease(store, f"queue-{sweep}"))
+                break
+            except Held:
+                if time.monotonic() > end:
+                    raise EnvironmentProblem(f"another nagbench is still queueing {sweep}") from None
+                time.sleep(0.5)
+        yield
 
 
 @dataclass(frozen=True)
@@ -72,56 +96,93 @@ class Over:
 
 
 class Jobs:
+    """writes: whether what is found out about jobs is written down for others; not for who only looks."""
+
     def __init__(
-        self, store: Store, sweep: str, folder: Path, commands: slurm.Commands, note: Callable[[str], None]
+        self,
+        store: Store,
+        sweep: str,
+        commands: slurm.Commands,
+        note: Callable[[str], None] = lambda text: None,
+        writes: bool = True,
     ) -> None:
-        self.store, self.sweep, self.folder, self.commands, self.note = store, sweep, folder, commands, note
+        self.store, self.sweep, self.commands, self.note, self.writes = store, sweep, commands, note, writes
+        self.waves: dict[int, Wave] = {}
         self.known: dict[tuple[int, int], Job] = {}  # (wave, place of the array) -> job
-        self.queued = 0  # elements in the queue at the last look
+        self.rows: dict[str, Row] = {}  # the queue at the last look, by id; other sweeps' jobs too
+        self.unsure = False  # whether Slurm did not know, at the last look, what became of an element
+        self.told: set[str] = set()
 
     def read(self) -> list[Job]:
         """Take in the waves that are not known yet; their jobs."""
         new = []
-        seen = {number for number, _ in self.known}
         for wave in waves(self.store, self.sweep):
-            new += [self.add(job) for job in (() if wave.number in seen else jobs_of(self.store, wave))]
+            if wave.number not in self.waves:
+                self.waves[wave.number] = wave
+                new += [self.add(job) for job in jobs_of(self.store, wave)]
         return new
 
+    def settle(self) -> list[Job]:
+        """Read, and find the ids that engines which were killed could not write down. What they did not hand over is
+        given up: an element of it that comes up nevertheless ends at once. For who is `alone`.
+        """
+        new = self.read()
+        lost = [job for job in new if job.id is None]
+        if not lost:
+            return new
+        time.sleep(SENDING_S)
+        names = {row.name: row.id.partition("_")[0] for row in self.commands.queue()}
+        for job in lost:
+            begun = newest_marks(self.store, job.wave, "starts").get((job.place, 0))
+            job.id = names.get(job.array.name) or (self._mark(begun[1]).get("job") if begun else None)
+            self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
+            if job.id is None:
+                del self.known[job.wave.number, job.place]
+        return [job for job in new if job.id is not None]
+
     def add(self, job: Job) -> Job:
+        self.waves[job.wave.number] = job.wave
         self.known[job.wave.number, job.place] = job
         return job
+
+    def forget(self, wave: Wave) -> None:
+        """A wave that is closed."""
+        self.waves.pop(wave.number, None)
+        for key in [key for key in self.known if key[0] == wave.number]:
+            del self.known[key]
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs and elements, of all sweeps, were in the queue at the last look."""
+        return sum(not row.over for row in self.rows.values())
 
     def by_name(self) -> dict[str, Job]:
         return {job.array.name: job for job in self.known.values()}
 
     def over(self) -> list[Over]:
         """Elements that have ended since the last look. Raises QueryFailed where squeue cannot be asked."""
-        rows = self.commands.queue()
-        alive = {row.id for row in rows if not row.over}
-        self.queued = len(alive)
-        names = {row.name: row.id.partition("_")[0] for row in rows}
-        for job in self.known.values():
-            if job.id is None and job.array.name in names:  # its engine died before it could write this down
-                job.id = names[job.array.name]
-                self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
+        rows = self.rows = {row.id: row for row in self.commands.queue()}
         found: list[Over] = []
         unclear: list[tuple[Job, int, int, dict[str, Any]]] = []
         marks: dict[int, Any] = {}
         for job in self.known.values():
+            if job.id is None:
+                continue
             if job.open and job.wave.number not in marks:
                 marks[job.wave.number] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
             for element in sorted(job.open):
-                if job.id is not None and job.element_id(element) in alive:
+                row = rows.get(job.element_id(element))
+                if row is not None and not row.over:
                     job.gone.pop(element, None)
-                    continue
-                if job.id is None and time.time() - job.wave.record["time"] < UNSENT_S:
+                    found += self._stuck(job, element, row)
                     continue
                 start, end = (kind.get((job.place, element), (-1, "")) for kind in marks[job.wave.number])
                 mark = self._mark(end[1]) if end[0] >= start[0] and end[1] else {}
                 if mark:
-                    found.append(Over(job, element, mark, end[0]))
+                    found.append(Over(job, element, mark, end[0], mark.get("cause", ""), mark.get("reason", "")))
                 else:
-                    unclear.append((job, element, max(start[0], 0), self._mark(start[1]) if start[1] else {}))
+                    restart = max(start[0], row.restarts if row else 0)
+                    unclear.append((job, element, restart, self._mark(start[1]) if start[1] else {}))
         found += self._asked(unclear, rows)
         for over in found:
             over.job.open.discard(over.element)
@@ -132,53 +193,74 @@ class Jobs:
             return self.store.read_record(name, repair=False)
         return {}
 
-    def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: Sequence[Row]) -> list[Over]:
+    def _stuck(self, job: Job, element: int, row: Row) -> list[Over]:
+        """What waits for ever: ended, if Slurm could not start it, so that it is queued anew; else a person is told."""
+        if not row.stuck:
+            return []
+        if row.reason.startswith(UNSTARTED):
+            if self.writes:
+                self.commands.cancel([row.id])
+            return [Over(job, element, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
+        words = f"job {job.id} ({job.array.kind}) waits for what will not come by itself: {row.reason}"
+        if words not in self.told:
+            self.told.add(words)
+            self.note(words)
+        return []
+
+    def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: dict[str, Row]) -> list[Over]:
         """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet are left out,
         until they have been gone for long.
         """
+        self.unsure = False
         if not unclear:
             return []
         try:
-            runs = self.commands.accounts({job.id for job, *_ in unclear if job.id is not None}, HOURS, steps=True)
+            runs = self.commands.accounts({str(job.id) for job, *_ in unclear}, HOURS, steps=True)
         except slurm.Absent:
             runs = []
         except slurm.QueryFailed as error:
             self.note(f"{error}; asking again later")
             return []
+        of: dict[str, list[Run]] = {}
+        for run in runs:
+            of.setdefault(run.id, []).append(run)
         found = []
         for job, element, restart, start in unclear:
             name = job.element_id(element)
-            seen = [row for row in rows if job.id is not None and row.id == name]
-            ran = [run for run in runs if job.id is not None and run.id == name]
-            said: list[Row | Run] = [*(row for row in seen if row.over), *(run for run in ran if run.over)]
-            if not said and time.monotonic() - job.gone.setdefault(element, time.monotonic()) < GONE_S:
+            seen, ran = [rows[name]] if name in rows else [], of.get(name, [])
+            said: list[Row | Run] = [*seen, *(run for run in ran if run.over)]
+            ended = self.ended(job, element)
+            first = job.gone.setdefault(element, time.monotonic())
+            if not said and not ended and time.monotonic() - first < GONE_S:
+                self.unsure = True
                 continue
-            cause, reason = cause_of(seen, ran, self._tail(job, element))
-            ends = [row.end for row in said if row.end]
+            log = job.log(Path(job.wave.record["folder"]), element)
+            cause, reason = cause_of(seen, ran, _tail(log))
+            if cause == "died" and not start and not log.exists():
+                cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
             nodes = [row.nodes for row in said if row.nodes]
-            told = {"host": nodes[-1] if nodes else "", "time": max(ends, default=time.time()), **start}
-            told["time"] = max(ends, default=time.time())
-            found.append(Over(job, element, told, restart, cause, reason))
+            mark = {"host": nodes[-1] if nodes else "", **start, "outcome": "ended", "cause": cause, "reason": reason}
+            mark["time"] = ended or max((row.end for row in said if row.end), default=time.time())
+            if self.writes:  # for the ledger, and for whoever asks after Slurm has forgotten
+                self.store.create_record(job.wave.mark("ends", job.place, element, restart), mark)
+            found.append(Over(job, element, mark, restart, cause, reason))
         return found
 
-    def _tail(self, job: Job, element: int) -> str:
-        with contextlib.suppress(OSError), job.log(self.folder, element).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 8000))
-            return file.read().decode(errors="replace")
-        return ""
-
-    def stopped(self, wave: Wave) -> frozenset[str] | None:
-        """The tasks of a wave that the user has ended; None for all of them."""
-        with contextlib.suppress(CorruptFile):
-            only = self.store.read_record(f"{wave.folder}/stop.json", repair=False)["only"]
-            return None if only is None else frozenset(only)
-        return frozenset()
+    def ended(self, job: Job, element: int) -> float | None:
+        """When the user ended this element, if he did."""
+        stop = stopped(self.store, job.wave)
+        return stop.time if stop is not None and stop.covers(job.digests(element)) else None
 
     def close_waves(self) -> None:
         """A wave of which every end has been taken in need not be read again."""
-        for number in {number for number, _ in self.known}:
-            jobs = [job for job in self.known.values() if job.wave.number == number]
-            if not any(job.open for job in jobs):
-                self.store.create_record(f"{jobs[0].wave.folder}/closed.json", {"time": round(time.time(), 3)})
-                for job in jobs:
-                    del self.known[number, job.place]
+        for wave in list(self.waves.values()):
+            if not any(job.open for job in self.known.values() if job.wave.number == wave.number):
+                close(self.store, wave)
+                self.forget(wave)
+
+
+def _tail(log: Path) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 8000))
+        return file.read().decode(errors="replace")
+    return ""

@@ -6,12 +6,11 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.jobs import Job, Jobs
-from orchestrator.backends.slurm.waves import Wave, marks, waves
+from orchestrator.backends.slurm.jobs import Jobs, alone
+from orchestrator.backends.slurm.waves import Wave, close, gpu_seconds, stop, waves
 from orchestrator.errors import CorruptFile
 from orchestrator.store import Store
 
@@ -20,88 +19,83 @@ WAIT_S = 120.0  # for what is being ended: Slurm gives a process KillWait second
 
 def gpu_hours(store: Store, sweep: str) -> float:
     """GPU hours of all elements of a sweep, over its whole life, those included that run or were killed."""
-    total = 0.0
-    for wave in waves(store, sweep, closed=True):
-        starts, ends = marks(store, wave, "starts"), marks(store, wave, "ends")
-        for key, name in starts.items():
-            with contextlib.suppress(CorruptFile):
-                start = store.read_record(name, repair=False)
-                if start["gpus"]:
-                    end = (
-                        store.read_record(ends[key], repair=False)["time"] if key in ends else _killed(store, wave, key)
-                    )
-                    total += start["gpus"] * max(0.0, end - start["started"])
-    return total / 3600
+    return sum(gpu_seconds(store, wave) for wave in waves(store, sweep, closed=True)) / 3600
 
 
-def _killed(store: Store, wave: Wave, key: tuple[int, int, int]) -> float:
-    """When an element that left no mark of its end was last there: when it began again, or its wave was closed."""
-    place, element, restart = key
-    for name, time_of in (
-        (wave.mark("starts", place, element, restart + 1), "started"),
-        (f"{wave.folder}/closed.json", "time"),
-    ):
-        if store.exists(name):
-            return float(store.read_record(name, repair=False)[time_of])
-    return time.time()
-
-
-def queue_states(store: Store, sweep: str) -> tuple[dict[str, dict[str, int]], str | None]:
-    """By kind of task, how many elements of the sweep are in which state of Slurm; and why that is not known, where Slurm
-    does not say. One call of squeue, and nothing is written.
+def queue_states(
+    store: Store, sweep: str, commands: Commands | None = None
+) -> tuple[dict[str, dict[str, int]], str | None]:
+    """By kind of task, how many elements of the sweep are in which state, or have failed since an engine looked;
+    and why that is not known, where Slurm does not say. One call of squeue, at most one of sacct; writes nothing.
     """
-    if not waves(store, sweep):
+    jobs = Jobs(store, sweep, commands or Commands(), writes=False)
+    if not jobs.read():
         return {}, None
-    jobs = Jobs(store, sweep, Path(), Commands(), lambda text: None)
-    jobs.read()
     try:
-        states = {row.id: row.state.lower() for row in jobs.commands.queue() if not row.over}
+        over = jobs.over()
     except QueryFailed as error:
         return {}, str(error)
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
     for job in jobs.known.values():
-        counts = Counter(states[name] for element in job.open if (name := job.element_id(element)) in states)
-        found.setdefault(job.array.kind, Counter()).update(counts)
+        for element in job.open:
+            if (row := jobs.rows.get(job.element_id(element))) is not None and not row.over:
+                found[job.array.kind][row.state.lower()] += 1
+    for each in over:
+        bad = [end for end in each.mark.get("bundles", ()) if end["outcome"] in ("failed", "timeout", "environment")]
+        if bad or (each.cause and jobs.ended(each.job, each.element) is None):
+            found[each.job.array.kind]["failed"] += 1
     return {kind: dict(counts) for kind, counts in found.items() if counts}, None
 
 
+def tidy(store: Store, sweep: str) -> None:
+    """Close the waves of which nothing is in the queue any more: for when nothing is left to queue."""
+    if waves(store, sweep):
+        with alone(store, sweep), contextlib.suppress(QueryFailed):
+            jobs = Jobs(store, sweep, Commands())
+            jobs.settle()
+            jobs.over()
+            jobs.close_waves()
+
+
 def end(jobs: Jobs, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
-    """Cancel what is queued and running for a sweep, or what is for these tasks only; how many elements that are, and
+    """Cancel what is queued and running for a sweep, or what is for these tasks only; how many elements that were, and
     whether they are gone. What another sweep's unfinished waves rely on is left. The store resumes.
     """
     store, commands = jobs.store, jobs.commands
-    jobs.read()
-    needed = _needed_elsewhere(store, jobs.sweep)
-    ids: list[str] = []
-    for wave in {job.wave.number: job.wave for job in jobs.known.values()}.values():
-        of = [job for job in jobs.known.values() if job.wave.number == wave.number]
-        chosen = {digest for job in of for digest in _digests(job)}
-        chosen = (chosen if only is None else chosen & only) - needed
-        whole = only is None and not needed
-        store.create_record(
-            f"{wave.folder}/stop.json", {"only": None if whole else sorted(chosen), "time": round(time.time(), 3)}
-        )
-        for job in of:
-            ids += [job.element_id(e) for e in sorted(job.open) if job.id and _digests(job, e) <= chosen]
-        if only is None:
-            ids += _reconcilers(commands, wave)
-    commands.cancel(ids)
+    with alone(store, jobs.sweep):
+        jobs.settle()
+        rows = {row.id: row for row in commands.queue() if not row.over}
+        ids, whole = _stop(jobs, only)
+        names = {f"{wave.record['stem']}.reconcile" for wave in whole}
+        ids |= {row.id for row in rows.values() if row.name in names}
+        ids &= rows.keys()
+        commands.cancel(ids)
     until = time.monotonic() + wait_s
-    while left := {row.id for row in commands.queue() if not row.over} & set(ids):
+    while {row.id for row in commands.queue() if not row.over} & ids:
         if time.monotonic() > until:
-            break
+            return len(ids), False
         time.sleep(1.0)
-    return len(ids), not left
+    for wave in whole:
+        close(store, wave)
+    return len(ids), True
 
 
-def _reconcilers(commands: Commands, wave: Wave) -> list[str]:
-    name = f"{wave.record['stem']}.reconcile"
-    return [row.id for row in commands.queue() if row.name == name and not row.over]
-
-
-def _digests(job: Job, element: int | None = None) -> set[str]:
-    elements = job.array.elements if element is None else [job.array.elements[element]]
-    return {digest for each in elements for bundle in each.bundles for digest, _ in bundle.steps}
+def _stop(jobs: Jobs, only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
+    """Write down what is ended. Returns the elements that do nothing else, and the waves of which nothing is left."""
+    needed = _needed_elsewhere(jobs.store, jobs.sweep)
+    ids: set[str] = set()
+    whole = []
+    for wave in jobs.waves.values():
+        elements = [(job, e) for job in jobs.known.values() if job.wave.number == wave.number for e in job.open]
+        does = [job.digests(e) for job, e in elements]
+        every = set().union(*does)
+        chosen = (every if only is None else every & only) - needed
+        if chosen == every:
+            whole.append(wave)
+        if chosen:
+            stop(jobs.store, wave, None if chosen == every else chosen)
+        ids |= {job.element_id(e) for (job, e), done in zip(elements, does, strict=True) if done <= chosen}
+    return ids, whole
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:

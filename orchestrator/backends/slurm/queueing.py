@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.slurm.arrays import Array
+from orchestrator.backends.slurm.commands import scrubbed
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.site import Resources, Slurm
-
-KEPT = ("SLURM_CONF",)  # of Slurm's variables in the environment of who submits
 
 
 class Refused(EnvironmentProblem):
@@ -78,7 +75,7 @@ def queue(
     given["slurm_setup"] = [
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         *site.script,
-        f"export PYTHONPATH={_quoted(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
     executor.update_parameters(**given, slurm_array_parallelism=throttle)
     with scrubbed():
@@ -90,35 +87,8 @@ def queue(
             raise Refused(f"sbatch refused {name}: {_words(error)}") from error
 
 
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
-
-
 def _words(error: BaseException) -> str:
     """What sbatch said, without submitit's frame around it."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line.removeprefix("sbatch: error: ") for line in lines if line.startswith("sbatch:")]
     return "; ".join(dict.fromkeys(said)) or re.sub(r"\s+", " ", str(error))[-400:]
-
-
-@contextlib.contextmanager
-def scrubbed() -> Iterator[None]:
-    """Without the variables of a job that this process may run in: sbatch and srun would take them for options."""
-    found: Mapping[str, str] = {
-        key: value
-        for key, value in os.environ.items()
-        if key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")) and key not in KEPT
-    }
-    for key in found:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(found)
-
-
-def describe(array: Array, job: str) -> str:
-    """One line for who watches."""
-    return f"{array.kind}: {len(array.elements)} elements as job {job} ({array.name})"

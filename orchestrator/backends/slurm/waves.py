@@ -2,17 +2,18 @@
 
 waves/<sweep>/<number>/wave.json            what an engine queued in one go; who creates the number has it
 waves/<sweep>/<number>/<array>.json         an array: its job name, what it waits for, the bundles of each element
-waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it
+waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it was never handed over
 waves/<sweep>/<number>/starts/<array>-<element>-<restart>.json    an element began
-waves/<sweep>/<number>/ends/<array>-<element>-<restart>.json      an element ended by itself, and how
-waves/<sweep>/<number>/closed.json          an engine has taken in every end
-waves/<sweep>/<number>/stop.json            the user ended it (`nagbench cancel`, or a file STOP)
+waves/<sweep>/<number>/ends/<array>-<element>-<restart>.json      how it ended: its own words, else an engine's
+waves/<sweep>/<number>/closed.json          every end has been taken in; the seconds of GPUs that it used
+waves/<sweep>/<number>/stops/<number>.json  the user ended it, or some of its tasks (`nagbench cancel`)
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,6 +44,35 @@ class Wave:
         return f"{self.folder}/{kind}/{place:03d}-{element:06d}-{restart:03d}.json"
 
 
+@dataclass(frozen=True)
+class Stop:
+    """What the user has ended of a wave: these tasks, or all (None); and when."""
+
+    only: frozenset[str] | None
+    time: float
+
+    def covers(self, digests: Iterable[str]) -> bool:
+        return self.only is None or self.only.issuperset(digests)
+
+
+def stop(store: Store, wave: Wave, only: Iterable[str] | None) -> None:
+    """End a wave, or some of its tasks: elements look before each step."""
+    record = {"only": None if only is None else sorted(only), "time": round(time.time(), 3)}
+    store.create_record(f"{wave.folder}/stops/{time.time_ns():020d}.json", record)
+
+
+def stopped(store: Store, wave: Wave) -> Stop | None:
+    found = None
+    for name in store.list(f"{wave.folder}/stops"):
+        with contextlib.suppress(CorruptFile):
+            record = store.read_record(f"{wave.folder}/stops/{name}", repair=False)
+            only = None if record["only"] is None else frozenset(record["only"])
+            if found is not None:
+                only = None if only is None or found.only is None else found.only | only
+            found = Stop(only, record["time"])
+    return found
+
+
 def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
     """The waves of a sweep, oldest first; those that are closed only if asked for."""
     found = []
@@ -63,6 +93,18 @@ def begin(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
     while not store.create_record(f"{wave.folder}/wave.json", record):
         wave = Wave(sweep, wave.number + 1, record)
     return wave
+
+
+def close(store: Store, wave: Wave) -> None:
+    record = {"time": round(time.time(), 3), "gpu_seconds": round(gpu_seconds(store, wave), 1)}
+    store.create_record(f"{wave.folder}/closed.json", record)
+
+
+def read_job(store: Store, wave: Wave, place: int) -> tuple[bool, str | None]:
+    """Whether it is known what became of an array when it was to be queued, and its id: None if it never was."""
+    with contextlib.suppress(CorruptFile):
+        return True, store.read_record(wave.job_name(place), repair=False)["job"]
+    return False, None
 
 
 def write_array(store: Store, wave: Wave, place: int, array: Array) -> None:
@@ -141,3 +183,22 @@ def newest_marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int], t
         (place, element): (restart, name)
         for (place, element, restart), name in sorted(marks(store, wave, kind).items())
     }
+
+
+def gpu_seconds(store: Store, wave: Wave) -> float:
+    """Seconds of GPUs that the elements of a wave have used, those included that run or were killed."""
+    with contextlib.suppress(CorruptFile):
+        return float(store.read_record(f"{wave.folder}/closed.json", repair=False)["gpu_seconds"])
+    starts, ends = marks(store, wave, "starts"), marks(store, wave, "ends")
+    total = 0.0
+    for (place, element, restart), name in starts.items():
+        with contextlib.suppress(CorruptFile):
+            start = store.read_record(name, repair=False)
+            if start["gpus"]:
+                end = time.time()
+                if (mark := ends.get((place, element, restart))) is not None:
+                    end = store.read_record(mark, repair=False)["time"]
+                elif (again := starts.get((place, element, restart + 1))) is not None:  # it was requeued without a word
+                    end = store.read_record(again, repair=False)["started"]
+                total += start["gpus"] * max(0.0, end - start["started"])
+    return total

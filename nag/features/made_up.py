@@ -1,0 +1,56 @@
+"""Fixed random projections under the names of another extractor's outputs: they stand in for it under `--smoke`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+
+from nag.registry import method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+SIDE, COLUMNS = 4, 8
+
+
+def _tuple(value: Any) -> Any:
+    """JSON has lists; the strict check judges the rest."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+@method
+class MadeUp:
+    """Each output is 8 columns: projections of the image, made SIDE x SIDE and grey. No weights are read. of: what it
+    stands for, which names it apart.
+    """
+
+    of: str = ""
+    outputs: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ("features",)
+
+    VERSION: ClassVar[int] = 1
+    trained: ClassVar[bool] = False
+
+    def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Columns of the outputs, for images (C, H, W)."""
+        return dict.fromkeys(self.outputs, COLUMNS)
+
+    def open(
+        self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function from uint8 (N, C, H, W) to the outputs, (N, 8) float32."""
+        import torch
+
+        from nag import noise
+
+        drawn = noise.normal(0, range(len(self.outputs)), 0, (SIDE * SIDE, COLUMNS))
+        projections = dict(zip(self.outputs, torch.from_numpy(drawn).to(device), strict=True))
+
+        def extract(images: Tensor) -> dict[str, Tensor]:
+            x = images.to(device).float().mean(1, keepdim=True) / 127.5 - 1
+            seen = torch.nn.functional.adaptive_avg_pool2d(x, SIDE).flatten(1)
+            return {name: seen @ projection for name, projection in projections.items()}
+
+        return extract

@@ -1,0 +1,181 @@
+"""Disk and files: what the cells of a sweep will take, and what a store has by sweep, arm and kind (`nagbench du`)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nag.registry import name_of
+from orchestrator.kept import SCORED, File, Plans, files
+from orchestrator.networks import described_by
+from orchestrator.plan import Plan
+from orchestrator.store import Store
+from orchestrator.sweep import Network
+from orchestrator.tasks import Task
+
+HEAD = 1_500  # bytes of a record, or of the header of a block
+
+
+@dataclass(frozen=True)
+class Space:
+    bytes: int = 0
+    files: int = 0
+
+    def __add__(self, other: Space) -> Space:
+        return Space(self.bytes + other.bytes, self.files + other.files)
+
+    def __str__(self) -> str:
+        return f"{size_text(self.bytes)} in {self.files:,} {'file' if self.files == 1 else 'files'}"
+
+
+def size_text(size: float) -> str:
+    """`980 B`, `4.2 MB`: decimal units, as disks are sold and as `df -H` says."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the cells of a sweep take: by kind while all is there, and what `keep` leaves of it. unknown: networks and
+    extractors whose shapes only their weights tell, which are not counted.
+    """
+
+    samples: Space
+    features: Space
+    scores: Space
+    after: Space
+    unknown: tuple[str, ...]
+
+    @property
+    def running(self) -> Space:
+        return self.samples + self.features + self.scores
+
+    def as_json(self) -> dict[str, Any]:
+        named = {"running": self.running, "after": self.after}
+        told = {key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}
+        return {**told, "not_counted": list(self.unknown)}
+
+    def words(self, keep: str) -> str:
+        apart = f" ({', '.join(self.unknown)} not counted: only the weights tell)" if self.unknown else ""
+        told = f"Disk for its cells: {self.running}{apart}"
+        return f"{told}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{told}."
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Networks and references apart. No file is opened but for headers."""
+    parts = {kind: Space() for kind in ("sample", "extract", *SCORED)}
+    unknown: dict[str, None] = {}
+    seen: set[str] = set()
+    for planned in plan.cells:
+        shape = shape_of(planned.cell.network)
+        task = plan.tasks[planned.stream]
+        block, blocks = task.params["block"], plan.blocks[planned.stream]
+        if planned.stream not in seen:
+            seen.add(planned.stream)
+            each = math.prod(shape) * (1 if task.params["stores"] == "pixels" else 2) if shape else 0
+            parts["sample"] += Space(blocks * (block * (each + 8) + HEAD), blocks)
+            unknown |= {} if shape else {f"samples of {planned.cell.network.name}": None}
+        for digest, extractor in zip(planned.extracts, _features(plan), strict=True):
+            if digest not in seen:
+                seen.add(digest)
+                dims = _dims(extractor, shape)
+                parts["extract"] += Space(blocks * (block * (4 * dims + 8) + HEAD), blocks)
+                unknown |= {} if dims else {f"features of {name_of(extractor)}": None}
+        for scored in planned.scores:
+            if scored.task not in seen:
+                seen.add(scored.task)
+                made = plan.tasks[scored.task]
+                parts[made.kind] += Space(HEAD + 4 * made.params.get("count", 0), 2)
+    scores = parts["score"] + parts["measure"]
+    records = Space(HEAD * (scores.files // 2), scores.files // 2)
+    left = {"samples": (parts["sample"], parts["extract"], scores), "features": (parts["extract"], scores)}
+    left |= {"influence": (scores,), "scores": (records,)}
+    after = sum(left[plan.sweep.keep], Space())
+    return Estimate(parts["sample"], parts["extract"], scores, after, tuple(unknown))
+
+
+def _features(plan: Plan) -> Iterable[Any]:
+    return plan.sweep.score.features if plan.sweep.score else ()
+
+
+def shape_of(network: Network) -> tuple[int, ...] | None:
+    """(C, H, W) of a network's samples, as far as that is written without its weights."""
+    if network.data is not None:
+        return network.data.shape
+    described = described_by(Path(network.checkpoint)) if network.checkpoint else None
+    return tuple(described["shape"]) if described else None
+
+
+def _dims(extractor: Any, shape: tuple[int, ...] | None) -> int:
+    """Columns of all outputs of an extractor; 0 where it does not say."""
+    dims = getattr(extractor, "dims", None)
+    return sum(dims(shape).values()) if callable(dims) and shape else 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store has. rows: (name, kind) -> space, where a name is a sweep's or, of one sweep, an arm's; what several
+    of them use is counted for each. total: of the whole store, each file once.
+    """
+
+    rows: Mapping[tuple[str, str], Space]
+    total: Space
+    shared: Space  # used by several names
+    others: Space  # by none: plans, logs, what is set aside, and what `gc` would remove
+
+    def as_json(self, what: str) -> dict[str, Any]:
+        rows = [{what: name, "kind": kind, "bytes": s.bytes, "files": s.files} for (name, kind), s in self.rows.items()]
+        named = {"total": self.total, "shared": self.shared, "others": self.others}
+        return {"rows": rows, **{key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}}
+
+
+def usage(store: Store, plan: Plan | None = None) -> Usage:
+    """By sweep; of one sweep, by arm. Raises BadInput where a plan of the store cannot be read."""
+    users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
+    if plan is None:
+        for recorded in Plans(store).live():
+            for digest, task in recorded.tasks.items():
+                users[digest][recorded.sweep] = task.kind
+    else:
+        for planned in plan.cells:
+            for digest in _needed(plan.tasks, (planned.stream, *(scored.task for scored in planned.scores))):
+                users[digest][planned.cell.arm] = plan.tasks[digest].kind
+    rows: dict[tuple[str, str], Space] = defaultdict(Space)
+    total = shared = others = Space()
+    for file in files(store):
+        space = Space(file.bytes, 1)
+        total += space
+        by = users.get(_digest(file), {})
+        for name, kind in by.items():
+            rows[name, kind] += space
+        shared += space if len(by) > 1 else Space()
+        others += Space() if by else space
+    return Usage(dict(sorted(rows.items())), total, shared, others)
+
+
+def _digest(file: File) -> str:
+    """The task that a file belongs to; "" for a file that is no task's."""
+    match file.name.split("/"):
+        case ["blocks" | "files" | "attempts" | "leases", digest, *_]:
+            return digest
+        case ["records", _, name] | ["logs", name]:
+            return name.partition(".")[0]
+    return ""
+
+
+def _needed(tasks: Mapping[str, Task], digests: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    pending = list(digests)
+    while pending:
+        digest = pending.pop()
+        if digest not in found:
+            found.add(digest)
+            pending += tasks[digest].inputs
+    return found

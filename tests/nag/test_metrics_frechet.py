@@ -1,0 +1,209 @@
+"""Fréchet distances against SciPy's root and against singular values; what is made of them: FID, sFID, FID infinity."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from nag.metrics import kept
+from nag.metrics.fid import FID
+from nag.metrics.fid_infinity import FIDInfinity
+from nag.metrics.frechet import Reference, frechet_distance
+from nag.metrics.moments import moments
+from nag.metrics.sfid import SFID
+
+
+def features(n: int, d: int, seed: int = 0, decay: float = 0.5) -> np.ndarray:
+    """Skewed; the spectrum of their covariance falls as i^(-2 decay)."""
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(np.random.default_rng(d).standard_normal((d, d)))[0]
+    return 0.2 + ((rng.gamma(2.0, size=(n, d)) - 2) / np.arange(1, d + 1) ** decay) @ turn
+
+
+def by_scipy(mu1, cov1, mu2, cov2) -> float:
+    """The form that papers compute: tr (S1 S2)^(1/2) by scipy.linalg.sqrtm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says where a matrix is singular
+        root = scipy.linalg.sqrtm(cov1 @ cov2)
+    return float(((mu1 - mu2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root).real)
+
+
+def by_singular_values(x: np.ndarray, r: np.ndarray) -> float:
+    """No covariance is formed: the last trace is the sum of the singular values of X R^T, X and R centred rows."""
+    X, R = ((rows - rows.mean(axis=0)) / (len(rows) - 1) ** 0.5 for rows in (x, r))
+    roots = scipy.linalg.svdvals(X @ R.T).sum()
+    return float(((x.mean(axis=0) - r.mean(axis=0)) ** 2).sum() + (X**2).sum() + (R**2).sum() - 2 * roots)
+
+
+CASES = {
+    "full rank": lambda: (features(400, 48), 1.1 * features(500, 48, seed=1)),
+    "steep": lambda: (features(400, 48, decay=2), 1.1 * features(500, 48, seed=1, decay=2)),
+    "N below d": lambda: (features(30, 48), features(500, 48, seed=1)),
+    "N and N_r below d": lambda: (features(30, 48), features(41, 48, seed=1)),
+    "flat": lambda: (features(400, 48) * ([1] * 40 + [0] * 8), features(500, 48, seed=1) * ([0] * 5 + [1] * 43)),
+    "repeated": lambda: (features(400, 24)[:, [*range(24), *range(24)]], features(500, 48, seed=1)),
+    "apart": lambda: (features(400, 48) + 100, features(500, 48, seed=1)),
+    "near": lambda: (features(400, 8), features(401, 8)),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("case", CASES)
+def test_the_distance_is_right_also_where_covariances_are_singular(case, scale):
+    x, r = CASES[case]()
+    expected = by_singular_values(x, r) * scale**2
+    a, b = moments(x * scale), moments(r * scale)
+    there, back = frechet_distance(a.mean, a.cov, b.mean, b.cov), frechet_distance(b.mean, b.cov, a.mean, a.cov)
+    assert there == pytest.approx(expected, rel=1e-8)
+    assert back == pytest.approx(expected, rel=1e-8)
+    assert there == pytest.approx(by_scipy(a.mean, a.cov, b.mean, b.cov), rel=1e-6)
+    assert Reference(b.mean, b.cov).influence(x * scale)[0] == pytest.approx(expected, rel=1e-7)
+
+
+def test_equal_gaussians_are_at_no_distance():
+    for x in (features(400, 48), features(30, 48)):
+        known = moments(x)
+        distance = frechet_distance(known.mean, known.cov, known.mean, known.cov)
+        assert 0 <= distance < 1e-6 * known.cov.trace()
+
+
+def test_both_factors_give_one_distance():
+    """Cholesky's, and that from eigenvectors, which a nearly singular reference gets."""
+    x, r = features(400, 32), features(500, 32, seed=1)
+    r[:, 5] = r[:, 4] + 3e-6 * r[:, 5]
+    seen, known = moments(x), moments(r)
+    by_eigenvectors = Reference(known.mean, known.cov)
+    assert not torch.equal(by_eigenvectors.F, by_eigenvectors.F.tril())
+    assert by_eigenvectors.rank == 32
+    expected = by_singular_values(x, r)
+    assert by_eigenvectors.distance(seen.mean, seen.cov) == pytest.approx(expected, rel=1e-9)
+    known = moments(features(500, 32, seed=1))
+    by_cholesky = Reference(known.mean, known.cov)
+    assert torch.equal(by_cholesky.F, by_cholesky.F.tril())
+    np.testing.assert_allclose(by_cholesky.F @ by_cholesky.F.T, known.cov, atol=1e-14)
+
+
+def test_the_rank_is_that_of_the_support():
+    for rows, rank in ((features(500, 20), 20), (features(13, 20), 12), (features(50, 20) * ([0] * 3 + [1] * 17), 17)):
+        known = moments(rows)
+        assert Reference(known.mean, known.cov).rank == rank == np.linalg.matrix_rank(known.cov, hermitian=True)
+    repeated = moments(features(500, 20)[:, [*range(20), 3, 7]])
+    assert Reference(repeated.mean, repeated.cov).rank == 20
+
+
+def test_tensors_stay_on_their_device(monkeypatch):
+    """There may be no other device here; that nothing is fetched from it, or turned to an array, can be seen."""
+    x, known = features(300, 6), moments(features(400, 6, seed=1))
+    seen = moments(x)
+    arrays = (seen.mean, seen.cov, known.mean, known.cov)
+    expected = frechet_distance(*arrays)
+    tensors = [torch.from_numpy(array) for array in arrays]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("taken off its device")
+
+    for name in ("numpy", "cpu", "__array__", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    monkeypatch.setattr(torch, "from_numpy", refuse)
+    assert frechet_distance(*tensors) == expected
+    assert frechet_distance(*(t.clone().requires_grad_() for t in tensors)) == expected
+
+
+def test_arrays_that_cannot_be_written_and_lower_precision():
+    known, seen = moments(features(400, 6)), moments(features(400, 6, seed=1))
+    arrays = [seen.mean, seen.cov, known.mean, known.cov]
+    expected = frechet_distance(*arrays)
+    for array in arrays:
+        array.setflags(write=False)
+    assert frechet_distance(*arrays) == expected
+    assert frechet_distance(*(array[::-1][::-1].astype(np.float32) for array in arrays)) == pytest.approx(
+        expected, 1e-4
+    )
+    fortran = [np.asfortranarray(array) for array in arrays]
+    assert frechet_distance(*fortran) == expected
+
+
+# A reference of which only the moments are there, as those that others publish
+
+
+def test_moments_alone_are_a_reference_for_the_distances(monkeypatch):
+    x, r = features(301, 6), features(400, 6, seed=1)
+    known = moments(r)
+    for metric, output, suffix in (
+        (FID(), "features", ""),
+        (FIDInfinity(), "features", ""),
+        (SFID(), "spatial", "_spatial"),
+    ):
+        alone = {f"mean{suffix}": known.mean, f"cov{suffix}": known.cov}
+        monkeypatch.setattr(kept, "_kept", {})
+        of_moments, of_rows, of_both = (metric({output: x}, ref) for ref in (alone, {output: r}, {output: r} | alone))
+        assert of_moments["values"] == of_rows["values"] == of_both["values"]
+        assert (of_moments["arrays"]["influence"] == of_rows["arrays"]["influence"]).all()
+
+
+def test_sfid_is_fid_of_the_spatial_output():
+    x, r = features(301, 6), features(400, 6, seed=1)
+    other = {"features": features(9, 2)}
+    ours, fid = SFID()({"spatial": x} | other, {"spatial": r} | other), FID()({"features": x}, {"features": r})
+    assert ours["values"]["sfid"] == fid["values"]["fid"]
+    assert (ours["arrays"]["influence"] == fid["arrays"]["influence"]).all()
+
+
+def test_fid_against_held_out_images():
+    x, r, held_out = features(301, 6), features(400, 6, seed=1), features(200, 6, seed=2)
+    reference = {"features": r, "held_out": held_out}
+    metric = FID(against="held_out")
+    assert (metric.names, metric.lower_is_better) == (("fid_held_out",), {"fid_held_out": True})
+    assert (FID().names, FID().lower_is_better) == (("fid",), {"fid": True})
+    expected = FID()({"features": x}, {"features": held_out})["values"]["fid"]
+    assert metric({"features": x}, reference)["values"] == {"fid_held_out": expected}
+    assert FID()({"features": x}, reference)["values"] == FID()({"features": x}, {"features": r})["values"]
+
+
+def test_fid_infinity_is_the_extrapolation_of_fid_with_its_interval():
+    x, r = features(301, 6), features(400, 6, seed=1)
+    fid, ours = (metric({"features": x}, {"features": r}) for metric in (FID(), FIDInfinity()))
+    one, other = fid["values"]["fid"], ours["values"]["fid_infinity"]
+    assert other["value"] == other["extrapolated"] == one["extrapolated"]
+    assert other["high"] - other["low"] == pytest.approx(one["high"] - one["low"], rel=1e-6)
+    assert (fid["arrays"]["influence"] == ours["arrays"]["influence"]).all()
+    few = FIDInfinity()({"features": x[:13]}, {"features": r})["values"]["fid_infinity"]
+    assert (few["value"], few["low"], few["high"]) == (None, None, None)
+    assert few["reason"] == "no extrapolated value: N/2 = 6 is not above the reference's dimension 6"
+
+
+def test_fid_infinity_is_near_the_limit_where_fid_is_not():
+    r = {"features": features(2000, 16, seed=7)}
+    limit = FID()({"features": features(200_000, 16, seed=8)}, r)["values"]["fid"]["value"]
+    found = [FIDInfinity()({"features": features(160, 16, seed=s)}, r)["values"]["fid_infinity"] for s in range(60)]
+    at_n = FID()({"features": features(160, 16)}, r)["values"]["fid"]["value"]
+    mean, error = np.mean([s["value"] for s in found]), np.std([s["value"] for s in found]) / 60**0.5
+    assert abs(mean - limit) < 4 * error
+    assert at_n - limit > 20 * error
+    assert np.mean([s["low"] <= limit <= s["high"] for s in found]) >= 0.85
+
+
+@pytest.mark.parametrize("metric", [FID(), FIDInfinity(), FID(against="held_out"), SFID()])
+def test_what_cannot_be_scored_is_named(metric):
+    output = "spatial" if metric == SFID() else "features"
+    source = "held_out" if "fid_held_out" in metric.names else output
+    known = {"features": "", "spatial": "_spatial", "held_out": "_held_out"}[source]
+    what = "features" if source == "features" else f"{source} features"
+    good = features(50, 4)
+    bad = np.where(good == good[17, 2], np.nan, good)
+    for samples, reference, message in (
+        ({output: bad}, {source: good}, "sample .*features: row 17 of 50 is not finite"),
+        ({output: good}, {source: bad}, f"reference {what}: row 17 of 50 is not finite"),
+        ({output: good[:1]}, {source: good}, "at least 2 sample .*features are needed; got 1"),
+        ({output: good}, {source: good[:1]}, f"at least 2 reference {what} are needed; got 1"),
+        ({output: good}, {source: good[:, :3]}, f"sample features have 4 columns, reference {what} 3"),
+        ({"logits": good}, {source: good}, r"no sample .*features: .*there is: logits"),
+        ({output: good}, {"labels": good}, f"no reference {what} and no moments of them, mean{known} and cov{known}"),
+        ({output: good}, {f"mean{known}": np.ones(3), f"cov{known}": np.eye(3)}, "4 columns, reference .* 3"),
+        ({output: good}, {f"mean{known}": np.ones(4), f"cov{known}": np.eye(3)}, r"got \(4,\) and \(3, 3\)"),
+        ({output: good}, {f"mean{known}": np.ones(4), f"cov{known}": np.diag([1, 1, 1, np.nan])}, "not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric(samples, reference)

@@ -1,0 +1,110 @@
+"""A real Ray cluster of three nodes, two of them with a fake GPU, with a token and the Job API; one for all tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.store import Store
+from tests.orchestrator.conftest import TINY, Ran, run_here
+
+MEMORY = 100 << 20  # of an object store
+LONG = ("count: 40", "count: 400", "{name: euler, steps: 2}", "{name: euler, steps: 60}")
+HANDS_OFF = ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")  # what would reach into the cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starting Ray takes its time on a busy machine."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(400))
+
+
+@pytest.fixture(scope="session")
+def ray_environment() -> Iterator[str]:
+    """A folder for Ray's files, and a token, as long as the tests last."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from orchestrator.backends.ray.connection import environment
+
+    folder = tempfile.mkdtemp(prefix="nbray-", dir="/tmp")  # short: the names of sockets are
+    os.makedirs(f"{folder}/ray")
+    ours = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    kept = {name: os.environ.pop(name) for name in HANDS_OFF if name in os.environ}
+    with environment({**ours, **token}):
+        yield folder
+    os.environ.update(kept)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def retried(start: Callable[[], Any]) -> Any:
+    """Ray gives a start 30 s, which a busy machine may need for itself; so once more."""
+    try:
+        return start()
+    except Exception:  # noqa: BLE001  (whatever was too slow)
+        time.sleep(5)
+        return start()
+
+
+@pytest.fixture(scope="session")
+def cluster(ray_environment: str) -> Iterator[Any]:
+    """The head has the Job API and no GPU; `.nodes` are the two others."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": MEMORY, "include_dashboard": True}
+    made = retried(lambda: Cluster(initialize_head=True, head_node_args={**head, "dashboard_port": 0}))
+    made.nodes = [node(made, f"n{number}") for number in (1, 2)]
+    yield made
+    made.shutdown()
+
+
+def node(cluster: Any, name: str) -> Any:
+    """Another node with a GPU."""
+    return retried(lambda: cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY, resources={name: 1}))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The longer sweep, done in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    text = TINY
+    for old, new in zip(LONG[::2], LONG[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "sweep.yaml").write_text(text)
+    return run_here(folder / "sweep.yaml", folder / "store")
+
+
+def made_twice(ran: Ran, store: Store) -> list[str]:
+    """Logs of samples and features that tell of more finished blocks than there are."""
+    found = []
+    for digest, task in ran.plan.tasks.items():
+        if task.kind in ("sample", "extract"):
+            text = (store.logs / f"{digest}.log").read_text()
+            if text.count(" done in ") > ran.plan.blocks[digest]:
+                found.append(f"{task.kind} {digest}\n{text}")
+    return found
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something to be true; what it was."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+    return found

@@ -1,0 +1,130 @@
+"""What is wrong is said, in words that name the fix, and at once."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import engine, ray_jobs
+from orchestrator.backends.ray import Ray
+from orchestrator.backends.ray.connection import Connection, token_of
+from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
+from orchestrator.plan import Plan, plan
+from orchestrator.site import Ray as Settings
+from orchestrator.site import Site, read_site
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+from tests.orchestrator.conftest import Quiet
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+
+@pytest.fixture
+def tiny(write: Callable[..., Path]) -> Plan:
+    return plan(read_sweep(write()))
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001", "head", "http://head:8265"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(BadInput, match="is no address of a Ray cluster; one is HOST:6379"):
+        Connection(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379"])
+def test_an_address_that_does_not_answer(address: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(EnvironmentProblem, match=f"no Ray cluster answers at {address}: "):
+        Ray(Store(str(tmp_path)), Options(), address=address)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("versions", [("2.9.3", "3.11.7"), ("2.60.0", "3.12.1")])
+def test_another_version(cluster: Any, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import utils
+
+    theirs = utils.compute_version_info()
+    monkeypatch.setattr(utils, "compute_version_info", lambda: versions)
+    with pytest.raises(EnvironmentProblem) as caught:
+        Connection(cluster.address)
+    assert f"has Ray {theirs[0]} on Python {theirs[1]}, here is Ray {versions[0]} on Python {versions[1]}" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "words"), [(None, "wants a token"), (secrets.token_hex(32), "does not take our token")]
+)
+def test_the_token(
+    cluster: Any, token: str | None, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name)
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with pytest.raises(EnvironmentProblem, match=f"{words}: put .*auth_token or RAY_AUTH_TOKEN"):
+        Connection(cluster.address)
+    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    with pytest.raises(EnvironmentProblem, match=f"{words}: put the cluster's .*token_file in ray.yaml"):
+        ray_jobs.status("tiny", Store(str(tmp_path)), site)
+
+
+def test_a_token_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="token_file .*absent: No such file"):
+        token_of(str(tmp_path / "absent"))
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "token").chmod(0o644)
+    (tmp_path / "ray.yaml").write_text(f"kind: ray\ntoken_file: {tmp_path}/token\n")
+    with pytest.raises(SpecError, match="ray.yaml:2: token_file: .*can be read by others"):
+        read_site(str(tmp_path / "ray.yaml"))
+    (tmp_path / "token").chmod(0o600)
+    assert read_site(str(tmp_path / "ray.yaml")).settings.token_file == f"{tmp_path}/token"
+
+
+def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
+    store = Store(f"memory://{secrets.token_hex(8)}")
+    with pytest.raises(EnvironmentProblem, match="on node .*: store memory://.* is not the one of the engine here"):
+        engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
+    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    with pytest.raises(BadInput, match="is of this process alone; the nodes cannot see it"):
+        ray_jobs.submit(tiny, store, site, Options())
+
+
+def test_no_job_api(tiny: Plan, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(BadInput, match=r"ray\.yaml: jobs is missing: the address of Ray's Job API"):
+        ray_jobs.submit(tiny, store, Site("ray", "ray.yaml", "ray", Settings()), Options())
+    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+    with pytest.raises(EnvironmentProblem, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
+        ray_jobs.submit(tiny, store, site, Options())
+    assert not store.exists("nagbench.json"), "nothing half queued"
+
+
+def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
+    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    with pytest.raises(BadInput, match="has no job of sweep nothing on store"):
+        ray_jobs.logs("nothing", Store(str(tmp_path)), site)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("worker: {gpus: 1.5}", "ray.yaml:2: worker: gpus is 1.5: a part of one GPU, or a whole number"),
+        ("address: auto", "ray.yaml:2: address: expected HOST:PORT, such as head:6379, got 'auto'"),
+        ("cpu_worker: {gpus: 1}", "cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages"),
+        ("worker: {resources: {disk: x}}", "resources.disk: expected a number above 0, got 'x'"),
+        ("cpu_stages: [scor]", "cpu_stages: unknown stage 'scor'. Did you mean 'score'?"),
+        ("wokers: 3", "unknown key 'wokers'. Did you mean 'workers'?"),
+    ],
+)
+def test_a_site(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "ray.yaml").write_text(f"kind: ray\n{text}\n")
+    with pytest.raises(SpecError) as caught:
+        read_site(str(tmp_path / "ray.yaml"))
+    assert message in str(caught.value)

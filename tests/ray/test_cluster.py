@@ -1,0 +1,118 @@
+"""The sweep on a real Ray cluster, left alone and not: the same numbers, and no finished block made again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import engine
+from orchestrator.backends.ray import Ray
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.plan import plan
+from orchestrator.site import Ray as Settings
+from orchestrator.site import RayWorker
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+from tests.orchestrator.conftest import Quiet, Ran, metrics, run_here
+from tests.ray.conftest import made_twice, node
+
+
+class Disturber(Quiet):
+    """An observer that does something to the cluster while the engine runs: `acts`, one after the other, each when so
+    many samples are done that it is due.
+    """
+
+    def __init__(self, *acts: tuple[float, Callable[[], bool]]) -> None:
+        super().__init__()
+        self.acts = list(acts)
+
+    def progress(self, kind: str, done: float) -> None:
+        if kind == "sample" and self.acts and done >= self.acts[0][0] and self.acts[0][1]():
+            del self.acts[0]
+
+
+class Disturbances:
+    """What happens to a cluster. Each is done once it returns True."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster, self.backend = cluster, None
+        self.added: Any = None
+        self.seconds = 0.0
+
+    def kill_an_actor(self) -> bool:
+        busy = [hand for hand in self.backend.hands if hand.work and hand.request.gpus]
+        if busy:
+            os.kill(busy[0].about["pid"], signal.SIGKILL)
+        return bool(busy)
+
+    def add_a_node(self) -> bool:
+        self.added, self.seconds = node(self.cluster, "n3"), time.monotonic()
+        return True
+
+    def lose_it_at_work(self) -> bool:
+        working = [hand for hand in self.backend.hands if hand.work and hand.node == self.added.node_id]
+        if working and self.backend.store.exists("nagbench.json"):
+            self.seconds = time.monotonic() - self.seconds
+            self.cluster.remove_node(self.added)
+        return bool(working)
+
+
+def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
+    """A node comes while the sweep runs and works within 30 s; an actor is killed, and the node is lost at work."""
+    planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
+    faults = Disturbances(cluster)
+    observer = Disturber((1, faults.add_a_node), (200, faults.kill_an_actor), (400, faults.lose_it_at_work))
+    seen: dict[int, str] = {}  # by the GPUs that an actor asked for, the GPUs that it saw
+    in_flight = []
+
+    def make() -> Ray:
+        backend = faults.backend = Ray(store, Options(device="auto"), address=cluster.address)
+        heard = backend._heard
+
+        def watched(hand: Any) -> Any:
+            events = heard(hand)
+            if hand.host:
+                seen[int(hand.request.gpus)] = hand.about["gpus"]
+                assert "_ray_pkg_" in hand.about["code"], "nodes run the snapshot"
+            in_flight.append(len([h for h in backend.hands if h.ref]) - len(backend.hands))
+            return events
+
+        backend._heard = watched
+        return backend
+
+    failed = engine.run(planned, store, make, observer)
+    assert not failed
+    assert not observer.acts, "the sweep was over too soon to disturb it"
+    assert faults.seconds < 30, "a node that was added"
+    assert seen == {0: "", 1: "0"}
+    assert max(in_flight) <= 0, "a call for each actor at most"
+    causes = sorted(
+        (record := store.read_record(f"attempts/{digest}/{name}"))["cause"] + " " + record["reason"]
+        for digest in store.list("attempts")
+        for name in store.list(f"attempts/{digest}")
+    )
+    assert [cause.partition(" ")[0] for cause in causes] == ["died", "node"], causes
+    assert not made_twice(undisturbed, store)
+    again = run_here(undisturbed.plan.sweep.path, store.root)
+    assert again.backend is None
+    assert metrics(again.document()) == metrics(undisturbed.document())
+
+
+def test_what_no_node_can_hold(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
+    planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
+    settings = Settings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0}), wait_s=3)
+    assert Settings().wait_s < 60
+    began = time.monotonic()
+    with pytest.raises(EnvironmentProblem) as caught:
+        engine.run(planned, store, lambda: Ray(store, Options(), settings, cluster.address), Quiet())
+    assert time.monotonic() - began < 30
+    assert "can hold a worker of 1 GPU H100, 1 CPU, 2 disk; it has 1 node of 2 CPU" in str(caught.value)
+    assert "1 CPU, 1 GPU" in str(caught.value)
+    assert cluster.address in str(caught.value)

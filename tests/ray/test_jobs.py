@@ -1,0 +1,81 @@
+"""A sweep as a job of a Ray cluster: submitted, looked at, ended, and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import ray_jobs
+from orchestrator.plan import plan
+from orchestrator.site import Ray as Settings
+from orchestrator.site import Site
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+from tests.orchestrator.conftest import Ran, metrics, run_here
+from tests.ray.conftest import alive, made_twice, until
+
+
+@pytest.fixture
+def site(cluster: Any) -> Site:
+    return Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
+
+
+def drivers(folder: str) -> list[int]:
+    """Processes that run the engine of a job on our cluster, which has its files in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"orchestrator.ray_jobs" in words and os.readlink(entry / "cwd").startswith(folder):
+                found.append(int(entry.name))
+    return found
+
+
+def blocks(store: Store) -> int:
+    return sum(len(store.list(f"blocks/{digest}")) for digest in store.list("blocks"))
+
+
+def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: Path) -> None:
+    """Submitted twice is once; its driver dies, the next is cancelled, the third finishes. No block is made again."""
+    planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
+    name, options = planned.sweep.name, Options(device="cpu")
+    assert ray_jobs.status(name, store, site) == []
+    first, new = ray_jobs.submit(planned, store, site, options)
+    assert new
+    assert ray_jobs.submit(planned, store, site, options) == (ray_jobs.status(name, store, site)[0], False)
+    until(lambda: blocks(store) >= 30, 120)
+    assert ray_jobs.status(name, store, site)[0].status == "RUNNING"
+    pids = drivers(ray_environment)
+    assert len(pids) == 1
+    os.kill(pids[0], signal.SIGKILL)
+    until(lambda: not ray_jobs.status(name, store, site)[0].runs)
+    assert ray_jobs.status(name, store, site)[0].status == "FAILED"
+
+    second, new = ray_jobs.submit(planned, store, site, options)
+    assert new
+    assert second.id == f"{first.id}-2"
+    kept = blocks(store)
+    until(lambda: blocks(store) >= kept + 10, 120)
+    pids = drivers(ray_environment)
+    assert [job.id for job in ray_jobs.cancel(name, store, site)] == [second.id]
+    assert not any(map(alive, pids))
+    assert [job.status for job in ray_jobs.status(name, store, site)] == ["FAILED", "STOPPED"]
+    assert ray_jobs.cancel(name, store, site) == []
+
+    third, new = ray_jobs.submit(planned, store, site, options)
+    assert third.id == f"{first.id}-3"
+    until(lambda: not ray_jobs.status(name, store, site)[-1].runs, 180)
+    log = ray_jobs.logs(name, store, site)
+    assert ray_jobs.status(name, store, site)[-1].status == "SUCCEEDED", log
+    assert "all done" in log
+    assert not made_twice(undisturbed, store)
+    again = run_here(undisturbed.plan.sweep.path, store.root)
+    assert again.backend is None
+    assert metrics(again.document()) == metrics(undisturbed.document())

@@ -1,0 +1,150 @@
+"""Who waits, who goes where, and what an end means: without a cluster."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.backends import Bundle, Work
+from orchestrator.backends.ray import Ray, why
+from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing
+from orchestrator.backends.ray.waiting import Waiting
+from orchestrator.retries import decide
+from orchestrator.site import Ray as Settings
+from orchestrator.site import RayWorker
+
+A100 = Node("1", "a", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 64.0 * GB, "disk": 2.0})
+CPU = Node("2", "b", {"CPU": 16.0, "memory": 128.0 * GB, "node:10.0.0.2": 1.0})
+
+
+def work(handle: int, network: str = "", after: tuple[int, ...] = (), avoid: tuple[str, ...] = ()) -> Work:
+    return Work(handle, Bundle((("d", (handle,)),), network=network, avoid=avoid), frozenset(after))
+
+
+def anything(work: Work) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("request_", "at_once"),
+    [
+        (Request(gpus=1), 4),
+        (Request(gpus=0.5, cpus=1), 8),
+        (Request(gpus=1, cpus=4), 2),
+        (Request(gpus=1, gpu_type="A100"), 4),
+        (Request(gpus=1, gpu_type="H100"), 0),
+        (Request(gpus=8), 0),
+        (Request(cpus=1), 24),
+        (Request(cpus=1, memory=60 * GB), 3),
+        (Request(cpus=0, custom=(("disk", 1.0),)), 2),
+    ],
+)
+def test_capacity(request_: Request, at_once: int) -> None:
+    assert capacity(request_, [A100, CPU]) == at_once
+
+
+def test_words() -> None:
+    assert str(Request(0.5, 2, 8 * GB, "A100", (("disk", 1.0),))) == "0.5 GPU A100, 2 CPU, 8 GB, 1 disk"
+    assert listing([A100, A100, CPU]) == ("2 nodes of 8 CPU, 4 GPU A100, 64.0 GB, 2 disk; 1 node of 16 CPU, 128.0 GB")
+    assert listing([]) == "none"
+
+
+def test_a_worker_takes_what_it_has_loaded() -> None:
+    waiting = Waiting()
+    for handle, network in enumerate("aabbc", start=1):
+        waiting.add(work(handle, network), "gpu")
+    taken = [waiting.take("gpu", ["b"], Counter("b"), anything) for _ in range(2)]
+    assert [each and each.handle for each in taken] == [3, 4]
+    other = waiting.take("gpu", ["b"], Counter("ab"), anything)
+    assert other is not None
+    assert other.bundle.network == "c", "the network that nobody has loaded"
+    assert waiting.take("cpu", [], Counter(), anything) is None
+    assert waiting.count("gpu") == 2
+
+
+def test_a_host_to_keep_away_from() -> None:
+    waiting = Waiting()
+    waiting.add(work(1, avoid=("bad",)), "gpu")
+    waiting.add(work(2), "gpu")
+    taken = waiting.take("gpu", [], Counter(), lambda each: "bad" not in each.bundle.avoid)
+    assert taken is not None
+    assert taken.handle == 2
+
+
+def test_waiting_against_a_plain_account() -> None:
+    """Random graphs and outcomes: what starts, and what is skipped, is what the definition says."""
+    for seed in range(50):
+        draw = random.Random(seed)
+        works = [work(n, after=tuple(draw.sample(range(1, n), draw.randrange(min(n, 4))))) for n in range(1, 30)]
+        waiting, ended, skipped = Waiting(), {}, set()
+        late = works[20:]
+        for each in works[:20]:
+            skipped |= set(waiting.add(each, "w"))
+        running: list[Work] = []
+        while True:
+            while (taken := waiting.take("w", [], Counter(), anything)) is not None:
+                assert all(ended.get(need) == "done" for need in taken.after)
+                running.append(taken)
+            if late and draw.random() < 0.3 or (not running and late):
+                skipped |= set(waiting.add(late.pop(0), "w"))
+            elif running:
+                over = running.pop(draw.randrange(len(running)))
+                ended[over.handle] = draw.choice(["done", "done", "done", "failed"])
+                skipped |= set(waiting.end(over.handle, ended[over.handle]))
+            elif not late:
+                break
+        for each in works:
+            lost = any(ended.get(need) == "failed" or need in skipped for need in each.after)
+            assert (each.handle in skipped) == lost
+            assert (each.handle in ended) != lost
+
+
+def backend(settings: Settings, *nodes: Node) -> Any:
+    """What Ray knows of a cluster, without one."""
+    made = Ray.__new__(Ray)
+    made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
+    return made
+
+
+def test_what_a_bundle_asks_for() -> None:
+    kinds = ("train", "sample", "extract", "measure", "reference", "score")
+    with_gpus, without = backend(Settings(), A100, CPU), backend(Settings(), CPU)
+    assert [with_gpus.request(Bundle((), kind=kind)).gpus for kind in kinds] == [1, 1, 1, 1, 0, 0]
+    assert {without.request(Bundle((), kind=kind)) for kind in kinds} == {Request(0, 1)}, "one sort of worker"
+    shared = backend(Settings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
+    assert shared.request(Bundle((), kind="reference")) == Request(0.5, 0.5)
+    assert shared.size(None, "", 1000) == 16
+    assert shared.size(None, "", 64) == 2, "all eight workers end together"
+
+
+def test_memory_doubles_up_to_a_bound() -> None:
+    plain = backend(Settings(), A100)
+    asked = [plain.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(6)]
+    assert asked == [0, 8, 16, 32, 64, 64]
+    bound = backend(Settings(cpu_worker=RayWorker(memory_gb=10), memory_gb_at_most=25), A100)
+    assert [bound.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(3)] == [10, 20, 25]
+
+
+def test_causes() -> None:
+    """Of ends as Ray tells them; what retries make of them."""
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    taken = exceptions.RayActorError(error_msg="The actor died because its node has died.", preempted=True)
+    cases = {
+        "host_memory": exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"),
+        "preempted": taken,
+        "node": exceptions.RayActorError(error_msg="The actor died because its node has died. Node Id: 7"),
+        "died": exceptions.RayActorError(
+            error_msg="It is dead.\nWorker exit detail: code 2. End of file. Some common causes"
+        ),
+    }
+    for cause, error in cases.items():
+        assert why(error, "n1")[0] == cause
+        assert "n1" in why(error, "n1")[1]
+    assert why(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
+    assert why(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
+    lost = SimpleNamespace(**{"cause": "host_memory", "reason": "r", "at_memory_bound": True})
+    assert decide([vars(lost)]).give_up.endswith("it had all the memory that the site allows")

@@ -1,0 +1,101 @@
+"""A private Ray: on 127.0.0.1 alone, and gone with the process that wanted it, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.conftest import Ran, metrics, run_here
+from tests.ray.conftest import until
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+RUN = """\
+import sys
+from orchestrator import engine
+from orchestrator.backends.ray import Ray
+from orchestrator.plan import plan
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+from tests.orchestrator.conftest import Quiet
+store = Store(sys.argv[2])
+print(engine.run(plan(read_sweep(sys.argv[1])), store, lambda: Ray(store, Options(), cpus=2), Quiet()))
+"""
+
+
+def family(pid: int) -> dict[int, str]:
+    """The processes of the sessions that this process has started, and itself: pid -> folder or command."""
+    stats = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                stats[int(entry.name)] = (int(fields[1]), int(fields[3]), command)
+    sessions = {session for parent, session, _ in stats.values() if parent == pid and session != pid}
+    return {each: command for each, (_, session, command) in stats.items() if each == pid or session in sessions}
+
+
+def listening(pids: set[int]) -> list[str]:
+    """Addresses on which these processes listen, from the kernel's tables: those that are not loopback."""
+    sockets = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    sockets.add(os.readlink(link))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.append(fields[1].partition(":")[0])
+    return found
+
+
+def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
+    """Killed at work; then the same command goes on from there and ends in the same numbers."""
+    sweep, temporary = undisturbed.plan.sweep.path, tmp_path / "t"
+    temporary.mkdir()
+    short = Path(os.path.realpath("/tmp")) / f"nbt{os.getpid()}"  # the names of sockets are short
+    short.symlink_to(temporary)
+    command = [sys.executable, "-c", RUN, sweep, str(tmp_path / "store")]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(command, env=clean | {"TMPDIR": str(short)}, start_new_session=True)
+    try:
+        until(lambda: process.poll() is not None or len(list((tmp_path / "store").glob("blocks/*/0*"))) > 20, 120)
+        assert process.poll() is None
+        everybody = family(process.pid)
+        assert any("raylet" in command for command in everybody.values())
+        assert any("ray::Actor" in command for command in everybody.values())
+        assert list(temporary.glob("nagbench-*"))
+        assert set(listening(set(everybody))) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until(lambda: not [pid for pid in everybody if is_one_of(pid, everybody[pid])], 20)
+        until(lambda: not list(temporary.glob("nagbench-*")), 10)
+    finally:
+        process.kill()
+        process.wait()
+        short.unlink()
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{}\n", "Ray says nothing into our output"
+    again = run_here(sweep, tmp_path / "store")
+    assert again.backend is None
+    assert metrics(again.document()) == metrics(undisturbed.document())
+
+
+def is_one_of(pid: int, command: str) -> bool:
+    """Whether a process is still there, and still the same."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return stat[0] != "Z"
+    return False

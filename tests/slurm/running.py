@@ -1,0 +1,209 @@
+"""A sweep of seconds on a cluster of our own, and ways to look at what is queued for it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from orchestrator import cluster_commands  # noqa: F401  (it adds its commands to the app)
+from orchestrator.app import app
+from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.waves import waves
+from orchestrator.plan import plan
+from orchestrator.report.document import document
+from orchestrator.report.results import collect
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from tests.orchestrator.conftest import metrics, run_here
+from tests.slurm.cluster import Cluster
+
+# One training, one reference, two streams of two blocks, and their scores: five elements.
+SMALL = """\
+name: small
+networks:
+  sit:
+    data: {name: digits}
+    model: {name: sit, hidden: 16, depth: 1, heads: 2, patch: 4}
+    train: {steps: 8, batch: 16, lr: 1e-2, noise_dropout: 0.2, class_dropout: 0.2}
+sampler: {name: euler, steps: 2}
+sample: {count: 40, block: 20}
+score: {features: [pixels], metrics: [fid]}
+arms:
+  plain: {}
+  nag: {nag: {scale: 1.0}}
+"""
+
+# 150 s of each stage are as much as an element may do; unmeasured tasks are guessed to take longer than they do.
+SITE = """\
+kind: slurm
+partition: gpu
+cpu_partition: cpu
+reconcile: manual
+poll_s: 0.5
+stagger_s: 0
+signal_s: 5
+throttle: 1
+target_minutes: 5
+stages:
+  train: {minutes: 6, memory_gb: 1, cpus: 1}
+  sample: {minutes: 6, memory_gb: 1, cpus: 1}
+  reference: {minutes: 6, memory_gb: 1, cpus: 1, gpus: 0}
+  score: {minutes: 6, memory_gb: 1, cpus: 1}
+  reconcile: {minutes: 6, memory_gb: 1, cpus: 1}
+"""
+
+CLOSED = "closed"  # a partition in which nothing starts, until it is opened
+ROOT = Path(__file__).parents[2]
+
+
+def changed(text: str, *changes: str) -> str:
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+@dataclass
+class Place:
+    """A folder of a user's, with a sweep, a site and a store, on a cluster."""
+
+    folder: Path
+    cluster: Cluster
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.env = {**self.cluster.env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.env}
+        self.store = Store(str(self.folder / "results" / "store"))
+        self.cluster.run("scontrol", "create", f"PartitionName={CLOSED}", "Nodes=ALL", "State=DOWN")  # or it is there
+        self.sweep(SMALL)
+        self.site()
+
+    def sweep(self, text: str) -> None:
+        (self.folder / "sweep.yaml").write_text(text)
+
+    def site(self, *changes: str, more: str = "") -> None:
+        (self.folder / "site.yaml").write_text(changed(SITE, *changes) + more)
+
+    def closed(self, *changes: str, more: str = "") -> None:
+        """The site, with everything in the partition where nothing starts."""
+        self.site("partition: gpu\ncpu_partition: cpu", f"partition: {CLOSED}", *changes, more=more)
+
+    def command(self, command: str, *options: str) -> list[str]:
+        site = ["--site", "site.yaml"] if command in ("submit", "run", "plan") else []
+        tracking = ["--tracking", "none"] if command in ("submit", "run", "report") else []
+        return [command, "sweep.yaml", *site, *tracking, *options]
+
+    def run(
+        self, command: str, *options: str, env: dict[str, str] | None = None, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """The command in a process of its own."""
+        return self.start(command, *options, env=env, **more)[1]()
+
+    def start(self, command: str, *options: str, env: dict[str, str] | None = None, **more: Any) -> Any:
+        words = [sys.executable, "-m", "orchestrator.cli", *self.command(command, *options)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(words, env={**self.env, **(env or {})}, cwd=self.folder, **pipes, **more)
+
+        def wait() -> subprocess.CompletedProcess[str]:
+            out, err = process.communicate(timeout=240)
+            return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+        return process, wait
+
+    def __call__(self, command: str, *options: str, env: dict[str, str] | None = None) -> Result:
+        """The command in this process: without the second that Python and the imports take."""
+        with self.inside(env):
+            return CliRunner().invoke(app, self.command(command, *options), catch_exceptions=False)
+
+    @contextlib.contextmanager
+    def inside(self, env: dict[str, str] | None = None) -> Iterator[None]:
+        """While it lasts this process has the environment and the working folder of the user."""
+        kept, at = dict(os.environ), os.getcwd()
+        os.environ.clear()
+        os.environ.update({**self.env, **(env or {})})
+        os.chdir(self.folder)
+        try:
+            yield
+        finally:
+            os.chdir(at)
+            os.environ.clear()
+            os.environ.update(kept)
+
+    # What is queued.
+
+    def queue(self) -> dict[str, tuple[str, str]]:
+        """Our jobs and elements that are not over: id -> (name, state)."""
+        lines = self.cluster.out("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
+        stem = f"nb.root.{self.name}."
+        rows = {job: (name, state) for job, name, state in map(str.split, lines)}
+        return {job: row for job, row in rows.items() if row[0].startswith(stem)}
+
+    def elements(self) -> list[str]:
+        return [job for job, (name, _) in self.queue().items() if not name.endswith(".reconcile")]
+
+    @property
+    def name(self) -> str:
+        return read_sweep(str(self.folder / "sweep.yaml")).name
+
+    def steps_queued(self) -> Counter[tuple[str, int | None]]:
+        """How often each task or block is in an array that has a job."""
+        found: Counter[tuple[str, int | None]] = Counter()
+        for wave in waves(self.store, self.name, closed=True):
+            for job in jobs_of(self.store, wave):
+                assert job.id is not None
+                for element in job.array.elements:
+                    for bundle in element.bundles:
+                        for digest, blocks in bundle.steps:
+                            found.update((digest, number) for number in (blocks or (None,)))
+        return found
+
+    def open_waves(self) -> list[int]:
+        return [wave.number for wave in waves(self.store, self.name)]
+
+    def files(self) -> dict[str, bytes]:
+        """The store and all else below the folder, to see that nothing changes."""
+        return {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+
+    def wait(self, seconds: float = 120) -> None:
+        from tests.slurm.cluster import wait
+
+        wait(lambda: not self.queue(), f"nothing of {self.name} is in the queue", seconds, 0.2)
+
+    def marks(self, kind: str) -> list[dict[str, Any]]:
+        paths = sorted(self.folder.glob(f"results/store/waves/*/*/{kind}/*.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in self.folder.rglob("*_log.out"))
+
+    def metrics(self) -> dict[str, Any]:
+        found = plan(read_sweep(str(self.folder / "sweep.yaml")))
+        return metrics(document(collect(found, self.store), self.store))
+
+    def local_metrics(self) -> dict[str, Any]:
+        """The same, of a run in this process."""
+        return metrics(run_here(self.folder / "sweep.yaml", self.folder / "local").document())
+
+
+def counting(folder: Path, *commands: str) -> tuple[dict[str, str], Any]:
+    """A PATH on which these commands note every call, and what has been noted."""
+    folder.mkdir(exist_ok=True)
+    calls = folder / "calls"
+    calls.touch()
+    for command in commands:
+        (folder / command).write_text(
+            f'#!/bin/sh\necho {command} >> {calls}\nPATH="${{PATH#*:}}" exec {command} "$@"\n'
+        )
+        (folder / command).chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}, lambda: Counter(calls.read_text().split())
