@@ -1,4 +1,4 @@
-"""An autoencoder without weights: a latent is the mean colour of a block of pixels. It stands in for a VAE under `--smoke`."""
+"""An autoencoder without weights, whose latents are means of blocks of pixels. It stands in for a VAE under `--smoke`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SPREAD = 0.05  # of the posterior, around its mean
 
 @method
 class BlockMeans:
-    """Four channels for each block of `side` x `side` pixels: its mean red, green and blue, and how much lighter its left
-    half is than its right one. What is decoded is flat in each block.
+    """Four channels for each block of `side` x `side` pixels: its mean red, green and blue, and how much lighter its
+    left half is than its right one. What is decoded is flat in each block.
     """
 
     side: Annotated[Int, Field(ge=2, le=64)] = 2

@@ -111,7 +111,8 @@ def true_states(split: Split, interpolant: Any, t: float, count: int) -> Any:
     from nag import noise
 
     order = np.concatenate([noise.permutation(0, epoch, len(split)) for epoch in range(-(-count // len(split)))])
-    t, x0 = float(t), split.images(order[:count])  # a numpy float would make the states float64
+    draw, t = getattr(split, "draw", None), float(t)  # a numpy float would make the states float64
+    x0 = split.images(order[:count]) if draw is None else draw(order[:count], 0, 0, np.arange(count))
     eps = noise.normal(0, np.arange(count), 0, x0.shape[1:], purpose=noise.MEASURE)
     return torch.from_numpy(interpolant.alpha(t) * x0 + interpolant.sigma(t) * eps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ def bundles(
     small: list[str] = []
     for digest in todo:
         task = plan.tasks[digest]
-        if task.kind == "sample":
+        if task.kind in ("sample", "encode"):
             streams[digest] = streams[digest]
         elif task.kind == "extract":
             streams[task.params["stream"]].append(digest)
@@ -72,7 +73,7 @@ def bundles(
         single = any(decisions[digest].single for digest in together if digest in decisions)
         length = 1 if single else size(plan, stream, total)
         waits = needs(*together) - {stream}
-        kind = "sample" if stream in todo else "extract"
+        kind = plan.tasks[stream].kind if stream in todo else "extract"
         for first in range(0, len(numbers[stream]), length):
             steps: list[Step] = [
                 (digest, (number,))
@@ -80,12 +81,25 @@ def bundles(
                 for digest in together
                 if number in (todo.get(digest) or ())
             ]
-            found.append(Waiting(bundle(steps, kind, plan.tasks[stream].params["network"]), waits))
+            found.append(Waiting(bundle(steps, kind, plan.tasks[stream].params.get("network", "")), waits))
     for (kind, inputs), digests in scores.items():
         waits = frozenset(need for need in inputs if need in open_)
         network = plan.tasks[inputs[0]].params["network"] if kind == "measure" else ""
         found.append(Waiting(bundle([(digest, None) for digest in digests], kind, network), waits))
-    return found
+    return _in_order(plan, found)
+
+
+def _in_order(plan: Plan, found: list[Waiting]) -> list[Waiting]:
+    """Extractors' trainings, then what is made while images are encoded, then all that may need either."""
+
+    def rank(waiting: Waiting) -> int:
+        task = plan.tasks[waiting.bundle.steps[0][0]]
+        if task.kind == "train" and "extractor" in task.params:
+            return 0
+        stream = plan.tasks.get(task.params.get("stream", ""), task)
+        return 1 if stream.kind == "encode" else 2
+
+    return sorted(found, key=rank)
 
 
 def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
@@ -106,7 +120,7 @@ def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
 
 
 def units(plan: Plan, bundle: Bundle) -> dict[str, float]:
-    """How much of each kind a bundle does: tasks, or samples."""
+    """How much of each kind a bundle does: tasks, or samples and images."""
     total: dict[str, float] = defaultdict(float)
     for digest, blocks in bundle.steps:
         total[plan.tasks[digest].kind] += step_units(plan, digest, blocks)
@@ -117,8 +131,9 @@ def step_units(plan: Plan, digest: str, blocks: tuple[int, ...] | None) -> float
     task = plan.tasks[digest]
     if task.kind not in BLOCK_KINDS or blocks is None:
         return 1.0
-    stream = plan.tasks[task.params.get("stream", digest)]
-    return float(len(blocks) * stream.params["block"])
+    stream = plan.tasks[task.params.get("stream", digest)].params
+    last = stream.get("count", math.inf)  # of an encode task; streams have no end
+    return float(sum(max(0, min(stream["block"], last - number * stream["block"])) for number in blocks))
 
 
 def _blocks(todo: Todo, stream: str, extracts: list[str]) -> list[int]:

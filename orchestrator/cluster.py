@@ -23,6 +23,7 @@ from orchestrator.backends.local import Local
 from orchestrator.backends.slurm import AfterWave, Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.waves import RECONCILE
 from orchestrator.engine import plan_checksum
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan import Plan
@@ -158,7 +159,7 @@ def _reconciler(site: Site, folder: Path, code: Path, campaign: Campaign, note: 
                 f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
             )
             return
-        name = f"{stem}.reconcile"
+        name = stem + RECONCILE
         going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
         work = Reconcile(dataclasses.asdict(going_on))
         job = queue(settings, folder / name, code, name, settings.resources("reconcile"), work, 1, after=jobs)

@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
 from orchestrator.backends.slurm.ledger import tidy
-from orchestrator.cluster import Campaign, begin, opener
+from orchestrator.cluster import Campaign, begin, opener, owner
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
@@ -65,11 +65,20 @@ def submit(
     begun = begin(found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
     observer = Lines(err)
     make = opener(found, opened, place, begun, observer.note)
-    flying, failed = engine.advance(found, opened, make, observer, begun.since)
+    made: list[Any] = []
+
+    def backend() -> Any:
+        made.append(make())
+        return made[0]
+
+    flying, failed = engine.advance(found, opened, backend, observer, begun.since)
+    waiting = sum(len(each.later) for each in made)  # outside of the queue; the observer was told for what
     if as_json:
-        print_json({"sweep": found.sweep.name, "queued": flying, "failed": failed})
+        print_json({"sweep": found.sweep.name, "queued": flying - waiting, "waiting": waiting, "failed": failed})
     elif flying:
-        out.print(f"{flying:,} bundles are on their way: nagbench status {sweep}", markup=False, soft_wrap=True)
+        out.print(
+            f"{flying - waiting:,} bundles are on their way: nagbench status {sweep}", markup=False, soft_wrap=True
+        )
     else:
         tidy(opened, found.sweep.name)
         out.print(f"Nothing is left to queue: nagbench report {sweep}", markup=False, soft_wrap=True)
@@ -137,7 +146,7 @@ def cancel(
     only = needs_only(found, arm, cell) if arm or cell else None
     jobs = Jobs(opened, found.sweep.name, Commands(), lambda text: err.print(text, markup=False))
     with err.status("Cancelling..."):
-        count, gone = end(jobs, only)
+        count, gone = end(jobs, owner(), only)
     words = "are gone" if gone else "were told to end, and some still run"
     out.print(f"{count:,} elements {words}. What is published stays; nagbench submit goes on from there.")
     return 0 if gone else 1

@@ -17,7 +17,7 @@ from orchestrator.store import Store
 from orchestrator.sweep import Network
 from orchestrator.tasks import Task
 
-HEAD = 1_500  # bytes of a record, or of the header of a block
+HEAD = 700  # bytes of a record, or of the header of a block
 
 
 @dataclass(frozen=True)

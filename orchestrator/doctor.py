@@ -227,11 +227,11 @@ def _ask(*command: str) -> list[str] | str:
 
 def _weights(needed: frozenset[str]) -> list[Row]:
     """The files of feature networks that can be fetched: which are here, and are they whole?"""
-    from nag.weights import KNOWN, cache, find
+    from nag.weights import KNOWN, find
 
     rows = []
     for name, known in KNOWN.items():
-        found, fix = find(name), f"nagbench fetch {name}  (or put it into {cache()})"
+        found, fix = find(name), f"nagbench fetch {name}"
         if found is None:
             rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
         elif known.size is not None and found.stat().st_size != known.size:

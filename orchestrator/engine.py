@@ -328,7 +328,7 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
             continue
         if not found.place:
             name = content.removeprefix("missing ")
-            raise BadInput(f"the weights {name} are not on this machine: nagbench fetch {name}, or write weights: PATH.")
+            raise BadInput(f"the weights {name} are not on this machine. Fetch them: nagbench fetch {name}")
         place = Path(found.place)
         for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
             store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())

@@ -132,11 +132,11 @@ def _decode(plan: Plan, cell: PlannedCell, context: Context) -> dict[str, Any] |
     """What makes images of a cell's samples: None where they are pixels. Raises BadInput where nothing does."""
     if plan.tasks[cell.stream].params["stores"] == "pixels":
         return None
-    decode = plan.sweep.score.decode if plan.sweep.score else None
+    decode = (plan.sweep.score.decode if plan.sweep.score else None) or cell.cell.network.autoencoder
     if decode is None:
         raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
     builder = Builder()
-    found = builder.decoder(decode)
+    found = builder.identity(decode)
     context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
     return found
 

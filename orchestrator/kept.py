@@ -37,11 +37,13 @@ class Recorded:
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
-        """By sample and extract task: the scores and measurements that read its blocks, or blocks made of them."""
+        """By sample and extract task: the scores and measurements that read its blocks, or blocks made of them; the
+        references that are made of what an extract task took while images were encoded.
+        """
         found: dict[str, set[str]] = {}
         for digest in reversed(list(self.tasks)):
             task = self.tasks[digest]
-            readers = {digest} if task.kind in SCORED else found.get(digest, set())
+            readers = {digest} if task.kind in (*SCORED, "reference") else found.get(digest, set())
             for source in task.inputs:
                 if source in self.tasks and self.tasks[source].kind in BLOCK_KINDS:
                     found.setdefault(source, set()).update(readers)
@@ -230,9 +232,10 @@ def remove(store: Store, what: Iterable[Garbage]) -> None:
     folders = set()
     for each in what:
         store.delete(each.file.name)
-        folders.add(os.path.dirname(each.file.name))
+        parts = each.file.name.split("/")[:-1]
+        folders |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
     if store.local:
-        for folder in sorted(folders, reverse=True):
+        for folder in sorted(folders, reverse=True):  # inner ones first
             with contextlib.suppress(OSError):  # something else is in it
                 os.rmdir(store.path(folder))
 

@@ -103,8 +103,8 @@ class Builder:
         return method
 
     def autoencoder(self, node: Node) -> Autoencoder:
-        """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache. One that is not on
-        this machine keeps the path that is written.
+        """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache. One that is not
+        on this machine keeps the path that is written.
         """
         given = node.mapping("{path: FOLDER}")
         place = given.get("path")
@@ -185,7 +185,9 @@ def _check_data(data: Any, node: Node) -> None:
         with contextlib.suppress(FileNotFoundError):
             _ = data.num_classes
     except (OSError, ValueError) as error:
-        raise node.error(f"{str(error).rstrip('.')}.") from error
+        gone = error.filename if isinstance(error, FileNotFoundError) else None
+        reason = f"there is no file {gone!r}, and nothing else tells its shape" if gone else str(error)
+        raise node.error(f"{reason.rstrip('.')}.") from error
 
 
 def _no_axis(node: Node) -> SpecError:

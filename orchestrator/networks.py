@@ -161,7 +161,9 @@ class Networks:
         described = described_by(path) if path.is_file() else None
         if described is None and family is None:
             raise place.error("it does not describe itself, so say what it is: family: dit or family: sit.")
-        network = Network(name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder))
+        network = Network(
+            name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder)
+        )
         if described is None:
             if family not in FAMILIES:
                 raise node.value["family"].error(unknown("family", family, FAMILIES))
@@ -232,7 +234,9 @@ def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node
     known = parent.shape
     if None not in (known, shape) and known != shape:
         what = "images" if parent.autoencoder is None else "latents"
-        raise node.value["data"].error(f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}.")
+        raise node.value["data"].error(
+            f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}."
+        )
 
 
 def _made_on_the_spot(network: Network) -> Network:

@@ -1,8 +1,10 @@
 """From a sweep to its tasks: a pure function. Equal tasks are one, whatever arms or sweeps ask for them.
 
-train ──> sample ──> extract ──> score      (one score task for each cell, extractor and metric)
-train (of an extractor) ──┴──> reference ──┘
-train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
+encode ──> train ──> sample ──> extract ──> score      (one score task for each cell, extractor and metric)
+           train (of an extractor) ──┴──> reference ──┘
+           train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
+
+encode is of what is trained on latents; the reference of those images is then taken in the same pass, by extract.
 """
 
 from __future__ import annotations
@@ -132,7 +134,10 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
     before is then a network that no store has.
     """
     builder = Builder(hashes)
-    cells = tuple(_cell(builder, sweep, cell) for cell in sweep.cells if arms is None or cell.arm in arms)
+    wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
+    for cell in wanted:  # first, so that a reference knows whether its images are encoded too
+        builder.network(cell.network)
+    cells = tuple(_cell(builder, sweep, cell) for cell in wanted)
     floors: dict[str, tuple[Scored, ...]] = {}
     for planned in cells:
         for extractor in sweep.score.features if sweep.score else ():
@@ -156,7 +161,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
             "seed": cell.sample.seed,
             "block": cell.sample.block,
             "precision": identity.changed_fields(sweep.precision),
-            "stores": cell.network.data.stores if cell.network.data else "latents",
+            "stores": cell.network.stores,
         },
         (network, *(references[name] for name in sorted(references))),
         blocks,
@@ -193,16 +198,17 @@ def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored
     assert sweep.measure is not None
     assert sweep.estimator is not None
     estimator = builder.network(sweep.estimator)
+    data, needs = builder.states(cell.network)
     params = {
         "measure": {"name": identity.name_of(sweep.measure), "version": type(sweep.measure).VERSION},
         "levels": sweep.measure.levels,
         "stream": stream,
         "estimator": estimator,
-        "data": builder.identity(cell.network.data),
+        "data": data,
         "count": min(sweep.measure.count, cell.sample.count),
         "block": cell.sample.block,
     }
-    return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator)))
+    return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator, *needs)))
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,7 @@ def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scor
     assert score is not None
     opened = builder.extractor(extractor, trained_on(score, cell.network.data))
     params: dict[str, Any] = {**opened}
+    needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
     if isinstance(score.reference, Published):
         params["statistics"] = builder.published(score.reference)
         for metric in score.metrics if builder.hashes else ():  # a file at a URL was not here when the sweep was read
@@ -232,11 +239,13 @@ def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scor
                 raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
         params["moments"] = sorted(score.reference.usable(extractor))
     else:
-        params["data"] = builder.identity(score.reference or cell.network.data)
+        params["data"] = builder.images(score.reference or cell.network.data)
+        needs += builder.taken_while_encoded(opened, params["data"])
     if score.rows != REFERENCE_ROWS:
         params["rows"] = score.rows
-    reference = builder.add("reference", params, (opened["weights"],) if opened["weights"] else ())
-    decode = builder.decoder(score.decode) if score.decode is not None and reads_pixels(extractor) else None
+    reference = builder.add("reference", params, needs)
+    vae = score.decode or cell.network.autoencoder
+    decode = builder.identity(vae) if vae is not None and reads_pixels(extractor) else None
     return Scoring(extractor, opened, reference, "data" in params, decode)
 
 
@@ -335,5 +344,7 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
             todo[key] = None
             needs = set(range(-(-task.params["count"] // task.params["block"]))) if "block" in task.params else set()
         for source in task.inputs:
-            wanted.setdefault(source, set()).update(needs if plan.tasks[source].kind in BLOCK_KINDS else ())
+            whole = plan.tasks[source].kind == "encode" or task.kind == "reference"
+            reads = set(range(plan.blocks[source])) if whole and source in plan.blocks else needs
+            wanted.setdefault(source, set()).update(reads if plan.tasks[source].kind in BLOCK_KINDS else ())
     return {key: todo[key] for key in plan.tasks if key in todo}

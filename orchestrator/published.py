@@ -38,10 +38,13 @@ class Published:
     FILES: ClassVar[dict[str, str | None]] = {"path": None}
 
     def local(self) -> str | None:
-        """Its path on this machine; of a URL that was not fetched yet, None."""
-        if "://" not in self.path:
-            return self.path
-        return str(self._cached) if self._cached.exists() else None
+        """Its path on this machine; None where it is not there, or at a URL and not fetched yet."""
+        path = str(self._cached) if self.is_url else self.path
+        return path if os.path.exists(path) else None
+
+    @property
+    def is_url(self) -> bool:
+        return "://" in self.path
 
     @property
     def _cached(self) -> Path:

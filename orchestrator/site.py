@@ -76,6 +76,7 @@ class Resources:
 
 
 STAGES: dict[str, Resources] = {
+    "encode": Resources(90, 16, 8, 1),
     "train": Resources(720, 32, 8, 1),
     "sample": Resources(90, 16, 4, 1),
     "measure": Resources(90, 16, 4, 1),
@@ -99,6 +100,7 @@ class Stage:
 
 @method
 class Stages:
+    encode: Stage = Stage()
     train: Stage = Stage()
     sample: Stage = Stage()
     measure: Stage = Stage()

@@ -13,9 +13,10 @@ from typing import Any
 
 from nag.autoencoder import Autoencoder
 from nag.interpolants import PREDICTIONS
+from nag.official import FAMILIES
 from nag.precision import Precision
 from nag.registry import METHODS, find
-from nag.training import Training
+from nag.training import PRESETS, Training
 from orchestrator.axes import GRID
 from orchestrator.contracts import CONTRACTS
 from orchestrator.errors import BadInput, EnvironmentProblem
@@ -161,8 +162,8 @@ def _network() -> Schema:
 def _training(fields: Schema) -> Schema:
     """With `preset`, which may give what is required."""
     known = {"preset": {"enum": list(PRESETS), "description": "A published recipe; what stands beside it counts."}}
-    recipe = {**fields, "properties": known | fields["properties"], "required": ["preset"]}
-    return {"anyOf": [fields, recipe]}
+    enough = [{"required": fields["required"]}, {"required": ["preset"]}]
+    return {**fields, "properties": known | fields["properties"], "required": [], "anyOf": enough}
 
 
 def _arm() -> Schema:

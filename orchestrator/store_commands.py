@@ -20,7 +20,13 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import JsonOption, SmokeOption, StoreOption
 
-KINDS = ("sample", "extract", "train", "reference", "score", "measure")
+COLUMNS = {  # of `du`: the kinds of task whose files it adds up
+    "samples": ("sample",),
+    "features": ("extract",),
+    "networks": ("train",),
+    "references": ("reference",),
+    "scores": ("score", "measure"),
+}
 
 
 @command
@@ -38,16 +44,16 @@ def du(
     if as_json:
         print_json({"store": store, **found.as_json(what)})
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(what)
-    for kind in (*KINDS, "all", "files"):
-        table.add_column(kind, justify="right")
+    for column in (*COLUMNS, "all", "files"):
+        table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, Space]] = defaultdict(dict)
     for (name, kind), space in found.rows.items():
         names[name][kind] = space
     for name, kinds in names.items():
         whole = sum(kinds.values(), Space())
-        cells = [size(kinds[kind].bytes) if kind in kinds else "" for kind in KINDS]
+        cells = [size(sum(kinds[k].bytes for k in some if k in kinds)) for some in COLUMNS.values()]
         table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
     out.print(table)
     if found.shared.files:

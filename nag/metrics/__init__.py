@@ -1,9 +1,9 @@
 """Metrics: stored outputs of an extractor, for a cell and for its reference, in; numbers out.
 
 Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
-may hold more: "mean" and "cov" of its features (float64, N - 1), "mean_spatial" and "cov_spatial", and "held_out", the
-features of images that were not trained on. Moments may stand alone, as in references that others publish; where both
-are, they must be those of the rows, and only save making them again.
+may hold more: "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
+"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances take the
+moments where they are there: they may stand alone, as in what others publish, or be of more images than the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
 a line in `nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py`
@@ -68,10 +68,11 @@ def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -
 
     if output not in source:
         raise ValueError(f"there are no {what}: this metric needs a row for each image (there is: {', '.join(source)})")
-    check_features(source[output], what)
-    if len(source[output]) < least:
-        raise ValueError(f"at least {least} {what} are needed; got {len(source[output])}")
-    return source[output]
+    found = source[output]
+    check_features(found, what)
+    if len(found) < least:
+        raise ValueError(f"at least {least} {what} are needed; got {len(found)}")
+    return found
 
 
 def feature_pair(

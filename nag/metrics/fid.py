@@ -50,12 +50,44 @@ class FID:
         """
         x = rows(samples, "features", "sample features", self.least)
         source = "features" if self.against == "train" else "held_out"
-        score, influence = frechet_score(x, gaussian(reference, source, x.shape[1]))
+        score, influence = frechet_score(x, reference, source)
         return Scores(values={self.names[0]: score}, arrays={"influence": influence})
 
 
-def frechet_score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
-    """What `FID` says of (N, d) features, and their influence, (N,) float32."""
+def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> tuple[Score, np.ndarray]:
+    """What `FID` says of (N, d) features against an output of the reference, of which it takes the moments where they
+    are there, and the influence, (N,) float32.
+
+    Raises ValueError where the reference has neither or they are of another dimension.
+    """
+    from nag.metrics.frechet import Reference
+    from nag.metrics.kept import kept
+    from nag.metrics.moments import moments
+
+    mean, cov = (name if output == "features" else f"{name}_{output}" for name in ("mean", "cov"))
+    what = "reference features" if output == "features" else f"reference {output} features"
+    if mean in reference and cov in reference:
+        known = [reference[mean], reference[cov]]
+        columns = known[0].size
+    elif output in reference:
+        known = [rows(reference, output, what, 2)]
+        columns = known[0].shape[1]
+    else:
+        there = ", ".join(reference)
+        raise ValueError(f"there are no {what} and no moments of them, {mean} and {cov} (there is: {there})")
+    if columns != x.shape[1]:
+        raise ValueError(f"sample features have {x.shape[1]} columns, {what} {columns}")
+
+    def gaussian() -> Reference:
+        if len(known) == 2:
+            return Reference(*known)
+        of_rows = moments(known[0])
+        return Reference(of_rows.mean, of_rows.cov)
+
+    return kept("score", lambda: _score(x, kept("gaussian", gaussian, *known)), x, *known)
+
+
+def _score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
     from nag.intervals import influence_interval
     from nag.metrics.moments import Moments, moments
 
@@ -76,35 +108,3 @@ def frechet_score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
         size = f"N/2 = {half}" if n > dim else f"N = {n}"
         reason = f"no {what}: {size} is not above the reference's dimension {dim}"
     return Score(value=value, low=low, high=high, extrapolated=extrapolated, reason=reason), IF.astype("float32")
-
-
-def gaussian(reference: Mapping[str, np.ndarray], output: str, dim: int) -> Reference:
-    """Mean and covariance of a reference's output with their factor: its moments where it has them, or of its rows.
-
-    Raises ValueError where there is neither or they are of another dimension than `dim`.
-    """
-    from nag.metrics.frechet import Reference
-    from nag.metrics.kept import kept
-    from nag.metrics.moments import moments
-
-    mean, cov = (name if output == "features" else f"{name}_{output}" for name in ("mean", "cov"))
-    what = "reference features" if output == "features" else f"reference {output} features"
-    if mean in reference and cov in reference:
-        found = [reference[mean], reference[cov]]
-        columns = reference[mean].size
-    elif output in reference:
-        found = [rows(reference, output, what, 2)]
-        columns = found[0].shape[1]
-    else:
-        known = ", ".join(reference)
-        raise ValueError(f"there are no {what} and no moments of them, {mean} and {cov} (there is: {known})")
-    if columns != dim:
-        raise ValueError(f"sample features have {dim} columns, {what} {columns}")
-
-    def make() -> Reference:
-        if len(found) == 2:
-            return Reference(*found)
-        of_rows = moments(found[0])
-        return Reference(of_rows.mean, of_rows.cov)
-
-    return kept("gaussian", make, *found)

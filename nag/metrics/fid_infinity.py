@@ -34,10 +34,10 @@ class FIDInfinity:
         No value, with the reason, where N/2 is not above the reference's dimension. Raises ValueError as FID does.
         """
         from nag.intervals import influence_interval
-        from nag.metrics.fid import frechet_score, gaussian
+        from nag.metrics.fid import frechet_score
 
         x = rows(samples, "features", "sample features", self.least)
-        known, influence = frechet_score(x, gaussian(reference, "features", x.shape[1]))
+        known, influence = frechet_score(x, reference, "features")
         value, low, high, reason = known["extrapolated"], None, None, known["reason"]
         if value is not None:
             low, high = influence_interval(value, influence)

@@ -49,8 +49,8 @@ class Reference:
         import torch
 
         device = next((m.device for m in (cov, mu) if isinstance(m, torch.Tensor)), None)
-        self.mu, self.cov = _gaussian(mu, cov, device)
-        self.F = _factor(self.cov)  # (d, rank)
+        self.mu, S_r = _gaussian(mu, cov, device)
+        self.F, self.trace = _factor(S_r), float(S_r.trace())  # (d, rank)
         self.rank = self.F.shape[1]
 
     def distance(self, mu: np.ndarray | Tensor, cov: np.ndarray | Tensor) -> float:
@@ -100,7 +100,7 @@ class Reference:
         """
         gap = mu - self.mu
         roots = lam[lam > NOISE * (-lam[:1]).clamp(min=0)].sqrt().sum()
-        return max(0.0, float(gap @ gap + S.trace() + self.cov.trace() - 2 * roots))
+        return max(0.0, float(gap @ gap + S.trace() + self.trace - 2 * roots))
 
 
 def _factor(S: Tensor) -> Tensor:

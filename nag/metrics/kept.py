@@ -1,4 +1,5 @@
-"""What is computed of a reference, kept for the next cell that is scored against it in this process.
+"""What is computed of a reference, kept for the next cell that is scored against it in this process, and of a cell for
+its next metric.
 
 It is found by the content of the arrays that it was made of, so an array that was changed, or read again, is no trap.
 """
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_MOST = 4  # of the largest, the factor of a covariance, one is 67 MB at dimension 2,048
+AT_MOST = 12  # all that the metrics of one cell keep; the largest, a covariance's factor, is 34 MB at dimension 2,048
 _kept: dict[str, Any] = {}
 
 

@@ -29,8 +29,8 @@ class SFID:
 
         Raises ValueError as FID does.
         """
-        from nag.metrics.fid import frechet_score, gaussian
+        from nag.metrics.fid import frechet_score
 
         x = rows(samples, "spatial", "sample spatial features", self.least)
-        score, influence = frechet_score(x, gaussian(reference, "spatial", x.shape[1]))
+        score, influence = frechet_score(x, reference, "spatial")
         return Scores(values={"sfid": score}, arrays={"influence": influence})

@@ -143,7 +143,7 @@ def _measured_by(results: Results, stamp: Mapping[str, Any]) -> str:
     weights = stamp.get("weights") or stamp.get("estimator")
     told += [f"weights {weights[:SHOWN]}"] if isinstance(weights, str) else []
     decode = stamp.get("decode")
-    told += [f"decoded by {decode['fields']['path'][:SHOWN]}"] if decode else []
+    told += [f"decoded by {_named(decode)}"] if decode else []
     return ", ".join(told)
 
 

@@ -183,7 +183,7 @@ class Lines:
 
 
 def unit(kind: str) -> str:
-    return "samples" if kind in BLOCK_KINDS else "tasks"
+    return "images" if kind == "encode" else "samples" if kind in BLOCK_KINDS else "tasks"
 
 
 @contextlib.contextmanager

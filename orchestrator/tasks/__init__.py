@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nag.precision import Precision
     from orchestrator.store import Store
 
-KINDS = ("train", "reference", "sample", "extract", "measure", "score")
-BLOCK_KINDS = ("sample", "extract")
+KINDS = ("encode", "train", "reference", "sample", "extract", "measure", "score")
+BLOCK_KINDS = ("encode", "sample", "extract")
 ORIGINAL = "original"  # a checkpoint as the user gave it
 
 
@@ -66,6 +66,11 @@ def block_name(digest: str, number: int) -> str:
     return f"blocks/{digest}/{number:06d}.safetensors"
 
 
+def shards(task: Task) -> range:
+    """The numbers of all blocks of an encode task, which alone knows how many it has."""
+    return range(-(-task.params["count"] // task.params["block"]))
+
+
 def plan_name(checksum: str) -> str:
     return f"plans/{checksum}.json"
 
@@ -91,8 +96,9 @@ class Options:
     """How a worker works; none of it changes a result beyond the tolerances of DESIGN.md (contract 4)."""
 
     device: str = "cpu"
-    micro_batch: int = 256  # samples that are in the network at once, before guidance multiplies them
+    micro_batch: int = 256  # samples, or images of a training, that are in the network at once, on each device
     checkpoint_s: float = 30.0  # seconds between checkpoints of a training
+    recompute: bool = False  # a training keeps no activations but computes them again: less memory, a third more work
 
 
 class Held(Exception):
@@ -100,7 +106,7 @@ class Held(Exception):
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
-LOADED_AT_MOST |= {"asset": 64, "decoder": 1}
+LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
 
 
 @dataclass
@@ -223,6 +229,10 @@ class Context:
         """
         from nag.registry import find
 
+        if "encode" in identity:
+            from orchestrator.tasks.encode import Latents
+
+            return Latents(self, identity)
         if "source" in identity:
             return self.own(identity)
         cls = find(family, identity["name"])

@@ -1,4 +1,6 @@
-"""extract: every output of one extractor on one block of stored samples; latents become images first."""
+"""extract: every output of one extractor on one block of stored samples, decoded first if they are latents; or on the
+images behind a block of encode, for the reference.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
 from orchestrator.identity import digest
-from orchestrator.tasks import Context, Task, block_name
+from orchestrator.tasks import Context, Task, block_name, encode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +25,7 @@ def run(context: Context, task: Task, number: int) -> None:
     import numpy as np
     import torch
 
-    name = block_name(task.params["stream"], number)
-    decode = task.params.get("decode")
-    arrays, sampled = images(context, name, decode) if decode else stored(context, name)
+    arrays, sampled = _images(context, task, number)
     started = time.time()
     extractor = context.extractor(task.params)
     parts: list[dict[str, Any]] = []
@@ -42,6 +42,15 @@ def run(context: Context, task: Task, number: int) -> None:
         "seconds": round(time.time() - started + sampled.get("decode_seconds", 0.0), 4),
     }
     context.store.create_arrays(block_name(task.digest, number), outputs, record)
+
+
+def _images(context: Context, task: Task, number: int) -> Block:
+    """What is looked at: samples, decoded if they are latents, or the images behind encoded ones."""
+    stream = task.params["stream"]
+    if stream in context.tasks and context.tasks[stream].kind == "encode":
+        return encode.images_of(context, context.tasks[stream], number)
+    name, decode = block_name(stream, number), task.params.get("decode")
+    return images(context, name, decode) if decode else stored(context, name)
 
 
 def stored(context: Context, name: str) -> Block:
@@ -68,21 +77,12 @@ def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray)
 
     from nag.datasets import to_uint8
 
-    vae = context.load("decoder", digest(decode), lambda: autoencoder(context, decode).open(context.options.device))
+    vae = context.load("decoder", digest(decode), lambda: encode.opened(context, decode))
     size = min(DECODED, context.options.micro_batch)
     parts = (
         torch.from_numpy(latents[first : first + size].astype(np.float32)) for first in range(0, len(latents), size)
     )
     return np.concatenate([to_uint8(vae.decode(part)).cpu().numpy() for part in parts])
-
-
-def autoencoder(context: Context, decode: Mapping[str, Any]) -> Any:
-    """Raises ValueError if this code has another VERSION of it."""
-    from nag.autoencoder import Autoencoder
-
-    if decode["version"] != Autoencoder.VERSION:
-        raise ValueError(f"the autoencoder has version {Autoencoder.VERSION} here, the task wants {decode['version']}")
-    return Autoencoder(**context.located(Autoencoder, decode["fields"]))
 
 
 def _check(outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:

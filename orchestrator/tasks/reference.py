@@ -2,18 +2,20 @@
 
 The images are a data set's training split, which is scored against, with the held-out one beside it; or what a
 published file of statistics has. Moments are float64 and of all images; rows, for what compares images one by one, are
-kept of the first ones (a split is shuffled), in files of PART rows for each output.
+kept of the first ones (a split is shuffled), in files of PART rows for each output. Where the training images are also
+encoded, their outputs were taken in that pass, as blocks of an extract task among the inputs.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.store import pack, unpack
 from orchestrator.sweep import REFERENCE_ROWS
-from orchestrator.tasks import Context, Task, file_name, finish, read_output, record_name
+from orchestrator.tasks import Context, Task, block_name, file_name, finish, read_output, record_name, shards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,9 @@ PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are 
 MOMENTS = "moments.safetensors"
 WIDEST = 8192  # beyond it a covariance has over half a GB
 SPLITS = ("train", "held_out")
+
+
+Outputs = dict[str, "np.ndarray"]  # of some images, by name, with their labels
 
 
 class Images(NamedTuple):
@@ -45,7 +50,11 @@ def run(context: Context, task: Task) -> None:
             sizes = {name: min(size, task.params["rows"]) for name, size in sizes.items()}
         made.total = sum(sizes.values())
         for name, split in splits.items():
-            made.add(name, sizes[name], _of_split(context, split, sizes[name]))
+            blocks = _taken_before(context, task) if name == "train" else None
+            if blocks is None:
+                made.add(name, sizes[name], made.looked_at(_of_split(context, split, sizes[name])))
+            else:
+                made.add(name, sizes[name], _of_blocks(context, blocks))
     if made.moments:
         made.publish(MOMENTS, made.moments)
     record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
@@ -56,6 +65,26 @@ def _size(split: Any) -> int:
     from nag.datasets import originals
 
     return originals(split)
+
+
+def _taken_before(context: Context, task: Task) -> list[str] | None:
+    """The blocks with the outputs on all training images, if an extract task among the inputs has made them."""
+    for made in (context.task(source) for source in task.inputs):
+        if made.kind == "extract":
+            names = [block_name(made.digest, number) for number in shards(context.task(made.params["stream"]))]
+            return names if all(map(context.store.exists, names)) else None
+    return None
+
+
+def _of_blocks(context: Context, names: list[str]) -> Iterator[Outputs]:
+    """The outputs in blocks, in pieces that end where a part ends."""
+    first = 0
+    for name in names:
+        arrays, _ = context.store.read_arrays(name)
+        size = len(arrays["labels"])
+        for start, end in itertools.pairwise(sorted({0, *range(-first % PART, size, PART), size})):
+            yield {output: rows[start:end] for output, rows in arrays.items()}
+        first += size
 
 
 def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
@@ -94,11 +123,8 @@ def _published(context: Context, task: Task, made: _Made) -> None:
     pieces = _pieces(context, len(images))
     none = np.zeros(PART, np.int64)
     made.total = len(images)
-    made.add(
-        "train",
-        len(images),
-        (Images(np.ascontiguousarray(images[a:b].transpose(0, 3, 1, 2)), none[: b - a]) for a, b in pieces),
-    )
+    parts = (Images(np.ascontiguousarray(images[a:b].transpose(0, 3, 1, 2)), none[: b - a]) for a, b in pieces)
+    made.add("train", len(images), made.looked_at(parts))
 
 
 def _named(what: str, output: str) -> str:
@@ -141,19 +167,22 @@ class _Made(Mapping[str, bytes]):
         given = self.context.extractor(self.task.params)(torch.from_numpy(pixels).to(self.context.options.device))
         return {name: tensor.cpu().numpy() for name, tensor in given.items()}
 
-    def add(self, split: str, size: int, images: Iterator[Images]) -> None:
+    def looked_at(self, images: Iterable[Images]) -> Iterator[Outputs]:
+        return (self.outputs_of(pixels) | {"labels": labels} for pixels, labels in images)
+
+    def add(self, split: str, size: int, outputs: Iterator[Outputs]) -> None:
         """Rows and moments of all images of a split."""
         import numpy as np
 
         self.sizes[split], kept = size, min(size, self.task.params.get("rows", REFERENCE_ROWS))
         self.rows[split] = kept
         moments: dict[str, Any] = {}
-        parts: list[dict[str, np.ndarray]] = []
+        parts: list[Outputs] = []
         done = 0
-        for pixels, labels in images:
-            parts.append(self.outputs_of(pixels) | {"labels": labels})
-            done += len(labels)
-            self.seen += len(labels)
+        for piece in outputs:
+            parts.append(piece)
+            done += len(piece["labels"])
+            self.seen += len(piece["labels"])
             self.context.tell(self.task.digest, self.seen, self.total)
             if done % PART and done < size:
                 continue

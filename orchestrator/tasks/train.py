@@ -125,7 +125,7 @@ def _trained(
         "device": device,
         "world": world,
         "micro_batch": context.options.micro_batch,
-        "recompute": getattr(context.options, "recompute", False),
+        "recompute": context.options.recompute,
         "resume": state,
     }
     if checkpoints is None:

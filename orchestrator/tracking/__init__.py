@@ -274,7 +274,8 @@ class Tracker:
             params=[Param(key, value) for key, value in run.params.items()],
             tags=[RunTag(key, value) for key, value in {**tags, STATE: run.state}.items()],
         )
-        self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
+        if run.status != "RUNNING":
+            self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
         return Known(held.run_id, run.status, run.state, held.folders)
 
     def _upload(self, run: Run, held: Known) -> None:

@@ -20,7 +20,8 @@ from orchestrator.report.comparisons import is_seed
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store import Store
-from orchestrator.tasks import record_name
+from orchestrator.tasks import Task
+from orchestrator.tasks.checkpoints import progress
 from orchestrator.tracking.grid import GRID_VERSION, sample_grid
 
 COLOUR, NOTE = "mlflow.runColor", "mlflow.note.content"
@@ -39,7 +40,7 @@ class Artifact:
 class Run:
     key: str
     name: str
-    status: str  # FINISHED | FAILED | SCHEDULED (part of it is still to be done)
+    status: str  # FINISHED | FAILED | SCHEDULED (part of it is still to be done) | RUNNING (a training)
     start_ms: int
     end_ms: int
     params: Mapping[str, str] = field(default_factory=dict)
@@ -199,30 +200,48 @@ def _trainings(plan: Plan, store: Store) -> list[Run]:
     for task in plan.tasks.values():
         if task.kind != "train":
             continue
-        try:
-            record = store.read_record(record_name("train", task.digest), repair=False)
-        except (MissingFile, CorruptFile):  # not done yet, or the next run makes it again
+        found_out = _course(task, store)
+        if found_out is None:
             continue
-        started, seconds = record["started"], record["seconds"]
+        status, started, ended, measured = found_out
         network = networks.get(task.digest)
         params = _flat(task.params) | ({key: str(value) for key, value in network.axes.items()} if network else {})
         name = network.name if network else params.get("extractor") or params.get("model") or task.digest[:12]
         told = [f"{_short(key)}={_value(value)}" for key, value in network.axes.items()] if network else []
-        curve, last = record.get("loss", []), record.get("steps") or 1
-        points = [("loss", loss, started + seconds * step / last, int(step)) for step, loss in curve]
         found.append(
             Run(
                 key=digest([plan.sweep.name, "training", task.digest]),
                 name=" ".join(["training", str(name), *told]),
-                status="FINISHED",
+                status=status,
                 start_ms=_ms(started),
-                end_ms=_ms(started + seconds),
+                end_ms=_ms(ended),
                 params=params,
-                points=_points([*points, ("worker_seconds", seconds, started + seconds, 0)]),
+                points=_points(measured),
                 tags={"sweep": plan.sweep.name, "digest": task.digest, "kind": "training"},
             )
         )
     return found
+
+
+def _course(task: Task, store: Store) -> tuple[str, float, float, list[tuple[str, float, float, int]]] | None:
+    """Status, start, end and the points (name, value, time, step) of a training, so far; None where it has not begun."""
+    try:
+        record = store.read_record(task.record_name, repair=False)
+    except (MissingFile, CorruptFile):  # not done yet, or the next run makes it again
+        rows = progress(store, task.digest)
+        if not rows:
+            return None
+        return "RUNNING", rows[0]["time"], rows[-1]["time"], [point for row in rows for point in _row_points(row)]
+    ended = record["started"] + record["seconds"]
+    told = record.get("telemetry", {"columns": [], "rows": []})
+    rows = [dict(zip(told["columns"], row, strict=True)) for row in told["rows"]]
+    points = [point for row in rows for point in _row_points(row)]
+    return "FINISHED", record["started"], ended, [*points, ("worker_seconds", record["seconds"], ended, 0)]
+
+
+def _row_points(row: Mapping[str, float]) -> list[tuple[str, float, float, int]]:
+    step, at = int(row["step"]), row["time"]
+    return [(name, value, at, step) for name, value in row.items() if name not in ("step", "time")]
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

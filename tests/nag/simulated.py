@@ -2,8 +2,8 @@
 
 Reference: covariance with a spectrum 4 / i^(1/2) in a random basis, and exactly these moments. Samples: independent
 coordinates of skewness 1.4 (a gamma distribution), turned and scaled to an arm's mean and covariance. Two arms are at
-the same true distance, a tenth of the covariance's trace: `plain` by its mean alone, `guided` with a covariance shrunk by
-a tenth, as guidance does, and a smaller gap of the means. Their samples share noise with correlation `rho`.
+the same true distance, a tenth of the covariance's trace: `plain` by its mean alone, `guided` with a covariance that is
+shrunk by a tenth, as guidance does, and a smaller gap of the means. Their samples share noise with correlation `rho`.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def test_the_extrapolated_difference_is_fair_to_an_arm_that_has_not_shrunk_its_c
 
 @pytest.mark.parametrize(("d", "n"), [(8, 800), (16, 1000), (24, 1800)])
 def test_the_standard_error_is_the_bootstraps(d, n):
-    """To 15 %, of which 300 resamples have 4 % of their own. At N/d = 5 the bootstrap is at fault: a resample holds 63 %
-    of the samples, so its covariance is that of fewer, and the spread 1.6 times the true one (influence: 1.1 to 1.2).
+    """To 15 %, of which 300 resamples have 4 % of their own. At N/d = 5 the bootstrap is at fault: a resample holds
+    only 63 % of the samples, and the spread over resamples is 1.6 times the true one (by influence: 1.1 to 1.2).
     """
     by_influence, by_bootstrap = bootstrap(d, n, 300)
     assert by_influence == pytest.approx(by_bootstrap, rel=0.15)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -6,11 +8,13 @@ import torch
 import nag
 from nag.datasets import to_uint8
 from nag.datasets.digits import Digits
+from nag.metrics import kept
 from nag.metrics.class_accuracy import ClassAccuracy
 from nag.metrics.fid import FID
 from nag.metrics.frechet import Reference, frechet_distance, influence
 from nag.metrics.moments import ROWS, Moments, moments
 from nag.metrics.precision_recall import PrecisionRecall
+from nag.registry import METHODS
 
 
 def features(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -303,6 +307,40 @@ def test_repeats_are_within_their_own_radius():
     point = features(1, 30)
     reference = np.concatenate([np.repeat(point, 4, axis=0), features(20, 30, seed=3) + 50])
     assert precision_recall(np.repeat(point, 5, axis=0), reference)[0] == 1
+
+
+# Every metric
+
+
+@pytest.mark.parametrize("name", METHODS["metrics"])
+def test_a_metric_keeps_its_contract_and_leaves_its_input_alone(name):
+    metric = nag.build("metrics", name)
+    logits = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    samples = {"features": features(50, 4).astype(np.float32), "spatial": features(50, 5), "logits": logits}
+    samples["labels"] = np.arange(50) % 3
+    reference = {"features": features(60, 4, seed=1).astype(np.float32), "spatial": features(60, 5, seed=1)}
+    arrays = [*samples.values(), *reference.values()]
+    before = [array.copy() for array in arrays]
+    expected = metric(samples, reference)
+    for array in arrays:
+        array.setflags(write=False)  # as they come out of the store
+    kept._kept.clear()
+    scores = metric({key: samples[key] for key in metric.needs}, reference)
+    assert scores["values"] == expected["values"]
+    assert all((one == other).all() for one, other in zip(arrays, before, strict=True))
+    assert tuple(scores["values"]) == metric.names == tuple(metric.lower_is_better)
+    assert json.loads(json.dumps(scores["values"])) == scores["values"]
+    for key, array in scores["arrays"].items():
+        assert (array == expected["arrays"][key]).all()
+    for key in {"influence", "distance"} & scores["arrays"].keys():
+        assert (scores["arrays"][key].shape, scores["arrays"][key].dtype) == ((50,), np.float32)
+    if "influence" in scores["arrays"]:
+        assert abs(scores["arrays"]["influence"].mean()) < 0.03 * scores["arrays"]["influence"].std()
+    few = {key: array[: metric.least] for key, array in samples.items()}
+    assert metric(few, reference)["values"].keys() == set(metric.names)
+    if metric.least > 1:
+        with pytest.raises(ValueError, match=f"at least {metric.least} sample"):
+            metric({key: array[: metric.least - 1] for key, array in samples.items()}, reference)
 
 
 # Class accuracy

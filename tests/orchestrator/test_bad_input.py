@@ -227,7 +227,8 @@ SECTIONS = [
     (
         DATA,
         "dat: digits",
-        "4: networks.sit: unknown key 'dat'. Did you mean 'data'? Known: data, interpolant, model, predicts, train.",
+        "4: networks.sit: unknown key 'dat'. Did you mean 'data'? "
+        "Known: autoencoder, data, interpolant, model, predicts, train.",
     ),
     (
         DATA,
@@ -241,8 +242,8 @@ SECTIONS = [
     ),
     (
         PRE,
-        "  pre: {checkpoint: nothing.pt, family: dit}\n  sit:",
-        "3: networks.pre.checkpoint: there is no file 'nothing.pt'.",
+        "  pre: {checkpoint: nothing.pt}\n  sit:",
+        "3: networks.pre.checkpoint: there is no file 'nothing.pt'. One that is elsewhere needs its family: dit or sit.",
     ),
     (
         PRE,
@@ -267,7 +268,7 @@ SECTIONS = [
     (
         PRE,
         "  ft: {init: sit, model: {name: sit}, data: digits, train: {steps: 1}}\n  sit:",
-        "3: networks.ft: unknown key 'model'. Known: data, init, train.",
+        "3: networks.ft: unknown key 'model'. Known: autoencoder, data, init, train.",
     ),
     (
         "class_dropout: 0.1",
@@ -290,11 +291,6 @@ SECTIONS = [
         f"{DATA}\n    interpolant: {{use: ./x.py:X}}",
         "5: networks.sit.interpolant.use: a file of your own cannot stand here, "
         "only for datasets, features, guidance, metrics, models, samplers.",
-    ),
-    (
-        METRICS,
-        "[fid], reference: x.npz",
-        "9: score.reference: there is no file or folder 'x.npz'.",
     ),
     (f"features: {FEATURES}, ", "", f"9: score: 'features' is missing. Known: {known('features')}."),
     (FEATURES, "[digits, digits]", "9: score.features[1]: 'digits' is in the list already."),

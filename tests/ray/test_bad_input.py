@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,15 @@ from orchestrator.site import Site, read_site
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Options
-from tests.orchestrator.conftest import Quiet
+from tests.orchestrator.conftest import TINY, Quiet
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 
 @pytest.fixture
-def tiny(write: Callable[..., Path]) -> Plan:
-    return plan(read_sweep(write()))
+def tiny(tmp_path: Path) -> Plan:
+    (tmp_path / "sweep.yaml").write_text(TINY)
+    return plan(read_sweep(tmp_path / "sweep.yaml"))
 
 
 @pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001", "head", "http://head:8265"])
@@ -76,12 +76,12 @@ def test_the_token(
 
 
 def test_a_token_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="token_file .*absent: No such file"):
+    with pytest.raises(BadInput, match=r"token_file .*absent: No such file"):
         token_of(str(tmp_path / "absent"))
     (tmp_path / "token").write_text("t")
     (tmp_path / "token").chmod(0o644)
     (tmp_path / "ray.yaml").write_text(f"kind: ray\ntoken_file: {tmp_path}/token\n")
-    with pytest.raises(SpecError, match="ray.yaml:2: token_file: .*can be read by others"):
+    with pytest.raises(SpecError, match=r"ray\.yaml:2: token_file: .*can be read by others"):
         read_site(str(tmp_path / "ray.yaml"))
     (tmp_path / "token").chmod(0o600)
     assert read_site(str(tmp_path / "ray.yaml")).settings.token_file == f"{tmp_path}/token"
@@ -89,7 +89,7 @@ def test_a_token_file(tmp_path: Path) -> None:
 
 def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
     store = Store(f"memory://{secrets.token_hex(8)}")
-    with pytest.raises(EnvironmentProblem, match="on node .*: store memory://.* is not the one of the engine here"):
+    with pytest.raises(EnvironmentProblem, match=r"on node .*: store memory://.* is not the one of the engine here"):
         engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
     site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(BadInput, match="is of this process alone; the nodes cannot see it"):

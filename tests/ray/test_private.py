@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.conftest import Ran, metrics, run_here
-from tests.ray.conftest import until
+from tests.ray.conftest import alive, until
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -75,12 +75,12 @@ def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
         everybody = family(process.pid)
         assert any("raylet" in command for command in everybody.values())
         assert any("ray::Actor" in command for command in everybody.values())
-        assert list(temporary.glob("nagbench-*"))
+        assert list(temporary.glob("nagbench-ray-*"))
         assert set(listening(set(everybody))) <= {"0100007F", "0000000000000000FFFF00000100007F"}
         process.send_signal(signal.SIGKILL)
         process.wait()
-        until(lambda: not [pid for pid in everybody if is_one_of(pid, everybody[pid])], 20)
-        until(lambda: not list(temporary.glob("nagbench-*")), 10)
+        until(lambda: not any(map(alive, everybody)), 20)
+        until(lambda: not list(temporary.glob("nagbench-ray-*")), 10)
     finally:
         process.kill()
         process.wait()
@@ -91,11 +91,3 @@ def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
     again = run_here(sweep, tmp_path / "store")
     assert again.backend is None
     assert metrics(again.document()) == metrics(undisturbed.document())
-
-
-def is_one_of(pid: int, command: str) -> bool:
-    """Whether a process is still there, and still the same."""
-    with contextlib.suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return stat[0] != "Z"
-    return False

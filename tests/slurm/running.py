@@ -15,7 +15,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from orchestrator import cluster_commands  # noqa: F401  (it adds its commands to the app)
+from orchestrator import cli, cluster_commands  # noqa: F401  (they add their commands to the app)
 from orchestrator.app import app
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import waves
@@ -62,7 +62,7 @@ stages:
   reconcile: {minutes: 6, memory_gb: 1, cpus: 1}
 """
 
-CLOSED = "closed"  # a partition in which nothing starts, until it is opened
+CLOSED = ("closed", "closed_cpu")  # partitions in which nothing starts
 ROOT = Path(__file__).parents[2]
 
 
@@ -85,7 +85,8 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.env = {**self.cluster.env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.env}
         self.store = Store(str(self.folder / "results" / "store"))
-        self.cluster.run("scontrol", "create", f"PartitionName={CLOSED}", "Nodes=ALL", "State=DOWN")  # or it is there
+        for name in CLOSED:  # or they are there
+            self.cluster.run("scontrol", "create", f"PartitionName={name}", "Nodes=ALL", "State=DOWN")
         self.sweep(SMALL)
         self.site()
 
@@ -96,8 +97,9 @@ class Place:
         (self.folder / "site.yaml").write_text(changed(SITE, *changes) + more)
 
     def closed(self, *changes: str, more: str = "") -> None:
-        """The site, with everything in the partition where nothing starts."""
-        self.site("partition: gpu\ncpu_partition: cpu", f"partition: {CLOSED}", *changes, more=more)
+        """The site, with everything in partitions where nothing starts."""
+        partitions = ("partition: gpu\ncpu_partition: cpu", "partition: {}\ncpu_partition: {}".format(*CLOSED))
+        self.site(*partitions, *changes, more=more)
 
     def command(self, command: str, *options: str) -> list[str]:
         site = ["--site", "site.yaml"] if command in ("submit", "run", "plan") else []

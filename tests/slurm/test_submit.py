@@ -10,7 +10,6 @@ import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,7 +41,6 @@ def scripts(place: Place) -> dict[str, str]:
 
 def test_a_sweep_becomes_chained_arrays_with_few_calls(place: Place, tmp_path: Path) -> None:
     place.sweep(TWO_NETWORKS)
-    place.site("partition: gpu\ncpu_partition: cpu", "partition: closed\ncpu_partition: closed,cpu")
     path, calls = counting(tmp_path / "bin", "sbatch", "squeue", "sacct", "scontrol", "sinfo", "sacctmgr", "scancel")
     submitted = place("submit", env=path)
     assert submitted.exit_code == 0, submitted.output
@@ -55,11 +53,11 @@ def test_a_sweep_becomes_chained_arrays_with_few_calls(place: Place, tmp_path: P
     train, reference, first, second, *scores = (arrays[str(number)] for number in range(len(arrays)))
     assert calls()["sbatch"] == len(arrays)
     assert sum(calls().values()) <= len(arrays) + 5
-    assert all(re.fullmatch(r"nb\.root\.small\.[0-9a-f]{8}\.\d", job["JobName"]) for job in jobs)
+    assert all(re.fullmatch(r"nb\.root\.small\.[0-9a-f]{6}-[0-9a-f]{6}\.\d", job["JobName"]) for job in jobs)
 
     # CPU-only work is on the CPU partition and asks for no GPU
-    assert all(job["Partition"] == "closed,cpu" and "gres" not in job["TRES"] for job in (reference, *scores))
-    assert all(job["Partition"] == "closed" and "gres/gpu=1" in job["TRES"] for job in (train, first, second))
+    assert all(job["Partition"] == "closed_cpu" and "TresPerNode" not in job for job in (reference, *scores))
+    assert all(job["Partition"] == "closed" and job["TresPerNode"] == "gres:gpu:1" for job in (train, first, second))
     # sampling of each network waits for its own training, and scores for the samples and the reference
     waits = {re.sub(r"\(.*?\)", "", job["Dependency"]) for job in (first, second)}
     trainings = train["ArrayJobId"]
@@ -85,7 +83,7 @@ def test_a_sweep_becomes_chained_arrays_with_few_calls(place: Place, tmp_path: P
 
 # A wrapper of sbatch: the `at`-th call kills who called it, before it hands the job over, after, or a while before.
 KILLS = {
-    "before": 'kill -9 $PPID; exit 1',
+    "before": "kill -9 $PPID; exit 1",
     "after": 'out=$(sbatch "$@"); kill -9 $PPID; exit 0',
     "late": 'kill -9 $PPID; sleep 7; exec sbatch "$@"',
 }
@@ -149,7 +147,8 @@ def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
     place.closed(*limits)
     submitted = place("submit")
     assert submitted.exit_code == 0, submitted.output
-    assert "46 bundles wait for room in the queue (max_submit)" in submitted.output
+    assert "60 bundles wait for room in the queue (max_submit)" in submitted.output
+    assert "\n1 bundles are on their way" in submitted.output
     assert len(place.queue()) == 1  # the training; its 15 elements have no room beside it
     assert place("submit").exit_code == 0
     assert len(place.queue()) == 1
@@ -164,18 +163,18 @@ def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
 
 
 def test_gpu_hours_over_the_life_of_a_sweep(place: Place) -> None:
-    place.sweep(TWO_NETWORKS)
+    place.sweep(changed(TWO_NETWORKS, *MANY_BLOCKS[2:]))
     refused = place("submit", "--max-gpu-hours", "0.5")
     assert refused.exit_code == 3  # each training is guessed to take an hour
     assert "nothing is queued: what is left waits for GPU hours (--max-gpu-hours)" in refused.output
     assert not place.queue()
-    half = place("submit", "--max-gpu-hours", "2.05")  # the trainings, and not the samples
+    half = place("submit", "--max-gpu-hours", "2.01")  # the trainings, and not the samples
     assert half.exit_code == 0
-    assert "GPU hours: 0.00 used, 0.00 queued, of 2.05" in half.output
+    assert "GPU hours: 0.00 used, 0.00 queued, of 2.01" in half.output
     assert "bundles wait for GPU hours" in half.output
     queued = place.elements()
-    again = place("submit", "--max-gpu-hours", "2.05")
-    assert "GPU hours: 0.00 used, 2.00 queued, of 2.05" in again.output
+    again = place("submit", "--max-gpu-hours", "2.01")
+    assert "GPU hours: 0.00 used, 2.00 queued, of 2.01" in again.output
     assert place.elements() == queued
 
 
@@ -205,7 +204,7 @@ def test_reconcile_jobs(place: Place, tmp_path: Path) -> None:
     assert place("submit").exit_code == 0
     assert (len(place.elements()), len(reconcilers())) == (5, 1)
     shown = place.cluster.out("scontrol", "show", "job", reconcilers()[0])
-    assert "Partition=closed" in shown
+    assert "Partition=closed_cpu" in shown
     assert "gres/gpu" not in shown
     assert shown.count("afterany:") == 5
 
@@ -215,7 +214,3 @@ def test_reconcile_jobs(place: Place, tmp_path: Path) -> None:
     last = place("submit")
     assert "generation 1 is the last (generations_at_most); the same command goes on by hand" in last.output
     assert (len(place.elements()), reconcilers()) == (5, [])
-
-
-def show(place: Place, job: str) -> dict[str, Any]:
-    return dict(word.partition("=")[::2] for word in place.cluster.out("scontrol", "show", "job", job).split())

@@ -1,8 +1,8 @@
 """A Ray of our own on this machine, for as long as the process that started it lives, however that ends.
 
 Everything listens on 127.0.0.1 alone, asks for a token that is in no file, and has its files in one temporary folder,
-which is removed at the end. `Private` starts `main` as a process in a session of its own; when its input ends, it kills
-that session.
+which is removed at the end. `Private` starts `main` as a process in a session of its own, and that starts `_hold`,
+whose children are Ray's; when the input of the one ends, it kills the session and removes the folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from orchestrator.errors import EnvironmentProblem
 
 UP_S = 120.0  # on a very busy machine
 TRIES = 2  # Ray gives up by itself after 30 s
-PATH_AT_MOST = 30  # of the folder for temporary files: the names of sockets have 107 letters at most
+PATH_AT_MOST = 26  # of the folder for temporary files: the names of sockets have 107 letters at most
 OBJECT_STORE = 80 << 20  # all that passes through Ray is messages
+ENDING = threading.Lock()
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "0",
@@ -99,13 +100,11 @@ def _session() -> list[int]:
 
 def _end(folder: str) -> None:
     """Kill all of it and leave nothing behind."""
-    for _ in range(100):
-        found = _session()
+    ENDING.acquire()  # who comes second waits until this process is gone
+    while found := _session():
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not found:
-            break
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
     if not os.path.isdir("/proc/self"):  # no list of processes here: those of our group are most of them
@@ -113,43 +112,45 @@ def _end(folder: str) -> None:
     os._exit(0)
 
 
+def _hold(cpus: int, folder: str) -> None:
+    """Start Ray, say its address, and wait for the end of the input."""
+    import ray
+
+    context: Any = ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+    )
+    os.write(int(sys.argv[3]), (context.address_info["gcs_address"] + "\n").encode())
+    sys.stdin.read()
+    os._exit(0)  # Ray's processes die with the one that started them
+
+
 def main() -> None:
     """`python -m orchestrator.backends.ray.private CPUS`: says its address, and ends when its input does."""
+    if len(sys.argv) > 2:
+        return _hold(int(sys.argv[1]), sys.argv[2])
     short = len(tempfile.gettempdir()) <= PATH_AT_MOST
-    folder = tempfile.mkdtemp(prefix="nagbench-", dir=None if short else "/tmp")
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    folder = tempfile.mkdtemp(prefix="nagbench-ray-", dir=None if short else "/tmp")
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: _end(folder))
+    out = os.dup(1)
+    os.dup2(2, 1)  # what Ray prints is for the log
+    command = [sys.executable, "-m", "orchestrator.backends.ray.private", sys.argv[1], folder, str(out)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[out])
+    os.close(out)
 
-    def stop(*_: Any) -> None:
+    def watch() -> None:
+        holder.wait()
         _end(folder)
 
-    def listen() -> None:
-        sys.stdin.read()
-        stop()
-
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, stop)
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        import ray
-
-        context = ray.init(
-            num_cpus=int(sys.argv[1]),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
-        signal.signal(signal.SIGTERM, stop)  # Ray has put its own in place
-        out.write(context.address_info["gcs_address"] + "\n")
-        out.flush()
-    except Exception as error:  # noqa: BLE001  (said to whoever started this)
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-        sys.stderr.flush()
-        stop()
-    while True:
-        signal.pause()
+    threading.Thread(target=watch, daemon=True).start()
+    sys.stdin.read()
+    _end(folder)
+    return None
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ process may end at any moment, and another one, on any host, goes on from there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 import shlex
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,18 @@ from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import HOURS, ROOM, SPEED, committed, fitting, uncalibrated
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.waves import Wave, begin, close, read_job, stop, stopped, write_array
+from orchestrator.backends.slurm.waves import (
+    RECONCILE,
+    Wave,
+    begin,
+    close,
+    read_job,
+    stem,
+    stop,
+    stopped,
+    unique,
+    write_array,
+)
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import Done, Plan
 from orchestrator.site import Slurm as Settings
@@ -64,14 +75,15 @@ class Slurm:
         self.store, self.plan, self.site, self.folder, self.code = store, plan, site, folder, code
         self.commands, self.note, self.record, self.options = commands, note, record, options
         self.after_wave, self.hours = after_wave, hours
-        self.jobs = Jobs(store, plan.sweep.name, commands, note)
+        self.stem = stem(store, record["owner"], plan.sweep.name)
+        self.jobs = Jobs(store, plan.sweep.name, commands, note, others=True)
         self.speeds = Speeds(plan, store, Done(store))
         self.extracts: dict[str, list[str]] = defaultdict(list)
         for digest, task in plan.tasks.items():
             if task.kind == "extract":
                 self.extracts[task.params["stream"]].append(digest)
         self.bundles: dict[int, Bundle] = {}  # open handles
-        self.places: dict[int, set[tuple[int, int, int]]] = {}  # handle -> (wave, array, element) that do it
+        self.places: dict[int, set[tuple[Any, int]]] = {}  # handle -> (key of a job, element) that do it
         self.told: dict[int, int] = {}  # handle -> steps of which the engine knows
         self.later: dict[int, str] = {}  # handle -> what it waits for, outside of the queue
         self.room = 1  # elements of the smallest array that waits for room
@@ -84,28 +96,31 @@ class Slurm:
         return max(1, min(BLOCKS_A_BUNDLE, int(self.site.target_minutes * 60 / max(seconds, 1e-3))))
 
     def adopt(self) -> list[Bundle]:
-        with alone(self.store, self.plan.sweep.name):
+        with alone(self.store):
             self.jobs.settle()
         found: list[Bundle] = []
         for job in self.jobs.known.values():
             for element in sorted(job.open):
                 for bundle in job.array.elements[element].bundles:
-                    found.append(bundle)
-                    self._follow(len(found), bundle, job, element)
+                    # another sweep, or this one before its file was changed, has tasks of its own
+                    if steps := tuple(step for step in bundle.steps if step[0] in self.plan.tasks):
+                        found.append(replace(bundle, steps=steps))
+                        self._follow(len(found), found[-1], job, element)
         return found
 
     def _follow(self, handle: int, bundle: Bundle, job: Job, element: int) -> None:
         self.began = True
+        self.jobs.rely(job, {**self.record, "time": round(time.time(), 3), "folder": str(self.folder)})
         self.bundles[handle] = bundle
         self.told.setdefault(handle, 0)
-        self.places.setdefault(handle, set()).add((job.wave.number, job.place, element))
+        self.places.setdefault(handle, set()).add((job.key, element))
 
     # Queueing.
 
     def submit(self, work: Sequence[Work]) -> None:
         if (self.folder / STOP).exists():
             raise EnvironmentProblem(f"{self.folder / STOP} is there, so nothing is queued. Remove it to go on.")
-        with alone(self.store, self.plan.sweep.name):
+        with alone(self.store):
             others = self.jobs.settle()  # of an engine that was faster
             self._queue([each for each in work if not self._is_queued(each, others)])
         self.looked, self.look_every = time.monotonic(), FIRST_LOOK_S
@@ -133,8 +148,7 @@ class Slurm:
         if not work:
             return
         later = uncalibrated(work, self._unmeasured, self.site.throttle)
-        token = hashlib.blake2b(f"{self.store.url} {time.time_ns()}".encode(), digest_size=4).hexdigest()
-        stem = f"nb.{self.record['owner']}.{self.plan.sweep.name}.{token}"
+        stem = unique(self.stem)
         found = self._that_fit(self._arrays([each for each in work if each.handle not in later], stem), later)
         self.later |= later
         self.bundles |= {each.handle: each.bundle for each in work if each.handle in later}
@@ -147,8 +161,8 @@ class Slurm:
         known = {
             handle: f"{job.array.name}/{element}" if job.array.kind == "train" else job.array.name
             for handle, places in self.places.items()
-            for number, place, element in places
-            if (job := self.jobs.known.get((number, place))) is not None
+            for key, element in places
+            if (job := self.jobs.known.get(key)) is not None
         }
         most = self.commands.max_array()
         if self.site.max_submit is not None:
@@ -165,7 +179,7 @@ class Slurm:
             queued = sum(not row.over for row in self.commands.queue())
             room = self.site.max_submit - queued - (self.after_wave is not None)
         if self.hours is not None:
-            used, expected = gpu_hours(self.store, self.plan.sweep.name), committed(self.jobs.known) / 3600
+            used, expected = gpu_hours(self.store, self.plan.sweep.name), committed(self.jobs.mine()) / 3600
             self.note(f"GPU hours: {used:.2f} used, {expected:.2f} queued, of {self.hours:g}")
             hours = max(0.0, self.hours - used - expected) * 3600
         kept, left = fitting(found, room, hours)
@@ -295,14 +309,13 @@ class Slurm:
 
     def _ends(self, over: Over, done: Done) -> list[Event]:
         """The ends of an element's bundles that are not complete. Where it died, the first has the blame."""
-        here = (over.job.wave.number, over.job.place, over.element)
-        halt = stopped(self.store, over.job.wave)
+        job, here = over.job, (over.job.key, over.element)
+        halt = stopped(self.store, job.wave) if job.wave.sweep == self.plan.sweep.name else None
         if over.cause == "environment" and halt is None:  # the nodes see less than this machine does
-            job = over.job
-            self._take_back(job.wave, [str(each.id) for each in self.jobs.known.values() if each.wave == job.wave])
+            self._take_back(job.wave, [str(each.id) for each in self.jobs.mine() if each.wave is job.wave])
             raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
         said = {end["bundle"]: end for end in over.mark.get("bundles", ())}
-        told = {bundle.steps: said.get(at) for at, bundle in enumerate(over.job.array.elements[over.element].bundles)}
+        told = {bundle.steps: said.get(at) for at, bundle in enumerate(job.array.elements[over.element].bundles)}
         events: list[Event] = []
         for handle in sorted(handle for handle, places in self.places.items() if here in places):
             self.places[handle].discard(here)
@@ -364,11 +377,10 @@ class Slurm:
         queued = [job for job in self.jobs.known.values() if job.open]
         if self.after_wave is None or self.followed or not queued or (self.folder / STOP).exists():
             return
-        stem = f"nb.{self.record['owner']}.{self.plan.sweep.name}."
         with contextlib.suppress(EnvironmentProblem):
-            rows = [row for row in self.commands.queue() if row.name.startswith(stem) and row.state == "PENDING"]
-            if not any(row.name.endswith(".reconcile") for row in rows):
-                self.after_wave(queued[-1].wave.record["stem"], [str(job.id) for job in queued])
+            rows = [row.name for row in self.commands.queue() if row.state == "PENDING"]
+            if not any(name.startswith(self.stem) and name.endswith(RECONCILE) for name in rows):
+                self.after_wave(unique(self.stem), [str(job.id) for job in queued])
 
 
 def _dependency(name: str, jobs: Mapping[str, Job]) -> str | None:

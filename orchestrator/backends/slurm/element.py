@@ -11,9 +11,12 @@ by itself; before its time limit an element requeues itself, if it has got on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -23,10 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.backends.slurm.arrays import Array
+from orchestrator.backends.slurm.causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.waves import Wave, read_array, read_job, stopped
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Context, Options, Task, block_name, record_name
+from orchestrator.tasks import BLOCK_KINDS, Context, Options, Task, attempts, block_name, record_name, shards
 
 if TYPE_CHECKING:
     from orchestrator.backends import Bundle
@@ -52,14 +57,17 @@ class Element:
     sweep: str
     wave: int
     array: int
-    options: Mapping[str, Any] = field(default_factory=dict)  # of Options, and: scratch, stagger_s, signal_s, folder
+    # Of Options, and: scratch, stagger_s, signal_s, folder, command.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, index: int) -> str:
         """Returns how it ended, for the log; nobody reads it for a decision."""
-        options, started = dict(self.options), time.time()
-        time.sleep(index % STAGGER_AT_MOST * options.pop("stagger_s", 0.0))
-        prepare(options.pop("scratch", None))
-        return Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, options, started).run()
+        prepare(self.options.get("scratch"))
+        running = Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, self.options)
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end what can go on
+            signal.signal(number, running.warn)
+        time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
+        return running.run()
 
 
 def prepare(scratch: str | None) -> None:
@@ -80,7 +88,8 @@ class Running:
     wave: Wave
     array: int
     index: int
-    options: dict[str, Any]
+    options: Mapping[str, Any]
+    by_hand: bool = False  # by a person, beside the queue: nothing is marked, and what stops the queue does not stop it
     started: float = field(default_factory=time.time)
     warned: threading.Event = field(default_factory=threading.Event)
     ends: list[dict[str, Any]] = field(default_factory=list)
@@ -92,25 +101,29 @@ class Running:
     current: str = ""  # the task that is being done
     training: str = ""  # the same, if it is a training
     resumed_at: int = 0
+    minutes: float = float("inf")
+    gpus: int = 0
+
+    def __post_init__(self) -> None:
+        self.restart = 0 if self.by_hand else int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self.rank = int(os.environ.get("SLURM_PROCID", "0"))
+        self.folder = self.options.get("folder")
+        self.context = Context(self.store)  # to look things up; what works is made when there is work
 
     def run(self) -> str:
-        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        self.rank = int(os.environ.get("SLURM_PROCID", "0"))
-        self.signal_s = float(self.options.pop("signal_s", 90.0))
-        self.folder = self.options.pop("folder", None)
         if not self._is_queued():
             _say(
                 "this array was given up when its submitter was killed, and was queued again as another; nothing to do"
             )
             return "given up"
-        self.context = Context(self.store)  # to look things up; what works is made when there is work
         found = self._patiently(lambda: read_array(self.store, self.wave.array_name(self.array)))
         self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
+        bundles = found.elements[self.index].bundles
+        if self.restart and not self.rank:
+            self._keep_earlier(found)
         self._mark("starts", {})
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, self._warn)
         outcome = "done"
-        for place, bundle in enumerate(found.elements[self.index].bundles):
+        for place, bundle in enumerate(bundles):
             self.place = place
             end = self._bundle(bundle)
             if end["outcome"] != "done":
@@ -122,15 +135,54 @@ class Running:
             self._begin_again()
         self._mark_end(outcome)
         _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
+        if any(end["outcome"] == "failed" for end in self.ends):
+            _say(f"the same by hand: {self._again()}")
         return outcome
+
+    def _again(self) -> str:
+        command = self.options.get("command", sys.executable)
+        return again(command, self.store.url, self.wave.array_name(self.array), self.index, self.options)
+
+    def _keep_earlier(self, array: Array) -> None:
+        """Slurm has begun this element again by itself: keep what became of its last run with the attempts."""
+        for bundle in array.elements[self.index].bundles:
+            for digest, blocks in bundle.steps:
+                kind = self._patiently(functools.partial(self._task, bundle, digest)).kind
+                if self._published(digest, blocks, kind):
+                    continue
+                log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
+                cause, reason = cause_of_requeue(tail(log))
+                before = self.wave.mark("starts", self.array, self.index, self.restart - 1)
+                ended = self.wave.mark("ends", self.array, self.index, self.restart - 1)
+                with contextlib.suppress(CorruptFile, EnvironmentProblem):
+                    began = self.store.read_record(before, repair=False) if self.store.exists(before) else {}
+                    if self.store.exists(ended):
+                        cause, reason = "timeout", "its time limit came"
+                    attempt = {
+                        **{"kind": kind, "cause": cause, "reason": reason, "traceback": ""},
+                        "at": attempts.place(self.store, kind, digest, blocks or ()),
+                        **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
+                        **{"seconds": round(max(0.0, self.started - began.get("started", self.started)), 1)},
+                        **{"log": str(log), "again": self._again()},
+                        **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings},
+                    }
+                    name = self.wave.attempt(self.store, self.array, self.index, self.restart - 1)
+                    attempts.keep(self.store, digest, name, attempt)
+                _say(f"begun again by Slurm: {reason}")
+                return
 
     def _is_queued(self) -> bool:
         """Whether engines know this job by its id; one whose submitter was killed at once is queued again instead."""
         sent, job = self._patiently(lambda: read_job(self.store, self.wave, self.array))
-        return not sent or self._job() in (job, "")  # "": run by hand
+        return self.by_hand or not sent or self._job() == job
 
     def _job(self) -> str:
         return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
+
+    def _id(self) -> str:
+        """The job, or the element, as Slurm names it. The raw id of an array's last element means the whole array."""
+        element = os.environ.get("SLURM_ARRAY_TASK_ID")
+        return f"{self._job()}_{element}" if element else self._job()
 
     def _bundle(self, bundle: Bundle) -> dict[str, Any]:
         """Do a bundle's steps that are not done; how it ended."""
@@ -160,6 +212,7 @@ class Running:
                 return end
             self.steps += 1
             self.slowest = max(self.slowest, time.time() - began)
+            _say(f"made {kind} {digest} {' '.join(map(str, blocks or ()))} in {time.time() - began:.2f} s")
         return {"outcome": "done"}
 
     def _step(self, bundle: Bundle, digest: str, blocks: tuple[int, ...] | None) -> dict[str, Any]:
@@ -171,9 +224,8 @@ class Running:
             self._worker().bundle(message)
             end = {"digest": digest, **{k: v for k, v in self.events[-1].items() if k not in ("id", "event")}}
             if end["outcome"] == "failed":
-                end["micro_batch"] = self._worker().context.options.micro_batch
                 _say(end.get("traceback") or end["reason"])
-            patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end["outcome"], 0.0)
+            patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end.get("cause") or end["outcome"], 0.0)
             if time.monotonic() - began >= patience or self.warned.is_set() or self._stopped():
                 return end
             _say(f"{end.get('reason') or end['outcome']}; waiting")
@@ -189,7 +241,7 @@ class Running:
             device = "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
             if device == "cpu":
                 torch.set_num_threads(1)
-            options = Options(**{"device": device, **self.options})
+            options = Options(**{"device": device, **settings(self.options)})
             self.worker = Worker(self.store, options, self.events.append)
             self.worker.context.warned = self.warned
         return self.worker
@@ -208,7 +260,8 @@ class Running:
         if blocks is None and "count" in task.params:
             blocks = tuple(range(-(-task.params["count"] // task.params["block"])))
         for need in map(self.context.task, task.inputs):
-            several = [block_name(need.digest, number) for number in blocks or ()]
+            numbers = shards(need) if need.kind == "encode" else blocks or ()  # a training reads all latents
+            several = [block_name(need.digest, number) for number in numbers]
             for name in several if need.kind in BLOCK_KINDS else [need.record_name]:
                 if not self.store.exists(name):
                     return name
@@ -218,12 +271,12 @@ class Running:
         """Seconds until Slurm ends this element; no variable of Slurm 22.05 says so."""
         return self.started + self.minutes * 60 - time.time()
 
-    def _warn(self, number: int, frame: Any) -> None:
+    def warn(self, number: int, frame: Any) -> None:
         if number == signal.SIGTERM and self._stopped():
             self._mark_end("stopped")
             os._exit(143)
         self.warned.set()
-        if self._left() < self.signal_s + WARNED_S:
+        if self._left() < self.options.get("signal_s", 90.0) + WARNED_S:
             threading.Thread(target=self._at_the_end, daemon=True).start()
 
     def _at_the_end(self) -> None:
@@ -236,13 +289,12 @@ class Running:
 
     def _begin_again(self) -> None:
         """Requeue this element, if it got on: a run without progress is for the engine to judge."""
-        if not self._progress() or self.rank:
+        if not self._progress() or self.rank or self.by_hand:
             return
         from orchestrator.backends.slurm.commands import Commands, QueryFailed
 
-        job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         with contextlib.suppress(QueryFailed):
-            Commands().requeue([f"{job}_{task}" if job and task else os.environ["SLURM_JOB_ID"]])
+            Commands().requeue([self._id()])
             time.sleep(60)  # until Slurm ends this process
 
     def _progress(self) -> bool:
@@ -250,12 +302,14 @@ class Running:
 
     def _checkpoint(self) -> int:
         """The step of the newest checkpoint of the training that runs."""
-        names = self._patiently(lambda: self.store.list(f"files/{self.training}")) if self.training else []
-        steps = [int(n.removeprefix("checkpoint-").partition(".")[0]) for n in names if n.startswith("checkpoint-")]
-        return max(steps, default=0)
+        if not self.training:
+            return 0
+        return int(self._patiently(lambda: attempts.place(self.store, "train", self.training)))
 
     def _stopped(self) -> bool:
         """Whether the user has ended everything, this wave, or the task of it that is being done."""
+        if self.by_hand:
+            return False
         with contextlib.suppress(EnvironmentProblem, OSError):
             if self.folder and (Path(self.folder) / STOP).exists():
                 return True
@@ -280,7 +334,7 @@ class Running:
         self._mark("ends", record)
 
     def _mark(self, kind: str, record: Mapping[str, Any]) -> None:
-        if self.rank:
+        if self.rank or self.by_hand:
             return
         told = {
             "job": self._job(),
@@ -298,11 +352,25 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an element's options that are of orchestrator.tasks.Options."""
+    known = {found.name for found in dataclasses.fields(Options)}
+    return {key: value for key, value in options.items() if key in known}
+
+
+def again(command: str, store: str, array: str, index: int, options: Mapping[str, Any]) -> str:
+    """What a person types to repeat an element. command: how its Python is called, as a shell writes it."""
+    words = ["-m", __name__ if __name__ != "__main__" else "orchestrator.backends.slurm.element"]
+    return f"{command} {shlex.join([*words, store, array, str(index), json.dumps(settings(options))])}"
+
+
 def main() -> None:
-    """`python -m orchestrator.backends.slurm.element STORE ARRAY ELEMENT`: the same again, by hand."""
-    store, name, index = sys.argv[1:4]
+    """`python -m orchestrator.backends.slurm.element STORE ARRAY ELEMENT OPTIONS`: the same again, by hand."""
+    store, name, index, options = sys.argv[1:5]
     _, sweep, wave, array = name.removesuffix(".json").split("/")
-    sys.exit(Element(store, sweep, int(wave), int(array))(int(index)) != "done")
+    prepare(None)
+    running = Running(Store(store), Wave(sweep, int(wave)), int(array), int(index), json.loads(options), by_hand=True)
+    sys.exit(running.run() != "done" or bool(running.ends))
 
 
 if __name__ == "__main__":

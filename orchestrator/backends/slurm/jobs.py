@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.backends.slurm.answers import Job as Row
 from orchestrator.backends.slurm.answers import Run
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.causes import cause_of
-from orchestrator.backends.slurm.waves import Wave, close, newest_marks, read_array, read_job, stopped, waves
+from orchestrator.backends.slurm.waves import Wave, begin, close, newest_marks, read_array, read_job, stopped, waves
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store import Store
 from orchestrator.tasks import Held
@@ -44,6 +44,10 @@ class Job:
     open: set[int] = field(default_factory=set)
     gone: dict[int, float] = field(default_factory=dict)  # element -> when it was first missed
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return *self.wave.key, self.place
+
     def element_id(self, element: int) -> str:
         """As Slurm names it; an array of one is no array."""
         return f"{self.id}_{element}" if len(self.array.elements) > 1 else str(self.id)
@@ -68,17 +72,17 @@ def jobs_of(store: Store, wave: Wave) -> list[Job]:
 
 
 @contextlib.contextmanager
-def alone(store: Store, sweep: str) -> Iterator[None]:
-    """While it lasts, no other engine queues this sweep. Raises EnvironmentProblem if one goes on and on."""
+def alone(store: Store) -> Iterator[None]:
+    """While it lasts, no other engine queues for this store. Raises EnvironmentProblem if one goes on and on."""
     end = time.monotonic() + LEASE_S
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(lease(store, f"queue-{sweep}"))
+                held.enter_context(lease(store, "queue"))
                 break
             except Held:
                 if time.monotonic() > end:
-                    raise EnvironmentProblem(f"another nagbench is still queueing {sweep}") from None
+                    raise EnvironmentProblem(f"another nagbench is still queueing for {store.url}") from None
                 time.sleep(0.5)
         yield
 
@@ -96,7 +100,9 @@ class Over:
 
 
 class Jobs:
-    """writes: whether what is found out about jobs is written down for others; not for who only looks."""
+    """sweep: whose waves are read; those of others too if `others`, since they may do what this one needs. writes:
+    whether what is found out about jobs is written down for others; not for who only looks.
+    """
 
     def __init__(
         self,
@@ -104,11 +110,14 @@ class Jobs:
         sweep: str,
         commands: slurm.Commands,
         note: Callable[[str], None] = lambda text: None,
+        others: bool = False,
         writes: bool = True,
     ) -> None:
-        self.store, self.sweep, self.commands, self.note, self.writes = store, sweep, commands, note, writes
-        self.waves: dict[int, Wave] = {}
-        self.known: dict[tuple[int, int], Job] = {}  # (wave, place of the array) -> job
+        self.store, self.sweep, self.commands, self.note = store, sweep, commands, note
+        self.others, self.writes = others, writes
+        self.waves: dict[tuple[str, int], Wave] = {}
+        self.known: dict[tuple[str, int, int], Job] = {}  # (sweep, wave, place of the array) -> job
+        self.relied: set[tuple[str, int, int]] = set()  # those of other sweeps that this one needs
         self.rows: dict[str, Row] = {}  # the queue at the last look, by id; other sweeps' jobs too
         self.unsure = False  # whether Slurm did not know, at the last look, what became of an element
         self.told: set[str] = set()
@@ -116,10 +125,11 @@ class Jobs:
     def read(self) -> list[Job]:
         """Take in the waves that are not known yet; their jobs."""
         new = []
-        for wave in waves(self.store, self.sweep):
-            if wave.number not in self.waves:
-                self.waves[wave.number] = wave
-                new += [self.add(job) for job in jobs_of(self.store, wave)]
+        for sweep in self.store.list("waves") if self.others else [self.sweep]:
+            for wave in waves(self.store, sweep):
+                if wave.key not in self.waves:
+                    self.waves[wave.key] = wave
+                    new += [self.add(job) for job in jobs_of(self.store, wave)]
         return new
 
     def settle(self) -> list[Job]:
@@ -137,19 +147,32 @@ class Jobs:
             job.id = names.get(job.array.name) or (self._mark(begun[1]).get("job") if begun else None)
             self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
             if job.id is None:
-                del self.known[job.wave.number, job.place]
+                del self.known[job.key]
         return [job for job in new if job.id is not None]
 
     def add(self, job: Job) -> Job:
-        self.waves[job.wave.number] = job.wave
-        self.known[job.wave.number, job.place] = job
+        self.waves[job.wave.key] = job.wave
+        self.known[job.key] = job
         return job
+
+    def rely(self, job: Job, record: Mapping[str, Any]) -> None:
+        """Another sweep's array does what this one needs: a wave without arrays says so, to who would cancel it."""
+        if job.wave.sweep == self.sweep:
+            return
+        self.relied.add(job.key)
+        if not any(wave.sweep == self.sweep for wave in self.waves.values()):
+            wave = begin(self.store, self.sweep, {**record, "arrays": 0})
+            self.waves[wave.key] = wave
 
     def forget(self, wave: Wave) -> None:
         """A wave that is closed."""
-        self.waves.pop(wave.number, None)
-        for key in [key for key in self.known if key[0] == wave.number]:
+        self.waves.pop(wave.key, None)
+        for key in [key for key in self.known if key[:2] == wave.key]:
             del self.known[key]
+
+    def mine(self) -> list[Job]:
+        """The arrays that were queued for this sweep; others may do some of its tasks."""
+        return [job for job in self.known.values() if job.wave.sweep == self.sweep]
 
     @property
     def waiting(self) -> int:
@@ -164,19 +187,19 @@ class Jobs:
         rows = self.rows = {row.id: row for row in self.commands.queue()}
         found: list[Over] = []
         unclear: list[tuple[Job, int, int, dict[str, Any]]] = []
-        marks: dict[int, Any] = {}
+        marks: dict[tuple[str, int], Any] = {}
         for job in self.known.values():
             if job.id is None:
                 continue
-            if job.open and job.wave.number not in marks:
-                marks[job.wave.number] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
+            if job.open and job.wave.key not in marks:
+                marks[job.wave.key] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
             for element in sorted(job.open):
                 row = rows.get(job.element_id(element))
                 if row is not None and not row.over:
                     job.gone.pop(element, None)
                     found += self._stuck(job, element, row)
                     continue
-                start, end = (kind.get((job.place, element), (-1, "")) for kind in marks[job.wave.number])
+                start, end = (kind.get((job.place, element), (-1, "")) for kind in marks[job.wave.key])
                 mark = self._mark(end[1]) if end[0] >= start[0] and end[1] else {}
                 if mark:
                     found.append(Over(job, element, mark, end[0], mark.get("cause", ""), mark.get("reason", "")))
@@ -252,9 +275,12 @@ class Jobs:
         return stop.time if stop is not None and stop.covers(job.digests(element)) else None
 
     def close_waves(self) -> None:
-        """A wave of which every end has been taken in need not be read again."""
+        """A wave of this sweep of which every end has been taken in need not be read again."""
+        left = {job.key for job in self.known.values() if job.open}
+        busy = {key[:2] for key in left}
         for wave in list(self.waves.values()):
-            if not any(job.open for job in self.known.values() if job.wave.number == wave.number):
+            needed = wave.record["arrays"] == 0 and left & self.relied
+            if wave.sweep == self.sweep and wave.key not in busy and not needed:
                 close(self.store, wave)
                 self.forget(wave)
 

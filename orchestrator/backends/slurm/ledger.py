@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.jobs import Jobs, alone
-from orchestrator.backends.slurm.waves import Wave, close, gpu_seconds, stop, waves
+from orchestrator.backends.slurm.jobs import Jobs, Over, alone
+from orchestrator.backends.slurm.waves import RECONCILE, Wave, close, gpu_seconds, stem, stop, stopped, waves
 from orchestrator.errors import CorruptFile
 from orchestrator.store import Store
+from orchestrator.tasks import block_name, record_name
 
 WAIT_S = 120.0  # for what is being ended: Slurm gives a process KillWait seconds
 
@@ -36,38 +37,55 @@ def queue_states(
     except QueryFailed as error:
         return {}, str(error)
     found: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
+    again: set[Any] = set()  # steps that are in the queue
     for job in jobs.known.values():
         for element in job.open:
             if (row := jobs.rows.get(job.element_id(element))) is not None and not row.over:
                 found[job.array.kind][row.state.lower()] += 1
+                again |= {step for bundle in job.array.elements[element].bundles for step in bundle.steps}
     for each in over:
-        bad = [end for end in each.mark.get("bundles", ()) if end["outcome"] in ("failed", "timeout", "environment")]
-        if bad or (each.cause and jobs.ended(each.job, each.element) is None):
-            found[each.job.array.kind]["failed"] += 1
+        found[each.job.array.kind]["failed"] += _failed(jobs, each, again)
     return {kind: dict(counts) for kind, counts in found.items() if counts}, None
+
+
+def _failed(jobs: Jobs, over: Over, again: Container[Any]) -> bool:
+    """Whether an element that is over has failed, and what it has not done is not in the queue again."""
+    if jobs.ended(over.job, over.element) is not None:
+        return False
+    bundles = over.job.array.elements[over.element].bundles
+    bad = [end["bundle"] for end in over.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
+    blamed = [bundles[number] for number in bad] or (bundles if over.cause else ())
+    left = [step for bundle in blamed for step in bundle.steps if step not in again]
+    return any(not jobs.store.exists(name) for step in left for name in _names(over.job.array.kind, *step))
+
+
+def _names(kind: str, digest: str, blocks: tuple[int, ...] | None) -> list[str]:
+    """What a step publishes."""
+    return [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
 
 
 def tidy(store: Store, sweep: str) -> None:
     """Close the waves of which nothing is in the queue any more: for when nothing is left to queue."""
     if waves(store, sweep):
-        with alone(store, sweep), contextlib.suppress(QueryFailed):
+        with alone(store), contextlib.suppress(QueryFailed):
             jobs = Jobs(store, sweep, Commands())
             jobs.settle()
             jobs.over()
             jobs.close_waves()
 
 
-def end(jobs: Jobs, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
+def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
     """Cancel what is queued and running for a sweep, or what is for these tasks only; how many elements that were, and
     whether they are gone. What another sweep's unfinished waves rely on is left. The store resumes.
     """
     store, commands = jobs.store, jobs.commands
-    with alone(store, jobs.sweep):
+    with alone(store):
         jobs.settle()
         rows = {row.id: row for row in commands.queue() if not row.over}
         ids, whole = _stop(jobs, only)
-        names = {f"{wave.record['stem']}.reconcile" for wave in whole}
-        ids |= {row.id for row in rows.values() if row.name in names}
+        if only is None:
+            name = stem(store, owner, jobs.sweep)
+            ids |= {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith(RECONCILE)}
         ids &= rows.keys()
         commands.cancel(ids)
     until = time.monotonic() + wait_s
@@ -86,23 +104,24 @@ def _stop(jobs: Jobs, only: frozenset[str] | None) -> tuple[set[str], list[Wave]
     ids: set[str] = set()
     whole = []
     for wave in jobs.waves.values():
-        elements = [(job, e) for job in jobs.known.values() if job.wave.number == wave.number for e in job.open]
+        elements = [(job, e) for job in jobs.known.values() if job.wave is wave for e in job.open]
         does = [job.digests(e) for job, e in elements]
         every = set().union(*does)
         chosen = (every if only is None else every & only) - needed
         if chosen == every:
             whole.append(wave)
         if chosen:
-            stop(jobs.store, wave, None if chosen == every else chosen)
+            stop(jobs.store, wave, None if chosen == every else chosen, whole=only is None)
         ids |= {job.element_id(e) for (job, e), done in zip(elements, does, strict=True) if done <= chosen}
     return ids, whole
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:
-    """Tasks that the newest plans of other sweeps with open waves have as well."""
+    """Tasks that the newest plans of other sweeps have as well, if these have waves that nobody has ended."""
     found: set[str] = set()
     for other in store.list("waves"):
-        if other != sweep and waves(store, other):
+        stops = [stopped(store, wave) for wave in waves(store, other)] if other != sweep else []
+        if any(stop is None or not stop.whole for stop in stops):
             found |= set(_newest_plan(store, other).get("tasks", ()))
     return found
 

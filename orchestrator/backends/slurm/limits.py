@@ -5,7 +5,7 @@ for GPU hours. Pure functions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.backends import Work
 from orchestrator.backends.slurm.arrays import Array
@@ -61,6 +61,6 @@ def gpu_seconds(array: Array) -> float:
     return array.seconds * array.resources.gpus * array.resources.nodes
 
 
-def committed(jobs: Mapping[tuple[int, int], Job]) -> float:
+def committed(jobs: Iterable[Job]) -> float:
     """Seconds of GPUs that the elements in the queue are expected to use."""
-    return sum(gpu_seconds(job.array) * len(job.open) / len(job.array.elements) for job in jobs.values())
+    return sum(gpu_seconds(job.array) * len(job.open) / len(job.array.elements) for job in jobs)

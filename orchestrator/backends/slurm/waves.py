@@ -12,6 +12,8 @@ waves/<sweep>/<number>/stops/<number>.json  the user ended it, or some of its ta
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,12 +25,18 @@ from orchestrator.errors import CorruptFile
 from orchestrator.site import Resources
 from orchestrator.store import Store
 
+RECONCILE = ".reconcile"  # how the name of a job ends that goes on after a wave
+
 
 @dataclass(frozen=True)
 class Wave:
     sweep: str
     number: int
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.sweep, self.number
 
     @property
     def folder(self) -> str:
@@ -44,20 +52,38 @@ class Wave:
         return f"{self.folder}/{kind}/{place:03d}-{element:06d}-{restart:03d}.json"
 
 
+def stem(store: Store, owner: str, sweep: str) -> str:
+    """What the names of all jobs of a sweep begin with: those that were queued for this store."""
+    return f"nb.{owner}.{sweep}.{_short(store.url)}-"
+
+
+def unique(stem: str) -> str:
+    """A name that no other wave has."""
+    return stem + _short(f"{os.getpid()} {time.time_ns()}")
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
 @dataclass(frozen=True)
 class Stop:
-    """What the user has ended of a wave: these tasks, or all (None); and when."""
+    """What the user has ended of a wave: these tasks, or all (None); and when. whole: he wanted to end the sweep, and
+    what was left is of use to another one.
+    """
 
     only: frozenset[str] | None
     time: float
+    whole: bool
 
     def covers(self, digests: Iterable[str]) -> bool:
         return self.only is None or self.only.issuperset(digests)
 
 
-def stop(store: Store, wave: Wave, only: Iterable[str] | None) -> None:
+def stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
     """End a wave, or some of its tasks: elements look before each step."""
-    record = {"only": None if only is None else sorted(only), "time": round(time.time(), 3)}
+    chosen = None if only is None else sorted(only)
+    record = {"only": chosen, "time": round(time.time(), 3), "whole": whole}
     store.create_record(f"{wave.folder}/stops/{time.time_ns():020d}.json", record)
 
 
@@ -67,9 +93,11 @@ def stopped(store: Store, wave: Wave) -> Stop | None:
         with contextlib.suppress(CorruptFile):
             record = store.read_record(f"{wave.folder}/stops/{name}", repair=False)
             only = None if record["only"] is None else frozenset(record["only"])
+            whole = record["whole"]
             if found is not None:
                 only = None if only is None or found.only is None else found.only | only
-            found = Stop(only, record["time"])
+                whole = whole or found.whole
+            found = Stop(only, record["time"], whole)
     return found
 
 

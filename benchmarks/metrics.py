@@ -1,0 +1,251 @@
+"""What metrics cost, as ratios within one run, and how often their intervals hold.
+
+    python -m benchmarks.metrics frechet       against clean-fid's, one thread each; the interval's extra cost apart
+    python -m benchmarks.metrics neighbours    k-NN against its bare matrix products
+    python -m benchmarks.metrics all           every metric once, in seconds and MB; of them FID alone
+    python -m benchmarks.metrics coverage      of differences between arms, simulated as tests/nag/simulated.py says
+    python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same
+
+Asked: frechet at least 7; neighbours at most 2.5; all at most 300 s and 2 GB on 2 idle cores, FID at most 20 s;
+coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24. `--n`, `--reference`, `--dim` and `--repetitions` make any of them
+smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+METRICS: list[tuple[str, dict[str, Any]]] = [  # those of the features one after another
+    ("nag.metrics.fid:FID", {}),
+    ("nag.metrics.fid:FID", {"against": "held_out"}),
+    ("nag.metrics.fid_infinity:FIDInfinity", {}),
+    ("nag.metrics.kid:KID", {}),
+    ("nag.metrics.precision_recall:PrecisionRecall", {}),
+    ("nag.metrics.density_coverage:DensityCoverage", {}),
+    ("nag.metrics.memorisation:Memorisation", {}),
+    ("nag.metrics.sfid:SFID", {}),
+    ("nag.metrics.inception_score:InceptionScore", {}),
+]
+KINDS = {"features": 0, "held_out": 1, "spatial": 2, "logits": 3}
+
+
+def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
+    """(n, dim) float32: 256 common factors and noise, cut at 0, as pooled features are."""
+    mix = np.random.default_rng(kind).standard_normal((256, dim)).astype(np.float32) / 16
+    rng = np.random.default_rng([seed, kind])
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, dim))
+    for start in range(0, n, 1000):
+        part = rows[start : start + 1000]
+        x = rng.standard_normal((len(part), 256), dtype=np.float32) @ mix + 0.3 * (1 + 0.1 * seed)
+        part[:] = np.maximum(x + 0.3 * rng.standard_normal((len(part), dim), dtype=np.float32), 0)
+
+
+def seconds(work: Callable[[], object], rounds: int = 3) -> float:
+    """Seconds on the clock, the median: for use on an idle machine."""
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def frechet(options: argparse.Namespace) -> None:
+    from cleanfid.fid import frechet_distance as theirs
+
+    from nag.metrics.frechet import Reference, frechet_distance
+    from nag.metrics.moments import moments
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # clean-fid asks for sqrtm(disp=False)
+    d, n = options.dim, 5 * options.dim
+    with tempfile.TemporaryDirectory() as folder:
+        sides = []
+        for seed in (0, 1):
+            made_up(Path(folder) / f"{seed}.npy", n, d, seed, 0)
+            sides.append(np.load(Path(folder) / f"{seed}.npy"))
+    a, b = map(moments, sides)
+    arrays = (a.mean, a.cov, b.mean, b.cov)
+    ours, cleans = frechet_distance(*arrays), float(_with_sqrtm(theirs)(*arrays))
+    print(f"dimension {d}: {ours:.9g}, clean-fid's {cleans:.9g}, relative difference {abs(ours / cleans - 1):.1e}")
+    one, other = seconds(lambda: frechet_distance(*arrays)), seconds(lambda: _with_sqrtm(theirs)(*arrays))
+    target = Reference(b.mean, b.cov)
+    known = seconds(lambda: target.distance(a.mean, a.cov))
+    with_interval = seconds(lambda: target.influence(sides[0], a))
+    print(f"clean-fid {other:.2f} s, ours {one:.2f} s: {other / one:.1f} times as fast (asked: 7)")
+    print(f"the reference's factor known: {known:.2f} s; with the influence of {n:,} samples: {with_interval:.2f} s")
+
+
+def _with_sqrtm(distance: Callable[..., Any]) -> Callable[..., Any]:
+    """clean-fid's function, on a SciPy without sqrtm(disp=...) too, which it needs."""
+    import inspect
+
+    import cleanfid.fid
+
+    if "disp" in inspect.signature(cleanfid.fid.linalg.sqrtm).parameters:
+        return distance
+
+    class Linalg:
+        @staticmethod
+        def sqrtm(matrix: np.ndarray, disp: bool = True) -> Any:
+            import scipy.linalg
+
+            root = scipy.linalg.sqrtm(matrix)
+            return root if disp else (root, 0.0)
+
+    cleanfid.fid.linalg = Linalg
+    return distance
+
+
+def neighbours(options: argparse.Namespace) -> None:
+    """Precision and recall of n samples and n reference images: all that k-NN does here."""
+    import torch
+
+    from nag.metrics import kept
+    from nag.metrics.neighbours import COLUMNS, ROWS, parts
+    from nag.metrics.precision_recall import PrecisionRecall
+
+    n, m, d = options.n, options.reference, options.dim
+    with tempfile.TemporaryDirectory() as folder:
+        sides = []
+        for seed, size in ((0, n), (1, m)):
+            made_up(Path(folder) / f"{seed}.npy", size, d, seed, 0)
+            sides.append(np.load(Path(folder) / f"{seed}.npy"))
+    x, r = sides
+
+    def products(dtype: torch.dtype) -> None:
+        """Every pair once each way that its neighbours are asked: x with x, r with r, x with r."""
+        for a, b in ((x, x), (r, r), (x, r)):
+            for rows in parts(0, len(a), ROWS):
+                left = torch.from_numpy(a[rows]).to(dtype)
+                for columns in parts(0, len(b), COLUMNS):
+                    left @ torch.from_numpy(b[columns]).to(dtype).T
+
+    def ours() -> None:
+        kept._kept.clear()
+        PrecisionRecall()({"features": x}, {"features": r})
+
+    took = seconds(ours, 1)
+    print(f"precision and recall, {n:,} x {d} against {m:,}: {took:.1f} s, {_peak_mb():,.0f} MB at most")
+    for dtype in (torch.float64, torch.float32):
+        bare = seconds(lambda dtype=dtype: products(dtype), 1)
+        print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (asked: 2.5)")
+
+
+def everything(options: argparse.Namespace) -> None:
+    sizes = {"features": options.dim, "held_out": options.dim, "spatial": min(2023, options.dim), "logits": 1000}
+    with tempfile.TemporaryDirectory() as folder:
+        for output, kind in KINDS.items():
+            for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
+                if (side, output) != ("samples", "held_out"):
+                    made_up(
+                        Path(folder) / f"{side}_{output}.npy", n, sizes[output], seed, kind * (output != "held_out")
+                    )
+        command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
+        command += ["--threads", str(options.threads)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    for name, took, peak in found:
+        print(f"{name:45} {took:7.2f} s, {peak:,.0f} MB at most so far")
+    print(f"all: {sum(took for _, took, _ in found):.1f} s (asked: 300), {found[-1][2]:,.0f} MB (asked: 2,000)")
+
+
+def each(options: argparse.Namespace) -> None:
+    """In a process of its own, so that the memory is the metrics': every output is read when it is first needed."""
+    from nag.registry import METHODS, name_of
+
+    METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in METRICS}
+    held: dict[str, dict[str, np.ndarray]] = {"samples": {}, "reference": {}}
+    found = []
+    for path, fields in METRICS:
+        module, _, name = path.partition(":")
+        metric = getattr(__import__(module, fromlist=[name]), name)(**fields)
+        wanted = {*metric.needs, *(("held_out",) if "features" in metric.needs else ())}
+        for side, arrays in held.items():
+            for output in arrays.keys() - wanted:
+                del arrays[output]
+            for output in wanted - arrays.keys():
+                if (file := Path(options.folder) / f"{side}_{output}.npy").exists():
+                    arrays[output] = np.load(file)
+        began = time.perf_counter()
+        scores = metric(held["samples"], held["reference"])
+        took = time.perf_counter() - began
+        values = ", ".join(f"{key} {score['value']:.4g}" for key, score in scores["values"].items())
+        found.append((f"{name_of(metric)}: {values}", took, _peak_mb()))
+    print(json.dumps(found))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def coverage(options: argparse.Namespace) -> None:
+    from tests.nag.simulated import coverage as simulated
+
+    print(f"{options.repetitions:,} repetitions; the arms are at one true distance, the guided one's covariance shrunk")
+    print("share of intervals of 95 % that hold the difference, 0; width over the true spread")
+    for ratio, asked in ((5, "89 to 97"), (24, "92 to 97")):
+        for d in options.dims:
+            for rho in (1.0, 0.9):
+                found = simulated(d, ratio * d, rho, options.repetitions)
+                shown = f"extrapolated {100 * found.extrapolated:5.1f} % (asked: {asked}), width {found.width:.2f}"
+                print(
+                    f"  N/d = {ratio:2}, d = {d:3}, noise rho {rho:.1f}: plain {100 * found.plain:5.1f} %, {shown}",
+                    flush=True,
+                )
+
+
+def bootstrap(options: argparse.Namespace) -> None:
+    from tests.nag.simulated import bootstrap as simulated
+
+    for ratio in (5, 24, 100):
+        for d in options.dims:
+            found = [simulated(d, ratio * d, max(100, options.repetitions // 5), seed) for seed in range(3)]
+            ratios = ", ".join(f"{by_influence / by_bootstrap:.2f}" for by_influence, by_bootstrap in found)
+            print(f"  N/d = {ratio:3}, d = {d:3}: influence over bootstrap {ratios}", flush=True)
+
+
+COMMANDS = {
+    "frechet": frechet,
+    "neighbours": neighbours,
+    "all": everything,
+    "each": each,
+    "coverage": coverage,
+    "bootstrap": bootstrap,
+}
+THREADS = {"neighbours": 2, "all": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--n", type=int, default=50_000)
+    parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128], help="of coverage and bootstrap")
+    parser.add_argument("--repetitions", type=int, default=1000)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.threads = options.threads or THREADS.get(options.command, 1)
+    if os.environ.get("OMP_NUM_THREADS") != str(options.threads):  # read by the libraries when they are loaded
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.metrics", *sys.argv[1:]])
+    COMMANDS[options.command](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""encode: one block of a data set's training images as latents, both flips, with mean and deviation of the posterior.
+
+A block is a shard of nag.datasets.latents; the last one may be shorter. While its images are in memory, the extract
+tasks of the same bundle take the features of the reference from them. `Latents` is what a training reads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.identity import digest
+from orchestrator.store import unpack
+from orchestrator.tasks import Context, Task, block_name, shards
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nag.datasets import Split
+    from nag.datasets.latents import LatentSplit
+
+VERSION = 1
+ENCODED = 16  # images in the autoencoder at once: at 256 x 256 each takes a third of a GB there
+CHECKED_AT_ONCE = 4
+
+Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
+
+
+def run(context: Context, task: Task, number: int) -> None:
+    import numpy as np
+
+    from nag.datasets import to_uint8
+    from nag.datasets.latents import encode_shard
+
+    started = time.time()
+    data, split, indices = _source(context, task, number)
+    autoencoder = task.params["autoencoder"]
+    vae = context.load("decoder", digest(autoencoder), lambda: opened(context, autoencoder))
+    seen: list[np.ndarray] = []
+    looked_at = any(other.params.get("stream") == task.digest for other in context.tasks.values())
+    done = 0
+
+    def see(images: np.ndarray, labels: np.ndarray) -> None:
+        nonlocal done
+        done += len(labels)
+        context.tell(task.digest, done, len(indices))
+        if looked_at:
+            seen.append(to_uint8(images))
+
+    arrays = encode_shard(split, indices, vae, batch=min(ENCODED, context.options.micro_batch), see=see)
+    record = {
+        "kind": task.kind,
+        "digest": task.digest,
+        "first": int(indices[0]),
+        "count": len(indices),
+        "num_classes": data.num_classes,
+        "skipped": getattr(split, "skipped", {}),
+        "started": round(started, 3),
+        "seconds": round(time.time() - started, 4),
+        "device": context.options.device,
+        "micro_batch": min(ENCODED, context.options.micro_batch),
+    }
+    context.store.create_arrays(block_name(task.digest, number), arrays, record)
+    if seen:
+        images = {"samples": np.concatenate(seen), "labels": arrays["labels"]}
+        context.load("block", _images_key(task, number), lambda: (images, {}))
+
+
+def images_of(context: Context, task: Task, number: int) -> Images:
+    """The images behind a block, uint8 (N, 3, H, W), and their labels; those that were just encoded are still there."""
+    from nag.datasets import to_uint8
+
+    def make() -> Images:
+        _, split, indices = _source(context, task, number)
+        return {"samples": to_uint8(split.images(indices)), "labels": split.labels(indices)}, {}
+
+    return context.load("block", _images_key(task, number), make)
+
+
+def _images_key(task: Task, number: int) -> str:
+    return f"{block_name(task.digest, number)} images"
+
+
+def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.ndarray]:
+    """The data set, its training split, the originals of a block. Raises ValueError for other images than planned."""
+    import numpy as np
+
+    from nag.datasets import originals
+
+    params = task.params
+    data, split = context.load("split", task.digest, lambda: _opened(context, params["data"]))
+    if originals(split) != params["count"]:
+        raise ValueError(f"there are {originals(split):,} images to train on, {params['count']:,} were planned")
+    first = number * params["block"]
+    return data, split, np.arange(first, min(first + params["block"], params["count"]), dtype=np.int64)
+
+
+def _opened(context: Context, data: Mapping[str, Any]) -> tuple[Any, Split]:
+    made = context.rebuild("datasets", data)
+    return made, made.open("train")
+
+
+def opened(context: Context, autoencoder: Mapping[str, Any]) -> Any:
+    """The autoencoder of this identity with its weights, on the device."""
+    return context.rebuild("autoencoders", autoencoder).open(context.options.device)
+
+
+class Latents:
+    """The latents of an encode task as a data set. `identity`: {"encode": its digest, "flip": whether flips count}."""
+
+    stores: ClassVar[str] = "latents"
+
+    def __init__(self, context: Context, identity: Mapping[str, Any]) -> None:
+        self.context, self.task = context, context.task(identity["encode"])
+        self.flip = bool(identity.get("flip"))
+        arrays, record = context.store.read_arrays(block_name(self.task.digest, 0))
+        self.shape: tuple[int, int, int] = arrays["posterior"].shape[3:]
+        self.num_classes: int = record["num_classes"]
+
+    def open(self, split: str) -> LatentSplit:
+        """Every block is checked once on this machine. Raises CorruptFile, after setting aside what is damaged, so that
+        it is made again; ValueError for another split than "train".
+        """
+        from nag.datasets.latents import LatentSplit
+
+        if split != "train":
+            raise ValueError(f"only the training images are encoded, not {split!r}")
+        folder = self.context.store.local_copy(f"blocks/{self.task.digest}")
+        names = [block_name(self.task.digest, number) for number in shards(self.task)]
+        paths = [os.path.join(folder, os.path.basename(name)) for name in names]
+        with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
+            list(pool.map(self._check, names, paths))
+        return LatentSplit(paths, self.flip)
+
+    def _check(self, name: str, path: str) -> None:
+        """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
+        from nag.datasets.files import cache
+
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            raise MissingFile(f"{name} is not in the store; it will be made again") from None
+        seen = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+        if seen.exists():
+            return
+        try:
+            unpack(Path(path).read_bytes())
+        except ValueError as error:
+            self.context.store.remove(name)
+            Path(path).unlink(missing_ok=True)
+            raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()
