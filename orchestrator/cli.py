@@ -49,6 +49,7 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Open data and weights, run the sweep's own code.")] = False,
 ) -> None:
     """Say whether a sweep is right, without doing anything."""
+    from orchestrator.absent import absent
     from orchestrator.deep import look
     from orchestrator.plan import plan as _planned
     from orchestrator.report.progress import shape
@@ -56,16 +57,14 @@ def check(
 
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
     lines = list(look(found)) if deep else []
+    planned = _planned(found, hashes=deep) if deep or not found.code else None
+    elsewhere = absent(planned) if planned else []
     if as_json:
-        print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells)})
+        print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells), "absent": elsewhere})
         return
-    for line in lines:
+    for line in (*lines, *(f"not on this machine: {line}" for line in elsewhere)):
         out.print(line, markup=False, soft_wrap=True)
-    known = (
-        shape(_planned(found, hashes=deep))
-        if deep or not found.code
-        else "Code of its own was read, not run; --deep runs it."
-    )
+    known = shape(planned) if planned else "Code of its own was read, not run; --deep runs it."
     out.print(f"{sweep}: good. {known}", markup=False, soft_wrap=True)
 
 
@@ -79,6 +78,7 @@ def plan(
     site: SiteOption = None,
 ) -> None:
     """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
+    from orchestrator.absent import absent
     from orchestrator.cluster_commands import forecast_table
     from orchestrator.disk import estimate
     from orchestrator.kept import again
@@ -94,12 +94,15 @@ def plan(
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
         disk = space.as_json()
-        print_json({"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "site": told or None})
+        known = {"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(found)}
+        print_json({**known, "site": told or None})
         return
     out.print(cells_table(found))
     out.print(counts_table(tasks))
     out.print(shape(found))
     out.print(space.words(found.sweep.keep), soft_wrap=True)
+    for line in absent(found):
+        out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     if repeated:
         words = "have scores, but no samples or features any more, and are sampled again for what is missing"
         out.print(f"{repeated:,} cells {words} (keep: {found.sweep.keep}).", soft_wrap=True)
@@ -169,6 +172,7 @@ def run(
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
     from orchestrator.cluster import begin, opener
+    from orchestrator.cluster_commands import Reconcile
     from orchestrator.report.progress import watch
     from orchestrator.report.results import collect
     from orchestrator.site import read_site
@@ -199,7 +203,8 @@ def run(
             begun = begin(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
-            engine.run(found, opened, opener(found, opened, place, begun, observer.note), observer, begun.since)
+            make = opener(found, opened, place, begun, observer.note, Reconcile)
+            engine.run(found, opened, make, observer, begun.since)
         else:
             engine.run(found, opened, backend, observer)
     return compare_and_report(found, opened, store, tracking)

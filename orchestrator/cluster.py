@@ -78,16 +78,7 @@ def begin(
     )
 
 
-@dataclass(frozen=True)
-class Reconcile:
-    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
-
-    campaign: Mapping[str, Any]
-
-    def __call__(self, index: int) -> int:
-        from orchestrator.cluster_commands import reconcile
-
-        return reconcile(Campaign(**self.campaign))
+Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # of a campaign, what a reconcile job calls on its node
 
 
 def shared_folder(store: Store, site: Site) -> Path:
@@ -105,19 +96,19 @@ def owner() -> str:
 
 
 def opener(
-    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None]
+    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Backend]:
     """What makes the backend of a site, once there is something to do. It raises BadInput or EnvironmentProblem for a
-    site that does not fit the cluster, before anything is queued.
+    site that does not fit the cluster, before anything is queued. remote: for the job that goes on after a wave.
     """
     if site.kind == "local":
         options = Options(**{"device": "auto", **campaign.options})
         return lambda: Local(store, site.settings.workers or len(os.sched_getaffinity(0)), options)
-    return _slurm(plan, store, site, campaign, note)
+    return _slurm(plan, store, site, campaign, note, remote)
 
 
 def _slurm(
-    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None]
+    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Slurm]:
 
     def make() -> Slurm:
@@ -142,14 +133,16 @@ def _slurm(
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
-        after = _reconciler(site, folder, code, campaign, note) if settings.reconcile == "job" else None
+        after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
         hours = campaign.max_gpu_hours
         return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, hours)
 
     return make
 
 
-def _reconciler(site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None]) -> AfterWave:
+def _reconciler(
+    site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None], remote: Remote
+) -> AfterWave:
     settings = site.settings
 
     def after_wave(stem: str, jobs: Sequence[str]) -> None:
@@ -161,7 +154,7 @@ def _reconciler(site: Site, folder: Path, code: Path, campaign: Campaign, note: 
             return
         name = stem + RECONCILE
         going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
-        work = Reconcile(dataclasses.asdict(going_on))
+        work = remote(dataclasses.asdict(going_on))
         job = queue(settings, folder / name, code, name, settings.resources("reconcile"), work, 1, after=jobs)
         note(f"queued reconcile: job {job}, after them ({name})")
 

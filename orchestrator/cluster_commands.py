@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +66,7 @@ def submit(
     folder = str(report_folder(found).absolute())
     begun = begin(found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
     observer = Lines(err)
-    make = opener(found, opened, place, begun, observer.note)
+    make = opener(found, opened, place, begun, observer.note, Reconcile)
     made: list[Any] = []
 
     def backend() -> Any:
@@ -85,6 +87,16 @@ def submit(
     return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class Reconcile:
+    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
+
+    campaign: Mapping[str, Any]
+
+    def __call__(self, index: int) -> int:
+        return reconcile(Campaign(**self.campaign))
+
+
 def reconcile(begun: Campaign) -> int:
     """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
     from orchestrator import engine
@@ -102,7 +114,7 @@ def reconcile(begun: Campaign) -> int:
     if engine.plan_checksum(found) != begun.plan:
         observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
         return 2
-    make = opener(found, opened, read_site(begun.site), begun, observer.note)
+    make = opener(found, opened, read_site(begun.site), begun, observer.note, Reconcile)
     code = 0
     try:
         flying, failed = engine.advance(found, opened, make, observer, begun.since)

@@ -19,11 +19,14 @@ def look(sweep: Sweep) -> Iterator[str]:
     seen: list[Any] = []
     shapes: dict[str, tuple[int, ...]] = {}  # by network: what it makes
     for network in networks(sweep):
-        if network.data is not None:
-            shapes[network.name] = network.data.shape
-            if network.data not in seen:
-                seen.append(network.data)
-                yield _data(f"networks.{network.name}.data", network.data)
+        if network.data is not None and network.data not in seen:
+            seen.append(network.data)
+            yield _data(f"networks.{network.name}.data", network.data, _least(sweep))
+        if network.autoencoder is not None and (network.autoencoder, network.shape) not in seen:
+            seen.append((network.autoencoder, network.shape))
+            yield _autoencoder(network)
+        if network.shape is not None:
+            shapes[network.name] = network.shape
         if network.checkpoint:
             shapes[network.name], words = _checkpoint(sweep, network)
             yield words
@@ -38,7 +41,12 @@ def networks(sweep: Sweep) -> list[Network]:
     return list({id(n): n for root in roots for n in root.line}.values())
 
 
-def _data(key: str, data: Any) -> str:
+def _least(sweep: Sweep) -> dict[str, int]:
+    """By metric, how many images it needs at least."""
+    return {name_of(metric): metric.least for metric in sweep.score.metrics} if sweep.score else {}
+
+
+def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
     from nag.datasets import originals
 
     try:
@@ -51,7 +59,25 @@ def _data(key: str, data: Any) -> str:
         raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
     if problems:
         raise BadInput("\n".join(f"{key}: {problem}" for problem in problems))
+    for metric, needed in least.items():
+        if sizes["train"] < needed:
+            raise BadInput(f"{key}: {sizes['train']:,} training images are too few: {metric} needs {needed:,}")
     return f"{key}: {sizes['train']:,} training and {sizes['held_out']:,} held-out images, {data.num_classes:,} classes"
+
+
+def _autoencoder(network: Network) -> str:
+    """Its weights must be those that config.json describes, and it must take the images."""
+    import torch
+
+    key = f"networks.{network.name}.autoencoder"
+    try:
+        vae, latents = network.autoencoder.open("cpu"), network.shape
+        images = tuple(vae.decode(torch.zeros(1, *latents)).shape[1:]) if latents else None
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"{key}: {error}") from error
+    if network.data is not None and images != tuple(network.data.shape):
+        raise BadInput(f"{key}: it makes images {list(images or ())}, those of the data are {list(network.data.shape)}")
+    return f"{key}: images {list(images)} to latents {list(latents)} and back" if images and latents else f"{key}: good"
 
 
 def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
@@ -81,12 +107,11 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
     if isinstance(score.reference, Published):
         yield _published(sweep, score.reference, dims)
     elif score.reference is not None:
-        yield _data("score.reference", score.reference)
+        yield _data("score.reference", score.reference, _least(sweep))
 
 
 def _stores(sweep: Sweep, name: str) -> str:
-    data = next(n.data for n in networks(sweep) if n.name == name)
-    return data.stores if data is not None else "latents"
+    return next(n.stores for n in networks(sweep) if n.name == name)
 
 
 def _check_hash(extractor: Any) -> None:
@@ -142,10 +167,15 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
         field = load_network(network.checkpoint, family=network.family, **given)
     except (OSError, ValueError) as error:
         raise BadInput(f"{place}: {error}") from error
-    if network.data is not None and tuple(network.data.shape) != tuple(field.shape):
-        raise BadInput(
-            f"{place}: its states are {list(field.shape)}, the images of its data {list(network.data.shape)}"
-        )
+    for other in networks(sweep):
+        if (
+            any(n is network for n in other.line)
+            and other.shape is not None
+            and tuple(other.shape) != tuple(field.shape)
+        ):
+            whose = "its data" if other is network else f"the data of {other.name}"
+            what = "images" if other.autoencoder is None else "latents"
+            raise BadInput(f"{place}: its states are {list(field.shape)}, the {what} of {whose} {list(other.shape)}")
     for cell in sweep.cells:
         if cell.network is network:
             _fits(place, cell, field)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nag.registry import name_of
+from orchestrator.builder import SHARD, images_in
 from orchestrator.kept import SCORED, File, Plans, files
 from orchestrator.networks import described_by
 from orchestrator.plan import Plan
@@ -44,7 +45,7 @@ def size_text(size: float) -> str:
 @dataclass(frozen=True)
 class Estimate:
     """What the cells of a sweep take: by kind while all is there, and what `keep` leaves of it. unknown: networks and
-    extractors whose shapes only their weights tell, which are not counted.
+    extractors whose shapes only their weights tell, which are not counted. latents: of images, to train on.
     """
 
     samples: Space
@@ -52,19 +53,21 @@ class Estimate:
     scores: Space
     after: Space
     unknown: tuple[str, ...]
+    latents: Space = Space()
 
     @property
     def running(self) -> Space:
         return self.samples + self.features + self.scores
 
     def as_json(self) -> dict[str, Any]:
-        named = {"running": self.running, "after": self.after}
+        named = {"running": self.running, "after": self.after, "latents": self.latents}
         told = {key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}
         return {**told, "not_counted": list(self.unknown)}
 
     def words(self, keep: str) -> str:
         apart = f" ({', '.join(self.unknown)} not counted: only the weights tell)" if self.unknown else ""
-        told = f"Disk for its cells: {self.running}{apart}"
+        trained = f"Latents to train on: {self.latents}. " if self.latents.files else ""
+        told = f"{trained}Disk for its cells: {self.running}{apart}"
         return f"{told}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{told}."
 
 
@@ -74,18 +77,19 @@ def estimate(plan: Plan) -> Estimate:
     unknown: dict[str, None] = {}
     seen: set[str] = set()
     for planned in plan.cells:
-        shape = shape_of(planned.cell.network)
+        network = planned.cell.network
+        shape = shape_of(network)
         task = plan.tasks[planned.stream]
         block, blocks = task.params["block"], plan.blocks[planned.stream]
         if planned.stream not in seen:
             seen.add(planned.stream)
             each = math.prod(shape) * (1 if task.params["stores"] == "pixels" else 2) if shape else 0
             parts["sample"] += Space(blocks * (block * (each + 8) + HEAD), blocks)
-            unknown |= {} if shape else {f"samples of {planned.cell.network.name}": None}
+            unknown |= {} if shape else {f"samples of {network.name}": None}
         for digest, extractor in zip(planned.extracts, _features(plan), strict=True):
             if digest not in seen:
                 seen.add(digest)
-                dims = _dims(extractor, shape)
+                dims = _dims(extractor, shape if network.stores == "pixels" else images_shape(network))
                 parts["extract"] += Space(blocks * (block * (4 * dims + 8) + HEAD), blocks)
                 unknown |= {} if dims else {f"features of {name_of(extractor)}": None}
         for scored in planned.scores:
@@ -98,7 +102,19 @@ def estimate(plan: Plan) -> Estimate:
     left = {"samples": (parts["sample"], parts["extract"], scores), "features": (parts["extract"], scores)}
     left |= {"influence": (scores,), "scores": (records,)}
     after = sum(left[plan.sweep.keep], Space())
-    return Estimate(parts["sample"], parts["extract"], scores, after, tuple(unknown))
+    return Estimate(parts["sample"], parts["extract"], scores, after, tuple(unknown), _latents(plan))
+
+
+def _latents(plan: Plan) -> Space:
+    """Both flips, mean and deviation, two bytes each."""
+    found: dict[str, Space] = {}
+    for cell in (planned.cell for planned in plan.cells):
+        for network in (n for each in (cell.network, *cell.references.values()) for n in each.line):
+            if network.train is not None and network.autoencoder is not None and (shape := network.shape):
+                count = images_in(network)
+                size = Space(count * (8 * math.prod(shape) + 8), -(-count // SHARD))
+                found[repr((network.data, network.autoencoder))] = size
+    return sum(found.values(), Space())
 
 
 def _features(plan: Plan) -> Iterable[Any]:
@@ -107,10 +123,16 @@ def _features(plan: Plan) -> Iterable[Any]:
 
 def shape_of(network: Network) -> tuple[int, ...] | None:
     """(C, H, W) of a network's samples, as far as that is written without its weights."""
-    if network.data is not None:
-        return network.data.shape
+    if network.data is not None or network.autoencoder is not None:
+        return network.shape
     described = described_by(Path(network.checkpoint)) if network.checkpoint else None
     return tuple(described["shape"]) if described else None
+
+
+def images_shape(network: Network) -> tuple[int, ...] | None:
+    """(C, H, W) of what samples are decoded to."""
+    pixels = network.data is not None and network.data.stores == "pixels"
+    return network.data.shape if pixels else None
 
 
 def _dims(extractor: Any, shape: tuple[int, ...] | None) -> int:

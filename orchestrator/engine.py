@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.absent import refuse
 from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.bundles import bundles, step_units, units, without
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
+from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.identity import canonical, checksum, members
 from orchestrator.kept import Tidier
 from orchestrator.plan import Done, Plan, missing
@@ -120,6 +121,7 @@ class _Run:
                 self.count += 1
                 self.flying[self.count] = bundle
             if self.flying:
+                self._tell()
                 self.wait(0)  # what has ended meanwhile
                 todo = missing(self.plan, Done(self.store))
         decisions = self._decisions(todo)
@@ -253,13 +255,11 @@ class _Run:
     def _stop_arms(self) -> None:
         """Leave an arm of which several cells have failed alike: the next forty would as well."""
         failed: dict[str, str] = {}  # by stream
-        streams: dict[str, set[str]] = defaultdict(set)
         for planned in self.plan.cells if self.failed else ():
-            streams[planned.cell.arm].add(planned.stream)
             for digest in (planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)):
                 if digest in self.failed and not self.failed[digest].startswith(NOT_TRIED):
                     failed.setdefault(planned.stream, self.failed[digest])
-        for arm, (count, rest) in hopeless(streams, failed).items():
+        for arm, (count, rest) in hopeless(self.plan.arms, failed).items():
             if left := rest - self.failed.keys():
                 self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are left")
                 self.failed |= dict.fromkeys(left, f"{NOT_TRIED}: {count} cells of arm {arm} failed alike")
@@ -267,12 +267,18 @@ class _Run:
     def _check_goals(self) -> None:
         """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
         done = Done(self.store)
-        for digest in self.plan.goals:
-            if self.plan.tasks[digest].kind not in BLOCK_KINDS and done.small_done(self.plan.tasks[digest]):
-                try:
-                    self.store.read_record(self.plan.tasks[digest].record_name)
-                except CorruptFile as error:
-                    self.observer.note(str(error))
+
+        def problem(name: str) -> str:
+            try:
+                self.store.read_record(name)
+            except CorruptFile as error:
+                return str(error)
+            return ""
+
+        tasks = [self.plan.tasks[digest] for digest in self.plan.goals]
+        names = [task.record_name for task in tasks if task.kind not in BLOCK_KINDS and done.small_done(task)]
+        for text in filter(None, self.store.at_once(problem, names)):
+            self.observer.note(text)
 
     def _reachable(self, todo: Mapping[str, list[int] | None], stopped: set[str]) -> dict[str, list[int] | None]:
         """What is to do, without what is stopped and what needs it."""
@@ -312,6 +318,7 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
     """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
     machine, and what is queued does not change with those files.
     """
+    refuse(plan)
     for source, code in plan.sweep.code.items():
         for path, data in code.files.items():
             if not store.exists(code_name(source, path)):
@@ -322,13 +329,8 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
         if task.source and not store.exists(file_name(digest, ORIGINAL)):
             store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
     for content, found in plan.outside.items():
-        if content.startswith("absent "):
-            raise BadInput(f"{found.place}: there is no such file or folder, and the sweep reads it")
         if not found.copied or store.list(asset_folder(content)):
             continue
-        if not found.place:
-            name = content.removeprefix("missing ")
-            raise BadInput(f"the weights {name} are not on this machine. Fetch them: nagbench fetch {name}")
         place = Path(found.place)
         for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
             store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())

@@ -10,7 +10,7 @@ encode is of what is trained on latents; the reference of those images is then t
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -65,6 +65,14 @@ class Plan:
         floors = {scored.task for _, floor in self.floors for scored in floor}
         return frozenset(scores | floors or {planned.stream for planned in self.cells})
 
+    @property
+    def arms(self) -> dict[str, set[str]]:
+        """The streams of each arm."""
+        found: dict[str, set[str]] = {}
+        for planned in self.cells:
+            found.setdefault(planned.cell.arm, set()).add(planned.stream)
+        return found
+
     def document(self) -> dict[str, Any]:
         """The plan as the store keeps it: what those who do its tasks must know, and the sweep as it was written."""
         return {
@@ -74,6 +82,7 @@ class Plan:
             "tasks": {digest: task.definition() for digest, task in self.tasks.items()},
             "blocks": dict(self.blocks),
             "goals": sorted(self.goals),
+            "arms": {arm: sorted(found) for arm, found in self.arms.items()},
             "places": {found.content: found.place for found in self.outside.values() if not found.copied},
         }
 
@@ -290,6 +299,14 @@ class Done:
         }
         self._blocks: dict[str, set[int]] = {}
 
+    def look(self, digests: Iterable[str]) -> None:
+        """Ask for the blocks of all these at once, where it is the asking that takes time."""
+        keys = list(digests)
+        for key, names in zip(
+            keys, self.store.at_once(self.store.list, [f"blocks/{key}" for key in keys]), strict=True
+        ):
+            self._blocks[key] = {int(name.partition(".")[0]) for name in names}
+
     def blocks(self, digest: str) -> set[int]:
         if digest not in self._blocks:
             names = self.store.list(f"blocks/{digest}")
@@ -304,7 +321,7 @@ class Done:
     def small_done(self, task: Task) -> bool:
         return task.digest in self.small[task.kind]
 
-    def complete(self, plan: Plan, digest: str) -> bool:
+    def complete(self, plan: Graph, digest: str) -> bool:
         task = plan.tasks[digest]
         if task.kind in BLOCK_KINDS:
             return self.blocks(digest) >= set(range(plan.blocks[digest]))
@@ -329,6 +346,8 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     """
     wanted: dict[str, set[int]] = {}
     todo: dict[str, list[int] | None] = {}
+    if not done.store.local and not all(done.complete(plan, goal) for goal in plan.goals):
+        done.look(key for key, task in plan.tasks.items() if task.kind in BLOCK_KINDS)
     for key in reversed(list(plan.tasks)):
         task = plan.tasks[key]
         if task.kind in BLOCK_KINDS:

@@ -133,16 +133,11 @@ class Published:
 
     def _whose(self, contents: Contents) -> str:
         mode = self.mode_of(contents)
-        return (
-            f"of inception with mode: {mode}"
-            if mode
-            else "of an unknown mode (write reference: {path: ..., mode: ...})"
-        )
+        fix = "of an unknown mode of inception (write reference: {path: ..., mode: ...})"
+        return f"of inception with mode: {mode}" if mode else fix
 
 
-_FIX = (
-    "give a file with images, as ADM's reference batches are, or a data set: reference: {name: image_folder, path: ...}"
-)
+_FIX = "give a file with images, as ADM's reference batches are, or a data set, {name: image_folder, path: ...}"
 
 
 def _shown(extractor: Any) -> str:

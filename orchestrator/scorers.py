@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nag.registry import METHODS, find, name_of
+from orchestrator.errors import BadInput
 from orchestrator.methods import Builder
 from orchestrator.published import Published
 from orchestrator.smoke import smoked
@@ -105,6 +106,17 @@ def fed(metric: Any, extractor: Any) -> bool:
     return metric.needs <= {"labels", *extractor.outputs}
 
 
+def metric_names(score: Score) -> list[str]:
+    """The names under which values are reported: of the first extractor plain, of others with its name."""
+    return [
+        f"{name}_{name_of(extractor)}" if place else name
+        for place, extractor in enumerate(score.features)
+        for metric in score.metrics
+        if fed(metric, extractor)
+        for name in metric.names
+    ]
+
+
 def reads_pixels(extractor: Any) -> bool:
     """All of ours do; one of the user's own may say `reads = "latents"`."""
     return getattr(extractor, "reads", "pixels") == "pixels"
@@ -114,7 +126,13 @@ def _check_published(score: Score, reference: Published, node: Node, place: Node
     """Every metric must find what it needs in the file, for every extractor that feeds it."""
     for extractor in score.features:
         for metric in score.metrics:
-            if fed(metric, extractor) and (reason := refusal(reference, extractor, metric)):
+            if not fed(metric, extractor):
+                continue
+            try:
+                reason = refusal(reference, extractor, metric)
+            except BadInput as error:  # it is no such file at all
+                raise place.error(str(error)) from error
+            if reason:
                 raise place.error(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
 
 

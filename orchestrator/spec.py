@@ -29,13 +29,15 @@ from orchestrator.axes import (
 from orchestrator.errors import BadInput, unknown
 from orchestrator.methods import Builder
 from orchestrator.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.papers import read_paper
 from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
 from orchestrator.scorers import check_cells, read_score
 from orchestrator.smoke import spread
 from orchestrator.sweep import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
-SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep", "arms")
+SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep")
+SWEEP_KEYS += ("published", "arms")
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
@@ -111,10 +113,14 @@ class _Reading:
             check_cells(score, self.cells, root.value["score"])
         elif keep != KEEP[0]:
             raise root.value["keep"].error("a sweep without a score section is for its samples; remove it.")
+        paper = None
+        if (node := root.get("published")) is not None:
+            paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         shared = frozenset(self.shared_axes)
         found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision, keep)
-        return dataclasses.replace(found, code=self.builder.code, own_guidance=frozenset(self.own_guidance))
+        own = frozenset(self.own_guidance)
+        return dataclasses.replace(found, code=self.builder.code, own_guidance=own, paper=paper)
 
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section by itself; a sampler may still lack what every arm adds."""

@@ -9,17 +9,24 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
+from nag.models.sizes import SIZES
+from nag.training import Training
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import canonical
 from orchestrator.plan import Done, Plan
 from orchestrator.store import Store
+from orchestrator.sweep import Network
 from orchestrator.tasks import BLOCK_KINDS, Task, block_name
 
 SAMPLED = 3  # blocks of each sort that are looked at
-GUESS_S = {"train": 3600.0, "reference": 300.0, "sample": 60.0, "extract": 10.0, "measure": 120.0, "score": 20.0}
+GUESS_S = {"encode": 25.0, "train": 3600.0, "reference": 300.0, "extract": 25.0, "score": 20.0}  # of a task, or a block
+SUSTAINED = 2.4e13  # multiplications and additions a second, a guess for one A100: 100 evaluations a second of XL/2
+EVALUATION_S = 1e-4  # of one sample, at least
+BACKWARD = 3  # what a training step costs in evaluations of its images
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Speeds:
         """Seconds of a small task, or of one block."""
         task = self.plan.tasks[digest]
         rates = self.known.get(self.sort(task))
-        return median(rates) * self._units(task) if rates else GUESS_S[task.kind]
+        return median(rates) * self._units(task) if rates else self._guess(task)
 
     def measured(self, digest: str) -> bool:
         return bool(self.known.get(self.sort(self.plan.tasks[digest])))
@@ -68,6 +75,30 @@ class Speeds:
             return canonical(["score", params["metric"], params.get("count")])
         return canonical([task.kind, {k: v for k, v in params.items() if k not in ("stream", "estimator", "weights")}])
 
+    def _guess(self, task: Task) -> float:
+        params = task.params
+        if task.kind == "sample":
+            return self._units(task) * evaluation_s(self._networks.get(params["network"]))
+        if task.kind == "train" and "train" in params:
+            batch = params["train"]["fields"].get("batch", Training(steps=1).batch)
+            return self._units(task) * batch * BACKWARD * evaluation_s(self._networks.get(task.digest))
+        if task.kind == "measure":
+            return -(-params["count"] // params["block"]) * self.task_s(params["stream"])
+        return GUESS_S[task.kind]
+
+    @cached_property
+    def _networks(self) -> dict[str, Network]:
+        """By the digest of what makes them, the networks of the cells and those that they come from."""
+        found: dict[str, Network] = {}
+        for planned in self.plan.cells:
+            cell, made = planned.cell, self.plan.tasks[planned.stream].inputs
+            networks = [cell.network, *(cell.references[name] for name in sorted(cell.references))]
+            for digest, network in zip(made, networks, strict=True):
+                for each in network.line:
+                    found[digest] = each
+                    digest = self.plan.tasks[digest].params.get("init", "")
+        return found
+
     def _architecture(self, network: str) -> Any:
         params = self.plan.tasks[network].params
         if "init" in params:
@@ -82,6 +113,8 @@ class Speeds:
         if task.kind == "sample":
             calls = record["network_calls"] if record else self._calls(task)
             return float(params["block"] * calls)
+        if task.kind == "encode":
+            return float(record["count"] if record else params["block"])
         if task.kind == "extract":
             return float(self.plan.tasks[params["stream"]].params["block"])
         return 1.0
@@ -106,3 +139,13 @@ class Speeds:
             if blocks := self.done.blocks(digest):
                 return self.store.read_arrays(block_name(digest, min(blocks)))[1]
         return None
+
+
+def evaluation_s(network: Network | None) -> float:
+    """A guess at the seconds of one evaluation of a transformer for one sample; XL/2 where nothing is known."""
+    model = network.model if network else None
+    known = {key: getattr(model, key, size) for key, size in SIZES["XL/2"].items()}
+    _, height, width = (network.shape if network else None) or (4, 32, 32)
+    tokens = height * width / known["patch"] ** 2
+    work = known["depth"] * tokens * (24 * known["hidden"] ** 2 + 4 * tokens * known["hidden"])
+    return max(EVALUATION_S, work / SUSTAINED)

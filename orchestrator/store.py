@@ -16,25 +16,34 @@ checksum of its content, checked when it is read; a file that fails is set aside
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import posixpath
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError
 from orchestrator.identity import canonical, checksum
 
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
+
 FORMAT = 1
 MARKER = "nagbench.json"
+AT_ONCE = 32  # questions to a remote file system
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
+CLAIM_S = 30.0  # a claim is made for the time of one rename
 
 
 class Store:
@@ -88,19 +97,52 @@ class Store:
         try:
             if self.local:
                 return _create_local(path, data)
-            self.fs.pipe_file(path, data, mode="create")
+            with self._reached(name):
+                return self._create_remote(path, data)
         except FileExistsError:
             return False
         except OSError as error:
             raise EnvironmentProblem(
                 f"store {self.url} cannot be written: {error.strerror or error} ({name})"
             ) from error
-        return True
+
+    def _create_remote(self, path: str, data: bytes) -> bool:
+        for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+                return True
+            except OSError as error:
+                if error.errno != errno.EBUSY or not wait_s:  # S3: somebody else is writing it at this moment
+                    raise
+                time.sleep(wait_s)
+        return False
+
+    @contextlib.contextmanager
+    def _reached(self, name: str) -> Iterator[None]:
+        """What the library of a remote file system says of networks and credentials, as an error of ours."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, NagbenchError):
+            raise
+        except Exception as error:
+            if self.local:
+                raise
+            words = "refuses" if isinstance(error, PermissionError) else "cannot be reached"
+            raise EnvironmentProblem(f"store {self.url} {words}: {error} ({name})") from error
+
+    def at_once(self, look: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+        """`look` at each of these names: on a remote file system, where an answer takes its time, many at once."""
+        if self.local:
+            yield from map(look, names)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            yield from pool.map(look, names)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises MissingFile."""
         try:
-            return self.fs.cat_file(self.path(name))
+            with self._reached(name):
+                return self.fs.cat_file(self.path(name))
         except FileNotFoundError as error:
             raise MissingFile(f"{name} is not in the store; it will be made again") from error
         except NotADirectoryError as error:
@@ -110,7 +152,8 @@ class Store:
         """Names in a folder, sorted; empty if it is not there. Unfinished files are left out."""
         path = self.path(folder)
         try:
-            names = os.listdir(path) if self.local else map(posixpath.basename, self.fs.ls(path, detail=False))
+            with self._reached(folder):
+                names = os.listdir(path) if self.local else [posixpath.basename(n) for n in self.fs.ls(path, False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not name.startswith("."))
@@ -127,21 +170,25 @@ class Store:
         return str(target)
 
     def exists(self, name: str) -> bool:
-        return self.fs.exists(self.path(name))
+        with self._reached(name):
+            return self.fs.exists(self.path(name))
 
     def remove(self, name: str) -> None:
         """Set a file aside under quarantine/, so that it is made again and can still be looked at."""
         kept = self.path(f"quarantine/{name}.{uuid.uuid4().hex[:8]}")
-        self.fs.makedirs(posixpath.dirname(kept), exist_ok=True)
+        if self.local:  # an object store has no folders, and s3fs would try to make the bucket
+            self.fs.makedirs(posixpath.dirname(kept), exist_ok=True)
         try:
-            self.fs.mv(self.path(name), kept)
+            with self._reached(name):
+                self.fs.mv(self.path(name), kept)
         except FileNotFoundError:
             return  # another process was faster
 
     def delete(self, name: str) -> None:
         """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease)."""
         try:
-            self.fs.rm_file(self.path(name))
+            with self._reached(name):
+                self.fs.rm_file(self.path(name))
         except FileNotFoundError:
             return
 
@@ -192,15 +239,51 @@ def _create_local(path: str, data: bytes) -> bool:
         try:
             os.link(temporary, path)  # fails if the path is there: the first writer wins
         except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                return os.path.samefile(temporary, path)  # NFS may carry a request out, and lose the answer
             return False
-        except OSError:  # no hard links on this file system: equal bytes may win twice, a part never shows
-            if os.path.exists(path):
-                return False
-            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _claimed(temporary, path)
         return True
     finally:
-        if os.path.exists(temporary):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _claimed(temporary: str, path: str) -> bool:
+    """The same on a file system that has no hard links: who makes the claim beside it may move the file there. A claim
+    whose maker has died in between is followed by the next one.
+    """
+    folder, base = os.path.split(path)
+    number = 0
+    while not os.path.exists(path):
+        claim = os.path.join(folder, f".{base}.claim-{number}")
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            number += _is_old(claim, temporary)
+            time.sleep(0.01)
+            continue
+        try:
+            if not os.path.exists(path):
+                os.replace(temporary, path)
+                return True
+        finally:
+            for made in range(number + 1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, f".{base}.claim-{made}"))
+    return False
+
+
+def _is_old(claim: str, mine: str) -> bool:
+    """Whether a claim has lost its maker, by the clock of the file system."""
+    os.utime(mine)
+    try:
+        return os.stat(mine).st_mtime - os.stat(claim).st_mtime > CLAIM_S
+    except FileNotFoundError:
+        return False
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:

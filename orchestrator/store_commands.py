@@ -92,7 +92,8 @@ def gc(
     if delete:
         out.print(f"Removed {total}.")
     elif found:
-        out.print(f"{total} that no sweep's newest plan refers to. Nothing was removed; --delete does it.")
+        words = "that no sweep's newest plan refers to. Nothing was removed; --delete does it."
+        out.print(f"{total} {words}", soft_wrap=True)
     else:
         out.print("Every file is of some sweep's newest plan.")
 

@@ -32,7 +32,8 @@ class Memorisation:
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the training images, perhaps held_out (M, d).
 
-        arrays: distance (N,) float32 to the nearest training image, and nearest (N,) int64, its row; threshold (1,).
+        arrays: distance (N,) float32 to the nearest training image, nearest (N,) int64, its row; threshold (1,), up to
+        which a sample counts; influence (N,).
         Raises ValueError for no rows, values that are not finite and other dimensions.
         """
         import numpy as np
@@ -53,8 +54,10 @@ class Memorisation:
         near = kept("new images", lambda: nearest(new, r)[0], held_out, trained)
         threshold = float(np.quantile(near, PERCENT / 100))
         distance, which = nearest(x, r)
-        copies = int(np.count_nonzero(distance <= threshold))
-        low, high = share_interval(copies, len(distance))
-        score = Score(value=copies / len(distance), low=low, high=high, extrapolated=None, reason=None)
+        copies = distance <= threshold
+        share = float(copies.mean())
+        low, high = share_interval(int(copies.sum()), len(copies))
+        score = Score(value=share, low=low, high=high, extrapolated=None, reason=None)
         arrays = {"distance": distance.astype("float32"), "nearest": which, "threshold": np.array([threshold])}
+        arrays["influence"] = (copies - share).astype("float32")
         return Scores(values={"memorisation": score}, arrays=arrays)

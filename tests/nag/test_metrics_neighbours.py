@@ -48,6 +48,8 @@ def test_every_pair_is_seen_once(tiles):
     seen = np.zeros((150, 131), dtype=int)
     for rows, columns, tile in neighbours.products(a, b):
         seen[rows, columns] += 1
+        assert tile.shape[0] <= neighbours.ROWS
+        assert tile.shape[1] <= neighbours.COLUMNS
         np.testing.assert_allclose(tile, a.rows[rows].astype(float) @ b.rows[columns].T.astype(float), rtol=1e-13)
     assert (seen == 1).all()
     seen = np.zeros((150, 150), dtype=int)
@@ -220,6 +222,8 @@ def test_copies_of_training_images_are_found_and_named():
         assert (arrays["nearest"][:50] == np.concatenate([row[25:], row[:25]])).all()
         assert 50 / 350 <= found["memorisation"] <= 60 / 350
         np.testing.assert_allclose(arrays["distance"] ** 2, pairs(samples, train).min(1), rtol=1e-5, atol=1e-9)
+        near = arrays["distance"] <= arrays["threshold"]
+        np.testing.assert_allclose(arrays["influence"], near - near.mean(), atol=1e-7)
         low, high = (scores["values"]["memorisation"][key] for key in ("low", "high"))
         assert (low, high) == share_interval(round(350 * found["memorisation"]), 350)
         assert low > 0.08

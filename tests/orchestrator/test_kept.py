@@ -155,7 +155,7 @@ def test_the_arms_of_another_run_stay(tmp_path: Path) -> None:
 
 def test_two_engines_that_tidy(finished: Ran, tmp_path: Path) -> None:
     path = sweep(tmp_path, with_keep("influence"))
-    options = ("--store", tmp_path / "store", "--tracking", "none", "--workers", "1", "--device", "cpu")
+    options = ("--store", tmp_path / "store", "--tracking", "none", "--here", "--device", "cpu")
     runs = [
         subprocess.Popen(command("run", path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
         for _ in range(2)
@@ -233,7 +233,7 @@ def test_gc_stops_where_a_plan_cannot_be_read(finished: Ran, tmp_path: Path) -> 
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
     (name,) = store.list("plans")
     Path(store.path(f"plans/{name}")).write_text("{}")
-    with pytest.raises(BadInput, match="the newest plan of sweep tiny in store .* is damaged.* run that sweep again"):
+    with pytest.raises(BadInput, match=r"the newest plan of sweep tiny in store .* is damaged.* run that sweep again"):
         garbage(store)
     lean = plan(read_sweep(sweep(tmp_path, with_keep("scores").replace("name: tiny", "name: other"))))
     assert Tidier(lean, store).rest() == 0
@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_message_and_no_loss(
 ) -> None:
     path = sweep(tmp_path, TINY)
     store = small_disk("1100k") / "store"
-    done = nagbench("run", path, "--store", store, "--tracking", "none", "--workers", "1", "--device", "cpu")
+    done = nagbench("run", path, "--store", store, "--tracking", "none", "--here", "--device", "cpu")
     assert done.returncode == 3, done.stderr
     assert "No space left on device" in done.stderr
     assert done.stderr.count("cannot be written") == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,12 +41,8 @@ def test_the_first_writer_wins(store: Store) -> None:
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_sixty_four_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
-    """Of one file: one winner where links are possible; in any case a reader sees nothing or a whole file."""
+    """Of one file: one winner, and a reader sees nothing or a whole file."""
     if not links:
-
-        def refuse(source: str, target: str) -> None:
-            raise OSError(95, "Operation not supported")
-
         monkeypatch.setattr(os, "link", refuse)
     store = Store(str(tmp_path))
     data = [bytes([i]) * 300_000 for i in range(64)]
@@ -67,9 +65,38 @@ def test_sixty_four_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lin
     assert seen <= {(300_000, 1)}
     assert store.read("x/file") in data
     assert os.listdir(tmp_path / "x") == ["file"], "no temporary file stays"
-    if links:
-        assert sum(won) == 1
-        assert store.read("x/file") == data[won.index(True)]
+    assert sum(won) == 1
+    assert store.read("x/file") == data[won.index(True)]
+
+
+def refuse(source: str, target: str) -> None:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+def test_a_writer_that_died_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its claim and its file; others wait a while for it, then one of them follows."""
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr("orchestrator.store.CLAIM_S", 0.5)
+    store = Store(str(tmp_path))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".file.claim-0").touch()
+    with ThreadPoolExecutor(8) as pool:
+        made = [pool.submit(store.create, "x/file", bytes([number]) * 1000) for number in range(8)]
+        time.sleep(0.2)
+        assert not any(each.done() for each in made)
+        assert sum(each.result() for each in made) == 1
+    assert len(set(store.read("x/file"))) == 1
+    assert os.listdir(tmp_path / "x") == ["file"]
+
+
+def test_a_disk_that_is_full_is_no_lack_of_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(EnvironmentProblem, match="No space left on device"):
+        Store(str(tmp_path)).create("x/file", b"x")
+    assert os.listdir(tmp_path / "x") == []
 
 
 def test_arrays(store: Store) -> None:

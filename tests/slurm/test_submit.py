@@ -1,5 +1,5 @@
-"""What `nagbench submit` queues on a real cluster: once, whoever else does and whenever it is killed. Nothing runs here:
-the partition is closed.
+"""What `nagbench submit` queues on a real cluster: once, whoever else does and whenever it is killed. Nothing runs: the
+partition is closed.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from orchestrator.errors import EnvironmentProblem
 
 UP_S = 120.0  # on a very busy machine
 TRIES = 2  # Ray gives up by itself after 30 s
-PATH_AT_MOST = 26  # of the folder for temporary files: the names of sockets have 107 letters at most
+PATH_AT_MOST = 20  # of the folder for temporary files: the names of sockets have 107 letters at most
 OBJECT_STORE = 80 << 20  # all that passes through Ray is messages
 ENDING = threading.Lock()
 QUIET = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import random
 import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from orchestrator.backends import Bundle, End, Event, Step, Work
 from orchestrator.backends.slurm.arrays import Array, arrays
+from orchestrator.backends.slurm.by_hand import again
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.element import STOP, Element
 from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
@@ -219,7 +219,7 @@ class Slurm:
         array, asked = job.array, job.array.resources
         by_name = self.jobs.by_name()
         after = [token for name in array.after if (token := _dependency(name, by_name)) is not None]
-        options = {**self.options, "folder": str(self.folder)}
+        options = {**self.options, "folder": str(self.folder), "command": self._command()}
         remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, options)
         tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
         folder, count = self.folder / array.name, len(array.elements)
@@ -347,15 +347,16 @@ class Slurm:
             "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
             **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
         }
-        began = int(job.wave.record["time"] * 1e9)
-        name = f"{began:020d}-{over.restart:03d}-{job.place:03d}-{over.element:06d}"
+        name = job.wave.attempt(job.place, over.element, over.restart)
         cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
         return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
 
     def _again(self, job: Job, element: int) -> str:
         """The command that does by hand what an element does."""
-        words = ["env", f"PYTHONPATH={self.code}", self.site.python or sys.executable, "-m", Element.__module__]
-        return shlex.join([*words, self.store.url, job.wave.array_name(job.place), str(element)])
+        return again(self._command(), self.store.url, job.wave.array_name(job.place), element, self.options)
+
+    def _command(self) -> str:
+        return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"
 
     def _now(self, asked: bool) -> list[Event]:
         """What waited outside of the queue and need not any more; the engine queues it again."""

@@ -6,14 +6,16 @@ published nothing, and without sacct the log is all there is. slurmstepd and sru
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.backends.slurm.answers import Job, Run
 from orchestrator.causes import cause_in
 
 STARTED = "Starting with JobEnvironment"  # submitit's first words, at each start of an element
-LINES = 200  # of the log that are looked at
+TAIL_BYTES, LINES = 16_000, 200  # of the log that are looked at
 
 STATES = {
     "TIMEOUT": ("timeout", "its time limit came"),
@@ -53,6 +55,8 @@ def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, st
         cause, words = STATES[state]
         return cause, f"{words} ({said})"
     for cause, pattern, words in LOG:
+        if state == "CANCELLED" and cause == "node":
+            continue  # srun complains that way of a step that is ended while it starts
         if found := _line(pattern, tail):
             return cause, f"{words}: {found}"
     if state == "CANCELLED":
@@ -89,6 +93,22 @@ def _last(seen: Sequence[Job], ran: Sequence[Run]) -> Job | Run | None:
 
 def _was_terminated(row: Job | Run | None) -> bool:
     return row is not None and TERMINATED in (row.signal, row.exit_code, row.exit_code - 128)
+
+
+def cause_of_requeue(log: str) -> tuple[str, str]:
+    """Why Slurm began an element again by itself, from its log so far: what that has of the run before."""
+    cause, reason = cause_of((), (), log.rpartition(STARTED)[0])
+    if cause == "lost":  # of a preemption or a requeue there is a word
+        return "node", "Slurm began it again, and its log does not say why; so its node must have failed"
+    return cause, reason
+
+
+def tail(log: Path) -> str:
+    """The end of a log."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 def _last_start(log: str) -> str:

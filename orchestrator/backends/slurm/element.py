@@ -11,27 +11,36 @@ by itself; before its time limit an element requeues itself, if it has got on.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 import platform
-import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.arrays import Array
+from orchestrator.backends.slurm.by_hand import again, settings
 from orchestrator.backends.slurm.causes import cause_of_requeue, tail
-from orchestrator.backends.slurm.waves import Wave, read_array, read_job, stopped
+from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_array, read_job, stopped
 from orchestrator.errors import CorruptFile, EnvironmentProblem
+from orchestrator.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Context, Options, Task, attempts, block_name, record_name, shards
+from orchestrator.tasks import (
+    BLOCK_KINDS,
+    Context,
+    Options,
+    Task,
+    attempts,
+    block_name,
+    plan_name,
+    record_name,
+    shards,
+)
 
 if TYPE_CHECKING:
     from orchestrator.backends import Bundle
@@ -166,7 +175,8 @@ class Running:
                         **{"log": str(log), "again": self._again()},
                         **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings},
                     }
-                    name = self.wave.attempt(self.store, self.array, self.index, self.restart - 1)
+                    wave = replace(self.wave, record=self.store.read_record(f"{self.wave.folder}/wave.json"))
+                    name = wave.attempt(self.array, self.index, self.restart - 1)
                     attempts.keep(self.store, digest, name, attempt)
                 _say(f"begun again by Slurm: {reason}")
                 return
@@ -186,11 +196,34 @@ class Running:
 
     def _bundle(self, bundle: Bundle) -> dict[str, Any]:
         """Do a bundle's steps that are not done; how it ended."""
+        if why := self._hopeless(bundle):
+            return {"outcome": "skipped", "reason": why}
         end: dict[str, Any] = {"outcome": "corrupt"}
         for _ in range(REPAIRS):
             if end["outcome"] == "corrupt":
                 end = self._steps(bundle)
+        if end.get("cause") in HOPELESS and bundle.kind in BLOCK_KINDS and not self.by_hand:
+            with contextlib.suppress(EnvironmentProblem):
+                give_up(self.store, self.wave, self._stream(end["digest"]), end["reason"])
         return end
+
+    def _hopeless(self, bundle: Bundle) -> str:
+        """Why not to begin a bundle: several cells of its arm have failed alike; empty if there is no such reason."""
+        if bundle.kind not in BLOCK_KINDS or self.by_hand:
+            return ""
+        failed = self._patiently(lambda: given_up(self.store, self.wave))
+        if len(failed) < ALIKE_AT_MOST:
+            return ""
+        self._patiently(functools.partial(self._task, bundle, bundle.steps[0][0]))
+        arms = self._patiently(lambda: self.store.read_record(plan_name(bundle.plan), repair=False)).get("arms", {})
+        for arm, (count, left) in hopeless(arms, failed).items():
+            if self._stream(bundle.steps[0][0]) in left:
+                return f"not tried: {count} cells of arm {arm} failed alike"
+        return ""
+
+    def _stream(self, digest: str) -> str:
+        """The stream that a task of blocks belongs to."""
+        return str(self.context.task(digest).params.get("stream", digest))
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
@@ -350,28 +383,3 @@ class Running:
 def _say(text: str) -> None:
     sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
     sys.stderr.flush()
-
-
-def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an element's options that are of orchestrator.tasks.Options."""
-    known = {found.name for found in dataclasses.fields(Options)}
-    return {key: value for key, value in options.items() if key in known}
-
-
-def again(command: str, store: str, array: str, index: int, options: Mapping[str, Any]) -> str:
-    """What a person types to repeat an element. command: how its Python is called, as a shell writes it."""
-    words = ["-m", __name__ if __name__ != "__main__" else "orchestrator.backends.slurm.element"]
-    return f"{command} {shlex.join([*words, store, array, str(index), json.dumps(settings(options))])}"
-
-
-def main() -> None:
-    """`python -m orchestrator.backends.slurm.element STORE ARRAY ELEMENT OPTIONS`: the same again, by hand."""
-    store, name, index, options = sys.argv[1:5]
-    _, sweep, wave, array = name.removesuffix(".json").split("/")
-    prepare(None)
-    running = Running(Store(store), Wave(sweep, int(wave)), int(array), int(index), json.loads(options), by_hand=True)
-    sys.exit(running.run() != "done" or bool(running.ends))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.answers import Job as Row
 from orchestrator.backends.slurm.answers import Run
 from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.causes import cause_of
+from orchestrator.backends.slurm.causes import cause_of, tail
 from orchestrator.backends.slurm.waves import Wave, begin, close, newest_marks, read_array, read_job, stopped, waves
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store import Store
@@ -258,7 +258,7 @@ class Jobs:
                 self.unsure = True
                 continue
             log = job.log(Path(job.wave.record["folder"]), element)
-            cause, reason = cause_of(seen, ran, _tail(log))
+            cause, reason = cause_of(seen, ran, tail(log))
             if cause == "died" and not start and not log.exists():
                 cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
             nodes = [row.nodes for row in said if row.nodes]
@@ -284,9 +284,3 @@ class Jobs:
                 close(self.store, wave)
                 self.forget(wave)
 
-
-def _tail(log: Path) -> str:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 8000))
-        return file.read().decode(errors="replace")
-    return ""

@@ -45,7 +45,8 @@ def queue_states(
                 again |= {step for bundle in job.array.elements[element].bundles for step in bundle.steps}
     for each in over:
         found[each.job.array.kind]["failed"] += _failed(jobs, each, again)
-    return {kind: dict(counts) for kind, counts in found.items() if counts}, None
+    shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in found.items()}
+    return {kind: counts for kind, counts in shown.items() if counts}, None
 
 
 def _failed(jobs: Jobs, over: Over, again: Container[Any]) -> bool:

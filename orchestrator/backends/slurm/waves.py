@@ -6,6 +6,7 @@ waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it 
 waves/<sweep>/<number>/starts/<array>-<element>-<restart>.json    an element began
 waves/<sweep>/<number>/ends/<array>-<element>-<restart>.json      how it ended: its own words, else an engine's
 waves/<sweep>/<number>/closed.json          every end has been taken in; the seconds of GPUs that it used
+waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
 waves/<sweep>/<number>/stops/<number>.json  the user ended it, or some of its tasks (`nagbench cancel`)
 """
 
@@ -50,6 +51,10 @@ class Wave:
 
     def mark(self, kind: str, place: int, element: int, restart: int) -> str:
         return f"{self.folder}/{kind}/{place:03d}-{element:06d}-{restart:03d}.json"
+
+    def attempt(self, place: int, element: int, restart: int) -> str:
+        """The name of a run of an element among the attempts at a task, the same whoever reports it."""
+        return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{element:06d}"
 
 
 def stem(store: Store, owner: str, sweep: str) -> str:
@@ -98,6 +103,21 @@ def stopped(store: Store, wave: Wave) -> Stop | None:
                 only = None if only is None or found.only is None else found.only | only
                 whole = whole or found.whole
             found = Stop(only, record["time"], whole)
+    return found
+
+
+def give_up(store: Store, wave: Wave, stream: str, reason: str) -> None:
+    """A stream has failed for good; elements look before each bundle, whether the rest of its arm is worth it."""
+    store.create_record(f"{wave.folder}/failed/{stream}.json", {"reason": reason})
+
+
+def given_up(store: Store, wave: Wave) -> dict[str, str]:
+    """Streams of a wave that have failed for good, and why."""
+    found = {}
+    for name in store.list(f"{wave.folder}/failed"):
+        with contextlib.suppress(CorruptFile):
+            record = store.read_record(f"{wave.folder}/failed/{name}", repair=False)
+            found[name.removesuffix(".json")] = record["reason"]
     return found
 
 

@@ -1,0 +1,75 @@
+"""What a sweep reads and this machine does not have. It can be planned so, and run with --smoke, but not run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from nag.registry import name_of
+from orchestrator.errors import BadInput
+from orchestrator.identity import outside
+from orchestrator.plan import Plan
+from orchestrator.published import Published
+from orchestrator.sweep import Network, Sweep
+
+LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
+PUT = "put it there or correct its path"
+
+
+def absent(plan: Plan) -> list[str]:
+    """One line for each: the key, the place, and what to do. No file is read."""
+    found: dict[str, None] = {}
+    for network in _networks(plan):
+        key = f"networks.{network.name}"
+        if network.checkpoint and not os.path.exists(network.checkpoint):
+            found[f"{key}.checkpoint: {network.checkpoint}: there is no such file; {PUT}"] = None
+        if network.data is not None:
+            found |= dict.fromkeys(_of(f"{key}.data", network.data))
+        if network.autoencoder is not None:
+            found |= dict.fromkeys(_of(f"{key}.autoencoder", network.autoencoder))
+    return [*found, *(line for line in _of_score(plan.sweep) if line not in found)]
+
+
+def refuse(plan: Plan) -> None:
+    """Raise BadInput where something is absent."""
+    lines = absent(plan)
+    if lines:
+        things = "is one thing" if len(lines) == 1 else f"are {len(lines)} things"
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise BadInput(f"{plan.sweep.path}: there {things} that it reads and this machine does not have:\n{listed}")
+
+
+def _networks(plan: Plan) -> Iterable[Network]:
+    roots = [n for planned in plan.cells for n in (planned.cell.network, *planned.cell.references.values())]
+    roots += [plan.sweep.estimator] if plan.sweep.estimator else []
+    return {id(n): n for root in roots for n in root.line}.values()
+
+
+def _of_score(sweep: Sweep) -> Iterator[str]:
+    score = sweep.score
+    if score is None:
+        return
+    if isinstance(score.reference, Published):
+        if not score.reference.is_url and score.reference.local() is None:
+            yield f"score.reference: {score.reference.path}: there is no such file; {PUT}"
+    elif score.reference is not None:
+        yield from _of("score.reference", score.reference)
+    if score.decode is not None:
+        yield from _of("score.decode", score.decode)
+    for extractor in score.features:
+        yield from _of(f"score.features: {name_of(extractor)}", extractor)
+
+
+def _of(key: str, method: Any) -> Iterator[str]:
+    """The files and folders of a method that are not there (FILES and FOLDERS, nag.registry)."""
+    for found in outside(method, compute=False).values():
+        kind, _, name = found.content.partition(" ")
+        if kind == "missing":
+            yield f"{key}: the weights {name}; nagbench fetch {name}"
+        elif kind == "absent" and found.copied:
+            is_name = not os.path.isabs(name) and key.endswith((".autoencoder", ".decode"))
+            fix = f"hf download {name}, or give the path of a folder" if is_name else PUT
+            yield f"{key}: {name}: there is no such file or folder; {fix}"
+        elif kind == "absent":
+            yield f"{key}: {name}: there is no such folder; {LAYOUT}"

@@ -1,0 +1,103 @@
+"""Numbers that a paper published for what a sweep repeats: results/reference/*.yaml, named by `published` in the sweep.
+
+They stand beside ours in the report and are never ranked with them: another evaluator, other reference images, another
+N or only another number of GPUs makes another number.
+
+    source: who published them, and where
+    protocol: how they were measured, or unknown
+    count: samples
+    tolerance: {fid: 0.3}           within which ours confirm them, where somebody has said so
+    rows:
+      - {arm: cfg, params: {cfg.scale: 1.5}, fid: 2.06}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.errors import unknown
+from orchestrator.methods import beside
+from orchestrator.params import Params, Scalar
+from orchestrator.scorers import metric_names
+from orchestrator.sweep import Cell, Score
+from orchestrator.yaml_text import Node, parse, read_text
+
+KIND = ("file of published numbers", "It needs source, protocol, count and rows.")
+NEEDED = ("source", "protocol", "count", "rows")
+KEYS = (*NEEDED, "tolerance")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was published of one setting: the arm, the parameters that tell it from others, values by metric."""
+
+    arm: str
+    params: Params
+    values: Mapping[str, float]
+
+    def is_of(self, arm: str, params: Params) -> bool:
+        return arm == self.arm and all(params.get(key) == value for key, value in self.params.items())
+
+
+@dataclass(frozen=True)
+class Paper:
+    source: str
+    protocol: str
+    count: int
+    rows: tuple[Row, ...]
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
+    """The file that `published` names, held against the sweep. Not whole: a part of the sweep's settings is left out."""
+    path = beside(node)
+    root = parse(read_text(path, KIND), path, KIND)
+    root.mapping("{source: ..., protocol: ..., count: ..., rows: [...]}")
+    root.only(KEYS)
+    for key in NEEDED:
+        if root.get(key) is None:
+            raise root.error(f"{key!r} is missing. {KIND[1]}")
+    metrics = metric_names(score) if score else ()
+    rows = []
+    for item in root.value["rows"].entries("{arm: cfg, fid: 2.06}"):
+        row = _row(item, arms, metrics if whole else None)
+        if whole and not any(row.is_of(cell.arm, cell.params) for cell in cells):
+            raise item.error(f"no cell of arm {row.arm!r} has {dict(row.params)}.")
+        rows.append(row)
+    tolerance = root.get("tolerance")
+    allowed = {key: _number(child) for key, child in tolerance.mapping("{fid: 0.3}").items()} if tolerance else {}
+    count = _number(root.value["count"])
+    if count < 1 or count != int(count):
+        raise root.value["count"].error(f"expected a whole number of at least 1, got {count:g}.")
+    return Paper(root.value["source"].text(), root.value["protocol"].text(), int(count), tuple(rows), allowed)
+
+
+def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> Row:
+    fields = node.mapping("{arm: cfg, fid: 2.06}")
+    if "arm" not in fields:
+        raise node.error("'arm' is missing: the arm of the sweep that repeats this.")
+    if fields["arm"].text() not in arms:
+        raise fields["arm"].error(unknown("arm", fields["arm"].value, arms))
+    given = fields["params"].mapping("{cfg.scale: 1.5}") if "params" in fields else {}
+    params: dict[str, Scalar] = {}
+    for key, child in given.items():
+        if not isinstance(child.value, Scalar):
+            raise child.error("expected a number or text.")
+        params[key] = child.value
+    values = {}
+    for key, child in fields.items():
+        if key in ("arm", "params"):
+            continue
+        if metrics is not None and key not in metrics:
+            raise child.error(unknown("metric", key, metrics))
+        values[key] = _number(child)
+    if not values:
+        raise node.error("it has no number, such as fid: 2.06.")
+    return Row(fields["arm"].value, params, values)
+
+
+def _number(node: Node) -> float:
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise node.error("expected a number.")
+    return float(node.value)

@@ -1,0 +1,381 @@
+"""References and held-out images: what samples are held against, with which bits, and what is asked of it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from nag.metrics.moments import moments
+from nag.registry import build
+from orchestrator.deep import look
+from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.plan import plan
+from orchestrator.report.results import collect
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Context, Options, Task, reference
+from orchestrator.tasks.reference import Held
+from orchestrator.tasks.score import NO_HELD_OUT
+from tests.nag.inception_file import network, save
+from tests.orchestrator.conftest import Ran, nagbench, run_here
+from tests.orchestrator.pictures import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def reference_task(store: Store, **params: Any) -> Task:
+    """A reference task on digits' pixels, done in this process."""
+    pixels = {"name": "pixels", "version": 1, "fields": {}}
+    digits = {"name": "digits", "version": 1, "fields": {}}
+    task = Task("reference", {"extractor": pixels, "weights": None, "data": digits, **params})
+    return task
+
+
+def done(store: Store, task: Task, micro_batch: int = 256) -> Held:
+    context = Context(store, Options(micro_batch=micro_batch), tasks={task.digest: task})
+    reference.run(context, task)
+    return Held(context, task.digest)
+
+
+def digits(split: str) -> np.ndarray:
+    """The features of `pixels` on a split of digits."""
+    from nag.datasets import to_uint8
+
+    found = build("datasets", "digits").open(split)
+    images = torch.from_numpy(to_uint8(found.images(np.arange(len(found)))))
+    return build("features", "pixels").open()(images)["features"].numpy()
+
+
+def test_moments_are_those_of_all_rows_to_the_last_bit(tmp_path: Path) -> None:
+    """What FID made of the rows itself, before moments were kept; whatever the micro-batch."""
+    for micro_batch in (256, 100):
+        store = Store(str(tmp_path / str(micro_batch)))
+        held = done(store, reference_task(store), micro_batch)
+        rows = digits("train")
+        np.testing.assert_array_equal(held["features"], rows)
+        np.testing.assert_array_equal(held["held_out"], digits("held_out"))
+        for name, wanted in (("", moments(rows)), ("_held_out", moments(digits("held_out")))):
+            np.testing.assert_array_equal(held[f"mean{name}"], wanted.mean)
+            np.testing.assert_array_equal(held[f"cov{name}"], wanted.cov)
+        assert held["cov"].dtype == np.float64
+        assert held.record["sizes"] == {"train": 1438, "held_out": 359}
+
+
+def test_a_large_reference_is_made_and_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are capped, moments are of all images; a part is what is in memory."""
+    monkeypatch.setattr(reference, "PART", 300)
+    store = Store(str(tmp_path))
+    task = reference_task(store, rows=700)
+    held = done(store, task, micro_batch=64)
+    rows = digits("train")
+    np.testing.assert_array_equal(held["features"], rows[:700])
+    np.testing.assert_array_equal(held["held_out"], digits("held_out"))
+    np.testing.assert_allclose(held["cov"], moments(rows).cov, rtol=1e-12, atol=1e-13)
+    names = store.list(f"files/{task.digest}")
+    assert [name for name in names if name.startswith("train.features")] == [
+        f"train.features.{part:04d}.safetensors" for part in range(3)
+    ]
+    assert (
+        max(len(store.read_arrays(f"files/{task.digest}/{n}")[0].popitem()[1]) for n in names if "moments" not in n)
+        <= 300
+    )
+    fid, kid = build("metrics", "fid"), build("metrics", "kid")
+    assert (held.size_for(fid), held.size_for(kid), held.size_for(build("metrics", "inception_score"))) == (
+        1438,
+        700,
+        None,
+    )
+
+
+def test_both_distances_are_reported(finished: Ran) -> None:
+    """To the training images and to those held out; the score tasks say which, and what they are held against."""
+    found = finished.document()
+    for cell in found["cells"]:
+        assert {"fid", "fid_held_out", "fid_digits", "fid_held_out_digits"} <= cell["metrics"].keys()
+        assert cell["metrics"]["fid"]["value"] != cell["metrics"]["fid_held_out"]["value"]
+        sizes = {
+            name: cell["stamps"][name]["reference_size"] for name in ("fid", "fid_held_out", "class_accuracy_digits")
+        }
+        assert sizes == {"fid": 1438, "fid_held_out": 359, "class_accuracy_digits": None}
+    planned = finished.plan.cells[0]
+    held = Held(Context(finished.store, tasks=dict(finished.plan.tasks)), finished.plan.floors[0][0])
+    samples = np.concatenate(
+        [finished.store.read_arrays(f"blocks/{planned.extracts[0]}/{n:06d}.safetensors")[0]["features"] for n in (0, 1)]
+    )
+    value = found["cells"][0]["metrics"]["fid_held_out"]["value"]
+    assert value == pytest.approx(low_rank_distance(samples, held["held_out"]), rel=1e-9)
+
+
+def test_a_data_set_without_held_out_images(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    ran = run_here(
+        written(tmp_path, FOLDER, ", held_out: 0.25", "", "[kid]", "[kid, fid, memorisation]"), tmp_path / "store"
+    )
+    assert not ran.failed
+    results = collect(ran.plan, ran.store)
+    assert results.metrics == ["kid", "fid", "memorisation"]
+    assert results.cells[0].scores["fid_held_out"]["score"]["reason"] == NO_HELD_OUT
+    assert results.cells[0].complete
+    assert results.floor == {}
+    from orchestrator.report.comparisons import compare
+    from orchestrator.report.write import write_report
+
+    page = write_report(
+        results, compare(results, ran.store), ran.store, tmp_path / "report", "nagbench run"
+    ).read_text()
+    assert "held-out" not in page.partition("<details>")[0]
+
+
+def test_images_of_another_data_set_as_the_reference(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    picture_folder(tmp_path / "other", each=20)
+    path = written(
+        tmp_path,
+        FOLDER,
+        "metrics: [kid]",
+        "metrics: [kid], reference: {name: image_folder, path: other, resolution: 8}",
+    )
+    ran = run_here(path, tmp_path / "store")
+    cell = ran.document()["cells"][0]
+    assert cell["stamps"]["kid"]["reference_size"] == 40
+    task = ran.plan.tasks[cell["stamps"]["kid"]["reference"]]
+    assert task.params["data"]["name"] == "image_folder"
+    assert cell["stamps"]["kid"]["reference_content"] == task.params["data"]["fields"]["path"]
+
+
+# Published files
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(network(), tmp_path_factory.mktemp("inception") / "inception.pt")
+
+
+@pytest.fixture(scope="module")
+def adm(inception: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
+    """ADM's file of 20 images, with what it is made of."""
+    images = pixels(20, 16, seed=5)
+    extract = build("features", "inception", weights=str(inception), mode="legacy_tensorflow").open()
+    given = extract(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    outputs = {name: tensor.numpy() for name, tensor in given.items()}
+    return adm_file(tmp_path_factory.mktemp("adm") / "VIRTUAL.npz", images, outputs), outputs, images
+
+
+def against(inception: Path, file: object, metrics: str, mode: str = "legacy_tensorflow") -> str:
+    """The score section of a sweep on Inception against a published file."""
+    features = f"{{name: inception, weights: {inception}, mode: {mode}}}"
+    return f"features: [{features}], metrics: [{metrics}], reference: {file}"
+
+
+SCORE = "features: [pixels], metrics: [kid]"
+
+
+def test_adms_file(inception: Path, adm: tuple[Path, dict[str, np.ndarray], np.ndarray], tmp_path: Path) -> None:
+    """Moments as the file has them, rows of its images by the same network; content, not place, is the identity."""
+    picture_folder(tmp_path / "data")
+    file, outputs, _ = adm
+    path = written(tmp_path, FOLDER, SCORE, against(inception, file, "fid, kid, inception_score"))
+    ran = run_here(path, tmp_path / "store")
+    assert not ran.failed
+    cell = ran.document()["cells"][0]
+    assert cell["metrics"].keys() == {"fid", "kid", "inception_score"}  # nothing is held out of a published file
+    planned = ran.plan.cells[0]
+    blocks = [ran.store.read_arrays(f"blocks/{planned.extracts[0]}/{n:06d}.safetensors")[0] for n in range(3)]
+    samples = np.concatenate([block["features"] for block in blocks])
+    assert cell["metrics"]["fid"]["value"] == pytest.approx(low_rank_distance(samples, outputs["features"]), rel=1e-6)
+    stamp = cell["stamps"]["fid"]
+    held = Held(Context(ran.store, tasks=dict(ran.plan.tasks)), stamp["reference"])
+    np.testing.assert_allclose(held["mean"], outputs["features"].mean(axis=0, dtype=np.float64), rtol=1e-12)
+    assert held["mean_spatial"].shape == (2023,)
+    np.testing.assert_allclose(held["features"], outputs["features"], rtol=1e-4, atol=1e-5)
+    assert (stamp["reference_size"], cell["stamps"]["kid"]["reference_size"]) == (None, 20)
+    moved = tmp_path / "moved.npz"
+    moved.write_bytes(file.read_bytes())
+    other = plan(read_sweep(written(tmp_path, path.read_text(), str(file), "moved.npz", name="other.yaml")))
+    assert other.tasks.keys() == ran.plan.tasks.keys()
+    assert stamp["reference_content"] in ran.store.list("assets")
+    shown = "\n".join(look(read_sweep(path)))
+    told = "score.reference: moments of features (2,048), moments of spatial (2,023), 20 images 16 x 16, "
+    assert told + stamp["reference_content"] in shown
+    assert "score.features: inception gives features (2,048), logits (1,008), spatial (2,023)" in shown
+
+
+LEGACY = "inception with mode: legacy_tensorflow"
+NO_IMAGES = "has moments and no images (arr_0), and"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "metrics", "message"),
+    [
+        (
+            "moments.npz",
+            "",
+            "kid",
+            f"'kid' on 'inception': moments.npz {NO_IMAGES} this metric compares images one by one; give a file with "
+            "images, as ADM's reference batches are, or a data set, {name: image_folder, path: ...}.",
+        ),
+        ("moments.npz", "", "precision_recall", f"'precision_recall' on 'inception': moments.npz {NO_IMAGES} this"),
+        (
+            "plain.npz",
+            "",
+            "fid",
+            f"plain.npz {NO_IMAGES} they are of an unknown mode of inception (write reference: {{path: ..., mode: "
+            f"...}}), not of {LEGACY}; give a file with images",
+        ),
+        ("cifar10_clean_train.npz", "", "fid", f"they are of inception with mode: clean, not of {LEGACY}; give a file"),
+        ("plain.npz", "legacy_tensorflow", "sfid", f"'sfid' on 'inception': plain.npz {NO_IMAGES} none of spatial; "),
+        ("other.npz", "", "fid", "other.npz has neither mu and sigma nor images (arr_0); it has x."),
+        ("floats.npz", "", "fid", "floats.npz: arr_0 is float64 (2, 3); images are uint8 (N, H, W, 3)."),
+        ("cut.npz", "", "fid", "cut.npz is no whole .npz file"),
+    ],
+)
+def test_a_file_that_cannot_be_held_against(
+    adm: tuple[Path, dict[str, np.ndarray], np.ndarray],
+    inception: Path,
+    tmp_path: Path,
+    name: str,
+    mode: str,
+    metrics: str,
+    message: str,
+) -> None:
+    """Found when the sweep is read, at its line, with what to do."""
+    picture_folder(tmp_path / "data")
+    _, outputs, images = adm
+    adm_file(tmp_path / "moments.npz", images, outputs, with_images=False)
+    for plain in ("plain.npz", "cifar10_clean_train.npz"):
+        adm_file(tmp_path / plain, images, {"features": outputs["features"]}, with_images=False)
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 3)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "plain.npz").read_bytes()[:100])
+    file = f"{{path: {name}, mode: {mode}}}" if mode else name
+    path = written(tmp_path, FOLDER, SCORE, against(inception, file, metrics))
+    with pytest.raises(BadInput) as caught:
+        read_sweep(path)
+    assert message in str(caught.value)
+    assert f"{path}:9: score.reference" in str(caught.value)
+
+
+def test_what_moments_alone_can_do(
+    adm: tuple[Path, dict[str, np.ndarray], np.ndarray], inception: Path, tmp_path: Path
+) -> None:
+    picture_folder(tmp_path / "data")
+    _, outputs, images = adm
+    adm_file(tmp_path / "moments.npz", images, outputs, with_images=False)
+    path = written(
+        tmp_path, FOLDER, SCORE, against(inception, "moments.npz", "fid, sfid, fid_infinity, inception_score")
+    )
+    planned = plan(read_sweep(path))
+    assert len(planned.cells[0].scores) == 4
+    named = written(
+        tmp_path, FOLDER, SCORE, against(inception, "{path: moments.npz, mode: clean}", "fid", mode="clean")
+    )
+    assert plan(read_sweep(named)).cells
+
+
+def test_moments_of_other_dimensions_name_the_file(inception: Path, tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    small = {"features": np.random.default_rng(0).normal(size=(50, 16))}
+    adm_file(tmp_path / "x_legacy_tensorflow.npz", pixels(1), small, with_images=False)
+    path = written(tmp_path, FOLDER, SCORE, against(inception, "x_legacy_tensorflow.npz", "fid"))
+    with pytest.raises(BadInput, match=r"x_legacy_tensorflow.npz: mu has 16 dimensions, the extractor's features 2048"):
+        list(look(read_sweep(path)))
+    ran = run_here(path, tmp_path / "store")
+    (reason,) = set(ran.failed.values())
+    assert "mu has 16 dimensions, the extractor's features 2048; it is of another extractor" in reason
+
+
+def test_other_extractors_use_the_images_of_a_file(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)
+    ran = run_here(written(tmp_path, FOLDER, "[kid]", "[kid, fid], reference: images.npz"), tmp_path / "store")
+    assert not ran.failed
+    stamps = ran.document()["cells"][0]["stamps"]
+    assert (stamps["fid"]["reference_size"], stamps["kid"]["reference_size"]) == (30, 30)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A server of the test's folder on 127.0.0.1, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_file_at_a_url_is_fetched_once(tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    """`check` and `status` fetch nothing; its identity is that of the same file here."""
+    picture_folder(tmp_path / "data")
+    adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)
+    url, asked = served
+    path = written(tmp_path, FOLDER, "[kid]", f"[kid], reference: {url}/images.npz")
+    checked = nagbench("check", path)
+    assert (checked.returncode, asked) == (0, []), checked.stderr
+    planned = plan(read_sweep(path))
+    again = plan(read_sweep(path))
+    assert asked == ["/images.npz"]
+    here = plan(read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: images.npz", name="here.yaml")))
+    assert planned.tasks.keys() == again.tasks.keys() == here.tasks.keys()
+    with pytest.raises(
+        EnvironmentProblem, match=r"the reference http://127.0.0.1:\d+/nowhere.npz cannot be fetched: .*404"
+    ):
+        plan(read_sweep(written(tmp_path, FOLDER, "[kid]", f"[kid], reference: {url}/nowhere.npz", name="no.yaml")))
+
+
+def test_a_file_at_an_fsspec_url(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    adm_file(
+        tmp_path / "m.npz", pixels(3), {"features": np.random.default_rng(0).normal(size=(9, 4))}, with_images=False
+    )
+    with fsspec.open("memory://evaluation/m.npz", "wb") as file:
+        file.write((tmp_path / "m.npz").read_bytes())
+    path = written(tmp_path, FOLDER, "[kid]", "[kid], reference: memory://evaluation/m.npz")
+    found = read_sweep(path)  # what is in it is not known yet
+    with pytest.raises(BadInput, match=r"score.reference: 'kid': m.npz has moments and no images"):
+        plan(found)
+    with pytest.raises(BadInput, match=r"sweep.yaml:9: score.reference: 'kid' on 'pixels'"):
+        read_sweep(path)  # now it is here
+    with pytest.raises(EnvironmentProblem, match=r"the reference nosuch://x/y.npz cannot be fetched"):
+        plan(read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: nosuch://x/y.npz", name="no.yaml")))
+
+
+def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data")
+    path = written(tmp_path, FOLDER, "[pixels]", "[{name: inception, mode: legacy_pytorch}, dinov2]")
+    with pytest.raises(
+        BadInput, match=r"pt_inception-2015-12-05-6726825d.pth is not in .*: run 'nagbench fetch pt_incep"
+    ):
+        list(look(read_sweep(path)))
+    ran = nagbench("run", path, "--store", tmp_path / "store", "--tracking", "none", "--here")
+    assert ran.returncode == 2
+    assert "the weights pt_inception-2015-12-05-6726825d.pth; nagbench fetch pt_inception-2015" in ran.stderr
+    doctor = nagbench("doctor", path, "--store", tmp_path / "store", "--tracking", "none", "--json")
+    rows = [row for row in json.loads(doctor.stdout)["rows"] if row["name"] == "weights"]
+    needed = {row["detail"].split()[0] for row in rows if row["needed"]}
+    assert needed == {"pt_inception-2015-12-05-6726825d.pth", "dinov2_vitl14_pretrain.pth"}
+    assert doctor.returncode == 3

@@ -1,0 +1,269 @@
+"""A sweep that is there to be disturbed on a cluster of our own, and what must hold of it whatever happened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.engine import keep_plan
+from orchestrator.plan import plan
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from tests.orchestrator.conftest import Ran, run_here
+from tests.slurm.cluster import Cluster, environment, processes, wait
+from tests.slurm.running import SITE, Place, changed
+
+# The user's own code: Euler's method and SiT, as slow and as troublesome as files in a folder of the test say.
+PACED = '''\
+import math
+import os
+import time
+from pathlib import Path
+
+from nag.models.sit import SiT
+from nag.registry import method
+from nag.samplers.euler import Euler
+
+FOLDER = Path(os.environ.get("NAGBENCH_FAULTS", "/nonexistent"))
+
+
+def said(name, otherwise=0.0):
+    return float((FOLDER / name).read_text()) if (FOLDER / name).exists() else otherwise
+
+
+@method
+class PacedSiT(SiT):
+    def module(self, *arguments, **options):
+        made = super().module(*arguments, **options)
+        made.register_forward_pre_hook(lambda module, given: time.sleep(said("step") * module.training))
+        return made
+
+
+@method
+class Paced(Euler):
+    trouble: str = ""
+
+    def __call__(self, field, y, noise, *, observe=None):
+        import torch
+
+        first = int(noise.indices[0])
+        if FOLDER.exists():
+            with open(FOLDER / "calls", "a") as calls:
+                calls.write(f"{first}\\n")
+        time.sleep(said("pace"))
+        while (FOLDER / f"hang-{first}").exists():
+            time.sleep(0.05)
+        if len(y) > said("most", math.inf):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        asked_gb = int(os.environ.get("SLURM_MEM_PER_NODE", "0")) / 1024
+        if said("gigabytes") > asked_gb:
+            kept = bytearray(int(said("gigabytes") * 2**30))
+            kept[::4096] = b"x" * len(kept[::4096])
+            time.sleep(60)
+        if self.trouble == "input":
+            raise ValueError(f"these {len(y)} samples are not to be had")
+        x = super().__call__(field, y, noise, observe=observe)
+        if self.trouble == "nan":
+            observe(self.steps + 1, 0.0, x * math.nan)
+        return x
+'''
+
+# One training, one reference, three streams of eight blocks, and their scores.
+SWEEP = """\
+name: faults
+networks:
+  sit:
+    data: {name: digits}
+    model: {use: ./paced.py:PacedSiT, hidden: 16, depth: 1, heads: 2, patch: 4}
+    train: {steps: 200, batch: 16, lr: 1e-2, noise_dropout: 0.2, class_dropout: 0.2}
+sampler: {use: ./paced.py:Paced, steps: 2}
+sample: {count: 160, block: 20}
+score: {features: [pixels], metrics: [fid]}
+arms:
+  plain: {}
+  nag: {nag: {scale: {grid: [1.0, 2.0]}}}
+"""
+MADE = re.compile(r"^(\S+ \S+) made (\w+) (\w+) ([\d ]*)in ([\d.]+) s$", re.MULTILINE)
+CLOCK_S = 2.0  # logs have whole seconds
+
+
+def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
+    """The sweep, done in this process in peace."""
+    folder.mkdir(parents=True)
+    (folder / "paced.py").write_text(PACED)
+    (folder / "sweep.yaml").write_text(sweep)
+    return run_here(folder / "sweep.yaml", folder / "store")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A process that does the work of an element."""
+
+    pid: int
+    job: str  # `7_0`, or `7`
+    node: str
+    kind: str
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass
+class Trial(Place):
+    """The sweep in a folder of its own, to be disturbed. trained: it begins with network and reference."""
+
+    base: Ran | None = None
+    trained: bool = True
+    changes: tuple[str, ...] = ()  # of SITE
+    text: str = SWEEP
+    faults: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.faults = self.folder / "faults"
+        self.faults.mkdir()
+        (self.folder / "paced.py").write_text(PACED)
+        self.sweep(self.text)
+        setup = f'setup: ["export NAGBENCH_FAULTS={self.faults}"]\n'
+        (self.folder / "site.yaml").write_text(changed(SITE, *self.changes) + setup)
+        if self.trained and self.base is not None:
+            for name in ("records/train", "records/reference", "files", "nagbench.json"):
+                source, target = Path(self.base.store.path(name)), Path(self.store.path(name))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+
+    def says(self, **settings: float) -> None:
+        for name, value in settings.items():
+            (self.faults / name).write_text(str(value))
+
+    def submit(self, *options: str, **more: Any) -> None:
+        done = self.run("submit", "--checkpoint-seconds", "0.5", *options, **more)
+        assert done.returncode == 0, done.stderr
+
+    # What there is.
+
+    def blocks(self, kind: str = "sample") -> int:
+        found = plan(read_sweep(str(self.folder / "sweep.yaml")))
+        return sum(len(self.store.list(f"blocks/{d}")) for d, task in found.tasks.items() if task.kind == kind)
+
+    def tasks(self, kind: str) -> list[Task]:
+        kinds = {}
+        for path in self.folder.glob("results/store/waves/*/*/[0-9][0-9][0-9].json"):
+            array = json.loads(path.read_text())
+            kinds[array["name"]] = array["kind"]
+        found = []
+        for pid in processes():
+            known = dict(pair.decode(errors="replace").partition("=")[::2] for pair in environment(pid))
+            if kinds.get(known.get("SLURM_JOB_NAME", "")) == kind and known.get("SLURM_PROCID") == "0":
+                with contextlib.suppress(OSError):
+                    if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"])
+                        element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
+                        found.append(Task(pid, job + element, known["SLURMD_NODENAME"], kind))
+        # srun has the environment of the batch step, without SLURM_PROCID; python alone has both
+        return sorted(found, key=lambda task: task.pid)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("results/store/attempts/*/*.json"))]
+
+    def causes(self) -> list[str]:
+        return [attempt["cause"] for attempt in self.attempts()]
+
+    def checkpoint(self) -> int:
+        """The step of the newest checkpoint."""
+        found = self.folder.glob("results/store/files/*/checkpoint-*.safetensors")
+        return max((int(path.stem.removeprefix("checkpoint-")) for path in found), default=0)
+
+    def resumed_at(self) -> list[int]:
+        found = self.folder.glob("results/store/records/train/*.json")
+        return [json.loads(path.read_text()).get("resumed_at", 0) for path in found]
+
+    def wait_for(self, true: Callable[[], object], what: str, seconds: float = 120) -> None:
+        try:
+            wait(true, what, seconds, 0.1)
+        except TimeoutError as error:
+            queue = self.cluster.run("squeue", "--states=all", "-o", "%i %j %T %r").stdout
+            raise TimeoutError(f"{error}\n{queue}\n{self.logs()[-6000:]}") from error
+
+    # What must hold at the end.
+
+    def done(self, *, arms: Sequence[str] = ("plain", "nag"), atol: float = 0, lost: int | None = None) -> None:
+        """Nothing is queued; the same bits and numbers as in peace, and nothing that was done was done again.
+
+        lost: blocks that may have been begun and not published.
+        """
+        assert self.base is not None
+        assert not self.queue()
+        report = self("report")
+        assert report.exit_code == 0, report.output
+        self.same(arms, atol)
+        assert not list(self.folder.glob("results/store/quarantine/**/*.safetensors*"))
+        assert self.made_again() == []
+        if lost is not None:
+            assert len((self.faults / "calls").read_text().splitlines()) - self.blocks() <= lost
+
+    def same(self, arms: Sequence[str], atol: float = 0) -> None:
+        assert self.base is not None
+        found = plan(read_sweep(str(self.folder / "sweep.yaml")))
+        for planned in found.cells:
+            if planned.cell.arm in arms:
+                for digest in (planned.stream, *planned.extracts):
+                    for number in range(planned.blocks):
+                        name = f"blocks/{digest}/{number:06d}.safetensors"
+                        ours, theirs = (store.read_arrays(name)[0] for store in (self.store, self.base.store))
+                        for key in theirs:
+                            np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=atol)
+                network = f"files/{found.tasks[planned.stream].params['network']}/network.safetensors"
+                assert self.store.read(network) == self.base.store.read(network)
+        if not atol:
+            kept = {key: value for key, value in self.metrics().items() if key.partition("{")[0] in arms}
+            assert kept
+            assert kept.items() <= _metrics(self.base).items()
+
+    def made_again(self) -> list[str]:
+        """Blocks and tasks that an element began to make when they had been published."""
+        found = []
+        for line in MADE.finditer(self.logs()):
+            stamp, kind, digest, blocks, seconds = line.groups()
+            begun = time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S")) - float(seconds)
+            names = [f"blocks/{digest}/{int(number):06d}.safetensors" for number in blocks.split()]
+            for name in names or [f"records/{kind}/{digest}.json"]:
+                if begun > os.stat(self.store.path(name)).st_mtime + CLOCK_S:
+                    found.append(line.group())
+        return found
+
+
+def _metrics(ran: Ran) -> dict[str, Any]:
+    from tests.orchestrator.conftest import metrics
+
+    return metrics(ran.document())
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, megabytes: int) -> Iterator[Callable[[str], None]]:
+    """A file system of its own in a folder; `remount("ro")`."""
+    import subprocess
+
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "nagbench-test", folder], check=True)
+    try:
+        yield lambda how: subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True) and None
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def planned(trial: Trial) -> str:
+    """The plan of a trial, as its store has it."""
+    return keep_plan(plan(read_sweep(str(trial.folder / "sweep.yaml"))), Store(trial.store.url))
