@@ -56,6 +56,7 @@ ORDER = [
     "options",
     "app",
     "cluster",
+    "ray_jobs",
     "site_doctor",
     "cluster_commands",
     "store_commands",

@@ -21,7 +21,7 @@ from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, run_here
-from tests.slurm.cluster import Cluster, environment, processes, wait
+from tests.slurm.cluster import environment, processes, wait
 from tests.slurm.running import SITE, Place, changed
 
 # The user's own code: Euler's method and SiT, as slow and as troublesome as files in a folder of the test say.

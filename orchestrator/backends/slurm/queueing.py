@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ def options(site: Slurm, name: str, asked: Resources, tasks: int, after: Sequenc
     more |= {key: value for key, value in gpus.items() if key == "gres"}
     found: dict[str, Any] = {
         "name": name,
-        "timeout_min": max(1, round(asked.minutes)),
+        "timeout_min": max(1, math.ceil(asked.minutes)),
         "mem_gb": asked.memory_gb,
         "nodes": asked.nodes,
         "tasks_per_node": tasks,
