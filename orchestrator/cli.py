@@ -171,7 +171,7 @@ def run(
     from orchestrator.backends import Backend
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
-    from orchestrator.cluster import begin, opener
+    from orchestrator.cluster import begin, opener, patiently
     from orchestrator.cluster_commands import Reconcile
     from orchestrator.report.progress import watch
     from orchestrator.report.results import collect
@@ -204,7 +204,7 @@ def run(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
             make = opener(found, opened, place, begun, observer.note, Reconcile)
-            engine.run(found, opened, make, observer, begun.since)
+            patiently(place, lambda: engine.run(found, opened, make, observer, begun.since), observer.note)
         else:
             engine.run(found, opened, backend, observer)
     return compare_and_report(found, opened, store, tracking)

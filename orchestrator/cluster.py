@@ -16,21 +16,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.backends import Backend
 from orchestrator.backends.local import Local
 from orchestrator.backends.slurm import AfterWave, Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.waves import RECONCILE
+from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
 from orchestrator.engine import plan_checksum
-from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.plan import Plan
 from orchestrator.site import STAGES, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
 from orchestrator.tasks import Options
+
+PATIENCE_S, WAIT_S = 600.0, 10.0  # of an engine that nobody watches, with what is away
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,24 @@ def shared_folder(store: Store, site: Site) -> Path:
     if store.local:
         return Path(store.path("cluster")).resolve()
     raise BadInput(f"{site.path}: folder is missing: store {store.url} is none, so name one that all nodes share")
+
+
+def patiently(site: Site, do: Callable[[], T], note: Callable[[str], None]) -> T:
+    """`do()`; on a cluster it is begun again where what stopped it may pass: an engine goes on from what the store has.
+    Raises Passing after ten minutes of that.
+    """
+    since = began = time.monotonic()
+    while True:
+        try:
+            return do()
+        except Passing as error:
+            now = time.monotonic()
+            since = now if now - began > PATIENCE_S else since  # it had gone well for long
+            if now - since > PATIENCE_S or site.kind != "slurm":
+                raise
+            note(f"{error}; going on in {WAIT_S:g} s")
+            time.sleep(WAIT_S)
+            began = time.monotonic()
 
 
 def owner() -> str:
@@ -152,11 +174,12 @@ def _reconciler(
                 f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
             )
             return
-        name = stem + RECONCILE
         going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
-        work = remote(dataclasses.asdict(going_on))
-        job = queue(settings, folder / name, code, name, settings.resources("reconcile"), work, 1, after=jobs)
+        work, asked, name = remote(dataclasses.asdict(going_on)), settings.resources("reconcile"), stem + RECONCILE
+        job = queue(settings, folder / name, code, name, asked, work, 1, after=jobs)
         note(f"queued reconcile: job {job}, after them ({name})")
+        name = stem + INSTEAD  # Slurm drops it once the other has done well
+        queue(settings, folder / name, code, name, asked, work, 1, after=[job], when="afternotok")
 
     return after_wave
 

@@ -11,8 +11,8 @@ import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
 from orchestrator.backends.slurm.ledger import tidy
-from orchestrator.cluster import Campaign, begin, opener, owner
-from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.cluster import Campaign, begin, opener, owner, patiently
+from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
     ArmOption,
@@ -114,17 +114,20 @@ def reconcile(begun: Campaign) -> int:
     if engine.plan_checksum(found) != begun.plan:
         observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
         return 2
-    make = opener(found, opened, read_site(begun.site), begun, observer.note, Reconcile)
-    code = 0
+    site = read_site(begun.site)
+    make = opener(found, opened, site, begun, observer.note, Reconcile)
+    code, away = 0, None
     try:
-        flying, failed = engine.advance(found, opened, make, observer, begun.since)
+        flying, failed = patiently(
+            site, lambda: engine.advance(found, opened, make, observer, begun.since), observer.note
+        )
         observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:
             tidy(opened, sweep.name)
     except EnvironmentProblem as error:  # what is done by now is reported all the same
         observer.note(str(error))
-        code = error.exit_code
+        code, away = error.exit_code, error if isinstance(error, Passing) else None
     results = collect(found, opened)
     pages = None
     try:
@@ -132,10 +135,12 @@ def reconcile(begun: Campaign) -> int:
             results, compare(results, opened), opened, Path(begun.reports), f"nagbench submit {sweep.path}"
         )
         pages = page.parent
-    except OSError as error:
+    except (OSError, EnvironmentProblem) as error:
         observer.note(f"no report: {error}")
     if begun.tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
         track(results, opened, begun.tracking, pages)
+    if away is not None:
+        raise away  # this job has failed, so the one that waits for that tries again
     return code
 
 

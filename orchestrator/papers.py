@@ -6,21 +6,20 @@ N or only another number of GPUs makes another number.
     source: who published them, and where
     protocol: how they were measured, or unknown
     count: samples
-    tolerance: {fid: 0.3}           within which ours confirm them, where somebody has said so
+    tolerance: {fid: 0.3}           within which ours confirm them, where somebody has said so; a row may have its own
     rows:
       - {arm: cfg, params: {cfg.scale: 1.5}, fid: 2.06}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from orchestrator.errors import unknown
 from orchestrator.methods import beside
-from orchestrator.params import Params, Scalar
+from orchestrator.params import Scalar
 from orchestrator.scorers import metric_names
-from orchestrator.sweep import Cell, Score
+from orchestrator.sweep import Cell, Paper, PaperRow, Score
 from orchestrator.yaml_text import Node, parse, read_text
 
 KIND = ("file of published numbers", "It needs source, protocol, count and rows.")
@@ -28,29 +27,8 @@ NEEDED = ("source", "protocol", "count", "rows")
 KEYS = (*NEEDED, "tolerance")
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was published of one setting: the arm, the parameters that tell it from others, values by metric."""
-
-    arm: str
-    params: Params
-    values: Mapping[str, float]
-
-    def is_of(self, arm: str, params: Params) -> bool:
-        return arm == self.arm and all(params.get(key) == value for key, value in self.params.items())
-
-
-@dataclass(frozen=True)
-class Paper:
-    source: str
-    protocol: str
-    count: int
-    rows: tuple[Row, ...]
-    tolerance: Mapping[str, float] = field(default_factory=dict)
-
-
 def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
-    """The file that `published` names, held against the sweep. Not whole: a part of the sweep's settings is left out."""
+    """The file that `published` names, held against the sweep. Not whole: some of the sweep's settings are left out."""
     path = beside(node)
     root = parse(read_text(path, KIND), path, KIND)
     root.mapping("{source: ..., protocol: ..., count: ..., rows: [...]}")
@@ -65,15 +43,18 @@ def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Sc
         if whole and not any(row.is_of(cell.arm, cell.params) for cell in cells):
             raise item.error(f"no cell of arm {row.arm!r} has {dict(row.params)}.")
         rows.append(row)
-    tolerance = root.get("tolerance")
-    allowed = {key: _number(child) for key, child in tolerance.mapping("{fid: 0.3}").items()} if tolerance else {}
     count = _number(root.value["count"])
     if count < 1 or count != int(count):
         raise root.value["count"].error(f"expected a whole number of at least 1, got {count:g}.")
-    return Paper(root.value["source"].text(), root.value["protocol"].text(), int(count), tuple(rows), allowed)
+    return Paper(root.value["source"].text(), root.value["protocol"].text(), int(count), tuple(rows), _allowed(root))
 
 
-def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> Row:
+def _allowed(node: Node) -> dict[str, float]:
+    given = node.get("tolerance")
+    return {key: _number(child) for key, child in given.mapping("{fid: 0.3}").items()} if given else {}
+
+
+def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> PaperRow:
     fields = node.mapping("{arm: cfg, fid: 2.06}")
     if "arm" not in fields:
         raise node.error("'arm' is missing: the arm of the sweep that repeats this.")
@@ -87,14 +68,14 @@ def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> Row:
         params[key] = child.value
     values = {}
     for key, child in fields.items():
-        if key in ("arm", "params"):
+        if key in ("arm", "params", "tolerance"):
             continue
         if metrics is not None and key not in metrics:
             raise child.error(unknown("metric", key, metrics))
         values[key] = _number(child)
     if not values:
         raise node.error("it has no number, such as fid: 2.06.")
-    return Row(fields["arm"].value, params, values)
+    return PaperRow(fields["arm"].value, params, values, _allowed(node))
 
 
 def _number(node: Node) -> float:

@@ -36,8 +36,10 @@ from orchestrator.smoke import spread
 from orchestrator.sweep import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
 
-SWEEP_KEYS = ("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep")
-SWEEP_KEYS += ("published", "arms")
+SWEEP_KEYS = (
+    *("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep"),
+    *("published", "arms"),
+)
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
@@ -109,6 +111,10 @@ class _Reading:
         precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
         keep = root.value["keep"].value if root.get("keep") else KEEP[0]
+        for network in (cell.network for cell in self.cells if measure and cell.network.data is None):
+            raise root.value["measure"].error(
+                f"network {network.name!r} has no data to take true states from; add data."
+            )
         if score is not None:
             check_cells(score, self.cells, root.value["score"])
         elif keep != KEEP[0]:

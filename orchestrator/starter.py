@@ -124,6 +124,7 @@ def schema() -> Schema:
         "measure": _method("measures"),
         "precision": _fields(Precision, axes=False),
         "keep": {"enum": list(KEEP), "description": "What stays of a cell that is scored; the default is samples."},
+        "published": {"type": "string", "description": "A file of a paper's numbers, to stand beside ours."},
         "arms": _map(_arm(), "The lines of the comparison. The first one is the baseline of the others."),
     }
     found = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError, Passing
 from orchestrator.identity import canonical, checksum
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ class Store:
         except FileExistsError:
             return False
         except OSError as error:
-            raise EnvironmentProblem(
-                f"store {self.url} cannot be written: {error.strerror or error} ({name})"
-            ) from error
+            raise Passing(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
 
     def _create_remote(self, path: str, data: bytes) -> bool:
         for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):

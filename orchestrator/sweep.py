@@ -123,6 +123,33 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class PaperRow:
+    """What was published of one setting: the arm, the parameters that tell it from others, values by metric."""
+
+    arm: str
+    params: Params
+    values: Mapping[str, float]
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    def is_of(self, arm: str, params: Params) -> bool:
+        return arm == self.arm and all(params.get(key) == value for key, value in self.params.items())
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Published numbers (orchestrator/papers.py). tolerance: by metric, how far off ours may be to confirm them."""
+
+    source: str
+    protocol: str
+    count: int
+    rows: tuple[PaperRow, ...]
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    def allowed(self, row: PaperRow, metric: str) -> float | None:
+        return {**self.tolerance, **row.tolerance}.get(metric)
+
+
+@dataclass(frozen=True)
 class Sweep:
     name: str
     path: str
@@ -137,6 +164,7 @@ class Sweep:
     keep: str = "samples"
     code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest
     own_guidance: frozenset[str] = frozenset()  # the names under which arms have guidance of the user's own
+    paper: Paper | None = None
 
     def is_guidance(self, key: str) -> bool:
         """Whether a parameter is that of a guidance."""

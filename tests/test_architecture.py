@@ -27,6 +27,7 @@ ORDER = [
     "published",
     "networks",
     "scorers",
+    "papers",
     "spec",
     "store",
     "tasks",

@@ -16,6 +16,7 @@ from orchestrator.report.costs import costs
 from orchestrator.report.estimates import chosen, headline_metric
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
+from orchestrator.report.paper import paper_table
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.settings import Table, arms_tables, settings_tables, shift_table
 from orchestrator.report.words import metric_name, plural, short
@@ -25,6 +26,7 @@ CONTENT = re.compile(r"[0-9a-f]{32}/?")  # of a file, in place of its path
 SHOWN = 12  # digits of a hash
 TITLES = {
     "arms": "Arms",
+    "published": "Published numbers beside ours",
     "scale": "Distance against guidance scale",
     "precision_recall": "Precision against recall",
     "calls": "Distance against network calls",
@@ -41,6 +43,7 @@ class Content:
     limits: tuple[str, ...]
     arms: tuple[Table, ...]
     settings: tuple[Table, ...]  # every setting, where arms have several
+    published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
     notes: tuple[str, ...]  # on samples that have no picture
@@ -68,6 +71,7 @@ def content(results: Results, comparisons: Sequence[Comparison], store: Store, c
         tuple(limits(results, comparisons, best)),
         arms_tables(results, comparisons, best) if scored else (),
         settings_tables(results, comparisons) if scored and several else (),
+        paper_table(results) if scored else None,
         tuple(drawings),
         shift_table(results, comparisons, best),
         tuple(notes) if any(cell.complete for cell in results.cells) else (),

@@ -6,15 +6,18 @@ import math
 from typing import Any
 
 from orchestrator.report.comparisons import compare
+from orchestrator.report.paper import beside
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store import Store
 
 
 def document(results: Results, store: Store) -> dict[str, Any]:
     """Cells, comparisons, what is missing and what failed. A number that is not finite is null."""
-    scored = [cell for cell in results.cells if cell.scores]
+    scored, paper = [cell for cell in results.cells if cell.scores], results.plan.sweep.paper
+    published = {"published": [one.as_json(paper) for one in beside(results)]} if paper else {}
     return _finite(
-        {
+        published
+        | {
             "sweep": results.plan.sweep.name,
             "cells": [_cell(cell) for cell in scored],
             "comparisons": [row.as_json() for row in compare(results, store)],

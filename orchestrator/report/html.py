@@ -130,6 +130,8 @@ def _section(key: str, found: Content, colours: Colours) -> str:
     if key == "arms" and found.arms:
         for table in found.arms:
             parts.append(_table(table, colours))
+    if key == "published" and found.published:
+        parts.append(_table(found.published, colours))
     if key == "shift" and found.shift:
         parts.append(_table(found.shift, colours) if found.shift.rows else "<p>Not measured yet.</p>")
     if drawings:

@@ -34,6 +34,8 @@ def _section(key: str, found: Content) -> list[str]:
     parts: list[str] = []
     if key == "arms" and found.arms:
         parts += map(_table, found.arms)
+    if key == "published" and found.published:
+        parts.append(_table(found.published))
     if key == "shift" and found.shift:
         parts.append(_table(found.shift) if found.shift.rows else "Not measured yet.")
     for drawing in found.drawn(key):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from orchestrator.report import paper
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.tables import comparison_tables, footnotes, sentences
@@ -20,6 +21,7 @@ def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[
         yield comparison_tables(results, comparisons)
         yield from map(Text, sentences(results, comparisons))
         yield from (Text(note, style="dim") for note in footnotes(results, comparisons))
+        yield from map(Text, paper.sentences(results))
     yield from (failure(cell) for cell in results.cells if cell.reason is not None)
     left = len(results.cells) - len(complete)
     if left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem
@@ -50,7 +51,9 @@ def _state(results: Results, comparisons: Sequence[Comparison], command: str) ->
     """The digest of all that a report shows."""
     cells = [{**vars(cell), "params": dict(cell.params)} for cell in results.cells]
     rows = [row.as_json() for row in comparisons]
-    return digest([VERSION, results.plan.sweep.text, command, cells, rows, results.floor])
+    paper = results.plan.sweep.paper
+    published = asdict(paper) if paper else None
+    return digest([VERSION, results.plan.sweep.text, command, cells, rows, results.floor, published])
 
 
 def _shows(page: Path, mark: str) -> bool:

@@ -251,8 +251,11 @@ class Held(Mapping[str, Any]):
         if name in self.sources:
             return self.context.load("reference", f"{self.digest} {self.split} {name}", lambda: self._rows(name))
         if self.split == "train" and name in self.record["moments"]:
-            return self._file(MOMENTS)[name]
+            return self.context.load("reference", f"{self.digest} moments", lambda: self._file(MOMENTS))[name]
         raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sources or (self.split == "train" and name in self.record["moments"])
 
     def __iter__(self) -> Iterator[str]:
         yield from self.sources

@@ -168,11 +168,11 @@ class Trial(Place):
             known = dict(pair.decode(errors="replace").partition("=")[::2] for pair in environment(pid))
             if kinds.get(known.get("SLURM_JOB_NAME", "")) == kind and known.get("SLURM_PROCID") == "0":
                 with contextlib.suppress(OSError):
-                    if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if b"python" in os.path.basename(words[0]) and b"submitit.core._submit" in words:
                         job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"])
                         element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
                         found.append(Task(pid, job + element, known["SLURMD_NODENAME"], kind))
-        # srun has the environment of the batch step, without SLURM_PROCID; python alone has both
         return sorted(found, key=lambda task: task.pid)
 
     def attempts(self) -> list[dict[str, Any]]:

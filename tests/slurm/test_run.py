@@ -122,7 +122,8 @@ def test_cancelled_while_it_runs_and_resumed_by_two_who_watch(slurm: Cluster, tm
 
 def test_two_processes_on_two_nodes_without_accounts(slurm_with: Callable[[Settings], Cluster], tmp_path: Path) -> None:
     place = Place(tmp_path / "me", slurm_with(Settings(accounting=False)))
-    place.sweep(changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "", "  nag: {nag: {scale: 1.0}}\n", ""))
+    sweep = changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "", "  nag: {nag: {scale: 1.0}}\n", "")
+    place.sweep(sweep)
     place.site("train: {minutes: 6, memory_gb: 1, cpus: 1}", "train: {minutes: 6, memory_gb: 1, cpus: 1, nodes: 2}")
     done = place.run("run")
     assert done.returncode == 0, done.stderr + place.logs()
@@ -133,3 +134,13 @@ def test_two_processes_on_two_nodes_without_accounts(slurm_with: Callable[[Setti
     two, one = (load_network(str(folder / name)) for folder in (place.folder / "results/store", place.folder / "local"))
     for first, second in zip(two.module.parameters(), one.module.parameters(), strict=True):
         assert (first - second).abs().max() < 1e-4
+
+    # An element that has a minute for two more blocks, and wants half a minute to spare: it comes back for the second.
+    place.sweep(changed(sweep, "count: 40", "count: 80"))
+    place.site("sample: {minutes: 6", "sample: {minutes: 0.55", "target_minutes: 5", "target_minutes: 0.5")
+    done = place.run("run")
+    assert done.returncode == 0, done.stderr + place.logs()
+    assert "queued sample: 1 elements" in done.stderr
+    last = place.folder / "results" / "store" / "waves" / "small" / "000002"
+    assert sorted(path.name for path in (last / "starts").iterdir()) == ["000-000000-000.json", "000-000000-001.json"]
+    assert not list(place.folder.glob("results/store/attempts/*/*.json"))

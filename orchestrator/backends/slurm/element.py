@@ -237,6 +237,7 @@ class Running:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
             if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
+            self._worker()
             self.training = digest if kind == "train" else ""
             self.resumed_at, began = self._checkpoint(), time.time()
             end = self._step(bundle, digest, blocks)

@@ -283,4 +283,3 @@ class Jobs:
             if wave.sweep == self.sweep and wave.key not in busy and not needed:
                 close(self.store, wave)
                 self.forget(wave)
-

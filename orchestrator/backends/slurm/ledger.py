@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.jobs import Jobs, Over, alone
-from orchestrator.backends.slurm.waves import RECONCILE, Wave, close, gpu_seconds, stem, stop, stopped, waves
+from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, Wave, close, gpu_seconds, stem, stop, stopped, waves
 from orchestrator.errors import CorruptFile
 from orchestrator.store import Store
 from orchestrator.tasks import block_name, record_name
@@ -86,7 +86,7 @@ def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAI
         ids, whole = _stop(jobs, only)
         if only is None:
             name = stem(store, owner, jobs.sweep)
-            ids |= {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith(RECONCILE)}
+            ids |= {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith((RECONCILE, INSTEAD))}
         ids &= rows.keys()
         commands.cancel(ids)
     until = time.monotonic() + wait_s

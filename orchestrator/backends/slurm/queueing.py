@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem, Passing
 from orchestrator.site import Resources, Slurm
+
+AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
 
 
 class Refused(EnvironmentProblem):
     """sbatch would not have it; the message has its own words."""
 
 
-def options(site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str]) -> dict[str, Any]:
+def options(
+    site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
+) -> dict[str, Any]:
     """The parameters of submitit for a job of this name. after: job ids, or `id_element`."""
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
-        more["dependency"] = "afterany:" + ":".join(after)
+        more["dependency"] = f"{when}:{':'.join(after)}"
     gpus = site.gpu_option(asked.gpus)
     more |= {key: value for key, value in gpus.items() if key == "gres"}
     found: dict[str, Any] = {
@@ -57,11 +61,13 @@ def queue(
     avoid: Sequence[str] = (),
     throttle: int = 1,
     tasks: int = 1,
+    when: str = "afterany",
 ) -> str:
     """Queue `work(0)` to `work(count - 1)` as the elements of one array; the id that Slurm gave it.
 
     folder: on a file system that the nodes share, for submitit's files and the logs. code: the packages that run there.
-    tasks: processes on each node. Raises Refused.
+    tasks: processes on each node. when: what a job in `after` must have come to. Raises Refused, or Passing where
+    slurmctld does not answer just now.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -70,7 +76,7 @@ def queue(
     executor = submitit.AutoExecutor(
         folder=folder, cluster="slurm", slurm_max_num_timeout=1000, slurm_python=site.command
     )
-    given = options(site, name, asked, tasks, after)
+    given = options(site, name, asked, tasks, after, when)
     if avoid:
         given["slurm_exclude"] = ",".join(avoid)
     given["slurm_setup"] = [
@@ -85,7 +91,9 @@ def queue(
                 return str(executor.submit(work, 0).job_id)
             return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            raise Refused(f"sbatch refused {name}: {_words(error)}") from error
+            words = _words(error)
+            passes = isinstance(error, OSError) or re.search(AWAY, words)
+            raise (Passing if passes else Refused)(f"sbatch refused {name}: {words}") from error
 
 
 def _words(error: BaseException) -> str:

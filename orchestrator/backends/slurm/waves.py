@@ -27,6 +27,7 @@ from orchestrator.site import Resources
 from orchestrator.store import Store
 
 RECONCILE = ".reconcile"  # how the name of a job ends that goes on after a wave
+INSTEAD = ".reconcile2"  # and of the one that does so where that one died
 
 
 @dataclass(frozen=True)

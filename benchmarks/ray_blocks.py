@@ -1,0 +1,163 @@
+"""What Ray costs: small blocks of one network by actors against a process a block, and the driver at 50,000 blocks.
+
+    .venv/bin/python benchmarks/ray_blocks.py [BLOCKS] [TASKS] [MANY]
+
+BLOCKS (1,000) blocks of 8 samples, of a network of the digits size, on a private Ray with two CPUs: by the backend, its
+start counted; and TASKS (20) of them one a Ray task whose process ends with it, which is what Ray does with a task that
+has a GPU (max_calls=1); from these follows the time of all. Then MANY (50,000) blocks that take no time, in bundles as
+the engine makes them: seconds of this process a block, calls in flight, memory. Machines are shared, so read ratios.
+Asked: at least 5 times faster; at most 5 ms a block; memory bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a worker
+
+from orchestrator import engine
+from orchestrator.backends import End
+from orchestrator.backends import ray as backends
+from orchestrator.backends.ray import Ray
+from orchestrator.backends.ray.connection import Connection
+from orchestrator.plan import plan
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Options
+
+SWEEP = """\
+name: blocks
+networks:
+  sit:
+    data: {name: digits}
+    model: {name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}
+    train: {steps: 1, batch: 8, noise_dropout: 0.2}
+sampler: {name: euler, steps: 2}
+sample: {count: COUNT, block: 8}
+arms: {plain: {}}
+"""
+DEFAULTS = ["1000", "20", "50000"]
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def stages(self, total: dict[str, float]) -> None: ...
+    def progress(self, kind: str, done: float) -> None: ...
+    def finished(self, kind: str, digest: str) -> None: ...
+    def note(self, text: str) -> None:
+        print("  " + text)
+
+
+class Idle:
+    """In place of an actor: every step is done at once. `turn` has the shape of the real one."""
+
+    def __init__(self, store: str, options: dict[str, Any], plan: str) -> None: ...
+
+    def hello(self) -> dict[str, Any]:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return {"host": "here", "pid": os.getpid(), "node": node, "gpus": "", "code": "", "problem": ""}
+
+    def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float) -> list[dict[str, Any]]:
+        assert bundle is not None
+        said = [{"id": bundle["id"], "event": "step", "digest": d, "blocks": b} for d, b in bundle["steps"]]
+        return [*said, {"id": bundle["id"], "event": "end", "outcome": "done"}]
+
+
+def planned(folder: Path, blocks: int) -> Any:
+    path = folder / f"{blocks}.yaml"
+    path.write_text(SWEEP.replace("COUNT", str(8 * blocks)))
+    return plan(read_sweep(path))
+
+
+def by_actors(folder: Path, store: Store, blocks: int) -> float:
+    """Seconds of the blocks, from when the network is there; starting Ray and its actors is counted."""
+    engine.run(planned(folder, 1), store, lambda: Ray(store, Options(), cpus=2), Silent())
+    began = time.monotonic()
+    failed = engine.run(planned(folder, blocks), store, lambda: Ray(store, Options(), cpus=2), Silent())
+    assert not failed, failed
+    return time.monotonic() - began
+
+
+def by_tasks(folder: Path, blocks: int, tasks: int) -> float:
+    """Seconds of the same blocks, a process each, two at a time; extrapolated from some."""
+    import ray
+
+    from orchestrator.worker import run
+
+    found, store = planned(folder, blocks), Store(str(folder / "tasks"))
+    digest = next(iter(found.goals))
+    engine.run(planned(folder, 1), store, lambda: Ray(store, Options(), cpus=2), Silent())
+    connection = Connection(None, 2)
+    remote = ray.remote(num_cpus=1, max_calls=1)(run)
+    times = []
+    for first in range(1, tasks, 2):
+        began = time.monotonic()
+        ray.get([remote.remote(store.url, digest, [number]) for number in (first, first + 1)])
+        times.append((time.monotonic() - began) / 2)
+    connection.close()
+    return statistics.median(times) * blocks
+
+
+def driver(folder: Path, blocks: int) -> None:
+    backends.Actor = Idle  # type: ignore[misc, assignment]
+    store = Store(str(folder / "idle"))
+    store.open()
+    found = planned(folder, blocks)
+    digest, name = next(iter(found.goals)), engine.keep_plan(found, store)
+    todo: dict[str, list[int] | None] = {digest: list(range(blocks))}
+    backend = Ray(store, Options(), cpus=2)
+    try:
+        work = []
+        for handle, waiting in enumerate(engine.bundles(found, name, todo, set(), backend.size, {}), start=1):
+            work.append(engine.Work(handle, waiting.bundle))
+        backend.submit(work)
+        ended, memory = 0, []
+        while not any(hand.host for hand in backend.hands):
+            ended += sum(isinstance(event, End) for event in backend.poll(0.5))
+        began, at = time.process_time(), time.monotonic()
+        while ended < len(work):
+            ended += sum(isinstance(event, End) for event in backend.poll(0.5))
+            memory.append(resident())
+        each = (time.process_time() - began) / blocks
+        tenth = len(memory) // 10
+        grown = statistics.mean(memory[-tenth:]) - statistics.mean(memory[tenth : 2 * tenth])
+        print(
+            f"  {blocks:,} blocks in {len(work):,} bundles: {1e3 * each:.3f} ms a block of this process, "
+            f"{blocks / (time.monotonic() - at):,.0f} blocks/s, at most {backend.most_in_flight} calls in flight, "
+            f"memory {memory[-1]:.0f} MB, {grown:+.1f} MB from the second tenth to the last"
+        )
+    finally:
+        backend.close()
+
+
+def resident() -> float:
+    """Memory of this process in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    given = sys.argv[1:]
+    blocks, tasks, many = map(int, given + DEFAULTS[len(given) :])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"{blocks:,} small blocks of one network, two workers (asked: 5)")
+        fast = by_actors(folder, Store(str(folder / "store")), blocks)
+        slow = by_tasks(folder, blocks, tasks)
+        print(f"  {slow / fast:.1f} times faster: {fast:.1f} s by actors, {slow:.0f} s by a process a block")
+        print("The driver, actors that take no time (asked: 5 ms)")
+        driver(folder, many)
+
+
+if __name__ == "__main__":
+    main()
