@@ -15,20 +15,15 @@ from orchestrator.sweep import Network, Sweep
 
 LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
 PUT = "put it there or correct its path"
+Absent = tuple[str, str]  # the key that names it; what it is, and what to do
 
 
 def absent(plan: Plan) -> list[str]:
-    """One line for each: the key, the place, and what to do. No file is read."""
-    found: dict[str, None] = {}
-    for network in _networks(plan):
-        key = f"networks.{network.name}"
-        if network.checkpoint and not os.path.exists(network.checkpoint):
-            found[f"{key}.checkpoint: {network.checkpoint}: there is no such file; {PUT}"] = None
-        if network.data is not None:
-            found |= dict.fromkeys(_of(f"{key}.data", network.data))
-        if network.autoencoder is not None:
-            found |= dict.fromkeys(_of(f"{key}.autoencoder", network.autoencoder))
-    return [*found, *(line for line in _of_score(plan.sweep) if line not in found)]
+    """One line for each: the first key that names it, and what it is and what to do. No file is read."""
+    found: dict[str, str] = {}
+    for key, what in (*_of_networks(plan), *_of_score(plan.sweep)):
+        found.setdefault(what, key)
+    return [f"{key}: {what}" for what, key in found.items()]
 
 
 def refuse(plan: Plan) -> None:
@@ -46,30 +41,40 @@ def _networks(plan: Plan) -> Iterable[Network]:
     return {id(n): n for root in roots for n in root.line}.values()
 
 
-def _of_score(sweep: Sweep) -> Iterator[str]:
+def _of_networks(plan: Plan) -> Iterator[Absent]:
+    for network in _networks(plan):
+        key = f"networks.{network.name}"
+        if network.checkpoint and not os.path.exists(network.checkpoint):
+            yield f"{key}.checkpoint", f"{os.path.normpath(network.checkpoint)}: there is no such file; {PUT}"
+        for name in ("data", "autoencoder"):
+            yield from _of(f"{key}.{name}", getattr(network, name))
+
+
+def _of_score(sweep: Sweep) -> Iterator[Absent]:
     score = sweep.score
     if score is None:
         return
     if isinstance(score.reference, Published):
         if not score.reference.is_url and score.reference.local() is None:
-            yield f"score.reference: {score.reference.path}: there is no such file; {PUT}"
-    elif score.reference is not None:
+            yield "score.reference", f"{score.reference.path}: there is no such file; {PUT}"
+    else:
         yield from _of("score.reference", score.reference)
-    if score.decode is not None:
-        yield from _of("score.decode", score.decode)
+    yield from _of("score.decode", score.decode)
     for extractor in score.features:
         yield from _of(f"score.features: {name_of(extractor)}", extractor)
 
 
-def _of(key: str, method: Any) -> Iterator[str]:
+def _of(key: str, method: Any) -> Iterator[Absent]:
     """The files and folders of a method that are not there (FILES and FOLDERS, nag.registry)."""
+    if method is None:
+        return
     for found in outside(method, compute=False).values():
         kind, _, name = found.content.partition(" ")
         if kind == "missing":
-            yield f"{key}: the weights {name}; nagbench fetch {name}"
+            yield key, f"the weights {name}: nagbench fetch {name}"
         elif kind == "absent" and found.copied:
             is_name = not os.path.isabs(name) and key.endswith((".autoencoder", ".decode"))
             fix = f"hf download {name}, or give the path of a folder" if is_name else PUT
-            yield f"{key}: {name}: there is no such file or folder; {fix}"
+            yield key, f"{name}: there is no such file or folder; {fix}"
         elif kind == "absent":
-            yield f"{key}: {name}: there is no such folder; {LAYOUT}"
+            yield key, f"{name}: there is no such folder; {LAYOUT}"

@@ -60,6 +60,7 @@ def bundles(
             micro_batch=min((d.micro_batch for d in told if d.micro_batch), default=0),
             doublings=max((d.doublings for d in told), default=0),
             avoid=tuple(dict.fromkeys(host for d in told for host in d.avoid)),
+            alone=any(d.single for d in told),
         )
 
     found = []

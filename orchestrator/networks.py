@@ -249,7 +249,7 @@ def _made_on_the_spot(network: Network) -> Network:
     data, autoencoder = network.data, network.autoencoder
     if data is None:
         data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # the official ones are of latents
-    train = Training(steps=4, batch=16, noise_dropout=0.1, class_dropout=0.1)
+    train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
     made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
     return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))
 

@@ -82,7 +82,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[Job,
                         entrypoint=f"{shlex.quote(settings.python)} -m orchestrator.ray_jobs {FILE}",
                         submission_id=made,
                         runtime_env={"working_dir": str(code)},
-                        metadata={"sweep": plan.sweep.name, "store": store.url},
+                        metadata={"sweep": plan.sweep.name, "store": _url(store)},
                     )
                 except RuntimeError as error:
                     if "already exists" in str(error):
@@ -121,7 +121,12 @@ def cancel(sweep: str, store: Store, site: Site) -> list[Job]:
 
 
 def _stem(sweep: str, store: Store) -> str:
-    return f"nagbench-{sweep}-{digest(store.url)[:8]}"
+    return f"nagbench-{sweep}-{digest(_url(store))[:8]}"
+
+
+def _url(store: Store) -> str:
+    """A store as other machines can open it."""
+    return store.root if store.local else store.url
 
 
 def _of(client: Any, sweep: str, store: Store) -> list[Job]:
@@ -183,7 +188,7 @@ def _work(store: Store, plan: str, options: Options, settings: Settings) -> dict
     """All that the job is told. No secret is in it: Ray keeps it for everybody to see."""
     told = dataclasses.replace(settings, token_file=None, address=None, jobs=None)
     return {
-        "store": store.url,
+        "store": _url(store),
         "plan": plan,
         "options": dataclasses.asdict(options),
         "settings": dataclasses.asdict(told),

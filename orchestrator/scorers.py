@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.registry import METHODS, find, name_of
@@ -50,11 +50,17 @@ def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
 
 
 def _smoked(score: Score) -> Score:
-    """With stand-ins for what reads files; the images of the networks' own data in place of published statistics."""
-    reference = None if isinstance(score.reference, Published) else score.reference
+    """With stand-ins for what reads files; for published statistics see `smoke_reference`."""
     decode = score.decode.smoke() if score.decode is not None else None
-    [reference] = smoked([reference])
+    [reference] = smoked([score.reference])
     return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
+
+
+def smoke_reference(score: Score, cells: Sequence[Cell]) -> Score:
+    """Under --smoke the images of the first network stand in for published statistics, for all cells alike."""
+    return (
+        dataclasses.replace(score, reference=cells[0].network.data) if isinstance(score.reference, Published) else score
+    )
 
 
 def read_reference(node: Node, builder: Builder) -> Any:

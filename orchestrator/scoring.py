@@ -54,12 +54,14 @@ def planned(
     Raises BadInput for what cannot be scored so.
     """
     made = _samples(samples)
-    size = len(made.open("train"))
+    size = _count(made)
     if count is not None and count > size:
         raise BadInput(f"--count: {samples} has {size:,} images, not {count:,}.")
     taken = count or size
     methods, builder = Methods(), Builder()
     held_against = _reference(reference, made.shape, methods)
+    if not isinstance(held_against, Published):
+        _count(held_against)
     score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
     found: list[Scored] = []
     for place, extractor in enumerate(score.features):
@@ -134,6 +136,14 @@ def _samples(path: str) -> Any:
     if stores != "pixels":
         raise BadInput(f"{path}: these are latents; samples are images, uint8 (N, H, W, 3).")
     return found
+
+
+def _count(data: Any) -> int:
+    """The images of a data set. Raises BadInput where it is none."""
+    try:
+        return len(data.open("train"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{error}.") from error
 
 
 def _side(path: str) -> int:

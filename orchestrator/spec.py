@@ -31,7 +31,7 @@ from orchestrator.methods import Builder
 from orchestrator.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.papers import read_paper
 from orchestrator.params import Scalar, axis_keys, on_axes, overridden, written
-from orchestrator.scorers import check_cells, read_score
+from orchestrator.scorers import check_cells, read_score, smoke_reference
 from orchestrator.smoke import spread
 from orchestrator.sweep import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.yaml_text import Node, parse, read_text, show
@@ -116,6 +116,7 @@ class _Reading:
                 f"network {network.name!r} has no data to take true states from; add data."
             )
         if score is not None:
+            score = smoke_reference(score, self.cells) if self.smoke else score
             check_cells(score, self.cells, root.value["score"])
         elif keep != KEEP[0]:
             raise root.value["keep"].error("a sweep without a score section is for its samples; remove it.")

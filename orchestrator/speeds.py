@@ -23,7 +23,7 @@ from orchestrator.sweep import Network
 from orchestrator.tasks import BLOCK_KINDS, Task, block_name
 
 SAMPLED = 3  # blocks of each sort that are looked at
-GUESS_S = {"encode": 25.0, "train": 3600.0, "reference": 300.0, "extract": 25.0, "score": 20.0}  # of a task, or a block
+GUESS_S = {"encode": 25.0, "train": 120.0, "reference": 300.0, "extract": 25.0, "score": 20.0}  # of a task, or a block
 SUSTAINED = 2.4e13  # multiplications and additions a second, a guess for one A100: 100 evaluations a second of XL/2
 EVALUATION_S = 1e-4  # of one sample, at least
 BACKWARD = 3  # what a training step costs in evaluations of its images

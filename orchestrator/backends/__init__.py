@@ -18,7 +18,7 @@ class Bundle:
 
     plan: the plan of the store that has the tasks. kind: that of the main task; a site gives each kind its resources.
     network: what it loads. The rest is how to try again (orchestrator.retries): a smaller micro-batch (0: the worker's
-    own), how often the memory is doubled, hosts to keep away from.
+    own), how often the memory is doubled, hosts to keep away from, whether nothing else is to wait behind it.
     """
 
     steps: tuple[tuple[str, tuple[int, ...] | None], ...]
@@ -28,6 +28,7 @@ class Bundle:
     micro_batch: int = 0
     doublings: int = 0
     avoid: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)

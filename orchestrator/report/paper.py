@@ -32,8 +32,8 @@ class Beside:
         numbers = {"published": self.published, "published_count": paper.count, "value": self.ours, "count": self.count}
         allowed = paper.allowed(self.row, self.metric)
         about = {"settings": self.settings, "tolerance": allowed, "within": self.agrees}
-        about |= {"extrapolated": self.extrapolated, "source": paper.source, "protocol": paper.protocol}
-        return {**known, **numbers, **about}
+        limit, told = {"extrapolated": self.extrapolated}, {"source": paper.source, "protocol": paper.protocol}
+        return {**known, **numbers, **limit, **about, **told}
 
 
 def beside(results: Results) -> Iterator[Beside]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import TaskError
 from orchestrator.store import pack
 from orchestrator.tasks import Context, Task, block_name, finish
 from orchestrator.tasks.reference import Held
+from orchestrator.user_code import place
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
-NO_HELD_OUT = "the data set has no held-out images"
+NO_HELD_OUT = "the data set has no held-out images, or too few"
 
 
 def run(context: Context, task: Task) -> None:
@@ -27,13 +29,26 @@ def run(context: Context, task: Task) -> None:
     reference = Held(context, params["reference"])
     samples, cost = _samples(context, task, metric.needs)
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
-    if "held_out" in (getattr(metric, "against", ""), _split(task)) and not reference.record["sizes"].get("held_out"):
+    if reference.record["sizes"].get("held_out", 0) < _held_out_needed(task, metric):
         empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": NO_HELD_OUT}
         finish(context, task, {}, {"values": dict.fromkeys(metric.names, empty), **record}, started)
         return
-    scores = metric(samples, reference)
+    try:
+        scores = metric(samples, reference)
+    except ValueError as error:
+        if place(error):  # in the user's own metric, at a line that is told
+            raise
+        whose = context.task(params["reference"]).params["extractor"]["name"]
+        raise TaskError(f"{params['metric']['name']} on {whose}: {error}") from error
     files = {"arrays.safetensors": pack(scores["arrays"], {})} if scores["arrays"] else {}
     finish(context, task, files, {"values": scores["values"], **record}, started)
+
+
+def _held_out_needed(task: Task, metric: Any) -> int:
+    """How many held-out images there must be: none, those that a distance needs, or those that are scored."""
+    if _split(task) == "held_out":
+        return metric.least
+    return 2 if getattr(metric, "against", "") == "held_out" else 0
 
 
 def _split(task: Task) -> str | None:

@@ -36,6 +36,11 @@ def forget() -> None:
     S3FileSystem.clear_instance_cache()
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a bucket; the environment says where the server is."""
@@ -49,7 +54,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
             patch.setenv(name, value)
         end = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not answers(port):
             assert time.monotonic() < end, "the server did not start"
             time.sleep(0.1)
         forget()

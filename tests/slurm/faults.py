@@ -25,7 +25,7 @@ from tests.slurm.cluster import environment, processes, wait
 from tests.slurm.running import SITE, Place, changed
 
 # The user's own code: Euler's method and SiT, as slow and as troublesome as files in a folder of the test say.
-PACED = '''\
+PACED = """\
 import math
 import os
 import time
@@ -77,7 +77,7 @@ class Paced(Euler):
         if self.trouble == "nan":
             observe(self.steps + 1, 0.0, x * math.nan)
         return x
-'''
+"""
 
 # One training, one reference, three streams of eight blocks, and their scores.
 SWEEP = """\
@@ -127,6 +127,7 @@ class Trial(Place):
     base: Ran | None = None
     trained: bool = True
     changes: tuple[str, ...] = ()  # of SITE
+    setup: tuple[str, ...] = ()  # lines of its script
     text: str = SWEEP
     faults: Path = field(init=False)
 
@@ -136,8 +137,9 @@ class Trial(Place):
         self.faults.mkdir()
         (self.folder / "paced.py").write_text(PACED)
         self.sweep(self.text)
-        setup = f'setup: ["export NAGBENCH_FAULTS={self.faults}"]\n'
-        (self.folder / "site.yaml").write_text(changed(SITE, *self.changes) + setup)
+        setup = [f"export NAGBENCH_FAULTS={self.faults}", *self.setup]
+        more = f"folder: {self.folder}/shared\nsetup: {json.dumps(setup)}\n"
+        (self.folder / "site.yaml").write_text(changed(SITE, *self.changes) + more)
         if self.trained and self.base is not None:
             for name in ("records/train", "records/reference", "files", "nagbench.json"):
                 source, target = Path(self.base.store.path(name)), Path(self.store.path(name))

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from orchestrator import cli, cluster_commands  # noqa: F401  (they add their commands to the app)
 from orchestrator.app import app
 from orchestrator.backends.slurm.jobs import jobs_of
-from orchestrator.backends.slurm.waves import waves
+from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, waves
 from orchestrator.plan import plan
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
@@ -152,7 +152,7 @@ class Place:
         return {job: row for job, row in rows.items() if row[0].startswith(stem)}
 
     def elements(self) -> list[str]:
-        return [job for job, (name, _) in self.queue().items() if not name.endswith(".reconcile")]
+        return [job for job, (name, _) in self.queue().items() if not name.endswith((RECONCILE, INSTEAD))]
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,8 +136,6 @@ def test_a_folder_that_the_nodes_do_not_see(slurm: Cluster, tmp_path: Path) -> N
     hidden.mkdir()
     run = f"{sys.executable} -m orchestrator.cli run {place.folder}/sweep.yaml --site {place.folder}/site.yaml"
     script = f"mount -t tmpfs none {hidden} && cd {hidden} && {run} --store {hidden}/store --tracking none"
-    import subprocess
-
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces on this machine")
     done = subprocess.run(

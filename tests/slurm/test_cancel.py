@@ -15,7 +15,7 @@ from orchestrator.spec import read_sweep
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 
-# One bundle an element, so that arms can be told apart in the queue.
+# One cell an element, so that arms can be told apart in the queue.
 ONE_EACH = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 1")
 THREE_ARMS = changed(SMALL, "  nag: {nag: {scale: 1.0}}\n", "  nag: {nag: {scale: {grid: [1.0, 2.0]}}}\n")
 
@@ -46,21 +46,21 @@ def test_status_joins_store_and_scheduler_and_writes_nothing(place: Place, tmp_p
     assert place("submit").exit_code == 0
     before = place.files()
     told = json.loads(place("status", "--json", env=path).output)
-    assert told["queue"]["sample"] == {"pending": 6}
+    assert told["queue"]["sample"] == {"pending": 3}
     assert told["queue"]["train"] == {"pending": 1}
     assert told["queue_unknown"] is None
     assert told["cells"] == {"total": 3, "done": 0, "failed": 0, "missing": 3}
     assert calls() == {"squeue": 1}
     assert place.files() == before
     words = place("status").output
-    assert "Slurm, sample: 6 pending (elements)" in words
+    assert "Slurm, sample: 3 pending (elements)" in words
     assert place.files() == before
 
 
 def test_status_where_slurm_says_little(place: Place) -> None:
     assert place("submit").exit_code == 0
     without = place.cluster.without("sacct")
-    assert "6 pending (elements)" in place("status", env=without).output
+    assert "Slurm, sample: 3 pending (elements)" in place("status", env=without).output
     failing = place.cluster.failing("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     told = place("status", env=failing)
     assert told.exit_code == 0
@@ -99,11 +99,11 @@ def test_cancel_ends_all_and_leaves_a_store_that_resumes(place: Place) -> None:
 def test_cancel_an_arm_and_then_a_cell(place: Place) -> None:
     assert place("submit").exit_code == 0
     all_queued = queued(place)
-    assert all_queued["2"] == 6  # the samples: two bundles for each of three cells
+    assert all_queued["2"] == 3  # the samples of three cells
     planned = plan(read_sweep(str(place.folder / "sweep.yaml")))
     ended = place("cancel", "--arm", "nag")
     assert ended.exit_code == 0
-    assert queued(place)["2"] == 2
+    assert queued(place)["2"] == 1
     assert queued(place)["0"] == all_queued["0"]
     assert place("cancel", "--arm", "ngag").exit_code == 2
     again = place("submit")  # resumes what was cancelled
@@ -130,7 +130,7 @@ def test_what_another_sweep_relies_on_stays(place: Place) -> None:
     assert ended.exit_code == 0
     left = queued(place)
     assert left["0"] == 1  # the training
-    assert left["2"] == 4  # of six bundles those of the shared streams
+    assert left["2"] == 2  # of three those of the shared streams
     with place.inside():
         assert CliRunner().invoke(app, ["cancel", "sharing.yaml"]).exit_code == 0
     assert place("cancel").exit_code == 0

@@ -17,12 +17,9 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 
 TWO_NETWORKS = changed(SMALL, "class_dropout: 0.2}", "class_dropout: 0.2, seed: {grid: [0, 1]}}")
-# 60 blocks, each of which fills an element by itself
-MANY_BLOCKS = (
-    *("{count: 40, block: 20}", "{count: 60, block: 1}"),
-    *("score: {features: [pixels], metrics: [fid]}\n", ""),
-    *("  nag: {nag: {scale: 1.0}}\n", ""),
-)
+# 60 blocks, each of which is guessed to take longer than an element should
+MANY_BLOCKS = changed(SMALL, "{count: 40, block: 20}", "{count: 60, block: 1}", "  nag: {nag: {scale: 1.0}}\n", "")
+SHORT = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 0.1")
 
 
 @pytest.fixture
@@ -131,30 +128,30 @@ def test_two_at_once(place: Place) -> None:
 
 
 def test_an_array_over_the_limits_of_the_cluster_is_split(place: Place) -> None:
-    place.sweep(changed(SMALL, *MANY_BLOCKS))  # MaxArraySize is 21
-    place.closed("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 0.1")
+    place.sweep(MANY_BLOCKS)  # MaxArraySize is 21
+    place.closed(*SHORT)
     submitted = place("submit")
     assert submitted.exit_code == 0, submitted.output
-    arrays = [re.search(r"--array=(\S+)", text) for text in scripts(place).values()]
-    assert sorted(found[1] for found in arrays if found) == ["0-17%2", "0-20%2", "0-20%2"]
-    assert len(place.elements()) == 61
+    arrays = [found[1] for text in scripts(place).values() if (found := re.search(r"--array=(\S+)", text))]
+    assert sorted(arrays) == ["0-17%2", "0-20%2", "0-20%2"]
+    assert len(place.elements()) == 60 + 4
     assert set(place.steps_queued().values()) == {1}
 
 
 def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
-    place.sweep(changed(SMALL, *MANY_BLOCKS))
-    limits = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 0.1\nmax_submit: 15")
-    place.closed(*limits)
+    place.sweep(MANY_BLOCKS)
+    place.closed(*SHORT, more="max_submit: 15\n")
     submitted = place("submit")
     assert submitted.exit_code == 0, submitted.output
-    assert "60 bundles wait for room in the queue (max_submit)" in submitted.output
-    assert "\n1 bundles are on their way" in submitted.output
-    assert len(place.queue()) == 1  # the training; its 15 elements have no room beside it
+    assert "61 bundles wait for room in the queue (max_submit)" in submitted.output
+    assert "\n3 bundles are on their way" in submitted.output
+    queued = place.queue()
+    assert len(queued) == 3  # training, reference, floor; 15 elements have no room beside them
     assert place("submit").exit_code == 0
-    assert len(place.queue()) == 1
+    assert place.queue() == queued
     full = Place(place.folder.parent / "other", place.cluster)
-    full.sweep(changed(SMALL, *MANY_BLOCKS, "name: small", "name: other"))
-    full.closed("throttle: 1", "throttle: 1\nmax_submit: 1")
+    full.sweep(changed(MANY_BLOCKS, "name: small", "name: other"))
+    full.closed(*SHORT, more="max_submit: 3\n")
     refused = full("submit")
     assert refused.exit_code == 3
     assert "nothing is queued: what is left waits for room in the queue (max_submit)" in refused.output
@@ -163,18 +160,20 @@ def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
 
 
 def test_gpu_hours_over_the_life_of_a_sweep(place: Place) -> None:
-    place.sweep(changed(TWO_NETWORKS, *MANY_BLOCKS[2:]))
-    refused = place("submit", "--max-gpu-hours", "0.5")
-    assert refused.exit_code == 3  # each training is guessed to take an hour
+    place.sweep(changed(TWO_NETWORKS, "score: {features: [pixels], metrics: [fid]}\n", ""))
+    refused = place("submit", "--max-gpu-hours", "0")
+    assert refused.exit_code == 3
     assert "nothing is queued: what is left waits for GPU hours (--max-gpu-hours)" in refused.output
     assert not place.queue()
-    half = place("submit", "--max-gpu-hours", "2.01")  # the trainings, and not the samples
+    place.sweep(TWO_NETWORKS)  # of each network four blocks, whose features are guessed to take 25 s each
+    half = place("submit", "--max-gpu-hours", "0.04")
     assert half.exit_code == 0
-    assert "GPU hours: 0.00 used, 0.00 queued, of 2.01" in half.output
+    assert "GPU hours: 0.00 used, 0.00 queued, of 0.04" in half.output
     assert "bundles wait for GPU hours" in half.output
+    assert half.output.count("queued sample") == 1
     queued = place.elements()
-    again = place("submit", "--max-gpu-hours", "2.01")
-    assert "GPU hours: 0.00 used, 2.00 queued, of 2.01" in again.output
+    again = place("submit", "--max-gpu-hours", "0.04")
+    assert "GPU hours: 0.00 used, 0.03 queued, of 0.04" in again.output
     assert place.elements() == queued
 
 

@@ -68,6 +68,7 @@ class Ray:
         cpus: int = 1,
     ) -> None:
         self.store, self.options, self.settings = store, options, settings or Settings()
+        self.url = store.root if store.local else store.url  # absolute: actors are in other folders
         self.connection = Connection(address, cpus, self.settings.token_file)
         self.nodes: list[Node] = nodes()
         self.has_gpus = any(node.resources.get("GPU") for node in self.nodes)
@@ -253,10 +254,10 @@ class Ray:
         if not request.gpus and options["device"].startswith("cuda"):
             options["device"] = "cpu"
         environment = {**ONE_THREAD, **({} if request.gpus else NO_GPU)}
-        remote = (
+        remote: Any = (
             ray.remote(Actor)
             .options(**request.options(), max_restarts=0, max_task_retries=0, runtime_env={"env_vars": environment})
-            .remote(self.store.url, options, self.plan)
+            .remote(self.url, options, self.plan)
         )
         self.hands.append(Hand(request, remote, remote.hello.remote()))
 

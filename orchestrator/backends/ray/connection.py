@@ -5,6 +5,7 @@ a time.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -132,10 +133,9 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _reread() -> None:
     """Let Ray look again at how it authenticates. No public function of it does."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _silence() -> None:

@@ -137,6 +137,8 @@ def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
         # a training stands alone; equal micro-batches go together, since a worker is set to one
         last = group.elements[-1][-1].bundle if group.elements else None
         alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
+        if last is not None and (last.alone or work.bundle.alone):
+            alike = False
         if not alike or filled + cost > target:
             group.elements.append([])
             filled = 0.0

@@ -259,7 +259,7 @@ class Jobs:
                 continue
             log = job.log(Path(job.wave.record["folder"]), element)
             cause, reason = cause_of(seen, ran, tail(log))
-            if cause == "died" and not start and not log.exists():
+            if any(row.state == "FAILED" for row in said) and not start and not log.exists():
                 cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
             nodes = [row.nodes for row in said if row.nodes]
             mark = {"host": nodes[-1] if nodes else "", **start, "outcome": "ended", "cause": cause, "reason": reason}
