@@ -121,19 +121,20 @@ def driver(folder: Path, blocks: int) -> None:
         for handle, waiting in enumerate(engine.bundles(found, name, todo, set(), backend.size, {}), start=1):
             work.append(engine.Work(handle, waiting.bundle))
         backend.submit(work)
-        ended, memory = 0, []
+        ended, calls, memory = 0, 0, []
         while not any(hand.host for hand in backend.hands):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
         began, at = time.process_time(), time.monotonic()
         while ended < len(work):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
+            calls = max(calls, sum(hand.ref is not None for hand in backend.hands))
             memory.append(resident())
         each = (time.process_time() - began) / blocks
         tenth = len(memory) // 10
         grown = statistics.mean(memory[-tenth:]) - statistics.mean(memory[tenth : 2 * tenth])
         print(
             f"  {blocks:,} blocks in {len(work):,} bundles: {1e3 * each:.3f} ms a block of this process, "
-            f"{blocks / (time.monotonic() - at):,.0f} blocks/s, at most {backend.most_in_flight} calls in flight, "
+            f"{blocks / (time.monotonic() - at):,.0f} blocks/s, at most {calls} calls in flight, "
             f"memory {memory[-1]:.0f} MB, {grown:+.1f} MB from the second tenth to the last"
         )
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from nag.registry import name_of
@@ -11,7 +11,7 @@ from orchestrator.errors import BadInput
 from orchestrator.identity import outside
 from orchestrator.plan import Plan
 from orchestrator.published import Published
-from orchestrator.sweep import Network, Sweep
+from orchestrator.sweep import Sweep
 
 LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
 PUT = "put it there or correct its path"
@@ -35,14 +35,8 @@ def refuse(plan: Plan) -> None:
         raise BadInput(f"{plan.sweep.path}: there {things} that it reads and this machine does not have:\n{listed}")
 
 
-def _networks(plan: Plan) -> Iterable[Network]:
-    roots = [n for planned in plan.cells for n in (planned.cell.network, *planned.cell.references.values())]
-    roots += [plan.sweep.estimator] if plan.sweep.estimator else []
-    return {id(n): n for root in roots for n in root.line}.values()
-
-
 def _of_networks(plan: Plan) -> Iterator[Absent]:
-    for network in _networks(plan):
+    for network in plan.networks:
         key = f"networks.{network.name}"
         if network.checkpoint and not os.path.exists(network.checkpoint):
             yield f"{key}.checkpoint", f"{os.path.normpath(network.checkpoint)}: there is no such file; {PUT}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nag.distributed import World
 from orchestrator.backends import Backend
 from orchestrator.backends.local import Local
 from orchestrator.backends.slurm import AfterWave, Slurm
@@ -182,6 +183,19 @@ def _reconciler(
         queue(settings, folder / name, code, name, asked, work, 1, after=[job], when="afternotok")
 
     return after_wave
+
+
+def check_batches(plan: Plan, site: Site) -> None:
+    """Raise BadInput for a training whose global batch the processes of the site do not divide."""
+    if site.kind != "slurm":
+        return
+    asked = site.settings.resources("train")
+    for network in plan.networks:
+        try:
+            World(0, max(1, asked.gpus) * asked.nodes).part(network.train.batch if network.train else 0)
+        except ValueError as error:
+            wide = f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
+            raise BadInput(f"{site.path}: {wide}, and networks.{network.name}.train.batch: {error}") from error
 
 
 def check(site: Site, commands: Commands) -> None:

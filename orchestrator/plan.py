@@ -23,7 +23,7 @@ from orchestrator.identity import Outside, digest
 from orchestrator.published import Published
 from orchestrator.scorers import fed, reads_pixels, refusal, trained_on
 from orchestrator.store import Store
-from orchestrator.sweep import REFERENCE_ROWS, Cell, Sweep
+from orchestrator.sweep import REFERENCE_ROWS, Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
 
 
@@ -72,6 +72,13 @@ class Plan:
         for planned in self.cells:
             found.setdefault(planned.cell.arm, set()).add(planned.stream)
         return found
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        """Those of the cells and of the measurement, with what each was made from, all once."""
+        roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values())]
+        roots += [self.sweep.estimator] if self.sweep.estimator else []
+        return tuple({id(n): n for root in roots for n in root.line}.values())
 
     def document(self) -> dict[str, Any]:
         """The plan as the store keeps it: what those who do its tasks must know, and the sweep as it was written."""
@@ -281,10 +288,15 @@ def _scores(
     return found
 
 
-@functools.cache
 def _held_out(metric: Any) -> Any:
     """The same distance to images that were not trained on; None for a metric that has no such thing."""
-    return replace(metric, against="held_out") if getattr(metric, "against", "") == "train" else None
+    return _twin(metric) if getattr(metric, "against", "") == "train" else None
+
+
+@functools.cache
+def _twin(metric: Any) -> Any:
+    """One object for all cells: identities are computed once for each."""
+    return replace(metric, against="held_out")
 
 
 class Done:

@@ -23,8 +23,8 @@ def _tuple(value: Any) -> Any:
 
 @method
 class MadeUp:
-    """Each output is 8 columns: projections of the image, made SIDE x SIDE and grey. No weights are read. of: what it
-    stands for, which names it apart.
+    """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands for,
+    which names it apart.
     """
 
     of: str = ""
@@ -40,17 +40,17 @@ class MadeUp:
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
     ) -> Callable[[Tensor], dict[str, Tensor]]:
-        """A function from uint8 (N, C, H, W) to the outputs, (N, 8) float32."""
+        """A function from uint8 (N, 1 or 3, H, W) to the outputs, (N, 8) float32."""
         import torch
 
         from nag import noise
 
-        drawn = noise.normal(0, range(len(self.outputs)), 0, (SIDE * SIDE, COLUMNS))
+        drawn = noise.normal(0, range(len(self.outputs)), 0, (3 * SIDE * SIDE, COLUMNS))
         projections = dict(zip(self.outputs, torch.from_numpy(drawn).to(device), strict=True))
 
         def extract(images: Tensor) -> dict[str, Tensor]:
-            x = images.to(device).float().mean(1, keepdim=True) / 127.5 - 1
+            x = images.to(device).float() / 127.5 - 1
             seen = torch.nn.functional.adaptive_avg_pool2d(x, SIDE).flatten(1)
-            return {name: seen @ projection for name, projection in projections.items()}
+            return {name: seen @ projection[: seen.shape[1]] for name, projection in projections.items()}
 
         return extract

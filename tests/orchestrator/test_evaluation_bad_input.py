@@ -16,7 +16,7 @@ from orchestrator.report.results import collect
 from orchestrator.spec import read_sweep
 from orchestrator.tasks.score import NO_HELD_OUT
 from tests.orchestrator.conftest import nagbench, run_here
-from tests.orchestrator.pictures import FOLDER, picture_folder, pixels, written
+from tests.orchestrator.made_images import FOLDER, picture_folder, pixels, written
 
 OWN = """\
 import torch

@@ -20,7 +20,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.tasks import extract
 from tests.nag.test_autoencoder import make
 from tests.orchestrator.conftest import Ran, run_here
-from tests.orchestrator.pictures import picture_folder, pixels, written
+from tests.orchestrator.made_images import picture_folder, pixels, written
 
 SWEEP = """\
 name: latents

@@ -22,7 +22,7 @@ from orchestrator.tasks import Context
 from orchestrator.tasks.reference import Held
 from tests.nag.inception_file import network, save
 from tests.orchestrator.conftest import Quiet, Ran, nagbench, run_here
-from tests.orchestrator.pictures import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
+from tests.orchestrator.made_images import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
 
 METRICS = "[fid, kid, precision_recall, density_coverage]"
 OPTIONS = ("--device", "cpu", "--json")

@@ -205,7 +205,7 @@ def test_it_runs_to_the_end_and_is_compared(ran: Ran) -> None:
     found = ran.document()
     assert len(found["cells"]) == 2 * (1 + 2 + 2)
     assert len({json.dumps(values) for values in metrics(found).values()}) == len(found["cells"])  # each cell differs
-    later = [row for row in found["comparisons"] if row["arm"] == "later"]
+    later = [row for row in found["comparisons"] if (row["arm"], row["metric"]) == ("later", "fid")]
     assert [(row["params"]["late.scale"], row["against_params"]["late.scale"]) for row in later] == [(1, 1), (2, 2)]
 
 
@@ -420,7 +420,7 @@ def test_every_family_can_be_the_users_own(tmp_path: Path) -> None:
     ran = run_here(laid_out(tmp_path, EVERYTHING), tmp_path / "store")
     assert not ran.failed
     cells = {cell["arm"]: cell for cell in ran.document()["cells"]}
-    assert set(cells["plain"]["metrics"]) == {"gap", "fid", "fid_pixels"}
+    assert set(cells["plain"]["metrics"]) == {"gap", "fid", "fid_pixels", "fid_held_out", "fid_held_out_pixels"}
     assert cells["plain"]["params"]["sampler"] == "./all.py:Thirds"
     assert [cells[arm]["network_calls"] for arm in ("plain", "tuned")] == [2, 3]
     assert cells["plain"]["metrics"]["gap"]["value"] > 0

@@ -58,7 +58,7 @@ class Disturbances:
 
     def lose_it_at_work(self) -> bool:
         working = [hand for hand in self.backend.hands if hand.work and hand.node == self.added.node_id]
-        if working and self.backend.store.exists("nagbench.json"):
+        if working:
             self.seconds = time.monotonic() - self.seconds
             self.cluster.remove_node(self.added)
         return bool(working)
@@ -70,7 +70,6 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
     faults = Disturbances(cluster)
     observer = Disturber((1, faults.add_a_node), (200, faults.kill_an_actor), (400, faults.lose_it_at_work))
     seen: dict[int, str] = {}  # by the GPUs that an actor asked for, the GPUs that it saw
-    in_flight = []
 
     def make() -> Ray:
         backend = faults.backend = Ray(store, Options(device="auto"), address=cluster.address)
@@ -81,7 +80,6 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
             if hand.host:
                 seen[int(hand.request.gpus)] = hand.about["gpus"]
                 assert "_ray_pkg_" in hand.about["code"], "nodes run the snapshot"
-            in_flight.append(len([h for h in backend.hands if h.ref]) - len(backend.hands))
             return events
 
         backend._heard = watched
@@ -92,7 +90,6 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
     assert not observer.acts, "the sweep was over too soon to disturb it"
     assert faults.seconds < 30, "a node that was added"
     assert seen == {0: "", 1: "0"}
-    assert max(in_flight) <= 0, "a call for each actor at most"
     causes = sorted(
         (record := store.read_record(f"attempts/{digest}/{name}"))["cause"] + " " + record["reason"]
         for digest in store.list("attempts")

@@ -27,15 +27,20 @@ def site(cluster: Any) -> Site:
     return Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
 
 
-def drivers(folder: str) -> list[int]:
-    """Processes that run the engine of a job on our cluster, which has its files in a folder."""
+def processes(word: bytes, folder: str) -> list[int]:
+    """Processes with this word in their command, on our cluster, which has its files in a folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"orchestrator.ray_jobs" in words and os.readlink(entry / "cwd").startswith(folder):
+            if any(each.startswith(word) for each in words) and os.readlink(entry / "cwd").startswith(folder):
                 found.append(int(entry.name))
     return found
+
+
+def drivers(folder: str) -> list[int]:
+    """Those that run the engine of a job."""
+    return processes(b"orchestrator.ray_jobs", folder)
 
 
 def blocks(store: Store) -> int:
@@ -45,7 +50,7 @@ def blocks(store: Store) -> int:
 def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: Path) -> None:
     """Submitted twice is once; its driver dies, the next is cancelled, the third finishes. No block is made again."""
     planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
-    name, options = planned.sweep.name, Options(device="cpu")
+    name, options = planned.sweep.name, Options(device="auto")
     assert ray_jobs.status(name, store, site) == []
     first, new = ray_jobs.submit(planned, store, site, options)
     assert new
@@ -54,9 +59,11 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     assert ray_jobs.status(name, store, site)[0].status == "RUNNING"
     pids = drivers(ray_environment)
     assert len(pids) == 1
+    assert processes(b"ray::Actor", ray_environment)
     os.kill(pids[0], signal.SIGKILL)
     until(lambda: not ray_jobs.status(name, store, site)[0].runs)
     assert ray_jobs.status(name, store, site)[0].status == "FAILED"
+    until(lambda: not processes(b"ray::Actor", ray_environment))
 
     second, new = ray_jobs.submit(planned, store, site, options)
     assert new

@@ -15,6 +15,7 @@ from orchestrator.backends.ray.waiting import Waiting
 from orchestrator.retries import decide
 from orchestrator.site import Ray as Settings
 from orchestrator.site import RayWorker
+from orchestrator.tasks import Options
 
 A100 = Node("1", "a", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 64.0 * GB, "disk": 2.0})
 CPU = Node("2", "b", {"CPU": 16.0, "memory": 128.0 * GB, "node:10.0.0.2": 1.0})
@@ -102,10 +103,11 @@ def test_waiting_against_a_plain_account() -> None:
             assert (each.handle in ended) != lost
 
 
-def backend(settings: Settings, *nodes: Node) -> Any:
+def backend(settings: Settings, *nodes: Node, device: str = "auto") -> Any:
     """What Ray knows of a cluster, without one."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
+    made.options = Options(device=device)
     return made
 
 
@@ -114,6 +116,7 @@ def test_what_a_bundle_asks_for() -> None:
     with_gpus, without = backend(Settings(), A100, CPU), backend(Settings(), CPU)
     assert [with_gpus.request(Bundle((), kind=kind)).gpus for kind in kinds] == [1, 1, 1, 1, 0, 0]
     assert {without.request(Bundle((), kind=kind)) for kind in kinds} == {Request(0, 1)}, "one sort of worker"
+    assert backend(Settings(), A100, device="cpu").request(Bundle((), kind="train")) == Request(0, 1)
     shared = backend(Settings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
     assert shared.request(Bundle((), kind="reference")) == Request(0.5, 0.5)
     assert shared.size(None, "", 1000) == 16

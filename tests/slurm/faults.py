@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.engine import keep_plan
 from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
-from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, run_here
-from tests.slurm.cluster import environment, processes, wait
+from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.running import SITE, Place, changed
 
 # The user's own code: Euler's method and SiT, as slow and as troublesome as files in a folder of the test say.
@@ -46,8 +44,15 @@ def said(name, otherwise=0.0):
 class PacedSiT(SiT):
     def module(self, *arguments, **options):
         made = super().module(*arguments, **options)
-        made.register_forward_pre_hook(lambda module, given: time.sleep(said("step") * module.training))
+        made.register_forward_pre_hook(step)
         return made
+
+
+def step(module, given):
+    if module.training and FOLDER.exists():
+        with open(FOLDER / "steps", "a") as steps:
+            steps.write(".")
+        time.sleep(said("step"))
 
 
 @method
@@ -113,11 +118,13 @@ class Task:
     pid: int
     job: str  # `7_0`, or `7`
     node: str
-    kind: str
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def runs(self) -> bool:
+        return alive(self.pid)
 
 
 @dataclass
@@ -157,25 +164,45 @@ class Trial(Place):
     # What there is.
 
     def blocks(self, kind: str = "sample") -> int:
+        return sum(len(self.store.list(f"blocks/{digest}")) for digest in self.digests(kind))
+
+    def count(self, what: str) -> int:
+        """Of `calls` of the sampler, or `steps` of the training, by all copies together."""
+        place = self.faults / what
+        return place.read_text().count("\n" if what == "calls" else ".") if place.exists() else 0
+
+    def digests(self, kind: str) -> list[str]:
         found = plan(read_sweep(str(self.folder / "sweep.yaml")))
-        return sum(len(self.store.list(f"blocks/{d}")) for d, task in found.tasks.items() if task.kind == kind)
+        return [digest for digest, task in found.tasks.items() if task.kind == kind]
+
+    def arrays(self) -> list[dict[str, Any]]:
+        """All that was ever queued, in order."""
+        paths = sorted(self.folder.glob("results/store/waves/*/*/[0-9][0-9][0-9].json"))
+        return [json.loads(path.read_text()) for path in paths]
 
     def tasks(self, kind: str) -> list[Task]:
-        kinds = {}
-        for path in self.folder.glob("results/store/waves/*/*/[0-9][0-9][0-9].json"):
-            array = json.loads(path.read_text())
-            kinds[array["name"]] = array["kind"]
+        """The processes that do elements of a kind."""
+        kinds = {array["name"]: array["kind"] for array in self.arrays()}
+        return [task for name, task in self._processes() if kinds.get(name) == kind]
+
+    def reconciler(self) -> Task | None:
+        stem = f"nb.root.{self.name}."
+        names = [(name, task) for name, task in self._processes() if name.startswith(stem)]
+        return next((task for name, task in names if name.endswith(".reconcile")), None)
+
+    def _processes(self) -> list[tuple[str, Task]]:
+        """The first process of each running step that submitit began on this trial's cluster, with the job's name."""
         found = []
         for pid in processes():
             known = dict(pair.decode(errors="replace").partition("=")[::2] for pair in environment(pid))
-            if kinds.get(known.get("SLURM_JOB_NAME", "")) == kind and known.get("SLURM_PROCID") == "0":
-                with contextlib.suppress(OSError):
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if b"python" in os.path.basename(words[0]) and b"submitit.core._submit" in words:
-                        job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"])
-                        element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
-                        found.append(Task(pid, job + element, known["SLURMD_NODENAME"], kind))
-        return sorted(found, key=lambda task: task.pid)
+            mine = known.get("SLURM_CONF") == self.env["SLURM_CONF"] and known.get("SLURM_PROCID") == "0"
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if mine else [b""]
+                if b"python" in os.path.basename(words[0]) and b"submitit.core._submit" in words:
+                    element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
+                    job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"]) + element
+                    found.append((known["SLURM_JOB_NAME"], Task(pid, job, known["SLURMD_NODENAME"])))
+        return sorted(found, key=lambda each: each[1].pid)
 
     def attempts(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob("results/store/attempts/*/*.json"))]
@@ -201,20 +228,22 @@ class Trial(Place):
 
     # What must hold at the end.
 
-    def done(self, *, arms: Sequence[str] = ("plain", "nag"), atol: float = 0, lost: int | None = None) -> None:
+    def done(
+        self, *, arms: Sequence[str] = ("plain", "nag"), atol: float = 0, lost: int | None = None, damaged: int = 0
+    ) -> None:
         """Nothing is queued; the same bits and numbers as in peace, and nothing that was done was done again.
 
-        lost: blocks that may have been begun and not published.
+        lost: blocks that may have been begun and not published. damaged: blocks that were, and were set aside.
         """
         assert self.base is not None
         assert not self.queue()
-        report = self("report")
-        assert report.exit_code == 0, report.output
+        report = self.run("report")
+        assert report.returncode == 0, report.stderr
         self.same(arms, atol)
-        assert not list(self.folder.glob("results/store/quarantine/**/*.safetensors*"))
+        assert len(list(self.folder.glob("results/store/quarantine/blocks/*/*"))) == damaged
         assert self.made_again() == []
         if lost is not None:
-            assert len((self.faults / "calls").read_text().splitlines()) - self.blocks() <= lost
+            assert self.count("calls") - self.blocks() <= lost
 
     def same(self, arms: Sequence[str], atol: float = 0) -> None:
         assert self.base is not None
@@ -266,6 +295,6 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def planned(trial: Trial) -> str:
-    """The plan of a trial, as its store has it."""
-    return keep_plan(plan(read_sweep(str(trial.folder / "sweep.yaml"))), Store(trial.store.url))
+def preempt(cluster: Cluster, node: str) -> None:
+    """A job of a higher partition takes a node for a second."""
+    cluster.submit("sleep 1", "--partition=urgent", f"--nodelist={node}", "--exclusive")

@@ -77,7 +77,6 @@ class Ray:
         self.hands: list[Hand] = []
         self.lacking: dict[Request, float] = {}  # what no node can give -> since when
         self.bad_starts = 0
-        self.most_in_flight = 0
         self.plan = ""
         self.never: list[int] = []  # bundles that could not even wait
 
@@ -86,7 +85,8 @@ class Ray:
     def request(self, bundle: Bundle) -> Request:
         on_cpu = bundle.kind in self.settings.cpu_stages
         said: RayWorker = self.settings.cpu_worker if on_cpu else self.settings.worker
-        gpus = 0.0 if on_cpu else said.gpus if said.gpus is not None else float(self.has_gpus)
+        wanted = said.gpus if said.gpus is not None else float(self.has_gpus and self.options.device != "cpu")
+        gpus = 0.0 if on_cpu else wanted
         memory = int((said.memory_gb or 0) * GB)
         if bundle.doublings:
             memory = min(int((said.memory_gb or FIRST_DOUBLING_GB) * GB) << bundle.doublings, self._memory_at_most())
@@ -169,7 +169,6 @@ class Ray:
 
     def _call(self, hand: Hand, message: dict[str, Any] | None) -> None:
         hand.ref = hand.remote.turn.remote(message, TURN_S, max(GATHER_S, len(self.hands) / ANSWERS_A_S))
-        self.most_in_flight = max(self.most_in_flight, sum(other.ref is not None for other in self.hands))
 
     def _ended(self, hand: Hand, end: End) -> list[Event]:
         hand.work, hand.idle_since = None, time.monotonic()
