@@ -1,4 +1,4 @@
-"""An autoencoder without weights, whose latents are means of blocks of pixels. It stands in for a VAE under `--smoke`."""
+"""An autoencoder without weights, whose latents are means of blocks of pixels: it stands in for a VAE in smoke runs."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from nag.distributed import World
 from orchestrator.backends import Backend
 from orchestrator.backends.local import Local
 from orchestrator.backends.slurm import AfterWave, Slurm
-from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
 from orchestrator.engine import plan_checksum
@@ -67,7 +67,8 @@ def begin(
     smoke: bool,
     **more: Any,
 ) -> Campaign:
-    """What a user's command begins, here and now."""
+    """What a user's command begins, here and now. Raises BadInput where the site cannot train what is to be trained."""
+    check_batches(plan, site)
     return Campaign(
         sweep=os.path.abspath(plan.sweep.path),
         store=store.url,
@@ -106,7 +107,7 @@ def patiently(site: Site, do: Callable[[], T], note: Callable[[str], None]) -> T
         except Passing as error:
             now = time.monotonic()
             since = now if now - began > PATIENCE_S else since  # it had gone well for long
-            if now - since > PATIENCE_S or site.kind != "slurm":
+            if now - since > PATIENCE_S or site.kind != "slurm" or isinstance(error, Absent):
                 raise
             note(f"{error}; going on in {WAIT_S:g} s")
             time.sleep(WAIT_S)

@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
 from orchestrator.backends.slurm.ledger import tidy
-from orchestrator.cluster import Campaign, begin, opener, owner, patiently
+from orchestrator.cluster import Campaign, begin, check_batches, opener, owner, patiently
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
@@ -176,6 +176,7 @@ def forecast_table(found: Plan, opened: Store, place: Site) -> tuple[Table, str,
 
     from orchestrator.forecast import forecast
 
+    check_batches(found, place)
     expected = forecast(found, opened, place.settings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "arrays", "elements", "at once", "longest", "GPU hours"):

@@ -24,7 +24,7 @@ from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
 from orchestrator.report.results import Results, collect, influence
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Context, Options, block_name, extract
+from orchestrator.tasks import BLOCK_KINDS, Context, Options, extract, read_block
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,12 +111,12 @@ def export_images(
         )
     context = Context(store, Options())
     decode = _decode(plan, cell, context)
-    labels = [context.store.read_arrays(block_name(cell.stream, number))[0]["labels"] for number in numbers]
+    labels = [read_block(context.store, cell.stream, number)[0]["labels"] for number in numbers]
 
     def parts() -> Iterator[np.ndarray]:
         for number in numbers:
-            name = block_name(cell.stream, number)
-            arrays, _ = extract.images(context, name, decode) if decode else extract.stored(context, name)
+            made = (context, cell.stream, number)
+            arrays, _ = extract.images(*made, decode) if decode else extract.stored(*made)
             yield arrays["samples"][: taken - number * block].transpose(0, 2, 3, 1)
 
     import numpy as np

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,25 +62,28 @@ def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
 
 
 def makespan(found: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
-    """Seconds until all arrays are done. lasting: seconds of each element. At most the throttle of an array runs at
-    once, and at most `gpus` GPUs of all; what waits for a whole array starts after its last element.
+    """Seconds until all arrays are done, if each starts what it may as soon as it may, the first ones first. lasting:
+    seconds of each element. At most the throttle of an array runs at once, and at most `gpus` GPUs of all; what waits
+    for a whole array starts after its last element. Raises ValueError where an element needs more GPUs than there are.
     """
-    ends: dict[str, list[float]] = {}  # array -> when each of its elements ends
-    free = [0.0] * gpus if gpus is not None else None
-    for array in found:  # each stands behind those that it waits for
-        ready = 0.0
-        for name in array.after:
-            other, _, element = name.partition("/")
-            ready = max(ready, ends[other][int(element)] if element else max(ends[other]))
-        running: list[float] = []
-        ends[array.name] = []
-        needs = array.resources.gpus * array.resources.nodes
-        for seconds in lasting[array.name]:
-            start = max(ready, heapq.heappop(running) if len(running) >= array.throttle else 0.0)
-            taken = [heapq.heappop(free) for _ in range(needs)] if free is not None else []
-            start = max([start, *taken])
-            heapq.heappush(running, start + seconds)
-            for _ in taken:
-                heapq.heappush(free or [], start + seconds)
-            ends[array.name].append(start + seconds)
-    return max((end for each in ends.values() for end in each), default=0.0)
+    now, free = 0.0, math.inf if gpus is None else gpus
+    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.elements) for array in found}
+    over: set[str] = set()  # `array` and `array/element`
+    needs = {array.name: array.resources.gpus * array.resources.nodes for array in found}
+    running: list[tuple[float, str, int]] = []  # when it ends, array, element
+    waiting = list(found)
+    while waiting or running:
+        for array in waiting:
+            name = array.name
+            while begun[name] < len(array.elements) and active[name] < array.throttle and needs[name] <= free:
+                if not over.issuperset(array.after):
+                    break
+                heapq.heappush(running, (now + lasting[name][begun[name]], name, begun[name]))
+                begun[name], active[name], free = begun[name] + 1, active[name] + 1, free - needs[name]
+        waiting = [array for array in waiting if begun[array.name] < len(array.elements)]
+        if not running:
+            raise ValueError(f"{waiting[0].kind}: an element needs more than {gpus} GPUs")
+        now, name, element = heapq.heappop(running)
+        active[name], left[name], free = active[name] - 1, left[name] - 1, free + needs[name]
+        over |= {f"{name}/{element}"} if left[name] else {f"{name}/{element}", name}
+    return now

@@ -60,14 +60,13 @@ DEFAULTS = {
     "datasets.made_up": {"classes": 10, "images": 256, "resolution": 32, "seed": 0},
     "autoencoders.kl": {"factor": 0.18215, "dtype": "float32", "tile": None},
     "autoencoders.block_means": {"side": 2},
-    **dict.fromkeys(
-        (
-            *("datasets.image_folder", "datasets.imagenet", "datasets.food101", "datasets.sun397"),
-            *("datasets.caltech101", "datasets.cub200", "datasets.stanford_cars"),
-            *("datasets.df20m_mini", "datasets.artbench10"),
-        ),
-        {"resolution": 256, "flip": False, "held_out": 0.0, "on_error": "fail"},
-    ),
+    **{
+        f"datasets.{name}": {"resolution": 256, "flip": False, "held_out": 0.0, "on_error": "fail"}
+        for name in (
+            *("image_folder", "imagenet", "food101", "sun397", "caltech101"),
+            *("cub200", "stanford_cars", "df20m_mini", "artbench10"),
+        )
+    },
     "interpolants.linear": {},
     "interpolants.gvp": {},
     "interpolants.vp": {},

@@ -1,4 +1,4 @@
-"""Every sweep file plans, and says at its top the command, the cost and the answer that came out."""
+"""Every sweep plans, and says at its top the command, the cost and the answer that came out; the numbers of papers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.forecast import forecast
 from orchestrator.plan import plan
+from orchestrator.site import read_site
 from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
@@ -37,3 +41,56 @@ def test_its_header(path: Path) -> None:
     assert f"nagbench run {name}" in header
     assert re.search(r"\d+ CPU cores: about \d+ minutes|GPU hours", header), "what it costs"
     assert re.search(r"(?i)answer", header), "what came out"
+
+
+HOURS = {path: found[1] for path in SWEEPS if (found := re.search(r"GPU hours: about ([\d,]+)", path.read_text()))}
+
+
+def test_those_of_the_paper_and_of_official_weights_need_gpus() -> None:
+    assert set(HOURS) == {path for path in SWEEPS if path.parent.name in ("paper", "verify")}
+    assert len(HOURS) >= 6
+
+
+@pytest.mark.parametrize("path", HOURS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_its_gpu_hours(path: Path, tmp_path: Path) -> None:
+    """What `plan --site sites/slurm.yaml` says where nothing is measured yet, in two digits."""
+    site = read_site(str(ROOT / "sites/slurm.yaml"))
+    found = forecast(plan(read_sweep(path)), Store(str(tmp_path / "none")), site.settings)
+    assert float(HOURS[path].replace(",", "")) == pytest.approx(found.gpu_hours, rel=0.05, abs=5)
+
+
+REFERENCE = sorted((ROOT / "results/reference").glob("*.yaml"))
+
+
+def test_the_papers_numbers_are_used() -> None:
+    named = {
+        (path.parent / found[1]).resolve()
+        for path in SWEEPS
+        for found in re.finditer(r"published: (\S+)", path.read_text())
+    }
+    assert named == set(REFERENCE)
+
+
+@pytest.mark.parametrize("name", ["nag_table1", "nag_table2", "official"])
+def test_they_say_where_they_are_from(name: str) -> None:
+    text = (ROOT / f"results/reference/{name}.yaml").read_text()
+    root = parse(text, name)
+    assert re.search(r"arXiv \d{4}\.\d{5}", root.value["source"].value)
+    assert root.value["count"].value in (10_000, 50_000)
+    unknown = root.value["protocol"].value.startswith("unknown")
+    assert unknown == name.startswith("nag_"), "the paper does not say how it measured"
+    assert ("tolerance" in text) == (name == "official")
+
+
+def test_the_means_of_table_2() -> None:
+    """Copied right: the seven numbers of each method have the mean that the paper prints, which the file quotes."""
+    text = (ROOT / "results/reference/nag_table2.yaml").read_text()
+    found: dict[str, list[float]] = {}
+    for arm, value in re.findall(r"arm: (\w+), .*fid: ([\d.]+)", text):
+        found.setdefault(arm, []).append(float(value))
+    head = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    printed = {arm: float(mean) for arm, mean in re.findall(r"(\w+) (\d+\.\d\d)", head)}
+    assert printed.keys() == found.keys()
+    for arm, values in found.items():
+        assert len(values) == 7
+        assert sum(values) / 7 == pytest.approx(printed[arm], abs=0.01)

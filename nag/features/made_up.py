@@ -23,8 +23,8 @@ def _tuple(value: Any) -> Any:
 
 @method
 class MadeUp:
-    """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands for,
-    which names it apart.
+    """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands
+    for, which names it apart.
     """
 
     of: str = ""

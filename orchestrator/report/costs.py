@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.report.results import Results
@@ -23,7 +24,11 @@ def costs(results: Results, store: Store) -> list[str]:
             f"Sampling and features of {plural(len(cells), 'different cell')}: {seconds_text(seconds)} of worker time, "
             f"{calls:,.0f} network calls."
         )
-    trained = _trainings(results, store)
+    skipped = {name for record in _records(results, store, "reference") for name in record.get("skipped", ())}
+    if skipped:
+        words = "could not be read, and others of their classes stand in for them (on_error: skip)"
+        lines.append(f"{plural(len(skipped), 'image')} {words}, such as {min(skipped)}.")
+    trained = [float(record["seconds"]) for record in _records(results, store, "train")]
     if trained:
         lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
     precision = results.plan.sweep.precision
@@ -39,12 +44,12 @@ def costs(results: Results, store: Store) -> list[str]:
     return lines
 
 
-def _trainings(results: Results, store: Store) -> list[float]:
+def _records(results: Results, store: Store, kind: str) -> list[dict[str, Any]]:
     found = []
     for task in results.plan.tasks.values():
-        if task.kind == "train":
+        if task.kind == kind:
             try:
-                found.append(float(store.read_record(task.record_name, repair=False)["seconds"]))
+                found.append(store.read_record(task.record_name, repair=False))
             except (MissingFile, CorruptFile):  # not done yet, or to be done again
                 continue
     return found

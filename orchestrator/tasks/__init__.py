@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.identity import digest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nag.field import Field
     from nag.noise_level import Estimator
     from nag.precision import Precision
@@ -305,6 +307,21 @@ def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
         store.remove(path)
     store.remove(record_name(kind, digest))
     raise CorruptFile(f"{path} does not match the checksum in its record; it was set aside and will be made again")
+
+
+def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside: also where it is a
+    whole block, but another one, as after a restore into the wrong place.
+    """
+    from orchestrator.errors import CorruptFile
+
+    name = block_name(digest, number)
+    arrays, record = store.read_arrays(name)
+    starts = record["first"] // record["count"] if record.get("kind") == "sample" else record.get("number", number)
+    if record.get("digest", digest) == digest and starts == number:
+        return arrays, record
+    store.remove(name)
+    raise CorruptFile(f"{name} is another block ({starts} of {record['digest']}); it was set aside and made again")
 
 
 def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Mapping[str, Any], started: float) -> None:

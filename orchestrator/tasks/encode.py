@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import digest
 from orchestrator.store import unpack
-from orchestrator.tasks import Context, Task, block_name, shards
+from orchestrator.tasks import Context, Task, block_name, read_block, shards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +56,10 @@ def run(context: Context, task: Task, number: int) -> None:
     record = {
         "kind": task.kind,
         "digest": task.digest,
-        "first": int(indices[0]),
+        "number": number,
         "count": len(indices),
         "num_classes": data.num_classes,
-        "skipped": getattr(split, "skipped", {}),
+        "skipped": dict(getattr(split, "skipped", {})),
         "started": round(started, 3),
         "seconds": round(time.time() - started, 4),
         "device": context.options.device,
@@ -68,7 +68,7 @@ def run(context: Context, task: Task, number: int) -> None:
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
     if seen:
         images = {"samples": np.concatenate(seen), "labels": arrays["labels"]}
-        context.load("block", _images_key(task, number), lambda: (images, {}))
+        context.load("block", _images_key(task, number), lambda: (images, {"skipped": record["skipped"]}))
 
 
 def images_of(context: Context, task: Task, number: int) -> Images:
@@ -77,7 +77,8 @@ def images_of(context: Context, task: Task, number: int) -> Images:
 
     def make() -> Images:
         _, split, indices = _source(context, task, number)
-        return {"samples": to_uint8(split.images(indices)), "labels": split.labels(indices)}, {}
+        images = {"samples": to_uint8(split.images(indices)), "labels": split.labels(indices)}
+        return images, {"skipped": dict(getattr(split, "skipped", {}))}
 
     return context.load("block", _images_key(task, number), make)
 
@@ -118,7 +119,7 @@ class Latents:
     def __init__(self, context: Context, identity: Mapping[str, Any]) -> None:
         self.context, self.task = context, context.task(identity["encode"])
         self.flip = bool(identity.get("flip"))
-        arrays, record = context.store.read_arrays(block_name(self.task.digest, 0))
+        arrays, record = read_block(context.store, self.task.digest, 0)
         self.shape: tuple[int, int, int] = arrays["posterior"].shape[3:]
         self.num_classes: int = record["num_classes"]
 
@@ -131,16 +132,17 @@ class Latents:
         if split != "train":
             raise ValueError(f"only the training images are encoded, not {split!r}")
         folder = self.context.store.local_copy(f"blocks/{self.task.digest}")
-        names = [block_name(self.task.digest, number) for number in shards(self.task)]
-        paths = [os.path.join(folder, os.path.basename(name)) for name in names]
+        numbers = shards(self.task)
+        paths = [os.path.join(folder, os.path.basename(block_name(self.task.digest, number))) for number in numbers]
         with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
-            list(pool.map(self._check, names, paths))
+            list(pool.map(self._check, numbers, paths))
         return LatentSplit(paths, self.flip)
 
-    def _check(self, name: str, path: str) -> None:
+    def _check(self, number: int, path: str) -> None:
         """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
         from nag.datasets.files import cache
 
+        name = block_name(self.task.digest, number)
         try:
             stat = os.stat(path)
         except FileNotFoundError:
@@ -149,10 +151,12 @@ class Latents:
         if seen.exists():
             return
         try:
-            unpack(Path(path).read_bytes())
+            record = unpack(Path(path).read_bytes())[1]
+            if (record["digest"], record["number"]) != (self.task.digest, number):
+                raise ValueError(f"it is block {record['number']} of {record['digest']}")
         except ValueError as error:
             self.context.store.remove(name)
-            Path(path).unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)  # a copy of this machine's own
             raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
 from orchestrator.identity import digest
-from orchestrator.tasks import Context, Task, block_name, encode
+from orchestrator.tasks import Context, Task, block_name, encode, read_block
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,7 @@ def run(context: Context, task: Task, number: int) -> None:
     record = {
         "kind": task.kind,
         "digest": task.digest,
+        "number": number,
         "sampled": sampled,
         "started": round(started, 3),
         "seconds": round(time.time() - started + sampled.get("decode_seconds", 0.0), 4),
@@ -49,25 +50,25 @@ def _images(context: Context, task: Task, number: int) -> Block:
     stream = task.params["stream"]
     if stream in context.tasks and context.tasks[stream].kind == "encode":
         return encode.images_of(context, context.tasks[stream], number)
-    name, decode = block_name(stream, number), task.params.get("decode")
-    return images(context, name, decode) if decode else stored(context, name)
+    decode = task.params.get("decode")
+    return images(context, stream, number, decode) if decode else stored(context, stream, number)
 
 
-def stored(context: Context, name: str) -> Block:
+def stored(context: Context, stream: str, number: int) -> Block:
     """The block as it was sampled."""
-    return context.load("block", name, lambda: context.store.read_arrays(name))
+    return context.load("block", block_name(stream, number), lambda: read_block(context.store, stream, number))
 
 
-def images(context: Context, name: str, decode: Mapping[str, Any]) -> Block:
+def images(context: Context, stream: str, number: int, decode: Mapping[str, Any]) -> Block:
     """The block with its latents decoded, (N, 3, H, W) uint8; kept for the other extractors of this bundle."""
 
     def make() -> Block:
         started = time.time()
-        arrays, record = stored(context, name)
+        arrays, record = stored(context, stream, number)
         decoded = decoded_by(context, decode, arrays["samples"])
         return {**arrays, "samples": decoded}, {**record, "decode_seconds": round(time.time() - started, 4)}
 
-    return context.load("block", f"{name} {digest(decode)}", make)
+    return context.load("block", f"{block_name(stream, number)} {digest(decode)}", make)
 
 
 def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
 from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, block_name, finish
+from orchestrator.tasks import Context, Task, finish, read_block
 from orchestrator.tasks.sample import draw, stored
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _observe(context: Context, task: Task, g: Any) -> dict[float, np.ndarray]:
     block = stream.params["block"]
     for number in range(-(-params["count"] // block)):
         x, _, _ = draw(context, stream, np.arange(number * block, (number + 1) * block), observe)
-        arrays, record = context.store.read_arrays(block_name(stream.digest, number))
+        arrays, record = read_block(context.store, stream.digest, number)
         _same(stored(stream, x), arrays["samples"], record, context)
         context.tell(task.digest, number + 1, -(-params["count"] // block) + 1)
     return {t: np.concatenate(parts)[: params["count"]] for t, parts in seen.items()}

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.store import pack, unpack
 from orchestrator.sweep import REFERENCE_ROWS
-from orchestrator.tasks import Context, Task, block_name, file_name, finish, read_output, record_name, shards
+from orchestrator.tasks import (
+    Context,
+    Task,
+    block_name,
+    file_name,
+    finish,
+    read_block,
+    read_output,
+    record_name,
+    shards,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +35,6 @@ PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are 
 MOMENTS = "moments.safetensors"
 WIDEST = 8192  # beyond it a covariance has over half a GB
 SPLITS = ("train", "held_out")
-
 
 Outputs = dict[str, "np.ndarray"]  # of some images, by name, with their labels
 
@@ -50,15 +59,16 @@ def run(context: Context, task: Task) -> None:
             sizes = {name: min(size, task.params["rows"]) for name, size in sizes.items()}
         made.total = sum(sizes.values())
         for name, split in splits.items():
-            blocks = _taken_before(context, task) if name == "train" else None
-            if blocks is None:
+            taken = _taken_before(context, task) if name == "train" else None
+            if taken is None:
                 made.add(name, sizes[name], made.looked_at(_of_split(context, split, sizes[name])))
             else:
-                made.add(name, sizes[name], _of_blocks(context, blocks))
+                made.add(name, sizes[name], _of_blocks(context, taken, made.skipped))
+            made.skipped |= getattr(split, "skipped", {})
     if made.moments:
         made.publish(MOMENTS, made.moments)
     record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
-    finish(context, task, made, record, started)
+    finish(context, task, made, {**record, "skipped": made.skipped}, started)
 
 
 def _size(split: Any) -> int:
@@ -67,20 +77,21 @@ def _size(split: Any) -> int:
     return originals(split)
 
 
-def _taken_before(context: Context, task: Task) -> list[str] | None:
-    """The blocks with the outputs on all training images, if an extract task among the inputs has made them."""
+def _taken_before(context: Context, task: Task) -> Task | None:
+    """The extract task among the inputs whose blocks have the outputs on all training images, if they are there."""
     for made in (context.task(source) for source in task.inputs):
         if made.kind == "extract":
             names = [block_name(made.digest, number) for number in shards(context.task(made.params["stream"]))]
-            return names if all(map(context.store.exists, names)) else None
+            return made if all(map(context.store.exists, names)) else None
     return None
 
 
-def _of_blocks(context: Context, names: list[str]) -> Iterator[Outputs]:
-    """The outputs in blocks, in pieces that end where a part ends."""
+def _of_blocks(context: Context, taken: Task, skipped: dict[str, str]) -> Iterator[Outputs]:
+    """The outputs in blocks, in pieces that end where a part ends; what could not be read is added to `skipped`."""
     first = 0
-    for name in names:
-        arrays, _ = context.store.read_arrays(name)
+    for number in shards(context.task(taken.params["stream"])):
+        arrays, record = read_block(context.store, taken.digest, number)
+        skipped |= record["sampled"].get("skipped", {})
         size = len(arrays["labels"])
         for start, end in itertools.pairwise(sorted({0, *range(-first % PART, size, PART), size})):
             yield {output: rows[start:end] for output, rows in arrays.items()}
@@ -142,6 +153,7 @@ class _Made(Mapping[str, bytes]):
         self.outputs: set[str] = set()
         self.sizes: dict[str, int] = {}
         self.rows: dict[str, int] = {}
+        self.skipped: dict[str, str] = {}  # images that could not be read, by name, and what was wrong with them
         self.total = self.seen = 0
         self.rows_only = task.params.get("only") == "rows"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
 from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, block_name, finish
+from orchestrator.tasks import Context, Task, finish, read_block
 from orchestrator.tasks.reference import Held
 from orchestrator.user_code import place
 
@@ -80,7 +80,7 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
     sample_s = extract_s = calls = 0.0
     micro_batches, devices = set(), set()
     for number in range(-(-count // block)):
-        arrays, record = context.store.read_arrays(block_name(task.params["features"], number))
+        arrays, record = read_block(context.store, task.params["features"], number)
         taken = min(block, count - number * block)
         for name in names:
             whole = found.setdefault(name, np.empty((count, *arrays[name].shape[1:]), arrays[name].dtype))

@@ -224,7 +224,7 @@ def _trainings(plan: Plan, store: Store) -> list[Run]:
 
 
 def _course(task: Task, store: Store) -> tuple[str, float, float, list[tuple[str, float, float, int]]] | None:
-    """Status, start, end and the points (name, value, time, step) of a training, so far; None where it has not begun."""
+    """Status, start, end and points (name, value, time, step) of a training, so far; None where it has not begun."""
     try:
         record = store.read_record(task.record_name, repair=False)
     except (MissingFile, CorruptFile):  # not done yet, or the next run makes it again

@@ -93,7 +93,8 @@ def _score(planned: Plan, cell: PlannedCell, result: CellResult, nag_gain: float
         if measured:
             result.shift = _shift(scored.task, nag, cfg, seed, store)
         for name in scored.metric.names:
-            value = 0.02 - 0.008 * nag if measured else values[name] * (0.2 if scored.suffix and name in DISTANCES else 1.0)
+            scale = 0.2 if scored.suffix and name in DISTANCES else 1.0
+            value = 0.02 - 0.008 * nag if measured else values.get(name, 0.0123) * scale
             half = 0.06 * abs(value) if name in DISTANCES or measured else None
             score = {
                 "value": float(value),

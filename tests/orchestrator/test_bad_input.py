@@ -243,7 +243,8 @@ SECTIONS = [
     (
         PRE,
         "  pre: {checkpoint: nothing.pt}\n  sit:",
-        "3: networks.pre.checkpoint: there is no file 'nothing.pt'. One that is elsewhere needs its family: dit or sit.",
+        "3: networks.pre.checkpoint: there is no file 'nothing.pt'. One that is elsewhere needs its family: dit or "
+        "sit.",
     ),
     (
         PRE,

@@ -183,7 +183,7 @@ def test_a_corrupt_block_is_made_again(finished: Ran, tmp_path: Path) -> None:
     assert len(store.list(f"quarantine/blocks/{stream}")) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "doubled"])
 @pytest.mark.parametrize("kind", ["record", "weights", "reference", "block"])
 def test_any_damaged_file_is_repaired(finished: Ran, tmp_path: Path, kind: str, damage: str) -> None:
     store = copied(finished, tmp_path)
@@ -199,7 +199,8 @@ def test_any_damaged_file_is_repaired(finished: Ran, tmp_path: Path, kind: str, 
     data = bytearray(path.read_bytes())
     if damage == "flipped":
         data[len(data) // 2] ^= 0x04
-    path.write_bytes({"truncated": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
+    half = bytes(data[: len(data) // 2])
+    path.write_bytes({"truncated": half, "flipped": bytes(data), "empty": b"", "doubled": bytes(data) * 2}[damage])
     for digest, task in tasks.items():  # what reads the damaged file is to be done again
         if task.kind == "score" and kind != "record":
             store.delete(task.record_name)
@@ -211,6 +212,25 @@ def test_any_damaged_file_is_repaired(finished: Ran, tmp_path: Path, kind: str, 
     ran = run_here(finished.plan.sweep.path, store.root)
     assert metrics(ran.document()) == metrics(finished.document())
     assert not ran.failed
+
+
+@pytest.mark.parametrize("kind", ["sample", "extract"])
+@pytest.mark.parametrize("source", ["number", "stream"])
+def test_a_whole_block_in_the_wrong_place_is_made_again(finished: Ran, tmp_path: Path, kind: str, source: str) -> None:
+    """A block of another number, or of another cell: its checksum is right, its place is not."""
+    store = copied(finished, tmp_path)
+    digest, other = [d for d, task in finished.plan.tasks.items() if task.kind == kind][:2]
+    wrong = block_name(digest, 0) if source == "number" else block_name(other, 1)
+    data = Path(store.path(wrong)).read_bytes()
+    Path(store.path(block_name(digest, 1))).write_bytes(data)
+    for key, task in finished.plan.tasks.items():  # what reads it is to be done again
+        if task.kind == "score":
+            store.delete(task.record_name)
+        if task.kind == "extract" and kind == "sample" and task.params["stream"] == digest:
+            store.delete(block_name(key, 1))
+    ran = run_here(finished.plan.sweep.path, store.root)
+    assert [note for note in ran.observer.notes if block_name(digest, 1) in note and "is another block" in note]
+    assert metrics(ran.document()) == metrics(finished.document())
 
 
 def test_a_nan_network_fails_its_cells_only(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nag.metrics.moments import moments
 from nag.registry import build
@@ -379,3 +382,14 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
     needed = {row["detail"].split()[0] for row in rows if row["needed"]}
     assert needed == {"pt_inception-2015-12-05-6726825d.pth", "dinov2_vitl14_pretrain.pth"}
     assert doctor.returncode == 3
+
+
+def test_the_pictures_of_the_images_sweep_are_what_their_script_makes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2] / "sweeps"
+    subprocess.run([sys.executable, root / "make_images.py", tmp_path], check=True)
+    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    assert made == sorted(path.relative_to(root / "images") for path in (root / "images").rglob("*.png"))
+    assert len(made) == 240
+    for path in made:
+        with Image.open(tmp_path / path) as ours, Image.open(root / "images" / path) as theirs:
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))

@@ -191,6 +191,19 @@ def test_a_shard_that_is_gone_is_made_again(sweep: Callable[..., Path], tmp_path
     assert ran.did["encode"] == 7
 
 
+def test_shards_in_each_other_s_place_are_made_again(sweep: Callable[..., Path], tmp_path: Path) -> None:
+    first = run_here(sweep("steps: 5", "steps: 1"), tmp_path / "store")
+    [encode] = of_kind(first, "encode")
+    one, other = (Path(first.store.path(block_name(encode, number))) for number in (0, 1))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    ran = run_here(sweep(), tmp_path / "store")
+    assert not ran.failed
+    assert len(list((tmp_path / "store/quarantine/blocks" / encode).iterdir())) == 2
+    assert one.read_bytes() != other.read_bytes()
+
+
 def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
     """Killed when the first of its shards is there; the same command goes on with the others. Real processes."""
     rng = np.random.default_rng(0)

@@ -67,7 +67,7 @@ class Paced(Euler):
             with open(FOLDER / "calls", "a") as calls:
                 calls.write(f"{first}\\n")
         time.sleep(said("pace"))
-        while (FOLDER / f"hang-{first}").exists():
+        while self.trouble == "hang" and (FOLDER / f"hang-{first}").exists():
             time.sleep(0.05)
         if len(y) > said("most", math.inf):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -97,8 +97,10 @@ sample: {count: 160, block: 20}
 score: {features: [pixels], metrics: [fid]}
 arms:
   plain: {}
-  nag: {nag: {scale: {grid: [1.0, 2.0]}}}
+  nag: {nag: {scale: 1.0}}
+  late: {sampler: {use: ./paced.py:Paced, steps: 2, trouble: hang}}
 """
+ARMS = ("plain", "nag", "late")
 MADE = re.compile(r"^(\S+ \S+) made (\w+) (\w+) ([\d ]*)in ([\d.]+) s$", re.MULTILINE)
 CLOCK_S = 2.0  # logs have whole seconds
 
@@ -143,15 +145,20 @@ class Trial(Place):
         self.faults = self.folder / "faults"
         self.faults.mkdir()
         (self.folder / "paced.py").write_text(PACED)
-        self.sweep(self.text)
+        self.sweep(changed(self.text, "name: faults", f"name: {self.folder.name}"))
         setup = [f"export NAGBENCH_FAULTS={self.faults}", *self.setup]
         more = f"folder: {self.folder}/shared\nsetup: {json.dumps(setup)}\n"
         (self.folder / "site.yaml").write_text(changed(SITE, *self.changes) + more)
         if self.trained and self.base is not None:
             for name in ("records/train", "records/reference", "files", "nagbench.json"):
-                source, target = Path(self.base.store.path(name)), Path(self.store.path(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+                self.copy(name)
+
+    def copy(self, name: str) -> None:
+        """A folder or a file of the store of the undisturbed run."""
+        assert self.base is not None
+        source, target = Path(self.base.store.path(name)), Path(self.store.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
 
     def says(self, **settings: float) -> None:
         for name, value in settings.items():
@@ -228,9 +235,7 @@ class Trial(Place):
 
     # What must hold at the end.
 
-    def done(
-        self, *, arms: Sequence[str] = ("plain", "nag"), atol: float = 0, lost: int | None = None, damaged: int = 0
-    ) -> None:
+    def done(self, *, arms: Sequence[str] = ARMS, atol: float = 0, lost: int | None = None, damaged: int = 0) -> None:
         """Nothing is queued; the same bits and numbers as in peace, and nothing that was done was done again.
 
         lost: blocks that may have been begun and not published. damaged: blocks that were, and were set aside.

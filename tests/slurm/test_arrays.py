@@ -137,7 +137,8 @@ def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     wave = begin(store, "sweep", {"arrays": 2, "stem": "x"})
     second = begin(store, "sweep", {"arrays": 0, "stem": "y"})
     assert (wave.number, second.number) == (1, 2)
-    for place, array in enumerate(packed(a_sweep(2, 3, 2), Slurm())):
+    odd = Bundle((("a", (0, 3)), ("b", (0,)), ("c", None)), "plan", "sample")
+    for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):
         write_array(store, wave, place, array)
         kept = read_array(store, wave.array_name(place))
         assert [e.bundles for e in kept.elements] == [e.bundles for e in array.elements]

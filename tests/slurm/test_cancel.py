@@ -72,8 +72,10 @@ def test_what_was_ended_behind_our_back_is_told_and_queued_again(place: Place) -
     assert place("submit").exit_code == 0
     training = next(job for job, (name, _) in place.queue().items() if name.endswith(".0"))
     place.cluster.out("scancel", training)
+    before = place.files()
     told = json.loads(place("status", "--json").output)["queue"]
     assert told["train"] == {"failed": 1}
+    assert place.files() == before
     again = place("submit")
     assert "train" in again.output
     assert "somebody ended it (CANCELLED); trying again" in again.output

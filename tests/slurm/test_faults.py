@@ -38,7 +38,7 @@ PartitionName=grace20 Nodes=n8 State=UP PreemptMode=REQUEUE GraceTime=20
 """
 WARNING = Settings(nodes=8, preempt=True, user_signal=True, enforce_memory=True, extra=PARTITIONS)
 SILENT = Settings(nodes=8, preempt=True, user_signal=False, accounting=False, extra=PARTITIONS)
-AT_ONCE = 5  # scenarios
+AT_ONCE = 3  # scenarios
 STEPS, SECONDS_LOST = 200, 25  # of the training; the seconds are those of a grace time and of KillWait
 ONE_ELEMENT = ("target_minutes: 5", "target_minutes: 60", "sample: {minutes: 6", "sample: {minutes: 90")
 
@@ -109,21 +109,19 @@ def a_block_that_never_ends(lab: Lab) -> None:
     split; by then the block has come to its senses.
     """
     one_minute = ("sample: {minutes: 6", "sample: {minutes: 1", "target_minutes: 5", "target_minutes: 0.9")
-    text = changed(SWEEP, "{grid: [1.0, 2.0]}", "1.0")
-    trial = lab.trial("timeout", *one_minute, "throttle: 1", "throttle: 2", cluster=lab.silent, text=text)
+    trial = lab.trial("timeout", *one_minute, cluster=lab.silent)
+    for kind in ("sample", "extract"):  # speeds are known, so one element has it all
+        trial.copy(f"blocks/{trial.digests(kind)[0]}/000000.safetensors")
     (trial.faults / "hang-60").touch()
     _, over = trial.start("run")
-    trial.wait_for(lambda: trial.causes().count("timeout") >= 4, "two elements have come to their limit twice", 300)
+    trial.wait_for(lambda: len(trial.causes()) >= 2, "it has come to its limit twice", 300)
     (trial.faults / "hang-60").unlink()
     done = over()
     assert done.returncode == 0, done.stderr
-    attempts = trial.attempts()
-    assert {attempt["cause"] for attempt in attempts} == {"timeout"}
-    assert {attempt["at"] for attempt in attempts} == {3}
-    assert len(attempts) == 4
+    assert [(attempt["cause"], attempt["at"]) for attempt in trial.attempts()] == [("timeout", 3)] * 2
     last = [array["elements"] for array in trial.arrays() if array["kind"] == "sample"][-1]
-    assert [[len(bundle[2]) for bundle in element] for element in last] == [[2]] * 10  # a block and its features each
-    trial.done(lost=4)
+    assert [[len(bundle[2]) for bundle in element] for element in last] == [[2]] * 5  # a block and its features each
+    trial.done(lost=2)
 
 
 @side_by_side
@@ -177,7 +175,7 @@ def nodes_are_lost(lab: Lab) -> None:
     """One loses only its daemon: its task computes on while a second copy runs elsewhere. The other loses its power."""
     whole_nodes = ("sample: {minutes: 6, memory_gb: 1, cpus: 1}", "sample: {minutes: 6, memory_gb: 1, cpus: 4}")
     trial = lab.trial("nodes", "throttle: 1", "throttle: 2", *whole_nodes, partition="weak")
-    trial.says(pace=4)
+    trial.says(pace=10)
     process, over = trial.start("run")
     trial.wait_for(lambda: len(trial.tasks("sample")) == 2 and trial.blocks() >= 1, "two elements are at work")
     alive, dead = trial.tasks("sample")
@@ -193,6 +191,7 @@ def nodes_are_lost(lab: Lab) -> None:
 
     trial.wait_for(lambda: both_again() or process.poll() is not None, "both run again", 200)
     assert alive.runs() or process.poll() is not None, "the first copy of one still computes"
+    trial.says(pace=0.5)
     for node in (alive.node, dead.node):
         trial.cluster.start_slurmd(node, wait_s=0)
     done = over()
@@ -206,7 +205,7 @@ def nodes_are_lost(lab: Lab) -> None:
 def preempted(lab: Lab, cluster: Cluster, partition: str, name: str) -> None:
     """First while it trains, without any checkpoint but those that the signals ask for; then while it samples."""
     trial = lab.trial(name, "reconcile: manual", "reconcile: job", cluster=cluster, partition=partition, trained=False)
-    trial.says(step=0.05, pace=1)
+    trial.says(step=0.3, pace=1)
     done = trial.run("submit", "--checkpoint-seconds", "600")
     assert done.returncode == 0, done.stderr
     trial.wait_for(lambda: trial.count("steps") > 10, "it trains")
@@ -215,6 +214,7 @@ def preempted(lab: Lab, cluster: Cluster, partition: str, name: str) -> None:
     trial.wait_for(lambda: not task.runs(), "the training is gone", 60)
     reached = trial.checkpoint()
     assert reached > 0, "it was warned, and wrote where it stood"
+    trial.says(step=0.02)
     trial.wait_for(lambda: trial.blocks() >= 2, "it samples", 180)
     (task, *_) = trial.tasks("sample")
     preempt(trial.cluster, task.node)
@@ -222,7 +222,7 @@ def preempted(lab: Lab, cluster: Cluster, partition: str, name: str) -> None:
     assert set(trial.causes()) == {"preempted"}
     assert {attempt["kind"] for attempt in trial.attempts()} == {"train", "sample"}
     assert min(trial.resumed_at()) == reached
-    assert trial.count("steps") - STEPS <= SECONDS_LOST / 0.05
+    assert trial.count("steps") - STEPS <= SECONDS_LOST / 0.3
     trial.done(lost=1)
 
 
@@ -315,16 +315,9 @@ def the_reconcile_job_is_killed_and_a_block_truncated(lab: Lab) -> None:
 @side_by_side
 def cells_that_always_fail(lab: Lab) -> None:
     """Their arm stops after the third; the rest is as in peace. The command of an attempt does it again by hand."""
-    arms = "  nag: {nag: {scale: {grid: [1.0, 2.0]}}}\n"
     sampler = "sampler: {use: ./paced.py:Paced, steps: 2, trouble: %s}"
-    text = changed(
-        SWEEP,
-        arms,
-        (
-            f"  broken: {{nag: {{scale: {{grid: [1, 2, 3, 4, 5, 6, 7]}}}}, {sampler % 'input'}}}\n"
-            f"  nan: {{{sampler % 'nan'}}}\n"
-        ),
-    )
+    broken = f"  broken: {{nag: {{scale: {{grid: [1, 2, 3, 4, 5, 6, 7]}}}}, {sampler % 'input'}}}\n"
+    text = changed(SWEEP, "  nag: {nag: {scale: 1.0}}\n", f"{broken}  nan: {{{sampler % 'nan'}}}\n")
     trial = lab.trial("failing", *ONE_ELEMENT, text=text)
     done = trial.run("run")
     assert done.returncode == 1, done.stderr
@@ -338,7 +331,7 @@ def cells_that_always_fail(lab: Lab) -> None:
     assert "ValueError: these 20 samples are not to be had" in again.stderr
     report = trial.run("report")
     assert report.returncode == 1
-    trial.same(arms=("plain",))
+    trial.same(arms=("plain", "late"))
     assert not trial.queue()
 
 

@@ -61,7 +61,9 @@ def test_reconcile_jobs_finish_a_sweep_by_themselves(slurm: Cluster, tmp_path: P
         f"scratch: {json.dumps(str(tmp_path / '$(touch gone) scratch'))}\n",
     )
     code = checkout(tmp_path / "checkout")
-    submitted = place.run("submit", env={"PYTHONPATH": str(code)})  # and this process ends
+    database = tmp_path / "mlflow.db"
+    options = ("--tracking", f"sqlite:///{database}")
+    submitted = place.run("submit", *options, env={"PYTHONPATH": str(code)})  # and this process ends
     assert submitted.returncode == 0, submitted.stderr
     for edited in ("orchestrator/tasks/score.py", "orchestrator/backends/slurm/element.py", "nag/sampling.py"):
         (code / edited).write_text("raise SystemExit('edited')")
@@ -84,6 +86,7 @@ def test_reconcile_jobs_finish_a_sweep_by_themselves(slurm: Cluster, tmp_path: P
     assert (attempt["kind"], attempt["cause"]) == ("score", "died")
     assert "signal 9" in attempt["reason"]
     assert (place.folder / "results" / "reports" / "small" / "report.html").exists()  # by the last reconcile job
+    assert not database.exists()  # a file is written on the user's host only
 
     assert not [path for path in odd.parent.rglob("*") if path.name == "gone"]
     assert not (Path.cwd() / "gone").exists()

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,26 @@ def test_a_killed_submission_goes_on_and_queues_nothing_twice(place: Place, tmp_
         assert len(names) == len(set(names)) == 5
     assert place("submit").exit_code == 0
     assert set(place.steps_queued().values()) == {1}
+
+
+def test_who_stood_still_for_too_long_gives_way(place: Place, tmp_path: Path) -> None:
+    """While it hands over its second array, another engine takes it for dead and gives that array up."""
+    folder, name = tmp_path / "bin", "waves/small/000001/001.job.json"
+    folder.mkdir()
+    give_up = f"Store({place.store.path('')!r}).create_record({name!r}, {{'job': None}})"
+    (folder / "sbatch").write_text(
+        f'#!/bin/sh\nPATH="${{PATH#*:}}"\necho x >> {folder}/n\n'
+        f'[ "$(wc -l < {folder}/n)" -eq 2 ] && {sys.executable} -c "from orchestrator.store import Store; {give_up}"\n'
+        'exec sbatch "$@"\n'
+    )
+    (folder / "sbatch").chmod(0o755)
+    refused = place("submit", env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
+    assert refused.exit_code == 3
+    assert "this process stood still for so long that another nagbench has taken over" in refused.output
+    assert len(place.queue()) == 1  # the first array, which the other one knows
+    assert place("submit").exit_code == 0
+    assert set(place.steps_queued().values()) == {1}
+    assert len(place.queue()) == 5
 
 
 def test_two_at_once(place: Place) -> None:

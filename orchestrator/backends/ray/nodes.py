@@ -74,6 +74,6 @@ def capacity(request: Request, found: Sequence[Node]) -> int:
 def listing(found: Sequence[Node]) -> str:
     """What a cluster has, in one line: equal nodes are counted."""
     counts: dict[str, int] = {}
-    for node in found:
+    for node in sorted(found, key=str, reverse=True):
         counts[str(node)] = counts.get(str(node), 0) + 1
     return "; ".join(f"{count} node{'s' if count > 1 else ''} of {words}" for words, count in counts.items()) or "none"

@@ -24,7 +24,7 @@ from orchestrator.errors import EnvironmentProblem
 
 UP_S = 120.0  # on a very busy machine
 TRIES = 2  # Ray gives up by itself after 30 s
-PATH_AT_MOST = 20  # of the folder for temporary files: the names of sockets have 107 letters at most
+PATH_AT_MOST = 18  # of the folder for temporary files: the names of sockets have 107 letters at most
 OBJECT_STORE = 80 << 20  # all that passes through Ray is messages
 ENDING = threading.Lock()
 QUIET = {
@@ -122,7 +122,7 @@ def _hold(cpus: int, folder: str) -> None:
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
+        _temp_dir=f"{folder}/r",  # Ray opens this one to everybody; the folder itself is ours alone
     )
     os.write(int(sys.argv[3]), (context.address_info["gcs_address"] + "\n").encode())
     sys.stdin.read()

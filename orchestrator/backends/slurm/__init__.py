@@ -22,7 +22,7 @@ from orchestrator.backends.slurm.element import STOP, Element
 from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import HOURS, ROOM, SPEED, committed, fitting, uncalibrated
-from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.backends.slurm.waves import (
     RECONCILE,
     Wave,
@@ -209,10 +209,8 @@ class Slurm:
             if self.after_wave:
                 self.after_wave(stem, queued)
                 self.followed = True
-        except Overtaken:
-            raise
-        except BaseException:
-            self._take_back(wave, queued)
+        except Refused:  # anything else, and what is queued is right, and the next engine goes on from there
+            self._take_back(wave)
             raise
 
     def _hand_over(self, job: Job) -> str:
@@ -235,11 +233,12 @@ class Slurm:
             self.commands.cancel([str(job.id)])
             raise Overtaken("this process stood still for so long that another nagbench has taken over")
 
-    def _take_back(self, wave: Wave, queued: Sequence[str]) -> None:
+    def _take_back(self, wave: Wave) -> None:
         """Nothing stays half queued."""
         with contextlib.suppress(EnvironmentProblem):
+            rows = [row for row in self.commands.queue() if row.name.startswith(wave.record["stem"])]
+            self.commands.cancel(row.id.partition("_")[0] for row in rows)
             stop(self.store, wave, None)
-            self.commands.cancel(queued)
             close(self.store, wave)
         self.jobs.forget(wave)
 
@@ -310,9 +309,10 @@ class Slurm:
     def _ends(self, over: Over, done: Done) -> list[Event]:
         """The ends of an element's bundles that are not complete. Where it died, the first has the blame."""
         job, here = over.job, (over.job.key, over.element)
-        halt = stopped(self.store, job.wave) if job.wave.sweep == self.plan.sweep.name else None
-        if over.cause == "environment" and halt is None:  # the nodes see less than this machine does
-            self._take_back(job.wave, [str(each.id) for each in self.jobs.mine() if each.wave is job.wave])
+        mine = job.wave.sweep == self.plan.sweep.name
+        halt = stopped(self.store, job.wave) if mine else None
+        if over.cause == "environment" and mine and halt is None:  # the nodes see less than this machine does
+            self._take_back(job.wave)
             raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
         said = {end["bundle"]: end for end in over.mark.get("bundles", ())}
         told = {bundle.steps: said.get(at) for at, bundle in enumerate(job.array.elements[over.element].bundles)}

@@ -103,7 +103,7 @@ class Running:
     warned: threading.Event = field(default_factory=threading.Event)
     ends: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
-    slowest: float = 0.0  # seconds of the longest step so far
+    slowest: dict[str, float] = field(default_factory=dict)  # seconds of the longest step so far, by kind
     steps: int = 0
     worker: Worker | None = None
     place: int = 0  # of the bundle that is being done
@@ -233,7 +233,7 @@ class Running:
             self.current = digest
             if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
-            if self.steps and kind != "train" and self.slowest > self._left() - SPARE_S:
+            if self.steps and kind != "train" and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
             if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
@@ -245,7 +245,7 @@ class Running:
             if end["outcome"] != "done":
                 return end
             self.steps += 1
-            self.slowest = max(self.slowest, time.time() - began)
+            self.slowest[kind] = max(self.slowest.get(kind, 0.0), time.time() - began)
             _say(f"made {kind} {digest} {' '.join(map(str, blocks or ()))} in {time.time() - began:.2f} s")
         return {"outcome": "done"}
 

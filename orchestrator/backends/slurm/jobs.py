@@ -28,6 +28,7 @@ LEASE_S = 300.0  # how long another engine may be queueing
 SENDING_S = 3.0  # after an engine was killed its last sbatch may still be on its way
 GONE_S = 10.0  # how long Slurm may not know what became of an element that is gone
 HOURS = 24.0 * 30  # how far back sacct is asked
+BEGUN_AGAIN = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may do so by itself
 UNSTARTED = ("launch failed", "launch_failed")  # reasons of Slurm's for holding what it could not start
 
 
@@ -231,19 +232,20 @@ class Jobs:
         return []
 
     def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: dict[str, Row]) -> list[Over]:
-        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet are left out,
-        until they have been gone for long.
+        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet, or that it may
+        be about to begin again, are left out until they have been gone for long.
         """
         self.unsure = False
         if not unclear:
             return []
+        asked, runs = True, []
         try:
             runs = self.commands.accounts({str(job.id) for job, *_ in unclear}, HOURS, steps=True)
         except slurm.Absent:
-            runs = []
-        except slurm.QueryFailed as error:
+            pass
+        except slurm.QueryFailed as error:  # squeue may know enough
             self.note(f"{error}; asking again later")
-            return []
+            asked = False
         of: dict[str, list[Run]] = {}
         for run in runs:
             of.setdefault(run.id, []).append(run)
@@ -251,10 +253,11 @@ class Jobs:
         for job, element, restart, start in unclear:
             name = job.element_id(element)
             seen, ran = [rows[name]] if name in rows else [], of.get(name, [])
-            said: list[Row | Run] = [*seen, *(run for run in ran if run.over)]
-            ended = self.ended(job, element)
-            first = job.gone.setdefault(element, time.monotonic())
-            if not said and not ended and time.monotonic() - first < GONE_S:
+            last = [run for run in ran if not run.step][-1:]
+            said: list[Row | Run] = [*(run for run in last if run.over), *seen]
+            ended, first = self.ended(job, element), job.gone.setdefault(element, time.monotonic())
+            sure = said and said[-1].state not in BEGUN_AGAIN
+            if not ended and not sure and (not asked or time.monotonic() - first < GONE_S):
                 self.unsure = True
                 continue
             log = job.log(Path(job.wave.record["folder"]), element)

@@ -26,6 +26,7 @@ from orchestrator.errors import CorruptFile
 from orchestrator.site import Resources
 from orchestrator.store import Store
 
+Steps = tuple[tuple[str, "tuple[int, ...] | None"], ...]
 RECONCILE = ".reconcile"  # how the name of a job ends that goes on after a wave
 INSTEAD = ".reconcile2"  # and of the one that does so where that one died
 
@@ -194,20 +195,35 @@ def _flat(array: Array) -> dict[str, Any]:
         "seconds": round(array.seconds, 1),
         "digests": list(digests),
         "elements": [
-            [[b.micro_batch, b.doublings, [[digests[d], _numbers(n)] for d, n in b.steps]] for b in element.bundles]
+            [[b.micro_batch, b.doublings, _flat_steps(b.steps, digests)] for b in element.bundles]
             for element in array.elements
         ],
     }
 
 
-def _numbers(blocks: Sequence[int] | None) -> list[int] | None:
-    return None if blocks is None else list(blocks)
+def _flat_steps(steps: Steps, digests: Mapping[str, int]) -> Any:
+    """Steps as JSON; those that do the same tasks for each of some blocks, as nearly all do, in few words."""
+    tasks = list(dict.fromkeys(digest for digest, _ in steps))
+    numbers = list(dict.fromkeys(number for _, blocks in steps for number in blocks or ()))
+    if steps == _steps(tasks, numbers or None):
+        return [[digests[task] for task in tasks], numbers or None]
+    return {"steps": [[digests[digest], blocks] for digest, blocks in steps]}
+
+
+def _steps(tasks: Sequence[str], numbers: Sequence[int] | None) -> Steps:
+    if numbers is None:
+        return tuple((task, None) for task in tasks)
+    return tuple((task, (number,)) for number in numbers for task in tasks)
 
 
 def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any]) -> Bundle:
     micro_batch, doublings, steps = flat
+    if isinstance(steps, dict):
+        made = tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps["steps"])
+    else:
+        made = _steps([digests[place] for place in steps[0]], steps[1])
     return Bundle(
-        tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps),
+        made,
         array["plan"],
         array["kind"],
         array["network"],
