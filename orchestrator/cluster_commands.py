@@ -117,10 +117,21 @@ def reconcile(begun: Campaign) -> int:
     site = read_site(begun.site)
     make = opener(found, opened, site, begun, observer.note, Reconcile)
     code, away = 0, None
+
+    def advance() -> tuple[int, dict[str, str]]:
+        made: list[Any] = []
+
+        def backend() -> Any:
+            made.append(make())
+            return made[0]
+
+        ended = engine.advance(found, opened, backend, observer, begun.since)
+        if any(each.jobs.unsure for each in made):
+            raise Passing("Slurm does not say what became of some elements")
+        return ended
+
     try:
-        flying, failed = patiently(
-            site, lambda: engine.advance(found, opened, make, observer, begun.since), observer.note
-        )
+        flying, failed = patiently(site, advance, observer.note)
         observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:

@@ -16,6 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -27,12 +28,12 @@ from orchestrator.backends.ray.connection import check_answers, environment, tok
 from orchestrator.engine import keep_plan, take_in
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
 from orchestrator.identity import digest
-from orchestrator.plan import Done, Plan, missing
+from orchestrator.plan import Done, Plan, PlannedCell, Scored, missing
 from orchestrator.site import Ray as Settings
 from orchestrator.site import RayWorker, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.sweep import Cell, Sweep
 from orchestrator.tasks import Options, Task, plan_name
 
 RUNNING = ("PENDING", "RUNNING")
@@ -201,19 +202,42 @@ def _settings(told: dict[str, Any]) -> Settings:
 
 
 class StoredPlan(Plan):
-    """A plan as the store has it: all that an engine needs, and nothing that a report does."""
+    """A plan as the store has it: all that an engine needs. Of its cells it has arm and tasks; reports need more."""
 
     def __init__(self, store: Store, name: str) -> None:
         found = store.read_record(plan_name(name), repair=False)
         made = found["tasks"]
         order = TopologicalSorter({key: made[key]["inputs"] for key in made}).static_order()  # JSON has sorted them
         tasks = {key: Task(made[key]["kind"], made[key]["params"], tuple(made[key]["inputs"])) for key in order}
-        sweep = Sweep(found["sweep"], "", found["text"], (), (), None, frozenset())
-        super().__init__(sweep, tasks, found["blocks"], (), ())
+        sweep = Sweep(found["sweep"], "", found["text"], (), (), None, frozenset(), keep=found["keep"])
+        super().__init__(sweep, tasks, found["blocks"], _cells(found, tasks), ())
         self.__dict__ |= {"found": found, "goals": frozenset(found["goals"])}
 
     def document(self) -> dict[str, Any]:
         return self.__dict__["found"]
+
+
+def _cells(found: dict[str, Any], tasks: dict[str, Task]) -> tuple[PlannedCell, ...]:
+    extracts, scores = defaultdict(list), defaultdict(list)
+    for key, task in tasks.items():
+        if task.kind == "extract":
+            extracts[task.params["stream"]].append(key)
+        elif task.kind in ("score", "measure"):
+            for source in task.inputs:
+                scores[tasks[source].params.get("stream", source)].append(key)
+    nothing: Any = None
+    return tuple(
+        PlannedCell(
+            Cell(arm, nothing, (), nothing, nothing, {}),
+            "",
+            stream,
+            found["blocks"][stream],
+            tuple(extracts[stream]),
+            tuple(Scored(nothing, "", key) for key in scores[stream]),
+        )
+        for arm, streams in found["arms"].items()
+        for stream in streams
+    )
 
 
 def drive(work: dict[str, Any], address: str, say: Callable[[Any], None]) -> int:

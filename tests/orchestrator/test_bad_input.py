@@ -43,7 +43,7 @@ def known(family: str, *more: str) -> str:
 
 SAMPLERS = f"Known: {known('samplers')}."
 DATASETS = f"Known: {known('datasets')}."
-TOP = "Known: arms, keep, measure, name, network, networks, precision, sample, sampler, score."
+TOP = "Known: arms, keep, measure, name, network, networks, precision, published, sample, sampler, score."
 
 # What stands in SWEEP, what a user wrote instead, and the message without the file's name.
 YAML = [

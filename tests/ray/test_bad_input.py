@@ -123,8 +123,13 @@ def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
         ("wokers: 3", "unknown key 'wokers'. Did you mean 'workers'?"),
     ],
 )
-def test_a_site(text: str, message: str, tmp_path: Path) -> None:
+def test_a_site_that_is_wrong(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "ray.yaml").write_text(f"kind: ray\n{text}\n")
     with pytest.raises(SpecError) as caught:
         read_site(str(tmp_path / "ray.yaml"))
     assert message in str(caught.value)
+
+
+def test_the_example_of_a_site() -> None:
+    site = read_site(str(Path(__file__).parents[2] / "sites" / "ray.yaml"))
+    assert (site.kind, site.settings.worker.gpus, site.settings.cpu_stages) == ("ray", 1, ("reference", "score"))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import ray_jobs
-from orchestrator.plan import plan
+from orchestrator import engine, ray_jobs
+from orchestrator.plan import Done, missing, plan
 from orchestrator.site import Ray as Settings
 from orchestrator.site import Site
 from orchestrator.spec import read_sweep
@@ -45,6 +45,25 @@ def drivers(folder: str) -> list[int]:
 
 def blocks(store: Store) -> int:
     return sum(len(store.list(f"blocks/{digest}")) for digest in store.list("blocks"))
+
+
+def test_a_plan_from_the_store(undisturbed: Ran) -> None:
+    """An engine on the cluster, without the sweep's file, has the same to do, and leaves the same arms."""
+    plan, store = undisturbed.plan, undisturbed.store
+    stored = ray_jobs.StoredPlan(store, engine.plan_checksum(plan))
+    assert (stored.tasks, stored.blocks, stored.goals, stored.arms) == (plan.tasks, plan.blocks, plan.goals, plan.arms)
+    assert engine.plan_checksum(stored) == engine.plan_checksum(plan)
+    empty = Done(Store("memory://empty"))
+    assert missing(stored, empty) == missing(plan, empty)
+    seen = set()
+    for digest, task in stored.tasks.items():
+        assert seen.issuperset(task.inputs)
+        seen.add(digest)
+
+    def of(cells: Any) -> Any:
+        return sorted((c.cell.arm, c.stream, {*c.extracts}, {scored.task for scored in c.scores}) for c in cells)
+
+    assert of(stored.cells) == of(plan.cells)
 
 
 def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: Path) -> None:

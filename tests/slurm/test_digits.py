@@ -20,7 +20,7 @@ from tests.slurm.running import ROOT, Place
 def test_the_digits_sweep(slurm: Cluster, tmp_path: Path) -> None:
     place = Place(tmp_path / "me", slurm)
     shutil.copy(ROOT / "sweeps" / "digits.yaml", place.folder / "sweep.yaml")
-    place.site("throttle: 1", "throttle: 2", more="memory_gb_at_most: 8\n")
+    place.site("throttle: 1", "throttle: 2")
     done = place.run("run", "--smoke")
     assert done.returncode == 0, done.stderr + place.logs()
     local = [sys.executable, "-m", "orchestrator.cli", *place.command("run", "--smoke", "--store", "local")]

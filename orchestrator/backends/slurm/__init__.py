@@ -378,6 +378,8 @@ class Slurm:
         queued = [job for job in self.jobs.known.values() if job.open]
         if self.after_wave is None or self.followed or not queued or (self.folder / STOP).exists():
             return
+        if self.jobs.unsure:  # a reconcile job waits until it knows
+            return
         with contextlib.suppress(EnvironmentProblem):
             rows = [row.name for row in self.commands.queue() if row.state == "PENDING"]
             if not any(name.startswith(self.stem) and name.endswith(RECONCILE) for name in rows):

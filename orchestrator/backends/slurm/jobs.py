@@ -185,6 +185,7 @@ class Jobs:
 
     def over(self) -> list[Over]:
         """Elements that have ended since the last look. Raises QueryFailed where squeue cannot be asked."""
+        self.unsure = True
         rows = self.rows = {row.id: row for row in self.commands.queue()}
         found: list[Over] = []
         unclear: list[tuple[Job, int, int, dict[str, Any]]] = []
@@ -232,8 +233,8 @@ class Jobs:
         return []
 
     def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: dict[str, Row]) -> list[Over]:
-        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet, or that it may
-        be about to begin again, are left out until they have been gone for long.
+        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet, or which it
+        may begin again, are left out until they have been gone for long.
         """
         self.unsure = False
         if not unclear:
