@@ -50,6 +50,11 @@ def bundles(
     def needs(*digests: str) -> frozenset[str]:
         return frozenset(need for digest in digests for need in plan.tasks[digest].inputs if need in open_)
 
+    doublings: dict[str, int] = defaultdict(int)  # of the memory; what one task needs, others of its sort do
+    for digest, decision in decisions.items():
+        sort = _sort(plan, digest)
+        doublings[sort] = max(doublings[sort], decision.doublings)
+
     def bundle(steps: Sequence[Step], kind: str, network: str = "") -> Bundle:
         told = [decisions[digest] for digest in dict.fromkeys(digest for digest, _ in steps) if digest in decisions]
         return Bundle(
@@ -58,7 +63,7 @@ def bundles(
             kind,
             network,
             micro_batch=min((d.micro_batch for d in told if d.micro_batch), default=0),
-            doublings=max((d.doublings for d in told), default=0),
+            doublings=max(doublings[_sort(plan, digest)] for digest, _ in steps),
             avoid=tuple(dict.fromkeys(host for d in told for host in d.avoid)),
             alone=any(d.single for d in told),
         )
@@ -101,6 +106,12 @@ def _in_order(plan: Plan, found: list[Waiting]) -> list[Waiting]:
         return 1 if stream.kind == "encode" else 2
 
     return sorted(found, key=rank)
+
+
+def _sort(plan: Plan, digest: str) -> str:
+    """What tasks share that need about the same memory: a network for what is done with it, else the kind."""
+    task = plan.tasks[plan.tasks[digest].params.get("stream", digest)]
+    return digest if task.kind == "train" else str(task.params.get("network", task.kind))
 
 
 def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nag.distributed import world
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import digest
 from orchestrator.store import unpack
@@ -134,8 +135,11 @@ class Latents:
         folder = self.context.store.local_copy(f"blocks/{self.task.digest}")
         numbers = shards(self.task)
         paths = [os.path.join(folder, os.path.basename(block_name(self.task.digest, number))) for number in numbers]
+        rank, size, _ = world()
+        start = len(paths) * rank // size  # processes that train together begin at other places, and share
+        turned = [*zip(numbers, paths, strict=True)]
         with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
-            list(pool.map(self._check, numbers, paths))
+            list(pool.map(lambda one: self._check(*one), turned[start:] + turned[:start]))
         return LatentSplit(paths, self.flip)
 
     def _check(self, number: int, path: str) -> None:

@@ -93,6 +93,8 @@ def queue(
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             words = _words(error)
             passes = isinstance(error, OSError) or re.search(AWAY, words)
+            if avoid and not passes:  # perhaps there are no other nodes
+                return queue(site, folder, code, name, asked, work, count, after, (), throttle, tasks, when)
             raise (Passing if passes else Refused)(f"sbatch refused {name}: {words}") from error
 
 
