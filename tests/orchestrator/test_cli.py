@@ -25,7 +25,12 @@ def test_check(write: Callable[..., Path]) -> None:
     path = write()
     done = nagbench("check", path)
     assert (done.returncode, done.stdout) == (0, f"{path}: good. 8 cells in 3 arms, 3 trainings.\n")
-    assert json.loads(nagbench("check", path, "--json").stdout) == {"sweep": "tiny", "arms": 3, "cells": 8}
+    assert json.loads(nagbench("check", path, "--json").stdout) == {
+        "sweep": "tiny",
+        "arms": 3,
+        "cells": 8,
+        "absent": [],
+    }
 
 
 def test_a_mistake_is_one_message(write: Callable[..., Path]) -> None:

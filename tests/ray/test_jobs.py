@@ -74,7 +74,7 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     first, new = ray_jobs.submit(planned, store, site, options)
     assert new
     assert ray_jobs.submit(planned, store, site, options) == (ray_jobs.status(name, store, site)[0], False)
-    until(lambda: blocks(store) >= 30, 120)
+    until(lambda: blocks(store) >= 30, 300)
     assert ray_jobs.status(name, store, site)[0].status == "RUNNING"
     pids = drivers(ray_environment)
     assert len(pids) == 1
@@ -88,7 +88,7 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     assert new
     assert second.id == f"{first.id}-2"
     kept = blocks(store)
-    until(lambda: blocks(store) >= kept + 10, 120)
+    until(lambda: blocks(store) >= kept + 10, 300)
     pids = drivers(ray_environment)
     assert [job.id for job in ray_jobs.cancel(name, store, site)] == [second.id]
     assert not any(map(alive, pids))
@@ -97,7 +97,7 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
 
     third, new = ray_jobs.submit(planned, store, site, options)
     assert third.id == f"{first.id}-3"
-    until(lambda: not ray_jobs.status(name, store, site)[-1].runs, 180)
+    until(lambda: not ray_jobs.status(name, store, site)[-1].runs, 600)
     log = ray_jobs.logs(name, store, site)
     assert ray_jobs.status(name, store, site)[-1].status == "SUCCEEDED", log
     assert "all done" in log

@@ -75,7 +75,7 @@ def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
         command, env=clean | {"TMPDIR": str(short)}, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
-        until(lambda: process.poll() is not None or len(list((tmp_path / "store").glob("blocks/*/0*"))) > 20, 120)
+        until(lambda: process.poll() is not None or len(list((tmp_path / "store").glob("blocks/*/0*"))) > 20, 300)
         assert process.poll() is None
         everybody = family(process.pid)
         assert any("raylet" in command for command in everybody.values())
