@@ -72,6 +72,8 @@ def breach(family: str, instance: Any) -> str | None:
         known = (None, getattr(instance, "reference", None))
         if any(term.reference not in known for term in instance.terms()):
             return "a guidance whose terms have a reference network must have its name in a field `reference`"
+    if family == "features" and getattr(instance, "reads", "pixels") not in ("pixels", "latents"):
+        return "reads of a class for features, if it is there, must be pixels or latents"
     if family == "features" and instance.trained and not callable(getattr(instance, "train", None)):
         return "it lacks train (a method), which a trained extractor needs"
     if family == "metrics" and set(instance.names) != set(instance.lower_is_better):

@@ -128,6 +128,9 @@ def _row(results: Results, store: Store, group: Group, partners: list[Group], me
     if complete:
         difference, low, high, interval = _interval(store, pairs, metric, per_seed, corrects)
     reason = unlike or (None if complete else _missing_reason(pairs, metric))
+    if complete and interval is None and corrects:
+        gone = "were not kept (keep: scores)" if results.plan.sweep.keep == "scores" else "cannot be read"
+        reason = f"no interval: there is one training seed, and its influences {gone}"
     return Comparison(
         group.arm,
         partner.arm,

@@ -21,6 +21,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import block_name
 from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
+from tests.orchestrator.made_images import FOLDER, picture_folder
 
 # One network, one arm, 50 blocks: the shape of a cell of 50,000.
 CELL = """\
@@ -99,6 +100,20 @@ def test_another_metric_samples_again_and_plan_says_so(lean: dict[str, Ran], tmp
     after = metrics(ran.document())
     assert all(after[cell][name] == value for cell in before for name, value in before[cell].items())
     assert all({"kid", "kid_digits"} <= found.keys() for found in after.values())
+
+
+@pytest.mark.parametrize("keep", ["influence", "scores"])
+def test_a_difference_of_one_training_needs_the_influences(tmp_path: Path, keep: str) -> None:
+    """Without them it has no interval, and says why."""
+    picture_folder(tmp_path / "data")
+    arms = f"keep: {keep}\narms:\n  plain: {{}}\n  nag: {{nag: {{scale: 1.0}}}}\n"
+    text = FOLDER.replace("[kid]", "[fid]").replace("count: 24", "count: 48").partition("arms:")[0] + arms
+    row = run_here(sweep(tmp_path, text), tmp_path / "store").document()["comparisons"][0]
+    assert (row["metric"], row["arm"]) == ("fid", "nag")
+    assert row["difference"] is not None
+    assert (row["interval"], row["low"] is None) == (("influence", False) if keep == "influence" else (None, True))
+    words = "no interval: there is one training seed, and its influences were not kept (keep: scores)"
+    assert row["reason"] == (None if keep == "influence" else words)
 
 
 @pytest.mark.parametrize("keep", ["samples", "features", "influence", "scores"])

@@ -172,7 +172,7 @@ class Cluster:
         with open(self.folder / f"{name}.out", "ab") as out:
             self.daemons[name] = subprocess.Popen(
                 command,
-                env=self.env | ({MARK: mark} if mark else {}),
+                env=self.env | ({MARK: self.mark(mark)} if mark else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -247,9 +247,13 @@ class Cluster:
                 lambda: self.node_state(node) in ("idle", "mixed", "allocated", "completing"), f"{node} is back", wait_s
             )
 
+    def mark(self, node: str) -> str:
+        """A node of this cluster: there may be several clusters at once, and each has an n1."""
+        return f"{self.folder}:{node}"
+
     def kill_slurmd(self, node: str, with_tasks: bool) -> None:
         """As if its daemon had crashed, or (with_tasks) as if the machine had lost its power."""
-        mark = f"{MARK}={node}".encode()
+        mark = f"{MARK}={self.mark(node)}".encode()
         steps = {pid for pid in processes() if mark in environment(pid)}
         tasks = with_children(steps) - {self.daemons[f"slurmd.{node}"].pid}
         self.kill(f"slurmd.{node}")

@@ -55,7 +55,7 @@ def nothing(place: Place) -> bool:
             3,
             "Memory specification can",
         ),
-        ("train: {minutes: 6", "train: {gpus: 3, minutes: 6", 3, "Requested node configuration is not available"),
+        ("train: {minutes: 6", "train: {gpus: 4, minutes: 6", 3, "Requested node configuration is not available"),
     ],
 )
 def test_what_the_cluster_does_not_have(place: Place, old: str, new: str, code: int, words: str) -> None:
