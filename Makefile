@@ -1,13 +1,13 @@
 # make demo: install and run the digits sweep.   make test: install and run every test but those of whole clusters.
 # make cluster: the tests on a real Slurm and a real Ray of our own (the first needs Debian's Slurm, and root).
-# make soak: every fault of a Slurm cluster in random order, ten rounds.   make lint: ruff and mypy.
+# make faults: every fault of a Slurm cluster, once.   make soak: in random order, ten rounds.   make lint: ruff and mypy.
 # The Python to use: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 ROUNDS ?= 10
 
-.PHONY: demo test cluster soak lint clean
+.PHONY: demo test cluster faults soak lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
@@ -16,7 +16,10 @@ test: $(STAMP)
 	$(VENV)/bin/python -m pytest --ignore tests/slurm --ignore tests/ray
 
 cluster: $(STAMP)
-	$(VENV)/bin/python -m pytest tests/slurm tests/ray
+	$(VENV)/bin/python -m pytest tests/slurm tests/ray --ignore tests/slurm/test_faults.py
+
+faults: $(STAMP)
+	$(VENV)/bin/python -m pytest tests/slurm/test_faults.py
 
 soak: $(STAMP)
 	$(VENV)/bin/python -m tests.slurm.soak $(ROUNDS)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.plan import plan
+from orchestrator.plan import Plan, plan
 from orchestrator.spec import read_sweep
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
@@ -69,7 +69,7 @@ class Paced(Euler):
         time.sleep(said("pace"))
         while self.trouble == "hang" and (FOLDER / f"hang-{first}").exists():
             time.sleep(0.05)
-        if len(y) > said("most", math.inf):
+        if len(y) > (10 if self.trouble == "device" else said("most", math.inf)):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         asked_gb = int(os.environ.get("SLURM_MEM_PER_NODE", "0")) / 1024
         if said("gigabytes") > asked_gb:
@@ -160,6 +160,20 @@ class Trial(Place):
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
 
+    def plan(self) -> Plan:
+        return plan(read_sweep(str(self.folder / "sweep.yaml")))
+
+    def refuse_links(self) -> None:
+        """From now on no process of this trial can make a hard link; the file `refused` counts the tries."""
+        (self.folder / "sitecustomize.py").write_text(
+            "import errno, os\n\n\ndef refuse(source, target, **options):\n"
+            f"    open({str(self.folder / 'refused')!r}, 'a').write('x')\n"
+            "    raise OSError(errno.EPERM, 'Operation not permitted')\n\n\nos.link = refuse\n"
+        )
+        self.env["PYTHONPATH"] = f"{self.folder}{os.pathsep}{self.env['PYTHONPATH']}"
+        site = self.folder / "site.yaml"
+        site.write_text(changed(site.read_text(), "setup: [", f'setup: ["export PYTHONPATH={self.folder}", '))
+
     def says(self, **settings: float) -> None:
         for name, value in settings.items():
             (self.faults / name).write_text(str(value))
@@ -179,8 +193,7 @@ class Trial(Place):
         return place.read_text().count("\n" if what == "calls" else ".") if place.exists() else 0
 
     def digests(self, kind: str) -> list[str]:
-        found = plan(read_sweep(str(self.folder / "sweep.yaml")))
-        return [digest for digest, task in found.tasks.items() if task.kind == kind]
+        return [digest for digest, task in self.plan().tasks.items() if task.kind == kind]
 
     def arrays(self) -> list[dict[str, Any]]:
         """All that was ever queued, in order."""
@@ -235,24 +248,34 @@ class Trial(Place):
 
     # What must hold at the end.
 
-    def done(self, *, arms: Sequence[str] = ARMS, atol: float = 0, lost: int | None = None, damaged: int = 0) -> None:
+    def done(
+        self,
+        *,
+        arms: Sequence[str] = ARMS,
+        atol: float = 0,
+        lost: int | None = None,
+        damaged: int | None = 0,
+        code: int = 0,
+    ) -> None:
         """Nothing is queued; the same bits and numbers as in peace, and nothing that was done was done again.
 
-        lost: blocks that may have been begun and not published. damaged: blocks that were, and were set aside.
+        lost: blocks that may have been begun and not published. damaged: blocks that were, and were set aside. code:
+        of the report.
         """
         assert self.base is not None
         assert not self.queue()
         report = self.run("report")
-        assert report.returncode == 0, report.stderr
+        assert report.returncode == code, report.stderr
         self.same(arms, atol)
-        assert len(list(self.folder.glob("results/store/quarantine/blocks/*/*"))) == damaged
+        aside = list(self.folder.glob("results/store/quarantine/blocks/*/*"))
+        assert damaged is None or len(aside) == damaged, aside
         assert self.made_again() == []
         if lost is not None:
             assert self.count("calls") - self.blocks() <= lost
 
     def same(self, arms: Sequence[str], atol: float = 0) -> None:
         assert self.base is not None
-        found = plan(read_sweep(str(self.folder / "sweep.yaml")))
+        found = self.plan()
         for planned in found.cells:
             if planned.cell.arm in arms:
                 for digest in (planned.stream, *planned.extracts):

@@ -7,7 +7,6 @@ side by side, on nodes of their own; each test waits for one of them.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import subprocess
 import time
@@ -278,15 +277,8 @@ def a_store_that_is_read_only_and_then_full(lab: Lab) -> None:
 @side_by_side
 def a_store_without_hard_links(lab: Lab) -> None:
     """And two copies of an element write to it."""
-    folder = lab.folder / "links"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import errno, os\n\n\ndef refuse(source, target, **options):\n"
-        f"    open({str(folder / 'refused')!r}, 'a').write('x')\n"
-        "    raise OSError(errno.EPERM, 'Operation not permitted')\n\n\nos.link = refuse\n"
-    )
-    trial = lab.trial("links", "throttle: 1", "throttle: 2", setup=(f"export PYTHONPATH={folder}",))
-    trial.env["PYTHONPATH"] = f"{folder}{os.pathsep}{trial.env['PYTHONPATH']}"
+    trial = lab.trial("links", "throttle: 1", "throttle: 2")
+    trial.refuse_links()
     trial.says(pace=1)
     _, over = trial.start("run")
     trial.wait_for(lambda: trial.blocks() >= 2, "it samples")
@@ -294,7 +286,7 @@ def a_store_without_hard_links(lab: Lab) -> None:
     trial.cluster.out("scontrol", "requeue", task.job)
     done = over()
     assert done.returncode == 0, done.stderr
-    assert (folder / "refused").stat().st_size > 30
+    assert (trial.folder / "refused").stat().st_size > 30
     assert trial.causes() == ["preempted"]
     assert not [path for path in Path(trial.store.root).rglob(".*") if "claim" in path.name]
     trial.done(lost=1)

@@ -46,7 +46,8 @@ def test_a_sweep_becomes_chained_arrays_with_few_calls(place: Place, tmp_path: P
     assert set(place.steps_queued().values()) == {1}
 
     show = place.cluster.out("scontrol", "--oneliner", "show", "job")
-    jobs = [dict(w.partition("=")[::2] for w in line.split()) for line in show.splitlines() if ".small." in line]
+    waiting = [line for line in show.splitlines() if ".small." in line and "JobState=PENDING" in line]
+    jobs = [dict(word.partition("=")[::2] for word in line.split()) for line in waiting]
     arrays: dict[str, dict[str, str]] = {job["JobName"].rpartition(".")[2]: job for job in jobs}
     train, reference, first, second, *scores = (arrays[str(number)] for number in range(len(arrays)))
     assert calls()["sbatch"] == len(arrays)

@@ -34,7 +34,6 @@ from orchestrator.tasks import (
     BLOCK_KINDS,
     Context,
     Options,
-    Task,
     attempts,
     block_name,
     plan_name,
@@ -54,6 +53,7 @@ WAIT_S = 5.0
 SPARE_S = 30.0  # of the time limit that an element leaves
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning is of something else
 REPAIRS = 3  # turns at a bundle in which a damaged file was found
+MARKS = ("starts", "ends")
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -140,9 +140,9 @@ class Running:
                 if end["outcome"] in ("stopped", "timeout"):
                     outcome = end["outcome"]
                     break
+        self._mark_end(outcome)
         if outcome == "timeout":
             self._begin_again()
-        self._mark_end(outcome)
         _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
         if any(end["outcome"] == "failed" for end in self.ends):
             _say(f"the same by hand: {self._again()}")
@@ -154,32 +154,37 @@ class Running:
 
     def _keep_earlier(self, array: Array) -> None:
         """Slurm has begun this element again by itself: keep what became of its last run with the attempts."""
-        for bundle in array.elements[self.index].bundles:
-            for digest, blocks in bundle.steps:
-                kind = self._patiently(functools.partial(self._task, bundle, digest)).kind
-                if self._published(digest, blocks, kind):
-                    continue
-                log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
-                cause, reason = cause_of_requeue(tail(log))
-                before = self.wave.mark("starts", self.array, self.index, self.restart - 1)
-                ended = self.wave.mark("ends", self.array, self.index, self.restart - 1)
-                with contextlib.suppress(CorruptFile, EnvironmentProblem):
-                    began = self.store.read_record(before, repair=False) if self.store.exists(before) else {}
-                    if self.store.exists(ended):
-                        cause, reason = "timeout", "its time limit came"
-                    attempt = {
-                        **{"kind": kind, "cause": cause, "reason": reason, "traceback": ""},
-                        "at": attempts.place(self.store, kind, digest, blocks or ()),
-                        **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
-                        **{"seconds": round(max(0.0, self.started - began.get("started", self.started)), 1)},
-                        **{"log": str(log), "again": self._again()},
-                        **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings},
-                    }
-                    wave = replace(self.wave, record=self.store.read_record(f"{self.wave.folder}/wave.json"))
-                    name = wave.attempt(self.array, self.index, self.restart - 1)
-                    attempts.keep(self.store, digest, name, attempt)
-                _say(f"begun again by Slurm: {reason}")
-                return
+        left = (
+            (bundle, digest, blocks, kind)
+            for bundle in array.elements[self.index].bundles
+            for digest, blocks in bundle.steps
+            if not self._published(digest, blocks, kind := self._kind(bundle, digest))
+        )
+        bundle, digest, blocks, kind = next(left, (None, "", None, ""))
+        if bundle is None:
+            return
+        log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
+        began, ended = (self._earlier(self.wave.mark(name, self.array, self.index, self.restart - 1)) for name in MARKS)
+        cause, reason = cause_of_requeue(tail(log))
+        if ended.get("outcome") == "timeout":
+            cause, reason = "timeout", "its time limit came"
+        attempt = {
+            **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
+            **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
+            "seconds": round(max(0.0, self.started - began.get("started", self.started)), 1),
+            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._again()},
+            "at": self._patiently(lambda: attempts.place(self.store, kind, digest, blocks or ())),
+        }
+        wave = replace(self.wave, record=self._earlier(f"{self.wave.folder}/wave.json"))
+        with contextlib.suppress(EnvironmentProblem):
+            attempts.keep(self.store, digest, wave.attempt(self.array, self.index, self.restart - 1), attempt)
+        _say(f"begun again by Slurm: {reason}")
+
+    def _earlier(self, name: str) -> dict[str, Any]:
+        """A record that may not be there."""
+        with contextlib.suppress(CorruptFile):
+            return self.store.read_record(name, repair=False)
+        return {}
 
     def _is_queued(self) -> bool:
         """Whether engines know this job by its id; one whose submitter was killed at once is queued again instead."""
@@ -214,7 +219,7 @@ class Running:
         failed = self._patiently(lambda: given_up(self.store, self.wave))
         if len(failed) < ALIKE_AT_MOST:
             return ""
-        self._patiently(functools.partial(self._task, bundle, bundle.steps[0][0]))
+        self._kind(bundle, bundle.steps[0][0])  # reads the plan
         arms = self._patiently(lambda: self.store.read_record(plan_name(bundle.plan), repair=False)).get("arms", {})
         for arm, (count, left) in hopeless(arms, failed).items():
             if self._stream(bundle.steps[0][0]) in left:
@@ -227,7 +232,7 @@ class Running:
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
-            kind = self._patiently(functools.partial(self._task, bundle, digest)).kind
+            kind = self._kind(bundle, digest)
             if self._published(digest, blocks, kind) or (self.rank and kind != "train"):
                 continue
             self.current = digest
@@ -280,9 +285,12 @@ class Running:
             self.worker.context.warned = self.warned
         return self.worker
 
-    def _task(self, bundle: Bundle, digest: str) -> Task:
-        self.context.read_plan(bundle.plan)
-        return self.context.task(digest)
+    def _kind(self, bundle: Bundle, digest: str) -> str:
+        def look() -> str:
+            self.context.read_plan(bundle.plan)
+            return self.context.task(digest).kind
+
+        return str(self._patiently(look))
 
     def _published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool:
         names = [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]

@@ -1,0 +1,261 @@
+"""`make soak`, or `python -m tests.slurm.soak [ROUNDS] [SEED]`: sweeps on a cluster of our own on which all goes wrong.
+
+In each round one sweep runs, and all of FAULTS befall it in random order. After that it must have the numbers of an
+undisturbed run bit for bit, nothing that was done may have been done again, and nothing may be left in the queue. Each
+round prints one line; the seed is printed, and the same seed gives the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Done
+from tests.orchestrator.conftest import Ran
+from tests.slurm.cluster import Cluster, absent, cluster, wait
+from tests.slurm.configuration import Settings
+from tests.slurm.faults import ARMS, SWEEP, Trial, mounted, preempt, undisturbed
+from tests.slurm.running import changed
+
+ROUNDS = 10
+ROUND_S = 1200.0  # in which a round must be over
+CALM = "PartitionName=calm Nodes=ALL State=UP PreemptMode=OFF\n"
+GRACE = "PartitionName=grace20 Nodes=ALL State=UP PreemptMode=REQUEUE GraceTime=20\n"
+CLUSTER = Settings(nodes=5, preempt=True, user_signal=True, enforce_memory=True, extra=CALM + GRACE)
+
+SAMPLER = "sampler: {use: ./paced.py:Paced, steps: 2, trouble: %s}"
+TEXT = changed(
+    SWEEP,
+    *("{count: 160, block: 20}", "{count: 400, block: 20}"),
+    *("arms:\n", f"arms:\n  broken: {{nag: {{scale: {{grid: [1, 2, 3, 4, 5, 6]}}}}, {SAMPLER % 'input'}}}\n"),
+    *("late: {", f"small: {{{SAMPLER % 'device'}}}\n  late: {{"),
+)
+SITE = (
+    *("throttle: 1", "throttle: 4"),
+    *("sample: {minutes: 6", "sample: {minutes: 2"),
+    *("target_minutes: 5", "target_minutes: 1.5"),
+)
+
+
+@dataclass
+class Round:
+    trial: Trial
+    chance: random.Random
+    job: bool  # whether reconcile jobs go on; else two engines watch
+    remount: Callable[[str], None]
+    engines: list[Any] = field(default_factory=list)
+    doomed: bool = False  # the reconcile job
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.trial.cluster
+
+    def task(self) -> Any:
+        """One that is at work; waits for one. Raises TimeoutError."""
+        found: list[Any] = []
+
+        def look() -> bool:
+            found[:] = [task for kind in ("sample", "train") for task in self.trial.tasks(kind)]
+            return bool(found)
+
+        wait(look, "a task is at work", 90, 0.3)
+        return self.chance.choice(found)
+
+    def over(self) -> bool:
+        if self.job:
+            return not self.trial.queue()
+        return all(process.poll() is not None for process, _ in self.engines)
+
+
+def a_task_is_killed(now: Round) -> None:
+    now.task().kill()
+
+
+def an_element_is_requeued(now: Round) -> None:
+    now.cluster.run("scontrol", "requeue", now.task().job)
+
+
+def a_node_is_wanted_by_others(now: Round) -> None:
+    preempt(now.cluster, now.task().node)
+
+
+def a_daemon_of_a_node_dies(now: Round) -> None:
+    _lose(now, with_tasks=False)
+
+
+def a_node_loses_its_power(now: Round) -> None:
+    _lose(now, with_tasks=True)
+
+
+def _lose(now: Round, with_tasks: bool) -> None:
+    node = now.task().node
+    now.cluster.kill_slurmd(node, with_tasks)
+    time.sleep(now.chance.choice((1, 30)))  # Slurm may not even notice
+    now.cluster.start_slurmd(node, wait_s=0)
+
+
+def slurmctld_is_restarted(now: Round) -> None:
+    now.cluster.daemons["slurmctld"].terminate()
+    now.cluster.daemons["slurmctld"].wait(60)
+    time.sleep(now.chance.uniform(0, 8))
+    now.cluster.start_slurmctld()
+
+
+def slurmdbd_is_away(now: Round) -> None:
+    now.cluster.stop_slurmdbd()
+    time.sleep(now.chance.uniform(2, 8))
+    now.cluster.start_slurmdbd()
+
+
+def the_store_is_read_only(now: Round) -> None:
+    wait(lambda: now.remount("ro") or True, "the store is read-only", 20)
+    time.sleep(now.chance.uniform(3, 10))
+    now.remount("rw")
+
+
+def the_store_is_full(now: Round) -> None:
+    full = Path(now.trial.store.root).parent / "full"
+    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(now.chance.uniform(3, 10))
+    full.unlink()
+
+
+def a_block_is_truncated(now: Round) -> None:
+    """Features that are still to be scored."""
+    trial, plan = now.trial, now.trial.plan()
+    done = Done(trial.store)
+    scored = {t.params["features"] for d, t in plan.tasks.items() if t.kind == "score" and d in done.small["score"]}
+    found = [
+        trial.store.path(f"blocks/{digest}/{name}")
+        for digest in set(trial.digests("extract")) - scored
+        for name in trial.store.list(f"blocks/{digest}")
+    ]
+    if found:
+        place = Path(now.chance.choice(found))
+        place.write_bytes(place.read_bytes()[:100])
+
+
+def who_goes_on_is_killed(now: Round) -> None:
+    """An engine, begun again after a while; or the next reconcile job that is at work."""
+    if now.job:
+        now.doomed = True
+        return
+    at = now.chance.randrange(len(now.engines))
+    process, over = now.engines[at]
+    if process.poll() is None:
+        process.kill()
+        over()
+        time.sleep(now.chance.uniform(0, 3))
+        now.engines[at] = now.trial.start("run", "--checkpoint-seconds", "0.5")
+
+
+def memory_is_short(now: Round) -> None:
+    now.trial.says(gigabytes=1.2)  # for good: elements need more than the site's stage gives them
+
+
+def a_block_never_ends(now: Round) -> None:
+    """Until the time limit of its element has come."""
+    (now.trial.faults / "hang-100").touch()
+
+
+FAULTS = (
+    *(a_task_is_killed, an_element_is_requeued, a_node_is_wanted_by_others, a_daemon_of_a_node_dies),
+    *(a_node_loses_its_power, slurmctld_is_restarted, slurmdbd_is_away, the_store_is_read_only, the_store_is_full),
+    *(a_block_is_truncated, who_goes_on_is_killed, memory_is_short, a_block_never_ends),
+)
+
+
+def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
+    """One round; what happened, in a line. Raises what went wrong."""
+    chance, began = random.Random(seed), time.monotonic()
+    job, links, accounts = chance.random() < 0.5, chance.random() < 0.7, chance.random() < 0.7
+    partition = chance.choice(("gpu", "grace20"))
+    order = chance.sample(FAULTS, len(FAULTS))
+    with mounted(folder / "results", megabytes=96) as remount:
+        changes = ("partition: gpu\ncpu_partition: cpu", f"partition: {partition}\ncpu_partition: calm", *SITE)
+        changes += ("reconcile: manual", "reconcile: job") if job else ()
+        trial = Trial(folder, made, base=base, trained=False, changes=changes, text=TEXT)
+        if not links:
+            trial.refuse_links()
+        if not accounts:
+            trial.env["PATH"] = made.without("sacct")["PATH"]
+        trial.says(step=0.05, pace=2)
+        now = Round(trial, chance, job, remount)
+        if job:
+            trial.submit()
+        else:
+            now.engines = [trial.start("run", "--checkpoint-seconds", "0.5") for _ in range(2)]
+        missed = []
+        for fault in order:
+            time.sleep(chance.uniform(2, 8))
+            try:
+                fault(now)
+            except TimeoutError:
+                missed.append(fault.__name__)
+        made.resume()
+        end = time.monotonic() + ROUND_S
+        while not now.over():
+            if trial.causes().count("timeout"):
+                (trial.faults / "hang-100").unlink(missing_ok=True)
+            trial.says(pace=0.2)
+            if now.doomed and (reconciler := trial.reconciler()) is not None:
+                reconciler.kill()
+                now.doomed = False
+            if time.monotonic() > end:
+                raise TimeoutError(f"not over after {ROUND_S:.0f} s: {made.run('squeue', '-r').stdout}")
+            time.sleep(1)
+        codes = [over().returncode for _, over in now.engines]
+        wait(lambda: not trial.queue(), "nothing is left in the queue", 60)
+        assert codes in ([], [1, 1]), codes
+        trial.done(arms=ARMS, code=1, damaged=None)
+        trial.same(("small",), atol=1)
+        causes = Counter(trial.causes())
+        assert causes["bad_input"] >= 1
+        words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items()))
+        how = f"{'reconcile jobs' if job else 'two engines'}, {partition}"
+        how += f"{'' if links else ', no links'}{'' if accounts else ', no sacct'}"
+        late = f"; nothing was at work for: {', '.join(missed)}" if missed else ""
+        return f"good in {time.monotonic() - began:.0f} s ({how}); attempts: {words}{late}"
+
+
+def out(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(rounds: int, seed: int) -> int:
+    if reason := absent():
+        out(reason)
+        return 3
+    folder = Path(tempfile.mkdtemp(prefix="slurm-soak-"))
+    out(f"{rounds} rounds, seed {seed}, in {folder}")
+    bad = 0
+    base = undisturbed(folder / "base", TEXT)
+    for number in range(rounds):
+        with cluster(folder / f"c{number}", CLUSTER) as made:
+            try:
+                said = round_of(folder / f"r{number}", made, base, seed + number)
+                shutil.rmtree(folder / f"r{number}", ignore_errors=True)
+            except Exception:  # noqa: BLE001  (the next round is to come all the same)
+                bad += 1
+                said = f"BAD\n{traceback.format_exc()}"
+            out(f"round {number} (seed {seed + number}): {said}")
+    out(f"{rounds - bad} of {rounds} rounds were good")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    sys.exit(main(*(given[:1] or [ROUNDS]), *(given[1:2] or [int(time.time())])))
