@@ -75,8 +75,8 @@ class Plan:
 
     @cached_property
     def networks(self) -> tuple[Network, ...]:
-        """Those of the cells and of the measurement, with what each was made from, all once. A plan that was read from a
-        store has none: its tasks say it all.
+        """Those of the cells and of the measurement, with what each was made from, all once. A plan that was read from
+        a store has none: its tasks say it all.
         """
         roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values()) if n]
         roots += [self.sweep.estimator] if self.sweep.estimator else []
