@@ -118,13 +118,16 @@ def status(
     tracking: TrackingOption = DEFAULT_TRACKING,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
+    site: SiteOption = None,
 ) -> None:
     """Say how far a sweep is. Writes nothing, waits for nothing."""
+    from orchestrator import ray_jobs
     from orchestrator.backends.slurm.ledger import queue_states
     from orchestrator.plan import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure
+    from orchestrator.site import read_site
 
     found, opened = read_plan(sweep, smoke, hashes=False), open_store(store)
     done = Done(opened)
@@ -133,15 +136,20 @@ def status(
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)
     queue, trouble = queue_states(opened, found.sweep.name)
+    place = read_site(site) if site else None
+    jobs = ray_jobs.status(found.sweep.name, opened, place) if place and place.kind == "ray" else []
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks}
-        print_json({**known, "queue": queue, "queue_unknown": trouble})
+        told = [{"id": job.id, "status": job.status} for job in jobs]
+        print_json({**known, "queue": queue, "queue_unknown": trouble, "ray_jobs": told})
         return
     out.print(counts_table(tasks))
     for kind, states in queue.items():
         words = ", ".join(f"{number:,} {state}" for state, number in states.items())
         out.print(f"Slurm, {kind}: {words} (elements)", markup=False, soft_wrap=True)
+    for job in jobs:
+        out.print(f"Ray job {job.id}: {job.status.lower()}", markup=False, soft_wrap=True)
     if trouble:
         out.print(f"Slurm does not say what is queued: {trouble}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
@@ -164,6 +172,7 @@ def run(
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 30.0,
     site: SiteOption = None,
+    backend: Annotated[str, typer.Option(help="local, or ray: a private Ray on this machine.")] = "local",
     max_gpu_hours: HoursOption = None,
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
@@ -171,6 +180,7 @@ def run(
     from orchestrator.backends import Backend
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
+    from orchestrator.backends.ray import Ray
     from orchestrator.cluster import begin, opener, patiently
     from orchestrator.cluster_commands import Reconcile
     from orchestrator.report.progress import watch
@@ -191,8 +201,13 @@ def run(
     number = 1 if here else workers or len(os.sched_getaffinity(0))
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds)
 
-    def backend() -> Backend:
-        return Here(opened, options, raises=True) if here else Local(opened, number, options)
+    if backend not in ("local", "ray"):
+        raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
+
+    def make() -> Backend:
+        if here:
+            return Here(opened, options, raises=True)
+        return Ray(opened, options, cpus=number) if backend == "ray" else Local(opened, number, options)
 
     if cell:
         tracking = NONE  # a cell for debugging is no part of the sweep's comparison
@@ -203,10 +218,10 @@ def run(
             begun = begin(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
-            make = opener(found, opened, place, begun, observer.note, Reconcile)
-            patiently(place, lambda: engine.run(found, opened, make, observer, begun.since), observer.note)
+            at_site = opener(found, opened, place, begun, observer.note, Reconcile)
+            patiently(place, lambda: engine.run(found, opened, at_site, observer, begun.since), observer.note)
         else:
-            engine.run(found, opened, backend, observer)
+            engine.run(found, opened, make, observer)
     return compare_and_report(found, opened, store, tracking)
 
 
@@ -241,12 +256,19 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
+    site: SiteOption = None,
 ) -> None:
     """Show the logs of local tasks: the last line of each, or all of those of a cell."""
     from orchestrator import logs as written
+    from orchestrator import ray_jobs
     from orchestrator.plan import find_cell
+    from orchestrator.site import read_site
 
     found, opened = read_plan(sweep, smoke), open_store(store)
+    place = read_site(site) if site else None
+    if place and place.kind == "ray":
+        out.print(ray_jobs.logs(found.sweep.name, opened, place), markup=False, soft_wrap=True)
+        return
     chosen = find_cell(found, cell) if cell else None
     if follow:
         for task, line in written.follow(found, opened, chosen):

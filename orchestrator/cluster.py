@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from nag.distributed import World
 from orchestrator.backends import Backend
 from orchestrator.backends.local import Local
+from orchestrator.backends.ray import Ray
 from orchestrator.backends.slurm import AfterWave, Slurm
 from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.queueing import queue
@@ -128,6 +129,11 @@ def opener(
     if site.kind == "local":
         options = Options(**{"device": "auto", **campaign.options})
         return lambda: Local(store, site.settings.workers or len(os.sched_getaffinity(0)), options)
+    if site.kind == "ray":
+        address = site.settings.address
+        if address is None:
+            raise BadInput(f"{site.path}: address is missing: HOST:6379, as `ray start --head` says it")
+        return lambda: Ray(store, Options(**{"device": "auto", **campaign.options}), site.settings, address)
     return _slurm(plan, store, site, campaign, note, remote)
 
 

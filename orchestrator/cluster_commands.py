@@ -60,9 +60,11 @@ def submit(
     check_tracking(tracking)
     place = read_site(site)
     found, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
+    if place.kind == "ray":
+        return _ray_submitted(found, opened, place, options, as_json)
     if place.kind != "slurm":
         raise BadInput(f"{place.path}: kind {place.kind!r} has no queue; nagbench run --site does the sweep there.")
-    options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
     folder = str(report_folder(found).absolute())
     begun = begin(found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
     observer = Lines(err)
@@ -155,6 +157,18 @@ def reconcile(begun: Campaign) -> int:
     return code
 
 
+def _ray_submitted(found: Plan, opened: Store, place: Site, options: dict[str, Any], as_json: bool) -> int:
+    from orchestrator import ray_jobs
+    from orchestrator.tasks import Options
+
+    job, new = ray_jobs.submit(found, opened, place, Options(**{"device": "auto", **options}))
+    if as_json:
+        print_json({"sweep": found.sweep.name, "job": job.id, "status": job.status, "new": new})
+    else:
+        out.print(f"{'Submitted' if new else 'There already'}: Ray job {job.id} ({job.status.lower()})", markup=False)
+    return 0
+
+
 @command
 def cancel(
     sweep: SweepArgument,
@@ -165,12 +179,21 @@ def cancel(
     smoke: SmokeOption = False,
 ) -> int:
     """End what is queued and running for a sweep on a cluster, or for some of it, and wait until it is gone."""
+    from orchestrator import ray_jobs
     from orchestrator.backends.slurm.commands import Commands
     from orchestrator.backends.slurm.jobs import Jobs
     from orchestrator.backends.slurm.ledger import end
     from orchestrator.plan import needs_only
+    from orchestrator.site import read_site
 
     found, opened = read_plan(sweep, smoke), open_store(absolute(store))
+    place = read_site(site) if site else None
+    if place and place.kind == "ray":
+        if arm or cell:
+            raise BadInput("--arm, --cell: a Ray job does its sweep as a whole; cancel it whole.")
+        ended = ray_jobs.cancel(found.sweep.name, opened, place)
+        out.print(f"{len(ended)} Ray jobs were ended. What is published stays; nagbench submit goes on from there.")
+        return 0
     only = needs_only(found, arm, cell) if arm or cell else None
     jobs = Jobs(opened, found.sweep.name, Commands(), lambda text: err.print(text, markup=False))
     with err.status("Cancelling..."):

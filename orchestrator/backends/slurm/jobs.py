@@ -144,8 +144,9 @@ class Jobs:
         time.sleep(SENDING_S)
         names = {row.name: row.id.partition("_")[0] for row in self.commands.queue()}
         for job in lost:
-            begun = newest_marks(self.store, job.wave, "starts").get((job.place, 0))
-            job.id = names.get(job.array.name) or (self._mark(begun[1]).get("job") if begun else None)
+            begun = newest_marks(self.store, job.wave, "starts").items()
+            mark = next((name for (place, _), (_, name) in begun if place == job.place), None)
+            job.id = names.get(job.array.name) or (self._mark(mark).get("job") if mark else None)
             self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
             if job.id is None:
                 del self.known[job.key]
