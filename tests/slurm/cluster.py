@@ -256,6 +256,9 @@ class Cluster:
         mark = f"{MARK}={self.mark(node)}".encode()
         steps = {pid for pid in processes() if mark in environment(pid)}
         tasks = with_children(steps) - {self.daemons[f"slurmd.{node}"].pid}
+        for pid in sorted(tasks) if with_tasks else ():  # none of them has the time to say that another one is gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         self.kill(f"slurmd.{node}")
         while with_tasks and (left := [pid for pid in tasks if alive(pid)]):
             for pid in left:

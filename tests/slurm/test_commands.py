@@ -220,7 +220,7 @@ def test_what_the_cluster_is(slurm: Cluster) -> None:
     assert commands.max_array() == 21
     assert commands.config()["SLURM_VERSION"].startswith("2")
     partitions = commands.partitions()
-    assert set(partitions) == {"cpu", "gpu", "closed", "closed_cpu"}
+    assert {"cpu", "gpu"} <= set(partitions)  # other tests may have added closed ones
     assert partitions["cpu"].default
     assert partitions["gpu"].max_minutes == 1440
     assert partitions["cpu"].max_minutes is None

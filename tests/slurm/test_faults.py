@@ -31,12 +31,12 @@ pytestmark = pytest.mark.timeout(900)
 # Partitions of nodes of their own, so that scenarios do not meet.
 PARTITIONS = """\
 PartitionName=calm Nodes=n[1-3] State=UP PreemptMode=OFF
-PartitionName=weak Nodes=n[4-6] State=UP PreemptMode=OFF
-PartitionName=grace0 Nodes=n7 State=UP PreemptMode=REQUEUE GraceTime=0
-PartitionName=grace20 Nodes=n8 State=UP PreemptMode=REQUEUE GraceTime=20
+PartitionName=weak Nodes=n[4-7] State=UP PreemptMode=OFF
+PartitionName=grace0 Nodes=n8 State=UP PreemptMode=REQUEUE GraceTime=0
+PartitionName=grace20 Nodes=n9 State=UP PreemptMode=REQUEUE GraceTime=20
 """
-WARNING = Settings(nodes=8, preempt=True, user_signal=True, enforce_memory=True, extra=PARTITIONS)
-SILENT = Settings(nodes=8, preempt=True, user_signal=False, accounting=False, extra=PARTITIONS)
+WARNING = Settings(nodes=9, preempt=True, user_signal=True, enforce_memory=True, extra=PARTITIONS)
+SILENT = Settings(nodes=9, preempt=True, user_signal=False, accounting=False, extra=PARTITIONS)
 AT_ONCE = 3  # scenarios
 STEPS, SECONDS_LOST = 200, 25  # of the training; the seconds are those of a grace time and of KillWait
 ONE_ELEMENT = ("target_minutes: 5", "target_minutes: 60", "sample: {minutes: 6", "sample: {minutes: 90")

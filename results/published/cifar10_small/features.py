@@ -18,11 +18,15 @@ class SmallCNN:
     def train(self, split, report):
         import numpy as np
         import torch
-        from nag.datasets import to_uint8
         from torch.nn.functional import cross_entropy, pad
 
+        from nag.datasets import to_uint8
+
         everything = np.arange(len(split))
-        images, labels = torch.from_numpy(to_uint8(split.images(everything))), torch.from_numpy(split.labels(everything))
+        images, labels = (
+            torch.from_numpy(to_uint8(split.images(everything))),
+            torch.from_numpy(split.labels(everything)),
+        )
         generator = torch.Generator().manual_seed(self.seed)
         state = start(int(labels.max()) + 1, generator)
         optimizer = torch.optim.AdamW([p.requires_grad_() for p in state.values()], lr=2e-3, weight_decay=0.05)
