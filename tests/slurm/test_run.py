@@ -138,9 +138,9 @@ def test_two_processes_on_two_nodes_without_accounts(slurm_with: Callable[[Setti
     for first, second in zip(two.module.parameters(), one.module.parameters(), strict=True):
         assert (first - second).abs().max() < 1e-4
 
-    # An element that has a minute for two more blocks, and wants half a minute to spare: it comes back for the second.
+    # An element that has half a minute and wants half a minute to spare: it comes back for the second block.
     place.sweep(changed(sweep, "count: 40", "count: 80"))
-    place.site("sample: {minutes: 6", "sample: {minutes: 0.55", "target_minutes: 5", "target_minutes: 0.5")
+    place.site("sample: {minutes: 6", "sample: {minutes: 0.5", "target_minutes: 5", "target_minutes: 0.4")
     done = place.run("run")
     assert done.returncode == 0, done.stderr + place.logs()
     assert "queued sample: 1 elements" in done.stderr
