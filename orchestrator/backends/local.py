@@ -125,6 +125,8 @@ class Local:
                 del self.waiting[handle]
                 self.ended[handle] = "skipped"
                 skipped.append(End(handle, "skipped"))
+        for process in [each for each in self.processes if each.handle is None and each.process.poll() is not None]:
+            self._died(process)  # an idle one: no bundle is given to it
         while len(self.processes) < min(self.workers, len(self.waiting) + len(self.running)):
             self.processes.append(self._start())
         for process in self.processes:

@@ -214,8 +214,11 @@ def test_a_worker_that_is_lost(used: Used, truth: Ran) -> None:
     while not used.store.list(f"blocks/{samples}"):
         assert time.monotonic() < end
         events += used.backend.poll(0.02)
-    for pid in used.kind.workers(used.backend):
+    pids = used.kind.workers(used.backend)
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    while any(map(alive, pids)):
+        assert time.monotonic() < end
     events += used.until_ended(work.handle)
     lost = ends(events)[work.handle]
     assert (lost.outcome, lost.cause, lost.digest) == ("failed", "died", samples)

@@ -1,4 +1,4 @@
-"""Two small feature spaces for pictures of 16 x 16: a CNN that is trained on the sweep's own classes, and thumbnails."""
+"""Two small feature spaces for pictures of 16 x 16: a CNN trained on the sweep's own classes, and thumbnails."""
 
 import math
 from typing import ClassVar
@@ -8,7 +8,7 @@ from nag.registry import method
 
 @method
 class SmallCNN:
-    """64 values before the last ReLU of three convolutions, trained to tell the classes apart, flips and shifts included."""
+    """64 values before the last ReLU, after three convolutions; trained to tell shifted pictures of classes apart."""
 
     steps: int = 600
     seed: int = 0
@@ -23,10 +23,8 @@ class SmallCNN:
         from nag.datasets import to_uint8
 
         everything = np.arange(len(split))
-        images, labels = (
-            torch.from_numpy(to_uint8(split.images(everything))),
-            torch.from_numpy(split.labels(everything)),
-        )
+        images = torch.from_numpy(to_uint8(split.images(everything)))
+        labels = torch.from_numpy(split.labels(everything))
         generator = torch.Generator().manual_seed(self.seed)
         state = start(int(labels.max()) + 1, generator)
         optimizer = torch.optim.AdamW([p.requires_grad_() for p in state.values()], lr=2e-3, weight_decay=0.05)
