@@ -1,6 +1,6 @@
 # make demo: install and run the digits sweep.   make test: install and run every test but those of whole clusters.
 # make cluster: the tests on a real Slurm and a real Ray of our own (the first needs Debian's Slurm, and root).
-# make faults: every fault of a Slurm cluster, once.   make soak: in random order, ten rounds.   make lint: ruff and mypy.
+# make faults: every fault of a Slurm cluster, once.   make soak: in random order, ten rounds, and on Ray.   make lint: ruff and mypy.
 # The Python to use: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
@@ -23,6 +23,7 @@ faults: $(STAMP)
 
 soak: $(STAMP)
 	$(VENV)/bin/python -m tests.slurm.soak $(ROUNDS)
+	$(VENV)/bin/python -m tests.ray.soak $(ROUNDS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

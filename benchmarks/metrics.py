@@ -1,7 +1,7 @@
 """What metrics cost, as ratios within one run, and how often their intervals hold.
 
     python -m benchmarks.metrics frechet       against clean-fid's, one thread each; the interval's extra cost apart
-    python -m benchmarks.metrics neighbours    k-NN against its bare matrix products
+    python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, and its bare matrix products
     python -m benchmarks.metrics all           every metric once, in seconds and MB; of them FID alone
     python -m benchmarks.metrics coverage      of differences between arms, simulated as tests/nag/simulated.py says
     python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same
@@ -227,19 +227,21 @@ COMMANDS = {
     "bootstrap": bootstrap,
 }
 THREADS = {"neighbours": 2, "all": 2}
+REFERENCE = {"neighbours": 50_000}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--n", type=int, default=50_000)
-    parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--reference", type=int)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128], help="of coverage and bootstrap")
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.reference = options.reference or REFERENCE.get(options.command, 10_000)
     options.threads = options.threads or THREADS.get(options.command, 1)
     if os.environ.get("OMP_NUM_THREADS") != str(options.threads):  # read by the libraries when they are loaded
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)

@@ -106,15 +106,15 @@ def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     return host, port
 
 
-_groups = itertools.count()
-
-
 @functools.cache
-def _meet(host: str, port: int, world: World, timeout: datetime.timedelta) -> Any:
-    """What the processes tell each other by; the first one holds it for as long as it lives."""
+def _meet(host: str, port: int, world: World, timeout: datetime.timedelta) -> tuple[Any, Iterator[int]]:
+    """What the processes tell each other by, which the first one holds for as long as it lives; and numbers for their
+    groups, since these processes met.
+    """
     from torch import distributed
 
-    return distributed.TCPStore(host, port, world.size, is_master=world.rank == 0, timeout=timeout)
+    store = distributed.TCPStore(host, port, world.size, is_master=world.rank == 0, timeout=timeout)
+    return store, itertools.count()
 
 
 @contextlib.contextmanager
@@ -137,7 +137,8 @@ def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> It
         torch.cuda.set_device(world.device(device))
     timeout = datetime.timedelta(seconds=timeout_s)
     # a store for each group, so that one who comes early to the next does not read what is of the one before
-    store = distributed.PrefixStore(f"group {next(_groups)}", _meet(*meeting(), world, timeout))
+    common, numbers = _meet(*meeting(), world, timeout)
+    store = distributed.PrefixStore(f"group {next(numbers)}", common)
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout
     )

@@ -97,6 +97,12 @@ def check(path: Path, known: Known) -> None:
         _check_hash(path, hashed.hexdigest(), known)
 
 
+def check_cached(path: Path) -> None:
+    """Raise ValueError for a file of the cache that is not what its name says. One that lies elsewhere was chosen."""
+    if path.parent == cache() and path.name in KNOWN:
+        check(path, KNOWN[path.name])
+
+
 def fetch(name: str, report: Report, known: Mapping[str, Known] = KNOWN) -> Path:
     """The file in the cache, downloaded unless it is there; checked in both cases.
 

@@ -13,7 +13,7 @@ from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import Outside, canonical, content, digest
 from orchestrator.published import Published
-from orchestrator.sweep import Network
+from orchestrator.sweep import REFERENCE_ROWS, Network
 from orchestrator.tasks import BLOCK_KINDS, Task
 
 SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
@@ -111,6 +111,15 @@ class Builder:
         if extractor.trained:
             weights = self.add("train", {"extractor": self.identity(extractor), "data": self.identity(data)})
         return {"extractor": self.identity(extractor), "weights": weights}
+
+    def reference(self, opened: Mapping[str, Any], held: Mapping[str, Any], rows: int) -> str:
+        """The task of a reference that has the outputs of an open extractor on `held`: {"data": ...} or, of a published
+        file, {"statistics": ..., "moments": ...}.
+        """
+        needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
+        needs += self.taken_while_encoded(opened, held["data"]) if "data" in held else ()
+        kept = {"rows": rows} if rows != REFERENCE_ROWS else {}
+        return self.add("reference", {**opened, **held, **kept}, needs)
 
     def published(self, reference: Published) -> str:
         """The content of a file of statistics, which is fetched first if it is at a URL."""

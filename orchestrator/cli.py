@@ -22,10 +22,12 @@ from orchestrator.app import (
     report_pages,
     track,
 )
-from orchestrator.errors import BadInput, unknown
+from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
+    UNCOUNTED,
     ArmOption,
+    DeviceOption,
     HoursOption,
     JsonOption,
     SiteOption,
@@ -47,17 +49,22 @@ def check(
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
     deep: Annotated[bool, typer.Option("--deep", help="Open data and weights, run the sweep's own code.")] = False,
+    site: SiteOption = None,
 ) -> None:
     """Say whether a sweep is right, without doing anything."""
     from orchestrator.absent import absent
+    from orchestrator.cluster import check_batches
     from orchestrator.deep import look
     from orchestrator.plan import plan as _planned
     from orchestrator.report.progress import shape
+    from orchestrator.site import read_site
     from orchestrator.spec import read_sweep
 
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
     lines = list(look(found)) if deep else []
     planned = _planned(found, hashes=deep) if deep or not found.code else None
+    if site and planned:
+        check_batches(planned, read_site(site))
     elsewhere = absent(planned) if planned else []
     if as_json:
         print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells), "absent": elsewhere})
@@ -104,8 +111,8 @@ def plan(
     for line in absent(found):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     if repeated:
-        words = "have scores, but no samples or features any more, and are sampled again for what is missing"
-        out.print(f"{repeated:,} cells {words} (keep: {found.sweep.keep}).", soft_wrap=True)
+        lost = "have scores, but no samples or features any more, and are sampled again for what is missing"
+        out.print(f"{repeated:,} cells {lost} (keep: {found.sweep.keep}).", soft_wrap=True)
     if arrays is not None:
         out.print(arrays)
         out.print(words, markup=False, soft_wrap=True)
@@ -137,7 +144,12 @@ def status(
     left = len(results.cells) - complete - len(failed)
     queue, trouble = queue_states(opened, found.sweep.name)
     place = read_site(site) if site else None
-    jobs = ray_jobs.status(found.sweep.name, opened, place) if place and place.kind == "ray" else []
+    jobs: list[ray_jobs.Job] = []
+    if place and place.kind == "ray":
+        try:
+            jobs = ray_jobs.status(found.sweep.name, opened, place)
+        except EnvironmentProblem as error:
+            trouble = str(error)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks}
@@ -151,7 +163,8 @@ def status(
     for job in jobs:
         out.print(f"Ray job {job.id}: {job.status.lower()}", markup=False, soft_wrap=True)
     if trouble:
-        out.print(f"Slurm does not say what is queued: {trouble}", markup=False, soft_wrap=True)
+        who = "Ray" if place and place.kind == "ray" else "Slurm"
+        out.print(f"{who} does not say what is queued: {trouble}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
         out.print(failure(cell), soft_wrap=True)
@@ -163,7 +176,7 @@ def run(
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
     cell: Annotated[str | None, typer.Option(help="Only this cell, by the first letters of its digest.")] = None,
@@ -173,6 +186,7 @@ def run(
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 30.0,
     site: SiteOption = None,
     backend: Annotated[str, typer.Option(help="local, or ray: a private Ray on this machine.")] = "local",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train one network together.")] = 1,
     max_gpu_hours: HoursOption = None,
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
@@ -181,7 +195,7 @@ def run(
     from orchestrator.backends.here import Here
     from orchestrator.backends.local import Local
     from orchestrator.backends.ray import Ray
-    from orchestrator.cluster import begin, opener, patiently
+    from orchestrator.cluster import begin, divided, opener, patiently
     from orchestrator.cluster_commands import Reconcile
     from orchestrator.report.progress import watch
     from orchestrator.report.results import collect
@@ -196,10 +210,18 @@ def run(
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
     if count is not None and cell is None:
         raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
+    if place and (here or workers or device != "auto" or backend != "local" or processes > 1):
+        words = "--here, --workers, --device, --backend and --processes are for this machine"
+        raise BadInput(f"{words}; a site's file has its own")
+    if processes > 1 and device.startswith("cuda:"):
+        raise BadInput(f"--device {device}: {processes} processes take a GPU each, so say --device cuda")
+    if max_gpu_hours is not None and not (place and place.kind == "slurm"):
+        raise BadInput(UNCOUNTED)
     found = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
     number = 1 if here else workers or len(os.sched_getaffinity(0))
-    options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds)
+    divided(found, processes, f"--processes is {processes}")
+    options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
 
     if backend not in ("local", "ray"):
         raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
@@ -315,32 +337,6 @@ def ui(
 
 
 @command
-def export(
-    sweep: SweepArgument,
-    target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
-    store: StoreOption = DEFAULT_STORE,
-    smoke: SmokeOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    cell: Annotated[str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
-) -> None:
-    """Pack report, YAML, CSV, records and influences for somebody without the store; or the images of a cell."""
-    from orchestrator.export import export as pack
-    from orchestrator.export import export_images
-    from orchestrator.plan import find_cell
-
-    found, opened = read_plan(sweep, smoke), open_store(store)
-    if cell is not None:
-        made = export_images(found, opened, target, find_cell(found, cell), count, force)
-    elif count is not None:
-        raise BadInput("--count goes with --cell")
-    else:
-        made = pack(found, opened, target, report_pages(found), force)
-    files = "" if made.files == 1 else f"{made.files} files, "
-    out.print(f"{made.path}: {files}{made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
-
-
-@command
 def init(path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml") -> None:
     """Write a commented sweep to start from, and the JSON schema for editors."""
     from orchestrator.starter import starter
@@ -363,14 +359,14 @@ def doctor(
     from orchestrator import site_doctor
     from orchestrator.site import read_site
 
-    needed = machine.missing_weights(read_plan(sweep)) if sweep else []
+    found = read_plan(sweep) if sweep else None
     place = read_site(site) if site else None
-    if place and place.kind == "slurm":
-        with err.status("Running one small job..."):
-            rows = list(site_doctor.look(place, open_store(absolute(store))))
+    if place and place.kind != "local":
+        with err.status("Asking the cluster..."):
+            rows = list(site_doctor.look(place, open_store(absolute(store)), found))
     else:
         with err.status("Looking at this machine..."):
-            rows = machine.doctor(store, tracking, needed)
+            rows = machine.doctor(store, tracking, machine.missing_weights(found) if found else ())
     print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
     return machine.exit_code(rows)
 

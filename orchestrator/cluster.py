@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import math
 import os
 import platform
 import re
@@ -127,7 +128,7 @@ def opener(
     site that does not fit the cluster, before anything is queued. remote: for the job that goes on after a wave.
     """
     if site.kind == "local":
-        options = Options(**{"device": "auto", **campaign.options})
+        options = Options(**{"device": "auto", "processes": site.settings.processes, **campaign.options})
         return lambda: Local(store, site.settings.workers or len(os.sched_getaffinity(0)), options)
     if site.kind == "ray":
         address = site.settings.address
@@ -194,15 +195,20 @@ def _reconciler(
 
 def check_batches(plan: Plan, site: Site) -> None:
     """Raise BadInput for a training whose global batch the processes of the site do not divide."""
-    if site.kind != "slurm":
-        return
-    asked = site.settings.resources("train")
+    wide = f"processes is {site.settings.trained_on}"
+    if site.kind == "slurm":
+        asked = site.settings.resources("train")
+        wide = f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
+    divided(plan, site.settings.trained_on, f"{site.path}: {wide}")
+
+
+def divided(plan: Plan, processes: int, said: str) -> None:
+    """Raise BadInput for a training whose global batch so many processes do not divide. said: where their number is."""
     for network in plan.networks:
         try:
-            World(0, max(1, asked.gpus) * asked.nodes).part(network.train.batch if network.train else 0)
+            World(0, processes).part(network.train.batch if network.train else 0)
         except ValueError as error:
-            wide = f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
-            raise BadInput(f"{site.path}: {wide}, and networks.{network.name}.train.batch: {error}") from error
+            raise BadInput(f"{said}, and networks.{network.name}.train.batch: {error}") from error
 
 
 def check(site: Site, commands: Commands) -> None:
@@ -223,7 +229,7 @@ def check(site: Site, commands: Commands) -> None:
                     f"{site.path}: {key}: the cluster has no partition {name!r}. It has: {_list(partitions)}."
                 )
             limit = partitions[name].max_minutes
-            if limit is not None and asked.minutes > limit:
+            if limit is not None and math.ceil(asked.minutes) > limit:
                 raise BadInput(
                     f"{site.path}: stages.{stage}.minutes is {asked.minutes:g}, but partition {name} ends jobs after "
                     f"{limit:g}; such a job would wait for ever"

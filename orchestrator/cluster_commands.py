@@ -15,6 +15,7 @@ from orchestrator.cluster import Campaign, begin, check_batches, opener, owner, 
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
+    UNCOUNTED,
     ArmOption,
     HoursOption,
     JsonOption,
@@ -61,6 +62,8 @@ def submit(
     place = read_site(site)
     found, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
+    if max_gpu_hours is not None and place.kind != "slurm":
+        raise BadInput(UNCOUNTED)
     if place.kind == "ray":
         return _ray_submitted(found, opened, place, options, as_json)
     if place.kind != "slurm":
@@ -192,7 +195,8 @@ def cancel(
         if arm or cell:
             raise BadInput("--arm, --cell: a Ray job does its sweep as a whole; cancel it whole.")
         ended = ray_jobs.cancel(found.sweep.name, opened, place)
-        out.print(f"{len(ended)} Ray jobs were ended. What is published stays; nagbench submit goes on from there.")
+        count_ended = plural(len(ended), "Ray job")
+        out.print(f"Ended: {count_ended}. What is published stays; nagbench submit goes on from there.")
         return 0
     only = needs_only(found, arm, cell) if arm or cell else None
     jobs = Jobs(opened, found.sweep.name, Commands(), lambda text: err.print(text, markup=False))

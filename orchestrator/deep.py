@@ -1,4 +1,4 @@
-"""What only reading data and weights tells: `check --deep`, and the look that `run` takes before its first task."""
+"""What only reading data and weights tells: `check --deep`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
 from orchestrator.published import Published
-from orchestrator.scorers import reads_pixels
+from orchestrator.scorers import images_of, reads_pixels
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.user_code import place
 
@@ -86,9 +86,18 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
 
     score = sweep.score
     assert score is not None
-    images = next((shape for name, shape in shapes.items() if _stores(sweep, name) == "pixels"), (3, 64, 64))
+    pixels = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "pixels"}
     if score.decode is not None:
-        yield _decoder(sweep, shapes)
+        made = _decoded(sweep, shapes)
+        yield "score.decode: " + ", ".join(
+            f"{list(shapes[name])} of {name} to images {list(s)}" for name, s in made.items()
+        )
+        pixels |= made
+    if isinstance(score.reference, Published):
+        score.reference.fetched()
+    elif score.reference is not None:
+        yield _data("score.reference", score.reference, _least(sweep))
+    of_reference = images_of(score.reference)
     dims: dict[str, dict[str, int]] = {}
     for extractor in score.features:
         if extractor.trained or not reads_pixels(extractor):
@@ -96,18 +105,23 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
         name = name_of(extractor)
         try:
             _check_hash(extractor)
-            given = extractor.open(None, "cpu")(torch.zeros(2, *images, dtype=torch.uint8))
+            extract = extractor.open(None, "cpu")
+            given = extract(torch.zeros(2, *next(iter(pixels.values()), (3, 64, 64)), dtype=torch.uint8))
+            held = extract(torch.zeros(2, *of_reference, dtype=torch.uint8)) if of_reference and pixels else given
         except Exception as error:
             own = place(error)
             if own is None and not isinstance(error, OSError | ValueError | ImportError):
                 raise
             raise BadInput(f"score.features: {name}: {own + ': ' if own else ''}{error}") from error
         dims[name] = {output: rows.shape[1] for output, rows in given.items()}
+        for output, rows in held.items():
+            if rows.shape[1] != dims[name][output]:
+                ours = f"of those of network {next(iter(pixels))} {dims[name][output]:,}"
+                theirs = f"{name} gives {rows.shape[1]:,} {output} of its images {list(of_reference or ())}"
+                raise BadInput(f"score.reference: {theirs}, {ours}")
         yield f"score.features: {name} gives " + ", ".join(f"{output} ({d:,})" for output, d in dims[name].items())
     if isinstance(score.reference, Published):
         yield _published(sweep, score.reference, dims)
-    elif score.reference is not None:
-        yield _data("score.reference", score.reference, _least(sweep))
 
 
 def _stores(sweep: Sweep, name: str) -> str:
@@ -116,15 +130,16 @@ def _stores(sweep: Sweep, name: str) -> str:
 
 def _check_hash(extractor: Any) -> None:
     """Weights that are known by name, and were not named by a path, must be the right ones."""
-    from nag.weights import KNOWN, check, find
+    from nag.weights import check_cached, find
 
     for field, name in getattr(extractor, "FILES", {}).items():
         found = find(name) if name and getattr(extractor, field) is None else None
-        if found is not None and name in KNOWN:
-            check(found, KNOWN[name])
+        if found is not None:
+            check_cached(found)
 
 
-def _decoder(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _decoded(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """By network, (C, H, W) of what its latents are decoded to."""
     import torch
 
     assert sweep.score is not None
@@ -132,11 +147,9 @@ def _decoder(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> str:
     latents = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "latents"}
     try:
         vae = decode.open("cpu")
-        made = {name: tuple(vae.decode(torch.zeros(1, *shape)).shape[1:]) for name, shape in latents.items()}
+        return {name: tuple(vae.decode(torch.zeros(1, *shape)).shape[1:]) for name, shape in latents.items()}
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(f"score.decode: {error}") from error
-    words = ", ".join(f"{list(latents[name])} of {name} to images {list(shape)}" for name, shape in made.items())
-    return f"score.decode: {words}"
 
 
 def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[str, int]]) -> str:

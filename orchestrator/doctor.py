@@ -53,7 +53,7 @@ LIBRARIES = (
     ("matplotlib", "matplotlib", "matplotlib", True, "figures"),
     ("MLflow", "mlflow", "mlflow", True, "tracking"),
     ("submitit", "submitit", "submitit", False, "runs on Slurm"),
-    ("Ray", "ray", "'ray[default]'", False, "runs on Ray"),
+    ("Ray", "ray", "'nagbench[ray]'", False, "runs on Ray"),
 )
 
 
@@ -73,7 +73,7 @@ def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
     """
     with ThreadPoolExecutor(max_workers=3) as pool:  # each import is a process
         libraries = [pool.submit(_library, *library) for library in LIBRARIES]
-        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *_weights(frozenset(needed))]
+        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
         found = [library.result() for library in libraries]
     return [rows[0], *found, *rows[1:]]
 
@@ -225,11 +225,11 @@ def _ask(*command: str) -> list[str] | str:
     return done.stdout.splitlines()
 
 
-def _weights(needed: frozenset[str]) -> list[Row]:
+def weights(needed: Iterable[str]) -> list[Row]:
     """The files of feature networks that can be fetched: which are here, and are they whole?"""
     from nag.weights import KNOWN, find
 
-    rows = []
+    rows, needed = [], frozenset(needed)
     for name, known in KNOWN.items():
         found, fix = find(name), f"nagbench fetch {name}"
         if found is None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from orchestrator.absent import refuse
 from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.bundles import bundles, step_units, units, without
-from orchestrator.errors import CorruptFile, EnvironmentProblem
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
 from orchestrator.identity import canonical, checksum, members
 from orchestrator.kept import Tidier
 from orchestrator.plan import Done, Plan, missing
@@ -316,8 +316,11 @@ def keep_plan(plan: Plan, store: Store) -> str:
 
 def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
     """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
-    machine, and what is queued does not change with those files.
+    machine, and what is queued does not change with those files. Raises BadInput for one that is not there, or is in
+    the cache of weights and not what its name says.
     """
+    from nag.weights import check_cached
+
     refuse(plan)
     for source, code in plan.sweep.code.items():
         for path, data in code.files.items():
@@ -332,6 +335,10 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
         if not found.copied or store.list(asset_folder(content)):
             continue
         place = Path(found.place)
+        try:
+            check_cached(place)
+        except ValueError as error:
+            raise BadInput(f"{error}") from error
         for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
             store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())
 

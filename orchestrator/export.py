@@ -90,12 +90,19 @@ def _target(path: str | Path, example: str, force: bool) -> Path:
 
 
 def export_images(
-    plan: Plan, store: Store, path: str | Path, cell: PlannedCell, count: int | None = None, force: bool = False
+    plan: Plan,
+    store: Store,
+    path: str | Path,
+    cell: PlannedCell,
+    count: int | None = None,
+    force: bool = False,
+    device: str = "cpu",
 ) -> Exported:
     """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
 
-    Latents are decoded as the sweep's score section says. One block is in memory at a time. Raises BadInput where the
-    file cannot be one, or the samples are not all there; EnvironmentProblem where it cannot be written.
+    Latents are decoded as the sweep's score section says; on the kind of device that scored them they are the very same
+    images. One block is in memory at a time. Raises BadInput where the file cannot be one, or the samples are not all
+    there; EnvironmentProblem where it cannot be written.
     """
     from nag.statistics import write_adm
 
@@ -109,7 +116,7 @@ def export_images(
             f"cell {cell.digest[:12]} has {len(there):,} blocks of {block:,} samples in the store, "
             f"{len(numbers):,} are needed{kept}. Run the sweep, or give --count."
         )
-    context = Context(store, Options())
+    context = Context(store, Options(device=device).here())
     decode = _decode(plan, cell, context)
     labels = [read_block(context.store, cell.stream, number)[0]["labels"] for number in numbers]
 

@@ -36,11 +36,11 @@ class Forecast:
 def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
     """What is still to do, packed as it would be queued, and simulated with the site's throttle."""
     done = Done(store)
-    speeds = Speeds(plan, store, done)
+    speeds = Speeds(plan, store, done, site.trained_on)
     todo = missing(plan, done)
 
     def size(plan: Plan, stream: str, blocks: int) -> int:
-        return max(1, min(BLOCKS_A_BUNDLE, int(site.target_minutes * 60 / max(speeds.task_s(stream), 1e-3))))
+        return max(1, min(BLOCKS_A_BUNDLE, blocks, int(site.target_minutes * 60 / max(speeds.task_s(stream), 1e-3))))
 
     work: list[Work] = []
     makers: dict[str, set[int]] = {}

@@ -17,12 +17,15 @@ ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this ar
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="The first and last value of each axis, tiny networks, few samples.")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 SiteOption = Annotated[
     str | None, typer.Option(help="The site file, or its name; for submit, ~/.config/nagbench/site.yaml by default.")
 ]
 HoursOption = Annotated[
     float | None, typer.Option(min=0, help="GPU hours that the sweep may use over its whole life, on Slurm.")
 ]
+
+UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only, so nothing would keep to that."
 
 
 def absolute(store: str) -> str:

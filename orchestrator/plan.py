@@ -21,9 +21,9 @@ from orchestrator.builder import Builder
 from orchestrator.errors import BadInput, unknown
 from orchestrator.identity import Outside, digest
 from orchestrator.published import Published
-from orchestrator.scorers import fed, reads_pixels, refusal, trained_on
+from orchestrator.scorers import fed, of_training, reads_pixels, refusal, trained_on
 from orchestrator.store import Store
-from orchestrator.sweep import REFERENCE_ROWS, Cell, Network, Sweep
+from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.tasks import BLOCK_KINDS, KINDS, Task
 
 
@@ -192,7 +192,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         extract = builder.add("extract", made, (stream, *scoring.needs), blocks)
         extracts.append(extract)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
-        scores += _scores(builder, sweep, scoring, what, (extract, scoring.reference))
+        scores += _scores(builder, sweep, scoring, what, (extract,))
     if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
@@ -236,6 +236,7 @@ class Scoring:
     extractor: Any
     opened: dict[str, Any]
     reference: str  # the task
+    trained: str  # that of the images which the network was trained on, for metrics that ask for them
     splits: bool  # whether the reference is of a data set, which may have held-out images
     decode: dict[str, Any] | None
 
@@ -247,31 +248,36 @@ class Scoring:
 def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
     score = sweep.score
     assert score is not None
-    opened = builder.extractor(extractor, trained_on(score, cell.network.data))
-    params: dict[str, Any] = {**opened}
-    needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
-    if isinstance(score.reference, Published):
-        params["statistics"] = builder.published(score.reference)
-        for metric in score.metrics if builder.hashes else ():  # a file at a URL was not here when the sweep was read
-            if fed(metric, extractor) and (reason := refusal(score.reference, extractor, metric)):
-                raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
-        params["moments"] = sorted(score.reference.usable(extractor))
+    images = trained_on(score, cell.network.data)
+    opened = builder.extractor(extractor, images)
+    file, of_its_own = score.reference, [m for m in score.metrics if of_training(m) and images is not None]
+    if isinstance(file, Published):
+        statistics = builder.published(file)
+        _check_file(builder, file, extractor, [metric for metric in score.metrics if metric not in of_its_own])
+        held = {"statistics": statistics, "moments": sorted(file.usable(extractor))}
+        reference = builder.reference(opened, held, score.rows)
     else:
-        params["data"] = builder.images(score.reference or cell.network.data)
-        needs += builder.taken_while_encoded(opened, params["data"])
-    if score.rows != REFERENCE_ROWS:
-        params["rows"] = score.rows
-    reference = builder.add("reference", params, needs)
+        reference = builder.reference(opened, {"data": builder.images(file or cell.network.data)}, score.rows)
+    trained = reference
+    if any(fed(metric, extractor) for metric in of_its_own):
+        trained = builder.reference(opened, {"data": builder.images(images)}, score.rows)
     vae = score.decode or cell.network.autoencoder
     decode = builder.identity(vae) if vae is not None and reads_pixels(extractor) else None
-    return Scoring(extractor, opened, reference, "data" in params, decode)
+    return Scoring(extractor, opened, reference, trained, not isinstance(file, Published), decode)
+
+
+def _check_file(builder: Builder, file: Published, extractor: Any, metrics: Iterable[Any]) -> None:
+    """Once more: a file at a URL was not here when the sweep was read."""
+    for metric in metrics if builder.hashes else ():
+        if fed(metric, extractor) and (reason := refusal(file, extractor, metric)):
+            raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
 
 
 def _floor(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[str, tuple[Scored, ...]]:
     scoring = _scoring(builder, sweep, cell, extractor)
     if not scoring.splits:
         return scoring.reference, ()
-    return scoring.reference, tuple(_scores(builder, sweep, scoring, {"features": None}, (scoring.reference,)))
+    return scoring.reference, tuple(_scores(builder, sweep, scoring, {"features": None}, ()))
 
 
 def _scores(
@@ -284,9 +290,13 @@ def _scores(
         metrics += [twin for metric in metrics if (twin := _held_out(metric)) and twin not in metrics]
     found = []
     for metric in metrics:
-        params = {**what, "metric": builder.identity(metric), "reference": scoring.reference}
+        reference = scoring.trained if of_training(metric) else scoring.reference
+        if what["features"] is None and reference != scoring.reference:
+            continue  # it is the reference's held-out images that are scored here
+        params = {**what, "metric": builder.identity(metric), "reference": reference}
         extractor = identity.name_of(scoring.extractor)
-        found.append(Scored(metric, suffix(sweep, scoring.extractor), builder.add("score", params, inputs), extractor))
+        task = builder.add("score", params, (*inputs, reference))
+        found.append(Scored(metric, suffix(sweep, scoring.extractor), task, extractor))
     return found
 
 

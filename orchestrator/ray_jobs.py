@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.backends.ray.connection import check_answers, environment, token_of
+from orchestrator.backends.ray.connection import check_answers, environment, import_ray, token_of
 from orchestrator.engine import keep_plan, take_in
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
 from orchestrator.identity import digest
@@ -154,10 +154,9 @@ def _client(site: Site) -> Any:
     settings: Settings = site.settings
     if settings.jobs is None:
         raise BadInput(f"{site.path}: jobs is missing: the address of Ray's Job API, such as http://head:8265")
-    try:
-        from ray.job_submission import JobSubmissionClient
-    except ImportError as error:
-        raise EnvironmentProblem("Ray is not installed here: pip install 'nagbench[ray]'") from error
+    import_ray()
+    from ray.job_submission import JobSubmissionClient
+
     for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     url = urlsplit(settings.jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -138,7 +139,7 @@ def _check_published(score: Score, reference: Published, node: Node, place: Node
                 reason = refusal(reference, extractor, metric)
             except BadInput as error:  # it is no such file at all
                 raise place.error(str(error)) from error
-            if reason:
+            if reason and not of_training(metric):  # for that see `_problem`
                 raise place.error(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
 
 
@@ -147,8 +148,15 @@ def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
     return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
 
 
+def of_training(metric: Any) -> bool:
+    """Whether a metric is held against the images that the network was trained on."""
+    return getattr(metric, "of_training", False)
+
+
 def trained_on(score: Score, data: Any) -> Any:
-    """The images that an extractor is trained on: the network's own data, or else the reference."""
+    """The images that an extractor is trained on, and that copies are looked for in: the network's own data, or else
+    the reference; None where that is published.
+    """
     own = data if data is not None and data.stores == "pixels" else None
     return own or (None if isinstance(score.reference, Published) else score.reference)
 
@@ -175,9 +183,43 @@ def _problem(score: Score, network: Network) -> str | None:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:
             return f"{name!r} is trained on the images of a network, and {network.name!r} has none"
+        if isinstance(score.reference, Published) and trained_on(score, network.data) is None:
+            for metric in score.metrics:
+                refused = of_training(metric) and fed(metric, extractor)
+                if refused and (reason := refusal(score.reference, extractor, metric)):
+                    return f"{name_of(metric)!r} on {name!r}: network {network.name!r} has no images, and {reason}"
+        if differing := _widths(score.reference, network, extractor):
+            ours, theirs = differing
+            return (
+                f"{name!r} gives {ours:,} columns of images of {network.name!r}, {theirs:,} of those of the reference"
+            )
         unread = isinstance(extractor, StandIn)
         decoded = score.decode is not None or network.autoencoder is not None
         if network.stores == "latents" and reads_pixels(extractor) and not decoded and not unread:
             fix = "add decode: {path: FOLDER of the VAE}, such as a copy of stabilityai/sd-vae-ft-ema"
             return f"network {network.name!r} makes latents, and {name!r} reads images; {fix}"
     return None
+
+
+def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int] | None:
+    """How many columns an extractor gives of the network's images and of the reference's, where it says so and they
+    differ: then nothing can be compared.
+    """
+    dims, data = getattr(extractor, "dims", None), network.data
+    if reference is None or data is None or isinstance(data, StandIn) or dims is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):  # what is not there, or no such file, is told elsewhere
+        shape = images_of(reference)
+        if data.stores == "pixels" and shape is not None:
+            ours, theirs = (sum(dims(each).values()) for each in (data.shape, shape))
+            return (ours, theirs) if ours != theirs else None
+    return None
+
+
+def images_of(reference: Any) -> tuple[int, int, int] | None:
+    """(C, H, W) of the images that a reference has, as far as that is known. Raises OSError or ValueError."""
+    if isinstance(reference, Published):
+        path = reference.local()
+        images = reference.contents(path).images if path is not None else None
+        return (images[3], images[1], images[2]) if images else None
+    return tuple(reference.shape) if reference is not None and not isinstance(reference, StandIn) else None

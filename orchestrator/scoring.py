@@ -80,7 +80,8 @@ def planned(
             task = builder.add("score", {**params, "metric": builder.identity(metric)}, (ours, theirs))
             found.append(Scored(metric, f"_{name_of(extractor)}" if place else "", task, name_of(extractor)))
     name = f"score-{digest(sorted(scored.task for scored in found))[:12]}"
-    sweep = Sweep(name, "", f"# {SOURCE} {samples} --reference {reference}\n", (), (), score, frozenset())
+    words = f"# {SOURCE} {samples} --reference {reference}\n"
+    sweep = Sweep(name, SOURCE, words, (), (), score, frozenset(), code=methods.code)
     return Plan(sweep, builder.tasks, {}, (), (("", tuple(found)),), builder.outside)
 
 
@@ -135,6 +136,8 @@ def _samples(path: str) -> Any:
         raise BadInput(f"{error}.") from error
     if stores != "pixels":
         raise BadInput(f"{path}: these are latents; samples are images, uint8 (N, H, W, 3).")
+    _, height, width = found.shape
+    _check_square(path, width, height)
     return found
 
 
@@ -161,9 +164,14 @@ def _side(path: str) -> int:
         shown = ", ".join(f"{name} is {width} x {height}" for (width, height), name in [*sizes.items()][:LISTED])
         raise BadInput(f"{path}: samples must be of one size; {shown}.")
     width, height = next(iter(sizes))
+    _check_square(path, width, height)
+    return width
+
+
+def _check_square(path: str, width: int, height: int) -> None:
+    """A reference is cut to squares, so against others the extractors would see differently stretched images."""
     if width != height:
         raise BadInput(f"{path}: the images are {width} x {height}; only square ones can be scored.")
-    return width
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -130,7 +130,7 @@ class Slurm:
     max_submit: Annotated[Int, Field(ge=1)] | None = None
     scratch: OnNode | None = None
     reconcile: Literal["job", "manual"] = "job"
-    poll_s: Annotated[float, Field(ge=0.1, le=60)] = 30
+    poll_s: Annotated[float, Field(ge=0.1, le=60)] = 60
     folder: Place | None = None
     memory_gb_at_most: Memory | None = None
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
@@ -156,6 +156,12 @@ class Slurm:
         usual = STAGES[stage]
         said = dataclasses.asdict(getattr(self.stages, stage))
         return dataclasses.replace(usual, **{key: value for key, value in said.items() if value is not None})
+
+    @property
+    def trained_on(self) -> int:
+        """Processes that train one network together, each on a GPU of its own where the stage asks for any."""
+        asked = self.resources("train")
+        return max(1, asked.gpus) * asked.nodes
 
     def partition_of(self, gpus: int) -> str | None:
         return self.partition if gpus else self.cpu_partition or self.partition
@@ -186,6 +192,11 @@ class Local:
     """This machine."""
 
     workers: Count | None = None
+    processes: Count = 1  # that train one network together, each on a GPU of its own where there are any
+
+    @property
+    def trained_on(self) -> int:
+        return self.processes
 
 
 Amount = Annotated[float, Field(ge=0, le=1024)]
@@ -223,7 +234,8 @@ class Ray:
     worker: RayWorker = RayWorker()
     cpu_worker: RayWorker = RayWorker()
     cpu_stages: tuple[Word, ...] = ("reference", "score")  # done by workers that see no GPU
-    workers: Count | None = None  # with a GPU, at most; None: as many as the cluster holds
+    processes: Count = 1  # that train one network together, on one node, each with what `worker` holds
+    workers: Count | None = None  # with a GPU, and as many without, at most; None: as many as the cluster holds
     memory_gb_at_most: Memory | None = None
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can do the work, before that is an error
     python: Word = "python"  # on the head, for the driver of a job
@@ -234,6 +246,12 @@ class Ray:
                 raise ValueError(f"cpu_stages: {unknown('stage', stage, STAGES)}")
         if self.cpu_worker.gpus or self.cpu_worker.gpu_type:
             raise ValueError("cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages")
+        if self.processes > 1 and 0 < (self.worker.gpus or 0) < 1:
+            raise ValueError(f"processes is {self.processes}, so each needs a GPU of its own: worker.gpus is below 1")
+
+    @property
+    def trained_on(self) -> int:
+        return self.processes
 
 
 KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}

@@ -1,9 +1,12 @@
-"""`nagbench doctor --site`: one tiny real job, and what it and Slurm's own words say of the cluster."""
+"""`nagbench doctor --site`: one tiny real job, and what it and Slurm's own words say of the cluster; of a Ray cluster,
+whether it answers.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -15,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.backends.ray.connection import check_answers
 from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed
 from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.cluster import check, owner, shared_folder
-from orchestrator.doctor import Row
+from orchestrator.doctor import Row, missing_weights, weights
 from orchestrator.errors import NagbenchError
-from orchestrator.site import Site
+from orchestrator.plan import Plan
+from orchestrator.ray_jobs import status
+from orchestrator.site import STAGES, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
 
@@ -34,6 +40,7 @@ class Probe:
 
     store: str
     answer: str
+    data: tuple[str, ...] = ()  # data sets that the sweep reads where they lie
 
     def __call__(self, index: int) -> None:
         now = time.time()
@@ -47,6 +54,7 @@ class Probe:
             "torch": "",
             "store": "",
             "submits": "",
+            "unseen": [place for place in self.data if not _is_there(place)],
         }
         try:
             import torch
@@ -76,8 +84,40 @@ class Probe:
         return "sbatch does not answer there"
 
 
-def look(site: Site, store: Store) -> Iterator[Row]:
-    """The rows of a site. Raises nothing for what is wrong with it: that is a row."""
+def _is_there(place: str) -> bool:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(place)
+        return bool(system.exists(path))
+    except Exception:  # noqa: BLE001  (whatever a file system raises means that it cannot be read)
+        return False
+
+
+def look(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
+    """The rows of a site, and of what a sweep needs there. Raises nothing for what is wrong: that is a row."""
+    yield from weights(missing_weights(plan) if plan else ())  # what is here goes into the store, and so to the nodes
+    yield from _ray(site, store) if site.kind == "ray" else _slurm(site, store, plan)
+
+
+def _ray(site: Site, store: Store) -> Iterator[Row]:
+    """Both addresses of a Ray cluster."""
+    settings = site.settings
+    try:
+        if settings.address is not None:
+            check_answers(settings.address)
+        said = f"{settings.address} answers" if settings.address else "not in the site file: `run` has no way there"
+        yield Row("address", "ok" if settings.address else "warning", said)
+    except NagbenchError as error:
+        yield Row("address", "warning", str(error), "`run` is for a node of the cluster; `submit` for anywhere.")
+    try:
+        status("", store, site)
+        yield Row("jobs", "ok", f"{settings.jobs} answers, and takes us")
+    except NagbenchError as error:
+        yield Row("jobs", "missing", str(error), "Without it there is no submit, status, logs and cancel.")
+
+
+def _slurm(site: Site, store: Store, plan: Plan | None) -> Iterator[Row]:
     commands = Commands()
     try:
         check(site, commands)
@@ -88,7 +128,10 @@ def look(site: Site, store: Store) -> Iterator[Row]:
         yield Row("site", "missing", str(error), "Correct the site file, or ask the site.")
         return
     yield from _words(site, config, commands)
-    yield from _probe(site, store, folder, commands)
+    yield from _nodes(site, commands)
+    yield from _accounts(site, commands)
+    data = tuple(found.place for found in plan.outside.values() if not found.copied) if plan else ()
+    yield from _probe(site, store, folder, commands, data)
 
 
 def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[Row]:
@@ -114,7 +157,40 @@ def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[R
         yield Row("accounting", "warning", str(error), "Is slurmdbd up?")
 
 
-def _probe(site: Site, store: Store, folder: Path, commands: Commands) -> Iterator[Row]:
+def _nodes(site: Site, commands: Commands) -> Iterator[Row]:
+    """What the nodes of its partitions have."""
+    wanted = {name for gpus in (0, 1) for name in (site.settings.partition_of(gpus) or "").split(",")}
+    with contextlib.suppress(QueryFailed):
+        for each in commands.nodes():
+            if each.partition in wanted:
+                gpus = "".join(f", {number} GPU {kind}".rstrip() for kind, number in each.gpus.items())
+                size = f"{each.cpus} CPU, {each.memory_gb:.0f} GB{gpus}"
+                yield Row("nodes", "ok", f"{each.partition}: {each.count} of {size} ({each.state})")
+
+
+def _accounts(site: Site, commands: Commands) -> Iterator[Row]:
+    """What this user may use, where the cluster keeps accounts."""
+    try:
+        found = commands.associations()
+    except QueryFailed:  # that there are none is told already
+        return
+    names, account = sorted({each.account for each in found}), site.settings.account
+    if found and account is not None and account not in names:
+        said = f"you have no account {account!r}, but {', '.join(names)}"
+        yield Row("account", "missing", said, "Correct account in the site file, or ask the site.")
+        return
+    limits = [each.max_minutes for each in found if account in (None, each.account)]
+    known = [limit for limit in limits if limit is not None]
+    most = max(known) if known and len(known) == len(limits) else math.inf
+    over = [name for name in STAGES if site.settings.resources(name).minutes > most]
+    if over:
+        said = f"jobs of yours end after {most:g} minutes, and {', '.join(over)} ask for more"
+        yield Row("account", "missing", said, "Such jobs would wait for ever: lower stages in the site file.")
+    else:
+        yield Row("account", "ok", ", ".join(names) or "none is needed")
+
+
+def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tuple[str, ...]) -> Iterator[Row]:
     """One job of the stage that has GPUs."""
     name = f"nb.{owner()}.doctor.{uuid.uuid4().hex[:8]}"
     try:
@@ -124,7 +200,7 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands) -> Iterat
         answer = place / "answer.json"
         began = time.time()
         asked = site.settings.resources("sample")
-        job = queue(site.settings, place, snapshot(folder), name, asked, Probe(store.url, str(answer)), 1)
+        job = queue(site.settings, place, snapshot(folder), name, asked, Probe(store.url, str(answer), data), 1)
     except Refused as error:
         yield Row("job", "missing", str(error), "Correct the site file, or ask the site.")
         return
@@ -186,6 +262,9 @@ def _found(found: dict[str, Any], site: Site, began: float, ended: float) -> Ite
         found["store"] or "can be written",
         fix if found["store"] else "",
     )
+    for place in found["unseen"]:
+        fix = "Data sets are read where they lie, so every node must see them under that path."
+        yield Row("data on the node", "missing", f"{place} is not there", fix)
     skew = max(0.0, began - found["time"], found["time"] - ended)
     fix = "" if skew < SKEW_S else "Times in records will mislead; ask the site about NTP."
     yield Row("clocks", "ok" if skew < SKEW_S else "warning", f"at most {skew:.0f} s apart", fix)

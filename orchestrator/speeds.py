@@ -1,6 +1,7 @@
 """How long tasks take, from the records of what was done: for bundles of a good length, and for what a sweep will cost.
 
-What was never measured is guessed; `measured` tells the two apart. Seconds are those of one worker on one device.
+What was never measured is guessed; `measured` tells the two apart. Seconds are those of one worker on one device, or of
+a training on all of its devices.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Speeds:
     plan: Plan
     store: Store
     done: Done
+    trained_on: int = 1  # devices that train one network together
     known: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # sort -> seconds a unit
 
     def __post_init__(self) -> None:
@@ -45,13 +47,14 @@ class Speeds:
                 continue
             record = self._record(digest, task)
             if record is not None and (units := self._units(task, record)):
-                self.known[sort].append(record["seconds"] / units)
+                self.known[sort].append(record["seconds"] * record.get("processes", 1) / units)
 
     def task_s(self, digest: str) -> float:
         """Seconds of a small task, or of one block."""
         task = self.plan.tasks[digest]
         rates = self.known.get(self.sort(task))
-        return median(rates) * self._units(task) if rates else self._guess(task)
+        seconds = median(rates) * self._units(task) if rates else self._guess(task)
+        return seconds / self.trained_on if "train" in task.params else seconds
 
     def measured(self, digest: str) -> bool:
         return bool(self.known.get(self.sort(self.plan.tasks[digest])))
@@ -109,7 +112,8 @@ class Speeds:
         """What the cost grows with: training steps, network calls of a block, samples."""
         params = task.params
         if task.kind == "train":
-            return float(params.get("train", {}).get("fields", {}).get("steps", 1))
+            steps = params.get("train", {}).get("fields", {}).get("steps", 1)
+            return float(steps - (record or {}).get("resumed_at", 0))
         if task.kind == "sample":
             calls = record["network_calls"] if record else self._calls(task)
             return float(params["block"] * calls)

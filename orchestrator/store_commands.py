@@ -1,4 +1,6 @@
-"""The commands for what lies on disk: what a store holds, weights that are fetched, images that others made."""
+"""The commands for what lies on disk: what a store holds and gives away, weights that are fetched, images that others
+made.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.app import command, err, open_store, out, print_json, read_plan
+from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_pages
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
-from orchestrator.options import JsonOption, SmokeOption, StoreOption
+from orchestrator.options import DeviceOption, JsonOption, SmokeOption, StoreOption, SweepArgument
 
 COLUMNS = {  # of `du`: the kinds of task whose files it adds up
     "samples": ("sample",),
@@ -99,6 +101,33 @@ def gc(
 
 
 @command
+def export(
+    sweep: SweepArgument,
+    target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    cell: Annotated[str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Pack report, YAML, CSV, records and influences for somebody without the store; or the images of a cell."""
+    from orchestrator.export import export as pack
+    from orchestrator.export import export_images
+    from orchestrator.plan import find_cell
+
+    found, opened = read_plan(sweep, smoke), open_store(store)
+    if cell is not None:
+        made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
+    elif count is not None:
+        raise BadInput("--count goes with --cell")
+    else:
+        made = pack(found, opened, target, report_pages(found), force)
+    files = "" if made.files == 1 else f"{made.files} files, "
+    out.print(f"{made.path}: {files}{made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
+
+
+@command
 def fetch(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="The file; without it, those that are known.")
@@ -143,7 +172,7 @@ def score(
     metrics: Annotated[list[str] | None, typer.Option(help="A metric, likewise; by default all that fit.")] = None,
     count: Annotated[int | None, typer.Option(min=2, help="Only so many of the images.")] = None,
     store: Annotated[str | None, typer.Option(help="Keep the features here; by default nothing is kept.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: DeviceOption = "auto",
     micro_batch: Annotated[int, typer.Option(min=1, help="Images in the network at once.")] = 64,
     as_json: JsonOption = False,
 ) -> int:

@@ -14,15 +14,17 @@ import json
 import os
 import queue
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nag.distributed import world
+from nag.distributed import World, environment, world
 from orchestrator import user_code
 from orchestrator.causes import cause_of
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
@@ -66,6 +68,7 @@ class Worker:
         logs: Path | None = None,
         raises: bool = False,
     ) -> None:
+        options = options.here()
         self.send, self.logs, self.raises, self.options = send, logs, raises, options
         self.context = Context(store, options, tell=self._tell)
         self.current, self.told, self.logged = 0, 0.0, 0.0
@@ -86,7 +89,7 @@ class Worker:
         for digest, blocks in message["steps"]:
             try:
                 self.context.read_plan(message["plan"])
-                with logged(self.logs, digest, blocks):
+                with logged(self.logs, digest, blocks), self._together(digest, message):
                     run_task(self.context, digest, blocks)
             except Exception as error:
                 end = outcome(error)
@@ -98,6 +101,20 @@ class Worker:
             self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
         self.send({"id": self.current, "event": "end", "outcome": "done"})
 
+    @contextlib.contextmanager
+    def _together(self, digest: str, message: dict[str, Any]) -> Iterator[None]:
+        """While a network is trained, the others that train it are there."""
+        train = self.context.task(digest).params.get("train")
+        if self.options.processes == 1 or train is None:
+            yield
+            return
+        from nag.training import Training
+
+        World(0, self.options.processes).part(Training(**train["fields"]).batch)  # ValueError before anybody is called
+        step = {**message, "steps": [(digest, None)]}
+        with beside(self.context.store, self.options, step) as ours, _variables(ours):
+            yield
+
     def _at_once(self, digest: str) -> int:
         """How many samples a task has had in the network at once, as far as there is one."""
         from nag.training import Training
@@ -105,8 +122,64 @@ class Worker:
         most = self.context.options.micro_batch
         params = self.context.tasks[digest].params if digest in self.context.tasks else {}
         if "train" in params:
-            return min(most, Training(**params["train"]["fields"]).batch // world().size)
+            return min(most, Training(**params["train"]["fields"]).batch // max(world().size, self.options.processes))
         return min(most, params.get("block", most))
+
+
+@contextlib.contextmanager
+def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[Mapping[str, str]]:
+    """Other processes of this machine, which do what the message says; what this one is to have in its environment
+    meanwhile (nag.distributed). They end with it, however it ends.
+    """
+    size, port = options.processes, free_port()
+    alone = json.dumps(dataclasses.asdict(dataclasses.replace(options, processes=1)))
+    command = [sys.executable, "-m", "orchestrator.worker", store.url, alone]
+    ours = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
+    }
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    others = [
+        subprocess.Popen(command, env={**ours, **environment(rank, size, port)}, start_new_session=True, **pipes)
+        for rank in range(1, size)
+    ]
+    try:
+        for other in others:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            if not other.stdout.readline():
+                raise RuntimeError(
+                    f"a process that was to train with this one did not start (exit code {other.wait()})"
+                )
+            other.stdin.write(json.dumps(message) + "\n")
+            other.stdin.flush()
+        yield environment(0, size, port)
+    finally:  # none of them writes anything, so each may be ended anywhere
+        for other in others:
+            other.kill()
+        for other in others:
+            with contextlib.suppress(BrokenPipeError):
+                other.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    kept = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -157,15 +230,16 @@ def main() -> None:
 
     torch.set_num_threads(1)
     options = Options(**json.loads(sys.argv[2]))
-    if options.device == "auto":
-        options = dataclasses.replace(options, device="cuda" if torch.cuda.is_available() else "cpu")
 
     def send(event: dict[str, Any]) -> None:
         out.write(json.dumps(event) + "\n")
         out.flush()
 
     store = Store(sys.argv[1])
+    store.logs.mkdir(parents=True, exist_ok=True)
     worker = Worker(store, options, send, store.logs)
+    if world().size > 1:
+        send({"event": "ready"})  # to the first process of a training, which has started this one
     while True:
         worker.bundle(bundles.get())
 

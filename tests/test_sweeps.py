@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 from orchestrator.forecast import forecast
-from orchestrator.plan import plan
-from orchestrator.site import read_site
+from orchestrator.plan import Done, plan
+from orchestrator.site import Stage, read_site
 from orchestrator.spec import read_sweep
+from orchestrator.speeds import Speeds
 from orchestrator.store import Store
 from orchestrator.yaml_text import parse
 
@@ -57,6 +59,29 @@ def test_its_gpu_hours(path: Path, tmp_path: Path) -> None:
     site = read_site(str(ROOT / "sites/slurm.yaml"))
     found = forecast(plan(read_sweep(path)), Store(str(tmp_path / "none")), site.settings)
     assert float(HOURS[path].replace(",", "")) == pytest.approx(found.gpu_hours, rel=0.05, abs=5)
+
+
+def test_a_training_on_more_gpus_is_shorter_and_no_dearer(tmp_path: Path) -> None:
+    """By guess, and by the record of a training on four devices that went on from a checkpoint."""
+    planned, store = plan(read_sweep(ROOT / "sweeps/paper/scratch.yaml")), Store(str(tmp_path / "store"))
+    store.open()
+    one, eight = read_site(str(ROOT / "sites/slurm.yaml")).settings, Stage(gpus=4, nodes=2)
+    wide = dataclasses.replace(one, stages=dataclasses.replace(one.stages, train=eight))
+
+    def told() -> tuple[float, float]:
+        narrow, shared = (forecast(planned, store, site) for site in (one, wide))
+        assert shared.gpu_hours == pytest.approx(narrow.gpu_hours, rel=0.01)
+        trained = [array.seconds for found in (narrow, shared) for array in found.arrays if array.kind == "train"]
+        assert sum(trained[len(trained) // 2 :]) == pytest.approx(sum(trained[: len(trained) // 2]) / 8)
+        return narrow.gpu_hours, sum(trained[: len(trained) // 2]) / 3600
+
+    guessed = told()
+    trainings = [task for task in planned.tasks.values() if "train" in task.params]
+    task = next(each for each in trainings if each.params["train"]["fields"]["steps"] == 100_000)
+    record = {"seconds": 3600.0, "processes": 4, "resumed_at": 90_000, "files": {}}
+    store.create_record(task.record_name, record)
+    assert Speeds(planned, store, Done(store)).task_s(task.digest) == pytest.approx(40 * 3600)
+    assert told() != guessed
 
 
 REFERENCE = sorted((ROOT / "results/reference").glob("*.yaml"))

@@ -21,7 +21,8 @@ class Split(Protocol):
     """One part of a data set, read by index. Its order is a shuffled one, so that any run of indices is a fair draw.
 
     A split may have `originals`, the number of its images before flips: those come first, and a reference is made of
-    them alone. A held-out split may be empty: the data set then has no held-out images.
+    them alone; and `name(i)`, where image i lies, for messages. A held-out split may be empty: the data set then has no
+    held-out images.
     """
 
     def __len__(self) -> int: ...

@@ -103,7 +103,7 @@ class ImageFolder:
 
     def inspect(self) -> list[str]:
         """What is wrong with the data set, one line a problem: the folders are read again, and the first image of each
-        class is decoded.
+        class is decoded; with `on_error: skip`, the first that can be.
         """
         from nag.datasets.files import look
 
@@ -114,7 +114,7 @@ class ImageFolder:
             return [str(error)]
         problems = self._disagreements(splits)
         empty = [name for name, size in zip(found.names, found.sizes, strict=True) if not size and _is_image(name)]
-        if empty:
+        if empty and self.on_error == "fail":
             problems.append(f"{self.path}: {len(empty)} image files are empty, such as {empty[0]}")
         for each in splits.values():
             problems += each.first_of_each_class()
@@ -171,7 +171,7 @@ class ImageSplit:
         problems = []
         for i in np.unique(self._labels, return_index=True)[1]:
             try:
-                self._read(int(i))
+                self._pixels(int(i))
             except (OSError, ValueError) as error:
                 problems.append(str(error))
         return problems
@@ -187,7 +187,7 @@ class ImageSplit:
                 return self._read(j)
             except Unreadable as error:
                 self.skipped[self.files[j][0]] = str(error)
-        raise ValueError(f"no image of the class of {self._name(i)} can be read")
+        raise ValueError(f"no image of the class of {self.name(i)} can be read")
 
     def _of_its_class(self, i: int) -> Iterator[int]:
         """i itself, then the other images of its class in the order of the split, from i on and round."""
@@ -204,9 +204,9 @@ class ImageSplit:
 
         name, size = self.files[i]
         with open(local(self.data.path, name, size), "rb") as file:
-            return pixels(file.read(), self.data.resolution, self._name(i))
+            return pixels(file.read(), self.data.resolution, self.name(i))
 
-    def _name(self, i: int) -> str:
+    def name(self, i: int) -> str:
         return f"{self.data.path.rstrip('/')}/{self.files[i][0]}"
 
 

@@ -101,8 +101,11 @@ class NpzSplit:
         found = np.ascontiguousarray(found, dtype=np.float32)
         bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
         if bad.any():
-            raise ValueError(f"{self._shown}: row {self._rows[indices][bad][0]} has values that are not finite")
+            raise ValueError(f"{self.name(int(np.asarray(indices)[bad][0]))} has values that are not finite")
         return found
+
+    def name(self, i: int) -> str:
+        return f"{self._shown}: row {self._rows[i]}"
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         return self._labels[indices]

@@ -39,6 +39,8 @@ class Scores(TypedDict):
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
+    # One that has `of_training = True` is held against the images that the network was trained on, whatever the others
+    # are held against.
 
     @property
     def names(self) -> tuple[str, ...]: ...

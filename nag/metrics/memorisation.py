@@ -28,6 +28,7 @@ class Memorisation:
     lower_is_better: ClassVar[dict[str, bool]] = {"memorisation": True}
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
+    of_training: ClassVar[bool] = True
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the training images, perhaps held_out (M, d).

@@ -104,7 +104,7 @@ class Backend(Protocol):
 
     def submit(self, work: Sequence[Work]) -> None:
         """Queue bundles. Each stands behind those that it waits for; if one of these ends otherwise than done, it ends
-        as skipped.
+        as skipped; a backend that looks into the store may do it all the same, where all that it reads is there.
         """
 
     def poll(self, timeout_s: float) -> list[Event]:

@@ -129,7 +129,7 @@ class Local:
             self._died(process)  # an idle one: no bundle is given to it
         while len(self.processes) < min(self.workers, len(self.waiting) + len(self.running)):
             self.processes.append(self._start())
-        for process in self.processes:
+        for process in list(self.processes):
             if process.handle is None and self.waiting:
                 chosen = self._choose(process)
                 if chosen is not None:
@@ -139,11 +139,17 @@ class Local:
     def _choose(self, process: Process) -> int | None:
         first = None
         for handle, work in self.waiting.items():
-            if all(needed in self.ended for needed in work.after):
+            if all(needed in self.ended for needed in work.after) and self._has_room(work):
                 if not work.bundle.network or work.bundle.network in process.networks:
                     return handle
                 first = first or handle
         return first
+
+    def _has_room(self, work: Work) -> bool:
+        """A training of several processes takes as many of the workers' places."""
+        trained = sum(each.bundle.kind == "train" for each in self.running.values())
+        together = self.options.processes
+        return work.bundle.kind != "train" or not trained or (trained + 1) * together <= max(self.workers, together)
 
     def _give(self, process: Process, handle: int) -> None:
         work = self.running[handle] = self.waiting.pop(handle)
@@ -154,8 +160,10 @@ class Local:
         try:
             process.process.stdin.write(json.dumps(message_of(handle, work.bundle)) + "\n")
             process.process.stdin.flush()
-        except BrokenPipeError:
-            return  # it died just now; its end arrives as an event
+        except BrokenPipeError:  # it died while it had nothing to do
+            process.handle = None
+            self._died(process)
+            self.waiting = {handle: self.running.pop(handle), **self.waiting}
 
     def close(self) -> None:
         processes, self.processes = self.processes, []

@@ -9,10 +9,9 @@ result stays.
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,16 @@ class Options:
     device: str = "cpu"
     micro_batch: int = 256  # samples, or images of a training, that are in the network at once, on each device
     checkpoint_s: float = 30.0  # seconds between checkpoints of a training
+    processes: int = 1  # that train one network together; on Slurm the job says how many
     recompute: bool = False  # a training keeps no activations but computes them again: less memory, a third more work
+
+    def here(self) -> Options:
+        """With the device that `auto` is on this machine."""
+        if self.device != "auto":
+            return self
+        import torch
+
+        return replace(self, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Held(Exception):
@@ -120,7 +128,7 @@ class Context:
     tell: Callable[[str, int, int], None] = lambda digest, done, of: None
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     loads: int = 0  # networks read from the store
-    warned: threading.Event = field(default_factory=threading.Event)  # set: this process will be ended soon
+    warned: list[float] = field(default_factory=list)  # times (monotonic) of warnings that this process will end
     tasks: dict[str, Task] = field(default_factory=dict)  # those of the plans read so far
     places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by content
     plans: set[str] = field(default_factory=set)
@@ -322,6 +330,17 @@ def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.nda
         return arrays, record
     store.remove(name)
     raise CorruptFile(f"{name} is another block ({starts} of {record['digest']}); it was set aside and made again")
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:
+    """Of an extractor's outputs the first with values that are not finite: its name, the first such row, how many."""
+    import numpy as np
+
+    for name, rows in outputs.items():
+        wrong = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if wrong.any():
+            return name, int(wrong.argmax()), int(wrong.sum())
+    return None
 
 
 def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Mapping[str, Any], started: float) -> None:

@@ -95,7 +95,7 @@ class Checkpoints:
 
     def __init__(self, context: Context, digest: str) -> None:
         self.store, self.digest, self.every_s = context.store, digest, context.options.checkpoint_s
-        self.warned, self.answered = context.warned, False
+        self.warned, self.answered = context.warned, 0  # warnings
         self.resumed_at = 0
         self.telemetry: Telemetry | None = None
         self.told = 0  # points that are in the store
@@ -148,10 +148,8 @@ class Checkpoints:
         """Every so often, and once after each warning that this process will be ended."""
         if self.writing is not None and self.writing.done():
             self.wait()
-        if not self.warned.is_set():
-            self.answered = False
-        elif not self.answered:
-            self.answered, self.begun = True, time.monotonic()
+        if len(self.warned) > self.answered:
+            self.answered, self.begun = len(self.warned), time.monotonic()
             return True
         wanted_s = max(self.every_s, self.copying_s / COPYING_AT_MOST)
         if self.writing is not None or time.monotonic() - self.begun < wanted_s:

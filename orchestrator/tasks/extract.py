@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import NotFinite
+from orchestrator.errors import NotFinite, TaskError
 from orchestrator.identity import digest
-from orchestrator.tasks import Context, Task, block_name, encode, read_block
+from orchestrator.tasks import Context, Task, block_name, encode, not_finite, read_block
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def run(context: Context, task: Task, number: int) -> None:
         batch = torch.from_numpy(arrays["samples"][first : first + context.options.micro_batch])
         parts.append({name: out.cpu().numpy() for name, out in extractor(batch.to(context.options.device)).items()})
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | {"labels": arrays["labels"]}
-    _check(outputs, task, number)
+    _check(context, outputs, task, number)
     record = {
         "kind": task.kind,
         "digest": task.digest,
@@ -60,12 +60,17 @@ def stored(context: Context, stream: str, number: int) -> Block:
 
 
 def images(context: Context, stream: str, number: int, decode: Mapping[str, Any]) -> Block:
-    """The block with its latents decoded, (N, 3, H, W) uint8; kept for the other extractors of this bundle."""
+    """The block with its latents decoded, (N, 3, H, W) uint8; kept for the other extractors of this bundle. Raises
+    TaskError, naming the block, for latents that give no image.
+    """
 
     def make() -> Block:
         started = time.time()
         arrays, record = stored(context, stream, number)
-        decoded = decoded_by(context, decode, arrays["samples"])
+        try:
+            decoded = decoded_by(context, decode, arrays["samples"])
+        except ValueError as error:
+            raise TaskError(f"{block_name(stream, number)} cannot be decoded: {error}") from error
         return {**arrays, "samples": decoded}, {**record, "decode_seconds": round(time.time() - started, 4)}
 
     return context.load("block", f"{block_name(stream, number)} {digest(decode)}", make)
@@ -86,15 +91,12 @@ def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray)
     return np.concatenate([to_uint8(vae.decode(part)).cpu().numpy() for part in parts])
 
 
-def _check(outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:
-    import numpy as np
-
-    for name, rows in outputs.items():
-        wrong = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
-        if wrong.any():
-            sample = number * len(rows) + int(wrong.argmax())
-            extractor = task.params["extractor"]["name"]
-            raise NotFinite(
-                f"{extractor} gives {name} that are not finite for sample {sample} "
-                f"({block_name(task.params['stream'], number)}, and {int(wrong.sum()) - 1} more of it)"
-            )
+def _check(context: Context, outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:
+    if found := not_finite(outputs):
+        name, row, count = found
+        stream = task.params["stream"]
+        sample = number * context.task(stream).params["block"] + row  # the last block of encoded images may be shorter
+        raise NotFinite(
+            f"{task.params['extractor']['name']} gives {name} that are not finite for sample {sample} "
+            f"({block_name(stream, number)}, and {count - 1} more of it)"
+        )

@@ -9,10 +9,13 @@ encoded, their outputs were taken in that pass, as blocks of an extract task amo
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.errors import NotFinite
 from orchestrator.store import pack, unpack
 from orchestrator.sweep import REFERENCE_ROWS
 from orchestrator.tasks import (
@@ -21,6 +24,7 @@ from orchestrator.tasks import (
     block_name,
     file_name,
     finish,
+    not_finite,
     read_block,
     read_output,
     record_name,
@@ -61,7 +65,8 @@ def run(context: Context, task: Task) -> None:
         for name, split in splits.items():
             taken = _taken_before(context, task) if name == "train" else None
             if taken is None:
-                made.add(name, sizes[name], made.looked_at(_of_split(context, split, sizes[name])))
+                images = _of_split(context, split, sizes[name])
+                made.add(name, sizes[name], made.looked_at(images, partial(_named_image, data, split)))
             else:
                 made.add(name, sizes[name], _of_blocks(context, taken, made.skipped))
             made.skipped |= getattr(split, "skipped", {})
@@ -135,7 +140,13 @@ def _published(context: Context, task: Task, made: _Made) -> None:
     none = np.zeros(PART, np.int64)
     made.total = len(images)
     parts = (Images(np.ascontiguousarray(images[a:b].transpose(0, 3, 1, 2)), none[: b - a]) for a, b in pieces)
-    made.add("train", len(images), made.looked_at(parts))
+    made.add("train", len(images), made.looked_at(parts, lambda i: f"row {i} of arr_0 of {path}"))
+
+
+def _named_image(data: Any, split: Any, i: int) -> str:
+    if hasattr(split, "name"):
+        return split.name(i)
+    return f"image {i} of {type(data).__name__}"
 
 
 def _named(what: str, output: str) -> str:
@@ -179,8 +190,18 @@ class _Made(Mapping[str, bytes]):
         given = self.context.extractor(self.task.params)(torch.from_numpy(pixels).to(self.context.options.device))
         return {name: tensor.cpu().numpy() for name, tensor in given.items()}
 
-    def looked_at(self, images: Iterable[Images]) -> Iterator[Outputs]:
-        return (self.outputs_of(pixels) | {"labels": labels} for pixels, labels in images)
+    def looked_at(self, images: Iterable[Images], name: Callable[[int], str]) -> Iterator[Outputs]:
+        """Raises NotFinite, with the image by its name, where an output is not finite."""
+        first = 0
+        for pixels, labels in images:
+            outputs = self.outputs_of(pixels)
+            if found := not_finite(outputs):
+                output, row, count = found
+                more = f" (and {count - 1} more of {len(labels)})" if count > 1 else ""
+                extractor = self.task.params["extractor"]["name"]
+                raise NotFinite(f"{extractor} gives {output} that are not finite for {name(first + row)}{more}")
+            yield outputs | {"labels": labels}
+            first += len(labels)
 
     def add(self, split: str, size: int, outputs: Iterator[Outputs]) -> None:
         """Rows and moments of all images of a split."""
@@ -201,7 +222,7 @@ class _Made(Mapping[str, bytes]):
             first = (done - 1) // PART * PART
             for name in parts[0]:
                 whole = np.concatenate([part[name] for part in parts])
-                self._moments(moments, split, name, whole, first)
+                self._moments(moments, split, name, whole)
                 if first < kept:
                     self.publish(part_name(split, name, first), {name: whole[: kept - first]})
             parts.clear()
@@ -209,7 +230,7 @@ class _Made(Mapping[str, bytes]):
             if seen.n > 1:
                 self.moments |= {_named("mean", name): seen.mean, _named("cov", name): seen.cov}
 
-    def _moments(self, found: dict[str, Any], split: str, output: str, rows: np.ndarray, first: int) -> None:
+    def _moments(self, found: dict[str, Any], split: str, output: str, rows: np.ndarray) -> None:
         """Add a part to the moments of an output that are not known from elsewhere."""
         from nag.metrics.moments import Moments
 
@@ -221,10 +242,7 @@ class _Made(Mapping[str, bytes]):
         named = output if split == "train" else split if output == "features" else f"{split}_{output}"
         if output == "logits" or rows.ndim != 2 or rows.shape[1] > WIDEST or _named("mean", named) in self.moments:
             return
-        try:
-            found.setdefault(named, Moments(rows.shape[1])).add(rows)
-        except ValueError as error:
-            raise ValueError(f"{split.replace('_', '-')} images from number {first} on: {error}") from error
+        found.setdefault(named, Moments(rows.shape[1])).add(rows)
 
 
 def part_name(split: str, output: str, first: int) -> str:
@@ -245,6 +263,15 @@ class Held(Mapping[str, Any]):
         self.sources = {name: (split, name) for name in (*outputs, *(["labels"] if outputs else []))}
         if split == "train" and self.record["rows"].get("held_out"):
             self.sources["held_out"] = ("held_out", "features")
+
+    @property
+    def source(self) -> str:
+        """What it is made of, for messages: the name of a published file, or where a data set lies."""
+        if "statistics" in self.task.params:
+            return os.path.basename(self.context.asset(self.task.params["statistics"]))
+        data = self.task.params["data"]
+        found = (self.context.places.get(value) for value in data["fields"].values() if isinstance(value, str))
+        return next(filter(None, found), data["name"])
 
     def size_for(self, metric: Any) -> int | None:
         """How many images a metric is held against; None where only their moments are published, or none are needed.

@@ -39,7 +39,7 @@ def run(context: Context, task: Task) -> None:
         if place(error):  # in the user's own metric, at a line that is told
             raise
         whose = context.task(params["reference"]).params["extractor"]["name"]
-        raise TaskError(f"{params['metric']['name']} on {whose}: {error}") from error
+        raise TaskError(f"{params['metric']['name']} on {whose}, against {reference.source}: {error}") from error
     files = {"arrays.safetensors": pack(scores["arrays"], {})} if scores["arrays"] else {}
     finish(context, task, files, {"values": scores["values"], **record}, started)
 

@@ -393,3 +393,8 @@ def test_inspect_sees_empty_files_and_broken_classes(root):
     assert len(problems) == 2
     assert f"1 image files are empty, such as {second}" in problems[0]
     assert first in problems[1]
+    assert ImageFolder(path=str(root), resolution=8, on_error="skip").inspect() == []
+    for i in np.flatnonzero(labels == 2):
+        (root / split.files[i][0]).write_bytes(b"no image")
+    (problem,) = ImageFolder(path=str(root), resolution=8, on_error="skip").inspect()
+    assert re.match(r"no image of the class of .* can be read", problem)

@@ -88,6 +88,22 @@ def test_pieces_of_a_batch_add_up(run: Callable[..., Any], micro_batch: int) -> 
     assert np.allclose(losses[0], losses[1], rtol=1e-4)
 
 
+def test_clipping_bounds_the_gradient(run: Callable[..., Any]) -> None:
+    """What is told is the norm before; a bound that is never reached changes no bit."""
+    told: dict[float, list[float]] = {0.0: [], 1e-3: [], 1e6: []}
+    found, left = {}, {}
+    for clip, norms in told.items():
+        training, module = dataclasses.replace(TRAINING, clip=clip), sit()
+        found[clip] = run(training, module, report=lambda step, loss, gradient, norms=norms: norms.append(gradient))
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        left[clip] = float(torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients])))
+    assert min(told[1e-3]) > 1e-2
+    assert left[1e-3] == pytest.approx(1e-3, rel=1e-2)
+    assert left[0.0] == pytest.approx(told[0.0][-1], rel=1e-5)
+    assert same(found[0.0], found[1e6])
+    assert not same(found[0.0], found[1e-3])
+
+
 @pytest.mark.parametrize("make", [sit, norms])
 def test_killed_at_any_step(run: Callable[..., Any], make: Callable[[], nn.Module]) -> None:
     """Each checkpoint leads to the same bits; one of another network is refused."""

@@ -42,6 +42,14 @@ arms:
 """
 
 
+def changed(text: str, *changes: str) -> str:
+    """A text with replacements: `changed(text, old, new, old, new, ...)`."""
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
 class Quiet:
     """An observer that remembers."""
 
@@ -99,12 +107,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     """`write(old, new, old, new, ...)`: the tiny sweep as a file, with replacements."""
 
     def made(*changes: str, name: str = "sweep.yaml") -> Path:
-        text = TINY
-        for old, new in zip(changes[::2], changes[1::2], strict=True):
-            assert old in text, old
-            text = text.replace(old, new)
         path = tmp_path / name
-        path.write_text(text)
+        path.write_text(changed(TINY, *changes))
         return path
 
     return made

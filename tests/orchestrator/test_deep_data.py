@@ -130,6 +130,8 @@ def test_a_batch_that_the_processes_do_not_divide(sweep: Callable[..., Path], tm
     with pytest.raises(BadInput) as caught:
         check_batches(found, read_site(str(tmp_path / "wide.yaml")))
     assert str(caught.value) == f"{tmp_path}/wide.yaml: {words}"
+    refused = nagbench("check", "--deep", sweep(), "--site", tmp_path / "wide.yaml")
+    assert (refused.returncode, words in refused.stderr) == (2, True)
     for command in (("plan",), ("submit",), ("run", "--tracking", "none")):
         done = nagbench(*command, sweep(), "--store", tmp_path / "none", "--site", tmp_path / "wide.yaml")
         assert done.returncode == 2

@@ -51,6 +51,15 @@ def test_three_workers_make_the_bits_of_one(finished: Ran, write: Callable[..., 
     assert metrics(again.document()) == metrics(finished.document())
 
 
+def test_one_cell_in_this_process_on_whatever_device_there_is(finished: Ran, tmp_path: Path) -> None:
+    """As the README has it, without --device: `auto` is for every backend."""
+    store = shutil.copytree(finished.store.root, tmp_path / "store")
+    cell = finished.plan.cells[0].digest
+    ran = nagbench("run", finished.plan.sweep.path, "--store", store, "--cell", cell, "--count", "44", "--here")
+    assert ran.returncode == 0, ran.stderr
+    assert "sample: all 20 samples done" in ran.stderr
+
+
 def test_blocks_in_any_order(finished: Ran, tmp_path: Path) -> None:
     store = copied(finished, tmp_path)
     digest = streams(finished)[0]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from nag.metrics.moments import moments
 from nag.registry import build
+from nag.weights import DINOV2, INCEPTION, PYTORCH_FID
 from orchestrator.deep import look
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan import plan
@@ -159,6 +160,27 @@ def test_images_of_another_data_set_as_the_reference(tmp_path: Path) -> None:
     assert cell["stamps"]["kid"]["reference_content"] == task.params["data"]["fields"]["path"]
 
 
+def test_copies_are_looked_for_among_the_training_images(tmp_path: Path) -> None:
+    """Whatever distances are held against: here a published file of other images, and another data set."""
+    picture_folder(tmp_path / "data")
+    picture_folder(tmp_path / "other", each=20)
+    adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)
+    plain = run_here(written(tmp_path, FOLDER, "[kid]", "[memorisation]"), tmp_path / "store")
+    own = plain.document()["cells"][0]
+    assert own["stamps"]["memorisation"]["reference_size"] == 24
+    assert own["metrics"]["memorisation"]["value"] is not None
+    for held_against in ("images.npz", "{name: image_folder, path: other, resolution: 8}"):
+        path = written(tmp_path, FOLDER, "[kid]", f"[kid, memorisation], reference: {held_against}")
+        ran = run_here(path, tmp_path / "store")
+        assert not ran.failed
+        found = ran.document()["cells"][0]
+        assert found["metrics"]["memorisation"] == own["metrics"]["memorisation"]
+        assert found["stamps"]["memorisation"] == own["stamps"]["memorisation"]
+        assert found["stamps"]["kid"]["reference"] != found["stamps"]["memorisation"]["reference"]
+        assert "memorisation" not in ran.document()["floor"]
+        assert ran.did.get("train", 0) == 0
+
+
 # Published files
 
 
@@ -184,6 +206,16 @@ def against(inception: Path, file: object, metrics: str, mode: str = "legacy_ten
 
 
 SCORE = "features: [pixels], metrics: [kid]"
+FROM_FILE = """\
+name: from_file
+networks:
+  net: {checkpoint: net.safetensors}
+sampler: {name: euler, steps: 2}
+sample: {count: 20, block: 10}
+score: {SCORE}
+arms:
+  plain: {}
+"""
 
 
 def test_adms_file(inception: Path, adm: tuple[Path, dict[str, np.ndarray], np.ndarray], tmp_path: Path) -> None:
@@ -282,6 +314,19 @@ def test_what_moments_alone_can_do(
     )
     planned = plan(read_sweep(path))
     assert len(planned.cells[0].scores) == 4
+    copies = written(
+        tmp_path, FOLDER, SCORE, against(inception, "moments.npz", "fid, memorisation"), name="copies.yaml"
+    )
+    score = plan(read_sweep(copies)).cells[0].scores[1]  # the training images are here
+    assert score.metric.names == ("memorisation",)
+    ran = run_here(path, tmp_path / "store")
+    network = next(digest for digest, task in ran.plan.tasks.items() if task.kind == "train")
+    (tmp_path / "net.safetensors").write_bytes(ran.store.read(f"files/{network}/network.safetensors"))
+    text = FROM_FILE.replace("SCORE", against(inception, "moments.npz", "fid, memorisation"))
+    with pytest.raises(
+        BadInput, match=r"score: 'memorisation' on 'inception': network 'net' has no images, and moments"
+    ):
+        read_sweep(written(tmp_path, text, name="from_file.yaml"))
     named = written(
         tmp_path, FOLDER, SCORE, against(inception, "{path: moments.npz, mode: clean}", "fid", mode="clean")
     )
@@ -382,6 +427,25 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
     needed = {row["detail"].split()[0] for row in rows if row["needed"]}
     assert needed == {"pt_inception-2015-12-05-6726825d.pth", "dinov2_vitl14_pretrain.pth"}
     assert doctor.returncode == 3
+
+
+def test_fetch_says_what_is_known_and_what_went_wrong(
+    tmp_path: Path, served: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real weights are at https; a proxy that is no proxy stands for a network that lets nothing through."""
+    monkeypatch.setenv("https_proxy", served[0])
+    monkeypatch.delenv("no_proxy", raising=False)
+    listed = nagbench("fetch")
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [INCEPTION, PYTORCH_FID, DINOV2]
+    unknown = nagbench("fetch", "inception.pt")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "no weights are known as 'inception.pt'; known: " in unknown.stderr
+    away = nagbench("fetch", PYTORCH_FID)
+    assert (away.returncode, away.stdout) == (3, "")
+    place = tmp_path / "cache" / "nagbench" / "weights" / PYTORCH_FID
+    assert f"Where there is no network, put that file at {place} by hand." in " ".join(away.stderr.split())
+    assert list(place.parent.iterdir()) == []
 
 
 def test_the_pictures_of_the_images_sweep_are_what_their_script_makes(tmp_path: Path) -> None:

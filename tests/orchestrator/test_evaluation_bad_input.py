@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nag.registry import build
+from nag.weights import INCEPTION
 from orchestrator.deep import look
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, NotFinite
 from orchestrator.plan import Done, missing
 from orchestrator.report.results import collect
 from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from orchestrator.tasks import Context, Task, extract
 from orchestrator.tasks.score import NO_HELD_OUT
+from tests.nag.inception_file import save
 from tests.orchestrator.conftest import nagbench, run_here
 from tests.orchestrator.made_images import FOLDER, picture_folder, pixels, written
 
@@ -115,8 +121,8 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
     assert "/data/c has no images" in reason
 
 
-def test_features_that_are_not_finite_name_block_and_sample(tmp_path: Path) -> None:
-    picture_folder(tmp_path / "data")
+def test_features_that_are_not_finite_name_block_and_sample_or_file(tmp_path: Path) -> None:
+    data = picture_folder(tmp_path / "data")
     (tmp_path / "own.py").write_text(OWN)
     ran = run_here(written(tmp_path, FOLDER, "[pixels]", "[{use: ./own.py:Broken, above: -2}]"), tmp_path / "store")
     told = {ran.plan.tasks[digest].kind: reason for digest, reason in ran.failed.items()}
@@ -124,7 +130,36 @@ def test_features_that_are_not_finite_name_block_and_sample(tmp_path: Path) -> N
     assert (
         f"Broken gives features that are not finite for sample 0 (blocks/{stream}/000000.safetensors" in told["extract"]
     )
-    assert "train images from number 0 on: features: row 0 of 24 is not finite" in told["reference"]
+    first = build("datasets", "image_folder", path=str(data), resolution=8, held_out=0.25).open("train").files[0][0]
+    assert told["reference"] == f"Broken gives features that are not finite for {data}/{first} (and 23 more of 24)"
+
+
+def test_one_image_whose_features_are_not_finite_is_named(tmp_path: Path) -> None:
+    """Among the images of a published file, and among those that `nagbench score` is given."""
+    images = np.full((9, 8, 8, 3), 60, np.uint8)
+    images[4] = 250
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    picture_folder(tmp_path / "data")
+    (tmp_path / "own.py").write_text(OWN)
+    own = "{use: ./own.py:Broken, above: 0.9}"
+    (reason,) = reasons(
+        written(tmp_path, FOLDER, "[pixels]", f"[{own}]", "[kid]", "[kid], reference: images.npz"), tmp_path
+    )
+    assert re.fullmatch(r"Broken gives features that are not finite for row 4 of arr_0 of \S+/images.npz", reason)
+    options = ("--reference", "data", "--features", own, "--metrics", "kid", "--device", "cpu")
+    done = nagbench("score", "images.npz", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"not finite for {tmp_path}/images.npz: row 4" in " ".join(done.stderr.split())
+
+
+def test_the_last_block_of_encoded_images_may_be_shorter() -> None:
+    """The image is counted from the blocks' length, not from its own block's."""
+    encode = Task("encode", {"block": 10, "count": 23})
+    task = Task("extract", {"stream": encode.digest, "extractor": {"name": "own"}})
+    context = Context(Store("memory://last-block"), tasks={encode.digest: encode})
+    rows = {"features": np.array([[0.0], [np.nan], [1.0]])}
+    with pytest.raises(NotFinite, match=rf"for sample 21 \(blocks/{encode.digest}/000002.safetensors, and 0 more"):
+        extract._check(context, rows, task, 2)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +190,54 @@ def test_too_few_reference_images_name_metric_and_extractor(tmp_path: Path) -> N
     np.savez(tmp_path / "three.npz", arr_0=pixels(3))
     path = written(tmp_path, FOLDER, "[kid]", "[kid, precision_recall], reference: three.npz")
     (reason,) = reasons(path, tmp_path)
-    assert reason == "precision_recall on pixels: at least 4 reference features are needed; got 3"
+    assert reason == "precision_recall on pixels, against three.npz: at least 4 reference features are needed; got 3"
+
+
+def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
+    """By `check` where the extractor says its columns, by `check --deep` where running it tells, and by the task."""
+    picture_folder(tmp_path / "data")
+    picture_folder(tmp_path / "other")
+    other = "[kid], reference: {name: image_folder, path: other, resolution: 16}"
+    with pytest.raises(BadInput) as caught:
+        read_sweep(written(tmp_path, FOLDER, "[kid]", other))
+    assert "'pixels' gives 192 columns of images of 'sit', 768 of those of the reference" in str(caught.value)
+    assert "sweep.yaml:9: score: " in str(caught.value)
+    np.savez(tmp_path / "large.npz", arr_0=pixels(9, 16))
+    with pytest.raises(BadInput, match=r"'pixels' gives 192 columns of images of 'sit', 768 of those of the reference"):
+        read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: large.npz"))
+    save(torch.nn.Flatten(), tmp_path / "flat.pt")
+    path = written(tmp_path, FOLDER, "[kid]", other, "[pixels]", "[{name: torchscript, path: flat.pt}]")
+    with pytest.raises(BadInput) as caught:
+        list(look(read_sweep(path)))
+    words = "torchscript gives 768 features of its images [3, 16, 16], of those of network sit 192"
+    assert str(caught.value) == f"score.reference: {words}"
+    (reason,) = reasons(path, tmp_path)
+    columns = "sample features have 192 columns, reference features 768"
+    assert reason == f"kid on torchscript, against {tmp_path / 'other'}: {columns}"
+
+
+def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the cache, perhaps from a copy that was cut: said before anything is queued."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picture_folder(tmp_path / "data")
+    cached = tmp_path / "cache" / "nagbench" / "weights" / INCEPTION
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half of it")
+    path = written(tmp_path, FOLDER, "[pixels]", "[inception]")
+    words = f"{cached} is not what its name says: it has 10 bytes, not 95,607,719. Remove it and fetch it again."
+    with pytest.raises(BadInput) as caught:
+        list(look(read_sweep(path)))
+    assert str(caught.value) == f"score.features: inception: {words}"
+    with pytest.raises(BadInput) as caught:
+        run_here(path, tmp_path / "store")
+    assert str(caught.value) == words
+    done = nagbench("score", "data", "--reference", "data", cwd=tmp_path)
+    assert (done.returncode, " ".join(done.stderr.split())[-len(words) :]) == (2, words)
+    cached.unlink()
+    done = nagbench("score", "data", "--reference", "data", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nagbench score: there is one thing that it reads and this machine does not have:" in done.stderr
+    assert f"nagbench fetch {INCEPTION}" in done.stderr
 
 
 def test_one_held_out_image_is_none(tmp_path: Path) -> None:

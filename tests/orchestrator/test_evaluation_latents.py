@@ -13,13 +13,14 @@ pytest.importorskip("diffusers", reason="the latents extra is not installed")
 from nag.autoencoder import Autoencoder
 from nag.datasets import to_uint8
 from orchestrator.deep import look
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, TaskError
 from orchestrator.export import export_images
 from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
-from orchestrator.tasks import extract
+from orchestrator.store import Store
+from orchestrator.tasks import Context, extract
 from tests.nag.test_autoencoder import make
-from tests.orchestrator.conftest import Ran, run_here
+from tests.orchestrator.conftest import Ran, nagbench, run_here
 from tests.orchestrator.made_images import picture_folder, pixels, written
 
 SWEEP = """\
@@ -204,6 +205,17 @@ def test_a_width_that_does_not_fit_is_found_by_deep(folder: Path, tmp_path: Path
         list(look(read_sweep(written(folder, text, name="wide.yaml"))))
 
 
+def test_latents_that_give_no_image_name_their_block(ran: Ran, tmp_path: Path) -> None:
+    store, decode = Store(str(tmp_path)), ran.plan.tasks[ran.plan.cells[0].extracts[0]].params["decode"]
+    latents = np.zeros((3, 4, 4, 4), np.float16)
+    latents[1] = np.inf  # beyond float16, as under a guidance that is far too strong
+    store.create_arrays("blocks/stream/000002.safetensors", {"samples": latents, "labels": np.zeros(3)}, {"number": 2})
+    context = Context(store)
+    context.loaded["asset"] = {decode["fields"]["path"]: str(Path(ran.plan.sweep.path).parent / "vae")}
+    with pytest.raises(TaskError, match=r"blocks/stream/000002.safetensors cannot be decoded: .* not finite"):
+        extract.images(context, "stream", 2, decode)
+
+
 # Export of a cell's images
 
 
@@ -217,8 +229,11 @@ def test_export_gives_adm_what_it_reads(ran: Ran, folder: Path, tmp_path: Path) 
     features = blocks(ran, cell.extracts[0], "features").reshape(20, 3, 16, 16)
     np.testing.assert_array_equal(images, np.round((features + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(labels, blocks(ran, cell.stream, "labels"))
-    few = export_images(ran.plan, ran.store, tmp_path / "few.npz", cell, count=13)
-    with np.load(few.path) as arrays:
+    sweep, store = ran.plan.sweep.path, ran.store.root
+    few = nagbench("export", sweep, tmp_path / "few.npz", "--cell", cell.digest[:12], "--count", "13", "--store", store)
+    assert few.returncode == 0, few.stderr
+    assert few.stdout == f"{tmp_path / 'few.npz'}: 0.0 MB\n"
+    with np.load(tmp_path / "few.npz") as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], images[:13])
 
 

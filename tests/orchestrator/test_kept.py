@@ -301,6 +301,20 @@ def test_the_estimate_is_near_what_is_there(finished: Ran) -> None:
     assert found.unknown == ()
 
 
+@pytest.mark.parametrize("keep", ["samples", "influence"])
+def test_plan_says_disk_and_files(tmp_path: Path, keep: str) -> None:
+    path = sweep(tmp_path, CELL.replace("KEEP", keep))
+    found = estimate(plan(read_sweep(path)))
+    left = "" if keep == "samples" else f"; keep: influence leaves {found.after}"
+    shown = nagbench("plan", path, "--store", tmp_path / "store")
+    assert f"Disk for its cells: {found.running}{left}." in shown.stdout.splitlines()
+    assert " kB in 106 files" in shown.stdout
+    told = json.loads(nagbench("plan", path, "--store", tmp_path / "store", "--json").stdout)["disk"]
+    assert told["running"] == {"bytes": found.running.bytes, "files": found.running.files}
+    assert told["after"] == {"bytes": found.after.bytes, "files": found.after.files}
+    assert (told["after"]["files"] < 10) == (keep == "influence")
+
+
 # What is wrong
 
 
@@ -340,12 +354,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.parametrize("where", [("--here",), ("--workers", "2")], ids=["here", "workers"])
 def test_a_full_disk_is_one_message_and_no_loss(
-    finished: Ran, tmp_path: Path, small_disk: Callable[[str], Path]
+    finished: Ran, tmp_path: Path, small_disk: Callable[[str], Path], where: tuple[str, ...]
 ) -> None:
     path = sweep(tmp_path, TINY)
     store = small_disk("1100k") / "store"
-    done = nagbench("run", path, "--store", store, "--tracking", "none", "--here", "--device", "cpu")
+    done = nagbench("run", path, "--store", store, "--tracking", "none", *where, "--device", "cpu")
     assert done.returncode == 3, done.stderr
     assert "No space left on device" in done.stderr
     assert done.stderr.count("cannot be written") == 1

@@ -190,6 +190,7 @@ def wrong(tmp_path: Path) -> Path:
     (tmp_path / "text" / "0.png").write_text("no image")
     picture_folder(tmp_path / "good", each=4)
     np.savez(tmp_path / "latents.npz", arr_0=np.zeros((4, 4, 2, 2), np.float32))
+    np.savez(tmp_path / "wide.npz", arr_0=pixels(4, 12)[:, :8])
     np.savez(tmp_path / "one.npz", arr_0=pixels(1))
     np.savez(tmp_path / "two.npz", arr_0=pixels(2))
     return tmp_path
@@ -201,6 +202,7 @@ def wrong(tmp_path: Path) -> Path:
         ("nowhere", (), "nowhere: there is no such folder of images or .npz file."),
         ("mixed", (), "samples must be of one size; in/a/00.png is 8 x 8, in/a/larger.png is 12 x 12."),
         ("wide", (), "wide: the images are 12 x 8; only square ones can be scored."),
+        ("wide.npz", (), "wide.npz: the images are 12 x 8; only square ones can be scored."),
         ("empty", (), "empty: there are no images in it."),
         ("text", (), "0.png: it cannot be read as an image"),
         ("latents.npz", (), "latents.npz: these are latents; samples are images, uint8 (N, H, W, 3)."),

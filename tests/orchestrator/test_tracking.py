@@ -27,10 +27,13 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.plan import plan
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import Results, collect
+from orchestrator.spec import read_sweep
 from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.tasks import Context, Options, block_name, train
+from orchestrator.tasks.checkpoints import progress
 from orchestrator.tracking import ARTIFACTS, Tracker, address, check, follow, look, sync
 from orchestrator.tracking.address import KEY, STATE
 from orchestrator.tracking.runs import best_cells
@@ -155,6 +158,34 @@ def test_trainings_have_their_curves(tracked: str, finished: Ran) -> None:
             assert run.info.start_time < points[0].timestamp < points[-1].timestamp <= run.info.end_time
             assert run.data.params.items() >= {"model": "sit", "model.hidden": "16", "train.steps": "8"}.items()
     assert {"training sit seed=0", "training sit seed=1", "training digits"} <= found(tracked).keys()
+
+
+def test_a_training_shows_its_curves_while_it_runs(uri: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    """As far as its newest checkpoint; once it is done, the same run has all of them."""
+    planned, store = plan(read_sweep(write("seed: {grid: [0, 1]}", "seed: 0"))), Store(str(tmp_path / "store"))
+    store.open()
+    (task,) = [each for each in planned.tasks.values() if "train" in each.params]
+    live: list[Any] = []
+
+    def training() -> Any:
+        sync(collect(planned, store), uri, store)
+        (run,) = [run for run in found(uri).values() if run.data.tags["kind"] == "training"]
+        return run
+
+    def tell(digest: str, done: int, of: int) -> None:
+        if done == 7:
+            while not progress(store, digest):  # a thread writes it
+                time.sleep(0.01)
+            live.append(training())
+
+    train.run(Context(store, Options(checkpoint_s=0.0), tell=tell), task)
+    done = training()
+    assert (live[0].info.status, done.info.status) == ("RUNNING", "FINISHED")
+    assert live[0].info.run_id == done.info.run_id
+    for name in ("loss", "gradient_norm", "images_per_s", "memory_gb", "device_hours"):
+        assert live[0].data.metrics[name] > 0, name
+    points = client(uri).get_metric_history(done.info.run_id, "loss")
+    assert [point.step for point in points] == list(range(1, 9))
 
 
 def test_the_summary_has_the_report(tracked: str, report: Path) -> None:

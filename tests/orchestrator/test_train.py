@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,15 +136,13 @@ def test_all_checkpoints_damaged(task: Task, tmp_path: Path, undisturbed: bytes)
     assert record(store, task)["resumed_at"] == 0
 
 
-def test_a_warning_is_answered_once(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
+def test_each_warning_is_answered_once(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
     store = opened(tmp_path)
     context, seen = Context(store, SELDOM), []
 
     def tell(digest: str, done: int, of: int) -> None:
         if done in (10, 30):
-            context.warned.set()
-        if done == 20:
-            context.warned.clear()
+            context.warned.append(time.monotonic())
         if done in (19, 39):
             time.sleep(0.2)
             seen.append(names(store, task, "checkpoint"))
@@ -154,6 +153,35 @@ def test_a_warning_is_answered_once(task: Task, tmp_path: Path, undisturbed: byt
         ["checkpoint-000000010.safetensors"],
         ["checkpoint-000000010.safetensors", "checkpoint-000000030.safetensors"],
     ]
+    assert network(store, task) == undisturbed
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
+    """To a store in which the first one takes until step 30; none is begun meanwhile, and it holds its own step."""
+    going_on, begun = threading.Event(), []
+
+    class Slow(Store):
+        def create_arrays(self, name: str, arrays: Any, record: Mapping[str, Any]) -> bool:
+            begun.append(record["step"])
+            assert going_on.wait(60), "the training waits for its checkpoint"
+            return super().create_arrays(name, arrays, record)
+
+    opened(tmp_path)
+    context = Context(Slow(str(tmp_path / "store")), OFTEN)
+
+    def tell(digest: str, done: int, of: int) -> None:
+        if done == 30:
+            going_on.set()
+        if done == 30:
+            raise Stop
+
+    context.tell = tell
+    with pytest.raises(Stop):
+        train.run(context, task)
+    assert begun == [1]
+    store = Store(str(tmp_path / "store"))
+    train.run(Context(store, SELDOM), task)
+    assert record(store, task)["resumed_at"] == 1
     assert network(store, task) == undisturbed
 
 

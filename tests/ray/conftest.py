@@ -29,10 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))
 
 
-@pytest.fixture(scope="session")
-def ray_environment() -> Iterator[str]:
-    """A folder for Ray's files, and a token, as long as the tests last."""
-    pytest.importorskip("ray", reason="Ray is not installed")
+@contextlib.contextmanager
+def ray_of_our_own() -> Iterator[str]:
+    """A folder for Ray's files, and a token, for a while."""
     from orchestrator.backends.ray.connection import environment
 
     folder = tempfile.mkdtemp(prefix="nbray-", dir="/tmp")  # short: the names of sockets are
@@ -40,10 +39,12 @@ def ray_environment() -> Iterator[str]:
     ours = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     kept = {name: os.environ.pop(name) for name in HANDS_OFF if name in os.environ}
-    with environment({**ours, **token}):
-        yield folder
-    os.environ.update(kept)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with environment({**ours, **token}):
+            yield folder
+    finally:
+        os.environ.update(kept)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def retried(start: Callable[[], Any]) -> Any:
@@ -55,16 +56,31 @@ def retried(start: Callable[[], Any]) -> Any:
         return start()
 
 
-@pytest.fixture(scope="session")
-def cluster(ray_environment: str) -> Iterator[Any]:
+@contextlib.contextmanager
+def started() -> Iterator[Any]:
     """The head has the Job API and no GPU; `.nodes` are the two others."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": MEMORY, "include_dashboard": True}
     made = retried(lambda: Cluster(initialize_head=True, head_node_args={**head, "dashboard_port": 0}))
-    made.nodes = [node(made, f"n{number}") for number in (1, 2)]
-    yield made
-    made.shutdown()
+    try:
+        made.nodes = [node(made, f"n{number}") for number in (1, 2)]
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_environment() -> Iterator[str]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with ray_of_our_own() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster(ray_environment: str) -> Iterator[Any]:
+    with started() as made:
+        yield made
 
 
 def node(cluster: Any, name: str) -> Any:
@@ -92,6 +108,17 @@ def made_twice(ran: Ran, store: Store) -> list[str]:
             text = (store.logs / f"{digest}.log").read_text()
             if text.count(" done in ") > ran.plan.blocks[digest]:
                 found.append(f"{task.kind} {digest}\n{text}")
+    return found
+
+
+def processes(word: bytes, folder: str) -> list[int]:
+    """Processes with this word in their command, on our cluster, which has its files in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if any(each.startswith(word) for each in words) and os.readlink(entry / "cwd").startswith(folder):
+                found.append(int(entry.name))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from orchestrator import engine, ray_jobs
 from orchestrator.backends.ray import Ray
-from orchestrator.backends.ray.connection import Connection, token_of
+from orchestrator.backends.ray.connection import SERIES, Connection, token_of
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
 from orchestrator.plan import Plan, plan
 from orchestrator.site import Ray as Settings
@@ -22,6 +23,8 @@ from orchestrator.tasks import Options
 from tests.orchestrator.conftest import TINY, Quiet
 
 pytest.importorskip("ray", reason="Ray is not installed")
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture
@@ -55,6 +58,19 @@ def test_another_version(cluster: Any, versions: tuple[str, str], monkeypatch: p
     assert f"has Ray {theirs[0]} on Python {theirs[1]}, here is Ray {versions[0]} on Python {versions[1]}" in str(
         caught.value
     )
+
+
+def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    wanted = next(line for line in PYPROJECT.read_text().splitlines() if line.startswith("ray = "))
+    assert re.search(rf">={SERIES},<", wanted), "what is installed is what is known"
+    monkeypatch.setattr(ray, "__version__", "2.70.1")
+    words = f"Ray 2.70.1 is installed here, and nagbench works with {SERIES}, as must its cluster: pip install"
+    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+    for try_it in (lambda: Connection("127.0.0.1:9"), lambda: ray_jobs.status("tiny", Store("memory://x"), site)):
+        with pytest.raises(EnvironmentProblem, match=re.escape(words)):
+            try_it()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator import engine
-from orchestrator.backends.ray import Ray
+from orchestrator.backends.ray import LOOK_EVERY_S, Ray
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import plan
 from orchestrator.site import Ray as Settings
@@ -108,14 +109,22 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
     assert metrics(again.document()) == metrics(undisturbed.document())
 
 
-def test_what_no_node_can_hold(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        (Settings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0})), "1 GPU H100, 1 CPU, 2 disk"),
+        (Settings(cpu_worker=RayWorker(memory_gb=9000)), "1 CPU, 9000 GB"),  # of scores, which wait for all samples
+    ],
+)
+def test_what_no_node_can_hold(cluster: Any, undisturbed: Ran, tmp_path: Path, settings: Settings, asked: str) -> None:
+    """Within a minute, whatever else there is to do first."""
     planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
-    settings = Settings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0}), wait_s=3)
-    assert Settings().wait_s < 60
+    assert settings.wait_s < 60 - LOOK_EVERY_S
+    settings = dataclasses.replace(settings, wait_s=3)
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem) as caught:
         engine.run(planned, store, lambda: Ray(store, Options(), settings, cluster.address), Quiet())
     assert time.monotonic() - began < 30
-    words = rf"no node of the Ray cluster at {cluster.address} can hold a worker of 1 GPU H100, 1 CPU, 2 disk; it has "
+    words = rf"no node of the Ray cluster at {cluster.address} can hold a worker of {asked}; it has "
     nodes = r"1 node of 2 CPU, [\d.]+ GB; 1 node of 1 CPU, 1 GPU, [\d.]+ GB, 1 n[12]; "
     assert re.match(words + nodes, str(caught.value))

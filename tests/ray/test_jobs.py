@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -19,23 +18,12 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 from tests.orchestrator.conftest import Ran, metrics, run_here
-from tests.ray.conftest import alive, made_twice, until
+from tests.ray.conftest import alive, made_twice, processes, until
 
 
 @pytest.fixture
 def site(cluster: Any) -> Site:
     return Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
-
-
-def processes(word: bytes, folder: str) -> list[int]:
-    """Processes with this word in their command, on our cluster, which has its files in a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if any(each.startswith(word) for each in words) and os.readlink(entry / "cwd").startswith(folder):
-                found.append(int(entry.name))
-    return found
 
 
 def drivers(folder: str) -> list[int]:

@@ -64,6 +64,11 @@ def test_a_worker_takes_what_it_has_loaded() -> None:
     assert other.bundle.network == "c", "the network that nobody has loaded"
     assert waiting.take("cpu", [], Counter(), anything) is None
     assert waiting.count("gpu") == 2
+    waiting.add(work(9, after=(4,)), "large")
+    assert waiting.sorts_ready() == ["gpu"]
+    assert waiting.sorts_left() == ["gpu", "large"], "what waits for others counts"
+    waiting.end(4, "failed")
+    assert waiting.sorts_left() == ["gpu"]
 
 
 def test_a_host_to_keep_away_from() -> None:
@@ -123,6 +128,18 @@ def test_what_a_bundle_asks_for() -> None:
     assert shared.size(None, "", 64) == 2, "all eight workers end together"
 
 
+def test_processes_of_a_training_are_on_one_node() -> None:
+    """Each with what a worker holds; all else asks for as much as before."""
+    for gpus in (None, 1.0):
+        many = backend(Settings(worker=RayWorker(gpus=gpus, memory_gb=8)), A100, CPU)
+        many.options = Options(device="auto", processes=4)
+        assert many.request(Bundle((), kind="train")) == Request(4, 4, 32 * GB)
+        assert many.request(Bundle((), kind="train", doublings=2)) == Request(4, 4, 128 * GB)
+        assert many.request(Bundle((), kind="sample")) == Request(1, 1, 8 * GB)
+    with pytest.raises(ValueError, match=r"each needs a GPU of its own: worker\.gpus is below 1"):
+        Settings(worker=RayWorker(gpus=0.5), processes=2)
+
+
 def test_memory_doubles_up_to_a_bound() -> None:
     plain = backend(Settings(), A100)
     asked = [plain.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(6)]
@@ -146,6 +163,8 @@ def test_causes() -> None:
     for cause, error in cases.items():
         assert why(error, "n1")[0] == cause
         assert "n1" in why(error, "n1")[1]
+    low = "The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node"
+    assert why(exceptions.RayActorError(error_msg=low), "n1")[0] == "host_memory"
     assert why(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
     assert why(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
     lost = {"cause": "host_memory", "reason": "r"}

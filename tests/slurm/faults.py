@@ -106,7 +106,10 @@ CLOCK_S = 2.0  # logs have whole seconds
 
 
 def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
-    """The sweep, done in this process in peace."""
+    """The sweep, done in this process in peace, with one thread, as an element does it."""
+    import torch
+
+    torch.set_num_threads(1)
     folder.mkdir(parents=True)
     (folder / "paced.py").write_text(PACED)
     (folder / "sweep.yaml").write_text(sweep)
@@ -278,14 +281,14 @@ class Trial(Place):
         found = self.plan()
         for planned in found.cells:
             if planned.cell.arm in arms:
+                network = f"files/{found.tasks[planned.stream].params['network']}/network.safetensors"
+                assert self.store.read(network) == self.base.store.read(network), "another network"
                 for digest in (planned.stream, *planned.extracts):
                     for number in range(planned.blocks):
                         name = f"blocks/{digest}/{number:06d}.safetensors"
                         ours, theirs = (store.read_arrays(name)[0] for store in (self.store, self.base.store))
                         for key in theirs:
-                            np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=atol)
-                network = f"files/{found.tasks[planned.stream].params['network']}/network.safetensors"
-                assert self.store.read(network) == self.base.store.read(network)
+                            np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=atol, err_msg=name)
         if not atol:
             kept = {key: value for key, value in self.metrics().items() if key.partition("{")[0] in arms}
             assert kept

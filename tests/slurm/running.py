@@ -24,7 +24,7 @@ from orchestrator.report.document import document
 from orchestrator.report.results import collect
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
-from tests.orchestrator.conftest import metrics, run_here
+from tests.orchestrator.conftest import changed, metrics, run_here
 from tests.slurm.cluster import Cluster
 
 # One training, one reference, two streams of two blocks, and their scores: five elements.
@@ -66,13 +66,6 @@ CLOSED = ("closed", "closed_cpu")  # partitions in which nothing starts
 ROOT = Path(__file__).parents[2]
 
 
-def changed(text: str, *changes: str) -> str:
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
 @dataclass
 class Place:
     """A folder of a user's, with a sweep, a site and a store, on a cluster."""
@@ -102,7 +95,7 @@ class Place:
         self.site(*partitions, *changes, more=more)
 
     def command(self, command: str, *options: str) -> list[str]:
-        site = ["--site", "site.yaml"] if command in ("submit", "run", "plan") else []
+        site = ["--site", "site.yaml"] if command in ("submit", "run", "plan", "doctor") else []
         tracking = ["--tracking", "none"] if command in ("submit", "run", "report") else []
         return [command, "sweep.yaml", *site, *tracking, *options]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ ROUNDS = 10
 ROUND_S = 1200.0  # in which a round must be over
 CALM = "PartitionName=calm Nodes=ALL State=UP PreemptMode=OFF\n"
 GRACE = "PartitionName=grace20 Nodes=ALL State=UP PreemptMode=REQUEUE GraceTime=20\n"
-CLUSTER = Settings(nodes=5, preempt=True, user_signal=True, enforce_memory=True, extra=CALM + GRACE)
+CLUSTER = Settings(nodes=5, gpus=1, preempt=True, user_signal=True, enforce_memory=True, extra=CALM + GRACE)
 
 SAMPLER = "sampler: {use: ./paced.py:Paced, steps: 2, trouble: %s}"
 TEXT = changed(
@@ -230,6 +231,11 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
         return f"good in {time.monotonic() - began:.0f} s ({how}); attempts: {words}{late}"
 
 
+def ended(number: int, frame: Any) -> None:
+    """A soak that is told to end takes its cluster with it."""
+    sys.exit(128 + number)
+
+
 def out(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -239,6 +245,7 @@ def main(rounds: int, seed: int) -> int:
     if reason := absent():
         out(reason)
         return 3
+    signal.signal(signal.SIGTERM, ended)
     folder = Path(tempfile.mkdtemp(prefix="slurm-soak-"))
     out(f"{rounds} rounds, seed {seed}, in {folder}")
     bad = 0

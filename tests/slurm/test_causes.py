@@ -63,6 +63,7 @@ CASES = {
     "sacct believes that it runs": ("", ran("1_0 RUNNING 0:0"), "", "lost"),
     "the last of its runs counts": ("", ran("1_0 PREEMPTED 0:0", "1_0.0 OUT_OF_MEMORY", "1_0 FAILED 3:0"), "", "died"),
     "squeue is ahead of sacct": (seen("TIMEOUT"), ran("1_0 RUNNING 0:0"), "", "timeout"),
+    "a second run without a word": (seen("FAILED", 9), "", f"{JOB} DUE TO JOB REQUEUE ***\n{STEP} ***\n", "died"),
     "the log of an earlier run": (seen("FAILED", 256), "", f"{JOB} DUE TO PREEMPTION ***\n{START}{EXIT} 1\n", "died"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,10 @@ def test_squeue_is_read() -> None:
     assert jobs["2"].name == "odd | name"
     assert jobs["1_6"].reason == "JobArrayTaskLimit"
     assert [job for job in jobs if jobs[job].stuck] == ["9"]
+    for reason in ("QOSMaxWallDurationPerJobLimit", "AssocMaxGRESPerJob", "QOSMaxCpuPerNode"):
+        assert replace(jobs["9"], reason=reason).stuck
+    for passing in ("QOSMaxJobsPerUserLimit", "AssocGrpCpuLimit", "QOSMaxCpuPerUserLimit", "Priority"):
+        assert not replace(jobs["9"], reason=passing).stuck
 
 
 def test_sacct_is_read() -> None:

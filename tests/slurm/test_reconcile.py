@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,10 @@ from orchestrator.report.results import Results
 from orchestrator.site import read_site
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
+from orchestrator.tracking.address import free_port
+from orchestrator.tracking.ui import ALONE
 from tests.orchestrator.conftest import run_here
+from tests.slurm.cluster import wait
 from tests.slurm.running import SITE, SMALL, changed
 
 SAMPLES = changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "")
@@ -51,6 +59,42 @@ def test_a_server_is_brought_up_to_date_and_a_file_is_not_touched(
     assert tracked == ([tracking] if tracking.startswith("http") else [])
     assert (tmp_path / "reports" / "report.html").exists()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on an empty database."""
+    pytest.importorskip("mlflow")
+    port = free_port(5100)
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"]
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(words, env=os.environ | ALONE, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200, "up", 120, 0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_real_server_has_the_cells_and_no_secret(
+    campaign: Campaign, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    secret = "hunter2-of-the-env-file"
+    monkeypatch.setenv("NAGBENCH_PASSWORD", secret)  # as env_file puts it there on a node
+    begun = dataclasses.replace(campaign, tracking=server, reports=str(tmp_path / "reports"))
+    for _ in range(2):  # every wave does it; a run is there once
+        assert cluster_commands.Reconcile(dataclasses.asdict(begun))(0) == 0
+    client = MlflowClient(server)
+    numbers = [each.experiment_id for each in client.search_experiments() if each.name != "Default"]
+    runs = client.search_runs(numbers)
+    cells = [run.info.run_name for run in runs if run.data.tags.get("kind") == "cell"]
+    assert sorted(cells) == ["nag 1", "plain"]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert kept == []
 
 
 def test_it_goes_on_with_what_was_submitted_or_not_at_all(campaign: Campaign, tmp_path: Path) -> None:

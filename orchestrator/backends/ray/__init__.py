@@ -37,6 +37,7 @@ GATHER_S = 0.5  # what an actor tells within this time comes in one answer; long
 ANSWERS_A_S = 200.0  # of all actors together
 BAD_STARTS_AT_MOST = 8  # actors in a row that died before they did anything
 FIRST_DOUBLING_GB = 4.0  # what is doubled where the site sets no memory
+LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # how Ray tells of an actor that it ended itself
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 
 
@@ -67,7 +68,8 @@ class Ray:
         address: str | None = None,
         cpus: int = 1,
     ) -> None:
-        self.store, self.options, self.settings = store, options, settings or Settings()
+        self.store, self.settings = store, settings or Settings()
+        self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
         self.url = store.root if store.local else store.url  # absolute: actors are in other folders
         self.connection = Connection(address, cpus, self.settings.token_file)
         self.nodes: list[Node] = nodes()
@@ -83,14 +85,18 @@ class Ray:
     # What a bundle asks for.
 
     def request(self, bundle: Bundle) -> Request:
+        """A training of several processes holds what as many workers hold, on one node: they run beside its actor."""
+        times = self.options.processes if bundle.kind == "train" else 1
         on_cpu = bundle.kind in self.settings.cpu_stages
         said: RayWorker = self.settings.cpu_worker if on_cpu else self.settings.worker
         wanted = said.gpus if said.gpus is not None else float(self.has_gpus and self.options.device != "cpu")
         gpus = 0.0 if on_cpu else wanted
-        memory = int((said.memory_gb or 0) * GB)
+        memory = int((said.memory_gb or 0) * times * GB)
         if bundle.doublings:
-            memory = min(int((said.memory_gb or FIRST_DOUBLING_GB) * GB) << bundle.doublings, self._memory_at_most())
-        return Request(gpus, said.cpus, memory, said.gpu_type or "", tuple(sorted(said.resources.items())))
+            first = (said.memory_gb or FIRST_DOUBLING_GB) * times
+            memory = min(int(first * GB) << bundle.doublings, self._memory_at_most())
+        custom = tuple(sorted(said.resources.items()))
+        return Request(gpus * times, said.cpus * times, memory, said.gpu_type or "", custom)
 
     def _memory_at_most(self) -> int:
         if self.settings.memory_gb_at_most is not None:
@@ -285,7 +291,7 @@ class Ray:
         self.looked, self.nodes = now, nodes()
         alive = {node.id for node in self.nodes}
         self.hands = [hand for hand in self.hands if hand.work or not hand.host or hand.node in alive]
-        lacking = [r for r in self.waiting.sorts_ready() if isinstance(r, Request) and not capacity(r, self.nodes)]
+        lacking = [r for r in self.waiting.sorts_left() if isinstance(r, Request) and not capacity(r, self.nodes)]
         self.lacking = {request: self.lacking.get(request, now) for request in lacking}
         for request, since in self.lacking.items():
             if now - since >= self.settings.wait_s:
@@ -300,7 +306,7 @@ def why(error: Exception, host: str) -> tuple[str, str]:
     from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
 
     text = str(error)
-    if isinstance(error, OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError) or LOW.search(text):
         return "host_memory", f"node {host} ran out of memory, and Ray ended its worker"
     if getattr(error, "preempted", False):
         return "preempted", f"node {host} was taken away"

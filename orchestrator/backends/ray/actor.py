@@ -62,11 +62,8 @@ class Actor:
         from orchestrator.worker import Worker
 
         torch.set_num_threads(1)
-        options = dict(self.options)
-        if options["device"] == "auto":
-            options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         store.logs.mkdir(parents=True, exist_ok=True)
-        worker = Worker(store, Options(**options), self._tell, store.logs)
+        worker = Worker(store, Options(**self.options), self._tell, store.logs)
         threading.Thread(target=self._work, args=(worker,), daemon=True).start()
         return ""
 

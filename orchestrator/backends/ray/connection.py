@@ -23,6 +23,7 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.snapshot import snapshot
 
 ANSWER_S = 5.0
+SERIES = "2.60"  # of Ray: this file and private.py use names of it that other versions do not have; pyproject.toml too
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job, which has its code already
 ADDRESS = re.compile(r"\[?(?P<host>[A-Za-z0-9_.:-]+?)\]?:(?P<port>\d{1,5})")
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -36,10 +37,9 @@ class Connection:
     """
 
     def __init__(self, address: str | None, cpus: int = 1, token_file: str | None = None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise EnvironmentProblem("Ray is not installed here: pip install 'nagbench[ray]'") from error
+        import_ray()
+        import ray
+
         if ray.is_initialized():
             raise EnvironmentProblem("this process has a connection to a Ray cluster already")
         self.kept = contextlib.ExitStack()
@@ -85,6 +85,19 @@ class Connection:
 
     def close(self) -> None:
         self.kept.close()
+
+
+def import_ray() -> None:
+    """Raises EnvironmentProblem where Ray is not here, or another one than this file knows."""
+    try:
+        import ray
+    except ImportError as error:
+        raise EnvironmentProblem("Ray is not installed here: pip install 'nagbench[ray]'") from error
+    if not f"{ray.__version__}.".startswith(f"{SERIES}."):
+        raise EnvironmentProblem(
+            f"Ray {ray.__version__} is installed here, and nagbench works with {SERIES}, as must its cluster: "
+            "pip install 'nagbench[ray]'"
+        )
 
 
 def check_answers(address: str) -> None:

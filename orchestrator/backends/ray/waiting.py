@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from orchestrator.backends import Work
@@ -16,6 +16,7 @@ class Waiting:
         self.open_needs: dict[int, int] = {}  # handle -> how many that it waits for have not ended
         self.behind: dict[int, list[int]] = defaultdict(list)  # handle -> those that wait for it
         self.ready: dict[Hashable, dict[str, dict[int, None]]] = {}  # sort -> network -> handles, in order
+        self.left: Counter[Hashable] = Counter()  # sort -> bundles that wait, ready or not
 
     def add(self, work: Work, sort: Hashable) -> list[int]:
         """Take in a bundle for workers of a sort. Returns the handles that can never start: this one, or none."""
@@ -23,6 +24,7 @@ class Waiting:
             self.outcomes[work.handle] = "skipped"
             return [work.handle]
         self.works[work.handle], self.sorts[work.handle] = work, sort
+        self.left[sort] += 1
         needs = [need for need in work.after if need not in self.outcomes]
         self.open_needs[work.handle] = len(needs)
         for need in needs:
@@ -46,7 +48,7 @@ class Waiting:
                     continue
                 self.open_needs[other] -= 1
                 if how != "done":
-                    del self.works[other]
+                    self._pop(other)
                     skipped.append(other)
                     pending.append((other, "skipped"))
                 elif not self.open_needs[other]:
@@ -55,6 +57,10 @@ class Waiting:
 
     def sorts_ready(self) -> list[Hashable]:
         return [sort for sort, networks in self.ready.items() if networks]
+
+    def sorts_left(self) -> list[Hashable]:
+        """Of all bundles that wait, whatever for."""
+        return [sort for sort, count in self.left.items() if count]
 
     def count(self, sort: Hashable) -> int:
         """How many bundles could start now."""
@@ -76,5 +82,9 @@ class Waiting:
                 del groups[network][handle]
                 if not groups[network]:
                     del groups[network]
-                return self.works.pop(handle)
+                return self._pop(handle)
         return None
+
+    def _pop(self, handle: int) -> Work:
+        self.left[self.sorts[handle]] -= 1
+        return self.works.pop(handle)

@@ -43,7 +43,7 @@ from orchestrator.store import Store
 from orchestrator.tasks import BLOCK_KINDS
 
 BLOCKS_A_BUNDLE = 8  # what an element does before it looks at the next bundle; not what one element does
-FIRST_LOOK_S = 1.0  # at the store; Slurm is asked every `poll_s`
+FIRST_LOOK_S, LAST_LOOK_S = 1.0, 30.0  # between looks at the store, less and less often; Slurm is asked every `poll_s`
 
 AfterWave = Callable[[str, Sequence[str]], None]
 
@@ -77,7 +77,7 @@ class Slurm:
         self.after_wave, self.hours = after_wave, hours
         self.stem = stem(store, record["owner"], plan.sweep.name)
         self.jobs = Jobs(store, plan.sweep.name, commands, note, others=True)
-        self.speeds = Speeds(plan, store, Done(store))
+        self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.extracts: dict[str, list[str]] = defaultdict(list)
         for digest, task in plan.tasks.items():
             if task.kind == "extract":
@@ -93,7 +93,7 @@ class Slurm:
 
     def size(self, plan: Plan, stream: str, blocks: int) -> int:
         seconds = sum(map(self.speeds.task_s, (stream, *self.extracts[stream])))
-        return max(1, min(BLOCKS_A_BUNDLE, int(self.site.target_minutes * 60 / max(seconds, 1e-3))))
+        return max(1, min(BLOCKS_A_BUNDLE, blocks, int(self.site.target_minutes * 60 / max(seconds, 1e-3))))
 
     def adopt(self) -> list[Bundle]:
         with alone(self.store):
@@ -257,7 +257,7 @@ class Slurm:
             events += self._look(True)
         self.looked = time.monotonic()
         slower = FIRST_LOOK_S if events else self.look_every * 1.5
-        self.look_every = min(self.site.poll_s, slower)
+        self.look_every = min(self.site.poll_s, LAST_LOOK_S, slower)
         return events
 
     def _look(self, ask: bool) -> list[Event]:
@@ -274,7 +274,7 @@ class Slurm:
             events += self._ends(each, done)
         self.jobs.close_waves()
         if any(isinstance(event, Step) for event in events) and SPEED in self.later.values():
-            self.speeds = Speeds(self.plan, self.store, done)
+            self.speeds = Speeds(self.plan, self.store, done, self.site.trained_on)
         return events + self._now(ask)
 
     def _published(self, done: Done) -> list[Event]:

@@ -34,6 +34,7 @@ NEVER = frozenset(
         *("launch failed requeued held", "launch_failed_requeued_held"),
     }
 )
+OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it asks for more than one job may have
 
 # Sizes, because without one some versions cut a field after 20 characters.
 QUEUE = {
@@ -85,7 +86,7 @@ class Job:
     @property
     def stuck(self) -> bool:
         """Whether it waits for what will not come by itself; `reason` says what."""
-        return self.state == "PENDING" and self.reason in NEVER
+        return self.state == "PENDING" and (self.reason in NEVER or OVER_LIMIT.match(self.reason) is not None)
 
 
 @dataclass(frozen=True)

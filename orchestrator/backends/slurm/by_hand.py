@@ -27,7 +27,8 @@ def again(command: str, store: str, array: str, index: int, options: Mapping[str
 
 
 def main() -> int:
-    from orchestrator.backends.slurm.element import Running, prepare
+    from orchestrator.backends.slurm.element import Running
+    from orchestrator.backends.slurm.process import prepare
     from orchestrator.backends.slurm.waves import Wave
     from orchestrator.store import Store
 

@@ -38,6 +38,7 @@ LOG = (
         "it could not be started on its node",
     ),
 )
+ENDED_ITSELF = ("COMPLETED", "FAILED")
 TERMINATED = 15
 
 
@@ -57,6 +58,8 @@ def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, st
     for cause, pattern, words in LOG:
         if state == "CANCELLED" and cause == "node":
             continue  # srun complains that way of a step that is ended while it starts
+        if state in ENDED_ITSELF and cause == "preempted":
+            continue  # that was said to an earlier run; the last one ended before its first word
         if found := _line(pattern, tail):
             return cause, f"{words}: {found}"
     if state == "CANCELLED":

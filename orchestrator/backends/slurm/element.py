@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.by_hand import again, settings
 from orchestrator.backends.slurm.causes import cause_of_requeue, tail
+from orchestrator.backends.slurm.process import prepare
 from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_array, read_job, stopped
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.retries import ALIKE_AT_MOST, HOPELESS, hopeless
@@ -51,11 +52,10 @@ PATIENCE_S = 600.0  # with a store that cannot be written just now
 HELD_S = 300.0  # with a training that somebody else, perhaps a node that is gone, has the lease of
 WAIT_S = 5.0
 SPARE_S = 30.0  # of the time limit that an element leaves
+FORGOTTEN_S = 600.0  # after a warning
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning is of something else
 REPAIRS = 3  # turns at a bundle in which a damaged file was found
 MARKS = ("starts", "ends")
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "XDG_CACHE_HOME")
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,6 @@ class Element:
         return running.run()
 
 
-def prepare(scratch: str | None) -> None:
-    """Threads and caches of this process, before anything heavy is imported."""
-    if scratch:
-        base = os.path.expandvars(scratch)
-        for name in CACHES if "$" not in base else ():  # a variable that this node does not have
-            os.environ.setdefault(name, os.path.join(base, "nagbench", name.lower()))
-    for name in ONE_THREAD:
-        os.environ.setdefault(name, "1")
-
-
 @dataclass
 class Running:
     """One run of an element, on one of its tasks; only the first task (rank 0) leaves marks."""
@@ -100,7 +90,7 @@ class Running:
     options: Mapping[str, Any]
     by_hand: bool = False  # by a person, beside the queue: nothing is marked, and what stops the queue does not stop it
     started: float = field(default_factory=time.time)
-    warned: threading.Event = field(default_factory=threading.Event)
+    warned: list[float] = field(default_factory=list)  # times (monotonic)
     ends: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds of the longest step so far, by kind
@@ -204,22 +194,32 @@ class Running:
         if why := self._hopeless(bundle):
             return {"outcome": "skipped", "reason": why}
         end: dict[str, Any] = {"outcome": "corrupt"}
-        for _ in range(REPAIRS):
-            if end["outcome"] == "corrupt":
-                end = self._steps(bundle)
+        try:
+            for _ in range(REPAIRS):
+                if end["outcome"] == "corrupt":
+                    end = self._steps(bundle)
+        except ValueError as error:  # of a task that no plan of the store has, or that this code knows otherwise
+            from orchestrator.worker import outcome
+
+            _say(str(error))
+            return {"digest": self.current, **outcome(error)}
         if end.get("cause") in HOPELESS and bundle.kind in BLOCK_KINDS and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
                 give_up(self.store, self.wave, self._stream(end["digest"]), end["reason"])
         return end
 
     def _hopeless(self, bundle: Bundle) -> str:
-        """Why not to begin a bundle: several cells of its arm have failed alike; empty if there is no such reason."""
+        """Why not to begin a bundle: its cell has failed for good, or several of its arm have alike; else empty."""
         if bundle.kind not in BLOCK_KINDS or self.by_hand:
             return ""
         failed = self._patiently(lambda: given_up(self.store, self.wave))
-        if len(failed) < ALIKE_AT_MOST:
+        if not failed:
             return ""
         self._kind(bundle, bundle.steps[0][0])  # reads the plan
+        if reason := failed.get(self._stream(bundle.steps[0][0])):
+            return f"not tried: another block of its cell failed: {reason}"
+        if len(failed) < ALIKE_AT_MOST:
+            return ""
         arms = self._patiently(lambda: self.store.read_record(plan_name(bundle.plan), repair=False)).get("arms", {})
         for arm, (count, left) in hopeless(arms, failed).items():
             if self._stream(bundle.steps[0][0]) in left:
@@ -232,10 +232,10 @@ class Running:
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
+            self.current = digest
             kind = self._kind(bundle, digest)
             if self._published(digest, blocks, kind) or (self.rank and kind != "train"):
                 continue
-            self.current = digest
             if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
             if self.steps and kind != "train" and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
@@ -265,7 +265,7 @@ class Running:
             if end["outcome"] == "failed":
                 _say(end.get("traceback") or end["reason"])
             patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end.get("cause") or end["outcome"], 0.0)
-            if time.monotonic() - began >= patience or self.warned.is_set() or self._stopped():
+            if time.monotonic() - began >= patience or self._warned() or self._stopped():
                 return end
             _say(f"{end.get('reason') or end['outcome']}; waiting")
             time.sleep(WAIT_S)
@@ -317,9 +317,13 @@ class Running:
         if number == signal.SIGTERM and self._stopped():
             self._mark_end("stopped")
             os._exit(143)
-        self.warned.set()
+        self.warned.append(time.monotonic())
         if self._left() < self.options.get("signal_s", 90.0) + WARNED_S:
             threading.Thread(target=self._at_the_end, daemon=True).start()
+
+    def _warned(self) -> bool:
+        """Whether this process is about to be ended. A warning that nothing came of is forgotten."""
+        return bool(self.warned) and time.monotonic() - self.warned[-1] < FORGOTTEN_S
 
     def _at_the_end(self) -> None:
         """After the warning for the time limit: begin again just before it."""

@@ -1,0 +1,111 @@
+"""Commands with a site, where no cluster is needed: what they will take there, and what does not go together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.conftest import Ran, nagbench
+
+SLURM = "kind: slurm\npartition: gpu\ncpu_partition: cpu\nthrottle: 2\n"
+RAY = "kind: ray\naddress: 127.0.0.1:9\njobs: http://127.0.0.1:9\n"
+BELONGS = "--here, --workers, --device, --backend and --processes are for this machine; a site's file has its own"
+UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[[str], Path]:
+    def made(text: str) -> Path:
+        path = tmp_path / "site.yaml"
+        path.write_text(text)
+        return path
+
+    return made
+
+
+def test_plan_says_what_it_will_take(
+    finished: Ran, write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """From measured speeds where there are some; what was never measured is said to be a guess."""
+    shutil.copytree(finished.store.root, tmp_path / "store")
+    options = ("--store", tmp_path / "store", "--site", site(SLURM))
+    none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
+    assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
+    more = write("count: 40", "count: 4000")
+    said = nagbench("plan", more, *options).stdout
+    words = r"arrays?, [\d,]+ elements?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
+    assert re.search(words, said)
+    assert "Disk for its cells: " in said
+    assert re.search(r"in [\d,]+ files", said)
+    told = json.loads(nagbench("plan", more, *options, "--json").stdout)["site"]
+    assert [stage["stage"] for stage in told["stages"]] == ["sample", "score"]
+    assert "sample" not in told["guessed"]
+    assert told["makespan_seconds"] > 0
+    new = write("hidden: 16", "hidden: 24", name="new.yaml")
+    assert "The time of " in (guessed := nagbench("plan", new, *options).stdout)
+    assert "is a guess: nothing of that sort was measured yet." in guessed
+
+
+def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
+    finished: Ran, write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(finished.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("blocks"))
+    more = write("class_accuracy]", "class_accuracy, density_coverage]")
+    said = nagbench("plan", more, "--store", tmp_path / "store", "--site", site(SLURM)).stdout
+    assert "8 cells have scores, but no samples or features any more" in said
+    assert "GPU hours" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "message"),
+    [
+        (("run", "--workers", "2"), SLURM, BELONGS),
+        (("run", "--here"), SLURM, BELONGS),
+        (("run", "--device", "cpu"), RAY, BELONGS),
+        (("run", "--backend", "ray"), RAY, BELONGS),
+        (("run", "--max-gpu-hours", "1"), RAY, UNCOUNTED),
+        (("run", "--max-gpu-hours", "1"), "", UNCOUNTED),
+        (("submit", "--max-gpu-hours", "1"), RAY, UNCOUNTED),
+        (("submit",), "kind: local\n", "kind 'local' has no queue; nagbench run --site does the sweep there."),
+        (("run",), "kind: ray\n", "address is missing: HOST:6379, as `ray start --head` says it"),
+        (("submit",), "kind: ray\n", "jobs is missing: the address of Ray's Job API, such as http://head:8265"),
+        (("cancel", "--arm", "nag"), RAY, "--arm, --cell: a Ray job does its sweep as a whole; cancel it whole."),
+    ],
+)
+def test_what_does_not_go_together(
+    write: Callable[..., Path],
+    site: Callable[[str], Path],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    text: str,
+    message: str,
+) -> None:
+    command, *more = options
+    tracking = () if command == "cancel" else ("--tracking", "none")
+    where = ("--site", site(text)) if text else ()
+    done = nagbench(command, write(), *where, "--store", tmp_path / "store", *tracking, *more)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert not (tmp_path / "store" / "plans").exists(), "nothing half queued"
+
+
+def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path) -> None:
+    """What the store says is said all the same."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    options = ("--store", tmp_path / "store", "--site", site(RAY))
+    status = nagbench("status", write(), *options)
+    assert status.returncode == 0, status.stderr
+    assert "Cells: 0 of 8 done, 0 failed, 8 to do." in status.stdout
+    assert "Ray does not say what is queued: no Ray cluster answers at 127.0.0.1:9: " in status.stdout
+    for command in (("submit", "--tracking", "none"), ("run", "--tracking", "none"), ("logs",), ("cancel",)):
+        done = nagbench(command[0], write(), *options, *command[1:])
+        assert done.returncode == 3, done.stdout
+        assert "no Ray cluster answers at 127.0.0.1:9: " in done.stderr
+    doctor = json.loads(nagbench("doctor", *options, "--json").stdout)
+    rows = {row["name"]: row for row in doctor["rows"]}
+    assert (rows["address"]["state"], rows["jobs"]["state"], doctor["ok"]) == ("warning", "missing", False)

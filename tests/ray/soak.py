@@ -1,0 +1,220 @@
+"""`python -m tests.ray.soak [ROUNDS] [SEED]`, the second half of `make soak`: sweeps on a Ray of our own where all goes
+wrong.
+
+In each round one sweep runs, watched or as a job of the cluster, and all of FAULTS befall it in random order. Then it
+must have the numbers of an undisturbed run bit for bit, and nothing that was done may have been done again. Each round
+prints one line; the seed is printed, and the same seed gives the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Done, plan
+from orchestrator.report.document import document
+from orchestrator.report.results import collect
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from tests.orchestrator.conftest import Ran, metrics
+from tests.ray.conftest import node, processes, ray_of_our_own, started, until
+from tests.slurm.faults import ARMS, PACED, mounted, undisturbed
+from tests.slurm.soak import ROUNDS, TEXT, ended, out
+
+ROUND_S = 900.0  # in which a round must be over
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Round:
+    folder: Path
+    ray: str  # the folder of Ray's own files
+    cluster: Any
+    nodes: list[Any]  # with a GPU; one may be lost at a time
+    chance: random.Random
+    job: bool  # whether the sweep is a job of the cluster; else an engine watches
+    engine: subprocess.Popen[str] | None = None
+    began: int = 0  # drivers
+
+    def __post_init__(self) -> None:
+        (self.folder / "paced.py").write_text(PACED)
+        (self.folder / "sweep.yaml").write_text(TEXT)
+        site = f"kind: ray\naddress: {self.cluster.address}\njobs: http://{self.cluster.webui_url}\n"
+        (self.folder / "site.yaml").write_text(f"{site}python: {sys.executable}\nworker: {{gpus: 1, cpus: 1}}\n")
+        self.store = Store(str(self.folder / "results" / "store"))
+        self.faults = Path(os.environ["NAGBENCH_FAULTS"])
+
+    def says(self, **settings: float) -> None:
+        for name, value in settings.items():
+            (self.faults / name).write_text(str(value))
+
+    def command(self, command: str, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "orchestrator.cli", command, "sweep.yaml", "--site", "site.yaml"]
+        words += ["--tracking", "none", "--checkpoint-seconds", "0.5"] if command in ("run", "submit") else []
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        pipes: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(words, cwd=self.folder, env=environment, **pipes)
+
+    def begin(self) -> None:
+        """What drives the sweep, for the first time or again."""
+        self.began += 1
+        with (self.folder / "driver.log").open("a") as log:
+            made = self.command("submit" if self.job else "run", log)
+        if self.job:
+            assert made.wait(240) == 0, "not submitted"
+        else:
+            self.engine = made
+
+    def drivers(self) -> list[int]:
+        if self.job:
+            return processes(b"orchestrator.ray_jobs", self.ray)
+        assert self.engine is not None
+        return [self.engine.pid] if self.engine.poll() is None else []
+
+    def said(self) -> str:
+        """What the drivers wrote."""
+        of_job = self.command("logs").communicate()[0] if self.job else ""
+        return (self.folder / "driver.log").read_text() + of_job
+
+
+def an_actor_is_killed(now: Round) -> None:
+    os.kill(now.chance.choice(until(lambda: processes(b"ray::Actor", now.ray), 120)), signal.SIGKILL)
+
+
+def a_node_is_lost_and_another_comes(now: Round) -> None:
+    until(lambda: processes(b"ray::Actor.turn", now.ray), 120)
+    now.cluster.remove_node(now.nodes.pop(now.chance.randrange(len(now.nodes))))
+    time.sleep(now.chance.uniform(0, 8))
+    now.nodes.append(node(now.cluster, f"n{time.time():.0f}"))
+
+
+def a_node_comes_and_goes(now: Round) -> None:
+    made = node(now.cluster, f"n{time.time():.0f}")
+    time.sleep(now.chance.uniform(2, 12))
+    now.cluster.remove_node(made)
+
+
+def the_driver_is_killed(now: Round) -> None:
+    for pid in until(now.drivers, 60):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not now.drivers(), 60)
+    time.sleep(now.chance.uniform(0, 5))
+    if now.job:  # the cluster knows of the end of a job a little later
+        until(lambda: "RUNNING" not in (now.command("status").communicate()[0]), 60)
+    now.begin()
+
+
+def the_store_is_full(now: Round) -> None:
+    full = Path(now.store.root).parent / "full"
+    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(now.chance.uniform(3, 10))
+    full.unlink()
+
+
+def a_block_is_truncated(now: Round) -> None:
+    """Features that are still to be scored."""
+    planned, done = plan(read_sweep(str(now.folder / "sweep.yaml"))), Done(now.store)
+    tasks = planned.tasks.items()
+    scored = {task.params["features"] for digest, task in tasks if digest in done.small.get("score", ())}
+    streams = [digest for digest, task in tasks if task.kind == "extract" and digest not in scored]
+    found = [now.store.path(f"blocks/{d}/{name}") for d in streams for name in now.store.list(f"blocks/{d}")]
+    if found:
+        place = Path(now.chance.choice(found))
+        place.write_bytes(place.read_bytes()[:100])
+
+
+FAULTS = (
+    *(an_actor_is_killed, a_node_is_lost_and_another_comes, a_node_comes_and_goes, the_driver_is_killed),
+    *(the_store_is_full, a_block_is_truncated),
+)
+
+
+def round_of(now: Round, base: Ran) -> str:
+    """One round; what happened, in a line. Raises what went wrong."""
+    began = time.monotonic()
+    now.says(step=0.05, pace=1)
+    now.begin()
+    for fault in now.chance.sample(FAULTS, len(FAULTS)):
+        time.sleep(now.chance.uniform(2, 8))
+        fault(now)
+    now.says(step=0, pace=0.1)
+    end = time.monotonic() + ROUND_S
+    while now.drivers():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not over after {ROUND_S:.0f} s")
+        time.sleep(1)
+    again = now.command("run")  # finds nothing to do but what failed, which is not tried again
+    said = again.communicate()[0]
+    assert again.returncode == 1, said
+    assert not processes(b"ray::Actor", now.ray), "actors are left"
+    same(now, base)
+    attempts = [json.loads(path.read_text()) for path in now.folder.glob("results/store/attempts/*/*.json")]
+    causes = Counter(attempt["cause"] for attempt in attempts)
+    assert causes["bad_input"] >= 1
+    words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items()))
+    how = f"{'a job' if now.job else 'an engine'}, {now.began} drivers"
+    return f"good in {time.monotonic() - began:.0f} s ({how}); attempts: {words}"
+
+
+def same(now: Round, base: Ran) -> None:
+    """The numbers of the undisturbed run, and no block that was made when it was there."""
+    planned = plan(read_sweep(str(now.folder / "sweep.yaml")))
+    ours, theirs = metrics(document(collect(planned, now.store), now.store)), metrics(base.document())
+    kept = {key: value for key, value in ours.items() if key.partition("{")[0] in ARMS}
+    assert kept
+    assert kept.items() <= theirs.items()
+    for digest, task in planned.tasks.items():
+        if task.kind in ("sample", "extract"):
+            names = now.store.list(f"blocks/{digest}")
+            aside = len(list(now.folder.glob(f"results/store/quarantine/blocks/{digest}/*")))
+            log = now.store.logs / f"{digest}.log"
+            made = log.read_text().count(" done in ") if log.exists() else 0
+            assert made <= len(names) + aside, f"{task.kind} {digest} was made again"
+
+
+def main(rounds: int, seed: int) -> int:
+    signal.signal(signal.SIGTERM, ended)
+    folder = Path(tempfile.mkdtemp(prefix="ray-soak-"))
+    out(f"{rounds} rounds on Ray, seed {seed}, in {folder}")
+    bad = 0
+    base = undisturbed(folder / "base", TEXT)
+    for number in range(rounds):
+        here = folder / f"r{number}"
+        (here / "faults").mkdir(parents=True)
+        os.environ["NAGBENCH_FAULTS"] = str(here / "faults")
+        chance = random.Random(seed + number)
+        with ray_of_our_own() as ray, started() as cluster, mounted(here / "results", megabytes=96):
+            try:
+                now = Round(here, ray, cluster, cluster.nodes, chance, chance.random() < 0.5)
+                said = round_of(now, base)
+            except Exception:  # noqa: BLE001  (the next round is to come all the same)
+                bad += 1
+                said = f"BAD\n{traceback.format_exc()}"
+                said += now.said()[-8000:]
+                if now.engine is not None:
+                    now.engine.kill()
+            out(f"round {number} (seed {seed + number}): {said}")
+        if "BAD" not in said:
+            shutil.rmtree(here, ignore_errors=True)
+    out(f"{rounds - bad} of {rounds} rounds on Ray were good")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    sys.exit(main(*(given[:1] or [ROUNDS]), *(given[1:2] or [int(time.time())])))

@@ -1,0 +1,156 @@
+"""An element, and who watches it, where no Slurm is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator import backends, engine
+from orchestrator.backends import Bundle, Work, slurm
+from orchestrator.backends.slurm import Slurm, element
+from orchestrator.backends.slurm.arrays import arrays
+from orchestrator.backends.slurm.commands import Absent, Commands
+from orchestrator.backends.slurm.element import STOP, Element, Running
+from orchestrator.backends.slurm.process import CACHES, prepare
+from orchestrator.backends.slurm.waves import begin, give_up, write_array
+from orchestrator.plan import plan
+from orchestrator.site import Slurm as Settings
+from orchestrator.spec import read_sweep
+from orchestrator.store import Store
+from tests.orchestrator.conftest import Ran, run_here
+from tests.slurm.running import ROOT, SMALL
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "sweep.yaml").write_text(SMALL)
+    return run_here(folder / "sweep.yaml", folder / "store")
+
+
+@pytest.fixture
+def running(done: Ran, tmp_path: Path) -> Callable[..., Running]:
+    """`running(steps)`: an element with these steps, on a store that has the network and no samples."""
+    shutil.copytree(done.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("blocks"))
+    store = Store(str(tmp_path / "store"))
+    planned = plan(read_sweep(done.plan.sweep.path))
+
+    def made(*steps: tuple[str, tuple[int, ...]]) -> Running:
+        bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
+        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time()})
+        (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
+        write_array(store, wave, 0, array)
+        return Running(store, wave, 0, 0, {"folder": str(tmp_path)})
+
+    return made
+
+
+def samples(done: Ran) -> str:
+    return next(digest for digest, task in done.plan.tasks.items() if task.kind == "sample")
+
+
+def test_a_file_stop_ends_it_after_the_block(
+    done: Ran, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stream = samples(done)
+    made = running((stream, (0,)), (stream, (1,)))
+    step = Running._step
+
+    def and_then(self: Running, *arguments: Any) -> Any:
+        (tmp_path / STOP).touch()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Running, "_step", and_then)
+    assert made.run() == "stopped"
+    assert made.store.list(f"blocks/{stream}") == done.store.list(f"blocks/{stream}")[:1]
+
+
+def test_a_task_that_no_plan_has_is_bad_input_and_the_rest_is_done(
+    done: Ran, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = running(("0" * 32, (0,)))
+    assert made.run() == "done"
+    (end,) = made.ends
+    assert (end["outcome"], end["cause"], end["digest"]) == ("failed", "bad_input", "0" * 32)
+    assert "has the task 000" in end["reason"]
+
+
+def test_no_other_block_of_a_cell_that_has_failed_is_tried(done: Ran, running: Callable[..., Running]) -> None:
+    stream = samples(done)
+    made = running((stream, (0,)))
+    give_up(made.store, made.wave, stream, "not finite")
+    assert made.run() == "done"
+    (end,) = made.ends
+    assert (end["outcome"], end["reason"]) == ("skipped", "not tried: another block of its cell failed: not finite")
+    assert not made.store.list(f"blocks/{stream}")
+
+
+def test_elements_start_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(element.time, "sleep", slept.append)
+    monkeypatch.setattr(element.signal, "signal", lambda *_: signal.SIG_DFL)
+    monkeypatch.setattr(Running, "run", lambda self: "done")
+    for index in (0, 1, 19, 20):
+        Element("memory://x", "small", 1, 0, {"stagger_s": 0.5})(index)
+    assert slept == [0.0, 0.5, 9.5, 0.0]
+
+
+def test_caches_go_to_the_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    prepare("$NOT_HERE/x")
+    assert not [name for name in CACHES if name in os.environ]
+    monkeypatch.setenv("NODE_DISK", str(tmp_path))
+    for name in CACHES:
+        monkeypatch.setenv(name, "x")  # so that the patch takes back what comes now
+        monkeypatch.delenv(name)
+    prepare("$NODE_DISK/me")
+    assert {os.environ[name] for name in CACHES} == {f"{tmp_path}/me/nagbench/{name.lower()}" for name in CACHES}
+
+
+class Asked(Commands):
+    """Slurm's commands on a cluster where nothing happens; when they were called."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.clock, self.times = clock, []
+
+    def queue(self) -> list[Any]:
+        self.times.append(self.clock())
+        return []
+
+    def accounts(self, *arguments: Any, **options: Any) -> list[Any]:
+        raise Absent("none here")
+
+
+def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def clock() -> float:
+        return now
+
+    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=clock, sleep=sleep, time=time.time))
+    asked = Asked(clock)
+    record = {"owner": "me", "generation": 1, "since": 0.0}
+    backend: backends.Backend = Slurm(
+        done.store, done.plan, Settings(), tmp_path, ROOT, asked, lambda text: None, record, {}
+    )
+    while now < 7200:
+        assert backend.poll(0.5) == []
+    gaps = [later - sooner for sooner, later in zip(asked.times, asked.times[1:], strict=False)]
+    assert min(gaps) >= 60
+    assert max(gaps) < 60 * 1.15 + 30 + 1
+    assert len({round(gap) for gap in gaps}) > 1
