@@ -78,11 +78,18 @@ def world(environ: Mapping[str, str] = os.environ) -> World:
     return ALONE
 
 
-def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """The variables for process `rank` of `size` on this machine."""
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def environment(rank: int, size: int, port: int, host: str = "127.0.0.1") -> dict[str, str]:
+    """The variables for process `rank` of `size`: on this machine, or where each sees no GPUs but its own."""
+    here = {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
     here |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else torch advises against what nag.training needs
     return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), **here}
+
+
+def free_port() -> int:
+    """A port that nobody uses on any address of this machine."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
 
 
 def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:

@@ -40,7 +40,7 @@ def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
     todo = missing(plan, done)
 
     def size(plan: Plan, stream: str, blocks: int) -> int:
-        return max(1, min(BLOCKS_A_BUNDLE, blocks, int(site.target_minutes * 60 / max(speeds.task_s(stream), 1e-3))))
+        return min(BLOCKS_A_BUNDLE, blocks, speeds.blocks_in(site.target_minutes, stream))
 
     work: list[Work] = []
     makers: dict[str, set[int]] = {}

@@ -56,6 +56,19 @@ class Speeds:
         seconds = median(rates) * self._units(task) if rates else self._guess(task)
         return seconds / self.trained_on if "train" in task.params else seconds
 
+    def blocks_in(self, minutes: float, stream: str) -> int:
+        """How many blocks of a stream, with all features of them, are done in so many minutes; one at least."""
+        return max(1, int(minutes * 60 / max(sum(map(self.task_s, (stream, *self._extracts[stream]))), 1e-3)))
+
+    @cached_property
+    def _extracts(self) -> dict[str, list[str]]:
+        """Of each stream, the tasks that make features of it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for digest, task in self.plan.tasks.items():
+            if task.kind == "extract":
+                found[task.params["stream"]].append(digest)
+        return found
+
     def measured(self, digest: str) -> bool:
         return bool(self.known.get(self.sort(self.plan.tasks[digest])))
 

@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nag.distributed import World, environment, world
+from nag.distributed import World, environment, free_port, world
 from orchestrator import user_code
 from orchestrator.causes import cause_of
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
@@ -160,12 +159,6 @@ def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[
         for other in others:
             with contextlib.suppress(BrokenPipeError):
                 other.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def test_doctor_says_what_is_missing(place: Place) -> None:
     code, found = rows(place, place.cluster.without("sacct"))
     assert code == 3
     assert "Invalid account or account/partition combination" in found["job"]["detail"]
-    assert found["account"]["detail"] == "you have no account 'nobody', but lab"
+    assert found["account"]["detail"] == "you have no account 'nobody', but lab, root"
     assert (found["accounting"]["state"], found["accounting"]["detail"]) == ("warning", "no sacct")
     assert found["weights that it needs"]["state"] == "missing"
     assert "dinov2" in found["weights that it needs"]["fix"]

@@ -3,24 +3,26 @@ which keeps its networks loaded and does one bundle at a time. What needs no GPU
 
 Each actor has one call in flight at most, however much waits. Ray retries nothing (max_restarts, max_task_retries 0):
 an end is told to the engine with its cause, and the engine decides.
+
+A training by several processes has an actor for each, on as few nodes as hold them, which end with it. Ray Train is not
+used: it wants pyarrow and pandas on every node and brings checkpoints, retries and a group of its own, so that training
+would be another thing here than on Slurm.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.backends import Bundle, End, Event, Step, Work, event_of, message_of
-from orchestrator.backends.local import BLOCKS_A_BUNDLE, ONE_THREAD
-from orchestrator.backends.ray.actor import Actor
+from orchestrator.backends.local import BLOCKS_A_BUNDLE
 from orchestrator.backends.ray.connection import Connection
-from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes
+from orchestrator.backends.ray.hands import Hand, Peer, start
+from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing, nodes
 from orchestrator.backends.ray.waiting import Waiting
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import Plan
@@ -37,24 +39,8 @@ GATHER_S = 0.5  # what an actor tells within this time comes in one answer; long
 ANSWERS_A_S = 200.0  # of all actors together
 BAD_STARTS_AT_MOST = 8  # actors in a row that died before they did anything
 FIRST_DOUBLING_GB = 4.0  # what is doubled where the site sets no memory
+PEER_FAILED = "PeerFailed: "  # in a reason: the error of nag.distributed, of a process that another one has left
 LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # how Ray tells of an actor that it ended itself
-NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-
-
-@dataclass
-class Hand:
-    """An actor, as this side knows it."""
-
-    request: Request
-    remote: Any
-    ref: Any  # the call in flight; None: it has nothing to do
-    host: str = ""  # "": not up yet
-    node: str = ""
-    about: dict[str, Any] = field(default_factory=dict)
-    work: Work | None = None
-    stepped: int = 0  # steps of that bundle that are published
-    networks: list[str] = field(default_factory=list)  # that it has loaded, the latest last
-    idle_since: float = field(default_factory=time.monotonic)
 
 
 class Ray:
@@ -85,23 +71,26 @@ class Ray:
     # What a bundle asks for.
 
     def request(self, bundle: Bundle) -> Request:
-        """A training of several processes holds what as many workers hold, on one node: they run beside its actor."""
-        times = self.options.processes if bundle.kind == "train" else 1
         on_cpu = bundle.kind in self.settings.cpu_stages
         said: RayWorker = self.settings.cpu_worker if on_cpu else self.settings.worker
         wanted = said.gpus if said.gpus is not None else float(self.has_gpus and self.options.device != "cpu")
-        gpus = 0.0 if on_cpu else wanted
-        memory = int((said.memory_gb or 0) * times * GB)
-        if bundle.doublings:
-            first = (said.memory_gb or FIRST_DOUBLING_GB) * times
-            memory = min(int(first * GB) << bundle.doublings, self._memory_at_most())
+        memory = int((said.memory_gb or 0) * GB)
         custom = tuple(sorted(said.resources.items()))
-        return Request(gpus * times, said.cpus * times, memory, said.gpu_type or "", custom)
+        processes = self.options.processes if bundle.kind == "train" else 1
+        avoid = bundle.avoid if processes > 1 else ()
+        asked = Request(0.0 if on_cpu else wanted, said.cpus, memory, said.gpu_type or "", custom, processes, avoid)
+        if bundle.doublings:
+            most = int((said.memory_gb or FIRST_DOUBLING_GB) * GB) << bundle.doublings
+            asked = dataclasses.replace(asked, memory=min(most, self._memory_at_most(asked)))
+        return asked
 
-    def _memory_at_most(self) -> int:
+    def _memory_at_most(self, asked: Request) -> int:
+        """For each process; what the site says, or the nodes that have the rest can give to all of them at once."""
         if self.settings.memory_gb_at_most is not None:
             return int(self.settings.memory_gb_at_most * GB)
-        return int(max((node.resources.get("memory", 0) for node in self.nodes), default=0))
+        have = [int(node.resources.get("memory", 0)) for node in self.nodes]
+        shares = {memory // number for memory in have for number in range(1, asked.processes + 1)}
+        return max((m for m in shares if capacity(dataclasses.replace(asked, memory=m), self.nodes)), default=0)
 
     def size(self, plan: Plan, stream: str, blocks: int) -> int:
         workers = self._at_most(self.request(Bundle((), kind="sample")))
@@ -109,7 +98,8 @@ class Ray:
 
     def _at_most(self, request: Request) -> int:
         found = capacity(request, self.nodes)
-        return found if self.settings.workers is None else min(found, self.settings.workers)
+        most = self.settings.workers
+        return found if most is None else min(found, max(1, most // request.processes))
 
     # The conversation with the engine.
 
@@ -126,24 +116,21 @@ class Ray:
 
         self._look()
         events = self._dispatch()
-        calls = {hand.ref: hand for hand in self.hands if hand.ref is not None}
+        calls = {each.ref: (hand, each) for hand in self.hands for each in hand.all if each.ref is not None}
         if not calls:
             time.sleep(0.0 if events else min(timeout_s, 0.1))
-            return events
+            return events + self._settled()
         answered, _ = ray.wait(list(calls), num_returns=1, timeout=0 if events else timeout_s, fetch_local=False)
         if answered and len(calls) > 1:
             answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
-        for ref in answered:
-            events += self._heard(calls[ref])
-        return events + self._dispatch()
+        for hand, each in map(calls.__getitem__, answered):
+            if hand in self.hands:  # not ended by what another of its actors has told
+                events += self._heard(hand) if each is hand else self._heard_of(hand, each)
+        return events + self._settled() + self._dispatch()
 
     def close(self) -> None:
-        import ray
-
-        for hand in self.hands:
-            with contextlib.suppress(Exception):
-                ray.kill(hand.remote)
-        self.hands.clear()
+        for hand in list(self.hands):
+            self._dismiss(hand)
         self.connection.close()
 
     # The actors.
@@ -159,49 +146,85 @@ class Ray:
             return self._lost(hand, error)
         hand.ref = None
         if not hand.host:
-            if answer["problem"]:
-                raise EnvironmentProblem(f"on node {answer['host']} of the Ray cluster: {answer['problem']}")
-            hand.host, hand.node, hand.about, self.bad_starts = answer["host"], answer["node"], answer, 0
-            hand.idle_since = time.monotonic()
-            return []
+            return self._up(hand, hand, answer)
         events: list[Event] = []
         for message in answer:
             event = event_of(message)
             hand.stepped += isinstance(event, Step)
-            events += self._ended(hand, event) if isinstance(event, End) else [event]
-        if hand.work is not None:
+            if not isinstance(event, End):
+                events.append(event)
+            elif not (hand.peers and PEER_FAILED in event.reason):
+                events += self._ended(hand, event)
+            elif not hand.lost:
+                hand.expect(event)
+        if hand.work is not None and not any(message["event"] == "end" for message in answer):
             self._call(hand, None)
         return events
+
+    def _heard_of(self, hand: Hand, peer: Peer) -> list[Event]:
+        """The same, of another process of a training. What it has to say of its end is said if the first does not."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            answer = ray.get(peer.ref)
+        except RayError as error:
+            return self._lost(hand, error, peer)
+        peer.ref = None
+        if not hand.host:
+            return self._up(hand, peer, answer)
+        end = event_of(answer[-1])
+        if isinstance(end, End) and end.outcome != "done" and hand.ending is None:
+            hand.expect(end)
+        return []
+
+    def _up(self, hand: Hand, who: Peer, answer: dict[str, Any]) -> list[Event]:
+        who.ref = None
+        if answer["problem"]:
+            raise EnvironmentProblem(f"on node {answer['host']} of the Ray cluster: {answer['problem']}")
+        hand.up(who, answer)
+        self.bad_starts = 0
+        return []
+
+    def _settled(self) -> list[Event]:
+        ended = [(hand, hand.ending) for hand in self.hands if hand.ending is not None and hand.settled()]
+        return [event for hand, end in ended for event in self._ended(hand, end)]
 
     def _call(self, hand: Hand, message: dict[str, Any] | None) -> None:
         hand.ref = hand.remote.turn.remote(message, TURN_S, max(GATHER_S, len(self.hands) / ANSWERS_A_S))
 
     def _ended(self, hand: Hand, end: End) -> list[Event]:
         hand.work, hand.idle_since = None, time.monotonic()
+        if hand.peers:
+            self._dismiss(hand)
         if end.outcome == "failed":
-            end = dataclasses.replace(end, details={**self._where(hand), **(end.details or {})})
+            end = dataclasses.replace(end, details={**hand.where(), **(end.details or {})})
         skipped = self.waiting.end(end.handle, end.outcome)
         return [end, *(End(handle, "skipped") for handle in skipped)]
 
-    def _where(self, hand: Hand) -> dict[str, Any]:
-        return {"host": hand.host, "node": hand.node, "pid": hand.about.get("pid", 0)}
+    def _dismiss(self, hand: Hand) -> None:
+        if hand in self.hands:
+            self.hands.remove(hand)
+        hand.kill()
 
-    def _lost(self, hand: Hand, error: Exception) -> list[Event]:
-        """An actor is gone, and with it its bundle."""
-        import ray
-
-        self.hands.remove(hand)
-        with contextlib.suppress(Exception):
-            ray.kill(hand.remote)  # one that cannot be reached may still be at work
-        if hand.work is None:
+    def _lost(self, hand: Hand, error: Exception, peer: Peer | None = None) -> list[Event]:
+        """An actor is gone, and with it its bundle; a peer is, and the first has to notice and let go."""
+        who, work = peer or hand, hand.work
+        who.ref = None
+        if peer is None or work is None:
+            self._dismiss(hand)
+        if work is None:
             self._bad_start(error)
             return []
-        cause, reason = why(error, hand.host)
-        bundle = hand.work.bundle
-        at = bundle.steps[min(hand.stepped, len(bundle.steps) - 1)][0]
-        full = hand.request.memory and hand.request.memory >= self._memory_at_most()
-        details = {"at_memory_bound": True} if cause == "host_memory" and full else {}
-        return self._ended(hand, End(hand.work.handle, "failed", at, reason, cause=cause, details=details))
+        cause, reason = why(error, who.about["host"])
+        at = work.bundle.steps[min(hand.stepped, len(work.bundle.steps) - 1)][0]
+        full = hand.request.memory and hand.request.memory >= self._memory_at_most(hand.request)
+        details = who.where() | ({"at_memory_bound": True} if cause == "host_memory" and full else {})
+        end = End(work.handle, "failed", at, reason, cause=cause, details=details)
+        if peer is None:
+            return self._ended(hand, end)
+        hand.expect(end, lost=True)
+        return []
 
     def _bad_start(self, error: Exception) -> None:
         from ray.exceptions import RuntimeEnvSetupError
@@ -232,15 +255,16 @@ class Ray:
             starting = sum(hand.request == request and not hand.host for hand in self.hands)
             wanted = min(self.waiting.count(request) - starting, self._at_most(request) - there)
             for _ in range(wanted):
-                self._start(request)
+                options, off = dataclasses.asdict(self.options), away(request, self.nodes)
+                self.hands.append(start(request, off, self.url, options, self.plan))
         self._let_go()
         return events
 
     def _give(self, hand: Hand, holders: Counter[str]) -> None:
-        elsewhere = {node.host for node in self.nodes if hand.request.fits(node.resources)} - {hand.host}
-
         def may(work: Work) -> bool:
-            return hand.host not in work.bundle.avoid or not elsewhere.difference(work.bundle.avoid)
+            if hand.peers or hand.host not in work.bundle.avoid:  # peers have been placed by it
+                return True
+            return not capacity(hand.request, [node for node in self.nodes if node.host not in work.bundle.avoid])
 
         work = self.waiting.take(hand.request, hand.networks, holders, may)
         if work is None:
@@ -250,33 +274,19 @@ class Ray:
         if network:
             hand.networks = [*(n for n in hand.networks if n != network), network][-LOADED_AT_MOST["network"] :]
             holders[network] += 1
-        self._call(hand, message_of(work.handle, work.bundle))
-
-    def _start(self, request: Request) -> None:
-        import ray
-
-        options = dataclasses.asdict(self.options)
-        if not request.gpus and options["device"].startswith("cuda"):
-            options["device"] = "cpu"
-        environment = {**ONE_THREAD, **({} if request.gpus else NO_GPU)}
-        remote: Any = (
-            ray.remote(Actor)
-            .options(**request.options(), max_restarts=0, max_task_retries=0, runtime_env={"env_vars": environment})
-            .remote(self.url, options, self.plan)
-        )
-        self.hands.append(Hand(request, remote, remote.hello.remote()))
+        message = message_of(work.handle, work.bundle)
+        self._call(hand, message)
+        for peer in hand.peers:
+            peer.ref = peer.remote.turn.remote(message, 0.0, None)  # until it ends
 
     def _let_go(self) -> None:
         """End actors without work whose place somebody else waits for, and those that have had none for a while."""
-        import ray
-
         now, ready = time.monotonic(), self.waiting.sorts_ready()
         without_room = any(self._has_no_room(request, now) for request in ready)
         for hand in list(self.hands):
             unused = hand.work is None and hand.request not in ready
             if unused and (without_room or now - hand.idle_since > IDLE_S):
-                self.hands.remove(hand)
-                ray.kill(hand.remote)
+                self._dismiss(hand)
 
     def _has_no_room(self, request: Hashable, now: float) -> bool:
         """Whether nobody works for a sort of bundle, and its first actor has been starting for a while."""
@@ -290,14 +300,19 @@ class Ray:
             return
         self.looked, self.nodes = now, nodes()
         alive = {node.id for node in self.nodes}
-        self.hands = [hand for hand in self.hands if hand.work or not hand.host or hand.node in alive]
+        for hand in list(self.hands):
+            if hand.work is None and hand.host and not alive.issuperset(each.about["node"] for each in hand.all):
+                self._dismiss(hand)
         lacking = [r for r in self.waiting.sorts_left() if isinstance(r, Request) and not capacity(r, self.nodes)]
         self.lacking = {request: self.lacking.get(request, now) for request in lacking}
         for request, since in self.lacking.items():
             if now - since >= self.settings.wait_s:
+                who, what = "no node", f"can hold a worker of {request}"
+                if request.processes > 1:
+                    who = "the nodes together"
+                    what = f"cannot hold {request.processes} processes that train one network, each of {request}"
                 raise EnvironmentProblem(
-                    f"no node of the Ray cluster at {self.connection.address} can hold a worker of {request}; it has "
-                    f"{listing(self.nodes)}"
+                    f"{who} of the Ray cluster at {self.connection.address} {what}; it has {listing(self.nodes)}"
                 )
 
 

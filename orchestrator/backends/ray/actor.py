@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from nag.distributed import free_port
+
 SEEN_WITHIN_S = 30.0  # until a file that was just written shows on another machine (NFS keeps what it saw a while)
 
 
@@ -37,6 +39,8 @@ class Actor:
             "host": platform.node(),
             "pid": os.getpid(),
             "node": where.get_node_id(),
+            "ip": ray.util.get_node_ip_address(),
+            "port": free_port(),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "code": os.path.dirname(os.path.abspath(orchestrator.__file__)),
         }
@@ -67,6 +71,10 @@ class Actor:
         threading.Thread(target=self._work, args=(worker,), daemon=True).start()
         return ""
 
+    def join(self, variables: Mapping[str, str]) -> None:
+        """Be one of the processes of a training (nag.distributed)."""
+        os.environ.update(variables)
+
     def _work(self, worker: Any) -> None:
         import torch
 
@@ -82,9 +90,9 @@ class Actor:
             self.messages.append(message)
             self.changed.notify()
 
-    def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float) -> list[dict[str, Any]]:
+    def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float | None) -> list[dict[str, Any]]:
         """Begin a bundle, if one is given, and say what has happened, within `wait_s`. After the first message more are
-        waited for, for `gather_s` or until the bundle ends.
+        waited for, for `gather_s` or until the bundle ends; None: until then, first message or not.
         """
         if bundle is not None:
             self.bundles.put(bundle)

@@ -14,13 +14,17 @@ OWN = ("node:", "object_store_memory", TYPE)  # resources that Ray makes up itse
 
 @dataclass(frozen=True)
 class Request:
-    """What one worker holds while it lives. `memory` in bytes; 0: nothing is set aside for it."""
+    """What a worker holds while it lives; of a training by several processes, what each of them holds. `memory` in
+    bytes; 0: nothing is set aside for it.
+    """
 
     gpus: float = 0
     cpus: float = 1
     memory: int = 0
     gpu_type: str = ""
     custom: tuple[tuple[str, float], ...] = ()
+    processes: int = 1
+    avoid: tuple[str, ...] = ()  # hosts, where others will do; of processes that are placed together
 
     def options(self) -> dict[str, Any]:
         """As `.options()` of an actor wants it."""
@@ -28,8 +32,14 @@ class Request:
         found |= {"memory": self.memory} if self.memory else {}
         return found | ({"accelerator_type": self.gpu_type} if self.gpu_type else {})
 
+    def bundle(self) -> dict[str, float]:
+        """The same, as a placement group wants it, which must not be for nothing."""
+        found = {"GPU": self.gpus, "CPU": self.cpus, "memory": self.memory, **dict(self.custom)}
+        found |= {f"{TYPE}{self.gpu_type}": 0.001} if self.gpu_type else {}  # as much as Ray asks for an actor
+        return {name: amount for name, amount in found.items() if amount} or {"CPU": 0.001}
+
     def fits(self, resources: Mapping[str, float]) -> int:
-        """How many such workers a node can hold that runs nothing else."""
+        """How many such processes a node can hold that runs nothing else."""
         if self.gpu_type and f"{TYPE}{self.gpu_type}" not in resources:
             return 0
         asked = {"GPU": self.gpus, "CPU": self.cpus, "memory": self.memory, **dict(self.custom)}
@@ -67,8 +77,14 @@ def nodes() -> list[Node]:
 
 
 def capacity(request: Request, found: Sequence[Node]) -> int:
-    """How many such workers there could be at once."""
-    return sum(request.fits(node.resources) for node in found)
+    """How many such workers there could be at once. Processes of one may be on several nodes."""
+    return sum(request.fits(node.resources) for node in found) // request.processes
+
+
+def away(request: Request, found: Sequence[Node]) -> list[str]:
+    """The nodes that it is to keep off, as far as the others can hold it."""
+    others = [node for node in found if node.host not in request.avoid]
+    return [node.id for node in found if node not in others] if capacity(request, others) else []
 
 
 def listing(found: Sequence[Node]) -> str:

@@ -78,10 +78,6 @@ class Slurm:
         self.stem = stem(store, record["owner"], plan.sweep.name)
         self.jobs = Jobs(store, plan.sweep.name, commands, note, others=True)
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
-        self.extracts: dict[str, list[str]] = defaultdict(list)
-        for digest, task in plan.tasks.items():
-            if task.kind == "extract":
-                self.extracts[task.params["stream"]].append(digest)
         self.bundles: dict[int, Bundle] = {}  # open handles
         self.places: dict[int, set[tuple[Any, int]]] = {}  # handle -> (key of a job, element) that do it
         self.told: dict[int, int] = {}  # handle -> steps of which the engine knows
@@ -92,8 +88,7 @@ class Slurm:
         self.looked, self.look_every, self.asked = -1e9, FIRST_LOOK_S, -1e9
 
     def size(self, plan: Plan, stream: str, blocks: int) -> int:
-        seconds = sum(map(self.speeds.task_s, (stream, *self.extracts[stream])))
-        return max(1, min(BLOCKS_A_BUNDLE, blocks, int(self.site.target_minutes * 60 / max(seconds, 1e-3))))
+        return min(BLOCKS_A_BUNDLE, blocks, self.speeds.blocks_in(self.site.target_minutes, stream))
 
     def adopt(self) -> list[Bundle]:
         with alone(self.store):
