@@ -12,10 +12,29 @@ from orchestrator.published import Published
 from orchestrator.scorers import images_of, reads_pixels
 from orchestrator.sweep import Cell, Network, Sweep
 from orchestrator.user_code import place
+from orchestrator.yaml_text import parse
 
 
 def look(sweep: Sweep) -> Iterator[str]:
     """Open all that a sweep reads, one line for each thing that is good. Raises BadInput for the first that is not."""
+    try:
+        yield from _look(sweep)
+    except BadInput as error:
+        raise BadInput("\n".join(_with_line(sweep, line) for line in str(error).splitlines())) from error
+
+
+def _with_line(sweep: Sweep, message: str) -> str:
+    """`networks.sit.data: ...` with the line of the sweep that says it, as messages about the YAML itself have it."""
+    node, line = parse(sweep.text, sweep.path), 0
+    for key in message.partition(": ")[0].split("."):
+        found = node.get(key) if isinstance(node.value, dict) else None
+        if found is None:
+            break
+        node, line = found, found.line
+    return f"{sweep.path}:{line}: {message}" if line else message
+
+
+def _look(sweep: Sweep) -> Iterator[str]:
     seen: list[Any] = []
     shapes: dict[str, tuple[int, ...]] = {}  # by network: what it makes
     for network in networks(sweep):

@@ -39,6 +39,7 @@ from orchestrator.tasks import Options, Task, plan_name
 RUNNING = ("PENDING", "RUNNING")
 FILE = "job.json"  # in the job's working directory
 STOP_S = 60.0
+AGENT_S = 60.0  # until a node of a cluster takes jobs
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[Job,
         store.open()
         name = keep_plan(plan, store)
         take_in(plan, store, missing(plan, Done(store)))
-        stem = f"{_stem(plan.sweep.name, store)}-{name[:8]}"
+        stem, patient = f"{_stem(plan.sweep.name, store)}-{name[:8]}", time.monotonic() + AGENT_S
         while True:
             earlier = [job for job in _jobs(client) if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", job.id)]
             for job in earlier:
@@ -88,6 +89,9 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[Job,
                 except RuntimeError as error:
                     if "already exists" in str(error):
                         continue  # somebody was faster
+                    if "No available agent" in str(error) and time.monotonic() < patient:
+                        time.sleep(1.0)  # of a cluster that has just come up
+                        continue
                     raise EnvironmentProblem(f"{settings.jobs} took no job: {_first(error)}") from error
             return _job(client.get_job_info(made)), True
 

@@ -44,11 +44,11 @@ def sweep(tmp_path: Path) -> Callable[..., Path]:
 
 
 def deep(path: Path) -> str:
-    """What `check --deep` refuses, or the lines of what is good."""
+    """What `check --deep` refuses, with its line of the sweep, or the lines of what is good."""
     try:
         return "\n".join(look(read_sweep(path)))
     except BadInput as error:
-        return f"refused: {error}"
+        return f"refused: {str(error).replace(str(path), path.name)}"
 
 
 def test_good(sweep: Callable[..., Path], tmp_path: Path) -> None:
@@ -59,7 +59,8 @@ def test_good(sweep: Callable[..., Path], tmp_path: Path) -> None:
 def test_folders_that_are_of_another_task(sweep: Callable[..., Path], tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["a", "b"], 10, size=8)
     message = deep(sweep("cub200"))
-    assert message == f"refused: networks.sit.data: {tmp_path}/images has 2 class folders to train on, CUB200 has 200"
+    words = f"{tmp_path}/images has 2 class folders to train on, CUB200 has 200"
+    assert message == f"refused: sweep.yaml:4: networks.sit.data: {words}"
 
 
 def test_another_number_of_images(sweep: Callable[..., Path], tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_an_image_that_cannot_be_read(sweep: Callable[..., Path], tmp_path: Path
     for each in (folder / "train/b").iterdir():
         each.write_bytes(b"not a picture")
     message = deep(sweep())
-    assert message.startswith("refused: networks.sit.data: ")
+    assert message.startswith("refused: sweep.yaml:4: networks.sit.data: ")
     assert "images/train/b/" in message
 
 
@@ -102,7 +103,7 @@ def test_too_few_images(sweep: Callable[..., Path], tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["a", "b"], 2, size=8)
     needed = 6
     assert deep(sweep()) == (
-        f"refused: networks.sit.data: 4 training images are too few: precision_recall needs {needed}"
+        f"refused: sweep.yaml:4: networks.sit.data: 4 training images are too few: precision_recall needs {needed}"
     )
     (tmp_path / "images/train/a/000.png").unlink()
     (tmp_path / "images/train/a/001.png").unlink()

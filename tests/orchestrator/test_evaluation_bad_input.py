@@ -210,7 +210,7 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         list(look(read_sweep(path)))
     words = "torchscript gives 768 features of its images [3, 16, 16], of those of network sit 192"
-    assert str(caught.value) == f"score.reference: {words}"
+    assert str(caught.value) == f"{path}:9: score.reference: {words}"
     (reason,) = reasons(path, tmp_path)
     columns = "sample features have 192 columns, reference features 768"
     assert reason == f"kid on torchscript, against {tmp_path / 'other'}: {columns}"
@@ -227,7 +227,7 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
     words = f"{cached} is not what its name says: it has 10 bytes, not 95,607,719. Remove it and fetch it again."
     with pytest.raises(BadInput) as caught:
         list(look(read_sweep(path)))
-    assert str(caught.value) == f"score.features: inception: {words}"
+    assert str(caught.value) == f"{path}:9: score.features: inception: {words}"
     with pytest.raises(BadInput) as caught:
         run_here(path, tmp_path / "store")
     assert str(caught.value) == words

@@ -147,7 +147,7 @@ FAULTS = (
 def round_of(now: Round, base: Ran) -> str:
     """One round; what happened, in a line. Raises what went wrong."""
     began = time.monotonic()
-    now.says(step=0.05, pace=1)
+    now.says(step=0.05, pace=3)
     now.begin()
     for fault in now.chance.sample(FAULTS, len(FAULTS)):
         time.sleep(now.chance.uniform(2, 8))

@@ -37,7 +37,7 @@ CLUSTER = Settings(nodes=5, gpus=1, preempt=True, user_signal=True, enforce_memo
 SAMPLER = "sampler: {use: ./paced.py:Paced, steps: 2, trouble: %s}"
 TEXT = changed(
     SWEEP,
-    *("{count: 160, block: 20}", "{count: 400, block: 20}"),
+    *("{count: 160, block: 20}", "{count: 200, block: 20}"),
     *("arms:\n", f"arms:\n  broken: {{nag: {{scale: {{grid: [1, 2, 3, 4, 5, 6]}}}}, {SAMPLER % 'input'}}}\n"),
     *("late: {", f"small: {{{SAMPLER % 'device'}}}\n  late: {{"),
 )
@@ -192,7 +192,7 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
             trial.refuse_links()
         if not accounts:
             trial.env["PATH"] = made.without("sacct")["PATH"]
-        trial.says(step=0.05, pace=2)
+        trial.says(step=0.05, pace=6)
         now = Round(trial, chance, job, remount)
         if job:
             trial.submit()

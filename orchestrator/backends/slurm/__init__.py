@@ -8,7 +8,6 @@ import contextlib
 import random
 import shlex
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
