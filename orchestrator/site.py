@@ -234,7 +234,7 @@ class Ray:
     worker: RayWorker = RayWorker()
     cpu_worker: RayWorker = RayWorker()
     cpu_stages: tuple[Word, ...] = ("reference", "score")  # done by workers that see no GPU
-    processes: Count = 1  # that train one network together, on one node, each with what `worker` holds
+    processes: Count = 1  # that train one network together, on any nodes, each with what `worker` holds
     workers: Count | None = None  # with a GPU, and as many without, at most; None: as many as the cluster holds
     memory_gb_at_most: Memory | None = None
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can do the work, before that is an error

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from orchestrator.backends import Bundle, Work
+from nag.distributed import meeting, world
+from orchestrator.backends import Bundle, End, Work
 from orchestrator.backends.ray import Ray, why
-from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing
+from orchestrator.backends.ray.hands import SETTLE_S, Hand, Peer
+from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing
 from orchestrator.backends.ray.waiting import Waiting
 from orchestrator.retries import decide
 from orchestrator.site import Ray as Settings
@@ -128,16 +131,94 @@ def test_what_a_bundle_asks_for() -> None:
     assert shared.size(None, "", 64) == 2, "all eight workers end together"
 
 
-def test_processes_of_a_training_are_on_one_node() -> None:
-    """Each with what a worker holds; all else asks for as much as before."""
+def test_processes_of_a_training() -> None:
+    """Each holds what a worker holds, wherever there is room for it; all else asks for as much as before."""
+    other = dataclasses.replace(A100, id="3", host="c")
     for gpus in (None, 1.0):
-        many = backend(Settings(worker=RayWorker(gpus=gpus, memory_gb=8)), A100, CPU)
-        many.options = Options(device="auto", processes=4)
-        assert many.request(Bundle((), kind="train")) == Request(4, 4, 32 * GB)
-        assert many.request(Bundle((), kind="train", doublings=2)) == Request(4, 4, 128 * GB)
+        many = backend(Settings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
+        many.options = Options(device="auto", processes=6)
+        asked = many.request(Bundle((), kind="train"))
+        assert asked == Request(1, 1, 8 * GB, processes=6)
+        assert (capacity(asked, [A100, CPU]), capacity(asked, [A100, CPU, other])) == (0, 1)
+        assert many._at_most(asked) == 1
         assert many.request(Bundle((), kind="sample")) == Request(1, 1, 8 * GB)
+        doubled = [many.request(Bundle((), kind="train", doublings=n)) for n in (1, 2, 3)]
+        assert [each.memory for each in doubled] == [16 * GB, 64 * GB // 3, 64 * GB // 3], "three on each node"
+        assert capacity(doubled[-1], many.nodes) == 1
     with pytest.raises(ValueError, match=r"each needs a GPU of its own: worker\.gpus is below 1"):
         Settings(worker=RayWorker(gpus=0.5), processes=2)
+    few = backend(Settings(workers=5), A100, other)
+    pair = Request(1, processes=2)
+    assert (capacity(pair, few.nodes), few._at_most(pair), few._at_most(Request(1))) == (4, 2, 5)
+
+
+def test_processes_keep_off_hosts() -> None:
+    """Where a node has failed; unless the others are not enough."""
+    other = dataclasses.replace(A100, id="3", host="c")
+    many = backend(Settings(), A100, CPU, other)
+    many.options = Options(device="auto", processes=4)
+    asked = many.request(Bundle((), kind="train", avoid=("a", "gone")))
+    assert away(asked, many.nodes) == ["1"]
+    assert away(dataclasses.replace(asked, processes=5), many.nodes) == []
+    assert away(many.request(Bundle((), kind="train")), many.nodes) == []
+    assert many.request(Bundle((), kind="sample", avoid=("a",))) == Request(1, 1), "one sort of worker"
+
+
+def test_what_a_group_is_made_of() -> None:
+    asked = Request(1, 0.5, 8 * GB, "A100", (("disk", 1.0),), processes=2)
+    held = {"GPU": 1, "CPU": 0.5, "memory": 8 * GB, "disk": 1.0, "accelerator_type:A100": 0.001}
+    assert asked.bundle() == held
+    assert Request(0, 0).bundle() == {"CPU": 0.001}, "Ray takes none of nothing"
+
+
+class Remote:
+    """An actor that remembers who it was told to be."""
+
+    def __init__(self) -> None:
+        self.join, self.told = self, {}
+
+    def remote(self, variables: dict[str, str]) -> None:
+        self.told = variables
+
+
+@pytest.mark.parametrize(("nodes", "host"), [(("1", "1", "1"), "127.0.0.1"), (("1", "2", "1"), "10.0.0.1")])
+def test_processes_meet_at_the_first(nodes: tuple[str, ...], host: str) -> None:
+    first, *others = (Remote() for _ in nodes)
+    hand = Hand(first, None, request=Request(processes=3), peers=[Peer(other, None) for other in others])
+    for each, node in reversed(list(zip(hand.all, nodes, strict=True))):
+        assert not hand.host
+        assert not first.told, "before all are up"
+        hand.up(each, {"host": f"h{node}", "node": node, "ip": f"10.0.0.{node}", "port": 9})
+    assert hand.host == "h1"
+    assert [world(each.remote.told).rank for each in hand.all] == [0, 1, 2]
+    assert {world(each.remote.told).size for each in hand.all} == {3}
+    assert {meeting(each.remote.told) for each in hand.all} == {(host, 9)}
+
+
+def test_when_a_training_has_ended() -> None:
+    """Once the first has let go and it is known who is gone; in any case after a while."""
+    end = End(1, "failed", reason="PeerFailed: another process of the training died")
+
+    def hand() -> Hand:
+        return Hand(None, "call", request=Request(processes=2), peers=[Peer(None, "call")])
+
+    left = hand()
+    assert not left.settled()
+    left.ref = None
+    left.expect(end)  # the first says so, and Ray has not told of the other
+    assert not left.settled()
+    left.expect(end, lost=True)
+    assert left.settled()
+
+    in_words = hand()
+    in_words.peers[0].ref = None  # the other says that it failed, and the first does not answer
+    in_words.expect(end)
+    assert not in_words.settled()
+    in_words.settles -= SETTLE_S
+    assert in_words.settled()
+    in_words.settles += SETTLE_S
+    in_words.ref = None
+    assert in_words.settled()
 
 
 def test_memory_doubles_up_to_a_bound() -> None:

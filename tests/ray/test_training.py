@@ -169,24 +169,27 @@ def test_what_the_nodes_cannot_hold_together(cluster: Any, locally: Ran, tmp_pat
     assert f"the nodes together of the Ray cluster at {cluster.address} {words}" in str(caught.value)
 
 
-def test_groups(cluster: Any, locally: Ran, tmp_path: Path) -> None:
-    """One keeps off the nodes that it is told to; it is gone with its actors, and with the backend."""
+def test_groups(cluster: Any, locally: Ran) -> None:
+    """One keeps off the nodes that it is told to, is gone with its actors, and with the backend at the latest."""
     import ray
 
-    store = locally.store
+    store, (first, second) = locally.store, (each.node_id for each in cluster.nodes)
     name = store.list("plans")[0].removesuffix(".json")
-    first, second = (each.node_id for each in cluster.nodes)
+    half, options = Request(gpus=0.5, cpus=0.5, processes=2), dataclasses.asdict(ON_CPU)
     backend = Ray(store, ON_CPU, TWO, cluster.address)
+
+    def pids_of_one(away: str, left: str) -> list[int]:
+        backend.hands.append(start(half, [away], store.url, options, name))
+        abouts = ray.get([each.ref for each in backend.hands[-1].all], timeout=120)
+        assert [about["node"] for about in abouts] == [left, left]
+        assert len(groups()) == 1
+        return [about["pid"] for about in abouts]
+
     try:
-        half, options = Request(gpus=0.5, cpus=0.5, processes=2), dataclasses.asdict(ON_CPU)
-        for away, left in ((first, second), (second, first)):
-            hand = start(half, [away], store.url, options, name)
-            backend.hands.append(hand)
-            abouts = ray.get([each.ref for each in hand.all], timeout=120)
-            assert [about["node"] for about in abouts] == [left, left]
-            assert len(groups()) == 1
-            backend._dismiss(hand)
-            until(lambda: not groups(), 20)
-            until(lambda pids=[about["pid"] for about in abouts]: not any(map(alive, pids)), 20)
+        pids = pids_of_one(first, second)
+        backend._dismiss(backend.hands[0])
+        until(lambda: not groups() and not any(map(alive, pids)), 20)
+        pids = pids_of_one(second, first)
     finally:
         backend.close()
+    until(lambda: not any(map(alive, pids)), 20)

@@ -271,10 +271,11 @@ class Trial(Place):
         assert report.returncode == code, report.stderr
         self.same(arms, atol)
         aside = list(self.folder.glob("results/store/quarantine/blocks/*/*"))
-        assert damaged is None or len(aside) == damaged, aside
-        assert self.made_again() == []
+        assert damaged is None or len(aside) == damaged, f"set aside: {aside}"
+        again = self.made_again()
+        assert not again, f"made again: {again}"
         if lost is not None:
-            assert self.count("calls") - self.blocks() <= lost
+            assert self.count("calls") - self.blocks() <= lost, "more was lost"
 
     def same(self, arms: Sequence[str], atol: float = 0) -> None:
         assert self.base is not None
