@@ -242,7 +242,7 @@ class Running:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
             if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
-            if self.worker is None and self._worker() and self._published(digest, blocks, kind):
+            if self.worker is None and self._worker() and blocks and self._published(digest, blocks, kind):
                 continue  # somebody else was faster than torch
             self.training = digest if kind == "train" else ""
             self.resumed_at, began = self._checkpoint(), time.time()
