@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from orchestrator.store import Store
 from orchestrator.tasks import Options
 
 BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
+
+DYING_S = 1.0  # a worker that was killed while idle takes a moment to be gone, and its pipe is open till then
 
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -32,6 +35,8 @@ class Process:
     log: str
     handle: int | None = None
     stepped: int = 0  # steps of that bundle that are published
+    given: float = 0.0  # when it got that bundle
+    proven: bool = False  # it has ended a bundle before
     networks: set[str] = field(default_factory=set)  # networks that it has loaded
 
 
@@ -96,13 +101,13 @@ class Local:
         event = event_of(message)
         process.stepped += isinstance(event, Step)
         if isinstance(event, End):
-            process.handle = None
+            process.handle, process.proven = None, True
             self.running.pop(event.handle)
             self.ended[event.handle] = event.outcome
         return [event]
 
     def _died(self, process: Process) -> list[Event]:
-        """A worker is gone, and with it its bundle."""
+        """A worker is gone, and with it its bundle; one that was dying when it got it has not begun it."""
         if process not in self.processes:
             return []
         self.processes.remove(process)
@@ -110,6 +115,9 @@ class Local:
         if process.handle is None:
             return []
         work = self.running.pop(process.handle)
+        if process.proven and not process.stepped and time.monotonic() - process.given < DYING_S:
+            self.waiting = {work.handle: work, **self.waiting}
+            return []
         self.ended[process.handle] = "failed"
         reason = f"its worker died ({_cause(process.process.returncode)}; log: {process.log})"
         at = work.bundle.steps[min(process.stepped, len(work.bundle.steps) - 1)][0]
@@ -153,17 +161,13 @@ class Local:
 
     def _give(self, process: Process, handle: int) -> None:
         work = self.running[handle] = self.waiting.pop(handle)
-        process.handle, process.stepped = handle, 0
+        process.handle, process.stepped, process.given = handle, 0, time.monotonic()
         if work.bundle.network:
             process.networks.add(work.bundle.network)
         assert process.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died just now; its end arrives as an event
             process.process.stdin.write(json.dumps(message_of(handle, work.bundle)) + "\n")
             process.process.stdin.flush()
-        except BrokenPipeError:  # it died while it had nothing to do
-            process.handle = None
-            self._died(process)
-            self.waiting = {handle: self.running.pop(handle), **self.waiting}
 
     def close(self) -> None:
         processes, self.processes = self.processes, []
