@@ -241,7 +241,7 @@ def run(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
             at_site = opener(found, opened, place, begun, observer.note, Reconcile)
-            patiently(place, lambda: engine.run(found, opened, at_site, observer, begun.since), observer.note)
+            patiently(lambda: engine.run(found, opened, at_site, observer, begun.since), observer.note)
         else:
             engine.run(found, opened, make, observer)
     return compare_and_report(found, opened, store, tracking)

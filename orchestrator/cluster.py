@@ -98,8 +98,8 @@ def shared_folder(store: Store, site: Site) -> Path:
     raise BadInput(f"{site.path}: folder is missing: store {store.url} is none, so name one that all nodes share")
 
 
-def patiently(site: Site, do: Callable[[], T], note: Callable[[str], None]) -> T:
-    """`do()`; on a cluster it is begun again where what stopped it may pass: an engine goes on from what the store has.
+def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
+    """`do()`, begun again where what stopped it on a cluster may pass: an engine goes on from what the store has.
     Raises Passing after ten minutes of that.
     """
     since = began = time.monotonic()
@@ -109,7 +109,7 @@ def patiently(site: Site, do: Callable[[], T], note: Callable[[str], None]) -> T
         except Passing as error:
             now = time.monotonic()
             since = now if now - began > PATIENCE_S else since  # it had gone well for long
-            if now - since > PATIENCE_S or site.kind != "slurm" or isinstance(error, Absent):
+            if now - since > PATIENCE_S or isinstance(error, Absent):
                 raise
             note(f"{error}; going on in {WAIT_S:g} s")
             time.sleep(WAIT_S)

@@ -136,7 +136,7 @@ def reconcile(begun: Campaign) -> int:
         return ended
 
     try:
-        flying, failed = patiently(site, advance, observer.note)
+        flying, failed = patiently(advance, observer.note)
         observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:

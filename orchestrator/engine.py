@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from orchestrator.absent import refuse
 from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.bundles import bundles, step_units, units, without
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, Passing
 from orchestrator.identity import canonical, checksum, members
 from orchestrator.kept import Tidier
 from orchestrator.plan import Done, Plan, missing
@@ -201,7 +201,7 @@ class _Run:
         kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
         self.partial.pop(end.digest, None)
         if end.outcome == "environment":
-            raise EnvironmentProblem(end.reason)
+            raise Passing(end.reason)
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1

@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.backends.ray.connection import check_answers, environment, import_ray, token_of
+from orchestrator.cluster import patiently
 from orchestrator.engine import keep_plan, take_in
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
 from orchestrator.identity import digest
@@ -253,8 +254,9 @@ def drive(work: dict[str, Any], address: str, say: Callable[[Any], None]) -> int
 
     store, observer = Store(work["store"]), Lines(Console(stderr=True, highlight=False, soft_wrap=True))
     options, settings = Options(**work["options"]), _settings(work["settings"])
-    failed = engine.run(
-        StoredPlan(store, work["plan"]), store, lambda: Ray(store, options, settings, address), observer
+    plan = StoredPlan(store, work["plan"])
+    failed = patiently(
+        lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address), observer), observer.note
     )
     say(f"{len(failed)} tasks failed" if failed else "all done")
     return 1 if failed else 0

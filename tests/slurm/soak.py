@@ -217,11 +217,16 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
             if time.monotonic() > end:
                 raise TimeoutError(f"not over after {ROUND_S:.0f} s: {made.run('squeue', '-r').stdout}")
             time.sleep(1)
-        codes = [over().returncode for _, over in now.engines]
-        wait(lambda: not trial.queue(), "nothing is left in the queue", 60)
-        assert codes in ([], [1, 1]), codes
-        trial.done(arms=ARMS, code=1, damaged=None)
-        trial.same(("small",), atol=1)
+        ended = [over() for _, over in now.engines]
+        try:
+            wait(lambda: not trial.queue(), "nothing is left in the queue", 60)
+            assert [each.returncode for each in ended] in ([], [1, 1])
+            trial.done(arms=ARMS, code=1, damaged=None)
+            trial.same(("small",), atol=1)
+        except Exception:
+            shutil.copytree(folder / "results", folder / "left")  # to be looked at
+            (folder / "left" / "engines.log").write_text("\n\n".join(each.stderr for each in ended))
+            raise
         causes = Counter(trial.causes())
         assert causes["bad_input"] >= 1
         words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items()))
