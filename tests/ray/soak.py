@@ -31,7 +31,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, metrics
 from tests.ray.conftest import node, processes, ray_of_our_own, started, until
-from tests.slurm.faults import ARMS, PACED, mounted, undisturbed
+from tests.slurm.faults import ARMS, PACED, mounted, says, undisturbed
 from tests.slurm.soak import ROUNDS, TEXT, ended, out
 
 ROUND_S = 900.0  # in which a round must be over
@@ -56,10 +56,6 @@ class Round:
         (self.folder / "site.yaml").write_text(f"{site}python: {sys.executable}\nworker: {{gpus: 1, cpus: 1}}\n")
         self.store = Store(str(self.folder / "results" / "store"))
         self.faults = Path(os.environ["NAGBENCH_FAULTS"])
-
-    def says(self, **settings: float) -> None:
-        for name, value in settings.items():
-            (self.faults / name).write_text(str(value))
 
     def command(self, command: str, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "orchestrator.cli", command, "sweep.yaml", "--site", "site.yaml"]
@@ -147,12 +143,12 @@ FAULTS = (
 def round_of(now: Round, base: Ran) -> str:
     """One round; what happened, in a line. Raises what went wrong."""
     began = time.monotonic()
-    now.says(step=0.05, pace=3)
+    says(now.faults, step=0.05, pace=3)
     now.begin()
     for fault in now.chance.sample(FAULTS, len(FAULTS)):
         time.sleep(now.chance.uniform(2, 8))
         fault(now)
-    now.says(step=0, pace=0.1)
+    says(now.faults, step=0, pace=0.1)
     end = time.monotonic() + ROUND_S
     while now.drivers():
         if time.monotonic() > end:

@@ -206,11 +206,11 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
             except TimeoutError:
                 missed.append(fault.__name__)
         made.resume()
+        trial.says(pace=0.2)
         end = time.monotonic() + ROUND_S
         while not now.over():
             if trial.causes().count("timeout"):
                 (trial.faults / "hang-100").unlink(missing_ok=True)
-            trial.says(pace=0.2)
             if now.doomed and (reconciler := trial.reconciler()) is not None:
                 reconciler.kill()
                 now.doomed = False
