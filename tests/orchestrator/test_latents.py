@@ -272,7 +272,7 @@ def test_an_autoencoder_of_another_width(sweep: Callable[..., Path], source: Pat
     assert "its states are [4, 4, 4], the latents of the data of sit [8, 4, 4]" in deep(path)
     (wide / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
     message = deep(path)
-    assert message.startswith("networks.sit.autoencoder: ")
+    assert ":7: networks.sit.autoencoder: " in message
     assert "does not fit config.json or is damaged" in message
 
 
