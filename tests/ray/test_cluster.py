@@ -50,13 +50,17 @@ class Disturbances:
     def __init__(self, cluster: Any) -> None:
         self.cluster, self.backend = cluster, None
         self.added: Any = None
-        self.seconds = 0.0
+        self.seconds = self.killed = 0.0
 
     def kill_an_actor(self) -> bool:
+        """One at work; and another, where the first was done already and had only not said so."""
+        if self.backend.store.list("attempts"):
+            return True
         busy = [hand for hand in self.backend.hands if hand.work and hand.request.gpus]
-        if busy:
+        if busy and time.monotonic() - self.killed > 2:
             os.kill(busy[0].about["pid"], signal.SIGKILL)
-        return bool(busy)
+            self.killed = time.monotonic()
+        return False
 
     def add_a_node(self) -> bool:
         self.added, self.seconds = node(self.cluster, "n3"), time.monotonic()
@@ -102,7 +106,7 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
         for digest in store.list("attempts")
         for name in store.list(f"attempts/{digest}")
     )
-    assert [cause.partition(" ")[0] for cause in causes] == ["died", "node"], causes
+    assert {cause.partition(" ")[0] for cause in causes} == {"died", "node"}, causes
     assert not made_twice(undisturbed, store)
     again = run_here(undisturbed.plan.sweep.path, store.root)
     assert again.backend is None
