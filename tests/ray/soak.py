@@ -8,7 +8,6 @@ prints one line; the seed is printed, and the same seed gives the same order.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -24,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Done, plan
+from orchestrator.plan import plan
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, metrics
 from tests.ray.conftest import node, processes, ray_of_our_own, started, until
-from tests.slurm.faults import ARMS, PACED, mounted, says, undisturbed
+from tests.slurm.faults import ARMS, PACED, fill, mounted, says, truncate, undisturbed
 from tests.slurm.soak import ROUNDS, TEXT, ended, out
 
 ROUND_S = 900.0  # in which a round must be over
@@ -114,24 +113,11 @@ def the_driver_is_killed(now: Round) -> None:
 
 
 def the_store_is_full(now: Round) -> None:
-    full = Path(now.store.root).parent / "full"
-    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    time.sleep(now.chance.uniform(3, 10))
-    full.unlink()
+    fill(now.store, now.chance.uniform(3, 10))
 
 
 def a_block_is_truncated(now: Round) -> None:
-    """Features that are still to be scored."""
-    planned, done = plan(read_sweep(str(now.folder / "sweep.yaml"))), Done(now.store)
-    tasks = planned.tasks.items()
-    scored = {task.params["features"] for digest, task in tasks if digest in done.small.get("score", ())}
-    streams = [digest for digest, task in tasks if task.kind == "extract" and digest not in scored]
-    found = [now.store.path(f"blocks/{d}/{name}") for d in streams for name in now.store.list(f"blocks/{d}")]
-    if found:
-        place = Path(now.chance.choice(found))
-        place.write_bytes(place.read_bytes()[:100])
+    truncate(now.store, plan(read_sweep(str(now.folder / "sweep.yaml"))), now.chance)
 
 
 FAULTS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -16,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.plan import Plan, plan
+from orchestrator.plan import Done, Plan, plan
 from orchestrator.spec import read_sweep
+from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.running import SITE, Place, changed
@@ -336,3 +338,24 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Callable[[str], None]]:
 def preempt(cluster: Cluster, node: str) -> None:
     """A job of a higher partition takes a node for a second."""
     cluster.submit("sleep 1", "--partition=urgent", f"--nodelist={node}", "--exclusive")
+
+
+def fill(store: Store, seconds: float) -> None:
+    """Leave no room on the file system of a store for a while."""
+    full = Path(store.root).parent / "full"
+    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(seconds)
+    full.unlink()
+
+
+def truncate(store: Store, planned: Plan, chance: random.Random) -> None:
+    """Damage a block of features that are still to be scored, if there is one."""
+    done, tasks = Done(store), planned.tasks.items()
+    scored = {task.params["features"] for digest, task in tasks if digest in done.small.get("score", ())}
+    streams = [digest for digest, task in tasks if task.kind == "extract" and digest not in scored]
+    found = [store.path(f"blocks/{digest}/{name}") for digest in streams for name in store.list(f"blocks/{digest}")]
+    if found:
+        place = Path(chance.choice(found))
+        place.write_bytes(place.read_bytes()[:100])

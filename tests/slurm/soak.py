@@ -7,7 +7,6 @@ round prints one line; the seed is printed, and the same seed gives the same ord
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import signal
@@ -21,11 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Done
 from tests.orchestrator.conftest import Ran
 from tests.slurm.cluster import Cluster, absent, cluster, wait
 from tests.slurm.configuration import Settings
-from tests.slurm.faults import ARMS, SWEEP, Trial, mounted, preempt, undisturbed
+from tests.slurm.faults import ARMS, SWEEP, Trial, fill, mounted, preempt, truncate, undisturbed
 from tests.slurm.running import changed
 
 ROUNDS = 10
@@ -125,27 +123,11 @@ def the_store_is_read_only(now: Round) -> None:
 
 
 def the_store_is_full(now: Round) -> None:
-    full = Path(now.trial.store.root).parent / "full"
-    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    time.sleep(now.chance.uniform(3, 10))
-    full.unlink()
+    fill(now.trial.store, now.chance.uniform(3, 10))
 
 
 def a_block_is_truncated(now: Round) -> None:
-    """Features that are still to be scored."""
-    trial, plan = now.trial, now.trial.plan()
-    done = Done(trial.store)
-    scored = {t.params["features"] for d, t in plan.tasks.items() if t.kind == "score" and d in done.small["score"]}
-    found = [
-        trial.store.path(f"blocks/{digest}/{name}")
-        for digest in set(trial.digests("extract")) - scored
-        for name in trial.store.list(f"blocks/{digest}")
-    ]
-    if found:
-        place = Path(now.chance.choice(found))
-        place.write_bytes(place.read_bytes()[:100])
+    truncate(now.trial.store, now.trial.plan(), now.chance)
 
 
 def who_goes_on_is_killed(now: Round) -> None:
