@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.backends.ray.connection import check_answers, environment, import_ray, package, token_of
+from orchestrator.backends.ray.connection import check_answers, environment, import_ray, token_of
 from orchestrator.cluster import patiently
 from orchestrator.engine import keep_plan, take_in
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
@@ -32,6 +32,7 @@ from orchestrator.identity import digest
 from orchestrator.plan import Done, Plan, PlannedCell, Scored, missing
 from orchestrator.site import Ray as Settings
 from orchestrator.site import RayWorker, Site
+from orchestrator.snapshot import snapshot
 from orchestrator.store import Store
 from orchestrator.sweep import Cell, Sweep
 from orchestrator.tasks import Options, Task, plan_name
@@ -77,7 +78,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[Job,
             number = max((int(job.id.removeprefix(stem)[1:] or 1) for job in earlier), default=0) + 1
             made = stem if number == 1 else f"{stem}-{number}"
             with tempfile.TemporaryDirectory() as folder:
-                code = package(Path(folder))
+                code = snapshot(Path(folder))
                 (code / FILE).write_text(json.dumps(_work(store, name, options, settings)))
                 try:
                     client.submit_job(

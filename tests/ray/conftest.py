@@ -84,8 +84,11 @@ def cluster(ray_environment: str) -> Iterator[Any]:
 
 
 def node(cluster: Any, name: str) -> Any:
-    """Another node with a GPU."""
-    return retried(lambda: cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY, resources={name: 1}))
+    """Another node with a GPU. Its packages of code are its own, as on a machine of its own: the first job on a node
+    unpacks them anew, and would take them from under the workers of the others.
+    """
+    own = {"resources": {name: 1}, "runtime_env_dir_name": f"packages_{name}"}
+    return retried(lambda: cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY, **own))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from nag.distributed import meeting, world
 from orchestrator.backends import Bundle, End, Work
 from orchestrator.backends.ray import Ray, why
-from orchestrator.backends.ray.connection import package
 from orchestrator.backends.ray.hands import SETTLE_S, Hand, Peer
 from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing
 from orchestrator.backends.ray.waiting import Waiting
@@ -253,10 +251,3 @@ def test_causes() -> None:
     lost = {"cause": "host_memory", "reason": "r"}
     assert decide([lost]).doublings == 1
     assert "it had all the memory" in decide([{**lost, "at_memory_bound": True}]).give_up
-
-
-def test_each_job_has_a_package_of_its_own(tmp_path: Path) -> None:
-    """Also where the code is the same: Ray goes by the content of a package."""
-    first, second = package(tmp_path / "a"), package(tmp_path / "b")
-    assert first.name == second.name
-    assert (first / "package").read_text() != (second / "package").read_text()

@@ -65,7 +65,7 @@ class Connection:
 
         handler, cluster = signal.getsignal(signal.SIGTERM), ray_constants.ENABLE_RAY_CLUSTER
         with tempfile.TemporaryDirectory() as folder:
-            code = {} if private or IN_JOB in os.environ else {"working_dir": str(package(Path(folder)))}
+            code = {} if private or IN_JOB in os.environ else {"working_dir": str(snapshot(Path(folder)))}
             try:
                 ray_constants.ENABLE_RAY_CLUSTER = not private  # where it is not, "localhost" is 127.0.0.1
                 ray.init(
@@ -85,15 +85,6 @@ class Connection:
 
     def close(self) -> None:
         self.kept.close()
-
-
-def package(folder: Path) -> Path:
-    """The code that runs, as a package that no other job has: Ray removes a package from a node when its last job has
-    ended, even while the next one with equal code begins there.
-    """
-    code = snapshot(folder)
-    (code / "package").write_text(uuid.uuid4().hex)
-    return code
 
 
 def import_ray() -> None:
