@@ -53,17 +53,18 @@ def check(
 ) -> None:
     """Say whether a sweep is right, without doing anything."""
     from orchestrator.absent import absent
-    from orchestrator.cluster import check_batches
     from orchestrator.deep import look
     from orchestrator.plan import plan as _planned
     from orchestrator.report.progress import shape
-    from orchestrator.site import read_site
     from orchestrator.spec import read_sweep
 
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
     lines = list(look(found)) if deep else []
     planned = _planned(found, hashes=deep) if deep or not found.code else None
     if site and planned:
+        from orchestrator.cluster import check_batches
+        from orchestrator.site import read_site
+
         check_batches(planned, read_site(site))
     elsewhere = absent(planned) if planned else []
     if as_json:
@@ -208,6 +209,8 @@ def run(
     place = read_site(site) if site else None
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
+    if backend not in ("local", "ray"):
+        raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
     if count is not None and cell is None:
         raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
     if place and (here or workers or device != "auto" or backend != "local" or processes > 1):
@@ -222,9 +225,6 @@ def run(
     number = 1 if here else workers or len(os.sched_getaffinity(0))
     divided(found, processes, f"--processes is {processes}")
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
-
-    if backend not in ("local", "ray"):
-        raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
 
     def make() -> Backend:
         if here:
