@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -241,7 +242,8 @@ def run(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
             at_site = opener(found, opened, place, begun, observer.note, Reconcile)
-            patiently(lambda: engine.run(found, opened, at_site, observer, begun.since), observer.note)
+            do = functools.partial(engine.run, found, opened, at_site, observer, begun.since)
+            do() if place.kind == "local" else patiently(do, observer.note)
         else:
             engine.run(found, opened, make, observer)
     return compare_and_report(found, opened, store, tracking)
