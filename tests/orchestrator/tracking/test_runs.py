@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import http.server
 import io
 import json
 import os
 import shutil
-import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator import tracking
-from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import plan
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import Results, collect
@@ -34,92 +26,13 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Context, Options, block_name, train
 from orchestrator.tasks.checkpoints import progress
-from orchestrator.tracking import ARTIFACTS, Tracker, address, check, follow, look, sync
-from orchestrator.tracking.address import KEY, STATE
+from orchestrator.tracking import ARTIFACTS, follow, look, sync
 from orchestrator.tracking.runs import best_cells
-from orchestrator.tracking.ui import Served, ui
 from orchestrator.tracking.view import TAG
 from tests.orchestrator.conftest import Ran
+from tests.orchestrator.tracking.conftest import ROOT, client, experiment, found, held, results_of
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
-
-
-def results_of(ran: Ran, name: str = "tiny") -> Results:
-    """The results of a finished sweep, as those of a sweep of that name."""
-    sweep = dataclasses.replace(ran.plan.sweep, name=name)
-    return collect(dataclasses.replace(ran.plan, sweep=sweep), ran.store)
-
-
-def client(uri: str) -> Any:
-    return Tracker(uri, None).client
-
-
-def experiment(uri: str, sweep: str = "tiny") -> Any:
-    return client(uri).get_experiment_by_name(sweep)
-
-
-def found(uri: str, sweep: str = "tiny") -> dict[str, Any]:
-    """Name -> run, of all runs there are."""
-    page = client(uri).search_runs([experiment(uri, sweep).experiment_id], max_results=1000)
-    runs = {run.info.run_name: run for run in page}
-    assert len(runs) == len(page), "two runs of one name"
-    return runs
-
-
-def held(uri: str, sweep: str = "tiny") -> dict[str, Any]:
-    """All that MLflow holds of a sweep, without the numbers that it gives its runs."""
-    all_of = {}
-    for name, run in found(uri, sweep).items():
-        curves = {
-            key: [
-                (point.value, point.timestamp, point.step)
-                for point in client(uri).get_metric_history(run.info.run_id, key)
-            ]
-            for key in run.data.metrics
-        }
-        tags = {
-            key: value
-            for key, value in run.data.tags.items()
-            if key not in ("sweep", KEY, STATE, "mlflow.note.content")
-        }
-        times = run.info.start_time, run.info.end_time
-        all_of[name] = (run.info.status, times, run.data.params, curves, tags)
-    return all_of
-
-
-@pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without runs, made once: its migrations take seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    client(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def uri(empty: Path, tmp_path: Path) -> str:
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
-@pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    (folder / "figures").mkdir()
-    (folder / "figures" / "fid.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    (folder / "report.html").write_text("<!doctype html><title>tiny</title>")
-    (folder / ".report.html.half").write_text("being written")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tracked(empty: Path, finished: Ran, report: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The finished sweep, synced once. Nobody may write to it."""
-    folder = tmp_path_factory.mktemp("tracked")
-    shutil.copy(empty, folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    assert sync(results_of(finished), uri, finished.store, report) == 8 + 3 + 1
-    return uri
 
 
 def test_every_cell_is_a_run(tracked: str, finished: Ran) -> None:
@@ -402,272 +315,6 @@ def test_follow_writes_during_a_run_and_costs_it_nothing(uri: str, finished: Ran
     with follow(lambda: results_of(finished), "http://127.0.0.1:9", every_s=0.01):
         time.sleep(0.1)
     assert time.monotonic() - began < 1
-
-
-# Addresses and what is there.
-
-
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        ("htp://127.0.0.1:5000", "unknown scheme 'htp'. Did you mean 'http'?"),
-        ("mlruns", "is a folder or a word; MLflow keeps no runs in folders. Write sqlite:///results/mlflow.db"),
-        ("file:///tmp/mlruns", "MLflow keeps no runs in folders"),
-        ("sqlite://mlflow.db", "names no file; a SQLite address has three slashes"),
-        ("sqlite:///", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("http://", "there is no host, or a port that is no number"),
-        ("http://me:secret@host:port", "'http://***@host:port': there is no host, or a port that is no number"),
-    ],
-)
-def test_a_wrong_address_is_bad_input(uri: str, words: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        check(uri)
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "uri", ["none", "sqlite:///x.db", "https://me:pw@host/mlflow", "postgresql+psycopg2://u:p@h/db"]
-)
-def test_a_right_address_passes(uri: str) -> None:
-    check(uri)
-
-
-def said(results: Results, uri: str) -> str:
-    began = time.monotonic()
-    with pytest.raises((EnvironmentProblem, BadInput)) as caught:
-        sync(results, uri)
-    assert time.monotonic() - began < 10
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def change(uri: str, statement: str, *values: str) -> None:
-    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
-        db.execute(statement, values)
-        db.commit()
-
-
-def test_a_database_of_another_mlflow(uri: str, finished: Ran) -> None:
-    change(uri, "UPDATE alembic_version SET version_num = ?", "ffffffffffff")
-    assert "was made by a newer MLflow than the 3." in said(results_of(finished), uri)
-    change(uri, "UPDATE alembic_version SET version_num = ?", "451aebb31d03")  # of 2019
-    assert f"made by an older MLflow. Run: mlflow db upgrade {uri}" in said(results_of(finished), uri)
-
-
-def test_a_locked_database(uri: str, finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "LOCK_S", 0.2)
-    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        assert "the database is locked by another program" in said(results_of(finished), uri)
-    assert sync(results_of(finished), uri) > 0
-
-
-def test_another_nagbench_at_work(uri: str, finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "WAIT_S", 0.2)
-    with open(uri.removeprefix("sqlite:///") + ".lock", "w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert "another nagbench has been writing there for" in said(results_of(finished), uri)
-    assert sync(results_of(finished), uri) > 0
-
-
-def test_a_file_that_is_no_database(finished: Ran, tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("not a database, but long enough to be read as the header of one" * 10)
-    assert "is no database, or is damaged" in said(results_of(finished), f"sqlite:///{tmp_path}/text.db")
-    assert "cannot be opened" in said(results_of(finished), f"sqlite:///{tmp_path}")
-    change(f"sqlite:///{tmp_path}/other.db", "CREATE TABLE accounts (name TEXT)")
-    assert "a database of something else" in said(results_of(finished), f"sqlite:///{tmp_path}/other.db")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
-def test_a_read_only_database(empty: Path, finished: Ran) -> None:
-    import tempfile
-
-    results = results_of(finished)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o555)
-        shutil.copy(empty, f"{folder}/mlflow.db")
-        os.seteuid(65534)
-        try:
-            locked_out = said(results, f"sqlite:///{folder}/mlflow.db")
-            nowhere = said(results, f"sqlite:///{folder}/deep/mlflow.db")
-        finally:
-            os.seteuid(0)
-    assert all("cannot be opened or made. Check the path and its permissions" in text for text in (locked_out, nowhere))
-
-
-@contextlib.contextmanager
-def answering(status: int, body: str = "") -> Iterator[str]:
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_a_server_that_is_not_there(finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = results_of(finished)
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        refused = said(results, f"http://user:secret@127.0.0.1:{nobody.getsockname()[1]}")
-    assert "//***@127.0.0.1" in refused
-    assert "nothing listens there. Start the server, or use --tracking none." in refused
-    assert "no host of this name" in said(results, "http://nowhere.invalid:5000")
-    monkeypatch.setattr(address, "ANSWER_S", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never says a word
-        assert "no answer within 1 s" in said(results, f"http://127.0.0.1:{silent.getsockname()[1]}")
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "words"),
-    [
-        (401, "", "refuses (HTTP 401). Set MLFLOW_TRACKING_USERNAME"),
-        (403, "DNS rebinding", "refuses (HTTP 403)"),
-        (404, "<html>", "answers HTTP 404; it may be no MLflow server"),
-        (200, "<html>", "what answers there is no MLflow server"),
-    ],
-)
-def test_a_server_that_refuses(finished: Ran, status: int, body: str, words: str) -> None:
-    with answering(status, body) as uri:
-        assert words in said(results_of(finished), uri)
-
-
-# A real server.
-
-
-@pytest.fixture(scope="session")
-def served(empty: Path, finished: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
-    """`nagbench ui` of a database with the sweep, where the first port is taken; and the database's address."""
-    folder = tmp_path_factory.mktemp("served")
-    shutil.copy(empty, folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    sync(results_of(finished), uri, finished.store)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with ui("tiny", uri, port) as found:
-            assert (found.moved, found.port != port) == (True, True)
-            yield found, uri
-    assert found.process is not None
-    assert group(found.process.pid) == []
-
-
-def group(leader: int) -> list[int]:
-    """The processes of a group that are alive."""
-    alive = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = place.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == leader and fields[0] != "Z":
-                alive.append(int(place.parent.name))
-    return alive
-
-
-def test_ui_serves_the_runs_with_two_processes(served: tuple[Served, str]) -> None:
-    found, uri = served
-    assert found.process is not None
-    assert len(group(found.process.pid)) == 2
-    number = experiment(uri).experiment_id
-    assert (
-        found.link
-        == f"http://127.0.0.1:{found.port}/#/experiments/{number}/runs?viewStateShareKey=nagbench&compareRunsMode=CHART"
-    )
-    with urllib.request.urlopen(f"http://127.0.0.1:{found.port}/health", timeout=10) as answer:
-        assert answer.status == 200
-
-
-def test_a_server_holds_the_same(served: tuple[Served, str], finished: Ran, report: Path, tracked: str) -> None:
-    """Another sweep, written over HTTP: all as in a database, artifacts too."""
-    server = f"http://127.0.0.1:{served[0].port}"
-    results = results_of(finished, "remote")
-    assert sync(results, server, finished.store, report) == 12
-    ours, theirs = held(server, "remote"), held(tracked)
-    ours["tiny summary"] = ours.pop("remote summary")
-    names = {name: run[:4] for name, run in ours.items()}
-    assert names == {name: run[:4] for name, run in theirs.items()}
-    run = found(server, "remote")["remote summary"]
-    assert run.info.artifact_uri.startswith("mlflow-artifacts:")
-    assert [entry.path for entry in client(server).list_artifacts(run.info.run_id)] == ["figures", "report.html"]
-    began = time.perf_counter()
-    assert sync(results, server, finished.store, report) == 0
-    assert time.perf_counter() - began < 1
-
-
-def test_twins_are_made_one(served: tuple[Served, str], finished: Ran) -> None:
-    """Two engines on two machines, one server: both write a run of one key; the next sync keeps one of them."""
-    server = f"http://127.0.0.1:{served[0].port}"
-    results = results_of(finished, "twins")
-    sync(results, server, finished.store)
-    number = experiment(server, "twins").experiment_id
-    key = found(server, "twins")["plain seed=0"].data.tags[KEY]
-    client(server).create_run(number, tags={KEY: key}, run_name="twin")
-    client(server).set_experiment_tag(number, STATE, "another process was here")
-    sync(results, server, finished.store)
-    assert len(found(server, "twins")) == 12
-
-
-def test_the_link_opens_on_the_cells(served: tuple[Served, str]) -> None:
-    """In a real browser: the cells and only they, sorted, with the charts of the view."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if (browser := shutil.which("chromium")) is None:
-        pytest.skip("no chromium")
-    with sync_api.sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
-        page.goto(served[0].link)
-        page.get_by_text("matching runs").wait_for(timeout=60_000)
-        page.get_by_text("network_calls").first.wait_for(timeout=60_000)
-        page.get_by_text("8 matching runs").wait_for(timeout=60_000)
-        text = page.inner_text("body")
-    assert "Sort: fid" in text
-    assert "training" not in text.lower().replace("training runs", "").replace("model training", "")
-
-
-def test_ui_without_runs(uri: str) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"has no runs of 'tiny' yet. Run the sweep first."), ui("tiny", uri):
-        pass
-
-
-def test_ui_of_a_server_is_a_link_into_it(served: tuple[Served, str]) -> None:
-    server = f"http://127.0.0.1:{served[0].port}"
-    with ui("tiny", server) as found:
-        assert (found.link, found.process) == (served[0].link, None)
-
-
-def test_the_server_goes_with_a_killed_ui(served: tuple[Served, str], tmp_path: Path) -> None:
-    """SIGKILL, which nobody can catch, once both processes of the server are there."""
-    code = (
-        "import sys, time; from pathlib import Path\n"
-        "from orchestrator.tracking.ui import _start\n"
-        "from orchestrator.tracking.address import free_port\n"
-        "print(_start(sys.argv[1], free_port(5700), Path(sys.argv[2])).pid, flush=True); time.sleep(60)\n"
-    )
-    starter = subprocess.Popen(
-        [sys.executable, "-c", code, served[1], str(tmp_path / "log")], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert starter.stdout is not None
-    with starter.stdout as out:
-        leader = int(out.readline())
-    wait_for(lambda: len(group(leader)) == 2)
-    starter.send_signal(signal.SIGKILL)
-    starter.wait()
-    wait_for(lambda: group(leader) == [])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def test_artifacts_are_noted_with_what_they_hold(tracked: str) -> None:

@@ -1,0 +1,163 @@
+"""Addresses that are wrong, databases and servers that refuse: one clear message each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.server
+import os
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import tracking
+from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.report.results import Results
+from orchestrator.tracking import address, check, sync
+from tests.orchestrator.conftest import Ran
+from tests.orchestrator.tracking.conftest import results_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("htp://127.0.0.1:5000", "unknown scheme 'htp'. Did you mean 'http'?"),
+        ("mlruns", "is a folder or a word; MLflow keeps no runs in folders. Write sqlite:///results/mlflow.db"),
+        ("file:///tmp/mlruns", "MLflow keeps no runs in folders"),
+        ("sqlite://mlflow.db", "names no file; a SQLite address has three slashes"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("http://", "there is no host, or a port that is no number"),
+        ("http://me:secret@host:port", "'http://***@host:port': there is no host, or a port that is no number"),
+    ],
+)
+def test_a_wrong_address_is_bad_input(uri: str, words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        check(uri)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["none", "sqlite:///x.db", "https://me:pw@host/mlflow", "postgresql+psycopg2://u:p@h/db"]
+)
+def test_a_right_address_passes(uri: str) -> None:
+    check(uri)
+
+
+def said(results: Results, uri: str) -> str:
+    began = time.monotonic()
+    with pytest.raises((EnvironmentProblem, BadInput)) as caught:
+        sync(results, uri)
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change(uri: str, statement: str, *values: str) -> None:
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
+        db.execute(statement, values)
+        db.commit()
+
+
+def test_a_database_of_another_mlflow(uri: str, finished: Ran) -> None:
+    change(uri, "UPDATE alembic_version SET version_num = ?", "ffffffffffff")
+    assert "was made by a newer MLflow than the 3." in said(results_of(finished), uri)
+    change(uri, "UPDATE alembic_version SET version_num = ?", "451aebb31d03")  # of 2019
+    assert f"made by an older MLflow. Run: mlflow db upgrade {uri}" in said(results_of(finished), uri)
+
+
+def test_a_locked_database(uri: str, finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "LOCK_S", 0.2)
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "the database is locked by another program" in said(results_of(finished), uri)
+    assert sync(results_of(finished), uri) > 0
+
+
+def test_another_nagbench_at_work(uri: str, finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "WAIT_S", 0.2)
+    with open(uri.removeprefix("sqlite:///") + ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "another nagbench has been writing there for" in said(results_of(finished), uri)
+    assert sync(results_of(finished), uri) > 0
+
+
+def test_a_file_that_is_no_database(finished: Ran, tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be read as the header of one" * 10)
+    assert "is no database, or is damaged" in said(results_of(finished), f"sqlite:///{tmp_path}/text.db")
+    assert "cannot be opened" in said(results_of(finished), f"sqlite:///{tmp_path}")
+    change(f"sqlite:///{tmp_path}/other.db", "CREATE TABLE accounts (name TEXT)")
+    assert "a database of something else" in said(results_of(finished), f"sqlite:///{tmp_path}/other.db")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
+def test_a_read_only_database(empty: Path, finished: Ran) -> None:
+    import tempfile
+
+    results = results_of(finished)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        shutil.copy(empty, f"{folder}/mlflow.db")
+        os.seteuid(65534)
+        try:
+            locked_out = said(results, f"sqlite:///{folder}/mlflow.db")
+            nowhere = said(results, f"sqlite:///{folder}/deep/mlflow.db")
+        finally:
+            os.seteuid(0)
+    assert all("cannot be opened or made. Check the path and its permissions" in text for text in (locked_out, nowhere))
+
+
+@contextlib.contextmanager
+def answering(status: int, body: str = "") -> Iterator[str]:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_is_not_there(finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = results_of(finished)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        refused = said(results, f"http://user:secret@127.0.0.1:{nobody.getsockname()[1]}")
+    assert "//***@127.0.0.1" in refused
+    assert "nothing listens there. Start the server, or use --tracking none." in refused
+    assert "no host of this name" in said(results, "http://nowhere.invalid:5000")
+    monkeypatch.setattr(address, "ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never says a word
+        assert "no answer within 1 s" in said(results, f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, "", "refuses (HTTP 401). Set MLFLOW_TRACKING_USERNAME"),
+        (403, "DNS rebinding", "refuses (HTTP 403)"),
+        (404, "<html>", "answers HTTP 404; it may be no MLflow server"),
+        (200, "<html>", "what answers there is no MLflow server"),
+    ],
+)
+def test_a_server_that_refuses(finished: Ran, status: int, body: str, words: str) -> None:
+    with answering(status, body) as uri:
+        assert words in said(results_of(finished), uri)
