@@ -1,4 +1,4 @@
-"""A user's own code in a sweep (`use: ./mine.py:MyGuidance`): run end to end, frozen when submitted, refused."""
+"""A user's own code in a sweep (`use: ./mine.py:MyGuidance`): run end to end, and frozen when submitted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,170 +19,13 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import block_name
 from tests.orchestrator.conftest import TINY, Ran, metrics, nagbench, run_here
-
-GUIDANCE = '''\
-from typing import ClassVar
-
-from nag.guidance import Interval, Term
-from nag.registry import method
-
-
-@method
-class LateNAG:
-    """D + w (D - D[null noise]) at levels t up to `until`, D above; w = `scale`, 0 is off."""
-
-    scale: float
-    until: float = 0.5
-    needs: ClassVar[frozenset[str]] = frozenset({"null_noise"})
-    off = property(lambda self: self.scale == 0)
-
-    def terms(self) -> tuple[Term, ...]:
-        late = Interval(high=self.until)
-        return Term(False, False, self.scale, interval=late), Term(True, False, -self.scale, interval=late)
-'''
-
-# The foreign network: initial weights and dropout from torch's own generator, a buffer that is in no state dict, its
-# own idea of time, and a part in a third file that is imported only when it is called.
-CONVNET = """\
-import torch
-from torch import nn
-
-
-class ConvNet(nn.Module):
-    def __init__(self, channels, width, classes):
-        super().__init__()
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.condition = nn.Linear(1 + classes, width)
-        self.dropout = nn.Dropout(0.1)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
-        self.register_buffer("milli", torch.tensor(1e-3), persistent=False)
-
-    def forward(self, x, timestep, classes):
-        from parts.activation import act
-
-        onehot = nn.functional.one_hot(classes, self.condition.in_features - 1).float()
-        condition = self.condition(torch.cat([self.milli * timestep[:, None], onehot], dim=1))
-        return self.last(self.dropout(act(self.first(x) + condition[:, :, None, None])))
-"""
-
-ADAPTER = '''\
-from typing import ClassVar
-
-from nag.registry import method
-from nag.training import prediction_loss
-
-
-@method
-class Convolutions:
-    """A ConvNet told our t as its timestep, 0 to 1000; -1000 is its null noise condition."""
-
-    width: int = 4
-    generates: ClassVar[bool] = True
-
-    def fits(self, shape):
-        pass
-
-    def module(self, shape, num_classes, null_noise, seed=0):
-        from convnet import ConvNet
-
-        class Adapted(ConvNet):
-            def forward(self, x, t, y):
-                return super().forward(x, 1000 * t, y)
-
-        return Adapted(shape[0], self.width, num_classes + 1)
-
-    def loss(self, interpolant, predicts):
-        return prediction_loss(interpolant, predicts)
-'''
-
-# As in the README: a U-Net of diffusers.
-UNET = '''\
-from typing import ClassVar
-
-from nag.registry import method
-from nag.training import prediction_loss
-
-
-@method
-class UNet:
-    """UNet2DModel of diffusers. Time is t = 0 at data, 1 at noise, -1 where its level is hidden."""
-
-    width: int = 16
-    generates: ClassVar[bool] = True
-
-    def fits(self, shape):
-        if shape[1] % 2 or shape[2] % 2:
-            raise ValueError(f"its two resolutions do not fit images of {shape[1]} x {shape[2]}")
-
-    def module(self, shape, num_classes, null_noise, seed=0):
-        from diffusers import UNet2DModel  # here, so that `check` and `status` need not wait for it
-
-        class Net(UNet2DModel):
-            def forward(self, x, t, y):  # y is the class, num_classes the null class
-                return super().forward(x, 1000 * t, y).sample
-
-        channels, blocks = shape[0], {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-        widths = {"block_out_channels": (self.width, 2 * self.width), "layers_per_block": 1, "norm_num_groups": 4}
-        return Net(shape[1:], channels, channels, num_class_embeds=num_classes + 1, **widths, **blocks)
-
-    def loss(self, interpolant, predicts):
-        return prediction_loss(interpolant, predicts)
-'''
-
-SWEEP = """\
-name: own
-networks:
-  conv:
-    data: digits
-    model: {use: ./adapter.py:Convolutions, width: 6}
-    train: {steps: 8, batch: 16, lr: 1e-2, noise_dropout: 0.2, class_dropout: 0.2, seed: {grid: [0, 1]}}
-sampler: {name: euler, steps: 4}
-sample: {count: 40, block: 10}
-score: {features: [pixels], metrics: [fid]}
-arms:
-  plain: {}
-  late: {late: {use: ./guidance.py:LateNAG, scale: {grid: [1.0, 2.0]}}}
-  later: {late: {use: ./guidance.py:LateNAG, scale: {grid: [1.0, 2.0]}, until: 0.3}, cfg: {scale: 1.5}, against: late}
-"""
-
-FILES = {
-    "sweep.yaml": SWEEP,
-    "guidance.py": GUIDANCE,
-    "adapter.py": ADAPTER,
-    "convnet.py": CONVNET,
-    "parts/activation.py": "from torch.nn.functional import silu as act\n",
-}
-
-
-def laid_out(folder: Path, files: dict[str, str]) -> Path:
-    """The files in a folder; the sweep's path."""
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder / "sweep.yaml"
+from tests.orchestrator.users_files import CONVNET, EVERYTHING, FILES, GUIDANCE, SWEEP, UNET, laid_out
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("own")
     return run_here(laid_out(folder / "sweeps", FILES), folder / "store")
-
-
-@pytest.fixture
-def read(tmp_path: Path) -> Callable[..., str]:
-    """`read(guidance_text, use)`: a small sweep with that guidance; what is wrong with it, or ""."""
-
-    def made(text: str | None, use: str = "use: ./guidance.py:LateNAG, scale: 2", run: bool = True) -> str:
-        laid_out(tmp_path, {"sweep.yaml": TINY.replace("plain: {}", f"plain: {{mine: {{{use}}}}}")})
-        if text is not None:
-            (tmp_path / "guidance.py").write_text(text)
-        try:
-            plan(read_sweep(tmp_path / "sweep.yaml", run_user_code=run))
-        except BadInput as error:
-            return str(error).replace(f"{tmp_path}/", "")
-        return ""
-
-    return made
 
 
 def digests(sweep: Path) -> dict[str, str]:
@@ -273,14 +115,6 @@ def test_equal_guidance_is_one_stream_whatever_it_is_called(tmp_path: Path) -> N
     assert set(digests(first).values()) == set(digests(second).values())
 
 
-def test_check_runs_nothing(read: Callable[..., str], tmp_path: Path) -> None:
-    text = f"open({str(tmp_path / 'ran')!r}, 'w').close()\nimport no_such_library\n{GUIDANCE}"
-    assert read(text, run=False) == ""
-    assert not (tmp_path / "ran").exists()
-    assert read(text).endswith("guidance.py:2: ModuleNotFoundError: No module named 'no_such_library'.")
-    assert (tmp_path / "ran").exists()
-
-
 def test_check_reads_sweeps_of_every_family_without_running_them(tmp_path: Path) -> None:
     sweep = read_sweep(laid_out(tmp_path, EVERYTHING), run_user_code=False)
     assert len(plan(sweep).cells) == 2
@@ -316,104 +150,6 @@ def test_only_what_stands_beside_the_file_is_local(tmp_path: Path) -> None:
     module = sys.modules[f"{user_code.PACKAGE}{code.digest[:16]}.guidance"]
     assert module.parts.two
     module.one.f()
-
-
-EVERYTHING = {
-    "sweep.yaml": """\
-name: everything
-networks:
-  sit:
-    data: {use: ./all.py:Blobs, classes: 4}
-    model: {name: sit, hidden: 8, depth: 1, heads: 2, patch: 4}
-    train: {steps: 4, batch: 16, noise_dropout: 0.2, class_dropout: 0.2}
-  ft: {init: sit, data: {use: ./all.py:Blobs, classes: 4}, train: {steps: 2, batch: 16}}
-sampler: {use: ./all.py:Thirds, steps: 2}
-sample: {count: 20, block: 10}
-score:
-  features: [{use: ./all.py:Means}, pixels]
-  metrics: [{use: ./all.py:Gap, power: 2}, fid]
-arms:
-  plain: {network: sit}
-  tuned: {network: ft, sampler: {times: [0.5, 0.1]}}
-""",
-    "all.py": '''\
-from typing import ClassVar
-
-from nag.datasets import ArraySplit
-from nag.metrics import Scores, plain
-from nag.registry import Int, method
-from nag.samplers.stepping import march, velocity
-
-
-@method
-class Blobs:
-    """Class c is a bright square at c."""
-
-    classes: Int = 3
-    shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
-    stores: ClassVar[str] = "pixels"
-
-    @property
-    def num_classes(self):
-        return self.classes
-
-    def open(self, split):
-        import numpy as np
-
-        labels = np.arange(60 if split == "train" else 30) % self.classes
-        rows, columns = np.indices((8, 8))
-        return ArraySplit(np.where(rows // 2 == labels[:, None, None], 1.0, -1.0)[:, None], labels)
-
-
-@method
-class Thirds:
-    steps: Int
-    times: tuple[float, ...] = ()
-
-    def network_calls(self):
-        return self.steps + len(self.times)
-
-    def __call__(self, field, y, noise, *, observe=None):
-        grid = sorted({1.0, 0.0, *self.times, *(k / self.steps for k in range(self.steps))}, reverse=True)
-        return march(self, field, y, noise, grid, observe)
-
-    def step(self, field, x, y, t, t_next, draw):
-        return x + (t_next - t) * velocity(field, x, y, t)
-
-
-@method
-class Means:
-    outputs: ClassVar[tuple[str, ...]] = ("features", "rows")
-    trained: ClassVar[bool] = True
-
-    def train(self, split, report):
-        import torch
-
-        report(1, 1)
-        return {"mean": torch.from_numpy(split.images(range(len(split)))).mean(dim=0)}
-
-    def open(self, state, device="cpu"):
-        def extract(images):
-            rows = (images.to(device).float() / 127.5 - 1 - state["mean"].to(device)).mean(dim=3).flatten(1)
-            return {"features": rows[:, :3], "rows": rows}
-
-        return extract
-
-
-@method
-class Gap:
-    power: Int = 1
-    needs: ClassVar[frozenset[str]] = frozenset({"rows"})
-    names: ClassVar[tuple[str, ...]] = ("gap",)
-    lower_is_better: ClassVar[dict[str, bool]] = {"gap": True}
-    least: ClassVar[int] = 2
-    extrapolates: ClassVar[bool] = False
-
-    def __call__(self, samples, reference):
-        gap = abs(samples["rows"].mean(0) - reference["rows"].mean(0)) ** self.power
-        return Scores(values={"gap": plain(float(gap.sum()))}, arrays={})
-''',
-}
 
 
 def test_every_family_can_be_the_users_own(tmp_path: Path) -> None:
@@ -495,67 +231,3 @@ def test_a_failure_on_the_way_names_the_line(tmp_path: Path) -> None:
     reasons = set(ran.failed.values())
     assert len(reasons) == 1
     assert reasons.pop().endswith("convnet.py:19: AttributeError: 'Adapted' object has no attribute 'fist'")
-
-
-AT = "sweep.yaml:11: arms.plain.mine"
-LACKS = "lacks terms (a method that gives a tuple of nag.guidance.Term); every class for guidance has that."
-LINE = GUIDANCE.splitlines().index("class LateNAG:") + 1
-
-BAD = [
-    (None, f"{AT}.use: guidance.py: there is no such file."),
-    ("class LateNAG\n", f"{AT}.use: guidance.py:1: this is not Python: expected ':'."),
-    ("x = 1\n" * 3 + "'\n", f"{AT}.use: guidance.py:4: this is not Python: unterminated string literal"),
-    (
-        GUIDANCE.replace("LateNAG", "LateNag"),
-        f"{AT}.use: guidance.py: unknown class 'LateNAG'. Did you mean 'LateNag'?",
-    ),
-    ("from nag.guidance.nag import NAG as LateNAG\n", f"{AT}.use: guidance.py: unknown class 'LateNAG'. Known: none."),
-    (GUIDANCE.replace("def terms", "def term"), f"{AT}.use: guidance.py:{LINE}: it {LACKS}"),
-]
-
-BAD_WHEN_RUN = [
-    ("from helper import x\n" + GUIDANCE, f"{AT}.use: guidance.py:1: ModuleNotFoundError: No module named 'helper'."),
-    ("import sys\nsys.exit(3)\n" + GUIDANCE, f"{AT}.use: guidance.py:2: SystemExit: 3."),
-    (GUIDANCE.replace("@method", ""), f"{AT}.use: guidance.py: 'LateNAG' is no method: put @method above it"),
-    (GUIDANCE.replace("def terms", "def term").replace("NAG:", "NAG(object):"), f"{AT}.use: it {LACKS}"),
-    (
-        GUIDANCE.replace('"null_noise"', '"null"'),
-        f"{AT}.use: needs of a class for guidance must be a frozenset of null",
-    ),
-    (
-        GUIDANCE.replace("late = ", "late = self.x"),
-        f"{AT}.use: guidance.py:17: AttributeError: 'LateNAG' object has no",
-    ),
-    (GUIDANCE.replace("scale: float", "scale: float\n    w: int"), f"{AT}: 'w' is missing; it is a whole number."),
-]
-
-BAD_FIELDS = [
-    ("use: ./guidance.py:LateNAG, scal: 2", f"{AT}: unknown key 'scal'. Did you mean 'scale'? Known: scale, until."),
-    ("use: ./guidance.py:LateNAG, scale: off", f"{AT}.scale: expected a number, got 'off'. Only true and false are"),
-    ("use: ./guidance.py:LateNAG", f"{AT}: 'scale' is missing; it is a number."),
-    ("use: ./guidance.py, scale: 2", f"{AT}.use: expected a file and a class in it, such as ./mine.py:MyClass, got"),
-    ("use: ./guidence.py:LateNAG", f"{AT}.use: guidence.py: there is no such file. Did you mean 'guidance.py'?"),
-    ("use: ./folder.py:LateNAG", f"{AT}.use: folder.py: it is a directory."),
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), BAD)
-def test_a_bad_file_is_refused_at_check(read: Callable[..., str], text: str | None, expected: str) -> None:
-    for run in (False, True):
-        message = read(text, run=run)
-        assert message.startswith(expected)
-        assert "\n" not in message
-
-
-@pytest.mark.parametrize(("text", "expected"), BAD_WHEN_RUN)
-def test_what_only_running_shows_is_refused_then(read: Callable[..., str], text: str, expected: str) -> None:
-    assert read(text, run=False) == ""
-    message = read(text)
-    assert message.startswith(expected)
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize(("use", "expected"), BAD_FIELDS)
-def test_bad_fields_and_paths(read: Callable[..., str], tmp_path: Path, use: str, expected: str) -> None:
-    (tmp_path / "folder.py").mkdir()
-    assert read(GUIDANCE, use).startswith(expected)
