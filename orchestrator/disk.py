@@ -16,7 +16,7 @@ from orchestrator.networks import described_by
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.sweep import Network
-from orchestrator.tasks import Task
+from orchestrator.tasks import Task, previews
 
 HEAD = 700  # bytes of a record, or of the header of a block
 
@@ -81,6 +81,7 @@ def estimate(plan: Plan) -> Estimate:
         shape = shape_of(network)
         task = plan.tasks[planned.stream]
         block, blocks = task.params["block"], plan.blocks[planned.stream]
+        shown = shape if network.stores == "pixels" else images_shape(network)
         if planned.stream not in seen:
             seen.add(planned.stream)
             each = math.prod(shape) * (1 if task.params["stores"] == "pixels" else 2) if shape else 0
@@ -89,8 +90,9 @@ def estimate(plan: Plan) -> Estimate:
         for digest, extractor in zip(planned.extracts, _features(plan), strict=True):
             if digest not in seen:
                 seen.add(digest)
-                dims = _dims(extractor, shape if network.stores == "pixels" else images_shape(network))
-                parts["extract"] += Space(blocks * (block * (4 * dims + 8) + HEAD), blocks)
+                dims = _dims(extractor, shown)
+                preview = min(block, previews.COUNT) * 3 * min(shown[1] * shown[2] if shown else 0, previews.SIDE**2)
+                parts["extract"] += Space(blocks * (block * (4 * dims + 8) + HEAD) + preview, blocks)
                 unknown |= {} if dims else {f"features of {name_of(extractor)}": None}
         for scored in planned.scores:
             if scored.task not in seen:

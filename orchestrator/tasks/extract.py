@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite, TaskError
 from orchestrator.identity import digest
-from orchestrator.tasks import Context, Task, block_name, encode, not_finite, read_block
+from orchestrator.tasks import Context, Task, block_name, encode, not_finite, previews, read_block
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,8 @@ def run(context: Context, task: Task, number: int) -> None:
         parts.append({name: out.cpu().numpy() for name, out in extractor(batch.to(context.options.device)).items()})
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | {"labels": arrays["labels"]}
     _check(context, outputs, task, number)
+    if number == 0 and not _is_encoded(context, task):
+        outputs |= previews.of(arrays["samples"])
     record = {
         "kind": task.kind,
         "digest": task.digest,
@@ -48,10 +50,15 @@ def run(context: Context, task: Task, number: int) -> None:
 def _images(context: Context, task: Task, number: int) -> Block:
     """What is looked at: samples, decoded if they are latents, or the images behind encoded ones."""
     stream = task.params["stream"]
-    if stream in context.tasks and context.tasks[stream].kind == "encode":
+    if _is_encoded(context, task):
         return encode.images_of(context, context.tasks[stream], number)
     decode = task.params.get("decode")
     return images(context, stream, number, decode) if decode else stored(context, stream, number)
+
+
+def _is_encoded(context: Context, task: Task) -> bool:
+    stream = context.tasks.get(task.params["stream"])
+    return stream is not None and stream.kind == "encode"
 
 
 def stored(context: Context, stream: str, number: int) -> Block:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.plan import PlannedCell
-from orchestrator.store import Store, unpack
-from orchestrator.tasks import block_name
+from orchestrator.tasks import previews
 
 if TYPE_CHECKING:
-    import numpy as np
+    from orchestrator.plan import PlannedCell
+    from orchestrator.store import Store
 
-GRID_VERSION = 1
-COLUMNS = ROWS = 8
+GRID_VERSION = 2
+COLUMNS = ROWS = 8  # previews.COUNT in all
 LEAST_PX = 48  # smaller samples are enlarged, pixel by pixel
 
 
 def sample_grid(store: Store, cell: PlannedCell) -> bytes:
-    """A PNG of the first 64 samples. Raises FileNotFoundError or ValueError where they are not kept or not images."""
+    """A PNG of the first samples. Raises FileNotFoundError or ValueError where they are not kept or not images."""
     import io
 
     import numpy as np
     from PIL import Image
 
-    wanted = min(COLUMNS * ROWS, cell.cell.sample.count)
-    parts: list[np.ndarray] = []
-    while sum(map(len, parts)) < wanted:
-        parts.append(unpack(store.read(block_name(cell.stream, len(parts))))[0]["samples"])
-    images = np.concatenate(parts)[:wanted]
-    if images.dtype != np.uint8 or images.shape[1] not in (1, 3):
-        raise ValueError("these samples are not images")
+    images = previews.read(store, cell.stream, cell.extracts)[0][: cell.cell.sample.count]
     n, channels, height, width = images.shape
     scale = max(1, -(-LEAST_PX // min(height, width)))
     images = images.repeat(scale, axis=2).repeat(scale, axis=3)

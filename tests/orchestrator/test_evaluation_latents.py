@@ -18,7 +18,7 @@ from orchestrator.export import export_images
 from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
-from orchestrator.tasks import Context, extract
+from orchestrator.tasks import Context, block_name, extract, previews
 from tests.nag.test_autoencoder import make
 from tests.orchestrator.conftest import Ran, nagbench, run_here
 from tests.orchestrator.made_images import picture_folder, pixels, written
@@ -102,6 +102,16 @@ def test_features_are_of_the_decoded_images(ran: Ran, folder: Path) -> None:
     gap = np.abs((features + 1) * 127.5 - images.reshape(20, -1))
     assert gap.max() <= 1.01  # a quantum: images are decoded in a batch
     assert (gap > 0.5).mean() < 0.01
+
+
+def test_latents_have_pictures(ran: Ran, folder: Path) -> None:
+    """Those of block 0, decoded in the pass that took the features."""
+    (cell,) = ran.plan.cells
+    pictures, labels = previews.read(ran.store, cell.stream, cell.extracts)
+    assert (pictures.shape, labels.shape) == ((10, 3, 16, 16), (10,))
+    gap = np.abs(pictures.astype(int) - decoded(folder, blocks(ran, cell.stream, "samples")[:10]))
+    assert gap.max() <= 1
+    assert previews.PREVIEW not in ran.store.read_arrays(block_name(cell.extracts[0], 1))[0]
 
 
 def test_what_an_autoencoder_is_is_its_content(ran: Ran, folder: Path, tmp_path: Path) -> None:

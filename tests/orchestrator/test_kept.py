@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator import engine
@@ -19,7 +20,7 @@ from orchestrator.plan import Done, missing, plan
 from orchestrator.report.results import collect, influence
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.tasks import block_name, previews
 from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
 from tests.orchestrator.made_images import FOLDER, picture_folder
 
@@ -79,6 +80,19 @@ def test_what_stays(lean: dict[str, Ran], finished: Ran, keep: str, samples: int
     assert missing(ran.plan, Done(ran.store)) == {}
     tasks = [entry["task"] for cell in collect(ran.plan, ran.store).cells for entry in cell.scores.values()]
     assert any(influence(ran.store, task) is not None for task in tasks) == arrays
+
+
+def test_pictures_stay_with_the_features(lean: dict[str, Ran], finished: Ran) -> None:
+    cell = finished.plan.cells[0]
+    pictures, labels = previews.read(finished.store, cell.stream, cell.extracts)
+    samples = finished.store.read_arrays(block_name(cell.stream, 0))[0]["samples"]
+    np.testing.assert_array_equal(pictures, samples)
+    for arrays in zip(
+        previews.read(lean["features"].store, cell.stream, cell.extracts), (pictures, labels), strict=True
+    ):
+        np.testing.assert_array_equal(*arrays)
+    with pytest.raises(FileNotFoundError):
+        previews.read(lean["influence"].store, cell.stream, cell.extracts)
 
 
 def test_streams_have_the_digests_that_they_have_without(lean: dict[str, Ran], finished: Ran) -> None:

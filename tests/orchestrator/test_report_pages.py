@@ -22,6 +22,7 @@ from orchestrator.report.results import Results
 from orchestrator.report.words import difference_text, value_text
 from orchestrator.report.write import write_report
 from orchestrator.store import Store
+from orchestrator.tasks import block_name
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.synthetic import MEASURED, SWEEP, made
 
@@ -273,9 +274,11 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_latents_are_said_to_have_no_picture(tmp_path: Path) -> None:
     results, store = made(tmp_path / "made", ONE_SEED)
     for planned in results.plan.cells:
-        results.plan.tasks[planned.stream].params["stores"] = "latents"  # type: ignore[index]
+        arrays, record = store.read_arrays(name := block_name(planned.stream, 0))
+        store.delete(name)
+        store.create_arrays(name, {**arrays, "samples": arrays["samples"].astype(np.float16)}, record)
     page = written(results, store, tmp_path / "report")
-    assert "latents, which have no picture" in page.text
+    assert "latents of shape (1, 8, 8), which have no picture" in page.text
 
 
 def test_what_is_measured_otherwise_is_neither_ranked_nor_drawn_together(tmp_path: Path) -> None:

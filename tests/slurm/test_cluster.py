@@ -37,7 +37,7 @@ def test_nothing_is_left_of_a_cluster() -> None:
         job = made.submit("trap '' TERM; srun sleep 300 & sleep 300")
         wait(lambda: made.jobs().get(job) == "RUNNING", "it runs", 30)
         mark, folder = f"SLURM_CONF={made.conf}".encode(), made.folder
-        assert len([pid for pid in processes() if mark in environment(pid)]) > 5
+        wait(lambda: sum(mark in environment(pid) for pid in processes()) > 5, "its processes are there", 30)
         made.kill_slurmd("n1", with_tasks=False)  # its tasks are nobody's now
     left = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in processes() if mark in environment(pid)}
     assert not left

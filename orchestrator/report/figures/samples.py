@@ -13,14 +13,14 @@ from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.results import Results
 from orchestrator.report.words import label, listed
 from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.tasks import previews
 
 if TYPE_CHECKING:
     import numpy as np
 
 CLASSES_AT_MOST = 12  # with more classes, the first samples whatever their class
 COLUMNS = 10
-TILE = (64, 128)  # pixels a tile is brought to: enlarged by whole factors below, averaged by whole factors above
+TILE = 64  # pixels a tile has at least: smaller ones are enlarged by whole factors
 INCHES, GAP = 0.56, 0.06
 
 
@@ -28,13 +28,13 @@ INCHES, GAP = 0.56, 0.06
 class Row:
     arm: str
     name: str
-    samples: np.ndarray  # (n, C, H, W) uint8, of block 0
+    samples: np.ndarray  # (n, C, H, W) uint8, the first ones
     labels: np.ndarray
     source: tuple[object, ...]  # what decides noise and labels
 
 
 def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[Row], list[str]]:
-    """The first block of each arm's best cell, first training seed; and why an arm has none."""
+    """The first samples of each arm's best cell, first training seed; and why an arm has none."""
     planned_of = {id(cell): planned for planned, cell in zip(results.plan.cells, results.cells, strict=True)}
     found: list[Row] = []
     reasons: dict[str, list[str]] = {}
@@ -49,20 +49,15 @@ def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[l
 
 
 def _row(results: Results, group: Group, planned: PlannedCell, store: Store) -> Row | str:
-    from orchestrator.store import unpack
-
-    stream = results.plan.tasks[planned.stream]
-    if stream.params["stores"] != "pixels":
-        return "latents, which have no picture"
     try:
-        arrays, _ = unpack(store.read(block_name(planned.stream, 0)))
+        samples, labels = previews.read(store, planned.stream, planned.extracts)
     except FileNotFoundError:
         return "no samples in the store"
+    except previews.NoPicture as error:
+        return f"{error}, which have no picture"
     except ValueError as error:
         return f"samples that cannot be read ({error})"
-    samples, labels = arrays["samples"], arrays["labels"]
-    if samples.ndim != 4 or samples.shape[1] not in (1, 3):
-        return f"samples of shape {samples.shape[1:]} have no picture"
+    stream = results.plan.tasks[planned.stream]
     source = (stream.params["seed"], stream.params["labels"], stream.params["block"], samples.shape[1:])
     return Row(group.arm, label(results, group), samples, labels, source)
 
@@ -121,13 +116,5 @@ def picture(sample: np.ndarray) -> np.ndarray:
     import numpy as np
 
     pixels = np.moveaxis(np.broadcast_to(sample, (3, *sample.shape[1:])), 0, -1)
-    size = max(pixels.shape[:2])
-    if size < TILE[0]:
-        times = -(-TILE[0] // size)
-        return pixels.repeat(times, axis=0).repeat(times, axis=1)
-    factor = -(-size // TILE[1])
-    if factor == 1:
-        return np.ascontiguousarray(pixels)
-    height, width = (side // factor * factor for side in pixels.shape[:2])
-    blocks = pixels[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
-    return np.round(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    times = max(1, -(-TILE // max(pixels.shape[:2])))
+    return np.ascontiguousarray(pixels.repeat(times, axis=0).repeat(times, axis=1))

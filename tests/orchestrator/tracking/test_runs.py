@@ -127,7 +127,7 @@ def test_the_best_cell_of_each_arm_shows_its_samples(tracked: str, finished: Ran
             planned = next(cell for cell in finished.plan.cells if cell.digest == run.data.tags["digest"])
             samples = finished.store.read_arrays(block_name(planned.stream, 0))[0]["samples"]
             sheet = np.asarray(Image.open(io.BytesIO(kept.read_bytes())))
-            assert sheet.shape == (5 * 50 + 2, 8 * 50 + 2)  # 40 samples of 8 x 8, six times as large, gaps of 2
+            assert sheet.shape == (3 * 50 + 2, 8 * 50 + 2)  # 20 samples of 8 x 8, six times as large, gaps of 2
             np.testing.assert_array_equal(sheet[2:50:6, 52:100:6], samples[1, 0])
 
 

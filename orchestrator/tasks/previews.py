@@ -1,0 +1,65 @@
+"""The first samples of a stream as small pictures. They are in block 0 of its features: decoded if it has latents, and
+still there when the samples are let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from orchestrator.store import unpack
+from orchestrator.tasks import block_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from orchestrator.store import Store
+
+PREVIEW = "preview"  # beside the outputs of the extractor
+COUNT = 64  # at most; of block 0 only
+SIDE = 128  # pixels at most; larger pictures are averaged by a whole factor
+
+
+class NoPicture(ValueError):
+    """These samples are no images; the message says what they are."""
+
+
+def of(samples: np.ndarray) -> dict[str, np.ndarray]:
+    """The preview of samples (N, C, H, W), by its name: uint8, N at most COUNT, sides at most SIDE. None of latents."""
+    return {PREVIEW: smaller(samples[:COUNT])} if _are_images(samples) else {}
+
+
+def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (N, C, H, W) uint8, C 1 or 3, and their labels (N,), of a stream with these extract tasks.
+
+    Raises FileNotFoundError where neither features nor samples are kept, NoPicture, and ValueError for what is damaged.
+    """
+    for extract in extracts:
+        try:
+            arrays, _ = unpack(store.read(block_name(extract, 0)))
+        except FileNotFoundError:
+            continue
+        if PREVIEW in arrays:
+            return arrays[PREVIEW], arrays["labels"][:COUNT]
+    arrays, _ = unpack(store.read(block_name(stream, 0)))
+    if found := of(arrays["samples"]):
+        return found[PREVIEW], arrays["labels"][:COUNT]
+    what = "latents" if arrays["samples"].dtype == "float16" else "samples"
+    raise NoPicture(f"{what} of shape {arrays['samples'].shape[1:]}")
+
+
+def _are_images(samples: np.ndarray) -> bool:
+    return samples.dtype == "uint8" and samples.ndim == 4 and samples.shape[1] in (1, 3)
+
+
+def smaller(images: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) uint8 with sides of at most SIDE."""
+    import numpy as np
+
+    factor = -(-max(images.shape[2:]) // SIDE)
+    if factor == 1:
+        return images
+    height, width = (side // factor for side in images.shape[2:])
+    cut = images[:, :, : height * factor, : width * factor]
+    blocks = cut.reshape(*images.shape[:2], height, factor, width, factor)
+    return np.round(blocks.mean(axis=(3, 5))).astype(np.uint8)
