@@ -88,8 +88,8 @@ class Worker:
         for digest, blocks in message["steps"]:
             try:
                 self.context.read_plan(message["plan"])
-                with logged(self.logs, digest, blocks), self._together(digest, message):
-                    run_task(self.context, digest, blocks)
+                with logged(self.logs, digest, blocks) as made, self._together(digest, message):
+                    made += run_task(self.context, digest, blocks)
             except Exception as error:
                 end = outcome(error)
                 if self.raises and end["outcome"] == "failed":
@@ -176,10 +176,13 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def logged(folder: Path | None, digest: str, blocks: list[int] | None) -> Iterator[None]:
-    """While a task runs, all that this process prints goes to the end of the task's own log, with what became of it."""
+def logged(folder: Path | None, digest: str, blocks: list[int] | None) -> Iterator[list[int | None]]:
+    """While a task runs, all that this process prints goes to the end of the task's own log, with what became of it:
+    what was made is put into the list.
+    """
+    made: list[int | None] = []
     if folder is None:
-        yield
+        yield made
         return
     kept = os.dup(2)
     log = os.open(folder / f"{digest}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -189,11 +192,15 @@ def logged(folder: Path | None, digest: str, blocks: list[int] | None) -> Iterat
         started = time.monotonic()
         _write(f"started by process {os.getpid()}" + ("" if blocks is None else f", blocks {blocks}"))
         try:
-            yield
+            yield made
         except BaseException as error:
             _write("".join(traceback.format_exception(error)))
             raise
-        _write(f"done in {time.monotonic() - started:.1f} s")
+        if made:
+            what = "" if made == [None] else f", blocks {made}"
+            _write(f"done in {time.monotonic() - started:.1f} s by process {os.getpid()}{what}")
+        else:
+            _write("it is there already")
     finally:
         os.dup2(kept, 1)
         os.dup2(kept, 2)

@@ -373,14 +373,18 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
     )
 
 
-def run(context: Context, digest: str, blocks: list[int] | None) -> None:
-    """Do a task of the store, or some blocks of it."""
+def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | None]:
+    """Do a task of the store, or some blocks of it, where they are not there yet. Returns what was done."""
     task = context.task(digest)
     module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
     if blocks is None:
-        if not context.store.exists(task.record_name):
-            module.run(context, task)
-        return
+        if context.store.exists(task.record_name):
+            return []
+        module.run(context, task)
+        return [None]
+    made: list[int | None] = []
     for number in blocks:
         if not context.store.exists(block_name(digest, number)):
             module.run(context, task, number)
+            made.append(number)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -14,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.plan import Plan
 from orchestrator.store import Store
+from orchestrator.tasks import block_name
 from tests.orchestrator.conftest import TINY, Ran, run_here
+from tests.slurm.faults import begun_late
 
 MEMORY = 100 << 20  # of an object store
 LONG = ("count: 40", "count: 400", "{name: euler, steps: 2}", "{name: euler, steps: 60}")
+MADE = re.compile(r"^(\S+ \S+) done in ([\d.]+) s by process \d+, blocks \[([\d, ]+)\]$", re.MULTILINE)
 HANDS_OFF = ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")  # what would reach into the cluster
 
 
@@ -103,14 +108,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_here(folder / "sweep.yaml", folder / "store")
 
 
-def made_twice(ran: Ran, store: Store) -> list[str]:
-    """Logs of samples and features that tell of more finished blocks than there are."""
-    found = []
-    for digest, task in ran.plan.tasks.items():
-        if task.kind in ("sample", "extract"):
-            text = (store.logs / f"{digest}.log").read_text()
-            if text.count(" done in ") > ran.plan.blocks[digest]:
-                found.append(f"{task.kind} {digest}\n{text}")
+def made_again(planned: Plan, store: Store) -> list[str]:
+    """What logs tell of blocks of samples and features that were begun when they had been published."""
+    found, lines = [], 0
+    for digest, task in planned.tasks.items():
+        log = store.logs / f"{digest}.log"
+        if task.kind in ("sample", "extract") and log.exists():
+            for line in MADE.finditer(log.read_text()):
+                lines += 1
+                stamp, seconds, blocks = line.groups()
+                names = [block_name(digest, int(number)) for number in blocks.split(",")]
+                found += [f"{digest} {line.group()}" for name in names if begun_late(store, name, stamp, seconds)]
+    assert lines
     return found
 
 

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import plan
+from orchestrator.ray_jobs import RUNNING
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from tests.orchestrator.conftest import Ran, metrics
-from tests.ray.conftest import node, processes, ray_of_our_own, started, until
+from tests.ray.conftest import made_again, node, processes, ray_of_our_own, started, until
 from tests.slurm.faults import ARMS, PACED, fill, mounted, says, truncate, undisturbed
 from tests.slurm.soak import ROUNDS, TEXT, ended, out
 
@@ -56,18 +57,20 @@ class Round:
         self.store = Store(str(self.folder / "results" / "store"))
         self.faults = Path(os.environ["NAGBENCH_FAULTS"])
 
-    def command(self, command: str, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "orchestrator.cli", command, "sweep.yaml", "--site", "site.yaml"]
+    def command(
+        self, command: str, *options: str, output: Any = subprocess.PIPE, errors: Any = subprocess.STDOUT
+    ) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "orchestrator.cli", command, "sweep.yaml", "--site", "site.yaml", *options]
         words += ["--tracking", "none", "--checkpoint-seconds", "0.5"] if command in ("run", "submit") else []
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        pipes: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "text": True}
+        pipes: dict[str, Any] = {"stdout": output, "stderr": errors, "text": True}
         return subprocess.Popen(words, cwd=self.folder, env=environment, **pipes)
 
     def begin(self) -> None:
         """What drives the sweep, for the first time or again."""
         self.began += 1
         with (self.folder / "driver.log").open("a") as log:
-            made = self.command("submit" if self.job else "run", log)
+            made = self.command("submit" if self.job else "run", output=log)
         if self.job:
             assert made.wait(240) == 0, "not submitted"
         else:
@@ -78,6 +81,12 @@ class Round:
             return processes(b"orchestrator.ray_jobs", self.ray)
         assert self.engine is not None
         return [self.engine.pid] if self.engine.poll() is None else []
+
+    def over(self) -> bool:
+        if not self.job:
+            return not self.drivers()
+        states = json.loads(self.command("status", "--json", errors=subprocess.DEVNULL).communicate()[0])["ray_jobs"]
+        return all(each["status"] not in RUNNING for each in states)
 
     def said(self) -> str:
         """What the drivers wrote."""
@@ -107,8 +116,7 @@ def the_driver_is_killed(now: Round) -> None:
         os.kill(pid, signal.SIGKILL)
     until(lambda: not now.drivers(), 60)
     time.sleep(now.chance.uniform(0, 5))
-    if now.job:  # the cluster knows of the end of a job a little later
-        until(lambda: "RUNNING" not in (now.command("status").communicate()[0]), 60)
+    until(now.over, 60)  # the cluster knows of the end of a job a little later
     now.begin()
 
 
@@ -136,7 +144,7 @@ def round_of(now: Round, base: Ran) -> str:
         fault(now)
     says(now.faults, step=0, pace=0.1)
     end = time.monotonic() + ROUND_S
-    while now.drivers():
+    while not now.over():
         if time.monotonic() > end:
             raise TimeoutError(f"not over after {ROUND_S:.0f} s")
         time.sleep(1)
@@ -160,13 +168,8 @@ def same(now: Round, base: Ran) -> None:
     kept = {key: value for key, value in ours.items() if key.partition("{")[0] in ARMS}
     assert kept
     assert kept.items() <= theirs.items()
-    for digest, task in planned.tasks.items():
-        if task.kind in ("sample", "extract"):
-            names = now.store.list(f"blocks/{digest}")
-            aside = len(list(now.folder.glob(f"results/store/quarantine/blocks/{digest}/*")))
-            log = now.store.logs / f"{digest}.log"
-            made = log.read_text().count(" done in ") if log.exists() else 0
-            assert made <= len(names) + aside, f"{task.kind} {digest} was made again"
+    again = made_again(planned, now.store)
+    assert not again, f"made again: {again}"
 
 
 def main(rounds: int, seed: int) -> int:

@@ -23,7 +23,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 from tests.orchestrator.conftest import Quiet, Ran, metrics, run_here
-from tests.ray.conftest import made_twice, node
+from tests.ray.conftest import made_again, node
 
 
 class Disturber(Quiet):
@@ -107,7 +107,7 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
         for name in store.list(f"attempts/{digest}")
     )
     assert {cause.partition(" ")[0] for cause in causes} == {"died", "node"}, causes
-    assert not made_twice(undisturbed, store)
+    assert not made_again(undisturbed.plan, store)
     again = run_here(undisturbed.plan.sweep.path, store.root)
     assert again.backend is None
     assert metrics(again.document()) == metrics(undisturbed.document())

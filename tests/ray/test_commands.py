@@ -16,7 +16,7 @@ from orchestrator.site import read_site
 from orchestrator.store import Store
 from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
 from tests.orchestrator.test_s3 import bucket  # noqa: F401  (a fixture)
-from tests.ray.conftest import made_twice, until
+from tests.ray.conftest import made_again, until
 
 ROOT = Path(__file__).parents[2]
 HALF = "worker: {gpus: 0.5, cpus: 0.5}\nworkers: 2\n"  # so that two engines have room side by side
@@ -115,7 +115,7 @@ def test_a_job_from_submit_to_report(user: User, undisturbed: Ran) -> None:
     assert "all done" in user("logs", sweep).stdout
     told = user.json("report", sweep)
     assert metrics(told) == json.loads(json.dumps(metrics(undisturbed.document())))
-    assert not made_twice(undisturbed, user.store)
+    assert not made_again(undisturbed.plan, user.store)
 
     site = read_site(str(user.folder / "ray.yaml"))
     with ray_jobs._client(site) as client:

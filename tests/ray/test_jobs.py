@@ -18,7 +18,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 from tests.orchestrator.conftest import Ran, metrics, run_here
-from tests.ray.conftest import alive, made_twice, processes, until
+from tests.ray.conftest import alive, made_again, processes, until
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     log = ray_jobs.logs(name, store, site)
     assert ray_jobs.status(name, store, site)[-1].status == "SUCCEEDED", log
     assert "all done" in log
-    assert not made_twice(undisturbed, store)
+    assert not made_again(undisturbed.plan, store)
     again = run_here(undisturbed.plan.sweep.path, store.root)
     assert again.backend is None
     assert metrics(again.document()) == metrics(undisturbed.document())

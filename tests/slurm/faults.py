@@ -20,6 +20,7 @@ import numpy as np
 from orchestrator.plan import Done, Plan, plan
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
+from orchestrator.tasks import block_name, record_name
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.running import SITE, Place, changed
@@ -308,12 +309,15 @@ class Trial(Place):
         found = []
         for line in MADE.finditer(self.logs()):
             stamp, kind, digest, blocks, seconds = line.groups()
-            begun = time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S")) - float(seconds)
-            names = [f"blocks/{digest}/{int(number):06d}.safetensors" for number in blocks.split()]
-            for name in names or [f"records/{kind}/{digest}.json"]:
-                if begun > os.stat(self.store.path(name)).st_mtime + CLOCK_S:
-                    found.append(line.group())
+            names = [block_name(digest, int(number)) for number in blocks.split()] or [record_name(kind, digest)]
+            found += [line.group() for name in names if begun_late(self.store, name, stamp, seconds)]
         return found
+
+
+def begun_late(store: Store, name: str, stamp: str, seconds: str) -> bool:
+    """Whether what was made in so many seconds, as a log says, was begun when it had been published."""
+    begun = time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S")) - float(seconds)
+    return begun > os.stat(store.path(name)).st_mtime + CLOCK_S
 
 
 def _metrics(ran: Ran) -> dict[str, Any]:
