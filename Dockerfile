@@ -1,0 +1,12 @@
+# docker build -t nagbench . && docker run --rm -v "$PWD/results:/work/results" nagbench
+# runs the demonstration on the CPU; its results lie in ./results. With GPUs: --gpus all.
+FROM python:3.12-slim
+WORKDIR /work
+COPY pyproject.toml README.md LICENSE ./
+COPY nag nag
+COPY orchestrator orchestrator
+COPY sites sites
+COPY sweeps sweeps
+RUN pip install --no-cache-dir '.[ode,latents,timm]'
+ENTRYPOINT ["nagbench"]
+CMD ["run", "sweeps/digits.yaml"]
