@@ -169,7 +169,7 @@ def listening(host: str, port: int) -> socket.socket:
     listened at: nothing else is sure to be reached.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if host != LOOPBACK and ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+    if host != LOOPBACK and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         family, address = socket.AF_INET, ("", port)
     try:
         return _bound(family, address)

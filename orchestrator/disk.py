@@ -18,7 +18,7 @@ from orchestrator.store import Store
 from orchestrator.sweep import Network
 from orchestrator.tasks import Task, previews
 
-HEAD = 700  # bytes of a record, or of the header of a block
+HEAD = 800  # bytes of a record, or of the header of a block
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,13 @@ def run(context: Context, task: Task) -> None:
 def _extractor(context: Context, task: Task) -> None:
     from safetensors.torch import save
 
+    from nag.precision import exact
+
     started = time.time()
     extractor = context.rebuild("features", task.params["extractor"])
     split = context.rebuild("datasets", task.params["data"]).open("train")
-    state = extractor.train(split, lambda done, of: context.tell(task.digest, done, of))
+    train = exact(extractor.train, context.options.device)
+    state = train(split, lambda done, of: context.tell(task.digest, done, of))
     finish(context, task, {"extractor.safetensors": save(state)}, {}, started)
 
 
