@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from nag.block_means import BlockMeans
+from nag.precision import arithmetic
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class OpenAutoencoder:
         if latents.ndim != 4 or latents.shape[1] != wanted:
             raise ValueError(f"the latents are {list(latents.shape)}; {self.settings.path} takes {wanted} channels")
         self._vae.use_tiling = self.settings.tile is not None
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(torch.device(self.device).type):
             x = latents.to(self.device, torch.float32) / self.settings.factor + self.shift
             return self._vae.decode(x.to(self._vae.dtype)).sample.float().clamp(-1, 1)
 
@@ -105,7 +106,7 @@ class OpenAutoencoder:
         _, channels, height, width = images.shape
         self.settings.latent_shape((channels, height, width))
         self._vae.use_tiling = False
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(torch.device(self.device).type):
             posterior = self._vae.encode(images.to(self.device, self._vae.dtype)).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
             return (mean - self.shift) * self.settings.factor, std * self.settings.factor

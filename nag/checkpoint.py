@@ -5,15 +5,17 @@ Official ones are read by `nag.official`. No pickle is ever run.
 
 from __future__ import annotations
 
+import io
 import json
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nag import header
+from nag.header import FORMAT, KEY, Description, Listed
 from nag.models import seeded
-from nag.registry import build, name_of, source_of
+from nag.registry import name_of, source_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,23 +25,12 @@ if TYPE_CHECKING:
     from nag.official import Network
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
-
-FORMAT = "nagbench-network-1"
-KEY = "nagbench"  # our only key in a header: safetensors writes several in no fixed order
+Kind = tuple[tuple[int, ...], str]  # shape and dtype of a weight
 
 
 def metadata(data: bytes) -> dict[str, str]:
-    """The string table in a safetensors header. Raises ValueError if `data` is not of that format."""
-    if len(data) < 8:
-        raise ValueError("not a safetensors file: shorter than its header")
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > len(data) - 8:
-        raise ValueError("not a safetensors file, or cut off: the header is longer than the file")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError("not a safetensors file: its header is not JSON") from error
-    return header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    """The string table in a safetensors header. Raises ValueError if `data` is not of that format, or is damaged."""
+    return header.read(io.BytesIO(data), len(data)).strings
 
 
 def dump_network(
@@ -72,42 +63,54 @@ def dump_network(
 
 def described_model(described: Mapping[str, Any]) -> Any:
     """The model that the file of a network names. Raises ValueError for one of somebody's own code."""
-    if "source" in described:
-        name, source = described["name"], described["source"][:12]
+    method = header.Described.model_validate(dict(described))
+    if method.source is not None:
+        name, source = method.name, method.source[:12]
         raise ValueError(f"its model {name!r} is of somebody's own code ({source}), known to the sweep that trained it")
-    return build("models", described["name"], **described["fields"])
+    return header.built("models", method)
 
 
 def parse(
     data: bytes, device: str = "cpu", source: str = "checkpoint", model_of: ModelOf = described_model
-) -> tuple[torch.nn.Module, Any, Any, dict[str, Any]]:
+) -> tuple[torch.nn.Module, Any, Any, Description]:
     """Module, model, interpolant and description. Raises ValueError, naming `source`, for what `dump_network` did not
     make. model_of: gives the model from its description.
     """
+    listed, built = _built(io.BytesIO(data), len(data), source, model_of)
+    return _filled(data, listed, built, device, source)
+
+
+Built = tuple["torch.nn.Module", Any, Any, Description]
+
+
+def _built(file: Any, size: int, source: str, model_of: ModelOf) -> tuple[Listed, Built]:
+    """What a header describes, the module without weights (if it is ours), checked against the tensors that it lists;
+    no tensor is read.
+    """
+    try:
+        listed = header.read(file, size)
+        description = header.described(listed)
+        model = model_of(description.model.model_dump(exclude_none=True))
+        if source_of(model) is None:
+            header.no_deeper(model, listed.tensors)
+        interpolant = header.built("interpolants", description.interpolant)
+        module = _skeleton(model, description.state, description.num_classes, description.has_null_noise)
+        _fits(module, {name: (tuple(one.shape), header.TORCH[one.dtype]) for name, one in listed.tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    return listed, (module, model, interpolant, description)
+
+
+def _filled(data: bytes, listed: Listed, built: Built, device: str, source: str) -> Built:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    module, model, interpolant, description = built
     try:
-        header = json.loads(metadata(data).get(KEY, "{}"))
         weights = load(data)
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{source}: {error}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{source}: not a network of nagbench (format {header.get('format')!r}, wanted {FORMAT!r})")
-    description = header["network"]
-    try:
-        model = model_of(description["model"])
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    interpolant = build("interpolants", description["interpolant"]["name"], **description["interpolant"]["fields"])
-    module = module_of(
-        model,
-        weights,
-        shape=tuple(description["shape"]),
-        num_classes=description["num_classes"],
-        has_null_noise=description["has_null_noise"],
-        source=source,
-    )
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{source}: its tensors cannot be read: {next(iter(str(error).splitlines()), '')}") from None
+    _fill(module, weights, source)
     return module.to(device).eval(), model, interpolant, description
 
 
@@ -121,28 +124,60 @@ def module_of(
     source: str,
 ) -> torch.nn.Module:
     """The module that `model` describes, of these weights. ValueError if they are not its own, all of them, finite."""
+    found = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
+    try:
+        module = _skeleton(model, shape, num_classes, has_null_noise)
+        _fits(module, found)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    _fill(module, weights, source)
+    return module
+
+
+def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_null_noise: bool) -> torch.nn.Module:
+    """The module without weights, if it is one of ours. ValueError for sizes of which there is none."""
     import torch
 
-    # Of a module that is not ours not all need be in its weights, so it is made in earnest.
-    with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
-        module = model.module(shape, num_classes, null_noise=has_null_noise)
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != found:
-        raise ValueError(f"{source}: these weights do not fit: {_differences(wanted, found)}")
+    if source_of(model):  # its state dict may not hold all that it needs, so it is built on the CPU
+        with torch.device("cpu"), seeded(0):
+            return model.module(shape, num_classes, null_noise=has_null_noise)
+    try:
+        with torch.device("meta"), seeded(0):
+            return model.module(shape, num_classes, null_noise=has_null_noise)
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"no network of states {list(shape)} and {num_classes:,} classes can be built: {reason}"
+        ) from None
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _fits(module: torch.nn.Module, found: Mapping[str, Kind]) -> None:
+    """Raise ValueError unless these (shape, dtype) are those of the module's own weights."""
+    wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
+    if wanted != dict(found):
+        raise ValueError(f"these weights do not fit: {_differences(wanted, found)}")
+
+
+def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    import torch
+
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{source}: weight {name} is not finite: it has NaN or infinite values")
     module.load_state_dict(weights, assign=True)
-    return module
 
 
-def _differences(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    """The first few shapes by name that are missing, unknown or others."""
+def _differences(wanted: Mapping[str, Kind], found: Mapping[str, Kind]) -> str:
+    """The first few weights by name that are missing, unknown, or of another shape or dtype."""
     words = [f"{name} is missing" for name in wanted if name not in found]
-    words += [f"{name} is not known" for name in found if name not in wanted]
-    both = [name for name in wanted if name in found and wanted[name] != found[name]]
-    words += [f"{name} has shape {found[name]}, not {wanted[name]}" for name in both]
+    words += [f"{header.short(name)[1:-1]} is not known" for name in found if name not in wanted]
+    for name in (name for name in wanted if name in found and wanted[name] != found[name]):
+        (shape, dtype), (other, of) = wanted[name], found[name]
+        words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
     return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
 
 
@@ -158,11 +193,11 @@ def parse_network(
     return NetworkField(
         module,
         interpolant=interpolant,
-        predicts=description["predicts"],
-        shape=tuple(description["shape"]),
-        num_classes=description["num_classes"],
-        has_null_noise=description["has_null_noise"],
-        has_null_class=description["has_null_class"],
+        predicts=description.predicts,
+        shape=description.state,
+        num_classes=description.num_classes,
+        has_null_noise=description.has_null_noise,
+        has_null_class=description.has_null_class,
     )
 
 
@@ -175,7 +210,7 @@ def parse_estimator(
     module, model, interpolant, description = parse(data, device, source, model_of)
     if model.generates:
         raise ValueError(f"{source}: a {name_of(model)} network generates, it does not estimate noise levels")
-    return Estimator(module, interpolant, tuple(description["shape"]))
+    return Estimator(module, interpolant, description.state)
 
 
 def load_network(path: str | Path, family: str | None = None, **architecture: Any) -> NetworkField:
@@ -187,13 +222,17 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: {'a folder' if path.is_dir() else 'not a regular file'}; a checkpoint is one file")
     if family is not None:
         return _official(path, family, str(path), architecture)[1]
     if architecture:
         raise ValueError(f"{path}: for {', '.join(architecture)}, say the family too: dit or sit")
-    data = path.read_bytes()
-    _describes_itself(data, str(path))
-    return parse_network(data, source=str(path))
+    with path.open("rb") as file:
+        _describes_itself(file.read(16), str(path))
+        file.seek(0)
+        _built(file, path.stat().st_size, str(path), described_model)  # before all of it is read
+    return parse_network(path.read_bytes(), source=str(path))
 
 
 def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:

@@ -1,11 +1,15 @@
-"""Several processes that train one network. Each is told by its environment which it is; one failing ends all."""
+"""Several processes that train one network. Our launchers say in the environment of each which it is; one failing ends
+all.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import functools
 import gc
+import ipaddress
 import itertools
 import os
 import re
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
 TIMEOUT_S = 600.0  # how long one waits for the others, where a machine was lost without a word
 FAREWELL_S = 3.0  # how long the first process stays to tell the others why it failed
 
-# rank, size, rank on this machine: as torchrun and Ray Train name them, and as `srun` does
-NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+# Only these make a process one of a group, and only our own launchers set them: RANK, MASTER_ADDR and the like may be
+# left from somebody else's, and every process under `srun` has a SLURM_PROCID.
+NAMES = RANK, SIZE, LOCAL_RANK, MEETING = tuple(
+    f"NAGBENCH_{name}" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MEETING")
+)
+LOOPBACK = "127.0.0.1"
 
 
 class World(NamedTuple):
@@ -67,22 +75,38 @@ class PeerFailed(RuntimeError):
 
 
 def world(environ: Mapping[str, str] = os.environ) -> World:
-    """What the environment says. Raises ValueError where it contradicts itself."""
-    for names in NAMES:
-        rank, size, local = (environ.get(name) for name in names)
-        if size is None:
-            continue
-        if rank is None or not rank.isdecimal() or not size.isdecimal() or int(rank) >= int(size):
-            raise ValueError(f"the environment has {names[1]}={size} and {names[0]}={rank}: no such process")
-        return World(int(rank), int(size), int(local or 0))
-    return ALONE
+    """What the environment says, in our own names. Raises ValueError where it contradicts itself."""
+    rank, size, local = (environ.get(name) for name in (RANK, SIZE, LOCAL_RANK))
+    if size is None:
+        return ALONE
+    if rank is None or not rank.isdecimal() or not size.isdecimal() or int(rank) >= int(size):
+        raise ValueError(f"the environment has {SIZE}={size} and {RANK}={rank}: no such process")
+    return World(int(rank), int(size), int(local or 0))
 
 
-def environment(rank: int, size: int, port: int, host: str = "127.0.0.1") -> dict[str, str]:
-    """The variables for process `rank` of `size`: on this machine, or where each sees no GPUs but its own."""
-    here = {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
-    here |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else torch advises against what nag.training needs
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), **here}
+def alone(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment without what says that a process is one of a group: for a process that is started for itself."""
+    return {name: value for name, value in environ.items() if name not in NAMES}
+
+
+def environment(rank: int, size: int, port: int, host: str = LOOPBACK, local_rank: int | None = None) -> dict[str, str]:
+    """The variables for process `rank` of `size`: on this machine, or where each sees no GPUs but its own.
+
+    A group of one machine talks over its loopback interface alone, so that nobody outside can reach it.
+    """
+    local = rank if local_rank is None else local_rank
+    variables = {RANK: str(rank), SIZE: str(size), LOCAL_RANK: str(local), MEETING: f"{host}:{port}"}
+    variables |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else torch advises against what nag.training needs
+    if host == LOOPBACK and (name := _loopback_interface()):
+        variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+    return variables
+
+
+def _loopback_interface() -> str:
+    """`lo` on Linux, `lo0` elsewhere; empty where it cannot be known."""
+    with contextlib.suppress(OSError):
+        return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "")
+    return ""
 
 
 def free_port() -> int:
@@ -92,18 +116,35 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Host and port at which the processes meet. Raises ValueError where the environment does not tell."""
-    if "MASTER_ADDR" in environ and "MASTER_PORT" in environ:
-        return environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+def of_slurm(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables for a process that `srun` started as one of a group; none if it is the only one.
+
+    Called by our own element alone, where it knows that it was queued as a group: every process of every Slurm job has
+    the like of these. Raises ValueError where Slurm does not say who the others are.
+    """
+    rank, size, local = (environ.get(f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
+    if size == "1":
+        return {}
+    if rank is None or size is None or not rank.isdecimal() or not size.isdecimal() or int(rank) >= int(size):
+        raise ValueError(f"Slurm has SLURM_STEP_NUM_TASKS={size} and SLURM_PROCID={rank}: no such process")
+    host, port = meeting_of_slurm(environ)
+    return environment(int(rank), int(size), port, host, int(local or 0))
+
+
+def meeting_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port at which the processes of a job step meet: on its first node, or this machine if it is the only
+    one. Raises ValueError where Slurm does not tell.
+    """
+    step = [environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
+    port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system gives to anybody
+    if environ.get("SLURM_STEP_NUM_NODES") == "1":
+        return LOOPBACK, port
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST"))
     if not nodes:
-        raise ValueError("where do the processes of the training meet? Set MASTER_ADDR and MASTER_PORT")
+        raise ValueError("where do the processes of the training meet? Slurm gives no SLURM_STEP_NODELIST")
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert first is not None
     host = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
-    step = [environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
-    port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system gives to anybody
     launched = environ.get("SLURM_LAUNCH_NODE_IPADDR")  # in a batch job, the address of the first node
     if launched is not None:
         try:
@@ -113,6 +154,43 @@ def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     return host, port
 
 
+def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Host and port at which the processes meet. Raises ValueError where the environment does not tell."""
+    host, _, port = environ.get(MEETING, "").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"where do the processes of the training meet? {MEETING} is {environ.get(MEETING)!r}")
+    return host, int(port)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that waits for the other processes at the address by which they know this one, and at no other.
+
+    On several machines, where that name is a loopback address on its own machine or no address of it, all addresses are
+    listened at: nothing else is sure to be reached.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if host != LOOPBACK and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        family, address = socket.AF_INET, ("", port)
+    try:
+        return _bound(family, address)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise OSError(error.errno, f"port {port} of {host} cannot be listened at: {error.strerror}") from error
+        return _bound(socket.AF_INET, ("", port))
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 @functools.cache
 def _meet(host: str, port: int, world: World, timeout: datetime.timedelta) -> tuple[Any, Iterator[int]]:
     """What the processes tell each other by, which the first one holds for as long as it lives; and numbers for their
@@ -120,8 +198,10 @@ def _meet(host: str, port: int, world: World, timeout: datetime.timedelta) -> tu
     """
     from torch import distributed
 
-    store = distributed.TCPStore(host, port, world.size, is_master=world.rank == 0, timeout=timeout)
-    return store, itertools.count()
+    first = world.rank == 0
+    ours = listening(host, port).detach() if first else None  # by itself the store listens at all addresses
+    given: dict[str, Any] = {"is_master": first, "timeout": timeout, "master_listen_fd": ours}
+    return distributed.TCPStore(host, port, world.size, **given), itertools.count()
 
 
 @contextlib.contextmanager

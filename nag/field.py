@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nag.interpolants import Interpolant, Prediction
+from nag.precision import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class NetworkField:
-    """The field of a module with `forward(x, t, y)` in our conventions. Evaluated without gradients."""
+    """The field of a module with `forward(x, t, y)` in our conventions. Evaluated without gradients, at `precision`."""
 
     module: torch.nn.Module
     interpolant: Interpolant
@@ -55,6 +56,7 @@ class NetworkField:
     num_classes: int
     has_null_noise: bool
     has_null_class: bool
+    precision: Precision = field(default_factory=Precision)
 
     calls: ClassVar[int] = 1
 
@@ -66,8 +68,9 @@ class NetworkField:
         if x.shape != (n, *self.shape) or t.shape != (n,) or y.shape != (n,):
             found = ", ".join(str(tuple(v.shape)) for v in (x, t, y))
             raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {found}")
-        with torch.no_grad():
-            return self.module(x, t, y)
+        with torch.no_grad(), self.precision.arithmetic(x.device.type):
+            out = self.module(x, t, y)
+        return out if self.precision.dtype == "float32" else out.float()
 
 
 class Calls:

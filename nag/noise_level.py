@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from nag.precision import arithmetic
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def level_loss(interpolant: Any, bins: int) -> Loss:
 
 @dataclass(frozen=True)
 class Estimator:
-    """g_phi as a function: states (N, C, H, W) to the posterior mean of their level (N,) in (0, 1), without
-    gradients.
+    """g_phi as a function: states (N, C, H, W) to the posterior mean of their level (N,) in (0, 1), without gradients.
+    Always in plain float32.
     """
 
     module: torch.nn.Module
@@ -80,7 +81,7 @@ class Estimator:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(x.device.type):
             posterior = self.module(x).softmax(dim=1)
         bins = posterior.shape[1]
         centres = (torch.arange(bins, dtype=posterior.dtype, device=posterior.device) + 0.5) / bins
@@ -92,7 +93,7 @@ class Estimator:
         """
         import torch
 
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), arithmetic(x.device.type):
             x, t = x.detach().clone().requires_grad_(), t.detach().clone()
             log_density = self.module(x).log_softmax(dim=1)  # up to a constant
             place = (t * log_density.shape[1] - 0.5).clamp(0, log_density.shape[1] - 1)

@@ -83,9 +83,18 @@ METHODS: dict[str, dict[str, str]] = {
 }
 
 
+LARGEST = 2**63
+
+
 def _whole(value: Any) -> Any:
-    """5e4 is a whole number written as a float; anything else is left for the strict check to judge."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """5e4 is a whole number written as a float; anything else is left for the strict check to judge. None needs 64 bits
+    or more: beyond, arrays and floats overflow.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value) if abs(value) < LARGEST else LARGEST
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError("a whole number must be below 2^63")
+    return value
 
 
 Int = Annotated[int, BeforeValidator(_whole)]

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from nag import distributed
 from nag.distributed import ALONE, World
 from nag.models import seeded
-from nag.precision import Precision
+from nag.precision import Precision, arithmetic
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -244,7 +244,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         for place, piece in _pieces(batch, micro_batch):
             more = place + len(piece.t) < len(batch.t)  # gradients are exchanged once a step, after the last piece
-            with together.no_sync() if together is not None and more else contextlib.nullcontext():
+            alone = together.no_sync() if together is not None and more else contextlib.nullcontext()
+            with alone, training.precision.arithmetic(batch.t.device.type, forward=False):
                 with seeded(training.seed, step, *([part[0] + place] if part[0] + place else [])):
                     error = loss(called, piece)
                 if len(piece.t) < len(batch.t):
@@ -292,8 +293,6 @@ def _called(module: torch.nn.Module, precision: Precision, world: World, device:
     """The module as the loss is to call it; of several processes also the DistributedDataParallel in it."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = precision.tf32
-    torch.backends.cudnn.allow_tf32 = precision.tf32
     called: Any = torch.compile(module) if precision.compile else module
     together = None
     if world.size > 1:
@@ -307,14 +306,16 @@ def _called(module: torch.nn.Module, precision: Precision, world: World, device:
             find_unused_parameters=True,
             **{buffers if buffers in inspect.signature(wrapper).parameters else "broadcast_buffers": False},
         )
-    return _autocast(called, torch.device(device).type) if precision.dtype == "bfloat16" else called, together
+    return _forward(called, torch.device(device).type, precision), together
 
 
-def _autocast(called: Any, device: str) -> Any:
-    import torch
+def _forward(called: Any, device: str, precision: Precision) -> Any:
+    """The module at this precision, its output in float32."""
+    if precision.dtype == "float32":
+        return called
 
     def forward(*inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with precision.arithmetic(device):
             return called(*inputs).float()
 
     return forward
@@ -337,7 +338,7 @@ def _worst(loss: Loss, module: torch.nn.Module, batch: Batch, first: int, world:
     module.eval()
     found = [-math.inf, 0.0, 0.0]  # loss, place, level
     for i in range(len(batch.t)):
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(batch.t.device.type):
             alone = loss(module, Batch(*(tensor[i : i + 1] for tensor in batch))).item()
         if not alone <= found[0]:  # NaN compares false
             found = [alone, first + i, batch.t[i].item()]

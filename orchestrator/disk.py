@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nag.header import description_in
 from nag.registry import name_of
 from orchestrator.builder import SHARD, images_in
 from orchestrator.kept import SCORED, File, Plans, files
-from orchestrator.networks import described_by
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.sweep import Network
 from orchestrator.tasks import Task, previews
 
-HEAD = 700  # bytes of a record, or of the header of a block
+HEAD = 800  # bytes of a record, or of the header of a block
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def shape_of(network: Network) -> tuple[int, ...] | None:
     """(C, H, W) of a network's samples, as far as that is written without its weights."""
     if network.data is not None or network.autoencoder is not None:
         return network.shape
-    described = described_by(Path(network.checkpoint)) if network.checkpoint else None
-    return tuple(described["shape"]) if described else None
+    described = description_in(Path(network.checkpoint)) if network.checkpoint else None
+    return described.state if described else None
 
 
 def images_shape(network: Network) -> tuple[int, ...] | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nag import header
 from nag.block_means import BlockMeans
 from nag.datasets.made_up import MadeUp
+from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
 from nag.official import FAMILIES
 from nag.registry import find
@@ -75,6 +75,8 @@ class Networks:
     def _check_keys(self, entry: Node) -> None:
         fields = entry.mapping(EXAMPLE)
         if "checkpoint" in fields:
+            if entry.get("checkpoint") is None:
+                raise fields["checkpoint"].error("expected the path of a file, got null. Leave out what is not used.")
             entry.only(LOADED)
             return
         entry.only(TUNED if "init" in fields else TRAINED)
@@ -158,7 +160,14 @@ class Networks:
         heads = node.value["heads"].value if "heads" in node.value else None
         if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
             raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
-        described = described_by(path) if path.is_file() else None
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
+        try:
+            described = description_in(path) if path.is_file() else None
+            parts = _described_parts(described)
+        except ValueError as error:
+            raise place.error(f"{error}.") from None
         if described is None and family is None:
             raise place.error("it does not describe itself, so say what it is: family: dit or family: sit.")
         network = Network(
@@ -173,38 +182,31 @@ class Networks:
         for key in ("family", "heads"):
             if key in node.value:
                 raise node.value[key].error("this checkpoint describes itself; leave it out.")
-        if described["model"].get("source"):
-            name = described["model"]["name"]
+        if described.model.source:
+            name = described.model.name
             raise place.error(f"its model {name!r} is somebody's own code; only the sweep that trained it can use it.")
         shape = _shape(network, node)
-        if not self.smoke and shape is not None and list(shape) != described["shape"]:
+        if not self.smoke and shape is not None and list(shape) != described.shape:
             what = "images" if autoencoder is None else "latents"
-            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described['shape']}.")
+            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
         found = dataclasses.replace(
             network,
-            model=find("models", described["model"]["name"])(**described["model"]["fields"]),
-            interpolant=find("interpolants", described["interpolant"]["name"])(**described["interpolant"]["fields"]),
-            predicts=described["predicts"],
-            learned=frozenset(need for need in DROPOUT if described[f"has_{need}"]),
+            **parts,
+            predicts=described.predicts,
+            learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
         )
-        fits = not self.smoke or shape is None or list(shape) == described["shape"]
+        fits = not self.smoke or shape is None or list(shape) == described.shape
         return found if fits else _made_on_the_spot(found)
 
 
-def described_by(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint of nagbench says of itself, from its header alone; None for any other file."""
-    from nag.checkpoint import KEY, metadata
-
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length < 100_000_000:
-            return None
-        try:
-            header = json.loads(metadata(start + file.read(length)).get(KEY, "null"))
-        except ValueError:
-            return None
-    return header.get("network") if isinstance(header, dict) else None
+def _described_parts(described: Description | None) -> dict[str, Any]:
+    """Model and interpolant that a checkpoint describes, where they are ours. ValueError for invalid ones."""
+    if described is None or described.model.source:
+        return {}
+    return {
+        "model": header.built("models", described.model),
+        "interpolant": header.built("interpolants", described.interpolant),
+    }
 
 
 def with_preset(node: Node) -> Node:

@@ -9,6 +9,8 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 
+WIDEST = 2**20  # of a transformer or its MLPs; XL has 1,152 and 4,608
+
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
@@ -28,6 +30,10 @@ def widths_fit(hidden: int, heads: int, mlp_ratio: float) -> None:
         raise ValueError(f"hidden ({hidden}) must be a multiple of heads ({heads})")
     if hidden % 4:
         raise ValueError(f"hidden ({hidden}) must be a multiple of 4, for sine and cosine of row and column")
+    if hidden > WIDEST:
+        raise ValueError(f"hidden ({hidden}) is above {WIDEST:,}")
+    if hidden * mlp_ratio > WIDEST:
+        raise ValueError(f"mlp_ratio ({mlp_ratio}) makes the MLPs wider than {WIDEST:,}")
     if int(hidden * mlp_ratio) < 1:
         raise ValueError(f"mlp_ratio ({mlp_ratio}) leaves the MLPs no width")
 

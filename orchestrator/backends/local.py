@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nag.distributed import alone
 from orchestrator.backends import Bundle, End, Event, Step, Work, event_of, message_of
 from orchestrator.plan import Plan
 from orchestrator.store import Store
@@ -61,7 +62,7 @@ class Local:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=os.environ | ONE_THREAD,
+                env=alone() | ONE_THREAD,
                 start_new_session=True,  # Ctrl-C reaches the engine alone
             )
         started = Process(process, log)

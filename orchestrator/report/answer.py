@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from orchestrator.report import devices
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.estimates import (
     Estimate,
@@ -158,6 +159,7 @@ def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         _unlike(results, metric),
         _choice(results, comparisons, chosen, metric),
         _selected(results, comparisons, chosen, metric),
+        devices.note(results, comparisons, metric),
     ]
     notes += [_certainty(results, comparisons, metric), _price(results, comparisons, chosen, metric)]
     notes.append(_size(results, metric))

@@ -125,7 +125,7 @@ def _stamps(results: Results) -> Table | None:
             row = [
                 metric_name(results, metric) + results.setting(metric),
                 f"{stamp['count']:,}",
-                _measured_by(results, stamp),
+                _measured_by(results, stamp) + (f", {entry['states']}" if entry.get("states") else ""),
                 _reference(results, metric, stamp),
                 str(stamp.get("labels", "–")),
             ]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from orchestrator.report.comparisons import compare
+from orchestrator.report.devices import marked
 from orchestrator.report.paper import beside
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store import Store
@@ -20,7 +21,7 @@ def document(results: Results, store: Store) -> dict[str, Any]:
         | {
             "sweep": results.plan.sweep.name,
             "cells": [_cell(cell) for cell in scored],
-            "comparisons": [row.as_json() for row in compare(results, store)],
+            "comparisons": [marked(results, row) for row in compare(results, store)],
             "floor": results.floor,
             "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
             "failed": [
@@ -41,7 +42,10 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         name: {key: entry["score"][key] for key in ("value", "low", "high", "extrapolated", "reason")}
         for name, entry in cell.scores.items()
     }
-    stamps = {name: entry["stamp"] for name, entry in cell.scores.items()}
+    stamps = {
+        name: entry["stamp"] | ({"states": entry["states"]} if entry.get("states") else {})
+        for name, entry in cell.scores.items()
+    }
     cost = {"network_calls": cell.network_calls, "seconds": cell.seconds}
     return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps}
 

@@ -32,6 +32,7 @@ class CellResult:
     seconds: float | None = None
     reason: str | None = None  # why it failed
     log: str | None = None  # the log of what failed, on the machine that tried
+    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {}: one that was not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_level.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
@@ -145,8 +146,11 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
         if plan.tasks[scored.task].kind == "measure":
             estimator = plan.sweep.estimator.name if plan.sweep.estimator else ""
             result.shift = {**found["shift"], "estimator": estimator, "task": scored.task}
+            for name in found["values"]:
+                result.scores[name + scored.suffix]["states"] = found.get("states")
         else:
             result.network_calls, sample_s = found["network_calls"], found["sample_seconds"]
+            result.kinds_of_device = tuple(found.get("kinds_of_device", ()))
             extract_s[plan.tasks[scored.task].params["features"]] = found["extract_seconds"]
     if not planned.scores:
         result.complete = done.complete(plan, planned.stream)

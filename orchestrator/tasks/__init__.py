@@ -227,8 +227,11 @@ class Context:
         def make() -> Callable[[Any], dict[str, Any]]:
             from safetensors.torch import load
 
+            from nag.precision import exact
+
             state = load(read_output(self.store, "train", weights, "extractor.safetensors")) if weights else None
-            return self.rebuild("features", params["extractor"]).open(state, self.options.device)
+            opened = self.rebuild("features", params["extractor"]).open(state, self.options.device)
+            return exact(opened, self.options.device)
 
         return self.load("extractor", digest([params["extractor"], weights]), make)
 

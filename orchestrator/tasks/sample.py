@@ -22,6 +22,8 @@ def run(context: Context, task: Task, number: int) -> None:
 
     import numpy as np
 
+    from nag.hardware import kind
+
     started = time.time()
     block = task.params["block"]
     indices = np.arange(number * block, (number + 1) * block, dtype=np.int64)
@@ -37,6 +39,7 @@ def run(context: Context, task: Task, number: int) -> None:
         "seconds": round(time.time() - started, 4),
         "host": platform.node(),
         "device": context.options.device,
+        "kind_of_device": kind(context.options.device),
         "micro_batch": context.options.micro_batch,
     }
     arrays = {"samples": samples, "labels": labels}

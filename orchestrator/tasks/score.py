@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
+from orchestrator.identity import canonical
 from orchestrator.store import pack
 from orchestrator.tasks import Context, Task, finish, read_block
 from orchestrator.tasks.reference import Held
@@ -78,7 +79,7 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
     count, block = task.params["count"], task.params["block"]
     found: dict[str, np.ndarray] = {}
     sample_s = extract_s = calls = 0.0
-    micro_batches, devices = set(), set()
+    micro_batches, devices, kinds = set(), set(), {}
     for number in range(-(-count // block)):
         arrays, record = read_block(context.store, task.params["features"], number)
         taken = min(block, count - number * block)
@@ -89,6 +90,8 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
         calls += record["sampled"]["network_calls"] * taken / count
         micro_batches.add(record["sampled"]["micro_batch"])
         devices.add(record["sampled"]["device"])
+        kind = record["sampled"].get("kind_of_device", {})
+        kinds[canonical(kind)] = kind
         context.tell(task.digest, number + 1, -(-count // block) + 1)
     return found, {
         "sample_seconds": round(sample_s, 3),
@@ -96,4 +99,5 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
         "network_calls": round(calls) if abs(calls - round(calls)) < 1e-9 else round(calls, 2),
         "micro_batches": sorted(micro_batches),
         "devices": sorted(devices),
+        "kinds_of_device": [kinds[key] for key in sorted(kinds)],
     }

@@ -44,10 +44,13 @@ def run(context: Context, task: Task) -> None:
 def _extractor(context: Context, task: Task) -> None:
     from safetensors.torch import save
 
+    from nag.precision import exact
+
     started = time.time()
     extractor = context.rebuild("features", task.params["extractor"])
     split = context.rebuild("datasets", task.params["data"]).open("train")
-    state = extractor.train(split, lambda done, of: context.tell(task.digest, done, of))
+    train = exact(extractor.train, context.options.device)
+    state = train(split, lambda done, of: context.tell(task.digest, done, of))
     finish(context, task, {"extractor.safetensors": save(state)}, {}, started)
 
 
@@ -196,19 +199,19 @@ def _tuned(
     old, model, interpolant, description = parse(
         read_output(context.store, "train", parent, "network.safetensors"), "cpu", source, context.model
     )
-    if tuple(description["shape"]) != tuple(data.shape):
-        raise ValueError(f"the images are {list(data.shape)}, {source} is of {description['shape']}")
+    if description.state != tuple(data.shape):
+        raise ValueError(f"the images are {list(data.shape)}, {source} is of {description.shape}")
     module = _new(model, data, training, resumed)
     found, new = old.state_dict(), module.state_dict()
     kept = {name: found[name] for name in new if name in found and found[name].shape == new[name].shape}
-    if training.only != "all" and description["num_classes"] != data.num_classes:
-        classes = f"{description['num_classes']} classes, the data {data.num_classes}"
+    if training.only != "all" and description.num_classes != data.num_classes:
+        classes = f"{description.num_classes} classes, the data {data.num_classes}"
         raise ValueError(f"{source} has {classes}: train all of it, only: {training.only} would leave those untrained")
     if training.class_table == "new":
         for name in _class_tables(model, data, module):
             kept.pop(name, None)
     module.load_state_dict(kept, strict=False)
-    return module, model, interpolant, description["predicts"]
+    return module, model, interpolant, description.predicts
 
 
 def _class_tables(model: Any, data: Any, module: Any) -> list[str]:

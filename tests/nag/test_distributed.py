@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from nag.distributed import ALONE, World, meeting, world
 from nag.interpolants import Linear
 from nag.models.sit import SiT
 from nag.training import Training, train
-from tests.nag.together import note, noted, together
+from tests.nag.together import note, noted, sockets, together
 
 TRAINING = Training(steps=50, batch=16, lr=1e-3, clip=1.0, noise_dropout=0.2, class_dropout=0.2, seed=5)
 CLOSE = 1e-4
@@ -137,25 +138,42 @@ def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
     assert float(seconds) < 15
 
 
-@pytest.mark.parametrize(
-    ("environ", "found"),
-    [
-        ({}, ALONE),
-        (distributed.environment(2, 4, 1234), World(2, 4, 2)),
-        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}, World(5, 8, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, ALONE),  # a batch script, of which there is one
-        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, World(1, 2, 0)),
-    ],
-)
-def test_world(environ: dict[str, str], found: World) -> None:
-    assert world(environ) == found
+SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+FOREIGN = {
+    "torchrun": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
+    "a notebook server": {"RANK": "0", "MASTER_ADDR": "", "WORLD_SIZE": "many"},
+    "srun": SLURM,
+    "mpirun": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1", "PMI_SIZE": "2"},
+}
 
 
-@pytest.mark.parametrize(
-    "environ", [{"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "first", "WORLD_SIZE": "2"}]
-)
-def test_no_such_process(environ: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"the environment has WORLD_SIZE=2 and RANK=\w+: no such process"):
+@pytest.mark.parametrize("launcher", FOREIGN)
+def test_other_launchers_make_no_group(launcher: str) -> None:
+    assert world(FOREIGN[launcher]) == ALONE
+    ours = distributed.environment(2, 4, 1234)
+    assert world(FOREIGN[launcher] | ours) == World(2, 4, 2)
+    assert meeting(FOREIGN[launcher] | ours) == ("127.0.0.1", 1234)
+    assert world(distributed.alone(FOREIGN[launcher] | ours)) == ALONE
+
+
+def test_a_group_of_slurm() -> None:
+    """Only where our element says so: it then sets our own names from Slurm's."""
+    step = {"SLURM_STEP_NODELIST": "node[7-8]", "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0"}
+    found = distributed.of_slurm(SLURM | step)
+    assert world(found) == World(5, 8, 1)
+    assert meeting(found)[0] == "node7"
+    one = distributed.of_slurm(SLURM | step | {"SLURM_STEP_NUM_NODES": "1"})
+    assert meeting(one) == ("127.0.0.1", meeting(found)[1])
+    assert distributed.of_slurm({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == {}
+    for wrong in ({}, {"SLURM_STEP_NUM_TASKS": "2"}, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "2"}):
+        with pytest.raises(ValueError, match="no such process"):
+            distributed.of_slurm(wrong)
+
+
+@pytest.mark.parametrize("rank", [None, "2", "first"])
+def test_no_such_process(rank: str | None) -> None:
+    environ = {"NAGBENCH_WORLD_SIZE": "2"} | ({} if rank is None else {"NAGBENCH_RANK": rank})
+    with pytest.raises(ValueError, match=r"has NAGBENCH_WORLD_SIZE=2 and NAGBENCH_RANK=\w+: no such process"):
         world(environ)
 
 
@@ -170,19 +188,62 @@ def test_no_such_process(environ: dict[str, str]) -> None:
 )
 def test_where_processes_of_slurm_meet(nodes: str, first: str) -> None:
     environ = {"SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0"}
-    host, port = meeting(environ)
+    host, port = distributed.meeting_of_slurm(environ)
     assert host == first
     assert 15_000 <= port < 30_000
-    assert meeting(environ | {"SLURM_RESTART_COUNT": "1"})[1] != port
-    assert meeting({"MASTER_ADDR": "here", "MASTER_PORT": "77"} | environ) == ("here", 77)
-    with pytest.raises(ValueError, match="Set MASTER_ADDR and MASTER_PORT"):
-        meeting({})
+    assert distributed.meeting_of_slurm(environ | {"SLURM_RESTART_COUNT": "1"})[1] != port
+    with pytest.raises(ValueError, match="no SLURM_STEP_NODELIST"):
+        distributed.meeting_of_slurm({})
+    with pytest.raises(ValueError, match="NAGBENCH_MEETING is None"):
+        meeting(environ)
 
 
 def test_a_node_that_only_slurm_knows() -> None:
     for name, found in (("n1.invalid", "127.0.0.7"), ("localhost", "localhost")):
         environ = {"SLURM_JOB_NODELIST": name, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.7"}
-        assert meeting(environ)[0] == found
+        assert distributed.meeting_of_slurm(environ)[0] == found
+
+
+def test_at_which_address_the_others_are_awaited() -> None:
+    """The one by which they know this process; of several machines, all where that name is of this machine alone."""
+    port, machine = distributed.free_port(), socket.gethostname()
+    known = socket.getaddrinfo(machine, port, type=socket.SOCK_STREAM)[0][4][0]
+    outside = known if not known.startswith("127.") and known != "::1" else "0.0.0.0"
+    for host, address in (
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "0.0.0.0"),
+        (machine, outside),
+        ("192.0.2.7", "0.0.0.0"),
+    ):
+        with distributed.listening(host, port) as listener:
+            assert listener.getsockname()[:2] == (address, port)
+    with distributed.listening("127.0.0.1", port), pytest.raises(OSError, match=f"port {port} of 127.0.0.1 cannot be"):
+        distributed.listening("127.0.0.1", port)
+
+
+def listens(folder: Path) -> None:
+    """While it trains: the addresses at which this process listens, and those of its connections."""
+    here = world()
+    data, model = Digits(), SiT(hidden=8, depth=1, heads=2, patch=4)
+    plain, seen = model.loss(Linear(), "velocity"), set()
+
+    def loss(module: torch.nn.Module, batch: Any) -> torch.Tensor:
+        seen.update(sockets(os.getpid()))
+        return plain(module, batch)
+
+    module = model.module(data.shape, data.num_classes, null_noise=True)
+    with distributed.group(here):
+        train(module, data.open("train"), Training(steps=4, batch=12), loss=loss, num_classes=10, world=here)
+    note(folder, here.rank, "\n".join(sorted(f"{state} {address}" for state, address in seen)))
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="it looks for sockets in /proc")
+def test_a_group_of_one_machine_listens_to_it_alone(tmp_path: Path) -> None:
+    assert together(2, listens, tmp_path) == [0, 0]
+    for rank in range(2):
+        found = [line.split() for line in noted(tmp_path, rank).splitlines()]
+        assert any(state == "listens" for state, _ in found), "gloo does in each, and the first one's store"
+        assert {address for _, address in found} == {"127.0.0.1"}
 
 
 def test_processes_that_do_not_divide_the_batch() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from nag.datasets.digits import Digits
 from nag.field import NetworkField
 from nag.models.sit import SiT
 from nag.noise import Noise, labels
-from nag.precision import Precision
+from nag.noise_level import Estimator
+from nag.precision import NEWER, Precision, arithmetic, exact
 from nag.registry import build
 from nag.sampling import sample
+from nag.training import Training, train
 
 
 def field() -> NetworkField:
@@ -54,9 +59,116 @@ def test_compile() -> None:
     assert float((samples(Precision(compile=True)) - samples(Precision())).abs().max()) < 1e-4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 exists on GPUs only")
-def test_tf32_flag() -> None:
-    Precision(tf32=True).applied(field())
-    assert torch.backends.cuda.matmul.allow_tf32
-    Precision().applied(field())
-    assert not torch.backends.cuda.matmul.allow_tf32
+class Watching(torch.nn.Module):
+    """Says what torch's flags are where its forward pass runs; has a weight to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen: list[tuple[Any, ...]] = []
+        self.register_full_backward_hook(lambda *_: self.seen.append((*flags()[:-1], False)))
+
+    def forward(self, x: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        self.seen.append(flags())
+        return x * self.weight
+
+
+def flags() -> tuple[Any, ...]:
+    """TF32 of products and convolutions, how the CPU computes products, cuDNN's search, autocast."""
+    backends = torch.backends
+    newer = getattr(getattr(backends.mkldnn, "matmul", None), "fp32_precision", "ieee")
+    allowed = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    return *allowed, newer, backends.cudnn.benchmark, torch.is_autocast_enabled("cpu")
+
+
+EXACT, TF32 = (False, False, "ieee", False, False), (True, True, "ieee", False, False)
+BFLOAT16 = (*EXACT[:-1], True)
+
+
+def older() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
+def medium() -> None:
+    torch.set_float32_matmul_precision("medium")
+
+
+def newer() -> None:
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has the older flags only")
+    torch.backends.fp32_precision = "tf32"
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    with arithmetic():
+        yield  # so that what a test leaves is taken back
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize("left", [older, medium, newer])
+def test_nobody_inherits_what_another_left(left: Callable[[], None]) -> None:
+    """Networks that take turns, and whatever a file of the user's own has set between them."""
+    linear, x, t, y = build("interpolants", "linear"), torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.zeros(2).long()
+
+    def made(precision: Precision) -> NetworkField:
+        return precision.applied(NetworkField(Watching(), linear, "velocity", (1, 8, 8), 10, False, False))
+
+    plain, fast, half = made(Precision()), made(Precision(tf32=True)), made(Precision(dtype="bfloat16"))
+    for _ in range(2):
+        for network, wanted in ((fast, TF32), (plain, EXACT), (half, BFLOAT16), (plain, EXACT)):
+            left()
+            with torch.autocast("cpu", torch.bfloat16):
+                assert network(x, t, y).dtype == torch.float32
+            assert network.module.seen.pop() == wanted
+    estimator = Estimator(Watching(), linear, (1, 8, 8))
+    for call in (lambda: estimator(torch.zeros(2, 5)), lambda: estimator.gradient(torch.zeros(2, 5), torch.zeros(2))):
+        left()
+        call()
+        assert estimator.module.seen.pop() == EXACT
+    left()
+    assert exact(lambda: flags(), "cpu")() == EXACT
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize(
+    ("precision", "forward"),
+    [(Precision(), EXACT), (Precision(tf32=True), TF32), (Precision(dtype="bfloat16"), BFLOAT16)],
+)
+def test_a_training_has_its_own(precision: Precision, forward: tuple[Any, ...]) -> None:
+    """Forward and backward, in every step."""
+    data, module = Digits(), Watching()
+    training = Training(steps=2, batch=4, precision=precision)
+
+    def loss(called: torch.nn.Module, batch: Any) -> torch.Tensor:
+        return called(batch.x0.requires_grad_()).square().mean()
+
+    older()
+    train(module, data.open("train"), training, loss=loss, num_classes=10, report=lambda *told: older())
+    backward = (*forward[:-1], False)
+    assert module.seen[0] == forward
+    assert {seen[:3] for seen in module.seen} == {backward[:3]}
+    assert len(module.seen) == 4
+
+
+def test_flags_are_afterwards_as_they_were() -> None:
+    def everything() -> tuple[Any, ...]:
+        found = [*flags(), torch.get_float32_matmul_precision()]
+        for name in NEWER:
+            holder: Any = torch.backends
+            for part in name.split("."):
+                holder = getattr(holder, part, None)
+            found.append(holder)
+        return tuple(found)
+
+    before = everything()
+    for options in ({}, {"tf32": True}, {"dtype": "bfloat16"}):
+        with arithmetic("cpu", **options), arithmetic("cpu"):
+            pass
+        assert everything() == before
+    with pytest.raises(ZeroDivisionError), arithmetic("cpu", tf32=True):
+        _ = 1 / 0
+    assert everything() == before

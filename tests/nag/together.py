@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import ipaddress
 import multiprocessing
 import os
 import socket
@@ -55,6 +57,27 @@ def _begin(environ: dict[str, str], work: Callable[..., None], arguments: tuple[
     os.environ.update(environ)
     torch.set_num_threads(1)
     work(*arguments)
+
+
+def sockets(pid: int) -> set[tuple[str, str]]:
+    """The TCP sockets of a process, of either IP version: ("listens" or "connected", its own address)."""
+    inodes = set()
+    for place in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed just now
+            name = os.readlink(place)
+            if name.startswith("socket:["):
+                inodes.add(name[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                parsed = ipaddress.ip_address(address)
+                parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+                found.add(("listens" if fields[3] == "0A" else "connected", str(parsed)))
+    return found
 
 
 def noted(folder: Path, rank: int) -> str:

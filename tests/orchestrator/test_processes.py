@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from orchestrator.spec import read_sweep
 from orchestrator.store import Store
 from orchestrator.tasks import Options
 from orchestrator.worker import Worker, beside
+from tests.nag.together import sockets
 from tests.orchestrator.conftest import TINY, Quiet, Ran, nagbench, run_here
 
 SCORE = next(line for line in TINY.splitlines() if line.startswith("score"))
@@ -103,6 +105,35 @@ def test_one_of_two_is_killed(sweep: Path, tmp_path: Path) -> None:
     again = run_here(sweep, tmp_path / "again", TWO)
     assert world() == ALONE, "the environment is as before"
     assert trained(again)[0] == weights
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="it looks for sockets in /proc")
+def test_whoever_left_a_rank_in_the_environment(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torchrun, a notebook server or `srun`: nothing of it counts, for one process and for two; and the two can be
+    reached from this machine alone.
+    """
+    for name, value in (
+        *(("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "192.0.2.1"), ("MASTER_PORT", "9")),
+        *(("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_LOCALID", "1"), ("NAGBENCH_RANK", "7")),
+        *(("NAGBENCH_WORLD_SIZE", "8"), ("GLOO_SOCKET_IFNAME", "nothing0")),
+    ):
+        monkeypatch.setenv(name, value)
+    sweep.write_text(sweep.read_text().replace("steps: 40", "steps: 8"))
+    planned, seen = plan(read_sweep(sweep)), set()
+
+    def look(backend: Local) -> None:
+        for pid in [*(process.process.pid for process in backend.processes), *peers_of(backend)]:
+            with contextlib.suppress(OSError):  # it has ended
+                seen.update(sockets(pid))
+
+    ran = run_locally(planned, tmp_path / "two", look)
+    assert not ran.failed
+    assert trained(ran)[1]["processes"] == 2
+    assert ("listens", "127.0.0.1") in seen
+    assert {address for _, address in seen} == {"127.0.0.1"}
+    done = nagbench("run", sweep, "--store", tmp_path / "one", "--workers", "1", "--tracking", "none")
+    assert done.returncode == 0, done.stderr
+    assert trained(Ran(planned, Store(str(tmp_path / "one")), None, Quiet(), []))[1]["processes"] == 1
 
 
 def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,9 +211,10 @@ class Slurm:
         array, asked = job.array, job.array.resources
         by_name = self.jobs.by_name()
         after = [token for name in array.after if (token := _dependency(name, by_name)) is not None]
-        options = {**self.options, "folder": str(self.folder), "command": self._command()}
-        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, options)
         tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
+        options = {**self.options, "folder": str(self.folder), "command": self._command()}
+        options |= {"group": array.kind == "train" and tasks * asked.nodes > 1}
+        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, options)
         folder, count = self.folder / array.name, len(array.elements)
         return queue(
             self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks

@@ -66,12 +66,12 @@ class Element:
     sweep: str
     wave: int
     array: int
-    # Of Options, and: scratch, stagger_s, signal_s, folder, command.
+    # Of Options, and: scratch, stagger_s, signal_s, folder, command; group: its tasks train one network together.
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, index: int) -> str:
         """Returns how it ended, for the log; nobody reads it for a decision."""
-        prepare(self.options.get("scratch"))
+        prepare(self.options.get("scratch"), self.options.get("group", False))
         running = Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end what can go on
             signal.signal(number, running.warn)
@@ -105,7 +105,7 @@ class Running:
 
     def __post_init__(self) -> None:
         self.restart = 0 if self.by_hand else int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        self.rank = int(os.environ.get("SLURM_PROCID", "0"))
+        self.rank = 0 if self.by_hand else int(os.environ.get("SLURM_PROCID", "0"))
         self.folder = self.options.get("folder")
         self.context = Context(self.store)  # to look things up; what works is made when there is work
 
