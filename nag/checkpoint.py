@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nag.locations import check_regular
 from nag.models import seeded
 from nag.registry import build, name_of, source_of
 
@@ -187,6 +188,7 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
+    check_regular(path)
     if family is not None:
         return _official(path, family, str(path), architecture)[1]
     if architecture:
