@@ -24,7 +24,7 @@ _for_tests: set[str] = set()
 
 
 class Unreachable(ConnectionError):
-    """A server that does not answer, or refuses: no network, no credentials, no such bucket."""
+    """What keeps a URL from being read: no network, no credentials, no such bucket, a package that is missing."""
 
 
 def allow_memory() -> None:
@@ -55,6 +55,8 @@ def path_of(place: str) -> str:
 def refusal(place: str) -> str | None:
     """Why a path or URL is never read; None where it may be. Nothing is opened."""
     shown = place if len(place) <= SHOWN else f"{place[:SHOWN]}..."
+    if not path_of(place):
+        return "the path is empty"
     kind, known = protocol(place), (*PROTOCOLS, *_for_tests)
     if kind not in known:
         close = difflib.get_close_matches(kind.lower(), PROTOCOLS, n=1)
@@ -79,8 +81,8 @@ def refusal(place: str) -> str | None:
 def system(place: str, **options: Any) -> tuple[Any, str]:
     """The fsspec file system of a place, and the path in it. options: of a remote file system.
 
-    Raises ValueError for a place that is never read, for http (files there are fetched), and where the package that a
-    protocol needs is not installed.
+    Raises ValueError for a place that is never read and for http (files there are fetched), Unreachable where the
+    package that a protocol needs is not installed.
     """
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
@@ -94,7 +96,9 @@ def system(place: str, **options: Any) -> tuple[Any, str]:
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(path_of(place)))
     try:
         return url_to_fs(place, **options)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise Unreachable(f"{place} cannot be read: {error}") from error
+    except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 
 
@@ -121,8 +125,8 @@ def exists(place: str) -> bool:
             return bool(stamp(place))
         except FileNotFoundError:
             return False
+    files, path = system(place)
     with reached(place):
-        files, path = system(place)
         return bool(files.exists(path))
 
 

@@ -39,7 +39,7 @@ def beside(node: Node, remote: bool = False) -> str:
     if not remote and locations.is_url(text) and locations.refusal(text) is None:
         raise node.error(f"expected a path on this machine, got the URL {show(node)}. Fetch the file, and name it here.")
     place = text
-    if not locations.is_url(text) and "\0" not in text:
+    if locations.path_of(text) and not locations.is_url(text) and "\0" not in text:
         place = os.path.join(os.path.dirname(node.file), os.path.expanduser(locations.path_of(text)))
         place = os.path.abspath(place)
     if (reason := locations.refusal(text if text.startswith("file://") else place)) is not None:
@@ -126,7 +126,7 @@ class Builder:
             found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
         except (OSError, ValueError) as error:
             if os.path.isdir(folder):
-                raise place.error(f"{error}.") from None
+                raise place.error(f"{str(error).rstrip('.')}.") from None
             found = ""
         made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=found or folder)}))
         is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()

@@ -55,6 +55,8 @@ class Store:
             self.fs, root = locations.system(url, **({"use_listings_cache": False} if locations.is_url(url) else {}))
         except ValueError as error:
             raise BadInput(f"store {url!r}: {error}") from error
+        except locations.Unreachable as error:
+            raise EnvironmentProblem(f"store {error}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
 
