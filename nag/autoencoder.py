@@ -157,7 +157,10 @@ def _config(path: str) -> tuple[dict[str, Any], int]:
             config = json.load(file)
         name, ratio = config["_class_name"], 2 ** (len(config["block_out_channels"]) - 1)
         config = {"in_channels": 3, "latent_channels": 4, **config}
-    except (ValueError, KeyError, TypeError) as error:
+        sizes = (config["in_channels"], config["latent_channels"], *config["block_out_channels"])
+        if not all(type(size) is int and 0 < size < 2**16 for size in sizes) or len(sizes) > 18:
+            raise ValueError(f"in_channels, latent_channels and block_out_channels are {sizes[:18]}")
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{place} does not describe an autoencoder ({error!r})") from error
     if name != "AutoencoderKL":
         raise ValueError(f"{place} describes a {name}; only AutoencoderKL can be used")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
+from nag.locations import check_regular
 from nag.models import seeded
 from nag.registry import name_of, source_of
 
@@ -222,8 +223,7 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: {'a folder' if path.is_dir() else 'not a regular file'}; a checkpoint is one file")
+    check_regular(path)
     if family is not None:
         return _official(path, family, str(path), architecture)[1]
     if architecture:

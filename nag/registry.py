@@ -10,6 +10,7 @@ the place of a data set. In identities their content stands in place of the path
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -143,8 +144,12 @@ def name_of(instance: Any) -> str:
     if source_of(instance) is not None:
         return cls.__name__
     path = f"{cls.__module__}:{cls.__qualname__}"
-    for names in METHODS.values():
-        for name, target in names.items():
-            if target == path:
-                return name
-    raise KeyError(f"{path} is not in nag.registry.METHODS")
+    if path not in _names():
+        raise KeyError(f"{path} is not in nag.registry.METHODS")
+    return _names()[path]
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """Each method's first name, by its place."""
+    return {target: name for names in reversed(METHODS.values()) for name, target in reversed(names.items())}

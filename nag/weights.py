@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import os
 import pickle
 import socket
 import threading
 import time
-import urllib.request
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +52,6 @@ KNOWN: dict[str, Known] = {
 }
 
 CHUNK = 2**20
-TIMEOUT_S = 30.0  # without an answer or a byte
 BEAT_S = 2.0  # the holder of a lock touches it so often
 STALE_S = 30.0  # a lock that is seen untouched for so long is of a process that is gone
 POLL_S = 0.5
@@ -135,7 +132,7 @@ def _download(known: Known, path: Path, report: Report) -> None:
     hashed, done = hashlib.sha256(), 0
     try:
         with partial.open("wb") as file:
-            for data, size in _received(known.url, path):
+            for data, size in _received(known, path):
                 file.write(data)
                 hashed.update(data)
                 done += len(data)
@@ -149,21 +146,14 @@ def _download(known: Known, path: Path, report: Report) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _received(url: str, path: Path) -> Iterator[tuple[bytes, int]]:
+def _received(known: Known, path: Path) -> Iterator[tuple[bytes, int]]:
     """The file in pieces, with the size that was announced, or 0. ConnectionError too where it ends early."""
-    done, size = 0, 0
+    from nag.web import received
+
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            while data := answer.read(CHUNK):
-                done += len(data)
-                yield data, size
-        if done < size:
-            raise ConnectionError(f"it ended after {done:,} of {size:,} bytes")
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"{url} could not be downloaded: {error}. Where there is no network, put that file at {path} by hand."
-        ) from error
+        yield from received(known.url, known.size and known.size + CHUNK)  # a little more is told by its size
+    except OSError as error:
+        raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
 
 
 def _check_size(path: Path, size: int, known: Known, source: str = "") -> None:

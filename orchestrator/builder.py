@@ -26,10 +26,11 @@ class Builder:
         self.hashes = hashes
         self.tasks: dict[str, Task] = {}
         self.blocks: dict[str, int] = {}
-        self.outside: dict[str, Outside] = {}
+        self.outside: dict[tuple[str, bool], Outside] = {}  # by content, and whether it is copied
         self._identities: dict[int, dict[str, Any]] = {}
         self._networks: dict[int, str] = {}
         self._plain: dict[int, Any] = {}
+        self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what their cells' scores share
         self.encoded: dict[str, str] = {}  # by the identity of a data set's images: the task that encodes them
 
     def add(
@@ -46,7 +47,8 @@ class Builder:
         if id(instance) not in self._identities:
             self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
             found = identity.outside(instance, compute=self.hashes)
-            self.outside |= {outside.content: outside for outside in found.values()}
+            for each in found.values():
+                self.reads(each)
         return self._identities[id(instance)]
 
     def network(self, network: Network) -> str:
@@ -66,8 +68,12 @@ class Builder:
     def _absent(self, path: str) -> str:
         """In place of the content of a file that is not on this machine: the plan can be made, and not be run."""
         found = f"absent {path}"
-        self.outside[found] = Outside(path, found, copied=True)
+        self.reads(Outside(path, found, copied=True))
         return found
+
+    def reads(self, found: Outside) -> None:
+        """Note what tasks read. One file may be both: a data set, read where it lies, and a reference, copied."""
+        self.outside[found.content, found.copied] = found
 
     def _trained(self, network: Network) -> str:
         data, needs = self.states(network)
@@ -129,7 +135,7 @@ class Builder:
         if place is None:
             return f"unread {reference.path}"
         found = content(place, compute=self.hashes)
-        self.outside[found] = Outside(place, found, copied=True)
+        self.reads(Outside(place, found, copied=True))
         return found
 
 

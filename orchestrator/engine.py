@@ -331,7 +331,8 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
         task = plan.tasks[digest]
         if task.source and not store.exists(file_name(digest, ORIGINAL)):
             store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
-    for content, found in plan.outside.items():
+    for found in plan.outside.values():
+        content = found.content
         if not found.copied or store.list(asset_folder(content)):
             continue
         place = Path(found.place)

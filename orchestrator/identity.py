@@ -14,7 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nag.locations import Unreachable, irregular
 from nag.registry import name_of, source_of
+from orchestrator.errors import BadInput, EnvironmentProblem
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 DIGEST_LENGTH = 32  # hex digits: 128 bits
@@ -39,11 +41,14 @@ def content(path: str, *, compute: bool = True) -> str:
     """The checksum of a file, kept by its path, size and time of change, so that a large one is read once.
 
     Without `compute` it is only looked up; a file that was never read has a name of its own then, equal to no other.
-    A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash.
+    A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash. Raises OSError,
+    or BadInput for what is neither file nor folder, such as a named pipe.
     """
     if os.path.isdir(path):
         parts = {name: content(os.path.join(path, name), compute=compute) for name in members(path)}
         return digest(parts) + "/"
+    if what := irregular(path):
+        raise BadInput(f"{path} is {what}; a file or folder is needed.")
     stat = os.stat(path)
     key = canonical([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
     kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "content" / digest(key)
@@ -106,6 +111,10 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
             found[name] = Outside(place, listing(place), copied=False)
         except FileNotFoundError:  # a sweep can be planned where its data is not
             found[name] = Outside(place, f"absent {place}", copied=False)
+        except Unreachable as error:
+            raise EnvironmentProblem(f"{error}") from error
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{error}") from error
     return found
 
 

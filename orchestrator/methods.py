@@ -13,12 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nag import locations
 from nag.autoencoder import Autoencoder, files
 from nag.registry import METHODS, find
 from orchestrator import user_code
 from orchestrator.axes import is_grid, named
 from orchestrator.contracts import CONTRACTS, breach, plain_breach
-from orchestrator.errors import SpecError, unknown
+from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.user_code import Code
 from orchestrator.yaml_text import MAX_WHOLE, Node, is_number, show
@@ -30,12 +31,22 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 _BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
 
 
-def beside(node: Node) -> str:
-    """The absolute path of a file that the sweep names, from the sweep's folder on; a URL as it is."""
+def beside(node: Node, remote: bool = False) -> str:
+    """The absolute path of a file or folder that the sweep names, from the sweep's folder on; a URL as it is, where one
+    may stand (`remote`). Nothing need be there. Raises SpecError for what is never read.
+    """
     text = node.text()
-    if "://" in text:
-        return text
-    return os.path.abspath(os.path.join(os.path.dirname(node.file), os.path.expanduser(text)))
+    if not remote and locations.is_url(text) and locations.refusal(text) is None:
+        raise node.error(f"expected a path on this machine, got the URL {show(node)}. Fetch the file, and name it here.")
+    place = text
+    if locations.path_of(text) and not locations.is_url(text) and "\0" not in text:
+        place = os.path.join(os.path.dirname(node.file), os.path.expanduser(locations.path_of(text)))
+        place = os.path.abspath(place)
+    if (reason := locations.refusal(text if text.startswith("file://") else place)) is not None:
+        raise node.error(f"{reason}.")
+    if not locations.is_url(place) and (what := locations.irregular(place)):
+        raise node.error(f"{place} is {what}; a file or folder is needed.")
+    return place
 
 
 class Builder:
@@ -115,7 +126,7 @@ class Builder:
             found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
         except (OSError, ValueError) as error:
             if os.path.isdir(folder):
-                raise place.error(f"{error}.") from None
+                raise place.error(f"{str(error).rstrip('.')}.") from None
             found = ""
         made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=found or folder)}))
         is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()
@@ -155,7 +166,8 @@ class Builder:
         values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
         for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
             if isinstance(values[key], str):
-                values[key] = beside(fields[key])
+                remote = key in getattr(cls, "FOLDERS", ()) or getattr(cls, "REMOTE", False)
+                values[key] = beside(fields[key], remote)
         key = (cls, repr(values))
         if key not in self._built:
             try:
@@ -184,6 +196,8 @@ def _check_data(data: Any, node: Node) -> None:
         _ = data.shape, data.stores
         with contextlib.suppress(FileNotFoundError):
             _ = data.num_classes
+    except locations.Unreachable as error:
+        raise EnvironmentProblem(f"{node.file}:{node.line}: {node.path}: {error}") from error
     except (OSError, ValueError) as error:
         gone = error.filename if isinstance(error, FileNotFoundError) else None
         reason = f"there is no file {gone!r}, and nothing else tells its shape" if gone else str(error)

@@ -19,7 +19,7 @@ from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.axes import Axis, at_ends, expand, no_repeats
 from orchestrator.errors import unknown
-from orchestrator.methods import Builder
+from orchestrator.methods import Builder, beside
 from orchestrator.params import on_axes
 from orchestrator.smoke import smoked
 from orchestrator.sweep import Network
@@ -151,6 +151,7 @@ class Networks:
 
     def _loaded(self, name: str, node: Node) -> Network:
         place = node.value["checkpoint"]
+        beside(place)
         path = Path(node.file).parent / place.text()
         family = node.value["family"].text() if "family" in node.value else None
         if not path.is_file() and family is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.errors import unknown
+from orchestrator.errors import BadInput, unknown
 from orchestrator.methods import beside
 from orchestrator.params import Scalar
 from orchestrator.scorers import metric_names
@@ -30,7 +30,11 @@ KEYS = (*NEEDED, "tolerance")
 def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
     """The file that `published` names, held against the sweep. Not whole: some of the sweep's settings are left out."""
     path = beside(node)
-    root = parse(read_text(path, KIND), path, KIND)
+    try:
+        text = read_text(path, KIND)
+    except BadInput as error:
+        raise node.error(f"{error}") from error
+    root = parse(text, path, KIND)
     root.mapping("{source: ..., protocol: ..., count: ..., rows: [...]}")
     root.only(KEYS)
     for key in NEEDED:

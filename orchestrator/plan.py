@@ -54,9 +54,9 @@ class Plan:
     blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
     cells: tuple[PlannedCell, ...]
     floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
-    outside: Mapping[str, Outside] = field(
+    outside: Mapping[tuple[str, bool], Outside] = field(
         default_factory=dict
-    )  # by content, what tasks read from outside of the store
+    )  # by content and whether it is copied, what tasks read from outside of the store
 
     @cached_property
     def goals(self) -> frozenset[str]:
@@ -157,9 +157,9 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         builder.network(cell.network)
     cells = tuple(_cell(builder, sweep, cell) for cell in wanted)
     floors: dict[str, tuple[Scored, ...]] = {}
-    for planned in cells:
+    for cell in {id(cell.network): cell for cell in reversed(wanted)}.values():  # one of each network
         for extractor in sweep.score.features if sweep.score else ():
-            reference, scored = _floor(builder, sweep, planned.cell, extractor)
+            reference, scored = _floor(builder, sweep, cell, extractor)
             floors[reference] = scored
     return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()), builder.outside)
 
@@ -246,6 +246,14 @@ class Scoring:
 
 
 def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+    """Made once for each network and extractor: a sweep may have 100,000 cells."""
+    key = (id(cell.network), id(extractor))
+    if key not in builder.scorings:
+        builder.scorings[key] = _new_scoring(builder, sweep, cell, extractor)
+    return builder.scorings[key]
+
+
+def _new_scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
     score = sweep.score
     assert score is not None
     images = trained_on(score, cell.network.data)

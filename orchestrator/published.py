@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from nag import locations
 from nag.registry import method, name_of
 from orchestrator.errors import BadInput, EnvironmentProblem
 
@@ -36,6 +37,7 @@ class Published:
 
     VERSION: ClassVar[int] = 1
     FILES: ClassVar[dict[str, str | None]] = {"path": None}
+    REMOTE: ClassVar[bool] = True  # the path may be a URL
 
     def local(self) -> str | None:
         """Its path on this machine; None where it is not there, or at a URL and not fetched yet."""
@@ -44,7 +46,7 @@ class Published:
 
     @property
     def is_url(self) -> bool:
-        return "://" in self.path
+        return locations.is_url(self.path)
 
     @property
     def _cached(self) -> Path:
@@ -60,7 +62,7 @@ class Published:
         if found is not None:
             return found
         try:
-            if self.path.startswith(("http://", "https://")):
+            if locations.is_web(self.path):
                 from nag.weights import Known, fetch
 
                 name = self._cached.name
@@ -146,14 +148,13 @@ def _shown(extractor: Any) -> str:
 
 
 def _copied(url: str, target: Path) -> str:
-    """The file at an fsspec URL, whole or not at all."""
-    import fsspec
-
-    system, place = fsspec.core.url_to_fs(url)
+    """The file at a URL, whole or not at all."""
+    system, place = locations.system(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        system.get_file(place, str(temporary))
+        with locations.reached(url):
+            system.get_file(place, str(temporary))
         temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nag import locations
 from nag.datasets.image_folder import ImageFolder
 from nag.datasets.npz import Npz
 from nag.registry import METHODS, find, name_of
@@ -175,23 +176,27 @@ def _check_square(path: str, width: int, height: int) -> None:
 
 
 def _size(path: str) -> tuple[int, int]:
-    from PIL import Image
+    from nag.datasets.images import Unreadable, opened
 
     try:
-        with Image.open(path) as image:
+        with opened(path, path) as image:
             return image.size
-    except OSError as error:
-        raise BadInput(f"{path}: it cannot be read as an image ({error}).") from error
+    except Unreadable as error:
+        raise BadInput(f"{error}.") from error
 
 
 def _reference(path: str, shape: tuple[int, int, int], methods: Methods) -> Any:
     if path.startswith("{"):
         return read_reference(parse(path, "--reference"), methods)
-    if "://" not in path and not os.path.exists(path):
+    reason = locations.refusal(path)
+    if reason is not None:
+        raise BadInput(f"--reference: {reason}.")
+    if not locations.is_url(path) and not os.path.exists(locations.path_of(path)):
         raise BadInput(f"--reference: there is no file or folder {path!r}.")
+    path = path if locations.is_url(path) else os.path.abspath(locations.path_of(path))
     if os.path.isdir(path):
-        return ImageFolder(path=os.path.abspath(path), resolution=shape[1])
-    found = Published(path=path if "://" in path else os.path.abspath(path))
+        return ImageFolder(path=path, resolution=shape[1])
+    found = Published(path=path)
     found.contents(found.fetched())
     return found
 

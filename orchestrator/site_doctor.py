@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nag import locations
 from orchestrator.backends.ray.connection import check_answers
 from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed
 from orchestrator.backends.slurm.queueing import Refused, queue
@@ -85,12 +86,9 @@ class Probe:
 
 
 def _is_there(place: str) -> bool:
-    from fsspec.core import url_to_fs
-
     try:
-        system, path = url_to_fs(place)
-        return bool(system.exists(path))
-    except Exception:  # noqa: BLE001  (whatever a file system raises means that it cannot be read)
+        return locations.exists(place)
+    except (OSError, ValueError):  # it cannot be read, or never is
         return False
 
 

@@ -28,9 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from nag import locations
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError, Passing
 from orchestrator.identity import canonical, checksum
 
@@ -52,9 +52,11 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         try:
-            self.fs, root = fsspec.core.url_to_fs(url, **({} if _is_local(url) else {"use_listings_cache": False}))
-        except (ValueError, ImportError) as error:
+            self.fs, root = locations.system(url, **({"use_listings_cache": False} if locations.is_url(url) else {}))
+        except ValueError as error:
             raise BadInput(f"store {url!r}: {error}") from error
+        except locations.Unreachable as error:
+            raise EnvironmentProblem(f"store {error}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
 
@@ -221,10 +223,6 @@ class Store:
         except ValueError as error:
             self.remove(name)
             raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
-
-
-def _is_local(url: str) -> bool:
-    return "://" not in url or url.startswith(("file://", "local://"))
 
 
 def _create_local(path: str, data: bytes) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from nag.locations import irregular
 from orchestrator.errors import BadInput, SpecError, unknown
 
 MAX_BYTES = 1_000_000
@@ -114,6 +115,8 @@ def read_text(path: str | Path, kind: tuple[str, str] = SWEEP) -> str:
     """The text of a sweep or another file. Raises BadInput, in one sentence, for what is no such file."""
     what, needs = kind
     path = Path(path)
+    if irregular(path) == "a named pipe" and path.parts[1:2] not in (("dev",), ("proc",)):  # as of a shell's <(...)
+        raise BadInput(f"{path}: this is a named pipe; give one {what} file.")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -13,6 +13,10 @@ torch.set_num_threads(1)
 
 import pytest  # noqa: E402
 
+from nag import locations  # noqa: E402
+
+locations.allow_memory()
+
 MAY_BE_AWAY = ("GPU", "vectors of the official")  # no machine of ours has the one, no user the other
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
-import zlib
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nag.locations import check_regular
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOCAL_HEADER = 30  # bytes before the name in a member of a zip file; the lengths of name and extra field end it
-DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
 
 
 class Header(NamedTuple):
@@ -27,14 +29,15 @@ def headers(path: str) -> dict[str, Header]:
     """The arrays of an .npz file, by name. Raises FileNotFoundError, or ValueError for what is no such file and for one
     that holds Python objects.
     """
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             found = {name.removesuffix(".npy"): _header(archive, name) for name in names}
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except DAMAGE as error:
-        raise ValueError(f"{path} is no whole .npz file ({error})") from error
+    except Exception as error:  # of a damaged file zipfile, its decoders and numpy raise some twenty kinds
+        raise ValueError(f"{path} is no whole .npz file ({_words(error)})") from error
     for name, header in found.items():
         if header.dtype.hasobject:
             raise ValueError(f"{path}: {name} holds pickled Python objects, which are never loaded")
@@ -50,27 +53,38 @@ def _header(archive: zipfile.ZipFile, name: str) -> Header:
         if version not in read:
             raise ValueError(f"{name} is of version {version} of the format")
         shape, fortran, dtype = read[version](member)
-        return Header(shape, fortran, dtype, member.tell())
+        start, size = member.tell(), archive.getinfo(name).file_size
+        if min(shape, default=0) < 0 or not dtype.hasobject and start + dtype.itemsize * prod(shape) > size:
+            raise ValueError(f"{name} says that it is {dtype} {shape}, and has {size - start:,} bytes")
+        return Header(shape, fortran, dtype, start)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def array(path: str, name: str) -> np.ndarray:
     """An array of an .npz file: a read-only view of the file where it lies uncompressed, as `numpy.savez` writes it;
     from `numpy.savez_compressed` it is read into memory as a whole.
 
-    Raises as `headers`, and KeyError for a name that is not there.
+    Raises as `headers`, KeyError for a name that is not there, and ValueError for an array larger than the memory.
     """
     import numpy as np
 
     header = headers(path)[name]
+    size = header.dtype.itemsize * prod(header.shape)
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             member = archive.getinfo(f"{name}.npy")
-            if member.compress_type != zipfile.ZIP_STORED or not np.prod(header.shape) or header.fortran:
+            if member.compress_type != zipfile.ZIP_STORED or not size or header.fortran:
+                if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+                    fix = "store it uncompressed (numpy.savez), then it is read where it lies"
+                    raise ValueError(f"it has {size / 1e9:.0f} GB, this machine {memory / 1e9:.0f} GB of memory; {fix}")
                 with archive.open(member) as stream:
                     return np.lib.format.read_array(stream, allow_pickle=False)
             file.seek(member.header_offset)
             lengths = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])
             start = member.header_offset + LOCAL_HEADER + sum(lengths) + header.start
         return np.memmap(path, header.dtype, "r", start, header.shape)
-    except DAMAGE as error:
-        raise ValueError(f"{path}: {name} cannot be read ({error})") from error
+    except Exception as error:
+        raise ValueError(f"{path}: {name} cannot be read ({_words(error)})") from error

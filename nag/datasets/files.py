@@ -1,8 +1,12 @@
-"""The files of a data set where they lie, in a folder or at an fsspec URL: names, sizes, a checksum, local copies.
+"""The files of a data set where they lie, in a folder or at a URL: names, sizes, a checksum, local copies.
 
-A listing of 1.28 million files takes minutes on a network disk, so it is kept in the user's cache: for a local folder
-it holds as long as no folder below it has changed; for a URL, where folders have no times, as long as the names at the
-top are the same. `fresh` reads it again. Names that begin with a dot are passed over.
+The checksum is of names, sizes and content. Of a small file, or one in a format without compression, whose size says
+nothing, all content counts; of larger ones four pieces; and of a data set of more than EVERY files only the SAMPLE whose
+hashed names come first, for to open a million files takes minutes on a network disk.
+
+A listing is kept in the user's cache: for a local folder it holds as long as no folder below it has changed, and none
+of the first STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same.
+`fresh` reads it again. Names that begin with a dot are passed over.
 """
 
 from __future__ import annotations
@@ -18,16 +22,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nag import locations, web
+from nag.locations import is_url as _is_url
+from nag.locations import path_of as _place
+from nag.locations import reached
+
 DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
 SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
 SCANNERS = 16  # threads: on a network disk most of the time is waiting
-FORMAT = 1  # of a kept listing
+FORMAT = 2  # of a kept listing
+EVERY, SAMPLE, STAMPED = 65_536, 16_384, 1_024  # files
+WHOLE, PIECES = 65_536, 4  # bytes of which all count; of a larger file, in so many pieces
+PLAIN_SUFFIXES, PLAIN_WHOLE = (".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".npy", ".raw"), 1 << 20
+AT_ONCE = 128  # remote files that are read at once
 
 
 class Listing(NamedTuple):
     """What lies at a path. Names are relative, with '/', sorted; a single file has the one name ''."""
 
-    checksum: str  # of names and sizes; of a single file: of its content
+    checksum: str  # of names, sizes and content; of a single file: of its content
     folders: tuple[str, ...]  # every one below the path, sorted, empty ones too (a URL has none that are empty)
     names: tuple[str, ...]
     sizes: tuple[int, ...]  # bytes
@@ -41,9 +54,12 @@ def cache(kind: str) -> Path:
 def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:
     """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders.
 
-    Raises FileNotFoundError where nothing is there, ValueError for what is neither file nor folder.
+    Raises FileNotFoundError where nothing is there, ValueError for what is neither file nor folder or is never read,
+    locations.Unreachable.
     """
     place = _place(path)
+    if (reason := locations.refusal(path)) is not None:
+        raise ValueError(reason)
     where = str(place) if _is_url(path) else os.path.realpath(place)
     kept = cache("listings") / f"{digest(where)}.json"
     found = None if fresh else _read(kept, path, names)
@@ -52,13 +68,13 @@ def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:
     started = time.time_ns()
     folders, sizes, stamps = _scan_url(path) if _is_url(path) else _scan(place)
     ordered = tuple(sorted(sizes))
-    hashed = hashlib.blake2b(digest_size=16)
-    for name in ordered:
-        hashed.update(f"{name}\0{sizes[name]}\0".encode("utf-8", "surrogateescape"))
-    checksum = _content(local(path)) if ordered == ("",) else hashed.hexdigest()
+    chosen = [] if ordered == ("",) else _first(ordered, len(ordered) if len(ordered) <= EVERY else SAMPLE)
+    files = {} if _is_url(path) else {name: _changed(place, name) for name in chosen[:STAMPED]}
+    checksum = _content(local(path)) if ordered == ("",) else _checksum(path, ordered, sizes, chosen)
     found = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
     if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
         head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
+        head["files"] = files
         _publish(kept, [json.dumps(part) for part in (head, found.names, found.sizes)])
     return found
 
@@ -71,17 +87,33 @@ def local(path: str, name: str = "", size: int = 0) -> str:
     """
     if not _is_url(path):
         return os.path.join(_place(path), name) if name else _place(path)
-    system, root = _system(path)
-    token: Any = size if name else str(system.checksum(root))
+    if locations.is_web(path):
+        return _local_web(path)
+    system, root = locations.system(path)
+    with reached(path):
+        token: Any = size if name else str(system.checksum(root))
     key = digest(json.dumps([path, name, token]))
     kept = cache("files") / key[:2] / key
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(kept) as temporary:
-            system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
+            with reached(path):
+                system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
             came = temporary.stat().st_size
             if name and came != size:
                 raise OSError(f"{path.rstrip('/')}/{name} came with {came} bytes; {size} are listed")
+    return str(kept)
+
+
+def _local_web(url: str) -> str:
+    """A local copy of the file at an http address."""
+    key = digest(json.dumps([url, web.stamp(url)]))
+    kept = cache("files") / key[:2] / key
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(kept) as temporary, temporary.open("wb") as file:
+            for data, _ in web.received(url):
+                file.write(data)
     return str(kept)
 
 
@@ -89,22 +121,75 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _is_url(path: str) -> bool:
-    return "://" in path and not path.startswith("file://")
+def _first(names: tuple[str, ...], count: int) -> list[str]:
+    """So many of the names, in the order of their hashes: the same ones wherever the data set lies."""
+    return sorted(names, key=digest)[:count]
 
 
-def _place(path: str) -> str:
-    return path.removeprefix("file://")
+def _checksum(path: str, names: tuple[str, ...], sizes: dict[str, int], chosen: list[str]) -> str:
+    """Of names and sizes, and of the content of the chosen files."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for name in names:
+        hashed.update(f"{name}\0{sizes[name]}\0".encode("utf-8", "surrogateescape"))
+    wanted = [(name, _pieces(name, sizes[name])) for name in sorted(chosen)]
+    for part in _contents_at(path, wanted) if _is_url(path) else _contents(_place(path), wanted):
+        hashed.update(part)
+    return hashed.hexdigest()
 
 
-def _system(path: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
-    import fsspec
+def _pieces(name: str, size: int) -> list[tuple[int, int]]:
+    """Where the pieces of a file that count start and end: the first and the last ones are at its ends."""
+    whole = PLAIN_WHOLE if name.lower().endswith(PLAIN_SUFFIXES) else WHOLE
+    if size <= whole:
+        return [(0, size)] if size else []
+    length = whole // PIECES
+    starts = [(size - length) * i // (PIECES - 1) for i in range(PIECES)]
+    return [(start, start + length) for start in starts]
 
-    try:
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:  # a protocol that is unknown, or whose package is not installed
-        raise ValueError(f"{path}: {error}") from error
+
+Wanted = list[tuple[str, list[tuple[int, int]]]]
+
+
+def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
+    """A hash of the pieces of each local file."""
+
+    def read(one: tuple[str, list[tuple[int, int]]]) -> bytes:
+        name, pieces = one
+        hashed = hashlib.blake2b(digest_size=16)
+        place = os.path.join(root, name)
+        try:
+            with open(place, "rb") as file:
+                for start, end in pieces:
+                    file.seek(start)
+                    hashed.update(file.read(end - start))
+        except FileNotFoundError as error:
+            raise ValueError(f"{place} went away while it was read") from error
+        return hashed.digest()
+
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        yield from pool.map(read, wanted)
+
+
+def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
+    """A hash of the pieces of each remote file: requests for parts of files, many at once."""
+    system, root = locations.system(url)
+    base = root.rstrip("/")
+    for first in range(0, len(wanted), AT_ONCE):
+        batch = wanted[first : first + AT_ONCE]
+        asked = [(f"{base}/{name}", start, end) for name, pieces in batch for start, end in pieces]
+        with reached(url):
+            came = system.cat_ranges(*map(list, zip(*asked, strict=True)), on_error="raise") if asked else []
+        parts = iter(came)
+        for _, pieces in batch:
+            hashed = hashlib.blake2b(digest_size=16)
+            for _ in pieces:
+                hashed.update(next(parts))
+            yield hashed.digest()
+
+
+def _changed(root: str, name: str) -> list[int]:
+    stat = os.stat(os.path.join(root, name))
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
@@ -113,6 +198,8 @@ def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
         stat = os.stat(root)
         return (), {"": stat.st_size}, {"": stat.st_mtime_ns}
     if not os.path.isdir(root):
+        if what := locations.irregular(root):
+            raise ValueError(f"{root} is {what}, not a file or folder")
         raise FileNotFoundError(f"there is no file or folder {root!r}")
     sizes: dict[str, int] = {}
     stamps: dict[str, int] = {}
@@ -148,22 +235,27 @@ def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int]]:
 
 
 def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str]]:
-    system, root = _system(path)
-    system.invalidate_cache()
-    if not system.exists(root):
-        raise FileNotFoundError(f"there is nothing at {path!r}")
-    if system.isfile(root):
-        return (), {"": system.size(root)}, {"": str(system.checksum(root))}
-    start = len(root.rstrip("/")) + 1
-    sizes = {name[start:]: info["size"] for name, info in system.find(root, detail=True).items()}
-    sizes = {name: size for name, size in sizes.items() if not any(w.startswith(".") for w in name.split("/"))}
-    folders = {name.rsplit("/", i + 1)[0] for name in sizes for i in range(name.count("/"))}
-    return tuple(sorted(folders)), sizes, {"": _top(system, root)}
+    if locations.is_web(path):
+        return (), {"": os.stat(_local_web(path)).st_size}, {"": web.stamp(path)}
+    system, root = locations.system(path)
+    with reached(path):
+        system.invalidate_cache()
+        if not system.exists(root):
+            raise FileNotFoundError(f"there is nothing at {path!r}")
+        if system.isfile(root):
+            return (), {"": system.size(root)}, {"": str(system.checksum(root))}
+        start = len(root.rstrip("/")) + 1
+        sizes = {name[start:]: info["size"] for name, info in system.find(root, detail=True).items()}
+        sizes = {name: size for name, size in sizes.items() if not any(w.startswith(".") for w in name.split("/"))}
+        folders = {name.rsplit("/", i + 1)[0] for name in sizes for i in range(name.count("/"))}
+        return tuple(sorted(folders)), sizes, {"": _top(system, root)}
 
 
 def _top(system: Any, root: str) -> str:
-    """What the first level below a URL shows, in one request."""
-    return digest(json.dumps(sorted(str(entry["name"]) for entry in system.ls(root, detail=True))))
+    """What the first level below a URL shows, in one request: names, and of files what changes with them."""
+    told = ("size", "ETag", "etag", "LastModified", "updated", "mtime", "created")
+    shown = [[str(entry["name"]), *(str(entry.get(key)) for key in told)] for entry in system.ls(root, detail=True)]
+    return digest(json.dumps(sorted(shown)))
 
 
 def _read(kept: Path, path: str, names: bool) -> Listing | None:
@@ -171,7 +263,7 @@ def _read(kept: Path, path: str, names: bool) -> Listing | None:
     try:
         with open(kept, encoding="utf-8", errors="surrogateescape") as file:
             head = json.loads(file.readline())
-            if head["format"] != FORMAT or not _holds(path, head["stamps"]):
+            if head["format"] != FORMAT or not _holds(path, head["stamps"], head["files"]):
                 return None
             parts = [tuple(json.loads(file.readline())) for _ in range(2)] if names else [(), ()]
     except (OSError, ValueError, KeyError, TypeError):
@@ -179,14 +271,18 @@ def _read(kept: Path, path: str, names: bool) -> Listing | None:
     return Listing(head["checksum"], tuple(head["folders"]), parts[0], parts[1])
 
 
-def _holds(path: str, stamps: dict[str, Any]) -> bool:
+def _holds(path: str, stamps: dict[str, Any], files: dict[str, list[int]]) -> bool:
+    if locations.is_web(path):
+        return bool(stamps[""] == web.stamp(path))
     if _is_url(path):
-        system, root = _system(path)
-        system.invalidate_cache()
-        single = system.isfile(root)
-        return stamps[""] == (str(system.checksum(root)) if single else _top(system, root))
+        system, root = locations.system(path)
+        with reached(path):
+            system.invalidate_cache()
+            single = system.isfile(root)
+            return bool(stamps[""] == (str(system.checksum(root)) if single else _top(system, root)))
     place = _place(path)
-    return all(os.stat(os.path.join(place, name)).st_mtime_ns == stamp for name, stamp in stamps.items())
+    folders = all(os.stat(os.path.join(place, name)).st_mtime_ns == stamp for name, stamp in stamps.items())
+    return folders and all(_changed(place, name) == found for name, found in files.items())
 
 
 def _content(path: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from nag.datasets import check_split
 from nag.datasets.images import SUFFIXES, Unreadable
+from nag.locations import is_web
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class ImageFolder:
     VERSION: ClassVar[int] = 1
     FOLDERS: ClassVar[tuple[str, ...]] = ("path",)
     stores: ClassVar[str] = "pixels"
+
+    def __post_init__(self) -> None:
+        if is_web(self.path):
+            raise ValueError("over http single files can be read, and no folders; copy the folder to this machine")
 
     @property
     def shape(self) -> tuple[int, int, int]:

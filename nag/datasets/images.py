@@ -7,9 +7,13 @@ The orientation that a camera noted in EXIF is ignored, as in guided-diffusion, 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names; others start programs (EPS) or parsers
+MOST_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 
 
@@ -27,15 +33,45 @@ class Unreadable(ValueError):
 def pixels(data: bytes, size: int, name: str) -> np.ndarray:
     """(size, size, 3) uint8 of the bytes of an image file. Raises Unreadable, naming the file."""
     import numpy as np
+
+    with opened(io.BytesIO(data), name) as image:
+        return np.asarray(centre_crop(as_rgb(image), size))
+
+
+@contextlib.contextmanager
+def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """An image file, by path or content, of which only the header has been read; all images are opened here.
+
+    Raises Unreadable, naming the file, for what has no known format or too many pixels; also for what is damaged, when
+    the caller decodes it.
+    """
     from PIL import Image
 
+    _limit_pixels()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(centre_crop(as_rgb(image), size))
+        with Image.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Unreadable(f"it has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}")
+            yield image
     except Unreadable as error:
         raise Unreadable(f"{name}: {error}") from None
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise Unreadable(f"{name}: it cannot be read as an image; its content is none of {known}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unreadable(f"{name}: it cannot be read as an image: more than {MOST_PIXELS:,} pixels") from error
+    except MemoryError as error:
+        raise Unreadable(f"{name}: it cannot be read as an image (it needs too much memory)") from error
+    except DAMAGE as error:
         raise Unreadable(f"{name}: it cannot be read as an image ({error})") from error
+
+
+@functools.cache
+def _limit_pixels() -> None:
+    """Pillow warns of too many pixels; in this process that is an error."""
+    from PIL import Image
+
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

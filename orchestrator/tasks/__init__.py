@@ -8,6 +8,7 @@ result stays.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ BLOCK_KINDS = ("encode", "sample", "extract")
 ORIGINAL = "original"  # a checkpoint as the user gave it
 
 
+@functools.cache
 def version(kind: str) -> int:
     return importlib.import_module(f"orchestrator.tasks.{kind}").VERSION
 

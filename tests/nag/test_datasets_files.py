@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,14 +175,15 @@ def test_names_at_a_url():
 
 
 def test_a_url_is_fetched_once_and_appears_whole(root, monkeypatch):
-    url, system, calls = f"local://{root}", fsspec.implementations.local.LocalFileSystem, []
-    get = system.get_file
+    url, system, calls = memory("once", contents(root)), type(fsspec.filesystem("memory")), []
+    get, alone = system.get_file, threading.Lock()  # readers of this file system share their place in a file
 
     def slow(self, source: str, target: str) -> None:
         calls.append(source)
         Path(target).write_bytes(b"ha")  # a download at its half
         time.sleep(0.05)
-        get(self, source, target)
+        with alone:
+            get(self, source, target)
 
     monkeypatch.setattr(system, "get_file", slow)
     with ThreadPoolExecutor(8) as pool:

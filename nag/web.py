@@ -1,0 +1,218 @@
+"""Files at http and https addresses, fetched within bounds of size and time.
+
+Nothing but the address is sent: no credentials of a URL, of ~/.netrc or of a redirect. Redirects stay on http and https
+(and never leave https). A proxy of the environment (https_proxy) is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from nag.locations import Unreachable
+
+CHUNK = 2**20
+LARGEST = 64 * 2**30  # bytes, where the right size is not known
+REDIRECTS = 5
+TIMEOUT_S = 30.0  # without a byte
+PATIENCE_S = 60.0  # for the first answer, redirects included; then SLOWEST counts
+SLOWEST = 10_000.0  # bytes a second, on average
+TICK_S = 0.5
+MOVED = (301, 302, 303, 307, 308)
+
+
+def refusal(url: str) -> str | None:
+    """Why an address is never asked; None where it may be."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        return f"{url[:100]!r}: not a valid address ({error})"
+    if parts.scheme not in ("http", "https"):
+        return f"{url[:100]!r}: not an http address"
+    if "@" in parts.netloc:
+        return f"an address on {parts.hostname} with a user or password in it: none is sent. Leave them out"
+    if not parts.hostname or not url.isprintable() or not url.isascii() or " " in url:
+        return f"{url[:100]!r}: not a valid address. Write special characters as %XX"
+    return None
+
+
+def stamp(url: str) -> str:
+    """What a server says of a file that changes with it: its tag, time of change and size.
+
+    Raises FileNotFoundError, Unreachable, or ValueError for what is never asked.
+    """
+    try:
+        with _opened(url, "HEAD", _Watch()) as answer:
+            return json.dumps([answer.headers.get(key) for key in ("ETag", "Last-Modified", "Content-Length")])
+    except _NoHead:
+        return json.dumps(url)
+
+
+def received(url: str, largest: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """A file in pieces, with the size that was announced, or 0.
+
+    Raises FileNotFoundError, Unreachable also where it ends early or comes too slowly, and ValueError where it is
+    larger than `largest` bytes (LARGEST).
+    """
+    bound = LARGEST if largest is None else largest
+    watch = _Watch()
+    with _opened(url, "GET", watch) as answer:
+        if (answer.headers.get("Content-Encoding") or "identity") != "identity":
+            raise _failed(url, "it came compressed, which was not asked for")
+        announced = answer.headers.get("Content-Length") or ""
+        size = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else 0
+        while True:
+            if max(size, watch.done) > bound:
+                raise ValueError(f"{url} is larger than {bound:,} bytes")
+            with _plainly(url, watch):
+                data = answer.read1(CHUNK)
+            if not data:
+                break
+            watch.done += len(data)
+            yield data, size
+        if watch.done < size or watch.slow:
+            ended = f"it ended after {watch.done:,} of {size:,} bytes"
+            raise _failed(url, watch.words() if watch.slow else ended)
+
+
+class _NoHead(Exception):
+    """The server does not answer HEAD."""
+
+
+class _Watch:
+    """Ends a transfer that is too slow, wherever its time goes: timeouts of sockets begin anew with every byte."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.done = 0  # bytes
+        self.slow = False
+        self._started = time.monotonic()
+        self._over = threading.Event()
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name="download-watch").start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        while not self._over.wait(TICK_S):
+            if time.monotonic() - self._started > PATIENCE_S + self.done / SLOWEST:
+                self.slow = True
+                for each in self.sockets:
+                    with contextlib.suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+
+    def words(self) -> str:
+        return f"it is too slow: {self.done:,} bytes in {time.monotonic() - self._started:.0f} s"
+
+
+@contextlib.contextmanager
+def _plainly(url: str, watch: _Watch) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        reason = watch.words() if watch.slow else str(getattr(error, "reason", error)) or type(error).__name__
+        raise _failed(url, reason) from error
+
+
+def _failed(url: str, reason: str) -> Unreachable:
+    return Unreachable(f"{url} could not be downloaded: {reason}")
+
+
+@contextlib.contextmanager
+def _opened(url: str, method: str, watch: _Watch) -> Iterator[Any]:
+    """The answer to a request, after redirects."""
+    with watch:
+        place, opener = url, _opener(watch)
+        for _ in range(REDIRECTS + 1):
+            answer, place = _asked(opener, place, method, watch)
+            if answer is not None:
+                with answer:
+                    yield answer
+                return
+        raise _failed(url, f"more than {REDIRECTS} redirects")
+
+
+def _asked(opener: Any, url: str, method: str, watch: _Watch) -> tuple[Any, str]:
+    """An answer, or None and where to ask instead."""
+    reason = refusal(url)
+    if reason is not None:
+        raise ValueError(reason)
+    request = urllib.request.Request(url, method=method)
+    try:
+        with _plainly(url, watch):
+            try:
+                return opener.open(request, timeout=TIMEOUT_S), url
+            except urllib.error.HTTPError as error:
+                with error:
+                    code, target, words = error.code, error.headers.get("Location"), str(error)
+    except ValueError as error:  # an address that http.client does not take
+        raise _failed(url, str(error)) from error
+    if code in MOVED and target:
+        moved = urllib.parse.urljoin(url, target)
+        if not moved.startswith("https://" if url.startswith("https://") else ("http://", "https://")):
+            kept = "https" if url.startswith("https://") else "http and https"
+            raise _failed(url, f"it redirects to {moved[:100]!r}; redirects are followed on {kept} only")
+        if (reason := refusal(moved)) is not None:
+            raise _failed(url, f"it redirects to {reason}")
+        return None, moved
+    if method == "HEAD" and code in (400, 403, 405, 501):
+        raise _NoHead
+    if code in (404, 410):
+        raise FileNotFoundError(f"{url} could not be downloaded: {words}")
+    raise _failed(url, words)
+
+
+def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
+    """Knows http and https and nothing else: no files, no FTP, no passwords, no redirects of its own."""
+    opener = urllib.request.OpenerDirector()
+    handlers = (urllib.request.ProxyHandler, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor)
+    for handler in (*(each() for each in handlers), urllib.request.UnknownHandler(), _Http(watch), _Https(watch)):
+        opener.add_handler(handler)
+    return opener
+
+
+def _watched(base: Any, watch: _Watch) -> Any:
+    class Connection(base):
+        def connect(self) -> None:
+            create = self._create_connection
+
+            def created(*arguments: Any, **options: Any) -> socket.socket:
+                made = create(*arguments, **options)
+                watch.sockets.append(made)
+                return made
+
+            self._create_connection = created
+            super().connect()
+            watch.sockets.append(self.sock)
+
+    return Connection
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_watched(http.client.HTTPConnection, self.watch), request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_watched(http.client.HTTPSConnection, self.watch), request, context=self._context)  # type: ignore[attr-defined]
