@@ -69,14 +69,19 @@ def again() -> None:
     _thread.interrupt_main(signal.SIGINT)
 
 
+def over() -> None:
+    """The exit code is settled. (The interpreter's own end would give the signal its default back, which kills.)"""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def tell() -> None:
     """Say it, once. Written past sys.stderr, which a signal may have come in the middle of."""
     global _told
     if not _told:
         _told = True
-        cursor = (
-            "\x1b[?25h" if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb" else ""
-        )  # a progress bar hides it
+        terminal = os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
+        cursor = "\x1b[?25h" if terminal else ""  # a progress bar hides it
         try:
             sys.stderr.flush()
             os.write(2, f"{cursor}{SENTENCE}\n".encode())

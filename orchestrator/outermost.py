@@ -31,7 +31,6 @@ tracebacks_wanted = False  # `run --here`: the traceback is what the user wants 
 def guard(body: Callable[[], int | None]) -> int:
     """Call `body`, tell what ends it, and return the exit code of the process."""
     try:
-        sys.excepthook = _unexpected
         threading.excepthook = _in_thread
         sys.unraisablehook = _unraisable
         streams.install()
@@ -45,6 +44,7 @@ def guard(body: Callable[[], int | None]) -> int:
         return _ended(error)
     finally:
         streams.drop()
+        interrupts.over()
 
 
 def _ended(error: BaseException) -> int:
@@ -64,6 +64,8 @@ def tell(error: BaseException, as_json: bool | None = None) -> int:
     if any(isinstance(each, streams.Gone) for each in chain(error)):
         return streams.GONE
     text, code = _words(error)
+    if isinstance(error, streams.Unwritable):
+        streams.drop()  # else the same is said again at the last flush
     if as_json if as_json is not None else "--json" in sys.argv[1:]:
         with contextlib.suppress(streams.Unwritable):
             sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
@@ -88,12 +90,9 @@ def _words(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return message(f"{place}{error.strerror}.{where}"), UNFORESEEN
-    first = (str(error).strip() or "no message").splitlines()[0]
-    name = type(error).__name__
-    return (
-        f"nagbench met something that it did not foresee: {name}: {brief(message(first), 300)}{'' if first.endswith('.') else '.'}{where}",
-        UNFORESEEN,
-    )
+    said = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
+    words = f"nagbench met something that it did not foresee: {type(error).__name__}: {brief(said, 300)}.{where}"
+    return message(words), UNFORESEEN
 
 
 def usage(error: Any) -> tuple[str, int]:
@@ -136,10 +135,6 @@ def keep_traceback(error: BaseException) -> Path | None:
                 file.write(text)
             return Path(path)
     return None
-
-
-def _unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    tell(error, False)
 
 
 def _in_thread(args: threading.ExceptHookArgs) -> None:

@@ -25,7 +25,7 @@ class Unwritable(EnvironmentProblem):
 
 
 class _Out(io.FileIO):
-    """The file below sys.stdout. Its errors differ from those of any other file, so that nobody takes one for the other."""
+    """The file below sys.stdout, with errors that nobody takes for those of another file."""
 
     def write(self, data: object) -> int:
         try:
