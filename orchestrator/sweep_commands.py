@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -24,11 +23,13 @@ from orchestrator.app import (
     report_pages,
     track,
 )
+from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
     UNCOUNTED,
     ArmOption,
+    CellOption,
     DeviceOption,
     HoursOption,
     JsonOption,
@@ -38,6 +39,8 @@ from orchestrator.options import (
     SweepArgument,
     TrackingOption,
     absolute,
+    check_device,
+    finite,
 )
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
@@ -152,7 +155,8 @@ def status(
             trouble = str(error)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        known = {"sweep": found.sweep.name, "store": store, "tracking": tracking, "cells": cells, "tasks": tasks}
+        known = {"sweep": found.sweep.name, "store": address(store), "tracking": address(tracking)}
+        known |= {"cells": cells, "tasks": tasks}
         told = [{"id": job.id, "status": job.status} for job in jobs]
         print_json({**known, "queue": queue, "queue_unknown": trouble, "ray_jobs": told})
         return
@@ -179,11 +183,13 @@ def run(
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
-    cell: Annotated[str | None, typer.Option(help="Only this cell, by the first letters of its digest.")] = None,
+    cell: CellOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="With --cell: this many samples.")] = None,
     here: Annotated[bool, typer.Option("--here", help="In this process, with full tracebacks: for debugging.")] = False,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 30.0,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Time between checkpoints of a training.", callback=finite)
+    ] = 30.0,
     site: SiteOption = None,
     backend: Annotated[str, typer.Option(help="local, or ray: a private Ray on this machine.")] = "local",
     processes: Annotated[int, typer.Option(min=1, help="Processes that train one network together.")] = 1,
@@ -206,8 +212,7 @@ def run(
 
     check_tracking(tracking)
     place = read_site(site) if site else None
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
+    check_device(device, processes)
     if backend not in ("local", "ray"):
         raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
     if count is not None and cell is None:
@@ -215,8 +220,8 @@ def run(
     if place and (here or workers or device != "auto" or backend != "local" or processes > 1):
         words = "--here, --workers, --device, --backend and --processes are for this machine"
         raise BadInput(f"{words}; a site's file has its own")
-    if processes > 1 and device.startswith("cuda:"):
-        raise BadInput(f"--device {device}: {processes} processes take a GPU each, so say --device cuda")
+    if here and (workers or backend != "local" or processes > 1):
+        raise BadInput("--here is this process alone; --workers, --backend and --processes do not go with it")
     if max_gpu_hours is not None and not (place and place.kind == "slurm"):
         raise BadInput(UNCOUNTED)
     found = read_plan(sweep, smoke, arm, cell, count)
