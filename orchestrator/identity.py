@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from nag.cache import folder
 from nag.registry import name_of, source_of
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -46,7 +46,7 @@ def content(path: str, *, compute: bool = True) -> str:
         return digest(parts) + "/"
     stat = os.stat(path)
     key = canonical([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "content" / digest(key)
+    kept = folder("content") / digest(key)
     try:
         return kept.read_text()
     except OSError:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from nag.cache import xdg
 from nag.registry import Int, method
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
@@ -292,7 +293,7 @@ def read_site(site: str | None = None) -> Site:
 
 def folders() -> list[Path]:
     """Where names of sites are looked up: the user's own, then the examples of the project."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nagbench"
+    config = xdg("CONFIG", ".config") / "nagbench"
     return [config, Path(__file__).resolve().parents[1] / "sites"]
 
 
