@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nag.cache import folder
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -62,7 +64,7 @@ Report = Callable[[int, int], None]  # bytes done, bytes in all or 0
 
 def cache() -> Path:
     """$XDG_CACHE_HOME (or ~/.cache) / nagbench / weights."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nagbench" / "weights"
+    return folder("weights")
 
 
 def find(name: str) -> Path | None:

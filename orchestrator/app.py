@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from orchestrator import interrupts, outermost
+from orchestrator.display import address, visible
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
 
 if TYPE_CHECKING:
@@ -20,7 +23,18 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 REPORTS = "results/reports"
-INTERRUPTED = 130
+
+
+class Screen(Console):
+    """A console on which nothing that others named or wrote reaches the terminal as a control sequence."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that rich has just caught: streams.Gone
+
 
 app = typer.Typer(
     help="Does this guidance method beat the others, where, by how much, at what price?",
@@ -28,8 +42,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Screen(highlight=False, soft_wrap=False)
+err = Screen(stderr=True, highlight=False, soft_wrap=True)
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., None]:
@@ -39,16 +53,11 @@ def command(body: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(body)
     def wrapped(*args: Any, **options: Any) -> None:
         try:
-            code = body(*args, **options)
+            with interrupts.working():
+                code = body(*args, **options)
+                sys.stdout.flush()
         except NagbenchError as error:
-            if options.get("as_json"):
-                print_json({"error": str(error), "exit_code": error.exit_code})
-            err.print(str(error), style="red", markup=False)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            err.print("Interrupted. What is done stays; the same command goes on from there.")
-            code = INTERRUPTED
-        sys.stdout.flush()
+            code = outermost.tell(error, bool(options.get("as_json")))
         raise typer.Exit(code or 0)
 
     return wrapped
@@ -93,7 +102,7 @@ def compare_and_report(plan: Plan, opened: Store, store: str, tracking: str) -> 
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import comparison
     from orchestrator.report.write import write_report
-    from orchestrator.tracking import NONE, shown
+    from orchestrator.tracking import NONE
 
     results = collect(plan, opened)
     comparisons = compare(results, opened)
@@ -101,8 +110,8 @@ def compare_and_report(plan: Plan, opened: Store, store: str, tracking: str) -> 
         out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
     with err.status("Writing the report..."):
         page = write_report(results, comparisons, opened, report_folder(plan), f"nagbench run {plan.sweep.path}")
-    tracked = "" if tracking == NONE else f"   MLflow: {shown(tracking)} (nagbench ui {plan.sweep.path})"
-    out.print(f"Report: {page}   Results: {store}{tracked}", markup=False, soft_wrap=True)
+    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
+    out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
     return 0 if all(cell.complete for cell in results.cells) else 1
 

@@ -16,6 +16,7 @@ from orchestrator.published import Published
 from orchestrator.sweep import REFERENCE_ROWS, Network
 from orchestrator.tasks import BLOCK_KINDS, Task
 
+BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory several times
 SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
 
 
@@ -32,6 +33,14 @@ class Builder:
         self._plain: dict[int, Any] = {}
         self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what their cells' scores share
         self.encoded: dict[str, str] = {}  # by the identity of a data set's images: the task that encodes them
+
+    def check_size(self, path: str) -> None:
+        """Raise BadInput where the sweep at this path has too many blocks to handle."""
+        if (blocks := sum(self.blocks.values())) > BLOCKS_AT_MOST:
+            raise BadInput(
+                f"{path}: its cells need {blocks:,} blocks, each a file; at most {BLOCKS_AT_MOST:,} are allowed. Raise "
+                "sample.block, or make several sweeps of it."
+            )
 
     def add(
         self, kind: str, params: Mapping[str, Any], inputs: tuple[str, ...] = (), blocks: int = 0, source: str = ""

@@ -27,6 +27,7 @@ from orchestrator.backends.slurm import AfterWave, Slurm
 from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
+from orchestrator.display import address
 from orchestrator.engine import plan_checksum
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.plan import Plan
@@ -71,6 +72,8 @@ def begin(
 ) -> Campaign:
     """What a user's command begins, here and now. Raises BadInput where the site cannot train what is to be trained."""
     check_batches(plan, site)
+    if site.kind == "slurm":
+        tracking = _set_apart(tracking, plan.sweep.name, lambda: shared_folder(store, site))
     return Campaign(
         sweep=os.path.abspath(plan.sweep.path),
         store=store.url,
@@ -84,6 +87,46 @@ def begin(
         arms=tuple(arms or ()),
         **more,
     )
+
+
+APART = "file-with-address:"  # a Campaign's tracking, where the address has a secret
+
+
+def _set_apart(tracking: str, sweep: str, folder: Callable[[], Path]) -> str:
+    """What a submission may hold of an address: it is pickled into files, so one with a password or a token goes into a
+    file that only the user can read.
+    """
+    if address(tracking) == tracking:
+        return tracking
+    if not tracking.startswith(("http://", "https://")):
+        return address(tracking)  # of a database, which only the user's host writes to
+    place = folder()
+    path = place / f"tracking-{sweep}"
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(tracking)
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be written: {error.strerror}.") from error
+    return f"{APART}{path.absolute()}"
+
+
+def tracking_of(campaign: Campaign) -> str:
+    """Where the runs of a campaign are tracked. Raises EnvironmentProblem where the file with the address is gone, or
+    is not the user's own.
+    """
+    if not campaign.tracking.startswith(APART):
+        return campaign.tracking
+    path = campaign.tracking.removeprefix(APART)
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_uid != os.geteuid() or stat.st_mode & 0o077:
+                raise EnvironmentProblem(f"{path} is not yours alone, so it is not used for tracking.")
+            return file.read()
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}.") from error
 
 
 Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # of a campaign, what a reconcile job calls on its node

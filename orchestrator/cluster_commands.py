@@ -11,12 +11,13 @@ import typer
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_folder, track
 from orchestrator.backends.slurm.ledger import tidy
-from orchestrator.cluster import Campaign, begin, check_batches, opener, owner, patiently
+from orchestrator.cluster import Campaign, begin, check_batches, opener, owner, patiently, tracking_of
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import (
     UNCOUNTED,
     ArmOption,
+    CellOption,
     HoursOption,
     JsonOption,
     SiteOption,
@@ -25,6 +26,7 @@ from orchestrator.options import (
     SweepArgument,
     TrackingOption,
     absolute,
+    finite,
 )
 from orchestrator.report.words import plural
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -47,7 +49,9 @@ def submit(
     smoke: SmokeOption = False,
     max_gpu_hours: HoursOption = None,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints of a training.")] = 600.0,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Time between checkpoints of a training.", callback=finite)
+    ] = 600.0,
     as_json: JsonOption = False,
 ) -> int:
     """Queue what is missing of a sweep on a cluster, and return. The same command again repairs, and queues nothing
@@ -153,8 +157,12 @@ def reconcile(begun: Campaign) -> int:
         pages = page.parent
     except (OSError, EnvironmentProblem) as error:
         observer.note(f"no report: {error}")
-    if begun.tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
-        track(results, opened, begun.tracking, pages)
+    try:
+        tracking = tracking_of(begun)
+        if tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
+            track(results, opened, tracking, pages)
+    except EnvironmentProblem as error:
+        observer.note(f"not tracked: {error}")
     if away is not None:
         raise away  # this job has failed, so the one that waits for that tries again
     return code
@@ -178,7 +186,7 @@ def cancel(
     store: StoreOption = DEFAULT_STORE,
     site: SiteOption = None,
     arm: ArmOption = None,
-    cell: Annotated[str | None, typer.Option(help="Only this cell, by the first letters of its digest.")] = None,
+    cell: CellOption = None,
     smoke: SmokeOption = False,
 ) -> int:
     """End what is queued and running for a sweep on a cluster, or for some of it, and wait until it is gone."""

@@ -25,10 +25,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.display import address
 from orchestrator.errors import NagbenchError
 from orchestrator.plan import Plan
 from orchestrator.store import Store
-from orchestrator.tracking.address import NONE, look, shown
+from orchestrator.tracking.address import NONE, look
 
 IMPORT_S = 120.0  # torch from a cold network file system
 ASK_S = 10.0
@@ -188,7 +189,7 @@ def _tracking(uri: str) -> Row:
         look(uri, "")
     except NagbenchError as error:  # the sweep runs without
         return Row("tracking", "warning", str(error), needed=False)
-    return Row("tracking", "ok", shown(uri), needed=False)
+    return Row("tracking", "ok", address(uri), needed=False)
 
 
 def _slurm() -> list[Row]:

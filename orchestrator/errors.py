@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree. Only `cli.py` catches and prints these.
+"""Everything that can go wrong, as one tree. Only `outermost.py` tells users of these.
 
 NagbenchError
 ├── BadInput            exit 2: the sweep, an option or a file that the user gave is wrong
@@ -16,11 +16,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from orchestrator.display import brief, message
+
+NAMES_AT_MOST = 60  # that a message lists
+
 
 class NagbenchError(Exception):
     """Root of the tree; `str(error)` is the whole message for the user."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return message(super().__str__())
 
 
 class BadInput(NagbenchError):
@@ -63,6 +70,9 @@ class MissingFile(CorruptFile, FileNotFoundError):
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The words for an unknown name: what it was, what was probably meant, what there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}."
+    close = difflib.get_close_matches(brief(str(name)), names, n=1)
+    hint = f" Did you mean {brief(close[0])!r}?" if close else ""
+    listed = ", ".join(map(brief, names[:NAMES_AT_MOST])) or "none"
+    more = f" and {len(names) - NAMES_AT_MOST:,} more" if len(names) > NAMES_AT_MOST else ""
+    shown = brief(name) if isinstance(name, str) else name
+    return f"unknown {kind} {shown!r}.{hint} Known: {listed}{more}."

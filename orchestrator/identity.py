@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from nag.cache import folder
 from nag.locations import Unreachable, irregular
 from nag.registry import name_of, source_of
 from orchestrator.errors import BadInput, EnvironmentProblem
@@ -51,7 +51,7 @@ def content(path: str, *, compute: bool = True) -> str:
         raise BadInput(f"{path} is {what}; a file or folder is needed.")
     stat = os.stat(path)
     key = canonical([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "content" / digest(key)
+    kept = folder("content") / digest(key)
     try:
         return kept.read_text()
     except OSError:

@@ -137,7 +137,10 @@ def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
     """The sweep with one cell, perhaps of fewer or more samples."""
     cell = find_cell(plan(sweep), prefix).cell
     if count is not None:
-        cell = replace(cell, sample=replace(cell.sample, count=count))
+        try:
+            cell = replace(cell, sample=replace(cell.sample, count=count))
+        except ValueError as error:
+            raise BadInput(f"--count {count}: {str(error).splitlines()[-1]}") from error
     return replace(sweep, cells=(cell,))
 
 
@@ -161,6 +164,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         for extractor in sweep.score.features if sweep.score else ():
             reference, scored = _floor(builder, sweep, cell, extractor)
             floors[reference] = scored
+    builder.check_size(sweep.path)
     return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()), builder.outside)
 
 

@@ -21,7 +21,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from nag.cache import xdg
 from nag.registry import Int, method
+from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
 from orchestrator.methods import Builder
 from orchestrator.yaml_text import Node, parse, read_text
@@ -30,7 +32,11 @@ SITE = ("site", "It needs at least kind: slurm.")
 DEFAULT = "site"  # ~/.config/nagbench/site.yaml
 SUFFIXES = (".yaml", ".yml")
 PER_NODE = "gpus_per_node"
-SECRET = re.compile(r"(?i)\b(\w*(?:secret|token|password|passwd|api_?key|access_?key)\w*)=['\"]?[^\s'\"$]")
+# A secret written out: NAME=value where the name says it is one, or user:password@ in an address. A value that a shell
+# gets elsewhere ($NAME, $(cat FILE), `cat FILE`) is none, nor is the name of a file.
+NAMED = re.compile(rf"(?i)(?<![\w.-])({SECRET}|(?:\w*_)?key)=['\"]?(?![\s'\"$`]|$)")
+HARMLESS = re.compile(r"(?i)tokenizer|_(file|path|dir|cmd|command)$")
+PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 
 
 def _checked(pattern: str, words: str) -> AfterValidator:
@@ -278,8 +284,7 @@ def read_site(site: str | None = None) -> Site:
         raise fields["kind"].error(unknown("kind", kind, KINDS))
     given = _without_nulls(dataclasses.replace(root, value={k: child for k, child in fields.items() if k != "kind"}))
     settings = Builder().fields(KINDS[kind], given)
-    if given.get("setup"):
-        _no_secrets(given.value["setup"])
+    _no_secrets(root)
     for secret in ("env_file", "token_file"):
         if given.get(secret):
             _private(given.value[secret])
@@ -288,7 +293,7 @@ def read_site(site: str | None = None) -> Site:
 
 def folders() -> list[Path]:
     """Where names of sites are looked up: the user's own, then the examples of the project."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nagbench"
+    config = xdg("CONFIG", ".config") / "nagbench"
     return [config, Path(__file__).resolve().parents[1] / "sites"]
 
 
@@ -339,12 +344,16 @@ def _without_nulls(node: Node) -> Node:
     return dataclasses.replace(node, value=kept)
 
 
-def _no_secrets(setup: Node) -> None:
-    for line in setup.value:
-        if found := SECRET.search(line.value):
-            raise line.error(
-                f"{found[1]} looks like a secret, and this line is written into batch files. "
-                "Put it into a file that only you can read, and name that as env_file."
+def _no_secrets(root: Node) -> None:
+    """No text of the file, which goes into batch files and onto command lines, is a secret."""
+    for node in _nodes(root):
+        if not isinstance(node.value, str):
+            continue
+        named = next((m[1] for m in NAMED.finditer(node.value) if not HARMLESS.search(m[1])), None)
+        if named or PASSWORD.search(node.value):
+            raise node.error(
+                f"{named or 'the password of an address'} looks like a secret, and this text is written into batch "
+                "files. Put it into a file that only you can read, and name that as env_file."
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,13 @@ def starter(path: str | Path) -> list[Path]:
     """
     target = Path(path)
     if target.suffix not in (".yaml", ".yml"):
-        raise BadInput(f"{target}: a sweep is a .yaml file, such as {target.with_suffix('.yaml')}.")
+        example = target / "first.yaml" if not target.name or target.is_dir() else f"{target}.yaml"
+        raise BadInput(f"{target}: a sweep is a .yaml file, such as {example}.")
     if not NAME.fullmatch(target.stem):
         raise BadInput(
             f"{target}: the file's name becomes the sweep's: a letter, then up to 63 letters, digits, '_' or '-'."
         )
-    if target.exists():
+    if os.path.lexists(target):
         raise BadInput(f"{target} is there already, and stays. Give another name.")
     beside = target.with_name(SCHEMA_FILE)
     text = json.dumps(schema(), separators=(",", ":"), ensure_ascii=False) + "\n"

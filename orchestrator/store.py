@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from nag import locations
+from nag import cache, locations
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError, Passing
 from orchestrator.identity import canonical, checksum
 
@@ -65,7 +65,7 @@ class Store:
         """Where workers of this machine write a log for each task: in a local store, else in the user's cache."""
         if self.local:
             return Path(self.path("logs"))
-        return Path.home() / ".cache" / "nagbench" / "logs" / checksum(self.url.encode())
+        return cache.folder("logs") / checksum(self.url.encode())
 
     def path(self, name: str) -> str:
         return posixpath.join(self.root, name)
@@ -162,7 +162,7 @@ class Store:
         """A folder of files that never change, as one of this machine: the store's own, or a copy in a cache."""
         if self.local:
             return self.path(folder)
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nagbench" / "store"
+        base = cache.folder("store")
         target = base / checksum(self.url.encode()) / folder
         for name in self.list(folder):
             if not (target / name).exists():

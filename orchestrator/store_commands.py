@@ -18,9 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.app import command, err, open_store, out, print_json, read_plan, report_pages
+from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
-from orchestrator.options import DeviceOption, JsonOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.options import (
+    DeviceOption,
+    JsonOption,
+    SmokeOption,
+    StoreOption,
+    SweepArgument,
+    check_device,
+    given,
+)
 
 COLUMNS = {  # of `du`: the kinds of task whose files it adds up
     "samples": ("sample",),
@@ -44,7 +53,7 @@ def du(
     found = usage(open_store(store), read_plan(sweep, smoke) if sweep else None)
     what = "arm" if sweep else "sweep"
     if as_json:
-        print_json({"store": store, **found.as_json(what)})
+        print_json({"store": address(store), **found.as_json(what)})
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(what)
@@ -87,7 +96,9 @@ def gc(
         remove(opened, found)
     if as_json:
         kinds = [{"kind": kind, "bytes": s.bytes, "files": s.files} for kind, s in sorted(by_kind.items())]
-        print_json({"store": store, "deleted": delete, "bytes": total.bytes, "files": total.files, "kinds": kinds})
+        print_json(
+            {"store": address(store), "deleted": delete, "bytes": total.bytes, "files": total.files, "kinds": kinds}
+        )
         return
     for kind, space in sorted(by_kind.items()):
         out.print(f"{kind:<11} {space}")
@@ -107,7 +118,9 @@ def export(
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    cell: Annotated[str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.")] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.", callback=given)
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -116,6 +129,7 @@ def export(
     from orchestrator.export import export_images
     from orchestrator.plan import find_cell
 
+    check_device(device)
     found, opened = read_plan(sweep, smoke), open_store(store)
     if cell is not None:
         made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
@@ -171,7 +185,9 @@ def score(
     ] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="A metric, likewise; by default all that fit.")] = None,
     count: Annotated[int | None, typer.Option(min=2, help="Only so many of the images.")] = None,
-    store: Annotated[str | None, typer.Option(help="Keep the features here; by default nothing is kept.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Keep the features here; by default nothing is kept.", callback=given)
+    ] = None,
     device: DeviceOption = "auto",
     micro_batch: Annotated[int, typer.Option(min=1, help="Images in the network at once.")] = 64,
     as_json: JsonOption = False,
@@ -182,6 +198,7 @@ def score(
     from orchestrator.report.progress import watch
     from orchestrator.tasks import Options
 
+    check_device(device)
     plan = scoring.planned(samples, reference, features or [], metrics or [], count)
     with contextlib.ExitStack() as stack:
         folder = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="nagbench-score-"))
@@ -196,7 +213,9 @@ def score(
             return 1
         found = list(scoring.results(plan, opened))
     if as_json:
-        print_json({"samples": samples, "reference": reference, "metrics": {f.metric: f.as_json() for f in found}})
+        print_json(
+            {"samples": samples, "reference": address(reference), "metrics": {f.metric: f.as_json() for f in found}}
+        )
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("metric", "value", "95 %", "without bias in N"):

@@ -71,6 +71,9 @@ class Network:
         return {**self.axes, **inherited}
 
 
+BLOCKS_AT_MOST = 100_000  # of a stream: each is a file, and a folder of more is slow to list on any file system
+
+
 @method
 class Sample:
     """How many samples a cell has, in blocks of how many, and where their noise and labels come from."""
@@ -79,6 +82,13 @@ class Sample:
     block: Annotated[Int, Field(ge=1, le=1_000_000)] = 1_000
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     labels: Literal["uniform", "balanced"] = "uniform"
+
+    def __post_init__(self) -> None:
+        if (blocks := -(-self.count // self.block)) > BLOCKS_AT_MOST:
+            raise ValueError(
+                f"count {self.count:,} in blocks of {self.block:,} are {blocks:,} files; at most {BLOCKS_AT_MOST:,} "
+                f"are allowed. Raise block to {-(-self.count // BLOCKS_AT_MOST):,} or more"
+            )
 
 
 KEEP = ("samples", "features", "influence", "scores")  # what stays of a scored cell, each less than the one before

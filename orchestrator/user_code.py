@@ -202,7 +202,9 @@ def load(code: Code, name: str) -> type:
         sys.meta_path.append(package)
     try:
         cls = getattr(importlib.import_module(package.main), name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ValueError(failed(error, code)) from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ValueError(

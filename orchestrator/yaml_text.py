@@ -7,6 +7,7 @@ int, float, str, lists and dicts is ever made; tags, merge keys and repeated key
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import re
@@ -18,10 +19,11 @@ from typing import Any
 import yaml
 
 from nag.locations import irregular
+from orchestrator.display import brief
 from orchestrator.errors import BadInput, SpecError, unknown
 
 MAX_BYTES = 1_000_000
-MAX_NODES = 100_000  # after anchors are expanded
+MAX_NODES, MAX_TEXT = 100_000, 1_000_000  # after anchors are expanded: values, and characters in all of them
 MAX_DEPTH = 50
 MAX_WHOLE = 2**63 - 1
 
@@ -56,7 +58,17 @@ class Node:
     value: Any
     file: str
     line: int  # of the key, for the value of a mapping
-    path: str  # "arms.cfg.cfg.scale"
+    parent: Node | None = None
+    step: str | int = ""  # from the parent: a key, or a place in a list
+
+    @property
+    def path(self) -> str:
+        """Such as arms.cfg.cfg.scale. It is put together when a message asks: long keys have many values below them."""
+        steps, node = [], self
+        while node.parent is not None:
+            steps.append(f"[{node.step}]" if isinstance(node.step, int) else f".{brief(node.step)}")
+            node = node.parent
+        return "".join(reversed(steps)).removeprefix(".")
 
     def error(self, message: str) -> SpecError:
         return SpecError(self.file, self.line, self.path, message)
@@ -164,7 +176,7 @@ def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
         raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
     if root is None:
         raise BadInput(f"{file}: the file is empty. {kind[1]}")
-    return _Tree(file).node(root, root.start_mark.line + 1, "", 0)
+    return _Tree(file).node(root, root.start_mark.line + 1, None, "", 0)
 
 
 def _plain_words(error: yaml.MarkedYAMLError) -> str:
@@ -206,45 +218,49 @@ class _Tree:
     """Turns PyYAML's nodes into ours, each alias into a copy of its own (so that every node has one path)."""
 
     def __init__(self, file: str) -> None:
-        self.file, self.count = file, 0
+        self.file, self.count, self.text = file, 0, 0
 
-    def node(self, source: yaml.Node, line: int, path: str, depth: int) -> Node:
+    def node(self, source: yaml.Node, line: int, parent: Node | None, step: str | int, depth: int) -> Node:
         self.count += 1
         _limit(self.file, line, depth, self.count)
+        if isinstance(source, yaml.SequenceNode):
+            made = Node([], self.file, line, parent, step)
+        elif isinstance(source, yaml.MappingNode):
+            made = Node({}, self.file, line, parent, step)
+        else:
+            made = Node(None, self.file, line, parent, step)
         if source.tag is not None:
             tag = source.tag.replace("tag:yaml.org,2002:", "!!")[:60]
-            raise SpecError(self.file, line, path, f"tags are not allowed: {tag}. Write the plain value.")
-        return Node(self.value(source, line, path, depth), self.file, line, path)
-
-    def value(self, source: yaml.Node, line: int, path: str, depth: int) -> Any:
+            raise made.error(f"tags are not allowed: {tag}. Write the plain value.")
         if isinstance(source, yaml.SequenceNode):
-            return [
-                self.node(item, item.start_mark.line + 1, f"{path}[{number}]", depth + 1)
-                for number, item in enumerate(source.value)
-            ]
-        if isinstance(source, yaml.MappingNode):
-            return self.mapping(source, path, depth)
-        if isinstance(source, yaml.ScalarNode) and not source.style:
-            return self.plain(source.value, line, path)
-        return source.value
+            for number, item in enumerate(source.value):
+                made.value.append(self.node(item, item.start_mark.line + 1, made, number, depth + 1))
+        elif isinstance(source, yaml.MappingNode):
+            self.mapping(source, made, depth)
+        else:
+            self.text += len(source.value)
+            if self.text > MAX_TEXT:
+                raise made.error(f"the file has over {MAX_TEXT:,} characters, its anchors written out.")
+            value = source.value if source.style else self.plain(source.value, made)
+            return dataclasses.replace(made, value=value)
+        return made
 
-    def mapping(self, source: yaml.MappingNode, path: str, depth: int) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+    def mapping(self, source: yaml.MappingNode, made: Node, depth: int) -> None:
+        found: dict[str, Node] = made.value
         for key_source, value_source in source.value:
             line = key_source.start_mark.line + 1
-            node = self.node(key_source, line, path, depth + 1)
+            node = self.node(key_source, line, made.parent, made.step, depth + 1)  # its place is that of the mapping
             key = node.value
             if not isinstance(key, str):
                 raise node.error(f"a key must be text, not {show(node)}. Put it in quotes if text is meant.")
             if key == "<<":
                 raise node.error("'<<' is not allowed. Write the keys out, or use an alias (*name).")
             if key in found:
-                raise node.error(f"repeated key {key!r}; it is on line {found[key].line} already.")
+                raise node.error(f"repeated key {brief(key)!r}; it is on line {found[key].line} already.")
             shown = key if key.isprintable() else repr(key)
-            found[key] = self.node(value_source, line, f"{path}.{shown}" if path else shown, depth + 1)
-        return found
+            found[key] = self.node(value_source, line, made, shown, depth + 1)
 
-    def plain(self, text: str, line: int, path: str) -> bool | int | float | str | None:
+    def plain(self, text: str, place: Node) -> bool | int | float | str | None:
         """What a plain (unquoted) scalar means."""
         if text in ("", "~", "null"):
             return None
@@ -252,21 +268,16 @@ class _Tree:
             return text == "true"
         if zero := _LEADING_ZERO.fullmatch(text):
             number = f"{zero[1]}{zero[2].lstrip('0') or 0}{zero[3]}"
-            raise SpecError(
-                self.file,
-                line,
-                path,
-                f"{text[:30]} has a leading zero. Write {number[:30]}, or quotes if text is meant.",
-            )
+            raise place.error(f"{text[:30]} has a leading zero. Write {number[:30]}, or quotes if text is meant.")
         if _NOT_FINITE.fullmatch(text):
-            raise SpecError(self.file, line, path, f"{text} is not allowed: a number must be finite.")
+            raise place.error(f"{text} is not allowed: a number must be finite.")
         if _WHOLE.fullmatch(text):
             if len(text) > 20 or abs(int(text)) > MAX_WHOLE:
-                raise SpecError(self.file, line, path, f"{text[:30]} is too large for a whole number (64 bits).")
+                raise place.error(f"{text[:30]} is too large for a whole number (64 bits).")
             return int(text)
         if is_number(text):
             value = float(text) + 0.0  # -0.0 is 0.0: equal values must have equal digests
             if math.isinf(value):
-                raise SpecError(self.file, line, path, f"{text[:30]} is too large for a number.")
+                raise place.error(f"{text[:30]} is too large for a number.")
             return value
         return text

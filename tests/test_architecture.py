@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of orchestrator/ imports only from the ones before it.
 ORDER = [
+    "display",
     "errors",
     "causes",
     "identity",
@@ -54,6 +55,10 @@ ORDER = [
     "scoring",
     "doctor",
     "deep",
+    "interrupts",
+    "streams",
+    "environment",
+    "outermost",
     "options",
     "app",
     "cluster",
@@ -61,6 +66,7 @@ ORDER = [
     "site_doctor",
     "cluster_commands",
     "store_commands",
+    "sweep_commands",
     "cli",
 ]
 
@@ -143,8 +149,7 @@ def started_without_torch(code: str) -> None:
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     started_without_torch(
-        f"from orchestrator.cli import app\nimport sys\nsys.argv = ['nagbench', *{arguments!r}]\n"
-        "try:\n    app()\nexcept SystemExit as end:\n    sys.exit(end.code)\n"
+        f"from orchestrator.cli import main\nimport sys\nsys.argv = ['nagbench', *{arguments!r}]\nmain()"
     )
 
 

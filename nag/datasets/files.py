@@ -48,7 +48,9 @@ class Listing(NamedTuple):
 
 def cache(kind: str) -> Path:
     """A folder for what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nagbench" / kind
+    from nag.cache import folder
+
+    return folder(kind)
 
 
 def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:

@@ -15,10 +15,19 @@ def cells_csv(results: Results) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     scores = [f"{metric}{'' if part == 'value' else '_' + part}" for metric in results.metrics for part in SCORE]
-    writer.writerow(["arm", "digest", *keys, *scores, "network_calls", "worker_seconds", "complete", "reason"])
+    writer.writerow(
+        ["arm", "digest", *map(_cell, keys), *scores, "network_calls", "worker_seconds", "complete", "reason"]
+    )
     for cell in results.cells:
         values = [cell.value(metric, part) for metric in results.metrics for part in SCORE]
         price = [cell.network_calls, cell.seconds, str(cell.complete).lower(), cell.reason]
         row = [cell.arm, cell.digest, *(cell.params.get(key) for key in keys), *values, *price]
-        writer.writerow(["" if value is None else repr(value) if isinstance(value, float) else value for value in row])
+        writer.writerow([_cell(value) for value in row])
     return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None else repr(value) if isinstance(value, float) else value

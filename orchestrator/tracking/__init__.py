@@ -26,7 +26,7 @@ from orchestrator.identity import canonical, digest
 from orchestrator.report.results import Results
 from orchestrator.store import Store
 from orchestrator.tracking import view
-from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, look, problem, shown
+from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, look, problem
 from orchestrator.tracking.runs import NOTE, Run, runs
 
 ARTIFACTS = "nagbench.artifacts"
@@ -309,4 +309,4 @@ class Tracker:
                     self.client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
-__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "look", "shown", "sync"]
+__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "look", "sync"]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 
 DEFAULT_URI = "sqlite:///results/mlflow.db"
@@ -37,9 +38,9 @@ def check(uri: str) -> None:
     scheme, colon, rest = uri.partition("://")
     fix = f"Write {DEFAULT_URI}, http://HOST:PORT or {NONE}."
     if not colon or scheme == "file":
-        raise BadInput(f"--tracking {uri!r} is a folder or a word; MLflow keeps no runs in folders. {fix}")
+        raise BadInput(f"--tracking {address(uri)!r} is a folder or a word; MLflow keeps no runs in folders. {fix}")
     if scheme.partition("+")[0] not in SCHEMES:
-        raise BadInput(f"--tracking {shown(uri)!r}: {unknown('scheme', scheme, SCHEMES)} {fix}")
+        raise BadInput(f"--tracking {address(uri)!r}: {unknown('scheme', scheme, SCHEMES)} {fix}")
     if scheme.startswith("http"):
         try:
             parts = urllib.parse.urlsplit(uri)
@@ -47,7 +48,7 @@ def check(uri: str) -> None:
         except ValueError:
             good = False
         if not good:
-            raise BadInput(f"--tracking {shown(uri)!r}: there is no host, or a port that is no number. {fix}")
+            raise BadInput(f"--tracking {address(uri)!r}: there is no host, or a port that is no number. {fix}")
     if scheme == "sqlite" and (not uri.startswith(SQLITE) or not rest.strip("/") or ":memory:" in rest):
         raise BadInput(f"--tracking {uri!r} names no file; a SQLite address has three slashes, then the path. {fix}")
 
@@ -55,11 +56,6 @@ def check(uri: str) -> None:
 def database(uri: str) -> Path | None:
     """The file of a SQLite address; None for a server."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
-
-
-def shown(uri: str) -> str:
-    """An address without the password that may be in it."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def look(uri: str, sweep: str) -> str | None:
@@ -195,7 +191,7 @@ def problem(uri: str, error: BaseException) -> EnvironmentProblem:
     text = " ".join(str(each) for each in causes)
     names = {type(each).__name__ for each in causes}
     status = next((s for each in causes if (s := _status(each))), None)
-    return EnvironmentProblem(f"MLflow at {shown(uri)}: {_words(uri, text, names, status, error)}")
+    return EnvironmentProblem(f"MLflow at {address(uri)}: {_words(uri, text, names, status, error)}")
 
 
 def _words(uri: str, text: str, names: set[str], status: int | None, error: BaseException) -> str:
@@ -206,7 +202,7 @@ def _words(uri: str, text: str, names: set[str], status: int | None, error: Base
     if "file is not a database" in text or "malformed" in text:
         return "the file is no database, or is damaged. Remove it: the next run or report makes it again."
     if "out-of-date database schema" in text:
-        return f"the database was made by an older MLflow. Run: mlflow db upgrade {shown(uri)} (or remove the file)."
+        return f"the database was made by an older MLflow. Run: mlflow db upgrade {address(uri)} (or remove the file)."
     if "unable to open database file" in text or names & {"PermissionError", "IsADirectoryError", "NotADirectoryError"}:
         return "it cannot be opened or made. Check the path and its permissions, or name another file with --tracking."
     if "No space left" in text or "disk is full" in text:

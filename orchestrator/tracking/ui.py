@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from orchestrator.display import address
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.address import SQLITE, database, free_port, problem, shown
+from orchestrator.tracking.address import SQLITE, database, free_port, problem
 from orchestrator.tracking.view import link
 
 PORT = 5000
@@ -56,7 +57,9 @@ def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
     """
     experiment = _experiment(sweep, uri)
     if uri.startswith("http"):
-        yield _served(re.sub(r"//[^/@]*@", "//", uri), experiment)  # a browser asks for the password itself
+        parts = urllib.parse.urlsplit(uri)  # a browser asks for the password itself
+        server = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        yield _served(server, experiment)
         return
     free = free_port(port)
     with TemporaryDirectory(prefix="nagbench-ui-") as folder:
@@ -90,7 +93,7 @@ def _experiment(sweep: str, uri: str) -> str:
     except Exception as error:
         raise problem(uri, error) from error
     if number is None:
-        raise EnvironmentProblem(f"MLflow at {shown(uri)} has no runs of {sweep!r} yet. Run the sweep first.")
+        raise EnvironmentProblem(f"MLflow at {address(uri)} has no runs of {sweep!r} yet. Run the sweep first.")
     return str(number)
 
 
@@ -98,7 +101,7 @@ def _start(uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     file = database(uri)
     place = f"{SQLITE}{file.resolve()}" if file else uri
     files = (file.resolve().parent if file else Path.cwd()) / "mlflow-artifacts"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--artifacts-destination", str(files), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with open(log, "wb") as out:
         return subprocess.Popen(
@@ -106,7 +109,7 @@ def _start(uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | ALONE,
+            env=os.environ | ALONE | {"MLFLOW_BACKEND_STORE_URI": place},  # everybody sees a command line
             start_new_session=True,  # Ctrl-C is for us; we end it
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
@@ -131,7 +134,7 @@ def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) ->
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), "".join(lines[-1:]))
     how = f"did not answer within {START_S:.0f} s" if process.poll() is None else "ended at once"
-    raise EnvironmentProblem(f"the MLflow server for {shown(uri)} {how}: {told.strip()[:300] or 'it said nothing'}")
+    raise EnvironmentProblem(f"the MLflow server for {address(uri)} {how}: {told.strip()[:300] or 'it said nothing'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from orchestrator import cli, cluster_commands  # noqa: F401  (they add their commands to the app)
+from orchestrator import cluster_commands, store_commands, sweep_commands  # noqa: F401  (they add their commands to the app)
 from orchestrator.app import app
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, waves
