@@ -15,6 +15,7 @@ import numpy as np
 
 from nag.intervals import paired_difference
 from nag.metrics.fid import FID
+from nag.metrics.frechet import frechet_distance
 
 SHRINK = 0.9
 
@@ -83,6 +84,42 @@ def coverage(d: int, n: int, rho: float, repetitions: int, seed: int = 0) -> Cov
         widths.append(high - low)
     width = float(np.mean(widths) / (2 * 1.96 * np.std(differences)))
     return Coverage(covered["value"] / repetitions, covered["extrapolated"] / repetitions, width)
+
+
+def arms_of_classes(d: int, labels: np.ndarray, rho: float = 0.9, seed: int = 0) -> Callable[[], tuple[Scored, Scored]]:
+    """The two arms again, of n samples with these labels: half of the variance is between classes, and neighbouring
+    classes are alike, as dogs are neighbours in ImageNet. In the limit both are at the same distance if every class is
+    as frequent as every other.
+    """
+    rng = np.random.default_rng(seed)
+    root, n = (4 / np.arange(1, d + 1) ** 0.5) ** 0.5, len(labels)
+    centres = skewed(rng, int(labels.max()) + 1, d)
+    centres -= centres.mean(axis=0)
+    centres *= (0.5 / (centres**2).mean(axis=0)) ** 0.5
+    centres = root * centres[np.argsort(centres[:, 0])]
+    cov = centres.T @ centres / len(centres) + np.diag(0.5 * root**2)
+    reference = {"mean": np.zeros(d), "cov": np.diag(root**2)}
+    apart, shrunk = (frechet_distance(np.zeros(d), c * cov, np.zeros(d), reference["cov"]) for c in (1.0, SHRINK))
+    distance = 0.1 * (root**2).sum()
+    gap, guided_gap = (value**0.5 * np.eye(d)[1] for value in (distance, distance + apart - shrunk))
+
+    def draw() -> tuple[Scored, Scored]:
+        u = skewed(rng, n, d)
+        v = rho * u + (1 - rho**2) ** 0.5 * skewed(rng, n, d)
+        x, y = (centres[labels] + 0.5**0.5 * root * z for z in (u, v))
+        return fid(gap + x, reference), fid(guided_gap + SHRINK**0.5 * y, reference)
+
+    return draw
+
+
+def verdicts(draw: Callable[[], tuple[Scored, Scored]], repetitions: int) -> tuple[float, float]:
+    """How often arms of the same distance are told apart: the guided one called (better, worse)."""
+    found = []
+    for _ in range(repetitions):
+        (plain, of_plain), (guided, of_guided) = draw()
+        found.append(paired_difference(guided["extrapolated"], of_guided, plain["extrapolated"], of_plain)[1:])
+    low, high = np.array(found).T
+    return float(np.mean(high < 0)), float(np.mean(low > 0))
 
 
 def bootstrap(d: int, n: int, repetitions: int, seed: int = 0) -> tuple[float, float]:

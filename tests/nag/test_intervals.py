@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from nag.intervals import influence_interval, paired_difference, share_interval, t_interval
-from tests.nag.simulated import bootstrap, coverage, fid, gaussian, skewed
+from tests.nag.simulated import arms_of_classes, bootstrap, coverage, fid, gaussian, skewed, verdicts
 
 REPETITIONS = 200
 
@@ -61,6 +61,18 @@ def test_the_extrapolated_difference_is_fair_to_an_arm_that_has_not_shrunk_its_c
     assert 0.85 <= found.width <= 1.2
     if (d, rho) == (64, 1.0):
         assert found.plain < 0.5
+
+
+@pytest.mark.parametrize("order", ["in turn", "sorted"])
+@pytest.mark.parametrize("classes", [10, 397, 1000])
+def test_equal_arms_are_told_apart_as_seldom_as_they_should_whatever_the_order_of_labels(classes, order):
+    """Nominal are 2.5 % on each side. Halves by index, of classes in turn or sorted, would be other classes: equal arms
+    were then called better or worse every time.
+    """
+    index = np.arange(1000)
+    labels = index % classes if order == "in turn" else index * classes // 1000
+    better, worse = verdicts(arms_of_classes(16, labels), 120)
+    assert max(better, worse) <= binom.ppf(0.999, 120, 0.025) / 120
 
 
 @pytest.mark.parametrize(("d", "n"), [(8, 800), (16, 1000), (24, 1800)])
