@@ -93,10 +93,9 @@ def arms_of_classes(d: int, labels: np.ndarray, rho: float = 0.9, seed: int = 0)
     """
     rng = np.random.default_rng(seed)
     root, n = (4 / np.arange(1, d + 1) ** 0.5) ** 0.5, len(labels)
-    centres = skewed(rng, int(labels.max()) + 1, d)
-    centres -= centres.mean(axis=0)
-    centres *= (0.5 / (centres**2).mean(axis=0)) ** 0.5
-    centres = root * centres[np.argsort(centres[:, 0])]
+    classes = int(labels.max()) + 1
+    waves = np.arange(d) % (classes - 1) + 1
+    centres = root * np.cos(np.pi * np.outer(np.arange(classes) + 0.5, waves) / classes)
     cov = centres.T @ centres / len(centres) + np.diag(0.5 * root**2)
     reference = {"mean": np.zeros(d), "cov": np.diag(root**2)}
     apart, shrunk = (frechet_distance(np.zeros(d), c * cov, np.zeros(d), reference["cov"]) for c in (1.0, SHRINK))
