@@ -8,12 +8,13 @@ shrunk by a tenth, as guidance does, and a smaller gap of the means. Their sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nag.intervals import paired_difference
+from nag import noise
+from nag.intervals import paired_difference, t_interval
 from nag.metrics.fid import FID
 from nag.metrics.frechet import frechet_distance
 
@@ -119,6 +120,41 @@ def verdicts(draw: Callable[[], tuple[Scored, Scored]], repetitions: int) -> tup
         found.append(paired_difference(guided["extrapolated"], of_guided, plain["extrapolated"], of_plain)[1:])
     low, high = np.array(found).T
     return float(np.mean(high < 0)), float(np.mean(low > 0))
+
+
+def replicates(
+    ratio: float, counts: Sequence[int], repetitions: int, own: bool = True, seed: int = 0
+) -> dict[int, float]:
+    """How often the t interval over so many training seeds holds the difference of two arms, which is 0 in the mean
+    over trainings. ratio: the sampling noise of a difference over its retraining noise. own: each training samples from
+    noise of its own, as sweeps do, instead of one noise for all. Arms share noise within a training.
+    """
+    d, n, rng = 4, 100, np.random.default_rng(seed)
+    root = (4 / np.arange(1, d + 1) ** 0.5) ** 0.5
+    reference = {"mean": np.zeros(d), "cov": np.diag(root**2)}
+    gap = 3.0
+    guided_gap = (gap**2 - (1 - SHRINK**0.5) ** 2 * (root**2).sum()) ** 0.5
+
+    def scored(z: np.ndarray, moved: np.ndarray) -> tuple[Scored, Scored]:
+        """Retraining moves each arm's mean, along its gap."""
+        x, y = root * z, SHRINK**0.5 * root * z
+        return fid(x + (gap + moved[0]) * np.eye(d)[0], reference), fid(
+            y + (guided_gap + moved[1]) * np.eye(d)[0], reference
+        )
+
+    (_, of_plain), (_, of_guided) = scored(rng.standard_normal((20_000, d)), np.zeros(2))
+    moves = (of_guided - of_plain).std() / n**0.5 / ratio / (2 * (gap**2 + guided_gap**2) ** 0.5)
+    held = dict.fromkeys(counts, 0)
+    for repetition in range(repetitions):
+        differences = []
+        for training in range(max(counts)):
+            key = noise.replicate(repetition, [training] if own else [])
+            (plain, _), (guided, _) = scored(noise.normal(key, range(n), 0, (d,)), moves * rng.standard_normal(2))
+            differences.append(guided["extrapolated"] - plain["extrapolated"])
+        for count in counts:
+            _, low, high = t_interval(differences[:count])
+            held[count] += low <= 0 <= high
+    return {count: found / repetitions for count, found in held.items()}
 
 
 def bootstrap(d: int, n: int, repetitions: int, seed: int = 0) -> tuple[float, float]:

@@ -191,9 +191,8 @@ def test_fid_is_the_distance_with_its_extrapolation_by_random_halves():
     scores = FID()({"features": x.astype(np.float32)}, {"features": r})
     score = scores["values"]["fid"]
     known = moments(r)
-    full, first, second = (
-        frechet_distance(m.mean, m.cov, known.mean, known.cov) for m in map(moments, (x, *(x[part] for part in noise.parts(101, 2))))
-    )
+    sets = map(moments, (x, *(x[part] for part in noise.parts(101, 2))))
+    full, first, second = (frechet_distance(m.mean, m.cov, known.mean, known.cov) for m in sets)
     assert score["value"] == pytest.approx(full, rel=1e-5)
     assert score["extrapolated"] == pytest.approx(2 * full - (first + second) / 2, rel=1e-5)
     assert score["low"] < score["value"] < score["high"]

@@ -140,7 +140,7 @@ def test_halves_are_two_quarters_each():
 
 def test_replicates_have_samples_of_their_own_and_share_them_with_their_kin():
     assert noise.replicate(5, []) == noise.replicate(5, [0]) == noise.replicate(5, [0, 0]) == 5
-    assert noise.replicate(5, [1]) == noise.replicate(5, [1, 1]) == noise.replicate(5, [1, 0]) == noise.replicate(5, [1, 1, 1])
+    assert len({noise.replicate(5, line) for line in ([1], [1, 1], [1, 0], [1, 1, 1])}) == 1
     lines = [(), (1,), (2,), (0, 1), (2, 1), (1, 2), (2**40,), (2**62, 1), (1, 2, 1)]
     found = {noise.replicate(seed, line) for seed in (0, 1, 2, 2**63 - 1) for line in lines}
     assert len(found) == 4 * len(lines)

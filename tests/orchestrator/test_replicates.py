@@ -106,13 +106,8 @@ def test_a_seed_on_an_axis_or_written_alone_is_the_same_stream(planned: Plan, tm
 
 
 def test_a_checkpoint_shares_noise_with_seed_0(tmp_path: Path, write: Callable[..., Path]) -> None:
-    ran = run_here(
-        write(
-            "score: {features: [pixels, {name: digits, steps: 5}], metrics: [fid, precision_recall, class_accuracy]}\n",
-            "",
-        ),
-        tmp_path / "store",
-    )
+    score = "score: {features: [pixels, {name: digits, steps: 5}], metrics: [fid, precision_recall, class_accuracy]}\n"
+    ran = run_here(write(score, ""), tmp_path / "store")
     trained = next(digest for digest, task in ran.plan.tasks.items() if task.kind == "train")
     (tmp_path / "net.safetensors").write_bytes(ran.store.read(f"files/{trained}/network.safetensors"))
     text = """\
