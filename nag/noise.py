@@ -8,9 +8,10 @@ purpose). So a sample's numbers depend neither on its batch nor on the order of 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # What the numbers are for: each purpose is a stream of its own. Stored results depend on these values.
 SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS = range(8)
-MEASURE, POSTERIOR = 8, 9
+MEASURE, POSTERIOR, REPLICATE, HALVES = 8, 9, 10, 11
 
 LABEL_RULES = ("uniform", "balanced")
 
@@ -100,13 +101,43 @@ def integers(seed: int, indices: npt.ArrayLike, draw: int, high: int, purpose: i
     return (uniform(seed, indices, draw, (), purpose) * high).astype(np.int64)
 
 
-def permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+def permutation(seed: int, epoch: int, n: int, purpose: int = DATA_ORDER) -> npt.NDArray[np.int64]:
     """The order in which epoch `epoch` visits n items, (n,) int64: random 64-bit keys, sorted."""
     keys = np.empty((-(-n // 2), 2), np.uint64)
-    for _, columns, words in _words(seed, [0], epoch, DATA_ORDER, len(keys)):
+    for _, columns, words in _words(seed, [0], epoch, purpose, len(keys)):
         for j in (0, 1):
             keys[columns, j] = (words[2 * j] << _HALF | words[2 * j + 1])[0]
     return np.argsort(keys.reshape(-1)[:n], kind="stable").astype(np.int64, copy=False)
+
+
+def parts(n: int, count: int) -> list[npt.NDArray[np.int64]]:
+    """The rows 0 .. n - 1 in `count` random parts, equal but for one row, each ascending: the same for every n samples.
+
+    Metrics split samples by it. Runs of neighbours would differ in their classes wherever labels take turns or images
+    are sorted, and so would a distance of one part from a distance of the other.
+    """
+    order = permutation(0, 0, n, HALVES)
+    return [np.sort(order[i * n // count : (i + 1) * n // count]) for i in range(count)]
+
+
+def replicate(seed: int, training: Sequence[int]) -> int:
+    """The seed, in [0, 2**64), of the samples of a network with these training seeds, own one first, then its parent's.
+
+    Trainings are replicates only if their samples are independent too: each draws from noise and labels of its own,
+    which all methods share that sample from it. An inherited seed counts once and a last one of 0 not at all, so that a
+    fine-tuned network shares noise with its parent, and a checkpoint (no seeds) with a training of seed 0: both have
+    that of `seed` itself.
+    """
+    distinct = [s for s, _ in itertools.groupby(training)]
+    while distinct and distinct[-1] == 0:
+        distinct.pop()
+    found = _within("seed", seed, 64)
+    for place, value in enumerate(distinct):
+        value = _within("training seed", value, 64)
+        words = (value & 0xFFFFFFFF, value >> 32, place, REPLICATE << 24)
+        out = philox(np.array(words, np.uint64).reshape(4, 1), (found & 0xFFFFFFFF, found >> 32))
+        found = int(out[0, 0]) | int(out[1, 0]) << 32
+    return found
 
 
 def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uniform") -> npt.NDArray[np.int64]:

@@ -35,6 +35,10 @@ class NoiseShift:
 
     shift_mean is the mean of delta(t) over the observed levels, shift_late over those below t = 0.3. Zero is ideal: a
     negative shift is no better than a positive one.
+
+    True states are of the training images as they come, with their classes; sampled ones have the labels of the
+    stream's label rule, all classes alike. Where classes are not equally frequent in the data, delta holds that
+    difference of labels too.
     """
 
     estimator: str
@@ -104,17 +108,17 @@ class Estimator:
         return gradient
 
 
-def true_states(split: Split, interpolant: Any, t: float, count: int) -> Any:
-    """`count` exact states x_t (N, C, H, W) float32, always of the same images and noise, whatever t is."""
+def true_states(split: Split, interpolant: Any, t: float, count: int, seed: int = 0) -> Any:
+    """`count` exact states x_t (N, C, H, W) float32, of the same images and noise for a seed, whatever t is."""
     import numpy as np
     import torch
 
     from nag import noise
 
-    order = np.concatenate([noise.permutation(0, epoch, len(split)) for epoch in range(-(-count // len(split)))])
+    order = np.concatenate([noise.permutation(seed, epoch, len(split)) for epoch in range(-(-count // len(split)))])
     draw, t = getattr(split, "draw", None), float(t)  # a numpy float would make the states float64
-    x0 = split.images(order[:count]) if draw is None else draw(order[:count], 0, 0, np.arange(count))
-    eps = noise.normal(0, np.arange(count), 0, x0.shape[1:], purpose=noise.MEASURE)
+    x0 = split.images(order[:count]) if draw is None else draw(order[:count], seed, 0, np.arange(count))
+    eps = noise.normal(seed, np.arange(count), 0, x0.shape[1:], purpose=noise.MEASURE)
     return torch.from_numpy(interpolant.alpha(t) * x0 + interpolant.sigma(t) * eps)
 
 

@@ -181,6 +181,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
             "sampler": builder.identity(cell.sampler),
             "labels": cell.sample.labels,
             "seed": cell.sample.seed,
+            "training": list(cell.network.seeds),
             "block": cell.sample.block,
             "precision": identity.changed_fields(sweep.precision),
             "stores": cell.network.stores,

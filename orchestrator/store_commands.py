@@ -31,6 +31,10 @@ from orchestrator.options import (
     given,
 )
 
+FOR_DIFFERENCES = (
+    "For differences between equal numbers of images: without the bias in N, to first order. By itself it is too low "
+    "where N is not many times the dimension, and no estimate of the limit; fid_infinity is one."
+)
 COLUMNS = {  # of `du`: the kinds of task whose files it adds up
     "samples": ("sample",),
     "features": ("extract",),
@@ -218,7 +222,7 @@ def score(
         )
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("metric", "value", "95 %", "without bias in N"):
+    for column in ("metric", "value", "95 %", "for differences"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for one in found:
         value, low, high, extrapolated = (one.score[key] for key in ("value", "low", "high", "extrapolated"))
@@ -227,6 +231,8 @@ def score(
     out.print(table)
     for line in dict.fromkeys(scoring.stamp_words(one) for one in found):
         out.print(Text(line, style="dim"), soft_wrap=True)
+    if any(one.score["extrapolated"] is not None for one in found):
+        out.print(Text(FOR_DIFFERENCES, style="dim"), soft_wrap=True)
     for reason in dict.fromkeys(f"{one.metric}: {one.score['reason']}" for one in found if one.score["reason"]):
         out.print(Text(reason, style="dim"), soft_wrap=True)
     return 0

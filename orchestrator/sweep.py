@@ -65,6 +65,11 @@ class Network:
         return (self, *self.init.line) if self.init else (self,)
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seeds along its line, its own first; none of a checkpoint."""
+        return tuple(network.train.seed for network in self.line if network.train is not None)
+
+    @property
     def params(self) -> Params:
         """The values on its axes, and under `NAME.` those of the networks that it was made from."""
         inherited = {f"{n.name}.{key}": value for n in self.line[1:] for key, value in n.axes.items()}

@@ -105,14 +105,14 @@ arms:
 
 DIGESTS = {
     "train 0": "750f86818d7bb60c0dc8862c08e92678",
-    "sample 1": "d7bd3ac47b292400ab2b3d272c04eed7",
+    "sample 1": "4d62104ba2554726dde54fa8537449b1",
     "train 2": "4c6ae953783a36f4c92285620414618e",
     "reference 3": "263768f8cbf0bc60c5442f6584215d9d",
-    "extract 4": "d216d411486faa4af1fb76722984c8a7",
-    "score 5": "c1217237d42eef6b256304c2b8a888d3",
-    "score 6": "78cd298c770d8b2eb38a6accc0ac2c54",
-    "score 7": "4f1965345e92d22a355f24fea579f8d7",
-    "cell": "7ee477cf3feb8a8c0e5cd876b23a17a5",
+    "extract 4": "5fa6be8343bdb120dd5e75aa6a831e60",
+    "score 5": "1c6b806cf81fc3a2106528ac0b6a4f3f",
+    "score 6": "68f761949a356041edf652e83a77504f",
+    "score 7": "b1e17d55a79e85bbd5e1b6245562ad79",
+    "cell": "7d606c6619675462faa0232d280e5657",
 }
 
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class FID:
     """`value` is D(N), as papers report it; `low`, `high` are its 95 % influence interval for this reference.
 
-    `extrapolated` is 2 D(N) - mean of D on [0, N/2) and [N/2, N): D(N) is biased upward by about c / N, where c differs
-    between cells, and this removes it. So compare extrapolated values. Samples must stand in no order.
+    `extrapolated` is 2 D(N) - mean of D on two random halves, the same for all cells of N samples, whatever their
+    order: D(N) is biased upward by about c / N, where c differs between cells, and this removes it. It is for
+    differences between cells, in which what it leaves mostly cancels. By itself it is too low where N is not many times
+    the dimension, by more than the interval has (`python -m benchmarks.coverage limit`): no estimate of the limit.
 
     The interval needs N, the extrapolation N/2, above *the dimension*: the rank of the reference's covariance. Only on
     that support does D bend with S (a root of F^T S F); off it, as in pixels that never change, D is linear in S and
@@ -30,7 +32,7 @@ class FID:
 
     against: Literal["train", "held_out"] = "train"
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
@@ -60,39 +62,53 @@ def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: st
 
     Raises ValueError where the reference has neither or they are of another dimension.
     """
-    from nag.metrics.frechet import Reference
     from nag.metrics.kept import kept
-    from nag.metrics.moments import moments
 
+    known = sources(x, reference, output)
+    return kept("score", lambda: _score(x, gaussian(known)), x, *known)
+
+
+def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> list[np.ndarray]:
+    """What the Gaussian of an output of the reference is made of: mean and covariance where they are there, else rows.
+
+    Raises ValueError as `frechet_score` does.
+    """
     mean, cov = (name if output == "features" else f"{name}_{output}" for name in ("mean", "cov"))
     what = "reference features" if output == "features" else f"reference {output} features"
     if mean in reference and cov in reference:
         known = [reference[mean], reference[cov]]
-        columns = known[0].size
     elif output in reference:
         known = [rows(reference, output, what, 2)]
-        columns = known[0].shape[1]
     else:
         there = ", ".join(reference)
         raise ValueError(f"there are no {what} and no moments of them, {mean} and {cov} (there is: {there})")
-    if columns != x.shape[1]:
-        raise ValueError(f"sample features have {x.shape[1]} columns, {what} {columns}")
+    if known[0].shape[-1] != x.shape[1]:
+        raise ValueError(f"sample features have {x.shape[1]} columns, {what} {known[0].shape[-1]}")
+    return known
 
-    def gaussian() -> Reference:
+
+def gaussian(known: list[np.ndarray]) -> Reference:
+    """The Gaussian of these sources, kept for the next cell."""
+    from nag.metrics.frechet import Reference
+    from nag.metrics.kept import kept
+    from nag.metrics.moments import moments
+
+    def make() -> Reference:
         if len(known) == 2:
             return Reference(*known)
         of_rows = moments(known[0])
         return Reference(of_rows.mean, of_rows.cov)
 
-    return kept("score", lambda: _score(x, kept("gaussian", gaussian, *known)), x, *known)
+    return kept("gaussian", make, *known)
 
 
 def _score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
     from nag.intervals import influence_interval
     from nag.metrics.moments import Moments, moments
+    from nag.noise import parts
 
     n, half, dim = len(x), len(x) // 2, target.rank
-    halves = [moments(x[:half]), moments(x[half:])]
+    halves = [moments(x[part]) for part in parts(n, 2)]
     whole = Moments(x.shape[1])
     for part in halves:
         whole.merge(part)

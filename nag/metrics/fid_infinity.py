@@ -10,18 +10,26 @@ from nag.registry import method
 if TYPE_CHECKING:
     import numpy as np
 
+    from nag.metrics.frechet import Reference
+
+LEAST_RATIO = 10  # samples per dimension
+
 
 @method
 class FIDInfinity:
-    """2 D(N) - mean of D on the two halves: FID's `extrapolated`, as a number of its own with an interval.
+    """(8 D(N) - 6 D(N/2) + D(N/4)) / 3, with means over two random halves and four quarters: D's bias c / N + c' / N^2
+    cancels. At least 10 samples per dimension (the rank of the reference's covariance), else no value.
 
-    It removes a bias of c / N, as the line that Chong and Forsyth fit to D over 1/N does. They fit fifteen overlapping
-    subsets, whose errors are correlated in no known way, so the fit's own error is no interval. The two halves are
-    disjoint and together the whole: to first order each sample weighs 2/N - 1/N = 1/N, as in D(N), so the influence of
-    FID is that of this number too, and its interval covers the limit (tests/nag/test_intervals.py).
+    The parts of each size are disjoint and together the whole, so to first order each sample weighs 1/N, as in D(N):
+    the influence of FID is that of this number too, and gives its interval. Chong and Forsyth fit a line over 1/N to
+    fifteen overlapping subsets, whose errors are correlated in no known way, so that fit's own error is no interval.
+
+    Nominal 95 % intervals cover the limit in 0.89 to 0.96 of cases at N/d = 10, dimension 64 to 512, and 2 D(N) -
+    D(N/2), the line alone, in 0.60 to 0.96. At N/d = 5 this one covers 0.41 to 0.91
+    (`python -m benchmarks.coverage limit`).
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     names: ClassVar[tuple[str, ...]] = ("fid_infinity",)
     lower_is_better: ClassVar[dict[str, bool]] = {"fid_infinity": True}
@@ -31,15 +39,36 @@ class FIDInfinity:
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples, features (N_r, d) or moments of the reference; arrays: influence (N,).
 
-        No value, with the reason, where N/2 is not above the reference's dimension. Raises ValueError as FID does.
+        No value, with the reason, below 10 samples per dimension. Raises ValueError as FID does.
         """
         from nag.intervals import influence_interval
-        from nag.metrics.fid import frechet_score
+        from nag.metrics.fid import frechet_score, gaussian, sources
 
         x = rows(samples, "features", "sample features", self.least)
         known, influence = frechet_score(x, reference, "features")
-        value, low, high, reason = known["extrapolated"], None, None, known["reason"]
-        if value is not None:
+        target = gaussian(sources(x, reference, "features"))
+        value = low = high = reason = None
+        if len(x) >= LEAST_RATIO * target.rank:
+            value = (8 * known["value"] + _parts(x, target)) / 3
             low, high = influence_interval(value, influence)
+        else:
+            reason = f"no value: N = {len(x)} is below {LEAST_RATIO} times the reference's dimension {target.rank}"
         score = Score(value=value, low=low, high=high, extrapolated=value, reason=reason)
         return Scores(values={"fid_infinity": score}, arrays={"influence": influence})
+
+
+def _parts(x: np.ndarray, target: Reference) -> float:
+    """D(N/4) - 6 D(N/2), means over random parts of these sizes; each half is two of the quarters."""
+    from nag.metrics.moments import Moments, moments
+    from nag.noise import parts
+
+    quarters = [moments(x[part]) for part in parts(len(x), 4)]
+    halves = []
+    for pair in (quarters[:2], quarters[2:]):
+        halves.append(Moments(x.shape[1]))
+        for quarter in pair:
+            halves[-1].merge(quarter)
+    of_quarters, of_halves = (
+        sum(target.distance(part.mean, part.cov) for part in found) / len(found) for found in (quarters, halves)
+    )
+    return of_quarters - 6 * of_halves

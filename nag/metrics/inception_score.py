@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 @method
 class InceptionScore:
     """exp of the mean of KL(p_i || mean p), p_i = softmax of sample i's logits: of all samples, or, with `splits`, the
-    mean over as many runs of samples in their order, as the field's 10.
+    mean over as many random parts of them, as the field's 10. The parts are the same for all cells of N samples.
 
     It is biased downward, by about (classes - 1) / 2N of itself at the most, and more in splits: compare at equal N and
-    splits. The interval is of its expectation at that N, from each sample's influence, IS (KL_i - mean KL).
+    splits. The interval is of its expectation at that N, by the jackknife: the influence of sample i is n - 1 times
+    what the score of its n samples loses without it. The derivative, IS (KL_i - mean KL), leaves out how mean p moves
+    at second order, and its interval covers 0.86 where 200 samples a split meet 1,000 classes, this one 0.97
+    (`python -m benchmarks.coverage inception`).
     """
 
     splits: Annotated[Int, Field(ge=1, le=1000)] = 1
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     names: ClassVar[tuple[str, ...]] = ("inception_score",)
     lower_is_better: ClassVar[dict[str, bool]] = {"inception_score": False}
@@ -42,38 +45,48 @@ class InceptionScore:
         import numpy as np
 
         from nag.intervals import influence_interval
+        from nag.noise import parts
 
         logits = rows(samples, "logits", "sample logits", self.least)
-        n = len(logits)
-        runs = [slice(i * n // self.splits, (i + 1) * n // self.splits) for i in range(self.splits)]
-        found = [_score(logits[run]) for run in runs]
-        value = sum(score for score, _ in found) / self.splits
-        # A sample moves its run's score by IF over the run's length, and the mean by that over `splits`.
-        IF = np.concatenate([influence * (n / (self.splits * len(influence))) for _, influence in found])
+        n, value, IF = len(logits), 0.0, np.empty(len(logits))
+        for part in parts(n, self.splits) if self.splits > 1 else [slice(None)]:
+            score, influence = _score(logits[part])
+            value += score / self.splits
+            # A sample moves its part's score by IF over the part's length, and the mean by that over `splits`.
+            IF[part] = influence * (n / (self.splits * len(influence)))
         low, high = influence_interval(value, IF)
-        score = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
-        return Scores(values={"inception_score": score}, arrays={"influence": IF.astype("float32")})
+        found = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
+        return Scores(values={"inception_score": found}, arrays={"influence": IF.astype("float32")})
 
 
 def _score(logits: np.ndarray) -> tuple[float, np.ndarray]:
-    """The score of one run, and the (N,) influence of its samples on it."""
+    """The score of one part, exp(H(mean p) - mean H(p_i)), and the (N,) jackknife influence of its samples on it."""
     import numpy as np
 
     from nag.metrics.moments import ROWS
     from nag.metrics.neighbours import parts
 
-    entropy, mean = np.empty(len(logits)), np.zeros(logits.shape[1])  # entropy: sum of p log p
-    for part in parts(0, len(logits), ROWS):
+    n, entropy, total = len(logits), np.empty(len(logits)), np.zeros(logits.shape[1])
+    for part in parts(0, n, ROWS):
         log_p = _log_softmax(logits[part])
         p = np.exp(log_p)
-        entropy[part] = (p * log_p).sum(axis=1)
-        mean += p.sum(axis=0) / len(logits)
-    log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)  # a class that nobody has adds nothing
-    KL = entropy - np.concatenate(
-        [np.exp(_log_softmax(logits[part])) @ log_mean for part in parts(0, len(logits), ROWS)]
-    )
-    score = float(np.exp(KL.mean()))
-    return score, score * (KL - KL.mean())
+        entropy[part] = -(p * log_p).sum(axis=1)
+        total += p.sum(axis=0)
+    score = float(np.exp(_entropy(total / n) - entropy.mean()))
+    without = np.empty(n)  # the score of the others
+    for part in parts(0, n, ROWS):
+        rest = (total - np.exp(_log_softmax(logits[part]))).clip(min=0) / (n - 1)
+        without[part] = np.exp(_entropy(rest) - (entropy.sum() - entropy[part]) / (n - 1))
+    IF = (n - 1) * (score - without)
+    return score, IF - IF.mean()
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    """-sum of p log p over the last axis; a class that nobody has adds nothing."""
+    import numpy as np
+
+    log_p = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return -(p * log_p).sum(axis=-1)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

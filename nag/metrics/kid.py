@@ -25,10 +25,11 @@ class KID:
     The interval is for this reference, from each sample's influence, the projection of Hájek: with h(x, x') =
     k(x, x') - g(x) - g(x'), g(x) = mean k(x, r), it is IF_i = 2 (mean over j of h(x_i, x_j) - mean h). Where samples
     and reference are hardly to be told apart, it is too wide, by a root of 2 at most: the rows' means then vary as
-    much by their finite number as the second-order term does, which has half that variance.
+    much by their finite number as the second-order term does, which has half that variance. Of two samples there is
+    one pair, whose influences are equal, so no interval.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     names: ClassVar[tuple[str, ...]] = ("kid",)
     lower_is_better: ClassVar[dict[str, bool]] = {"kid": True}
@@ -50,8 +51,9 @@ class KID:
         value = float(k.mean() - 2 * g.mean()) + within_r
         h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, but for a constant
         IF = (2 * (h - h.mean())).numpy()
-        low, high = influence_interval(value, IF)
-        score = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
+        low, high = influence_interval(value, IF) if n > 2 else (None, None)
+        reason = None if n > 2 else "no interval: two samples are one pair"
+        score = Score(value=value, low=low, high=high, extrapolated=None, reason=reason)
         return Scores(values={"kid": score}, arrays={"influence": IF.astype("float32")})
 
 

@@ -17,7 +17,7 @@ class SFID:
     extrapolation and influence as FID's.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"spatial"})
     names: ClassVar[tuple[str, ...]] = ("sfid",)
     lower_is_better: ClassVar[dict[str, bool]] = {"sfid": True}

@@ -29,7 +29,7 @@ class DDIM:
     steps: Annotated[Int, pydantic.Field(ge=1, le=LEVELS)]
     eta: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     order: ClassVar[int] = 1
 
     @property

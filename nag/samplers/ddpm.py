@@ -27,7 +27,7 @@ class DDPM:
 
     steps: Annotated[Int, pydantic.Field(ge=1, le=LEVELS)]
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     order: ClassVar[int] = 1
     deterministic: ClassVar[bool] = False
 

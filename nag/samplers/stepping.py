@@ -84,8 +84,17 @@ def ode_levels(steps: int, interpolant: Interpolant) -> list[float]:
 
 
 def respaced(steps: int) -> list[float]:
-    """DiT's respacing: `steps` of the trained levels, both ends among them, falling, and 0. One step is from t = 1."""
-    picked = [round(i * (LEVELS - 1) / (steps - 1)) for i in range(steps)] if steps > 1 else [LEVELS - 1]
+    """DiT's respacing: `steps` of the trained levels, both ends among them, falling, and 0. One step is from t = 1.
+
+    The stride is added up and rounded as the official code does: i times the stride rounds otherwise for 283 numbers
+    of steps, such as 35.
+    """
+    if steps == 1:
+        return [1.0, 0.0]
+    picked, stride, place = [], (LEVELS - 1) / (steps - 1), 0.0
+    for _ in range(steps):
+        picked.append(round(place))
+        place += stride
     return [(level + 1) / LEVELS for level in reversed(picked)] + [0.0]
 
 

@@ -20,6 +20,7 @@ from orchestrator.report.estimates import (
 )
 from orchestrator.report.results import Results
 from orchestrator.report.words import (
+    CHOSEN_VERBS,
     VERBS,
     against,
     calls_text,
@@ -100,7 +101,7 @@ def _first(results: Results, comparisons: Sequence[Comparison], group: Group, me
     found = verdict(row, results.lower_is_better(metric))
     if found is None:
         return f"{_pair(results, row, group)} has no interval in {name} ({values}; difference {difference})"
-    verb = VERBS.get(found, f"is {found} than")
+    verb = _verb(results, row, group, metric, found)
     text = f"{label(results, group)} {verb} {against(results, row)} in {name} ({values}; difference {difference})"
     return text + "".join(
         _also(results, comparisons, group, other, found) for other in distances(results) if other != metric
@@ -123,7 +124,14 @@ def _short(results: Results, comparisons: Sequence[Comparison], group: Group, me
     if row.difference is None or found is None:
         return f"{_pair(results, row, group)} is open"
     difference = difference_text(row.difference, row.low, row.high)
-    return f"{label(results, group)} {VERBS.get(found, f'is {found} than')} {against(results, row)} ({difference})"
+    verb = _verb(results, row, group, metric, found)
+    return f"{label(results, group)} {verb} {against(results, row)} ({difference})"
+
+
+def _verb(results: Results, row: Comparison, group: Group, metric: str, found: str) -> str:
+    """`beats` only of a setting that was not chosen, against a baseline that was not."""
+    chosen = row.selected or len(rivals(groups(results, row.arm), metric)) > 1
+    return (CHOSEN_VERBS if chosen else VERBS).get(found, f"is {found} than")
 
 
 def _pair(results: Results, row: Comparison, group: Group) -> str:
@@ -144,7 +152,9 @@ def _best_of_all(results: Results, chosen: Mapping[str, Group], metric: str) -> 
     rank = "nearest to zero" if lower is None else "lowest" if lower else "highest"
     interval = interval_text(known.low, known.high, known.mean)
     cost = f", at {calls_text(calls)} network calls a sample" if calls else ""
-    text = f"The {rank} {metric_name(results, metric)} is that of {label(results, group)}: {value_text(known.mean)}"
+    by = " without its bias in N" if known.corrected is not None and known.corrected != known.mean else ""
+    text = f"The {rank} {metric_name(results, metric)}{by} is that of {label(results, group)}: {value_text(known.mean)}"
+    text += " at this N" if by else ""
     return f"{text}{' ' if interval else ''}{interval}{cost}."
 
 
@@ -162,7 +172,7 @@ def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         devices.note(results, comparisons, metric),
     ]
     notes += [_certainty(results, comparisons, metric), _price(results, comparisons, chosen, metric)]
-    notes.append(_size(results, metric))
+    notes += [_size(results, metric), *(_too_few(results, name) for name in distances(results))]
     notes += sorted({f"{metric_name(results, row.metric)}: {row.reason}." for row in comparisons if row.reason})
     return [note for note in notes if note]
 
@@ -259,6 +269,26 @@ def _size(results: Results, metric: str) -> str:
     name, counts = metric_name(results, metric), {stamp["count"] for stamp in stamps}
     text = (
         f"{name} is at N = {count_text(counts)} samples and falls as N grows; differences are corrected for that bias, "
-        "values are not."
+        "values and their own intervals, which are for its expectation at this N, are not."
     )
     return text
+
+
+def _too_few(results: Results, metric: str) -> str:
+    """Where the correction for the bias in N is not good enough for the differences' intervals."""
+    from nag.intervals import samples_for_difference
+
+    found = {
+        (cell.scores[metric]["stamp"]["count"], dimension)
+        for cell in results.cells
+        if metric in cell.scores and (dimension := cell.scores[metric].get("dimension"))
+    }
+    short = [(count, d) for count, d in sorted(found) if count < samples_for_difference(d)]
+    if not short or not results.extrapolates(metric):
+        return ""
+    count, d = short[0]
+    return (
+        f"{metric_name(results, metric)}: N = {count:,} is few for dimension {d:,}: below "
+        f"{samples_for_difference(d):,} samples the intervals of differences hold the truth less often than they say, "
+        "to the disadvantage of the arm with the smaller spread."
+    )

@@ -7,7 +7,7 @@ interval is Student's t over them. With one training seed it is the influence in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,6 +43,14 @@ class Group:
         """Over training seeds, of the means over sample seeds, as far as scored; None where one has no value."""
         scored = [[cell for cell in cells if metric in cell.scores] for cells in self.by_training().values()]
         return _mean([_mean([cell.value(metric, key) for cell in cells]) for cells in scored if cells])
+
+
+def deciding(candidates: Sequence[Group], metric: str) -> str:
+    """Which number of a metric ranks these groups: the one that verdicts are by, without its bias in N, where all have
+    it; else D(N).
+    """
+    scored = [group for group in candidates if group.mean(metric) is not None]
+    return "extrapolated" if all(group.mean(metric, "extrapolated") is not None for group in scored) else "value"
 
 
 def _training(cell: CellResult) -> Params:
@@ -109,8 +117,9 @@ def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str])
 
 def _row(results: Results, store: Store, group: Group, partners: list[Group], metric: str) -> Comparison | None:
     sign = -1 if results.lower_is_better(metric) is False else 1
+    key = deciding(partners, metric)
     ranked = sorted(
-        ((sign * mean, i) for i, partner in enumerate(partners) if (mean := partner.mean(metric)) is not None)
+        ((sign * mean, i) for i, partner in enumerate(partners) if (mean := partner.mean(metric, key)) is not None)
     )
     if not ranked:
         return None

@@ -14,12 +14,17 @@ from orchestrator.report.words import is_distance, short
 
 @dataclass(frozen=True)
 class Estimate:
+    """corrected: the mean without bias in N, as verdicts take it; None where a seed has no such value. By itself it is
+    no estimate of the limit, so it ranks and is not shown.
+    """
+
     mean: float
     low: float | None
     high: float | None
     interval: str | None  # "t" over training seeds | "influence": sampling noise of one training
     seeds: tuple[float, ...]  # one value a training seed
     planned: int  # training seeds that the sweep asks for
+    corrected: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -41,7 +46,11 @@ def estimate(group: Group, metric: str) -> Estimate | None:
         half = _half(done[0], metric)
         if half is not None:
             low, high, interval = mean - half, mean + half, "influence"
-    return Estimate(mean, low, high, interval, seeds, len(trainings))
+    without_bias = [cell.value(metric, "extrapolated") for cells in done for cell in cells]
+    corrected = None
+    if all(map(_finite, without_bias)):
+        corrected = _mean([_mean([cell.value(metric, "extrapolated") for cell in cells]) for cells in done])
+    return Estimate(mean, low, high, interval, seeds, len(trainings), corrected)
 
 
 def _finite(value: float | None) -> bool:
@@ -86,9 +95,19 @@ def headline_metric(results: Results) -> str | None:
 
 
 def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:
-    """The best mean among the groups with the most training seeds done; the first of equals."""
-    ranked = [(cost(results, metric, known.mean), group) for group, known in rivals(candidates, metric)]
-    return min(ranked, key=lambda entry: entry[0])[1] if ranked else None
+    """The best of the groups with the most training seeds done, by what decides; the first of equals."""
+    found = rivals(candidates, metric)
+    costs = standings(results, metric, [known for _, known in found])
+    return found[costs.index(min(costs))][0] if found else None
+
+
+def standings(results: Results, metric: str, known: Sequence[Estimate]) -> list[float]:
+    """What to make small, to rank these estimates: by their values without bias in N where all have one, as verdicts
+    are, else by their means.
+    """
+    by_corrected = all(one.corrected is not None for one in known)
+    values = [one.corrected if by_corrected and one.corrected is not None else one.mean for one in known]
+    return [cost(results, metric, value) for value in values]
 
 
 def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estimate]]:

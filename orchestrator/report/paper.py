@@ -25,15 +25,13 @@ class Beside:
     count: int | None  # our samples
     settings: int
     agrees: bool | None  # None where no tolerance is given, or the two are of other counts
-    extrapolated: float | None = None  # ours at infinite N, where the two are of other counts
 
     def as_json(self, paper: Paper) -> dict[str, Any]:
         known = {"arm": self.row.arm, "params": dict(self.row.params), "metric": self.metric}
         numbers = {"published": self.published, "published_count": paper.count, "value": self.ours, "count": self.count}
         allowed = paper.allowed(self.row, self.metric)
         about = {"settings": self.settings, "tolerance": allowed, "within": self.agrees}
-        limit, told = {"extrapolated": self.extrapolated}, {"source": paper.source, "protocol": paper.protocol}
-        return {**known, **numbers, **limit, **about, **told}
+        return {**known, **numbers, **about, "source": paper.source, "protocol": paper.protocol}
 
 
 def beside(results: Results) -> Iterator[Beside]:
@@ -57,8 +55,7 @@ def _beside(results: Results, row: PaperRow, metric: str, published: float, ours
     count, allowed = stamp_of(group, metric).get("count"), paper.allowed(row, metric)
     alike = count == paper.count
     agrees = abs(known.mean - published) <= allowed if alike and allowed is not None else None
-    limit = None if alike else group.mean(metric, "extrapolated")
-    return Beside(row, metric, published, known.mean, count, len(rivals(ours, metric)), agrees, limit)
+    return Beside(row, metric, published, known.mean, count, len(rivals(ours, metric)), agrees)
 
 
 def paper_table(results: Results) -> Table | None:
@@ -108,7 +105,6 @@ def _ours(one: Beside) -> Item:
     if one.ours is None:
         return Item("–")
     detail = [f"N = {one.count or 0:,}", f"best of {one.settings} settings" if one.settings > 1 else ""]
-    detail.append(f"extrapolated {value_text(one.extrapolated)}" if one.extrapolated is not None else "")
     return Item(value_text(one.ours), ", ".join(filter(None, detail)))
 
 
@@ -131,8 +127,6 @@ def sentences(results: Results) -> list[str]:
         what = " ".join(filter(None, (one.row.arm, setting)))
         ours = "not scored yet" if one.ours is None else f"{value_text(one.ours)} at N = {one.count or 0:,}"
         said = verdict(one, paper)
-        if one.extrapolated is not None:
-            ours += f", extrapolated {value_text(one.extrapolated)}"
         told = f"{what}: {one.metric} {ours}; published {value_text(one.published)}"
         lines.append(f"{told}; {said}" if said else f"{told}.")
     if lines and paper:

@@ -39,11 +39,40 @@ class CellResult:
         return self.scores[metric]["score"][key] if metric in self.scores else None
 
 
+@dataclass(frozen=True)
+class Floor:
+    """What `count` real images score. at: the N that the value was corrected to, its bias taken as c / N; None where it
+    is not corrected.
+    """
+
+    value: float
+    count: int
+    at: int | None
+
+    @property
+    def words(self) -> str:
+        return f"N = {self.count:,}" + (f", corrected to {self.at:,}" if self.at else "")
+
+
 @dataclass
 class Results:
     plan: Plan
     cells: list[CellResult]
     floor: dict[str, dict[str, Any]]  # metric name -> score of the held-out images, and how many they are
+
+    def floor_of(self, metric: str) -> Floor | None:
+        """The held-out images' score as it stands beside the cells: at their N, where they have one and it is known."""
+        found = self.floor.get(metric)
+        if found is None:
+            return None
+        counts = {cell.scores[metric]["stamp"]["count"] for cell in self.cells if metric in cell.scores}
+        value, own, limit = found["value"], found["count"], found.get("extrapolated")
+        if counts == {own} or not self.extrapolates(metric):
+            return Floor(value, own, None)
+        if len(counts) != 1 or limit is None:
+            return Floor(value, own, None)
+        [count] = counts
+        return Floor(limit + (value - limit) * own / count, own, count)
 
     def of(self, arm: str) -> list[CellResult]:
         return [cell for cell in self.cells if cell.arm == arm]
@@ -126,7 +155,11 @@ def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
             found = record(scored.task)
             for name, score in (found or {"values": {}})["values"].items():
                 if found is not None and score["value"] is not None:
-                    floor[name + scored.suffix] = {"value": score["value"], "count": found["count"]}
+                    floor[name + scored.suffix] = {
+                        "value": score["value"],
+                        "count": found["count"],
+                        "extrapolated": score["extrapolated"],
+                    }
     return Results(plan, cells, floor)
 
 
@@ -141,7 +174,8 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
             continue
         for name, score in found["values"].items():
             stamp = _stamp(plan, scored, found)
-            result.scores[name + scored.suffix] = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
+            entry = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
+            result.scores[name + scored.suffix] = entry | {"dimension": found.get("dimension")}
         result.finished = max(result.finished, found["started"] + found["seconds"])
         if plan.tasks[scored.task].kind == "measure":
             estimator = plan.sweep.estimator.name if plan.sweep.estimator else ""

@@ -59,6 +59,7 @@ def arms_tables(results: Results, comparisons: Sequence[Comparison], chosen: Map
     first, *others = _tables(results, comparisons, shown)
     notes = ["Values: mean over training seeds [95 % interval of the arm by itself]."]
     if distances(results):
+        notes[0] = f"{notes[0][:-2]}, for the distance's expectation at this N]."
         notes[0] += " Differences: from the baseline, paired and corrected for the bias in N [95 % interval]."
     if any(one.best_of > 1 for one in shown):
         notes.append("selected: the best of its arm's settings on the very samples that score it.")
@@ -240,10 +241,10 @@ def _seconds(group: Group) -> Item:
 
 def _floor(results: Results, metrics: Sequence[str]) -> list[tuple[Item, ...]]:
     """The held-out images, scored like a cell."""
-    known = [results.floor.get(metric) for metric in metrics]
+    known = [results.floor_of(metric) for metric in metrics]
     if not any(known):
         return []
     items = [Item("held-out images"), Item("")]
     for one in known:
-        items += [Item(value_text(one["value"]), f"N = {one['count']:,}") if one else Item("–"), Item("")]
+        items += [Item(value_text(one.value), one.words) if one else Item("–"), Item("")]
     return [tuple(items)]

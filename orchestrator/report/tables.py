@@ -57,12 +57,11 @@ def _distances(results: Results, comparisons: Sequence[Comparison], metrics: Seq
             for metric in metrics:
                 cells += [number(group.mean(metric)), _difference(results, row_of(comparisons, group, metric))]
             table.add_row(*cells)
-    if results.floor:
-        count = next(iter(results.floor.values()))["count"]
-        floor = [(number(results.floor[m]["value"]) if m in results.floor else "-", "") for m in metrics]
-        table.add_row(
-            Text("held-out", style="dim"), Text(f"N {count}", style="dim"), *(cell for pair in floor for cell in pair)
-        )
+    floors = [results.floor_of(metric) for metric in metrics]
+    if known := [floor for floor in floors if floor]:
+        shown = [(number(floor.value) if floor else "-", "") for floor in floors]
+        words = Text(f"N {known[0].at or known[0].count}", style="dim")
+        table.add_row(Text("held-out", style="dim"), words, *(cell for pair in shown for cell in pair))
     return table
 
 
@@ -162,6 +161,10 @@ def footnotes(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
         notes.append("✓ better than the baseline, ✗ worse, ≈ cannot be told apart.")
     if any(row.selected for row in comparisons):
         notes.append("* the best of several baseline cells, so the comparison is hard on the arm.")
+    distances = [metric for metric in results.metrics if is_distance(results, metric)]
+    floors = [floor for metric in distances if (floor := results.floor_of(metric))]
+    if floors and floors[0].at:
+        notes.append(f"held-out: {floors[0].count:,} images, their bias in N corrected to that of {floors[0].at:,}.")
     if comparisons and _several(results):
         notes.append("An arm with several rows was tried several times: its best row is a choice, not a test.")
     notes += sorted({f"{row.metric}: {row.reason}" for row in comparisons if row.reason})

@@ -17,6 +17,8 @@ SPELLED = {  # as the field writes them, where that is not the name in words
 }
 OWN_NAME = {"dinov2": "FD-DINOv2"}  # of FID on this extractor
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
+# The same where a side was chosen on the very samples that are compared: a choice and not a test.
+CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
 
 
 def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:

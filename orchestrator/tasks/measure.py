@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import TaskError
 from orchestrator.store import pack
 from orchestrator.tasks import Context, Task, finish, read_block
-from orchestrator.tasks.sample import draw, stored
+from orchestrator.tasks.sample import draw, seed_of, stored
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 ROUGH = 5e-2  # of bfloat16 to float32, in [-1, 1] (nag.precision); between two devices it is less
 
 
@@ -31,9 +31,10 @@ def run(context: Context, task: Task) -> None:
     g = context.estimator(params["estimator"])
     observed, states = _observe(context, task, g)
     split = context.rebuild("datasets", params["data"]).open("train")
+    seed = seed_of(context.task(params["stream"]))  # true states of its own for each training seed, as its samples are
     device, batch = context.options.device, context.options.micro_batch
     true = [
-        predictions(g, true_states(split, g.interpolant, t, params["count"]), device, batch)
+        predictions(g, true_states(split, g.interpolant, t, params["count"], seed), device, batch)
         for t in sorted(observed)[::-1]
     ]
     t = np.array(sorted(observed)[::-1])

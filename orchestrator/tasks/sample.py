@@ -1,4 +1,7 @@
-"""sample: one block of a stream. Sample i is a function of the task's params and of i alone."""
+"""sample: one block of a stream. Sample i is a function of the task's params and of i alone.
+
+Its noise and label come from the sample seed and the network's training seeds (`nag.noise.replicate`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from nag.samplers.stepping import Observe
 
-VERSION = 1
+VERSION = 2
 
 
 def run(context: Context, task: Task, number: int) -> None:
@@ -47,6 +50,13 @@ def run(context: Context, task: Task, number: int) -> None:
     context.load(
         "block", block_name(task.digest, number), lambda: (arrays, record)
     )  # for the extract tasks of this bundle
+
+
+def seed_of(task: Task) -> int:
+    """The seed of a stream's noise and labels."""
+    from nag.noise import replicate
+
+    return replicate(task.params["seed"], task.params["training"])
 
 
 def stored(task: Task, x: np.ndarray) -> np.ndarray:
@@ -86,7 +96,8 @@ def draw(
     field = networks[params["network"]]
     guided_field = guided(field, guidance, networks, params.get("compose", "sum"))
     sampler = context.rebuild("samplers", params["sampler"])
-    labels = noise.labels(params["seed"], indices, field.num_classes, rule=params["labels"])
+    seed = seed_of(task)
+    labels = noise.labels(seed, indices, field.num_classes, rule=params["labels"])
 
     def finite(step: int, t: float, x: torch.Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
@@ -100,6 +111,6 @@ def draw(
     for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on all that it is given
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)
-        draws = noise.Noise(params["seed"], indices[part], field.shape, context.options.device)
+        draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
         parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)

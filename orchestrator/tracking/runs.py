@@ -96,17 +96,21 @@ def varying_params(plan: Plan) -> list[str]:
 
 
 def best_cells(results: Results) -> list[CellResult]:
-    """Of each arm the cell that is best in the sweep's first metric; one that is neither low nor high nearest to 0."""
+    """Of each arm the cell that is best in the sweep's first metric, without its bias in N where there is such a value;
+    one that is neither low nor high nearest to 0.
+    """
     if not results.metrics:
         return []
     metric = results.metrics[0]
     lower = results.lower_is_better(metric)
     best = []
     for arm in results.plan.sweep.arms:
-        values = [(cell.value(metric), i) for i, cell in enumerate(results.of(arm.name))]
+        cells = [cell for cell in results.of(arm.name) if cell.value(metric) is not None]
+        key = "extrapolated" if all(cell.value(metric, "extrapolated") is not None for cell in cells) else "value"
+        values = [(cell.value(metric, key), i) for i, cell in enumerate(cells)]
         ranked = [(abs(v) if lower is None else v if lower else -v, i) for v, i in values if v is not None]
         if ranked:
-            best.append(results.of(arm.name)[min(ranked)[1]])
+            best.append(cells[min(ranked)[1]])
     return best
 
 
@@ -125,7 +129,6 @@ def _cell(
     for name, entry in cell.scores.items():
         score = entry["score"]
         values |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
-        values |= {f"{name}_extrapolated": score.get("extrapolated")}
     points: list[tuple[str, float | None, float, int]] = [(name, value, end, 0) for name, value in values.items()]
     shift = cell.shift or {"t": (), "delta": ()}
     points += [("noise_shift", d, end, round(1000 * t)) for t, d in zip(shift["t"], shift["delta"], strict=True)]

@@ -8,13 +8,15 @@ shrunk by a tenth, as guidance does, and a smaller gap of the means. Their sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nag.intervals import paired_difference
+from nag import noise
+from nag.intervals import paired_difference, t_interval
 from nag.metrics.fid import FID
+from nag.metrics.frechet import frechet_distance
 
 SHRINK = 0.9
 
@@ -83,6 +85,76 @@ def coverage(d: int, n: int, rho: float, repetitions: int, seed: int = 0) -> Cov
         widths.append(high - low)
     width = float(np.mean(widths) / (2 * 1.96 * np.std(differences)))
     return Coverage(covered["value"] / repetitions, covered["extrapolated"] / repetitions, width)
+
+
+def arms_of_classes(d: int, labels: np.ndarray, rho: float = 0.9, seed: int = 0) -> Callable[[], tuple[Scored, Scored]]:
+    """The two arms again, of n samples with these labels: half of the variance is between classes, and neighbouring
+    classes are alike, as dogs are neighbours in ImageNet. In the limit both are at the same distance if every class is
+    as frequent as every other.
+    """
+    rng = np.random.default_rng(seed)
+    root, n = (4 / np.arange(1, d + 1) ** 0.5) ** 0.5, len(labels)
+    classes = int(labels.max()) + 1
+    waves = np.arange(d) % (classes - 1) + 1
+    centres = root * np.cos(np.pi * np.outer(np.arange(classes) + 0.5, waves) / classes)
+    cov = centres.T @ centres / len(centres) + np.diag(0.5 * root**2)
+    reference = {"mean": np.zeros(d), "cov": np.diag(root**2)}
+    apart, shrunk = (frechet_distance(np.zeros(d), c * cov, np.zeros(d), reference["cov"]) for c in (1.0, SHRINK))
+    distance = 0.1 * (root**2).sum()
+    gap, guided_gap = (value**0.5 * np.eye(d)[1] for value in (distance, distance + apart - shrunk))
+
+    def draw() -> tuple[Scored, Scored]:
+        u = skewed(rng, n, d)
+        v = rho * u + (1 - rho**2) ** 0.5 * skewed(rng, n, d)
+        x, y = (centres[labels] + 0.5**0.5 * root * z for z in (u, v))
+        return fid(gap + x, reference), fid(guided_gap + SHRINK**0.5 * y, reference)
+
+    return draw
+
+
+def verdicts(draw: Callable[[], tuple[Scored, Scored]], repetitions: int) -> tuple[float, float]:
+    """How often arms of the same distance are told apart: the guided one called (better, worse)."""
+    found = []
+    for _ in range(repetitions):
+        (plain, of_plain), (guided, of_guided) = draw()
+        found.append(paired_difference(guided["extrapolated"], of_guided, plain["extrapolated"], of_plain)[1:])
+    low, high = np.array(found).T
+    return float(np.mean(high < 0)), float(np.mean(low > 0))
+
+
+def replicates(
+    ratio: float, counts: Sequence[int], repetitions: int, own: bool = True, seed: int = 0
+) -> dict[int, float]:
+    """How often the t interval over so many training seeds holds the difference of two arms, which is 0 in the mean
+    over trainings. ratio: the sampling noise of a difference over its retraining noise. own: each training samples from
+    noise of its own, as sweeps do, instead of one noise for all. Arms share noise within a training.
+    """
+    d, n, rng = 4, 100, np.random.default_rng(seed)
+    root = (4 / np.arange(1, d + 1) ** 0.5) ** 0.5
+    reference = {"mean": np.zeros(d), "cov": np.diag(root**2)}
+    gap = 3.0
+    guided_gap = (gap**2 - (1 - SHRINK**0.5) ** 2 * (root**2).sum()) ** 0.5
+
+    def scored(z: np.ndarray, moved: np.ndarray) -> tuple[Scored, Scored]:
+        """Retraining moves each arm's mean, along its gap."""
+        x, y = root * z, SHRINK**0.5 * root * z
+        return fid(x + (gap + moved[0]) * np.eye(d)[0], reference), fid(
+            y + (guided_gap + moved[1]) * np.eye(d)[0], reference
+        )
+
+    (_, of_plain), (_, of_guided) = scored(rng.standard_normal((20_000, d)), np.zeros(2))
+    moves = (of_guided - of_plain).std() / n**0.5 / ratio / (2 * (gap**2 + guided_gap**2) ** 0.5)
+    held = dict.fromkeys(counts, 0)
+    for repetition in range(repetitions):
+        differences = []
+        for training in range(max(counts)):
+            key = noise.replicate(repetition, [training] if own else [])
+            (plain, _), (guided, _) = scored(noise.normal(key, range(n), 0, (d,)), moves * rng.standard_normal(2))
+            differences.append(guided["extrapolated"] - plain["extrapolated"])
+        for count in counts:
+            _, low, high = t_interval(differences[:count])
+            held[count] += low <= 0 <= high
+    return {count: found / repetitions for count, found in held.items()}
 
 
 def bootstrap(d: int, n: int, repetitions: int, seed: int = 0) -> tuple[float, float]:

@@ -133,6 +133,22 @@ def test_on_vp_the_levels_are_respaced(sampler):
     assert sorted(asked) == ([0] if sampler.deterministic else list(range(20)))
 
 
+def test_respacing_is_the_official_one_at_every_number_of_steps():
+    """The levels of `space_timesteps(1000, [steps])` by its own description: from 0, the stride added up, rounded."""
+    unlike = []
+    for steps in range(2, 1000):
+        official, place = set(), 0.0
+        for _ in range(steps):
+            official.add(round(place))
+            place += 999 / (steps - 1)
+        assert respaced(steps) == [(level + 1) / 1000 for level in sorted(official, reverse=True)] + [0.0], steps
+        if sorted(official) != [round(i * 999 / (steps - 1)) for i in range(steps)]:
+            unlike.append(steps)
+    assert {21, 35, 45, 105} < set(unlike)
+    assert len(unlike) == 283
+    assert 500 / 1000 in respaced(35)  # level 499: 17 times the stride is 499.5, added up a little less
+
+
 def test_other_levels():
     assert seen(DDIM(4), mixture())[0] == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert respaced(1) == [1.0, 0.0]

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from nag.intervals import influence_interval, paired_difference, share_interval, t_interval
-from tests.nag.simulated import bootstrap, coverage, fid, gaussian, skewed
+from tests.nag.simulated import arms_of_classes, bootstrap, coverage, fid, gaussian, replicates, skewed, verdicts
 
 REPETITIONS = 200
 
@@ -63,6 +63,18 @@ def test_the_extrapolated_difference_is_fair_to_an_arm_that_has_not_shrunk_its_c
         assert found.plain < 0.5
 
 
+@pytest.mark.parametrize("order", ["in turn", "sorted"])
+@pytest.mark.parametrize("classes", [10, 397, 1000])
+def test_equal_arms_are_told_apart_as_seldom_as_they_should_whatever_the_order_of_labels(classes, order):
+    """Nominal are 2.5 % on each side. By index the halves would be of other classes wherever they are sorted, or more
+    than fit into a half: the guided arm would be called worse in 0.8 of cases here.
+    """
+    index = np.arange(1000)
+    labels = index % classes if order == "in turn" else index * classes // 1000
+    better, worse = verdicts(arms_of_classes(16, labels), 120)
+    assert max(better, worse) <= binom.ppf(0.999, 120, 0.025) / 120
+
+
 @pytest.mark.parametrize(("d", "n"), [(8, 800), (16, 1000), (24, 1800)])
 def test_the_standard_error_is_the_bootstraps(d, n):
     """To 15 %, of which 300 resamples have 4 % of their own. At N/d = 5 the bootstrap is at fault: a resample holds
@@ -99,6 +111,19 @@ def test_the_t_interval_covers_the_mean_of_three():
     rng = np.random.default_rng(0)
     intervals = [t_interval(list(row)) for row in 5 + rng.standard_normal((4000, 3))]
     assert np.mean([low <= 5 <= high for _, low, high in intervals]) == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 10.0])
+def test_t_intervals_over_trainings_cover_whatever_part_of_the_noise_is_of_sampling(ratio):
+    """With one noise for all trainings they would cover 0.2 and 0.1 where sampling noise is ten times that of
+    retraining. Asked are 0.93 to 0.97 of many repetitions (`python -m benchmarks.coverage seeds`).
+    """
+    for share in replicates(ratio, (3, 5), 100).values():
+        assert binom.ppf(0.001, 100, 0.93) <= 100 * share <= binom.ppf(0.999, 100, 0.97)
+
+
+def test_trainings_that_share_their_noise_are_no_replicates():
+    assert max(replicates(10.0, (3, 5), 40, own=False).values()) < 0.6
 
 
 def test_the_t_interval_of_one_value_has_no_bounds_and_of_equal_values_no_width():

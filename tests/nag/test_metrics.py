@@ -6,6 +6,7 @@ import scipy.linalg
 import torch
 
 import nag
+from nag import noise
 from nag.datasets import to_uint8
 from nag.datasets.digits import Digits
 from nag.metrics import kept
@@ -185,14 +186,13 @@ def test_influence_foretells_what_leaving_a_sample_out_does():
 # FID
 
 
-def test_fid_is_the_distance_with_its_extrapolation_by_index():
+def test_fid_is_the_distance_with_its_extrapolation_by_random_halves():
     x, r = features(101, 6), features(300, 6, seed=1)
     scores = FID()({"features": x.astype(np.float32)}, {"features": r})
     score = scores["values"]["fid"]
     known = moments(r)
-    full, first, second = (
-        frechet_distance(m.mean, m.cov, known.mean, known.cov) for m in map(moments, (x, x[:50], x[50:]))
-    )
+    sets = map(moments, (x, *(x[part] for part in noise.parts(101, 2))))
+    full, first, second = (frechet_distance(m.mean, m.cov, known.mean, known.cov) for m in sets)
     assert score["value"] == pytest.approx(full, rel=1e-5)
     assert score["extrapolated"] == pytest.approx(2 * full - (first + second) / 2, rel=1e-5)
     assert score["low"] < score["value"] < score["high"]

@@ -155,6 +155,16 @@ def test_kid_is_clean_fids_of_all_pairs(tiles):
         assert 148 * (ours["kid"] - rest) == pytest.approx(found["arrays"]["influence"][i], rel=1e-4)
 
 
+def test_kid_of_two_samples_has_no_interval_of_no_width():
+    x, r = features(30, 4), features(40, 4, seed=1)
+    two, three = (KID()({"features": x[:n]}, {"features": r})["values"]["kid"] for n in (2, 3))
+    assert (two["low"], two["high"]) == (None, None)
+    assert two["reason"] == "no interval: two samples are one pair"
+    assert two["value"] is not None
+    assert three["reason"] is None
+    assert three["low"] < three["value"] < three["high"]
+
+
 def test_kid_is_unbiased_at_every_n():
     r = features(200, 4, seed=7)
     many = score(KID(), features(8_000, 4, seed=8), features=r)[1]["values"]["kid"]

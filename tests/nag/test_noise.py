@@ -38,6 +38,9 @@ def test_the_stream_never_changes():
     assert noise.integers(0, range(10), 0, 10).tolist() == [3, 5, 0, 9, 9, 7, 4, 8, 2, 9]
     assert noise.permutation(0, 0, 10).tolist() == [2, 8, 1, 7, 4, 9, 3, 0, 6, 5]
     assert noise.labels(0, range(10), 10).tolist() == [5, 5, 2, 0, 4, 0, 6, 9, 1, 6]
+    assert [part.tolist() for part in noise.parts(7, 2)] == [[0, 3, 4], [1, 2, 5, 6]]
+    assert noise.replicate(0, [1]) == 5400475511101679423
+    assert noise.replicate(7, [2, 1]) == 4773290177769895093
 
 
 def test_the_counter_is_laid_out_as_documented():
@@ -115,6 +118,36 @@ def test_permutation(n):
     first, second = noise.permutation(0, 0, n), noise.permutation(0, 1, n)
     assert sorted(first.tolist()) == list(range(n))
     assert n < 3 or first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize(("n", "count"), [(0, 2), (3, 2), (1797, 2), (1797, 4), (100, 10)])
+def test_parts_are_all_rows_once_in_no_order(n, count):
+    found = noise.parts(n, count)
+    assert sorted(np.concatenate(found).tolist()) == list(range(n))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert all((np.diff(part) > 0).all() for part in found)
+    if n == 1797:
+        for period in (2, 10, 397):  # labels in turn, and runs of one class
+            classes = np.bincount(found[0] % period, minlength=period), np.bincount(found[0] * period // n)
+            for share in classes:
+                assert abs(share - n / count / period).max() < 5 * (n / count / period) ** 0.5
+
+
+def test_halves_are_two_quarters_each():
+    halves, quarters = noise.parts(1001, 2), noise.parts(1001, 4)
+    assert set(halves[0].tolist()) == {*quarters[0].tolist(), *quarters[1].tolist()}
+
+
+def test_replicates_have_samples_of_their_own_and_share_them_with_their_kin():
+    assert noise.replicate(5, []) == noise.replicate(5, [0]) == noise.replicate(5, [0, 0]) == 5
+    assert len({noise.replicate(5, line) for line in ([1], [1, 1], [1, 0], [1, 1, 1])}) == 1
+    lines = [(), (1,), (2,), (0, 1), (2, 1), (1, 2), (2**40,), (2**62, 1), (1, 2, 1)]
+    found = {noise.replicate(seed, line) for seed in (0, 1, 2, 2**63 - 1) for line in lines}
+    assert len(found) == 4 * len(lines)
+    a, b = (noise.normal(noise.replicate(0, line), np.arange(20_000), 0, (1,)).ravel() for line in ((1,), (2,)))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 5 / len(a) ** 0.5
+    with pytest.raises(ValueError, match="training seed must be"):
+        noise.replicate(0, [-1])
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,10 @@ def made(
             _score(planned, cell, result, nag_gain, store)
             if samples:
                 _sample(planned, cell, store)
-    floor = {name: {"value": 0.4 * scale, "count": 359} for name, scale in (("fid", 1.0), ("fid_pixels", 0.2))}
+    floor = {
+        name: {"value": 0.4 * scale, "count": 359, "extrapolated": 0.25 * scale}
+        for name, scale in (("fid", 1.0), ("fid_pixels", 0.2))
+    }
     return Results(planned, cells, floor if any(cell.complete for cell in cells) else {}), store
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nag.noise import normal
 from nag.precision import Precision
 from orchestrator import worker
 from orchestrator.plan import Done, missing
@@ -83,32 +84,39 @@ def test_another_micro_batch_agrees_before_storing(finished: Ran, micro_batch: i
 
 
 def test_cells_are_paired(finished: Ran) -> None:
-    """Sample i of two cells starts from the same label; its noise is tested below."""
+    """Sample i of two cells of one training seed starts from the same label; its noise is tested below."""
     by_network: dict[str, list[np.ndarray]] = {}
     for digest in streams(finished):
         arrays, _ = finished.store.read_arrays(block_name(digest, 1))
         by_network.setdefault(finished.plan.tasks[digest].params["network"], []).append(arrays["labels"])
-    labels = [array for arrays in by_network.values() for array in arrays]
     assert len(by_network) == 2
-    assert all(np.array_equal(labels[0], other) for other in labels)
+    assert all(len(arrays) > 2 and np.array_equal(arrays[0], each) for arrays in by_network.values() for each in arrays)
+    first, second = (arrays[0] for arrays in by_network.values())
+    assert not np.array_equal(first, second), "trainings are replicates: each has labels of its own"
 
 
-def test_initial_noise_is_shared_by_cells(finished: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initial_noise_is_shared_by_the_cells_of_a_training_seed(
+    finished: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the sampler of each cell is given as noise(0), observed while it runs."""
     from nag.samplers.euler import Euler
 
-    seen: list[np.ndarray] = []
+    seen: dict[int, list[np.ndarray]] = {}
     march = Euler.__call__
 
     def watched(self, field, y, noise, *, observe=None):  # type: ignore[no-untyped-def]
-        seen.append(noise(0).numpy())
+        seen.setdefault(seed, []).append(noise(0).numpy())
         return march(self, field, y, noise, observe=observe)
 
     monkeypatch.setattr(Euler, "__call__", watched)
-    for digest in streams(finished):
-        sample.draw(Context(finished.store), finished.plan.tasks[digest], np.arange(5))
-    assert len(seen) == len(streams(finished)) > 2
-    assert all(np.array_equal(seen[0], other) for other in seen)
+    for planned in finished.plan.cells:
+        seed = planned.cell.params["train.seed"]
+        sample.draw(Context(finished.store), finished.plan.tasks[planned.stream], np.arange(5))
+    assert {seed: len(found) for seed, found in seen.items()} == {0: 4, 1: 4}
+    assert all(np.array_equal(found[0], other) for found in seen.values() for other in found)
+    assert np.array_equal(seen[0][0], normal(0, range(5), 0, (1, 8, 8))), "seed 0 has the noise of sample.seed"
+    correlation = np.corrcoef(seen[0][0].ravel(), seen[1][0].ravel())[0, 1]
+    assert abs(correlation) < 5 / seen[0][0].size ** 0.5
 
 
 def test_off_is_plain(write: Callable[..., Path]) -> None:

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from orchestrator.report.comparisons import compare, groups
 from orchestrator.report.content import Content, content
-from orchestrator.report.estimates import lowest
-from orchestrator.report.results import Results
+from orchestrator.report.estimates import chosen, lowest
+from orchestrator.report.results import Floor, Results
 from orchestrator.report.settings import Table
 from orchestrator.report.terminal import comparison
 from orchestrator.report.words import metric_name
+from orchestrator.tracking.runs import best_cells
 from tests.orchestrator.synthetic import SWEEP, made
 
 METRICS = "[fid, sfid, kid, inception_score, precision_recall, density_coverage, memorisation, fid_infinity]"
@@ -108,3 +109,55 @@ def test_the_terminal_shows_it_in_eighty_columns(tmp_path: Path) -> None:
     start = next(i for i, line in enumerate(lines) if "To held-out" in line)
     cells = next(line for line in lines[start:] if line.strip().startswith("plain")).split()
     assert len(cells) == 1 + 2 + 2  # two extractors: to held-out images, and the lowest run
+
+
+def test_the_floor_is_corrected_to_the_number_of_samples(tmp_path: Path) -> None:
+    """0.4 at 359 images, of which 0.15 are bias: at 1,000 samples 359 thousandths of that."""
+    results, store = made(tmp_path)
+    floor = results.floor_of("fid")
+    assert floor is not None
+    assert floor.value == pytest.approx(0.25 + 0.15 * 0.359)
+    assert floor.words == "N = 359, corrected to 1,000"
+    row = content(results, compare(results, store), store, "x").arms[0].rows[-1]
+    assert [(item.text, item.detail) for item in row[2:3]] == [("0.304", "N = 359, corrected to 1,000")]
+    results.floor["fid"]["extrapolated"] = None
+    assert results.floor_of("fid") == Floor(0.4, 359, None)
+    for cell in results.cells:
+        cell.scores["fid"]["stamp"] = {**cell.scores["fid"]["stamp"], "count": 359}
+    assert results.floor_of("fid") == Floor(0.4, 359, None)
+
+
+def test_what_decides_ranks(tmp_path: Path) -> None:
+    """D(N) and its value without bias in N point apart: cfg 2 has the lowest D(N), cfg 1.25 the lowest of the other."""
+    results, store = made(tmp_path)
+    for cell in results.of("cfg"):
+        place = {1.25: 3.0, 1.5: 2.0, 2.0: 1.0}[cell.params["cfg.scale"]]
+        seed = 0.01 * float(cell.params["train.seed"])
+        cell.scores["fid"]["score"] |= {"value": place + seed, "extrapolated": -place + seed}
+    assert chosen(results)["cfg"].params["cfg.scale"] == 1.25
+    assert best_cells(results)[1].params["cfg.scale"] == 1.25
+    text = SWEEP.replace("nag: {nag: {scale: {grid: [0.5, 1.0, 2.0, 3.0]}}}", "nag: {nag: {scale: 2.0}, against: cfg}")
+    others, store = made(tmp_path / "others", text)
+    for cell in others.of("cfg"):
+        place = {1.25: 3.0, 1.5: 2.0, 2.0: 1.0}[cell.params["cfg.scale"]]
+        cell.scores["fid"]["score"] |= {"value": place, "extrapolated": -place}
+    row = next(row for row in compare(others, store) if row.arm == "nag" and row.metric == "fid")
+    assert (row.selected, row.against_params["cfg.scale"]) == (True, 1.25)
+    for cell in others.of("cfg"):  # not known of all: D(N) of all
+        if cell.params["cfg.scale"] == 1.5:
+            cell.scores["fid"]["score"] |= {"extrapolated": None}
+    row = next(row for row in compare(others, store) if row.arm == "nag" and row.metric == "fid")
+    assert row.against_params["cfg.scale"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("dimension", "count", "few"), [(64, 1000, False), (2048, 50_000, False), (2048, 10_000, True)]
+)
+def test_too_few_samples_for_a_dimension_are_said(tmp_path: Path, dimension: int, count: int, few: bool) -> None:
+    results, store = made(tmp_path, samples=False)
+    for cell in results.cells:
+        entry = cell.scores["fid"]
+        entry["dimension"], entry["stamp"] = dimension, {**entry["stamp"], "count": count}
+    said = " ".join(content(results, compare(results, store), store, "x").limits)
+    assert ("N = 10,000 is few for dimension 2,048: below 27,805 samples the intervals of differences" in said) is few
+    assert "its expectation at this N" in said

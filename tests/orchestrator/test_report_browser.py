@@ -74,7 +74,7 @@ def test_opens_from_disk_and_shows_its_answer_and_figures(browser: Any, page_pat
     assert opened.page.title() == "made: nagbench report"
     first = opened.page.locator(".answer p").first
     assert first.is_visible()
-    assert "beats plain" in first.inner_text()
+    assert "came out better than plain" in first.inner_text()
     assert first.bounding_box()["y"] < 300  # before anything else
     figures = opened.page.locator("figure svg")
     assert figures.count() == len(list((page_path.parent / "figures").iterdir())) >= 9

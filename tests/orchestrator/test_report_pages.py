@@ -23,7 +23,7 @@ from orchestrator.report.words import difference_text, value_text
 from orchestrator.report.write import write_report
 from orchestrator.store import Store
 from orchestrator.tasks import block_name
-from tests.orchestrator.conftest import Ran
+from tests.orchestrator.conftest import Ran, changed
 from tests.orchestrator.synthetic import MEASURED, SWEEP, made
 
 COMMAND = "nagbench report sweeps/made.yaml"
@@ -136,8 +136,22 @@ def test_cells_csv_is_exact(standard: Made) -> None:
 def test_nag_winning_and_losing_are_said_alike(tmp_path: Path) -> None:
     _, wins = made_page(tmp_path / "wins", nag_gain=1.6)
     _, loses = made_page(tmp_path / "loses", nag_gain=-6.0)
-    assert re.search(r"nag [\d.]+ beats plain in FID \([\d.]+ against [\d.]+; difference −[\d.]+ \[", wins.text)
-    assert re.search(r"nag [\d.]+ loses to plain in FID \([\d.]+ against [\d.]+; difference \+[\d.]+ \[", loses.text)
+    values = r"\([\d.]+ against [\d.]+; difference"
+    assert re.search(rf"nag [\d.]+ came out better than plain in FID {values} −[\d.]+ \[", wins.text)
+    assert re.search(rf"nag [\d.]+ came out worse than plain in FID {values} \+[\d.]+ \[", loses.text)
+
+
+def test_beats_is_said_of_what_was_not_chosen(tmp_path: Path) -> None:
+    """One setting against one baseline: a test. One of several, on either side: a choice on the same samples."""
+    alone = changed(SWEEP, "{grid: [0.5, 1.0, 2.0, 3.0]}", "2.0", ", against: cfg}", "}")
+    alone = changed(alone, "  cfg: {cfg: {scale: {grid: [1.25, 1.5, 2.0]}}}\n", "")
+    _, page = made_page(tmp_path / "alone", text=alone)
+    assert re.search(r"nag beats plain in FID", page.text)
+    assert "came out" not in page.text
+    several = changed(alone, "  plain: {}", "  plain: {cfg: {scale: {grid: [2.25, 2.5]}}}")
+    _, page = made_page(tmp_path / "several", text=several)
+    assert re.search(r"nag came out better than plain [\d.]+ in FID", page.text)
+    assert "beats" not in page.text
 
 
 def test_answer_is_two_sentences_with_their_limits(standard: Made) -> None:
@@ -161,7 +175,7 @@ def test_partial_sweep_says_so_first(tmp_path: Path) -> None:
     results, store = made(tmp_path / "made", scored=lambda place: place % 5 != 2)
     results.cells[2].reason = "samples stopped being finite at step 3"
     page = written(results, store, tmp_path / "report")
-    assert page.text.index("Partial: 22 of 27 cells done, 1 failed, 4 still to do") < page.text.index("beats")
+    assert page.text.index("Partial: 22 of 27 cells done, 1 failed, 4 still to do") < page.text.index("came out better")
     assert "samples stopped being finite at step 3" in page.text
     assert "Not done yet (4)" in page.text
     assert "2 of 3 seeds" in page.text
@@ -292,7 +306,7 @@ def test_what_is_measured_otherwise_is_neither_ranked_nor_drawn_together(tmp_pat
     assert [sorted({curve.arm for curve in panel.curves}) for panel in shown] == [["cfg", "cfg_nag", "plain"], ["nag"]]
     assert "measured differently (count), so not compared" in page.text
     assert "unlike ones are not ranked with each other" in page.text
-    assert re.search("the lowest FID is that of cfg_nag", page.text)
+    assert re.search("the lowest FID without its bias in N is that of cfg_nag", page.text)
 
 
 def test_no_bias_corrected_difference_is_said(tmp_path: Path) -> None:

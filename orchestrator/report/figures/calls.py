@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.report.comparisons import Group
-from orchestrator.report.estimates import Estimate, best, cost, estimate, panel_title, price
+from orchestrator.report.estimates import Estimate, best, estimate, panel_title, price, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, named, panels_of
@@ -32,10 +32,10 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
     title = metric_name(results, metric)
     figure, found = panels(len(shown), top=TOP if len(shown) > 1 else 0.12)
     known = [one for panel in shown for group in _groups(panel) if (one := estimate(group, metric))]
-    floor = results.floor.get(metric)
+    floor = results.floor_of(metric)
     found[0].set_ylim(
         limits(
-            [seed for one in known for seed in one.seeds] + ([floor["value"]] if floor else []),
+            [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
             [bound for one in known for bound in (one.low, one.high)],
         )
     )
@@ -44,7 +44,7 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         _panel(axes, results, panel, metric, colours)
         if floor:
-            muted_line(axes, floor["value"], f"held-out {value_text(floor['value'])} (N = {floor['count']:,})")
+            muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
     axis_titles(found, "network calls for one sample", title)
     caption = " ".join(
         filter(
@@ -95,7 +95,7 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
     for arm, at in by_arm.items():
         mark = colours.mark(arm)
         xs: list[float] = []
-        means: list[tuple[float, Group]] = []
+        means: list[tuple[Estimate, Group]] = []
         for calls, members in sorted(at.items()):
             x = dodge(arm, calls)
             top = best(results, members, metric)
@@ -104,7 +104,7 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
                 assert known is not None
                 if group is top:
                     _best(axes, x, known, mark)
-                    xs, means = [*xs, x], [*means, (known.mean, group)]
+                    xs, means = [*xs, x], [*means, (known, group)]
                     names.avoid([x] * len(known.seeds), list(known.seeds))
                 else:
                     axes.plot(
@@ -117,12 +117,13 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
                         markeredgewidth=0,
                         alpha=0.35,
                     )
-        ys = [mean for mean, _ in means]
+        ys = [known.mean for known, _ in means]
         axes.plot(
             xs, ys, color=mark, linewidth=1.2, marker=colours.marker(arm), markersize=6, markeredgewidth=0, zorder=3
         )
         names.avoid(xs, ys)
-        place = min(range(len(ys)), key=lambda k: cost(results, metric, ys[k]))
+        costs = standings(results, metric, [known for known, _ in means])
+        place = costs.index(min(costs))
         text = label(results, means[place][1]) if len(xs) == 1 else arm
         ends = [(xs[-1], ys[-1]), (xs[0], ys[0])] if len(xs) > 1 else [(xs[0], ys[0])]
         if arm in kept:

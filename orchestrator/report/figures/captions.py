@@ -39,9 +39,9 @@ def band_words(known: Sequence[Estimate], what: str) -> str:
 
 
 def floor_words(results: Results, metric: str) -> str:
-    floor = results.floor.get(metric)
+    floor = results.floor_of(metric)
     if not floor:
         return ""
-    words = f"Dotted: held-out images, {value_text(floor['value'])} at N = {floor['count']:,}"
-    unlike = counts(results, metric) - {floor["count"]}
-    return f"{words} (a distance grows as N falls: a guide, not a bound)." if unlike else f"{words}."
+    words = f"Dotted: held-out images, {value_text(floor.value)}, {floor.words}"
+    unlike = counts(results, metric) - {floor.at or floor.count}
+    return f"{words} (a distance grows as N falls: not to be compared with the cells)." if unlike else f"{words}."

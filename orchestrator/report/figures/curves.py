@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.estimates import Estimate, cost, estimate, panel_of, stamp_of
+from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of, standings
 from orchestrator.report.results import Results
 from orchestrator.report.words import short
 
@@ -73,7 +73,7 @@ def named(results: Results, metric: str, panel: Panel) -> set[str]:
         return {curve.name for curve in panel.curves}
 
     def worth(curve: Curve) -> float:
-        return min(cost(results, metric, point.estimate.mean) for point in curve.points)
+        return min(standings(results, metric, [point.estimate for point in curve.points]))
 
     ranked = sorted((curve for curve in panel.curves if curve.scale), key=worth)
     return {curve.name for curve in panel.curves if not curve.scale} | {curve.name for curve in ranked[:NAMED]}

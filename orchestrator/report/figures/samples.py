@@ -14,6 +14,7 @@ from orchestrator.report.results import Results
 from orchestrator.report.words import label, listed
 from orchestrator.store import Store
 from orchestrator.tasks import previews
+from orchestrator.tasks.sample import seed_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ def _row(results: Results, group: Group, planned: PlannedCell, store: Store) -> 
     except ValueError as error:
         return f"samples that cannot be read ({error})"
     stream = results.plan.tasks[planned.stream]
-    source = (stream.params["seed"], stream.params["labels"], stream.params["block"], samples.shape[1:])
+    source = (seed_of(stream), stream.params["labels"], stream.params["block"], samples.shape[1:])
     return Row(group.arm, label(results, group), samples, labels, source)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.report.estimates import Estimate, cost, panel_title
+from orchestrator.report.estimates import Estimate, panel_title, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of, scale_title
@@ -27,9 +27,9 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
     figure, found = panels(len(shown))
     known = [point.estimate for panel in shown for curve in panel.curves for point in curve.points]
     xs = [point.x for panel in shown for curve in panel.curves for point in curve.points if point.x is not None]
-    floor = results.floor.get(metric)
+    floor = results.floor_of(metric)
     low, high = limits(
-        [seed for one in known for seed in one.seeds] + ([floor["value"]] if floor else []),
+        [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
         [bound for one in known for bound in (one.low, one.high)],
     )
     left, right = limits(xs or [0.0, 1.0], pad=0.06)
@@ -43,7 +43,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
         foremost = [curve for curve in _foremost(results, metric, panel) if curve.name in kept]
         _panel(axes, panel, foremost, kept, colours, (left, right))
         if floor:
-            muted_line(axes, floor["value"], f"held-out {value_text(floor['value'])} (N = {floor['count']:,})")
+            muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
     axis_titles(found, scale_title(shown) if xs else "", title)
     several = any(len({curve.arm for curve in panel.curves}) < len(panel.curves) for panel in shown)
     cut = any(bound is not None and not low <= bound <= high for one in known for bound in (one.low, one.high))
@@ -68,7 +68,7 @@ def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
     """Of each arm the curve with its best point; where an arm has several, only this one has a band."""
     best: dict[str, tuple[float, Curve]] = {}
     for curve in panel.curves:
-        value = min(cost(results, metric, point.estimate.mean) for point in curve.points)
+        value = min(standings(results, metric, [point.estimate for point in curve.points]))
         if curve.arm not in best or value < best[curve.arm][0]:
             best[curve.arm] = (value, curve)
     return [curve for _, curve in best.values()]
