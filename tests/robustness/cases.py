@@ -30,7 +30,12 @@ ONLY = os.environ.get("ROBUSTNESS_ONLY", "")
 AT_ONCE = 2
 LIMIT_S = 10.0
 EXIT_CODES = (0, 1, 2, 3, 130, 141)
-MAY_FAIL = ("run", "report", "score", "doctor")  # their exit code 1 says that cells failed, or that something is missing
+MAY_FAIL = (
+    "run",
+    "report",
+    "score",
+    "doctor",
+)  # their exit code 1 says that cells failed, or that something is missing
 LONGEST = 3000  # letters of a message
 LIGHT_MB, HEAVY_MB = 1000, 2500  # what a command may take
 
@@ -42,8 +47,8 @@ TRACEBACK = re.compile(
 PLACE = re.compile(r"\.(?:yaml|yml|py):\d+: ")
 # What is wrong with a file as a whole has no line.
 WHOLE = re.compile(
-    r"file is empty|no such file|directory|binary file|not UTF-8|is no (?:sweep|site|file)|not a (?:sweep|site|regular)|"
-    r"over 1 MB|cannot be (?:read|opened)|too (?:large|long)|is a (?:folder|FIFO|pipe|socket|device)"
+    r"file is empty|no such file|directory|binary file|not UTF-8|is no (?:sweep|site|file)|"
+    r"not a (?:sweep|site|regular)|over 1 MB|cannot be (?:read|opened)|too (?:large|long)|is a (?:folder|FIFO|pipe|socket|device)"
 )
 
 
@@ -77,7 +82,6 @@ class Outcome:
     left: list[str] = field(default_factory=list)
     logged: str = ""  # a traceback in a log of the user's
 
-    @property
     def document(self) -> Any:
         return json.loads(self.out, parse_constant=_not_json)
 
@@ -126,7 +130,7 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
     found = []
     said = outcome.err
     if TRACEBACK.search(said) or TRACEBACK.search(outcome.logged):
-        found.append(f"a traceback: {_last(outcome.logged or said)}")
+        return [f"a traceback: {_last(outcome.logged or said)}", *_left(outcome)]
     if outcome.hung:
         found.append(f"still running after {step.limit_s:g} s {_last(said)}")
         return found + _left(outcome)
@@ -146,7 +150,7 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
         found.append(f"raw control characters in the output: {sorted(hidden)!r}")
     if outcome.code == 0 and "--json" in step.argv and not step.stdout:
         try:
-            outcome.document
+            outcome.document()
         except ValueError as error:
             found.append(f"--json printed no JSON: {error}")
     if outcome.memory_mb > (HEAVY_MB if step.heavy else LIGHT_MB):
@@ -262,7 +266,7 @@ def play_all(cases: Callable[[int], Case], wanted: Iterable[int], heavy: bool) -
                 except queue.Empty:
                     return
                 counts.append(play(case, server, failures))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again where all threads have ended)
             errors.append(error)
         finally:
             server.close()
@@ -341,7 +345,7 @@ def _kind(fault: str) -> str:
 def check(cases: Callable[[int], Case], family: str, count: int, heavy: bool = False) -> None:
     wanted = list(numbers(family, count))
     played, failures = play_all(cases, wanted, heavy)
-    print(f"robustness: {family}: {len(wanted)} inputs, {played} commands, seed {SEED}: {len(failures)} faults")
+    print(f"robustness: {family}: {len(wanted)} inputs, {played} commands, seed {SEED}: {len(failures)} faults")  # noqa: T201
     assert not failures, verdict(played, failures)
 
 

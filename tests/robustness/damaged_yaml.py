@@ -66,30 +66,49 @@ def quoted(text: str) -> str:
 
 
 WORDS = (
-    *("null", "~", "true", "false", "yes", "off", "0", "-0", "-1", "1", "2", "7", "0.5", "-0.5", "1e-320", "1e308", "-1e308"),
-    *("1e309", "2147483648", "9223372036854775807", "9223372036854775808", "1" + "0" * 30, ".nan", ".inf", "-.inf", "012"),
-    *("0x10", "0o17", "1_000", "1:30", "2026-01-01", "1e3", "100000000", "100000001", "1000000000000", '""', '" "', "{}", "[]"),
-    *("[[]]", "{grid: []}", "{grid: 1}", "{grid: [1]}", "{grid: [null]}", "{grid: [1, 1]}", "{grid: [1, a, {}]}"),
-    *("{grid: [[1], [2]]}", "{grid: [{grid: [1, 2]}]}", "{grid: {grid: [1]}}", "{name: null}", "{name: {}}", "{name: [euler]}"),
-    *("{use: ./code.py:Own}", "{use: ./code.py:Nothing}", "{use: ./missing.py:Own}", "{use: code.py}", "{use: /dev/zero:Own}"),
-    *("{use: ./broken.py:Own}", "{use: ./leaves.py:Own}", "{use: odd/fifo:Own}", "{use: null}", "{use: ../odd/folder:Own}"),
-    *("!!python/object/apply:os.system [true]", "!x 1", "&a [*a]", "*nothing", "<<", "? x", "- x", "|", ">-", "%", "@x", "`x`"),
+    *("null", "~", "true", "false", "yes", "off", "0", "-0", "-1", "1", "2", "7", "0.5", "-0.5", "1e-320", "1e308"),
+    *("-1e308", "1e309", "2147483648", "9223372036854775807", "9223372036854775808", "1" + "0" * 30, ".nan", ".inf"),
+    *("-.inf", "012", "0x10", "0o17", "1_000", "1:30", "2026-01-01", "1e3", "100000000", "100000001"),
+    *("1000000000000", '""', '" "', "{}", "[]", "[[]]", "{grid: []}", "{grid: 1}", "{grid: [1]}", "{grid: [null]}"),
+    *("{grid: [1, 1]}", "{grid: [1, a, {}]}", "{grid: [[1], [2]]}", "{grid: [{grid: [1, 2]}]}"),
+    *("{grid: {grid: [1]}}", "{name: null}", "{name: {}}", "{name: [euler]}", "{use: ./code.py:Own}"),
+    *("{use: ./code.py:Nothing}", "{use: ./missing.py:Own}", "{use: code.py}", "{use: /dev/zero:Own}"),
+    *("{use: ./broken.py:Own}", "{use: ./leaves.py:Own}", "{use: odd/fifo:Own}", "{use: null}"),
+    *("{use: ../odd/folder:Own}", "!!python/object/apply:os.system [true]", "!x 1", "&a [*a]", "*nothing", "<<"),
+    *("? x", "- x", "|", ">-", "%", "@x", "`x`"),
 )
 TEXTS = (
-    *("x" * 300, "x" * 5000, "é", "\N{DIGIT TWO}", "🙂", "\0", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\u202etxt.exe", "\u200b"),
-    *("a\nb", "a\rb", "a\tb", "\x7f", "\x85", "\ufeff", "\ufffe", "a: b", "#", "'", '"', "{0}", "%s", "%(x)s", "$HOME", "`id`"),
-    *("[red]x[/red]", "[/]", "[link=file:///etc/passwd]x[/link]", "=1+1", "-", ".", "..", "/", "a/b", "../../x", "CON", "nul", " x "),
-    *("٣", "１２", "1 000", "1,5", "NaN", "None", "True", "__class__", "__init__", "__dict__", "self", "name", "grid", "use"),
+    *("x" * 300, "x" * 5000, "é", "\N{DIGIT TWO}", "🙂", "\0", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07"),
+    *("\u202etxt.exe", "\u200b", "a\nb", "a\rb", "a\tb", "\x7f", "\x85", "\ufeff", "\ufffe", "a: b", "#", "'", '"'),
+    *("{0}", "%s", "%(x)s", "$HOME", "`id`", "[red]x[/red]", "[/]", "[link=file:///etc/passwd]x[/link]", "=1+1", "-"),
+    *(".", "..", "/", "a/b", "../../x", "CON", "nul", " x ", "٣", "１２", "1 000", "1,5", "NaN", "None", "True"),
+    *("__class__", "__init__", "__dict__", "self", "name", "grid", "use"),
 )
 PATHS = (
-    *("odd/fifo", "odd/socket", "odd/folder", "odd/loop", "odd/empty", "odd/zero", "odd/text.npz", "odd/dangling", "odd/bytes"),
-    *("odd/picture.png", "odd/cut.safetensors", "odd/hole.safetensors", "odd/data.npz", "odd/empty.npz", "odd/object.npz"),
-    *("/dev/zero", "/dev/null", "/dev/stdin", "/dev/full", "/proc/self/mem", "/proc/self/cmdline", "/", "~", "~nobody/x", "."),
-    *("x" * 300 + "/y", "/".join(["x"] * 3000), "a\0b", "odd/none", "odd/none/none", "odd/empty/x", "file:///dev/zero", "file:odd/empty"),
-    *("reference://x.npz::file://odd/refs.json", "zip://x::odd/data.npz", "simplecache::file://odd/empty", "memory://x"),
-    *("ftp://127.0.0.1:9/x", "http://127.0.0.1:9/x.npz", "http://[::1]:9/x", "http://x y/", "https://", "github://a:b@/x"),
-    *("gs://", "az://", "hf://", "s3:x", "s4://x", "dir://x", "local://odd/empty", "data:,x", "root://x", "::", "a::b", "://", "//x"),
+    *("odd/fifo", "odd/socket", "odd/folder", "odd/loop", "odd/empty", "odd/zero", "odd/text.npz", "odd/dangling"),
+    *("odd/bytes", "odd/picture.png", "odd/cut.safetensors", "odd/hole.safetensors", "odd/data.npz", "odd/empty.npz"),
+    *("odd/object.npz", "/dev/zero", "/dev/null", "/dev/stdin", "/dev/full", "/proc/self/mem", "/proc/self/cmdline"),
+    *("/", "~", "~nobody/x", ".", "x" * 300 + "/y", "/".join(["x"] * 3000), "a\0b", "odd/none", "odd/none/none"),
+    *("odd/empty/x", "file:///dev/zero", "file:odd/empty", "reference://x.npz::file://odd/refs.json"),
+    *("zip://x::odd/data.npz", "simplecache::file://odd/empty", "memory://x", "ftp://127.0.0.1:9/x"),
+    *("http://127.0.0.1:9/x.npz", "http://[::1]:9/x", "http://x y/", "https://", "github://a:b@/x", "gs://", "az://"),
+    *("hf://", "s3:x", "s4://x", "dir://x", "local://odd/empty", "data:,x", "root://x", "::", "a::b", "://", "//x"),
     *("file://user:secret@host/x", "http://user:secret@127.0.0.1:9/x.npz", "http://127.0.0.1:9/x?token=secret"),
+)
+
+
+PATH_KEYS = (
+    "path",
+    "checkpoint",
+    "published",
+    "reference",
+    "weights",
+    "file",
+    "use",
+    "vae",
+    "env_file",
+    "folder",
+    "scratch",
 )
 
 
@@ -118,7 +137,10 @@ class Changes:
                 if isinstance(holder, Map):
                     self.keys.append(holder[index][0])
 
-    def odd(self, chance: random.Random) -> Any:
+    def odd(self, chance: random.Random, key: str = "") -> Any:
+        """A value that nobody expects; where a path stands, mostly an odd path."""
+        if key in PATH_KEYS and chance.random() < 0.7:
+            return quoted(chance.choice(PATHS))
         kind = chance.random()
         if kind < 0.40:
             return Raw(chance.choice(WORDS))
@@ -146,7 +168,7 @@ class Changes:
                     "{" + ", ".join(f"k{i}: {i}" for i in range(number)) + "}",
                     "9" * number,
                     "0." + "1" * number,
-                    "[&a [1, 1], &b [*a, *a, *a, *a, *a, *a, *a], &c [*b, *b, *b, *b, *b, *b, *b], [*c, *c, *c, *c, *c, *c]]",
+                    f"[&a [1, 1], &b [{'*a, ' * 9}], &c [{'*b, ' * 9}], &d [{'*c, ' * 99}], [{'*d, ' * 99}]]",
                 )
             )
         )
@@ -162,7 +184,8 @@ class Changes:
         found = list(slots(tree))
         if not found:
             return "nothing"
-        holder, index = chance.choice(found)
+        paths = [at for at in found if isinstance(at[0], Map) and flow(at[0][at[1]][0]) in PATH_KEYS]
+        holder, index = chance.choice(paths if paths and chance.random() < 0.15 else found)
         pair = isinstance(holder, Map)
         key = flow(holder[index][0])[:40] if pair else f"[{index}]"
 
@@ -176,18 +199,25 @@ class Changes:
         kinds: dict[str, Callable[[], Any]] = {
             "delete": lambda: holder.pop(index),
             "repeat": lambda: holder.insert(chance.randrange(len(holder) + 1), copied(holder[index])),
-            "replace": lambda: put(self.odd(chance)),
+            "replace": lambda: put(self.odd(chance, key)),
             "number": lambda: put(_number(value, chance)),
             "wrap": lambda: put(
                 chance.choice(([value], Map([[Raw("grid"), [value, self.odd(chance)]]]), Map([[Raw("name"), value]])))
             ),
-            "unwrap": lambda: put(value[0][1] if isinstance(value, Map) and value else value[0] if isinstance(value, list) and value else Raw("null")),
+            "unwrap": lambda: put(
+                value[0][1]
+                if isinstance(value, Map) and value
+                else value[0]
+                if isinstance(value, list) and value
+                else Raw("null")
+            ),
         }
         weights = {"delete": 2, "repeat": 1, "replace": 6, "number": 2, "wrap": 1, "unwrap": 1}
         if pair:
             kinds["rename"] = lambda: holder[index].__setitem__(0, self.key(holder[index][0], chance))
             kinds["insert"] = lambda: holder.insert(index, [copied(chance.choice(self.keys)), self.odd(chance)])
-            kinds["field"] = lambda: holder.insert(index, [Raw(_field(holder, chance)), self.odd(chance)])
+            field = _field(holder, chance)
+            kinds["field"] = lambda: holder.insert(index, [Raw(field), self.odd(chance, field)])
             weights |= {"rename": 2, "insert": 2, "field": 4}
         kind = chance.choices(list(weights), list(weights.values()))[0]
         kinds[kind]()
@@ -220,7 +250,9 @@ def _number(value: Any, chance: random.Random) -> Any:
         number = float(flow(value))
     except ValueError:
         return Raw(chance.choice(WORDS))
-    other = chance.choice((number * 1000, -number, number + 0.5, number * 1e300, number / 1e300, number + 1, 0.0, 1 - number))
+    other = chance.choice(
+        (number * 1000, -number, number + 0.5, number * 1e300, number / 1e300, number + 1, 0.0, 1 - number)
+    )
     return Raw(repr(int(other)) if chance.random() < 0.5 and abs(other) < 1e18 else repr(other).replace("inf", ".inf"))
 
 
@@ -274,14 +306,20 @@ def text(data: bytes, chance: random.Random) -> tuple[bytes, str]:
         lines[line] = lines[line].lstrip()
         return b"\n".join(lines), f"line {line + 1} moved out"
     if kind == 11:
-        return data.replace(b"\n", chance.choice((b"\r\n", b"\r", b"\x0b", b"\xe2\x80\xa8", b"\n\n"))), "other line ends"
+        return data.replace(
+            b"\n", chance.choice((b"\r\n", b"\r", b"\x0b", b"\xe2\x80\xa8", b"\n\n"))
+        ), "other line ends"
     if kind == 12:
-        start = chance.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"%YAML 1.1\n---\n", b"---\n", b"--- !x\n", b"\x1b[2J", b"\t"))
+        start = chance.choice(
+            (b"\xef\xbb\xbf", b"\xff\xfe", b"%YAML 1.1\n---\n", b"---\n", b"--- !x\n", b"\x1b[2J", b"\t")
+        )
         return start + data, f"{start!r} before it"
     if kind == 13:
         return data.decode().encode(chance.choice(("utf-16", "utf-32", "utf-8-sig", "utf-16-be"))), "another encoding"
     if kind == 14:
-        end = chance.choice((b"\n...\n", b"\n---\n", b"\n--- {}\n", b"\0", b"#" * 10**6, b"\n" * 10**6, b" " * 10**6, b'\n"'))
+        end = chance.choice(
+            (b"\n...\n", b"\n---\n", b"\n--- {}\n", b"\0", b"#" * 10**6, b"\n" * 10**6, b" " * 10**6, b'\n"')
+        )
         return data + end, f"{end[:8]!r} behind it ({len(end)} bytes)"
     other = chance.randrange(len(lines))
     lines[line], lines[other] = lines[other], lines[line]

@@ -57,11 +57,11 @@ def command(request: dict[str, Any], memory_mb: int) -> int:
         code = cli.main()
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (as Python's own end)
         traceback.print_exc()
         code = 1
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     try:
         threading._shutdown()  # type: ignore[attr-defined]
@@ -162,9 +162,11 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, say_where)
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
-    print("ready", file=answers, flush=True)
+    answers.write("ready\n")
+    answers.flush()
     for line in sys.stdin:
-        print(json.dumps(play(json.loads(line), HEAVY_MB if heavy else LIGHT_MB)), file=answers, flush=True)
+        answers.write(json.dumps(play(json.loads(line), HEAVY_MB if heavy else LIGHT_MB)) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

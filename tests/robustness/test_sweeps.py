@@ -73,7 +73,8 @@ class Damaged(Case):
 
     def __init__(self, family: str, number: int, corpus: Corpus, folder: Path) -> None:
         self.corpus, self.chance = corpus, stream(family, number)
-        self.place = self.chance.randrange(len(corpus.paths))
+        own = [place for place, path in enumerate(corpus.paths) if path.stem in OWN]
+        self.place = self.chance.choice(own if own and self.chance.random() < 0.3 else range(len(corpus.paths)))
         self.source = corpus.paths[self.place]
         self.path = self.source.with_name(f"input-{family}-{number}.yaml")
         super().__init__(family, number, str(self.source.relative_to(corpus.tree)), folder)
@@ -90,7 +91,13 @@ class Damaged(Case):
         self.words += f": {words}"
 
 
-SWEEP_COMMANDS = (["check"],) * 5 + (["check", "--json"], ["check", "--smoke"], ["plan"], ["plan", "--json"], ["status"])
+SWEEP_COMMANDS = (["check"],) * 5 + (
+    ["check", "--json"],
+    ["check", "--smoke"],
+    ["plan"],
+    ["plan", "--json"],
+    ["status"],
+)
 SITE_COMMANDS = (["check", "--site"], ["plan", "--site"], ["plan", "--json", "--site"])
 
 
