@@ -48,7 +48,8 @@ PLACE = re.compile(r"\.(?:yaml|yml|py):\d+: ")
 # What is wrong with a file as a whole has no line.
 WHOLE = re.compile(
     r"file is empty|no such file|directory|binary file|not UTF-8|is no (?:sweep|site|file)|"
-    r"not a (?:sweep|site|regular)|over 1 MB|cannot be (?:read|opened)|too (?:large|long)|is a (?:folder|FIFO|pipe|socket|device)"
+    r"not a (?:sweep|site|regular)|over 1 MB|cannot be (?:read|opened)|too (?:large|long)|"
+    r"is a (?:folder|FIFO|pipe|socket|device)"
 )
 
 
@@ -59,10 +60,12 @@ class Step:
     argv: list[str]
     named: tuple[str, ...] = ()  # names of files; a refusal (exit code 2) begins with one of them and a line
     limit_s: float = LIMIT_S
-    quiet: bool = False  # a closed channel: nothing need be said
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str | None] = field(default_factory=dict)  # None: unset
     real: bool = False  # a process of its own, from its first import
-    stdout: str = ""  # another place for its output than a file
+    stdout: str = ""  # another place for its output than a file: a path, "closed", or "gone" (nobody reads)
+    stderr: str = ""  # likewise
+    limits: dict[str, int] = field(default_factory=dict)  # RLIMIT_...
+    interrupt_s: float | None = None  # Ctrl-C after this time
     heavy: bool = False  # it loads torch
 
     @property
@@ -140,7 +143,7 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
         found.append(f"exit code {outcome.code}")
     if outcome.code == 1 and step.name not in MAY_FAIL:
         found.append("exit code 1, which is for cells that failed")
-    if outcome.code not in (0, 141) and not said.strip() and not step.quiet:
+    if outcome.code not in (0, 141) and not said.strip() and not step.stderr:
         found.append(f"exit code {outcome.code}, and nothing said")
     if outcome.code == 2 and step.named and (problem := placeless(said, step.named)):
         found.append(f"{problem}: {said[:200]}")
@@ -197,15 +200,18 @@ class Server:
     def play(self, step: Step, folder: Path, number: int) -> Outcome:
         out, err = folder / f"{number}.out", folder / f"{number}.err"
         env = {"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
-        env |= {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | step.env
+        env |= {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        env = {key: value for key, value in (env | step.env).items() if value is not None}
         request = {
             "argv": step.argv,
             "cwd": str(folder / "work"),
             "env": env,
             "stdout": step.stdout or str(out),
-            "stderr": str(err),
+            "stderr": step.stderr or str(err),
             "limit_s": step.limit_s,
-            "in_process": not step.real,
+            "real": step.real,
+            "limits": step.limits,
+            "interrupt_s": step.interrupt_s,
         }
         assert self.process.stdin
         assert self.process.stdout
@@ -312,8 +318,11 @@ def keep(case: Case, found: list[str], steps: list[Step], outcomes: list[Outcome
             shutil.copyfile(path, folder / path.name)
     lines = [case.words, *found, ""]
     for step, outcome in zip(steps, outcomes, strict=True):
-        given = " ".join(f"{key}={shlex.quote(value)}" for key, value in step.env.items())
-        lines.append(f"$ {given} nagbench {shlex.join(step.argv)}")
+        given = [f"-u {key}" if value is None else f"{key}={shlex.quote(value)}" for key, value in step.env.items()]
+        words = f" >{step.stdout}" * bool(step.stdout) + f" 2>{step.stderr}" * bool(step.stderr)
+        words += f" ({step.limits})" * bool(step.limits)
+        words += f" (Ctrl-C after {step.interrupt_s} s)" * (step.interrupt_s is not None)
+        lines.append(f"$ {' '.join(['env', *given])} nagbench {shlex.join(step.argv)}{words}")
         lines.append(f"[{outcome.code}, {outcome.seconds:.1f} s] {outcome.err[-3000:]}{outcome.logged[-3000:]}")
     (folder / "what.txt").write_text("\n".join(lines), errors="replace")
 

@@ -44,15 +44,19 @@ def command(request: dict[str, Any], memory_mb: int) -> int:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    for number, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY
-        os.dup2(os.open(name, flags, 0o600), number)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, request["stdout"]), (2, request["stderr"])):
+        _connect(number, name)
+    limits = {"RLIMIT_DATA": memory_mb << 20} | request["limits"]
+    for name, limit in limits.items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["real"]:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        os.execv(sys.executable, [sys.executable, "-m", "orchestrator.cli", *request["argv"]])
     sys.argv = ["nagbench", *request["argv"]]
     cli = importlib.import_module("orchestrator.cli")
-    if request["in_process"]:
-        _workers_in_this_process()
+    _workers_in_this_process()
     try:
         code = cli.main()
     except SystemExit as end:
@@ -71,6 +75,19 @@ def command(request: dict[str, Any], memory_mb: int) -> int:
     except (OSError, ValueError):
         return 120  # as Python's own end
     return code or 0
+
+
+def _connect(number: int, name: str) -> None:
+    """Make standard output or error what a request says: a file, nothing, or a pipe that nobody reads."""
+    if name == "closed":
+        os.close(number)
+    elif name == "gone":
+        read, write = os.pipe()
+        os.dup2(write, number)
+        os.close(read)
+        os.close(write)
+    else:
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
 
 
 def _workers_in_this_process() -> None:
@@ -120,8 +137,11 @@ def play(request: dict[str, Any], memory_mb: int) -> dict[str, Any]:
             code = command(request, memory_mb)
         finally:
             os._exit(code)
-    where = ""
+    where, interrupt_s = "", request["interrupt_s"]
     while True:
+        if interrupt_s is not None and time.monotonic() - start > interrupt_s:
+            os.kill(pid, signal.SIGINT)
+            interrupt_s = None
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             break
