@@ -149,7 +149,8 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
         found.append(f"{problem}: {said[:200]}")
     if len(said) > LONGEST:
         found.append(f"a message of {len(said):,} letters: {said[:100]}")
-    if hidden := {letter for letter in said + outcome.out if _unseen(letter)}:
+    hidden = {letter for letter in said + outcome.out if _unseen(letter)}
+    if hidden and not step.env.get("FORCE_COLOR"):  # with it, colours are right
         found.append(f"raw control characters in the output: {sorted(hidden)!r}")
     if outcome.code == 0 and "--json" in step.argv and not step.stdout:
         try:
