@@ -166,7 +166,7 @@ def _lie(store: Path, path: Path, chance: random.Random) -> Change:
         if path.suffix == ".json":
             made, words = _record(json.loads(data), chance)
         elif path.name == "network.safetensors":
-            made, words = _network(data, chance)
+            made, words = network(data, chance)
         else:
             made, words = _arrays(data, chance)
     except (ValueError, KeyError):  # no longer of its kind: a change before this one
@@ -253,7 +253,7 @@ def _arrays(data: bytes, chance: random.Random) -> tuple[bytes, str]:
     return pack(arrays, record), f"{name} {kind}"
 
 
-def _network(data: bytes, chance: random.Random) -> tuple[bytes, str]:
+def network(data: bytes, chance: random.Random) -> tuple[bytes, str]:
     """A network whose description, table of tensors or weights lie."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])

@@ -315,7 +315,8 @@ def text(data: bytes, chance: random.Random) -> tuple[bytes, str]:
         )
         return start + data, f"{start!r} before it"
     if kind == 13:
-        return data.decode().encode(chance.choice(("utf-16", "utf-32", "utf-8-sig", "utf-16-be"))), "another encoding"
+        other = chance.choice(("utf-16", "utf-32", "utf-8-sig", "utf-16-be"))
+        return data.decode(errors="replace").encode(other), "another encoding"
     if kind == 14:
         end = chance.choice(
             (b"\n...\n", b"\n---\n", b"\n--- {}\n", b"\0", b"#" * 10**6, b"\n" * 10**6, b" " * 10**6, b'\n"')

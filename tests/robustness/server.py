@@ -57,6 +57,9 @@ def command(request: dict[str, Any], memory_mb: int) -> int:
     sys.argv = ["nagbench", *request["argv"]]
     cli = importlib.import_module("orchestrator.cli")
     _workers_in_this_process()
+    if request["undo"]:
+        module, _, name = request["undo"].partition(":")
+        setattr(importlib.import_module(module), name, lambda *args, **options: None)
     try:
         code = cli.main()
     except SystemExit as end:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.robustness import damaged_yaml
-from tests.robustness.cases import ROOT, Case, Step, check, stream
+from tests.robustness.cases import ROOT, Case, Step, check, play_all, stream, verdict
 from tests.robustness.damaged_yaml import Changes, odd_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -109,6 +110,37 @@ class Sweep(Damaged):
         return [Step([words[0], str(self.path), *words[1:], *store], named=(self.path.name,))]
 
 
+class Real(Sweep):
+    """The same in a process of its own, from its first import."""
+
+    def make(self) -> list[Step]:
+        return [replace(step, real=True, limit_s=20.0) for step in super().make()]
+
+
+class Smoke(Damaged):
+    """A sweep that is opened in depth, and run where it is good."""
+
+    def make(self) -> list[Step]:
+        self.damage()
+        store = ["--store", str(self.folder / "work" / "store"), "--tracking", "none", "--workers", "1"]
+        deep = Step(["check", str(self.path), "--deep"], named=(self.path.name,), heavy=True, limit_s=30.0)
+        run = Step(["run", str(self.path), "--smoke", *store], named=(self.path.name,), heavy=True, limit_s=60.0)
+        return [deep, run]
+
+
+class Undone(Case):
+    """Values nested without end, with the check for it or without."""
+
+    def __init__(self, undo: str, folder: Path) -> None:
+        self.undo = undo
+        super().__init__("undone", 0, "nested", folder)
+
+    def make(self) -> list[Step]:
+        path = self.folder / "work" / "nested.yaml"
+        path.write_text("name: " + "[" * 3000 + "]" * 3000)
+        return [Step(["check", str(path)], named=("nested.yaml",), undo=self.undo)]
+
+
 class Site(Damaged):
     def make(self) -> list[Step]:
         self.damage()
@@ -120,6 +152,24 @@ class Site(Damaged):
 def test_sweeps(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sweeps/**/*.yaml")
     check(lambda number: Sweep("sweep", number, corpus, tmp_path / str(number)), "sweep", 6000)
+
+
+def test_processes(tree: Path, tmp_path: Path) -> None:
+    corpus = Corpus(tree, "sweeps/**/*.yaml")
+    check(lambda number: Real("process", number, corpus, tmp_path / str(number)), "process", 20)
+
+
+def test_smoke_runs(tree: Path, tmp_path: Path) -> None:
+    corpus = Corpus(tree, "sweeps/*.yaml")
+    check(lambda number: Smoke("smoke", number, corpus, tmp_path / str(number)), "smoke", 50, heavy=True)
+
+
+def test_a_missing_check_is_found(tmp_path: Path) -> None:
+    """The harness can fail: without the limit of nesting there is a traceback."""
+    for undo, found in (("", 0), ("orchestrator.yaml_text:_limit", 1)):
+        played, failures = play_all(lambda _, undo=undo: Undone(undo, tmp_path / "case"), [0], heavy=False)  # type: ignore[misc]
+        assert (played, len(failures)) == (1, found)
+    assert "RecursionError" in verdict(played, failures)
 
 
 def test_sites(tree: Path, tmp_path: Path) -> None:
