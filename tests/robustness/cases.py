@@ -145,7 +145,13 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
         found.append(f"exit code {outcome.code}")
     if outcome.code == 1 and step.name not in MAY_FAIL:
         found.append("exit code 1, which is for cells that failed")
-    if outcome.code not in (0, 141) and not said.strip() and not step.stderr:
+    spoken = said + outcome.out * (outcome.code == 1)  # a table or a document says which cells
+    if (
+        outcome.code not in (0, 141)
+        and not spoken.strip()
+        and not step.stderr
+        and not (outcome.code == 1 and step.stdout)
+    ):
         found.append(f"exit code {outcome.code}, and nothing said")
     if outcome.code == 2 and step.named and (problem := placeless(said, step.named)):
         found.append(f"{problem}: {said[:200]}")
@@ -242,7 +248,7 @@ def look_around(outcome: Outcome, folder: Path) -> Outcome:
     for path in sorted(each for name in ("home", "tmp") for each in (folder / name).rglob("*")):
         if path.is_file() and path.stat().st_size < 10**6 and b"Traceback (most" in (data := path.read_bytes()):
             outcome.logged = data.decode(errors="replace")
-        elif path.is_relative_to(folder / "tmp"):
+        elif path.is_relative_to(folder / "tmp") and not path.name.startswith("torchinductor_"):  # torch's own cache
             outcome.left.append(str(path.relative_to(folder)))
     for name in ("tmp", "home"):
         shutil.rmtree(folder / name, ignore_errors=True)

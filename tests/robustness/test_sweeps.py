@@ -64,7 +64,8 @@ class Corpus:
     """The files of a pattern, read once."""
 
     def __init__(self, tree: Path, pattern: str) -> None:
-        self.tree, self.paths = tree, sorted(tree.glob(pattern))
+        self.tree = tree
+        self.paths = sorted(path for path in tree.glob(pattern) if not path.name.startswith("input-"))
         self.read = [damaged_yaml.read(path.read_text()) for path in self.paths]
         self.changes = Changes(self.read)
 
