@@ -1,5 +1,6 @@
 # make demo: install and run the digits sweep.   make test: install and run every test but those of whole clusters.
 # make cluster: the tests on a real Slurm and a real Ray of our own (the first needs Debian's Slurm, and root).
+# make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: the oldest libraries allowed.
 # make faults: every fault of a Slurm cluster, once.   make soak: in random order, ten rounds, and on Ray.   make lint: ruff and mypy.
 # The Python to use: make PYTHON=python3.12 test
 PYTHON ?= python3
@@ -7,13 +8,19 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 ROUNDS ?= 10
 
-.PHONY: demo test cluster faults soak lint clean
+.PHONY: demo test robustness lower-bounds cluster faults soak lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest --ignore tests/slurm --ignore tests/ray
+	$(VENV)/bin/python -m pytest --ignore tests/slurm --ignore tests/ray -m "not slow"
+
+robustness: $(STAMP)
+	$(VENV)/bin/python -m pytest -s -m slow tests/robustness
+
+lower-bounds:
+	PYTHON=$(PYTHON) .ci/lower_bounds
 
 cluster: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/slurm tests/ray --ignore tests/slurm/test_faults.py

@@ -233,7 +233,7 @@ def generator(
 
 def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.Module:
     """A network with its initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
-    left_on_meta = torch.get_default_device().type == "meta"
+    left_on_meta = torch.empty(0).is_meta  # torch 2.6 tells it by a tensor alone
     with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
         network = make()
     if not left_on_meta:

@@ -11,7 +11,17 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction, convert
 from nag.registry import Int, method
-from nag.samplers.stepping import FIRST_LEVEL, Draw, Observe, levels, march, predict, reaches_data, undetermined
+from nag.samplers.stepping import (
+    FIRST_LEVEL,
+    STEPS_AT_MOST,
+    Draw,
+    Observe,
+    levels,
+    march,
+    predict,
+    reaches_data,
+    undetermined,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +40,7 @@ class EulerMaruyama:
     it is t / (1 - t), infinite where sampling starts.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=2)]
+    steps: Annotated[Int, pydantic.Field(ge=2, le=STEPS_AT_MOST)]
     diffusion: Literal["sigma", "constant", "linear", "decreasing", "increasing-decreasing"] = "sigma"
     last_step: Literal["mean", "euler", "none"] = "mean"
     last_step_size: Annotated[float, pydantic.Field(gt=0, lt=1)] = LAST_STEP_SIZE

@@ -10,7 +10,17 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
 from nag.registry import Int, method
-from nag.samplers.stepping import Draw, Observe, data, march, ode_levels, reaches_data, undetermined, velocity
+from nag.samplers.stepping import (
+    STEPS_AT_MOST,
+    Draw,
+    Observe,
+    data,
+    march,
+    ode_levels,
+    reaches_data,
+    undetermined,
+    velocity,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +34,7 @@ class Heun:
     t = 1/1000 and returns the predicted x_0, with one call: one less than `network_calls` says.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1)]
+    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
 
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 2

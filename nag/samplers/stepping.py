@@ -18,6 +18,7 @@ Observe = Callable[[int, float, "torch.Tensor"], None]  # (k, t, x)
 
 
 FIRST_LEVEL = 1 / LEVELS  # below it a network of trained betas has never been asked
+STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
 class Sampler(Protocol):

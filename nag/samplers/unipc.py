@@ -11,7 +11,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
 from nag.registry import Int, method
-from nag.samplers.stepping import Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
+from nag.samplers.stepping import STEPS_AT_MOST, Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ class UniPC:
     exactly the state's level. The first step, and the last, which returns x_0, are of order 1.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1)]
+    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
 
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 3  # UniPC-p is of order p + 1 (theorem 3.1)

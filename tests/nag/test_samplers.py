@@ -37,6 +37,14 @@ def sampled_by(sampler):
     return replace(field, interpolant=VP()) if sampler.refuses(field.interpolant, field.predicts) else field
 
 
+@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize("steps", [0, -3, 10**6, 10**12, 2**63 - 1])
+def test_how_many_steps(name, steps):
+    """A sampler that could never end, or whose grid no memory holds, is refused when it is described."""
+    with pytest.raises(pydantic.ValidationError, match="steps"):
+        build("samplers", name, steps=steps)
+
+
 class Draws:
     """Fixed normal draws, float64, that remember which of them were asked for."""
 

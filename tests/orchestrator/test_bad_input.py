@@ -131,13 +131,13 @@ VALUES = [
     ),
     ("hidden: 64", "hidden: 66", "5: networks.sit.model: hidden (66) must be a multiple of heads (4)."),
     (DATA, "data: {name: digits, size: 8}", "4: networks.sit.data: unknown key 'size'. Known: none."),
-    ("steps: 10", "steps: 10.5", "7: sampler.steps: expected a whole number of at least 1, got 10.5."),
-    ("steps: 10", "steps: 1_0", "7: sampler.steps: expected a whole number of at least 1, got '1_0'. Write 10."),
+    ("steps: 10", "steps: 10.5", "7: sampler.steps: expected a whole number from 1 to 100000, got 10.5."),
+    ("steps: 10", "steps: 1_0", "7: sampler.steps: expected a whole number from 1 to 100000, got '1_0'. Write 10."),
     ("steps: 10", "step: 10", "7: sampler: unknown key 'step'. Did you mean 'steps'? Known: steps."),
     (": euler", ": eular", f"7: sampler.name: unknown name 'eular'. Did you mean 'euler'? {SAMPLERS}"),
     (": euler", ": 3", "7: sampler.name: expected text, got 3."),
     (SAMPLER, "10", "7: sampler: expected a mapping such as {name: euler, steps: 10}, got 10."),
-    (SAMPLER, "euler", "7: sampler: 'steps' is missing; it is a whole number of at least 1."),
+    (SAMPLER, "euler", "7: sampler: 'steps' is missing; it is a whole number from 1 to 100000."),
     (SAMPLER, "{steps: 10}", f"7: sampler: 'name' is missing. {SAMPLERS}"),
     (
         SAMPLER,
@@ -373,12 +373,12 @@ ARMS = [
     (
         PLAIN,
         "plain: {sampler: {steps: null}}",
-        "11: arms.plain.sampler: 'steps' is missing; it is a whole number of at least 1.",
+        "11: arms.plain.sampler: 'steps' is missing; it is a whole number from 1 to 100000.",
     ),
     (
         PLAIN,
         "plain: {sampler: heun}",
-        "11: arms.plain.sampler: 'steps' is missing; it is a whole number of at least 1.",
+        "11: arms.plain.sampler: 'steps' is missing; it is a whole number from 1 to 100000.",
     ),
     (
         "noise_dropout: 0.15, ",
