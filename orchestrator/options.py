@@ -1,6 +1,6 @@
 """The arguments that several commands share: what they are called, and what `--help` says of them."""
 
-import os
+import os.path
 from typing import Annotated
 
 import typer
@@ -29,5 +29,5 @@ UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only,
 
 
 def absolute(store: str) -> str:
-    """A store as other machines can open it."""
-    return store if "://" in store else os.path.abspath(store)
+    """A store as other machines can open it. An empty one is refused where it is opened."""
+    return store if "://" in store or not store.strip() else os.path.abspath(os.path.expanduser(store))

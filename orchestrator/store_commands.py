@@ -22,6 +22,7 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.options import DeviceOption, JsonOption, SmokeOption, StoreOption, SweepArgument
 
+PREFIX = "nagbench-score-"  # of the folder of a score that is not kept
 COLUMNS = {  # of `du`: the kinds of task whose files it adds up
     "samples": ("sample",),
     "features": ("extract",),
@@ -184,7 +185,8 @@ def score(
 
     plan = scoring.planned(samples, reference, features or [], metrics or [], count)
     with contextlib.ExitStack() as stack:
-        folder = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="nagbench-score-"))
+        made = contextlib.nullcontext(store) if store is not None else tempfile.TemporaryDirectory(prefix=PREFIX)
+        folder = stack.enter_context(made)
         opened = open_store(folder)
         options = Options(device=device, micro_batch=micro_batch)
         workers = min(2, len(os.sched_getaffinity(0)))

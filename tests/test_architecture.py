@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Each file of orchestrator/ imports only from the ones before it.
 ORDER = [
     "errors",
+    "folders",
     "causes",
     "identity",
     "yaml_text",
@@ -29,6 +30,7 @@ ORDER = [
     "scorers",
     "papers",
     "spec",
+    "layout",
     "store",
     "tasks",
     "builder",
