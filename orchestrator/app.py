@@ -87,7 +87,7 @@ def read_plan(
 def open_store(url: str) -> Store:
     from orchestrator.store import Store
 
-    store = Store(url)
+    store = Store(url, lambda text: err.print(text, style="yellow", markup=False))
     store.check_format()
     return store
 

@@ -28,9 +28,8 @@ from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
 from orchestrator.display import address
-from orchestrator.engine import plan_checksum
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, plan_checksum
 from orchestrator.site import STAGES, Site
 from orchestrator.snapshot import snapshot
 from orchestrator.store import Store

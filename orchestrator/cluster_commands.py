@@ -109,7 +109,7 @@ class Reconcile:
 def reconcile(begun: Campaign) -> int:
     """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
     from orchestrator import engine
-    from orchestrator.plan import plan
+    from orchestrator.plan import plan, plan_checksum
     from orchestrator.report.comparisons import compare
     from orchestrator.report.progress import Lines
     from orchestrator.report.results import collect
@@ -120,7 +120,7 @@ def reconcile(begun: Campaign) -> int:
     observer = Lines(err)
     sweep = read_sweep(begun.sweep, smoke=begun.smoke, text=begun.text)
     found, opened = plan(sweep, frozenset(begun.arms) or None), open_store(begun.store)
-    if engine.plan_checksum(found) != begun.plan:
+    if plan_checksum(found) != begun.plan:
         observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
         return 2
     site = read_site(begun.site)

@@ -161,10 +161,10 @@ class Usage:
 
 
 def usage(store: Store, plan: Plan | None = None) -> Usage:
-    """By sweep; of one sweep, by arm. Raises BadInput where a plan of the store cannot be read."""
+    """By sweep; of one sweep, by arm. A plan of the store that cannot be read is passed over."""
     users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
     if plan is None:
-        for recorded in Plans(store).live():
+        for recorded in Plans(store).live(lenient=True):
             for digest, task in recorded.tasks.items():
                 users[digest][recorded.sweep] = task.kind
     else:

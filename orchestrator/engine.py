@@ -16,21 +16,20 @@ from typing import Any, Protocol
 from orchestrator.absent import refuse
 from orchestrator.backends import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.bundles import bundles, step_units, units, without
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, Passing
-from orchestrator.identity import canonical, checksum, members
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, Passing
 from orchestrator.kept import Tidier
-from orchestrator.plan import Done, Plan, missing
+from orchestrator.plan import Done, Plan, missing, plan_checksum
 from orchestrator.retries import Decision, decide, hopeless
 from orchestrator.store import Store
 from orchestrator.tasks import (
     BLOCK_KINDS,
     ORIGINAL,
-    asset_folder,
+    assets,
     attempts,
-    code_name,
-    code_record,
+    code,
     file_name,
     plan_name,
+    stored,
 )
 
 REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
@@ -129,7 +128,8 @@ class _Run:
         reachable = self._reachable(todo, {*self.failed, *held})
         new = without(reachable, list(self.flying.values()))
         if new:
-            take_in(self.plan, self.store, new)
+            for name in take_in(self.plan, self.store, new):
+                self.observer.note(f"{self.store.path(name)} was not what this sweep put there; it was set aside")
             self._queue(new, reachable, decisions)
         return bool(new or held)
 
@@ -205,6 +205,7 @@ class _Run:
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1
+            keep_plan(self.plan, self.store)  # that may be what is damaged
             if self.repairs > REPAIRS_AT_MOST:
                 raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
         if end.outcome == "held":
@@ -294,15 +295,15 @@ class _Run:
 NOT_TRIED = "not tried"
 
 
-def plan_checksum(plan: Plan) -> str:
-    """The name of a plan in stores: its content decides it."""
-    return checksum(canonical(plan.document()).encode())
-
-
 def keep_plan(plan: Plan, store: Store) -> str:
     """Write the plan into the store; its name."""
     name = plan_checksum(plan)
-    if not store.exists(plan_name(name)):
+    try:
+        stored.read(store, name)
+    except MissingFile:
+        store.create_record(plan_name(name), plan.document())
+    except CorruptFile:  # something else was put in its place
+        store.remove(plan_name(name))
         store.create_record(plan_name(name), plan.document())
     folder = f"sweeps/{plan.sweep.name}"
     while True:
@@ -314,34 +315,31 @@ def keep_plan(plan: Plan, store: Store) -> str:
         store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)})
 
 
-def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> None:
+def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> list[str]:
     """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
-    machine, and what is queued does not change with those files. Raises BadInput for one that is not there, or is in
-    the cache of weights and not what its name says.
+    machine, and what is queued does not change with those files. Returns the files of the store that had other content
+    under their names, and were set aside. Raises BadInput for one that is not there, or is in the cache of weights and
+    not what its name says.
     """
     from nag.weights import check_cached
 
     refuse(plan)
-    for source, code in plan.sweep.code.items():
-        for path, data in code.files.items():
-            if not store.exists(code_name(source, path)):
-                store.create(code_name(source, path), data)
-        store.create_record(code_record(source), code.manifest)
+    others = [name for each in plan.sweep.code.values() for name in code.keep(store, each)]
     for digest in todo:
         task = plan.tasks[digest]
         if task.source and not store.exists(file_name(digest, ORIGINAL)):
             store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
     for found in plan.outside.values():
         content = found.content
-        if not found.copied or store.list(asset_folder(content)):
+        if not found.copied or assets.is_there(store, content):
             continue
         place = Path(found.place)
         try:
             check_cached(place)
         except ValueError as error:
             raise BadInput(f"{error}") from error
-        for file in [place / name for name in members(found.place)] if place.is_dir() else [place]:
-            store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())
+        others += assets.keep(store, content, place)
+    return others
 
 
 def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -8,13 +8,15 @@ NagbenchError
 └── TaskError           exit 1: a task could not do its work
     ├── NotFinite       a network or a training turned NaN or infinite
     └── CorruptFile     a file of the store does not match its checksum; it has been set aside
-        └── MissingFile     a file of the store is not there, or not any more
+        ├── MissingFile     a file of the store is not there, or not any more
+        └── Unreadable      exit 3: a file of the store cannot be read (permissions, no regular file); it stays
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from orchestrator.display import brief, message
 
@@ -65,6 +67,24 @@ class CorruptFile(TaskError):
 
 class MissingFile(CorruptFile, FileNotFoundError):
     pass
+
+
+class Unreadable(CorruptFile):
+    exit_code = 3
+
+
+@contextlib.contextmanager
+def file_errors(what: str, kind: type[NagbenchError] = EnvironmentProblem) -> Iterator[None]:
+    """Turn what a file system says (no space, no permission, a folder where a file should be) into an error of ours.
+
+    what: the start of the sentence, such as "report.html cannot be written".
+    """
+    try:
+        yield
+    except NagbenchError:  # MissingFile is an OSError too
+        raise
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}.") from error
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

@@ -38,7 +38,8 @@ def checksum(data: bytes | memoryview) -> str:
 
 
 def content(path: str, *, compute: bool = True) -> str:
-    """The checksum of a file, kept by its path, size and time of change, so that a large one is read once.
+    """The checksum of a file, kept by its path, size and times, so that a large one is read once. A program can set the
+    time of change that `ls` shows, but not that of the inode, so another file in its place is read.
 
     Without `compute` it is only looked up; a file that was never read has a name of its own then, equal to no other.
     A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash. Raises OSError,
@@ -50,7 +51,8 @@ def content(path: str, *, compute: bool = True) -> str:
     if what := irregular(path):
         raise BadInput(f"{path} is {what}; a file or folder is needed.")
     stat = os.stat(path)
-    key = canonical([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+    known = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    key = canonical([os.path.realpath(path), *known])
     kept = folder("content") / digest(key)
     try:
         return kept.read_text()

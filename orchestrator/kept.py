@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from orchestrator import folders, layout
 from orchestrator.errors import BadInput, CorruptFile
 from orchestrator.plan import Done, Plan, missing
 from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Task, plan_name
+from orchestrator.tasks import BLOCK_KINDS, Task, stored
 
 SCORED = ("score", "measure")  # the tasks that a cell is for
 ABANDONED_S = 86400.0  # an unfinished file so old has no writer any more
+UNFINISHED = re.compile(folders.TEMPORARY)
+FOLDERS = {"assets", "attempts", "blocks", "code", "files", "leases", "plans", "quarantine", "records", "sweeps"}
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,24 @@ class Plans:
     store: Store
     known: dict[str, tuple[Recorded, str]] = field(default_factory=dict)  # by name, with the sweep's text
 
-    def live(self) -> list[Recorded]:
-        """Raises BadInput where the newest plan of a sweep cannot be read: then nobody knows what it wants."""
+    def live(self, lenient: bool = False) -> list[Recorded]:
+        """Raises BadInput where the newest plan of a sweep cannot be read: then nobody knows what it wants. lenient:
+        pass it over; for who deletes nothing.
+        """
         found: dict[str, Recorded] = {}
-        for sweep in self.store.list("sweeps"):
-            entries = self.store.list(f"sweeps/{sweep}")[::-1]
+        for sweep in self.store.list("sweeps", strict=True):
+            entries = self.store.list(f"sweeps/{sweep}", strict=True)[::-1]
             if not entries:
                 continue
             try:
                 newest, text = self._read(sweep, entries[0])
             except CorruptFile as error:
+                if lenient:
+                    self.store.pass_over(f"sweeps/{sweep}/{entries[0]}", f"names a plan that cannot be used: {error}")
+                    continue
                 raise BadInput(
                     f"the newest plan of sweep {sweep} in store {self.store.url} is damaged, so nobody knows what it "
-                    "wants to keep: run that sweep again first"
+                    f"wants to keep: run that sweep again first ({error})"
                 ) from error
             found[newest.name] = newest
             for entry in entries[1:]:
@@ -97,26 +106,10 @@ class Plans:
     def _read(self, sweep: str, entry: str) -> tuple[Recorded, str]:
         name = self.store.read_record(f"sweeps/{sweep}/{entry}", repair=False)["plan"]
         if name not in self.known:
-            held = self.store.read_record(plan_name(name), repair=False)
-            tasks = _ordered({k: Task(t["kind"], t["params"], tuple(t["inputs"])) for k, t in held["tasks"].items()})
+            held = stored.read(self.store, name)
             kept, goals = held.get("keep", "samples"), frozenset(held["goals"])
-            self.known[name] = Recorded(held["sweep"], name, kept, tasks, held["blocks"], goals), held["text"]
+            self.known[name] = Recorded(held["sweep"], name, kept, held["tasks"], held["blocks"], goals), held["text"]
         return self.known[name]
-
-
-def _ordered(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Inputs before what needs them; JSON has them by name."""
-    found: dict[str, Task] = {}
-
-    def add(digest: str) -> None:
-        if digest in tasks and digest not in found:
-            for source in tasks[digest].inputs:
-                add(source)
-            found[digest] = tasks[digest]
-
-    for digest in tasks:
-        add(digest)
-    return found
 
 
 class Tidier:
@@ -162,9 +155,7 @@ class Tidier:
             if any(holder.wants(digest, done) for holder in holders):
                 continue
             folder = folder_of(self.mine.tasks[digest])
-            for name in self.store.list(folder):
-                self.store.delete(f"{folder}/{name}")
-                count += 1
+            count += sum(self.store.delete(f"{folder}/{name}") for name in self.store.list(folder))
         return count
 
 
@@ -201,8 +192,8 @@ def _walk(root: str) -> Iterator[File]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = os.path.join(folder, name)
-            with contextlib.suppress(FileNotFoundError):
-                stat = os.stat(path)
+            with contextlib.suppress(OSError):
+                stat = os.lstat(path)
                 yield File(os.path.relpath(path, root).replace(os.sep, "/"), stat.st_size, stat.st_mtime)
 
 
@@ -221,23 +212,25 @@ class Garbage:
 def garbage(store: Store, quarantine: bool = False) -> list[Garbage]:
     """What `gc` would remove. quarantine: also what was set aside, and failed attempts at what is done by now.
 
-    Raises BadInput where a plan cannot be read, for then all of its results would be garbage.
+    Raises BadInput for a folder that is not a store, and where a plan cannot be read, for then all of its results would
+    be garbage.
     """
+    store.check_is_store()
     found = files(store)  # before the plans: what a run makes from now on has its plan written already
     wanted = _Wanted(store, Plans(store).live(), quarantine)
     return [Garbage(file, what) for file in found if (what := wanted.lacks(file))]
 
 
 def remove(store: Store, what: Iterable[Garbage]) -> None:
-    folders = set()
+    emptied = set()
     for each in what:
         store.delete(each.file.name)
         parts = each.file.name.split("/")[:-1]
-        folders |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+        emptied |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
     if store.local:
-        for folder in sorted(folders, reverse=True):  # inner ones first
+        for folder in sorted(emptied, reverse=True):  # inner ones first
             with contextlib.suppress(OSError):  # something else is in it
-                os.rmdir(store.path(folder))
+                folders.delete_folder(store.root, folder)
 
 
 class _Wanted:
@@ -252,7 +245,10 @@ class _Wanted:
         """Why a file is wanted by nobody, in a word; "" where it is wanted."""
         parts = file.name.split("/")
         if parts[-1].startswith("."):
-            return "unfinished" if 0 < file.time < time.time() - ABANDONED_S else ""
+            ours = parts[0] in FOLDERS and UNFINISHED.fullmatch(parts[-1])
+            return "unfinished" if ours and 0 < file.time < time.time() - ABANDONED_S else ""
+        if not layout.OURS.fullmatch(file.name):
+            return ""
         match parts:
             case ["blocks" | "files" | "attempts" | "leases" as kind, digest, *_] if digest not in self.tasks:
                 return kind
@@ -260,7 +256,7 @@ class _Wanted:
                 return "attempts"
             case ["records", _, name] if name.removesuffix(".json") not in self.tasks:
                 return "records"
-            case ["logs", name] if len(name) == 36 and name.removesuffix(".log") not in self.tasks:
+            case ["logs", name] if name.removesuffix(".log") not in self.tasks:
                 return "logs"
             case ["plans", name] if name.removesuffix(".json") not in self.plans:
                 return "plans"

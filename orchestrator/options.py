@@ -56,8 +56,8 @@ UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only,
 
 
 def absolute(store: str) -> str:
-    """A store as other machines can open it."""
-    return store if "://" in store else os.path.abspath(store)
+    """A store as other machines can open it. An empty one is refused where it is opened."""
+    return store if "://" in store or not store.strip() else os.path.abspath(os.path.expanduser(store))
 
 
 def check_device(device: str, processes: int = 1) -> None:

@@ -19,7 +19,7 @@ from nag.guidance.mixing import along_noise
 from orchestrator import identity
 from orchestrator.builder import Builder
 from orchestrator.errors import BadInput, unknown
-from orchestrator.identity import Outside, digest
+from orchestrator.identity import Outside, canonical, checksum, digest
 from orchestrator.published import Published
 from orchestrator.scorers import fed, of_training, reads_pixels, refusal, trained_on
 from orchestrator.store import Store
@@ -94,6 +94,11 @@ class Plan:
             "arms": {arm: sorted(found) for arm, found in self.arms.items()},
             "places": {found.content: found.place for found in self.outside.values() if not found.copied},
         }
+
+
+def plan_checksum(plan: Plan) -> str:
+    """The name of a plan in stores: its content decides it."""
+    return checksum(canonical(plan.document()).encode())
 
 
 def find_cell(plan: Plan, prefix: str) -> PlannedCell:

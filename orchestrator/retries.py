@@ -30,6 +30,7 @@ TIMEOUTS_TOGETHER, TIMEOUTS_ALONE = 2, 2  # of a block in a bundle, and then by 
 TIMEOUTS = 3  # of what cannot be split; the first may have got on to where it stands
 DOUBLINGS_AT_MOST = 3
 AVOIDED_AT_MOST = 4  # hosts that failed last
+HOST = re.compile(r"[A-Za-z0-9._,\[\]-]{1,253}")  # what is not one must not get into a job's options
 ALIKE_AT_MOST = 3  # cells of an arm that fail alike, before the rest of the arm is left
 
 STOPPED = "cancelled by the user"
@@ -92,7 +93,8 @@ def _of(attempts: Sequence[Attempt], *causes: str) -> list[Attempt]:
 
 def _hosts(attempts: Sequence[Attempt]) -> tuple[str, ...]:
     """Where they were, without repeats, the last few."""
-    newest = dict.fromkeys(attempt["host"] for attempt in reversed(attempts) if attempt.get("host"))
+    hosts = (str(attempt.get("host", "")) for attempt in reversed(attempts))
+    newest = dict.fromkeys(host for host in hosts if HOST.fullmatch(host))
     return tuple(reversed(list(newest)[:AVOIDED_AT_MOST]))
 
 

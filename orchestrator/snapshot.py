@@ -2,6 +2,9 @@
 
 Only the two packages are taken: the files that git tracks, with those that are new and not ignored (they run here too),
 or else all that is in their folders. The user's own files (`use`) are in the store already.
+
+What runs from a snapshot is trusted by its place, so that must be a folder that nobody else can write to or replace. A
+snapshot that is there already is compared file by file.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.folders import exposed
 from orchestrator.identity import checksum, digest
 
 PACKAGES = ("nag", "orchestrator")
@@ -28,7 +33,7 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
     """A folder below `folder`/code with the packages in it, for PYTHONPATH; the same one for the same code.
 
     packages: the folder that holds them; None: the ones that run. Raises BadInput if they are too large, and
-    EnvironmentProblem if they cannot be written.
+    EnvironmentProblem if they cannot be written, or if others could put code of theirs in their place.
     """
     root = packages or Path(__file__).resolve().parents[1]
     try:
@@ -37,6 +42,7 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
         raise EnvironmentProblem(f"the code in {root} cannot be read: {error}") from error
     made = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
     try:
+        _make_private(made.parent)
         if not _whole(made, content):
             _write(made, content)
     except OSError as error:
@@ -85,10 +91,33 @@ def _found(root: Path) -> Iterator[str]:
             yield path.relative_to(root).as_posix()
 
 
+def _make_private(folder: Path) -> None:
+    """Make a folder of this user's alone. Raises EnvironmentProblem where others could write to it, or replace it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)
+    if why := exposed(folder):
+        raise EnvironmentProblem(
+            f"{folder}: {why}, so they could put code of theirs there that your jobs would run. "
+            "Name a folder of your own as `folder` in the site file, or take that right away (chmod go-w)."
+        )
+
+
 def _whole(made: Path, content: dict[str, bytes]) -> bool:
-    """Whether every file is still there: some sites remove files that nobody has read for weeks."""
+    """Whether it has every file as it should be, and no others but what Python compiles of them. Some sites remove
+    files that nobody has read for weeks.
+    """
     try:
-        return all((made / name).stat().st_size == len(data) for name, data in content.items())
+        for folder, names, others in os.walk(made):
+            for name in (*names, *others):
+                path = Path(folder, name)
+                found, inside = path.lstat(), path.relative_to(made)
+                if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+                    return False
+                if name in others and inside.as_posix() not in content and inside.parent.name != "__pycache__":
+                    return False
+        return made.is_dir() and all((made / name).read_bytes() == data for name, data in content.items())
     except OSError:
         return False
 

@@ -1,7 +1,8 @@
 """Where results live: an fsspec URL. Nothing else in nagbench writes results to a file system.
 
 A file appears whole or not at all, and the first writer wins; nothing is ever changed in place. Every file carries the
-checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again.
+checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again. Others
+may write to a store: files of theirs are passed over, and nothing is made or deleted through a link (folders.py).
 
     plans/<checksum>.json               every task of a sweep as it was run, and the YAML
     sweeps/<name>/<number>.json         which plans the sweep of that name had, the newest last
@@ -31,7 +32,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.implementations.local import LocalFileSystem
 
 from nag import cache, locations
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, NagbenchError, Passing
+from orchestrator import folders, layout
+from orchestrator.errors import (
+    BadInput,
+    CorruptFile,
+    EnvironmentProblem,
+    MissingFile,
+    NagbenchError,
+    Passing,
+    Unreadable,
+)
 from orchestrator.identity import canonical, checksum
 
 if TYPE_CHECKING:
@@ -42,15 +52,20 @@ T = TypeVar("T")
 FORMAT = 1
 MARKER = "nagbench.json"
 AT_ONCE = 32  # questions to a remote file system
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
-CLAIM_S = 30.0  # a claim is made for the time of one rename
+NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # what stands in a file's place is not a file
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what stands where something is to be deleted
 
 
 class Store:
     """A folder on a local or remote file system. Paths are relative to it, with forward slashes."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, warn: Callable[[str], None] = lambda text: None) -> None:
+        """warn: is told, once each, what is passed over because it is not nagbench's or cannot be read."""
+        if not url.strip():
+            raise BadInput("the store is empty: name a folder or a URL, with --store or NAGBENCH_STORE.")
+        self.url, self.warn = url, warn
+        self._warned: set[str] = set()
+        self._is_store = False
         try:
             self.fs, root = locations.system(url, **({"use_listings_cache": False} if locations.is_url(url) else {}))
         except ValueError as error:
@@ -77,13 +92,23 @@ class Store:
         if not self.create(MARKER, canonical({"format": FORMAT}).encode()):
             self.check_format()
 
+    def check_is_store(self) -> None:
+        """Raises BadInput where there is no marker of ours: nothing is deleted in a folder that is not a store."""
+        if not self._is_store and not self.exists(MARKER):
+            raise BadInput(
+                f"{self.url} is not a store of nagbench (it has no {MARKER}), so nothing is deleted there. "
+                "Name the store, with --store or NAGBENCH_STORE."
+            )
+        self.check_format()
+        self._is_store = True
+
     def check_format(self) -> None:
         """Raises BadInput if there is a store of another format; a store that is not there yet is fine."""
         try:
             found = json.loads(self.read(MARKER)).get("format")
         except FileNotFoundError:
             return
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BadInput(f"store {self.url}: {MARKER} is not readable; is this a folder of nagbench?") from error
         if found != FORMAT:
             raise BadInput(
@@ -95,12 +120,11 @@ class Store:
         """Publish a whole file; False if there was one already, which then stays. Raises EnvironmentProblem if it
         cannot.
         """
-        path = self.path(name)
         try:
             if self.local:
-                return _create_local(path, data)
+                return folders.create(self.root, name, data)
             with self._reached(name):
-                return self._create_remote(path, data)
+                return self._create_remote(self.path(name), data)
         except FileExistsError:
             return False
         except OSError as error:
@@ -139,24 +163,56 @@ class Store:
             yield from pool.map(look, names)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises MissingFile."""
+        """The bytes of a file. Raises MissingFile, CorruptFile for what is not a file, Unreadable."""
         try:
+            if self.local:
+                return folders.read(self.path(name))
             with self._reached(name):
                 return self.fs.cat_file(self.path(name))
         except FileNotFoundError as error:
             raise MissingFile(f"{name} is not in the store; it will be made again") from error
         except NotADirectoryError as error:
+            if not os.path.exists(self.root) or os.path.isdir(self.root):
+                raise MissingFile(f"{name} is not in the store; it will be made again") from error
             raise EnvironmentProblem(f"store {self.url} is not a folder: {error}") from error
+        except PermissionError as error:
+            raise unreadable(self.path(name), error) from error
+        except OSError as error:
+            if error.errno in NO_FILE:
+                raise CorruptFile(f"{self.path(name)} cannot be read: {error.strerror}") from error
+            raise Passing(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
 
-    def list(self, folder: str) -> list[str]:
-        """Names in a folder, sorted; empty if it is not there. Unfinished files are left out."""
+    def list(self, folder: str, strict: bool = False) -> list[str]:
+        """Names in a folder, sorted; empty if it is not there. Names that are not nagbench's are passed over.
+
+        strict: raise EnvironmentProblem for a folder that cannot be read, rather than pass it over.
+        """
         path = self.path(folder)
         try:
             with self._reached(folder):
                 names = os.listdir(path) if self.local else [posixpath.basename(n) for n in self.fs.ls(path, False)]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
-        return sorted(name for name in names if not name.startswith("."))
+        except NotADirectoryError:
+            if os.path.isdir(self.root):
+                self.pass_over(folder, "is not a folder")
+            return []
+        except OSError as error:
+            if strict or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
+                raise Passing(f"{path} cannot be read: {error.strerror or error}.") from error
+            self.pass_over(folder, f"cannot be read ({error.strerror})")
+            return []
+        found = sorted(name for name in names if layout.is_name(folder, name))
+        others = sorted(name for name in set(names).difference(found) if not name.startswith("."))
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            self.pass_over(folder, f"has files that are not nagbench's: {others[0][:80]!r}{more}")
+        return found
+
+    def pass_over(self, name: str, why: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            self.warn(f"Passed over: {self.path(name)} {why}.")
 
     def local_copy(self, folder: str) -> str:
         """A folder of files that never change, as one of this machine: the store's own, or a copy in a cache."""
@@ -166,7 +222,7 @@ class Store:
         target = base / checksum(self.url.encode()) / folder
         for name in self.list(folder):
             if not (target / name).exists():
-                _create_local(str(target / name), self.read(f"{folder}/{name}"))
+                folders.create(str(target), name, self.read(f"{folder}/{name}"))
         return str(target)
 
     def exists(self, name: str) -> bool:
@@ -175,22 +231,59 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Set a file aside under quarantine/, so that it is made again and can still be looked at."""
-        kept = self.path(f"quarantine/{name}.{uuid.uuid4().hex[:8]}")
-        if self.local:  # an object store has no folders, and s3fs would try to make the bucket
-            self.fs.makedirs(posixpath.dirname(kept), exist_ok=True)
+        self.check_is_store()
+        kept = f"quarantine/{name}.{uuid.uuid4().hex[:8]}"
         try:
+            if self.local:  # an object store has no folders, and s3fs would try to make the bucket
+                folders.move(self.root, name, kept)
+                return
             with self._reached(name):
-                self.fs.mv(self.path(name), kept)
+                self.fs.mv(self.path(name), self.path(kept))
         except FileNotFoundError:
             return  # another process was faster
+        except OSError as error:
+            words = error.strerror or error
+            raise EnvironmentProblem(f"{self.path(name)} is damaged and cannot be set aside: {words}.") from error
 
-    def delete(self, name: str) -> None:
-        """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease)."""
+    def delete(self, name: str) -> bool:
+        """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease). A folder, and
+        what lies behind a link, stays: False.
+        """
+        self.check_is_store()
         try:
-            with self._reached(name):
-                self.fs.rm_file(self.path(name))
+            if self.local:
+                folders.delete(self.root, name)
+            else:
+                with self._reached(name):
+                    self.fs.rm_file(self.path(name))
         except FileNotFoundError:
-            return
+            return False
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise EnvironmentProblem(f"{self.path(name)} cannot be deleted: {error.strerror or error}.") from error
+            self.pass_over(name, f"is not deleted: {error.strerror}")
+            return False
+        return True
+
+    def open_log(self, name: str) -> int:
+        """A descriptor that appends to a log of this machine. What others have put in its place is set aside."""
+        root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
+        try:
+            try:
+                return folders.append(root, path)
+            except OSError as error:
+                if not self.local or error.errno not in (*NO_FILE, errno.EMLINK):
+                    raise
+                self.remove(path)
+                return folders.append(root, path)
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.logs / name} cannot be written: {error.strerror or error}.") from error
+
+    def delete_empty_log(self, name: str) -> None:
+        root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
+        with contextlib.suppress(OSError):
+            if not os.lstat(os.path.join(root, path)).st_size:
+                folders.delete(root, path)
 
     # Records: JSON with its own checksum.
 
@@ -199,16 +292,24 @@ class Store:
 
     def read_record(self, name: str, *, repair: bool = True) -> dict[str, Any]:
         """A record, checked. Raises MissingFile, or CorruptFile after setting it aside (unless not `repair`)."""
+        wrong = "does not match its checksum"
         try:
             record = json.loads(self.read(name))
             claimed = record.pop("checksum")
             if checksum(canonical(record).encode()) == claimed:
-                return record
-        except (ValueError, KeyError, AttributeError, TypeError):
+                lacking = layout.lacks(name, record)
+                if not lacking:
+                    return record
+                wrong = f"has the checksum of its content, but no valid {lacking!r}"
+        except (MissingFile, Unreadable):
+            raise
+        except CorruptFile as error:
+            wrong = f"is not a file that can be read ({error.__cause__})"
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             pass
         if repair:
             self.remove(name)
-        raise CorruptFile(f"{name} does not match its checksum; it was set aside and will be made again")
+        raise CorruptFile(f"{name} {wrong}; it was set aside and will be made again")
 
     # Tensors: safetensors whose header holds the record, with the checksum of the content.
 
@@ -217,69 +318,20 @@ class Store:
 
     def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and record of a file, checked. Raises MissingFile, or CorruptFile after setting it aside."""
-        data = self.read(name)
         try:
-            return unpack(data)
-        except ValueError as error:
+            arrays, record = unpack(self.read(name))
+            if lacking := layout.lacks(name, record):
+                raise ValueError(f"its record has no valid {lacking!r}")
+            return arrays, record
+        except (MissingFile, Unreadable):
+            raise
+        except (CorruptFile, ValueError) as error:
             self.remove(name)
             raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
 
 
-def _create_local(path: str, data: bytes) -> bool:
-    folder, base = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{base}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        try:
-            os.link(temporary, path)  # fails if the path is there: the first writer wins
-        except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):  # it has just been removed
-                return os.path.samefile(temporary, path)  # NFS may carry a request out, and lose the answer
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return _claimed(temporary, path)
-        return True
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _claimed(temporary: str, path: str) -> bool:
-    """The same on a file system that has no hard links: who makes the claim beside it may move the file there. A claim
-    whose maker has died in between is followed by the next one.
-    """
-    folder, base = os.path.split(path)
-    number = 0
-    while not os.path.exists(path):
-        claim = os.path.join(folder, f".{base}.claim-{number}")
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            number += _is_old(claim, temporary)
-            time.sleep(0.01)
-            continue
-        try:
-            if not os.path.exists(path):
-                os.replace(temporary, path)
-                return True
-        finally:
-            for made in range(number + 1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, f".{base}.claim-{made}"))
-    return False
-
-
-def _is_old(claim: str, mine: str) -> bool:
-    """Whether a claim has lost its maker, by the clock of the file system."""
-    os.utime(mine)
-    try:
-        return os.stat(mine).st_mtime - os.stat(claim).st_mtime > CLAIM_S
-    except FileNotFoundError:
-        return False
+def unreadable(path: str, error: OSError) -> Unreadable:
+    return Unreadable(f"{path} cannot be read: {error.strerror}. Ask its owner, or use another --store.")
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:
@@ -309,7 +361,7 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         header = json.loads(metadata(data)[KEY])
         arrays, record = load(data), header["record"]
         matches = _content_checksum(arrays, record) == header["checksum"]
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError("damaged or cut off") from error
     if not matches:
         raise ValueError("its content does not match its checksum")

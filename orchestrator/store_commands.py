@@ -31,6 +31,7 @@ from orchestrator.options import (
     given,
 )
 
+PREFIX = "nagbench-score-"  # of the folder of a score that is not kept
 FOR_DIFFERENCES = (
     "For differences between equal numbers of images: without the bias in N, to first order. By itself it is too low "
     "where N is not many times the dimension, and no estimate of the limit; fid_infinity is one."
@@ -205,7 +206,8 @@ def score(
     check_device(device)
     plan = scoring.planned(samples, reference, features or [], metrics or [], count)
     with contextlib.ExitStack() as stack:
-        folder = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="nagbench-score-"))
+        made = contextlib.nullcontext(store) if store is not None else tempfile.TemporaryDirectory(prefix=PREFIX)
+        folder = stack.enter_context(made)
         opened = open_store(folder)
         options = Options(device=device, micro_batch=micro_batch)
         workers = min(2, len(os.sched_getaffinity(0)))

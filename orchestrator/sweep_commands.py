@@ -308,7 +308,7 @@ def logs(
             out.print(
                 f"== {log.task.kind} {log.task.digest[:12]}  {log.path}", style="bold", markup=False, soft_wrap=True
             )
-            out.print(log.path.read_text(errors="replace").rstrip(), markup=False, soft_wrap=True)
+            out.print(log.text.rstrip(), markup=False, soft_wrap=True)
         else:
             out.print(f"{log.task.kind:<9} {log.task.digest[:12]}  {log.last}", markup=False, soft_wrap=True)
     if not known:

@@ -26,7 +26,7 @@ from typing import Any
 from nag.distributed import World, environment, free_port, world
 from orchestrator import user_code
 from orchestrator.causes import cause_of
-from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError
+from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, Unreadable
 from orchestrator.store import Store
 from orchestrator.tasks import Context, Held, Options
 from orchestrator.tasks import run as run_task
@@ -44,9 +44,9 @@ def outcome(error: BaseException) -> dict[str, Any]:
     """An error as what the engine acts on: who is to blame, in one line, and the traceback for the log."""
     if isinstance(error, Held):
         return {"outcome": "held"}
-    if isinstance(error, CorruptFile):
+    if isinstance(error, CorruptFile) and not isinstance(error, Unreadable):
         return {"outcome": "corrupt", "reason": str(error)}
-    if isinstance(error, EnvironmentProblem):
+    if isinstance(error, EnvironmentProblem | Unreadable):
         return {"outcome": "environment", "reason": str(error), "cause": "environment"}
     known = isinstance(error, NagbenchError | FloatingPointError)  # nag says FloatingPointError where nothing is finite
     reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -64,7 +64,7 @@ class Worker:
         store: Store,
         options: Options,
         send: Callable[[dict[str, Any]], None],
-        logs: Path | None = None,
+        logs: Store | None = None,
         raises: bool = False,
     ) -> None:
         options = options.here()
@@ -176,16 +176,16 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def logged(folder: Path | None, digest: str, blocks: list[int] | None) -> Iterator[list[int | None]]:
-    """While a task runs, all that this process prints goes to the end of the task's own log, with what became of it:
-    what was made is put into the list.
+def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterator[list[int | None]]:
+    """While a task runs, all that this process prints goes to the end of the task's own log in the store, with what
+    became of it: what was made is put into the list.
     """
     made: list[int | None] = []
-    if folder is None:
+    if store is None:
         yield made
         return
+    log = store.open_log(f"{digest}.log")
     kept = os.dup(2)
-    log = os.open(folder / f"{digest}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -236,8 +236,7 @@ def main() -> None:
         out.flush()
 
     store = Store(sys.argv[1])
-    store.logs.mkdir(parents=True, exist_ok=True)
-    worker = Worker(store, options, send, store.logs)
+    worker = Worker(store, options, send, store)
     if world().size > 1:
         send({"event": "ready"})  # to the first process of a training, which has started this one
     while True:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "display",
     "errors",
+    "folders",
     "causes",
     "identity",
     "yaml_text",
@@ -30,6 +31,7 @@ ORDER = [
     "scorers",
     "papers",
     "spec",
+    "layout",
     "store",
     "tasks",
     "builder",

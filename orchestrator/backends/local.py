@@ -8,9 +8,9 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -47,15 +47,14 @@ class Local:
     def __init__(self, store: Store, workers: int, options: Options) -> None:
         self.store, self.workers, self.options = store, workers, options
         self.events: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
-        store.logs.mkdir(parents=True, exist_ok=True)
         self.waiting: dict[int, Work] = {}
         self.running: dict[int, Work] = {}
         self.ended: dict[int, str] = {}
         self.processes: list[Process] = []
 
     def _start(self) -> Process:
-        handle, log = tempfile.mkstemp(prefix="worker-", suffix=".log", dir=self.store.logs)
-        with os.fdopen(handle, "w") as stderr:
+        log = f"worker-{uuid.uuid4().hex[:8]}.log"
+        with os.fdopen(self.store.open_log(log), "w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.worker", self.store.url, json.dumps(asdict(self.options))],
                 stdin=subprocess.PIPE,
@@ -112,7 +111,7 @@ class Local:
         if process not in self.processes:
             return []
         self.processes.remove(process)
-        _close(process)
+        self._close(process)
         if process.handle is None:
             return []
         work = self.running.pop(process.handle)
@@ -120,7 +119,7 @@ class Local:
             self.waiting = {work.handle: work, **self.waiting}
             return []
         self.ended[process.handle] = "failed"
-        reason = f"its worker died ({_cause(process.process.returncode)}; log: {process.log})"
+        reason = f"its worker died ({_cause(process.process.returncode)}; log: {self.store.logs / process.log})"
         at = work.bundle.steps[min(process.stepped, len(work.bundle.steps) - 1)][0]
         return [End(process.handle, "failed", at, reason, cause="died")]
 
@@ -176,16 +175,14 @@ class Local:
             process.process.kill()
         for process in processes:
             process.process.wait()
-            _close(process)
+            self._close(process)
 
-
-def _close(process: Process) -> None:
-    """Let go of a process that has ended; a log in which nothing was written is not kept."""
-    assert process.process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.process.stdin.close()
-    if os.path.exists(process.log) and not os.path.getsize(process.log):
-        os.unlink(process.log)
+    def _close(self, process: Process) -> None:
+        """Let go of a process that has ended; a log in which nothing was written is not kept."""
+        assert process.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.process.stdin.close()
+        self.store.delete_empty_log(process.log)
 
 
 def _cause(code: int | None) -> str:

@@ -8,6 +8,7 @@ result stays.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import time
@@ -153,7 +154,7 @@ class Context:
             self.loads += 1
             data = read_output(self.store, "train", digest, "network.safetensors")
             source = file_name(digest, "network.safetensors")
-            field = parse_network(data, self.options.device, source, self.model)
+            field = parse_network(data, self.options.device, source, self.model_of(digest))
             return precision.applied(field)
 
         return self.load("network", f"{digest} {precision}", make)
@@ -165,17 +166,19 @@ class Context:
             from nag.checkpoint import parse_estimator
 
             data = read_output(self.store, "train", digest, "network.safetensors")
-            return parse_estimator(data, self.options.device, file_name(digest, "network.safetensors"), self.model)
+            source = file_name(digest, "network.safetensors")
+            return parse_estimator(data, self.options.device, source, self.model_of(digest))
 
         return self.load("estimator", digest, make)
 
     def read_plan(self, checksum: str) -> None:
-        """Learn the tasks of a plan of the store."""
+        """Learn the tasks of a plan of the store: one whose name somebody gave who is trusted."""
+        from orchestrator.tasks import stored
+
         if checksum in self.plans:
             return
-        found = self.store.read_record(plan_name(checksum), repair=False)
-        for key, definition in found["tasks"].items():
-            self.tasks.setdefault(key, Task(definition["kind"], definition["params"], tuple(definition["inputs"])))
+        found = stored.read(self.store, checksum)
+        self.tasks = found["tasks"] | self.tasks
         self.places |= found["places"]
         self.plans.add(checksum)
 
@@ -183,34 +186,32 @@ class Context:
         """A task of a plan of the store. Raises ValueError if there is none, or if this code would give it another
         digest.
         """
-        for name in () if digest in self.tasks else self.store.list("plans"):
-            self.read_plan(name.removesuffix(".json"))
         if digest not in self.tasks:
-            raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
+            self._find(digest)
         task = self.tasks[digest]
         if task.digest != digest:
             raise ValueError(f"task {digest} was planned by another version of nagbench (here it is {task.digest})")
         return task
 
+    def _find(self, digest: str) -> None:
+        """Look for a task in all plans of the store: `task` checks that it has the digest, so any plan will do."""
+        from orchestrator.errors import CorruptFile
+        from orchestrator.tasks import stored
+
+        for name in self.store.list("plans"):
+            with contextlib.suppress(CorruptFile):
+                found = stored.read(self.store, name.removesuffix(".json"))
+                if digest in found["tasks"]:
+                    self.tasks = found["tasks"] | self.tasks
+                    self.places = found["places"] | self.places
+                    return
+        raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
+
     def asset(self, content: str) -> str:
         """A local path of a file (or a folder of weights) that the sweep names, as the store has it."""
+        from orchestrator.tasks import assets
 
-        def make() -> str:
-            import os
-
-            from orchestrator import identity
-            from orchestrator.errors import CorruptFile
-
-            folder = self.store.local_copy(asset_folder(content))
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            path = folder if content.endswith("/") else os.path.join(folder, *names[:1])
-            if not names or identity.content(path) != content:
-                for name in names:
-                    self.store.remove(f"{asset_folder(content)}/{name}")
-                raise CorruptFile(f"{asset_folder(content)} is not what was put there; it will be copied again")
-            return path
-
-        return self.load("asset", content, make)
+        return self.load("asset", content, lambda: assets.path(self.store, content))
 
     def place(self, content: str) -> str:
         """Where the data set with this listing lies. Raises ValueError where it is not what it was."""
@@ -267,11 +268,25 @@ class Context:
             here[name] = self.place(fields[name])
         return here
 
-    def model(self, described: Mapping[str, Any]) -> Any:
-        """The model that the file of a network describes."""
+    def model_of(self, digest: str) -> Callable[[Mapping[str, Any]], Any]:
+        """What gives the model that the file of a trained network describes. Code of the user's own it may only name if
+        the task does (or the one that trained what this network starts from): the file is anybody's, the digest is not.
+        """
         from nag.checkpoint import described_model
 
-        return self.own(described) if "source" in described else described_model(described)
+        def model(described: Mapping[str, Any]) -> Any:
+            if "source" not in described:
+                return described_model(described)
+            params = self.task(digest).params
+            while "init" in params:
+                params = self.task(params["init"]).params
+            if params.get("model", {}).get("source") != described["source"]:
+                raise ValueError(
+                    f"its model is of code {str(described['source'])[:40]!r}, which this sweep does not use"
+                )
+            return self.own(described)
+
+        return model
 
     def own(self, identity: Mapping[str, Any]) -> Any:
         """A method of the user's own."""
@@ -281,23 +296,11 @@ class Context:
         return revived(cls, self.located(cls, identity["fields"]))
 
     def code(self, source: str, name: str) -> type:
-        """A class of the user's own. Raises CorruptFile, after setting aside what is damaged, if it is not as it was
-        when the sweep was started.
-        """
-        from orchestrator.errors import CorruptFile
-        from orchestrator.identity import checksum
-        from orchestrator.user_code import Code, load
+        """A class of the user's own, whose digest a task names. Raises CorruptFile where the store has other code."""
+        from orchestrator.tasks.code import read
+        from orchestrator.user_code import load
 
-        def make() -> type:
-            manifest = self.store.read_record(code_record(source))
-            files = {path: self.store.read(code_name(source, path)) for path in manifest["files"]}
-            for path, data in files.items():
-                if checksum(data) != manifest["files"][path]:
-                    self.store.remove(code_name(source, path))
-                    raise CorruptFile(f"{code_name(source, path)} is not the file that was put there; it was set aside")
-            return load(Code(manifest["main"], files, code_name(source, "")), name)
-
-        return self.load("code", f"{source} {name}", make)
+        return self.load("code", f"{source} {name}", lambda: load(read(self.store, source), name))
 
 
 def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
@@ -305,16 +308,18 @@ def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
 
     Raises CorruptFile, after setting file and record aside so that the task is done again, if it does not match.
     """
-    from orchestrator.errors import CorruptFile
+    from orchestrator.errors import CorruptFile, MissingFile, Unreadable
     from orchestrator.identity import checksum
 
     record = store.read_record(record_name(kind, digest))
     path = file_name(digest, name)
     try:
         data = store.read(path)
-    except FileNotFoundError:
-        data = b""
-    if checksum(data) == record["files"][name]:
+    except Unreadable:
+        raise
+    except CorruptFile as error:
+        data = b"" if isinstance(error, MissingFile) else b"not a file"
+    if checksum(data) == record["files"].get(name):
         return data
     if data:
         store.remove(path)
@@ -330,11 +335,16 @@ def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.nda
 
     name = block_name(digest, number)
     arrays, record = store.read_arrays(name)
-    starts = record["first"] // record["count"] if record.get("kind") == "sample" else record.get("number", number)
-    if record.get("digest", digest) == digest and starts == number:
+    starts = (
+        record.get("first", 0) // (record.get("count") or 1)
+        if record.get("kind") == "sample"
+        else record.get("number", number)
+    )
+    if record.get("digest", digest) == digest and starts == number and "labels" in arrays:
         return arrays, record
     store.remove(name)
-    raise CorruptFile(f"{name} is another block ({starts} of {record['digest']}); it was set aside and made again")
+    whole = f"{starts} of {record.get('digest')}" if "labels" in arrays else "without labels"
+    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and made again")
 
 
 def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:

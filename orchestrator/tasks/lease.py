@@ -88,5 +88,5 @@ def _gone(holder: dict[str, Any]) -> bool:
     return (
         holder.get("host") == platform.node()
         and os.path.exists("/proc/self")
-        and _born(holder["pid"]) != holder["born"]
+        and _born(holder.get("pid", 0)) != holder.get("born", "")
     )

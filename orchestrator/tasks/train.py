@@ -197,7 +197,7 @@ def _tuned(
 
     source = file_name(parent, "network.safetensors")
     old, model, interpolant, description = parse(
-        read_output(context.store, "train", parent, "network.safetensors"), "cpu", source, context.model
+        read_output(context.store, "train", parent, "network.safetensors"), "cpu", source, context.model_of(parent)
     )
     if description.state != tuple(data.shape):
         raise ValueError(f"the images are {list(data.shape)}, {source} is of {description.shape}")

@@ -211,10 +211,10 @@ def shrunk(finished: Ran, tmp_path: Path) -> tuple[Store, Path]:
     store.create_record("attempts/" + "b" * 32 + "/1.json", {"reason": "it failed"})
     store.create("logs/" + "c" * 32 + ".log", b"what it said")
     store.create("code/" + "d" * 32 + "/mine.py", b"pass")
-    old = Path(store.path("blocks/.000001.safetensors.x"))
+    old = Path(store.path("blocks/.000001.safetensors." + "0" * 32))
     old.write_bytes(b"half")
     os.utime(old, (1, 1))
-    Path(store.path("blocks/.000002.safetensors.x")).write_bytes(b"somebody writes it just now")
+    Path(store.path("blocks/.000002.safetensors." + "0" * 32)).write_bytes(b"somebody writes it just now")
     return store, path
 
 
@@ -237,7 +237,7 @@ def test_gc_shows_first_and_removes_what_nobody_wants(shrunk: tuple[Store, Path]
     again = run_here(path, store.root)
     assert again.backend is None  # nothing that it needs has gone
     assert garbage(store) == []
-    assert store.exists("blocks/.000002.safetensors.x")
+    assert store.exists("blocks/.000002.safetensors." + "0" * 32)
     cfg = next(cell for cell in finished.plan.cells if cell.cell.arm == "cfg")
     assert not store.exists(f"blocks/{cfg.stream}")
 
@@ -270,6 +270,7 @@ def test_gc_stops_where_a_plan_cannot_be_read(finished: Ran, tmp_path: Path) -> 
 
 def test_removing_takes_empty_folders_with_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    store.open()
     store.create("blocks/a/1", b"x")
     store.create("blocks/b/1", b"x")
     remove(store, [Garbage(File("blocks/a/1", 1, 0.0), "blocks")])

@@ -26,7 +26,9 @@ ARRAYS = {
 
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+    store = Store(str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+    store.open()
+    return store
 
 
 def test_the_first_writer_wins(store: Store) -> None:
@@ -69,14 +71,14 @@ def test_sixty_four_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lin
     assert store.read("x/file") == data[won.index(True)]
 
 
-def refuse(source: str, target: str) -> None:
+def refuse(source: str, target: str, **folders: object) -> None:
     raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
 
 def test_a_writer_that_died_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its claim and its file; others wait a while for it, then one of them follows."""
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr("orchestrator.store.CLAIM_S", 0.5)
+    monkeypatch.setattr("orchestrator.folders.CLAIM_S", 0.5)
     store = Store(str(tmp_path))
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / ".file.claim-0").touch()
@@ -90,7 +92,7 @@ def test_a_writer_that_died_where_there_are_no_links(tmp_path: Path, monkeypatch
 
 
 def test_a_disk_that_is_full_is_no_lack_of_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(source: str, target: str) -> None:
+    def full(source: str, target: str, **folders: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "link", full)
@@ -134,9 +136,9 @@ def test_every_bit_and_every_length_is_guarded() -> None:
 
 
 def test_records(store: Store) -> None:
-    store.create_record("records/score/x.json", {"value": 1.5, "none": None})
-    assert store.read_record("records/score/x.json") == {"value": 1.5, "none": None}
-    assert not store.create_record("records/score/x.json", {"value": 2})
+    store.create_record("notes/x.json", {"value": 1.5, "none": None})
+    assert store.read_record("notes/x.json") == {"value": 1.5, "none": None}
+    assert not store.create_record("notes/x.json", {"value": 2})
 
 
 @pytest.mark.parametrize(

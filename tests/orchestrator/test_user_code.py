@@ -83,7 +83,7 @@ def test_a_damaged_copy_is_put_right(ran: Ran, tmp_path: Path) -> None:
     store.create(f"code/{guidance}/guidance.py", GUIDANCE.replace("self.scale == 0", "True").encode())
     again = run_here(path, tmp_path / "store")
     assert not again.failed
-    assert any("guidance.py is not the file that was put there" in note for note in again.observer.notes)
+    assert any("guidance.py was not what this sweep put there" in note for note in again.observer.notes)
     assert metrics(again.document()) == metrics(ran.document())
 
 

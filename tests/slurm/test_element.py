@@ -48,7 +48,7 @@ def running(done: Ran, tmp_path: Path) -> Callable[..., Running]:
         wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time()})
         (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
-        return Running(store, wave, 0, 0, {"folder": str(tmp_path)})
+        return Running(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
 
     return made
 
@@ -99,7 +99,7 @@ def test_elements_start_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(element.signal, "signal", lambda *_: signal.SIG_DFL)
     monkeypatch.setattr(Running, "run", lambda self: "done")
     for index in (0, 1, 19, 20):
-        Element("memory://x", "small", 1, 0, {"stagger_s": 0.5})(index)
+        Element("memory://x", "small", 1, 0, "", {"stagger_s": 0.5})(index)
     assert slept == [0.0, 0.5, 9.5, 0.0]
 
 

@@ -66,8 +66,7 @@ class Actor:
         from orchestrator.worker import Worker
 
         torch.set_num_threads(1)
-        store.logs.mkdir(parents=True, exist_ok=True)
-        worker = Worker(store, Options(**self.options), self._tell, store.logs)
+        worker = Worker(store, Options(**self.options), self._tell, store)
         threading.Thread(target=self._work, args=(worker,), daemon=True).start()
         return ""
 

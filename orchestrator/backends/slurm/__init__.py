@@ -35,7 +35,7 @@ from orchestrator.backends.slurm.waves import (
     write_array,
 )
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import Done, Plan
+from orchestrator.plan import Done, Plan, plan_checksum
 from orchestrator.site import Slurm as Settings
 from orchestrator.speeds import Speeds
 from orchestrator.store import Store
@@ -72,6 +72,7 @@ class Slurm:
         hours: float | None = None,
     ) -> None:
         self.store, self.plan, self.site, self.folder, self.code = store, plan, site, folder, code
+        self.plan_name = plan_checksum(plan)
         self.commands, self.note, self.record, self.options = commands, note, record, options
         self.after_wave, self.hours = after_wave, hours
         self.stem = stem(store, record["owner"], plan.sweep.name)
@@ -214,7 +215,7 @@ class Slurm:
         tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
         options = {**self.options, "folder": str(self.folder), "command": self._command()}
         options |= {"group": array.kind == "train" and tasks * asked.nodes > 1}
-        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, options)
+        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
         folder, count = self.folder / array.name, len(array.elements)
         return queue(
             self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks
@@ -309,7 +310,7 @@ class Slurm:
         if over.cause == "environment" and mine and halt is None:  # the nodes see less than this machine does
             self._take_back(job.wave)
             raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
-        said = {end["bundle"]: end for end in over.mark.get("bundles", ())}
+        said: dict[int, Any] = {end["bundle"]: end for end in over.mark.get("bundles", ())}
         told = {bundle.steps: said.get(at) for at, bundle in enumerate(job.array.elements[over.element].bundles)}
         events: list[Event] = []
         for handle in sorted(handle for handle, places in self.places.items() if here in places):
@@ -331,13 +332,13 @@ class Slurm:
         if end is None or end["outcome"] in ("skipped", "stopped"):
             return End(handle, "skipped")
         if end["outcome"] in ("held", "corrupt"):
-            return End(handle, end["outcome"], end["digest"], end.get("reason", ""))
+            return End(handle, end["outcome"], end.get("digest", ""), end.get("reason", ""))
         job, mark, most = over.job, over.mark, self.site.memory_gb_at_most
         details = {
             "host": mark.get("host", ""),
             "job": job.element_id(over.element),
             "log": str(job.log(self.folder, over.element)),
-            "again": self._again(job, over.element),
+            **({"again": self._again(job, over.element)} if self._is_own(job, over.element) else {}),
             "seconds": round(max(0.0, mark.get("time", 0.0) - mark.get("started", mark.get("time", 0.0))), 1),
             "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
             **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
@@ -346,9 +347,14 @@ class Slurm:
         cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
         return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
 
+    def _is_own(self, job: Job, element: int) -> bool:
+        """Whether an element does tasks of this plan: what another one names, nobody here has looked at."""
+        return all(bundle.plan == self.plan_name for bundle in job.array.elements[element].bundles)
+
     def _again(self, job: Job, element: int) -> str:
         """The command that does by hand what an element does."""
-        return again(self._command(), self.store.url, job.wave.array_name(job.place), element, self.options)
+        array = job.wave.array_name(job.place)
+        return again(self._command(), self.store.url, array, element, self.plan_name, self.options)
 
     def _command(self) -> str:
         return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"

@@ -1,5 +1,5 @@
 """The command that does by hand what an element of an array did: `python -m orchestrator.backends.slurm.by_hand STORE
-ARRAY ELEMENT OPTIONS`. It publishes like the element; it leaves no mark, and heeds none.
+ARRAY ELEMENT PLAN OPTIONS`. It publishes like the element; it leaves no mark, and heeds none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key in known}
 
 
-def again(command: str, store: str, array: str, index: int, options: Mapping[str, Any]) -> str:
+def again(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
     """What a person types. command: how Python is called with the code of the sweep, as a shell writes it."""
-    words = ["-m", "orchestrator.backends.slurm.by_hand", store, array, str(index), json.dumps(settings(options))]
+    told = json.dumps(settings(options))
+    words = ["-m", "orchestrator.backends.slurm.by_hand", store, array, str(index), plan, told]
     return f"{command} {shlex.join(words)}"
 
 
@@ -32,10 +33,11 @@ def main() -> int:
     from orchestrator.backends.slurm.waves import Wave
     from orchestrator.store import Store
 
-    store, name, index, options = sys.argv[1:5]
+    store, name, index, plan, options = sys.argv[1:6]
     _, sweep, wave, array = name.removesuffix(".json").split("/")
     prepare(None)
-    running = Running(Store(store), Wave(sweep, int(wave)), int(array), int(index), json.loads(options), by_hand=True)
+    place = (Wave(sweep, int(wave)), int(array), int(index))
+    running = Running(Store(store), *place, plan, json.loads(options), by_hand=True)
     return int(running.run() != "done" or bool(running.ends))
 
 

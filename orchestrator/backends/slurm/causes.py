@@ -7,6 +7,7 @@ published nothing, and without sacct the log is all there is. slurmstepd and sru
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,8 +108,9 @@ def cause_of_requeue(log: str) -> tuple[str, str]:
 
 
 def tail(log: Path) -> str:
-    """The end of a log."""
-    with contextlib.suppress(OSError), log.open("rb") as file:
+    """The end of a log; of a link, which may lead to anything, nothing."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(OSError, ValueError), open(os.open(log, flags), "rb") as file:
         file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
         return file.read().decode(errors="replace")
     return ""

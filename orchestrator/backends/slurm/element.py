@@ -31,16 +31,7 @@ from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_arra
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.store import Store
-from orchestrator.tasks import (
-    BLOCK_KINDS,
-    Context,
-    Options,
-    attempts,
-    block_name,
-    plan_name,
-    record_name,
-    shards,
-)
+from orchestrator.tasks import BLOCK_KINDS, Context, Options, attempts, block_name, plan_name, record_name, shards
 
 if TYPE_CHECKING:
     from orchestrator.backends import Bundle
@@ -60,19 +51,21 @@ MARKS = ("starts", "ends")
 
 @dataclass(frozen=True)
 class Element:
-    """Called by submitit on the node, on every task of the element."""
+    """Called by submitit on the node, on every task of the element. Only tasks of `plan` are done."""
 
     store: str
     sweep: str
     wave: int
     array: int
+    plan: str
     # Of Options, and: scratch, stagger_s, signal_s, folder, command; group: its tasks train one network together.
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, index: int) -> str:
-        """Returns how it ended, for the log; nobody reads it for a decision."""
+        """How it ended, for the log; nobody reads it for a decision."""
         prepare(self.options.get("scratch"), self.options.get("group", False))
-        running = Running(Store(self.store), Wave(self.sweep, self.wave), self.array, index, self.options)
+        wave = Wave(self.sweep, self.wave)
+        running = Running(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end what can go on
             signal.signal(number, running.warn)
         time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
@@ -87,6 +80,7 @@ class Running:
     wave: Wave
     array: int
     index: int
+    plan: str
     options: Mapping[str, Any]
     by_hand: bool = False  # by a person, beside the queue: nothing is marked, and what stops the queue does not stop it
     started: float = field(default_factory=time.time)
@@ -111,13 +105,14 @@ class Running:
 
     def run(self) -> str:
         if not self._is_queued():
-            _say(
-                "this array was given up when its submitter was killed, and was queued again as another; nothing to do"
-            )
+            _say("given up when its submitter was killed, and queued again as another array; nothing to do")
             return "given up"
-        found = self._patiently(lambda: read_array(self.store, self.wave.array_name(self.array)))
+        name = self.wave.array_name(self.array)
+        found = self._patiently(lambda: read_array(self.store, name))
         self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
         bundles = found.elements[self.index].bundles
+        if any(bundle.plan != self.plan for bundle in bundles):
+            raise EnvironmentProblem(f"{self.store.path(name)} is not what was submitted: it names another plan")
         if self.restart and not self.rank:
             self._keep_earlier(found)
         self._mark("starts", {})
@@ -139,8 +134,8 @@ class Running:
         return outcome
 
     def _again(self) -> str:
-        command = self.options.get("command", sys.executable)
-        return again(command, self.store.url, self.wave.array_name(self.array), self.index, self.options)
+        array, command = self.wave.array_name(self.array), self.options.get("command", sys.executable)
+        return again(command, self.store.url, array, self.index, self.plan, self.options)
 
     def _keep_earlier(self, array: Array) -> None:
         """Slurm has begun this element again by itself: keep what became of its last run with the attempts."""
@@ -155,9 +150,8 @@ class Running:
             return
         log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
         began, ended = (self._earlier(self.wave.mark(name, self.array, self.index, self.restart - 1)) for name in MARKS)
-        cause, reason = cause_of_requeue(tail(log))
-        if ended.get("outcome") == "timeout":
-            cause, reason = "timeout", "its time limit came"
+        timeout = ended.get("outcome") == "timeout"
+        cause, reason = ("timeout", "its time limit came") if timeout else cause_of_requeue(tail(log))
         attempt = {
             **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
             **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
@@ -311,7 +305,7 @@ class Running:
         return ""
 
     def _left(self) -> float:
-        """Seconds until Slurm ends this element; no variable of Slurm 22.05 says so."""
+        """Seconds until Slurm ends this element."""
         return self.started + self.minutes * 60 - time.time()
 
     def warn(self, number: int, frame: Any) -> None:

@@ -7,6 +7,8 @@ that Slurm does not know yet is not dead; what Slurm calls completed proves noth
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +66,8 @@ class Job:
 def jobs_of(store: Store, wave: Wave) -> list[Job]:
     """The arrays of a wave, with their ids as far as they are known; all their elements are open."""
     found = []
-    for place in range(wave.record["arrays"]):
+    names = [name.removesuffix(".json") for name in store.list(wave.folder)]
+    for place in sorted(int(name) for name in names if re.fullmatch("[0-9]{3,9}", name)):
         with contextlib.suppress(CorruptFile):  # who began the wave was killed before he had written this one
             array, (sent, job) = read_array(store, wave.array_name(place)), read_job(store, wave, place)
             if job is not None or not sent:
@@ -264,7 +267,7 @@ class Jobs:
                 continue
             log = job.log(Path(job.wave.record["folder"]), element)
             cause, reason = cause_of(seen, ran, tail(log))
-            if any(row.state == "FAILED" for row in said) and not start and not log.exists():
+            if any(row.state == "FAILED" for row in said) and not start and not os.path.lexists(log):
                 cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
             nodes = [row.nodes for row in said if row.nodes]
             mark = {"host": nodes[-1] if nodes else "", **start, "outcome": "ended", "cause": cause, "reason": reason}

@@ -55,7 +55,7 @@ def _failed(jobs: Jobs, over: Over, again: Container[Any]) -> bool:
         return False
     bundles = over.job.array.elements[over.element].bundles
     bad = [end["bundle"] for end in over.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
-    blamed = [bundles[number] for number in bad] or (bundles if over.cause else ())
+    blamed = [bundles[number] for number in bad if 0 <= number < len(bundles)] or (bundles if over.cause else ())
     left = [step for bundle in blamed for step in bundle.steps if step not in again]
     return any(not jobs.store.exists(name) for step in left for name in _names(over.job.array.kind, *step))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def options(
     return {key: value for key, value in found.items() if value is not None}
 
 
+def check_options(given: Mapping[str, Any]) -> None:
+    """Raise Refused for an option of sbatch with a line break: what follows it would be a line of the job's script."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            check_options(value)
+        elif isinstance(value, str) and not value.isprintable():
+            raise Refused(f"sbatch: {key} is {value[:100]!r}, which cannot be an option of a job")
+
+
 def queue(
     site: Slurm,
     folder: Path,
@@ -79,6 +88,7 @@ def queue(
     given = options(site, name, asked, tasks, after, when)
     if avoid:
         given["slurm_exclude"] = ",".join(avoid)
+    check_options(given)
     given["slurm_setup"] = [
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         *site.script,

@@ -163,7 +163,13 @@ def write_array(store: Store, wave: Wave, place: int, array: Array) -> None:
 
 def read_array(store: Store, name: str) -> Array:
     """An array of the store. Raises MissingFile or CorruptFile."""
-    found = store.read_record(name, repair=False)
+    try:
+        return _array(store.read_record(name, repair=False))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise CorruptFile(f"{name} is not an array ({type(error).__name__}: {error})") from error
+
+
+def _array(found: Mapping[str, Any]) -> Array:
     digests: list[str] = found["digests"]
     elements = tuple(Element(tuple(_bundle(digests, each, found) for each in element)) for element in found["elements"])
     return Array(

@@ -1,0 +1,217 @@
+"""Files of a folder that others can write too: nothing is made, changed or deleted through a link below its root.
+
+Functions take the root, which may itself be reached through links, and a name below it with forward slashes. They raise
+OSError. `exposed` says whether others could put code of theirs into a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
+CLAIM_S = 30.0  # a claim is made for the time of one rename
+LINKS_AT_MOST = 40  # one behind the other, as Linux has it
+TEMPORARY = r"\..+\.(?:[0-9a-f]{32}|claim-[0-9]{1,9})"  # unfinished files of `create`
+
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_NOBODY = 65534  # who owns what a container does not know the owner of
+
+
+@contextlib.contextmanager
+def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
+    """A descriptor of the folder of root/name, and the last part of the name. make: the folders that are missing."""
+    *parts, base = name.split("/")
+    if not {*parts, base}.isdisjoint(("", ".", "..")):
+        raise OSError(errno.EINVAL, "not a name below a folder", name)
+    if make:
+        os.makedirs(root, exist_ok=True)
+    folder = os.open(root, _FOLDER)
+    try:
+        for place, part in enumerate(parts, 1):
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            try:
+                inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                words = f"{'/'.join(parts[:place])} is a link or a file, not a folder; it is not followed"
+                raise OSError(errno.ELOOP, words) from error
+            os.close(folder)
+            folder = inner
+        yield folder, base
+    finally:
+        os.close(folder)
+
+
+def create(root: str, name: str, data: bytes) -> bool:
+    """Publish a whole file; False if there is one of that name already. A link that leads nowhere is none."""
+    with inside(root, name, make=True) as (folder, base):
+        temporary = f".{base}.{uuid.uuid4().hex}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
+                file.write(data)
+            if _leads_nowhere(base, folder):
+                os.unlink(base, dir_fd=folder)
+            try:  # fails if the name is taken: the first writer wins
+                os.link(temporary, base, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                    return os.path.samestat(_lstat(temporary, folder), _lstat(base, folder))  # NFS may lose the answer
+                return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _claimed(temporary, base, folder)
+            return True
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+
+
+def _lstat(name: str, folder: int) -> os.stat_result:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        _lstat(name, folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _leads_nowhere(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return _is_there(name, folder)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def _claimed(temporary: str, base: str, folder: int) -> bool:
+    """The same on a file system that has no hard links: who makes the claim beside it may move the file there. A claim
+    whose maker has died in between is followed by the next one.
+    """
+    number = 0
+    while not _is_there(base, folder):
+        claim = f".{base}.claim-{number}"
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, dir_fd=folder))
+        except FileExistsError:
+            number += _is_old(claim, temporary, folder)
+            time.sleep(0.01)
+            continue
+        try:
+            if not _is_there(base, folder):
+                os.replace(temporary, base, src_dir_fd=folder, dst_dir_fd=folder)
+                return True
+        finally:
+            for made in range(number + 1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f".{base}.claim-{made}", dir_fd=folder)
+    return False
+
+
+def _is_old(claim: str, mine: str, folder: int) -> bool:
+    """Whether a claim has lost its maker, by the clock of the file system."""
+    os.utime(mine, dir_fd=folder)
+    try:
+        return _lstat(mine, folder).st_mtime - _lstat(claim, folder).st_mtime > CLAIM_S
+    except FileNotFoundError:
+        return False
+
+
+def read(path: str, follow: bool = True) -> bytes:
+    """The bytes of a regular file; anything else, such as a pipe that would never end, is an error."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(path, flags), "rb") as file:
+        _check_regular(file.fileno())
+        return file.read()
+
+
+def append(root: str, name: str) -> int:
+    """A descriptor that appends to a file, which is made if it is not there. Neither a link nor a file that has another
+    name elsewhere (a hard link) is written to.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with inside(root, name, make=True) as (folder, base):
+        file = os.open(base, flags, 0o644, dir_fd=folder)
+    try:
+        _check_regular(file)
+        if os.fstat(file).st_nlink > 1:
+            raise OSError(errno.EMLINK, "the file has another name elsewhere", name)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _check_regular(file: int) -> None:
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {what}")
+
+
+def delete(root: str, name: str) -> None:
+    with inside(root, name) as (folder, base):
+        os.unlink(base, dir_fd=folder)
+
+
+def delete_folder(root: str, name: str) -> None:
+    """Only if it is empty."""
+    with inside(root, name) as (folder, base):
+        os.rmdir(base, dir_fd=folder)
+
+
+def move(root: str, name: str, target: str) -> None:
+    """Rename a file, or whatever is in its place; a link itself, not what it leads to."""
+    with inside(root, name) as (source, base), inside(root, target, make=True) as (folder, new):
+        os.rename(base, new, src_dir_fd=source, dst_dir_fd=folder)
+
+
+def exposed(folder: Path) -> str:
+    """Why others than this user and root could put files of theirs into a folder, or another folder in its place; ""
+    where they could not. The folder must be there.
+    """
+    target = Path(os.path.realpath(folder))
+    for place in sorted({target, *target.parents, *_on_the_way(Path(os.path.abspath(folder)))}):
+        found = os.lstat(place)
+        if found.st_uid != os.geteuid() and (place == target or found.st_uid not in (0, _NOBODY)):
+            return f"{place} is not yours (its owner is user {found.st_uid})"
+        writable = found.st_mode & (stat.S_IWOTH | (0 if _is_own(found.st_gid) else stat.S_IWGRP))
+        sticky = bool(found.st_mode & stat.S_ISVTX) and place != target
+        if writable and not sticky and not stat.S_ISLNK(found.st_mode):
+            return f"others can write to {place}"
+    return ""
+
+
+def _is_own(group: int) -> bool:
+    """Whether a group is the one that many systems give each user, with nobody else in it."""
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return group == user.pw_gid and found.gr_name == user.pw_name and {*found.gr_mem} <= {user.pw_name}
+
+
+def _on_the_way(path: Path, links: int = 0) -> Iterator[Path]:
+    """The folders and links through which a path is reached."""
+    for place in (path, *path.parents):
+        yield place
+        if place.is_symlink() and links < LINKS_AT_MOST:
+            yield from _on_the_way(Path(os.path.abspath(place.parent / os.readlink(place))), links + 1)
