@@ -268,7 +268,7 @@ def put_badly(folder: Path) -> None:
         ("checkpoint: cut.safetensors", r"cut.safetensors: the file is cut off or damaged: its header lists [\d,]+ by"),
         ("checkpoint: nonsense.safetensors", r"network.predicts: Input should be .*, got 'nonsense'"),
         ("checkpoint: deep.safetensors", r"its model sit is not valid: hidden: Field required"),
-        ("checkpoint: list.safetensors", r"network.shape: Input should be a valid list, got \{\}"),
+        ("checkpoint: list.safetensors", r"network.shape: Input should be a valid array, got \{\}"),
         ("checkpoint: damaged.safetensors", r"it does not describe itself"),
         *(
             (
