@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,43 +25,57 @@ def arithmetic(device: str = "cpu", *, tf32: bool = False, dtype: DType = "float
     """
     import torch
 
-    before = _flags()
-    _set(
-        {
-            "float32_matmul_precision": "high" if tf32 else "highest",
-            "cuda.matmul.allow_tf32": tf32,
-            "cudnn.allow_tf32": tf32,
-            "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
-            "cudnn.benchmark": False,  # it takes the algorithm that is fastest just now
-            **dict.fromkeys(NEWER, "tf32" if tf32 else "ieee"),
-            **({name: "ieee" for name in NEWER if name.startswith("mkldnn")} if device == "cpu" else {}),
-        }
-    )
+    before, wanted = _flags(), _wanted(device == "cpu", tf32)
+    changes = before != wanted
+    if changes:
+        _set(wanted)
     try:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             yield
     finally:
-        _set(before)
+        if changes or _flags() != before:
+            _set(before)
 
 
-# Since torch 2.9 there are these too, which decide where both are set.
-NEWER = tuple(
-    f"{name}.fp32_precision" for name in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
-)
 OLDER = (
     *("cuda.matmul.allow_tf32", "cudnn.allow_tf32", "cuda.matmul.allow_bf16_reduced_precision_reduction"),
     "cudnn.benchmark",
 )
+# Since torch 2.9 there are these too, which decide where both are set.
+NEWER = tuple(
+    f"{name}.fp32_precision" for name in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+)
+PRECISION = "float32_matmul_precision"
 
 
-def _holder(name: str) -> tuple[Any, str]:
+@functools.cache
+def _wanted(on_cpu: bool, tf32: bool) -> dict[str, Any]:
+    """The flags by name, of those that this torch has, the older ones first. TF32 is a matter of GPUs."""
+    flags: dict[str, Any] = {PRECISION: "high" if tf32 else "highest"}
+    flags |= dict.fromkeys(OLDER[:2], tf32)
+    flags |= {OLDER[2]: True, OLDER[3]: False}  # cuDNN's benchmark takes the algorithm that is fastest just now
+    flags |= {name: "tf32" if tf32 and not (on_cpu and name.startswith("mkldnn")) else "ieee" for name in NEWER}
+    return {name: value for name, value in flags.items() if name == PRECISION or name in _holders()}
+
+
+@functools.cache
+def _holders() -> dict[str, tuple[Any, str]]:
+    """The flags that this torch has: the object whose attribute each is, and the attribute."""
     import torch
 
-    *path, last = name.split(".")
-    holder: Any = torch.backends
-    for part in path:
-        holder = getattr(holder, part, None)
-    return holder, last
+    found = {}
+    for name in (*OLDER, *NEWER):
+        *path, last = name.split(".")
+        holder: Any = torch.backends
+        for part in path:
+            holder = getattr(holder, part, None)
+        try:
+            known = hasattr(holder, last)
+        except RuntimeError:  # it has the flag, and does not tell its value
+            known = True
+        if known:
+            found[name] = holder, last
+    return found
 
 
 def _flags() -> dict[str, Any]:
@@ -69,10 +84,9 @@ def _flags() -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     with contextlib.suppress(RuntimeError):
-        found["float32_matmul_precision"] = torch.get_float32_matmul_precision()
-    for name in (*OLDER, *NEWER):
-        holder, last = _holder(name)
-        with contextlib.suppress(RuntimeError, AttributeError):
+        found[PRECISION] = torch.get_float32_matmul_precision()
+    for name, (holder, last) in _holders().items():
+        with contextlib.suppress(RuntimeError):
             found[name] = getattr(holder, last)
     return found
 
@@ -81,20 +95,10 @@ def _set(flags: dict[str, Any]) -> None:
     import torch
 
     for name, value in flags.items():
-        if name == "float32_matmul_precision":
+        if name == PRECISION:
             torch.set_float32_matmul_precision(value)
-            continue
-        holder, last = _holder(name)
-        if _has(holder, last):
-            setattr(holder, last, value)
-
-
-def _has(holder: Any, last: str) -> bool:
-    """Whether this torch has the flag."""
-    try:
-        return hasattr(holder, last)
-    except RuntimeError:  # it has, and does not tell its value
-        return True
+        else:
+            setattr(*_holders()[name], value)
 
 
 def exact(function: Callable[..., Any], device: str) -> Callable[..., Any]:

@@ -154,6 +154,9 @@ class Networks:
         beside(place)
         path = Path(node.file).parent / place.text()
         family = node.value["family"].text() if "family" in node.value else None
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
         if not path.is_file() and family is None:
             raise place.error(f"there is no file {str(path)!r}. One that is elsewhere needs its family: dit or sit.")
         data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
@@ -161,9 +164,6 @@ class Networks:
         heads = node.value["heads"].value if "heads" in node.value else None
         if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
             raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file"
-            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
         try:
             described = description_in(path) if path.is_file() else None
             parts = _described_parts(described)

@@ -158,16 +158,16 @@ def test_flags_are_afterwards_as_they_were() -> None:
     def everything() -> tuple[Any, ...]:
         found = [*flags(), torch.get_float32_matmul_precision()]
         for name in NEWER:
-            holder: Any = torch.backends
+            value: Any = torch.backends
             for part in name.split("."):
-                holder = getattr(holder, part, None)
-            found.append(holder)
+                value = getattr(value, part, None)
+            found.append(value)
         return tuple(found)
 
     before = everything()
     for options in ({}, {"tf32": True}, {"dtype": "bfloat16"}):
         with arithmetic("cpu", **options), arithmetic("cpu"):
-            pass
+            older()
         assert everything() == before
     with pytest.raises(ZeroDivisionError), arithmetic("cpu", tf32=True):
         _ = 1 / 0

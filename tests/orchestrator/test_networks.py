@@ -17,6 +17,7 @@ from orchestrator.errors import SpecError
 from orchestrator.plan import plan
 from orchestrator.spec import read_sweep
 from orchestrator.tasks import block_name
+from tests.nag.test_header import file_of
 from tests.orchestrator.conftest import Ran, nagbench, run_here
 
 SWEEP = """\
@@ -223,3 +224,75 @@ def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Pa
     )
     with pytest.raises(SpecError, match=r"its checkpoint has none; fine-tune it first: .*sweeps/nag_ready.yaml does"):
         read_sweep(path)
+
+
+ONLY = """\
+name: only
+networks:
+  sit: {ENTRY}
+sampler: {name: euler, steps: 2}
+sample: {count: 10, block: 10}
+arms:
+  plain: {}
+"""
+
+
+TRAINED = "data: {{name: digits}}, model: {{name: {name}, {fields}, depth: 1, heads: 2, patch: 2}}, train: {train}"
+
+
+def put_badly(folder: Path) -> None:
+    """Things of many kinds where a checkpoint should be."""
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    (folder / "cut.safetensors").write_bytes(file_of()[:-100])
+    for name, old, new in (
+        ("nonsense", b'predicts\\": \\"velocity', b'predicts\\": \\"nonsense'),
+        ("deep", b"hidden\\", b"hidde_\\"),
+        ("list", b'shape\\": [1, 8, 8]', b'shape\\": {}       '),
+        ("damaged", b'shape\\": [1, 8, 8]', b'shape": [1, 8, 8] '),
+    ):
+        data = file_of()
+        assert data.count(old) == 1
+        (folder / f"{name}.safetensors").write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("checkpoint: null", r"checkpoint: expected the path of a file, got null"),
+        ("checkpoint: null, family: dit", r"checkpoint: expected the path of a file, got null"),
+        ("checkpoint: folder", r"checkpoint: '.*folder' is a folder; a checkpoint is one file"),
+        ("checkpoint: folder, family: sit", r"'.*folder' is a folder; a checkpoint is one file"),
+        ("checkpoint: fifo", r"'.*fifo' is not a regular file; a checkpoint is one file"),
+        ("checkpoint: fifo, family: dit", r"'.*fifo' is not a regular file; a checkpoint is one file"),
+        ("checkpoint: cut.safetensors", r"cut.safetensors: the file is cut off or damaged: its header lists [\d,]+ by"),
+        ("checkpoint: nonsense.safetensors", r"network.predicts: Input should be .*, got 'nonsense'"),
+        ("checkpoint: deep.safetensors", r"its model sit is not valid: hidden: Field required"),
+        ("checkpoint: list.safetensors", r"network.shape: Input should be a valid array, got \{\}"),
+        ("checkpoint: damaged.safetensors", r"it does not describe itself"),
+        *(
+            (
+                TRAINED.format(name=name, fields=fields, train=train),
+                words,
+            )
+            for name in ("sit", "dit", "noise_level")
+            for fields, train, words in (
+                ("hidden: 1e308", "{steps: 1}", r"model.hidden: a whole number must be below 2\^63, got 1e\+308"),
+                (
+                    "hidden: 8, mlp_ratio: 1e308",
+                    "{steps: 1}",
+                    r"mlp_ratio \(1e\+308\) makes the MLPs wider than 1,048,5",
+                ),
+                ("hidden: 2097152", "{steps: 1}", r"model: hidden \(2097152\) is above 1,048,576"),
+                ("hidden: 8", "{steps: 1e30}", r"train.steps: a whole number must be below 2\^63, got 1e\+30"),
+                ("hidden: 8", "{steps: 1, batch: -1e19}", r"train.batch: a whole number must be below 2\^63"),
+            )
+        ),
+    ],
+)
+def test_a_network_that_cannot_be(tmp_path: Path, entry: str, words: str) -> None:
+    """One sentence with its line, whatever lies there and however large its numbers are."""
+    put_badly(tmp_path)
+    (tmp_path / "x.yaml").write_text(ONLY.replace("ENTRY", entry))
+    with pytest.raises(SpecError, match=rf"x\.yaml:3: networks\.sit.*{words}"):
+        read_sweep(tmp_path / "x.yaml")
