@@ -153,8 +153,7 @@ Wanted = list[tuple[str, list[tuple[int, int]]]]
 def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
     """A hash of the pieces of each local file."""
 
-    def read(one: tuple[str, list[tuple[int, int]]]) -> bytes:
-        name, pieces = one
+    def read(name: str, pieces: list[tuple[int, int]]) -> bytes:
         hashed = hashlib.blake2b(digest_size=16)
         place = os.path.join(root, name)
         try:
@@ -166,8 +165,10 @@ def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
             raise ValueError(f"{place} went away while it was read") from error
         return hashed.digest()
 
+    parts = [wanted[first : first + 64] for first in range(0, len(wanted), 64)]
     with ThreadPoolExecutor(SCANNERS) as pool:
-        yield from pool.map(read, wanted)
+        for found in pool.map(lambda part: [read(*one) for one in part], parts):
+            yield from found
 
 
 def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
