@@ -1,8 +1,8 @@
 """The files of a data set where they lie, in a folder or at a URL: names, sizes, a checksum, local copies.
 
 The checksum is of names, sizes and content. Of a small file, or one in a format without compression, whose size says
-nothing, all content counts; of larger ones four pieces; and of a data set of more than EVERY files only the SAMPLE whose
-hashed names come first, for to open a million files takes minutes on a network disk.
+nothing, all content counts; of larger ones four pieces. Of a data set of more than EVERY files only SAMPLE are read,
+those whose hashed names come first: opening a million files takes minutes on a network disk.
 
 A listing is kept in the user's cache: for a local folder it holds as long as no folder below it has changed, and none
 of the first STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same.

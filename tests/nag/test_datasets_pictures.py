@@ -84,7 +84,9 @@ def test_other_formats_are_not_read(kind: str) -> None:
         case "XBM" | "MSP":
             image.convert("1").save(out, format=kind)
         case "WMF":
-            out.write(b"\xd7\xcd\xc6\x9a\x00\x00" + struct.pack("<4hH", 0, 0, 16, 16, 72) + bytes(6) + b"\x01\x00\t\x00")
+            out.write(
+                b"\xd7\xcd\xc6\x9a\x00\x00" + struct.pack("<4hH", 0, 0, 16, 16, 72) + bytes(6) + b"\x01\x00\t\x00"
+            )
         case _:
             image.save(out, format=kind)
     with pytest.raises(Unreadable, match="its content is none of"):
