@@ -37,7 +37,9 @@ def beside(node: Node, remote: bool = False) -> str:
     """
     text = node.text()
     if not remote and locations.is_url(text) and locations.refusal(text) is None:
-        raise node.error(f"expected a path on this machine, got the URL {show(node)}. Fetch the file, and name it here.")
+        raise node.error(
+            f"expected a path on this machine, got the URL {show(node)}. Fetch the file, and name it here."
+        )
     place = text
     if locations.path_of(text) and not locations.is_url(text) and "\0" not in text:
         place = os.path.join(os.path.dirname(node.file), os.path.expanduser(locations.path_of(text)))

@@ -88,9 +88,7 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, way: str, kind: str) ->
     os.mkfifo(tmp_path / "pipe")
     text, line = naming(kind)[way]
     (tmp_path / "sweep.yaml").write_text(text)
-    with pytest.raises(
-        SpecError, match=rf"sweep\.yaml:{line}: .* is a (named pipe|device); a file or folder"
-    ):
+    with pytest.raises(SpecError, match=rf"sweep\.yaml:{line}: .* is a (named pipe|device); a file or folder"):
         read_sweep(tmp_path / "sweep.yaml")
 
 
