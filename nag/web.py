@@ -186,7 +186,7 @@ def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
 def _watched(base: Any, watch: _Watch) -> Any:
     class Connection(base):
         def connect(self) -> None:
-            create = self._create_connection
+            create: Any = self._create_connection  # type: ignore[has-type]
 
             def created(*arguments: Any, **options: Any) -> socket.socket:
                 made = create(*arguments, **options)

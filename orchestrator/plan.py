@@ -54,9 +54,8 @@ class Plan:
     blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
     cells: tuple[PlannedCell, ...]
     floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
-    outside: Mapping[tuple[str, bool], Outside] = field(
-        default_factory=dict
-    )  # by content and whether it is copied, what tasks read from outside of the store
+    # by content and whether it is copied, what tasks read from outside of the store
+    outside: Mapping[tuple[str, bool], Outside] = field(default_factory=dict)
 
     @cached_property
     def goals(self) -> frozenset[str]:
@@ -258,9 +257,8 @@ class Scoring:
 def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
     """Made once for each network and extractor: a sweep may have 100,000 cells."""
     key = (id(cell.network), id(extractor))
-    if key not in builder.scorings:
-        builder.scorings[key] = _new_scoring(builder, sweep, cell, extractor)
-    return builder.scorings[key]
+    found = builder.scorings.get(key) or _new_scoring(builder, sweep, cell, extractor)
+    return builder.scorings.setdefault(key, found)
 
 
 def _new_scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:

@@ -73,8 +73,8 @@ def listing(path: str) -> str:
     """The identity of a data set where it lies: a checksum of the names and sizes of its files and of what is in them
     (`nag.datasets.files`); of a single file, of its content. The place itself is no part of it.
 
-    What is not seen: in a data set of very many files, one that has another of the same name and size in its place; and,
-    until its folder changes or `check --deep` reads all again, one that is written over in place.
+    Not seen: in a data set of very many files, one that has another of the same name and size in its place; and, until
+    its folder changes or `check --deep` reads all again, one of very many that is written over in place.
     """
     from nag.datasets.files import look
 

@@ -1,8 +1,8 @@
 """The files of a data set where they lie, in a folder or at a URL: names, sizes, a checksum, local copies.
 
 The checksum is of names, sizes and content. Of a small file, or one in a format without compression, whose size says
-nothing, all content counts; of larger ones four pieces; and of a data set of more than EVERY files only the SAMPLE whose
-hashed names come first, for to open a million files takes minutes on a network disk.
+nothing, all content counts; of larger ones four pieces. Of a data set of more than EVERY files only SAMPLE are read,
+those whose hashed names come first: opening a million files takes minutes on a network disk.
 
 A listing is kept in the user's cache: for a local folder it holds as long as no folder below it has changed, and none
 of the first STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same.
@@ -155,8 +155,7 @@ Wanted = list[tuple[str, list[tuple[int, int]]]]
 def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
     """A hash of the pieces of each local file."""
 
-    def read(one: tuple[str, list[tuple[int, int]]]) -> bytes:
-        name, pieces = one
+    def read(name: str, pieces: list[tuple[int, int]]) -> bytes:
         hashed = hashlib.blake2b(digest_size=16)
         place = os.path.join(root, name)
         try:
@@ -168,8 +167,10 @@ def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
             raise ValueError(f"{place} went away while it was read") from error
         return hashed.digest()
 
+    parts = [wanted[first : first + 64] for first in range(0, len(wanted), 64)]
     with ThreadPoolExecutor(SCANNERS) as pool:
-        yield from pool.map(read, wanted)
+        for found in pool.map(lambda part: [read(*one) for one in part], parts):
+            yield from found
 
 
 def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:

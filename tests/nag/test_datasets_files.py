@@ -211,3 +211,65 @@ def test_a_new_class_at_a_url_is_seen_and_fresh_sees_everything():
     assert second != first
     fsspec.filesystem("memory").pipe_file("/growing/b/3.png", b"3")
     assert files.look(url, fresh=True).checksum != second
+
+
+def of(folder: Path, images: dict[str, bytes]) -> str:
+    for name, data in images.items():
+        write(folder / name, data)
+    return str(settled(folder))
+
+
+@pytest.mark.parametrize("size", [12, 70_000, 3_000_000])
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".jpg"])
+def test_equal_names_and_sizes_of_other_content_are_another_data_set(tmp_path, size, suffix):
+    one = {f"{name}{suffix}": name.encode() * size for name in "abc"}
+    other = {name: bytes(reversed(data[:-1])) + b"." for name, data in one.items()}
+    first, second = of(tmp_path / "one", one), of(tmp_path / "other", other)
+    assert files.look(first)[1:] == files.look(second)[1:]
+    assert listing(first) != listing(second)
+    assert listing(memory("one", one)) == listing(first)
+    assert listing(memory("other", other)) == listing(second)
+
+
+@pytest.mark.parametrize("place", [0, 5, 299_999, 599_999])
+def test_one_byte_of_one_file_without_compression_counts(tmp_path, place):
+    images = {f"{i}.ppm": bytes(600_000) for i in range(3)}
+    before = listing(of(tmp_path / "one", images))
+    changed = bytearray(600_000)
+    changed[place] = 1
+    assert listing(of(tmp_path / "two", {**images, "1.ppm": bytes(changed)})) != before
+
+
+def test_of_very_many_files_a_sample_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "EVERY", 10)
+    monkeypatch.setattr(files, "SAMPLE", 3)
+    opened = []
+    real = files._pieces
+    monkeypatch.setattr(files, "_pieces", lambda name, size: opened.append(name) or real(name, size))
+    images = {f"{i}.png": f"{i:04}".encode() for i in range(11)}
+    first = listing(of(tmp_path / "one", images))
+    sample = list(opened)
+    assert len(sample) == 3
+    assert listing(memory("many", images)) == first
+    assert opened == sample * 2  # the same ones, wherever they lie
+    changed = {**images, sample[1]: b"xxxx"}
+    assert listing(of(tmp_path / "two", changed)) != first
+
+
+def test_a_file_that_is_written_over_in_place_is_seen(root):
+    """No folder changes then, and neither does a size."""
+    before = files.look(str(root))
+    assert list(files.cache("listings").iterdir())
+    (root / "a/1.png").write_bytes(b"a/2.png")
+    after = files.look(str(root))
+    assert after[1:] == before[1:]
+    assert after.checksum != before.checksum
+
+
+def test_a_file_that_cannot_be_read_is_named(root, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", arguments[0])
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match=r"a/1\.png"):
+        files._checksum(str(root), ("a/1.png",), {"a/1.png": 7}, ["a/1.png"])

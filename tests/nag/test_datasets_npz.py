@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -176,3 +177,70 @@ def test_what_is_not_there_and_what_is_no_array(tmp_path):
         archive.writestr("arr_0.npy", b"no array")
     with pytest.raises(ValueError, match="no whole"):
         headers(str(tmp_path / "x.npz"))
+
+
+def _header(text: bytes) -> bytes:
+    """The start of an .npy file with this header."""
+    padded = text + b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+def _hostile(path: Path, kind: str) -> None:
+    literal = b"{'descr': '|u1', 'fortran_order': False, 'shape': %s}"
+    headers = {
+        "no literal": b"{'descr': '|u1', 'shape': (1,",
+        "no tokens": b"{'descr': '''|u1",
+        "a call": b"{'descr': __import__('os').system('false'), 'fortran_order': False, 'shape': (2,)}",
+        "deep": b"(" * 400 + b")" * 400,
+        "no mapping": b"[1, 2]",
+        "odd dtype": b"{'descr': [('a',)], 'fortran_order': False, 'shape': (2,)}",
+        "too large": literal % b"(1000000000000, 4, 4, 3)",
+        "negative": literal % b"(-5, 4, 4, 3)",
+        "overflows": literal % b"(4611686018427387904, 4, 4, 3)",
+        "no numbers": literal % b"('a', 4, 4, 3)",
+        "booleans": literal % b"(True, True, True, 3)",
+    }
+    compression = {"lzma": zipfile.ZIP_LZMA, "bz2": zipfile.ZIP_BZIP2}.get(kind, zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("arr_0.npy", _header(headers.get(kind, literal % b"(2, 4, 4, 3)")) + bytes(range(96)))
+    data = bytearray(path.read_bytes())
+    match kind:
+        case "encrypted":
+            data[6] |= 1
+            data[data.rfind(b"PK\x01\x02") + 8] |= 1
+        case "lzma" | "bz2":
+            data[45:75] = b"\xff" * 30
+        case "method":
+            data[8] = data[data.rfind(b"PK\x01\x02") + 10] = 99
+        case "cut":
+            del data[60:100]
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("encrypted", "lzma", "bz2", "method", "cut", "no literal", "no tokens", "a call", "deep", "no mapping"),
+        *("odd dtype", "too large", "negative", "overflows", "no numbers"),
+    ],
+)
+def test_a_file_that_lies_or_is_damaged_is_one_error(tmp_path: Path, kind: str) -> None:
+    """What zipfile, its decoders and numpy raise for these: RuntimeError, LZMAError, TokenError, SyntaxError, ..."""
+    _hostile(tmp_path / "x.npz", kind)
+    for read in (
+        lambda: headers(str(tmp_path / "x.npz")),
+        lambda: array(str(tmp_path / "x.npz"), "arr_0"),
+        lambda: Npz(path=str(tmp_path / "x.npz")).shape,
+        lambda: Npz(path=str(tmp_path / "x.npz")).open("train"),
+    ):
+        with pytest.raises(ValueError, match=r"x\.npz(: arr_0)? (is no whole \.npz file|cannot be read) \(.+\)"):
+            read()
+
+
+def test_an_array_larger_than_the_memory_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((50, 16, 16, 3), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", arr_0=images)
+    assert array(str(tmp_path / "x.npz"), "arr_0").shape == images.shape
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    with pytest.raises(ValueError, match=r"x\.npz: arr_0 cannot be read .*GB of memory; store it uncompressed"):
+        array(str(tmp_path / "x.npz"), "arr_0")

@@ -30,7 +30,13 @@ def test_every_other_protocol_that_fsspec_knows_is_refused(protocol: str, monkey
 
 @pytest.mark.parametrize(
     "place",
-    ["s3://a/x.npz::file:///b", "file:///a::b", "https://a.b/x::reference://y", "zip::x.zip", "reference::/x/refs.json"],
+    [
+        "s3://a/x.npz::file:///b",
+        "file:///a::b",
+        "https://a.b/x::reference://y",
+        "zip::x.zip",
+        "reference::/x/refs.json",
+    ],
 )
 def test_no_protocols_are_joined(place: str) -> None:
     for read in (locations.system, files.look):

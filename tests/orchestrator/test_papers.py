@@ -139,7 +139,11 @@ def test_smoke_shows_what_is_left(folder: Path, tmp_path: Path) -> None:
         (", fid: 3.5", "", "paper.yaml:8: rows[2]: it has no number, such as fid: 2.06."),
         ("nag.scale: 2", "nag.scale: 3", "paper.yaml:7: rows[1]: no cell of arm 'nag' has {'nag.scale': 3}."),
         ("arm: plain, ", "", "paper.yaml:6: rows[0]: 'arm' is missing"),
-        (PAPER, "", "sweep.yaml:14: published: paper.yaml: the file is empty. It needs source, protocol, count and rows."),
+        (
+            PAPER,
+            "",
+            "sweep.yaml:14: published: paper.yaml: the file is empty. It needs source, protocol, count and rows.",
+        ),
     ],
 )
 def test_bad_input(message: Callable[[str, str], str], old: str, new: str, words: str) -> None:
