@@ -22,9 +22,7 @@ from orchestrator.interrupts import SENTENCE
 from orchestrator.tracking.address import free_port
 from tests.orchestrator.conftest import AWAY, Ran, command, nagbench, started
 
-OURS = re.compile(
-    r'outermost\.py", line|cli\.py", line \d+, in _commands'
-)  # frames that are there once `main` has begun
+OURS = re.compile(r'outermost\.py", line|cli\.py", line \d+, in _commands')  # where ours has begun
 
 
 @pytest.fixture
