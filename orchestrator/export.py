@@ -70,6 +70,7 @@ def export(plan: Plan, store: Store, path: str | Path, report: Path | None = Non
                 entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
                 file.writestr(entry, data())
                 count += 1
+        _check_whole(temporary, count)
         os.replace(temporary, target)
     except OSError as error:
         raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
@@ -78,10 +79,25 @@ def export(plan: Plan, store: Store, path: str | Path, report: Path | None = Non
     return Exported(target, count, target.stat().st_size)
 
 
+def _check_whole(path: Path, entries: int) -> None:
+    """Read back what was written: some file systems tell of a full disk late, or not at all. Raises OSError."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    try:
+        with zipfile.ZipFile(path) as written:
+            whole = len(written.infolist()) == entries and written.testzip() is None
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
+        raise OSError("it is not what was written there when it is read again; the disk may be full")
+
+
 def _target(path: str | Path, example: str, force: bool) -> Path:
     target = Path(path)
     if target.is_dir():
         raise BadInput(f"{target} is a folder; give the name of the {example[-3:]} file, such as {target / example}.")
+    if target.exists() and not target.is_file():
+        raise BadInput(f"{target} is neither a file nor free for one; give another name.")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
     if not target.parent.is_dir():
@@ -130,6 +146,7 @@ def export_images(
 
     try:
         write_adm(str(target), parts(), taken, np.concatenate(labels)[:taken])
+        _check_whole(target, 2)
     except OSError as error:
         raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
     return Exported(target, 1, target.stat().st_size)

@@ -83,7 +83,7 @@ def starter(path: str | Path) -> list[Path]:
     """
     target = Path(path)
     if target.suffix not in (".yaml", ".yml"):
-        example = target / "first.yaml" if not target.name or target.is_dir() else f"{target}.yaml"
+        example = target / "first.yaml" if target.name in ("", "..") or target.is_dir() else f"{target}.yaml"
         raise BadInput(f"{target}: a sweep is a .yaml file, such as {example}.")
     if not NAME.fullmatch(target.stem):
         raise BadInput(

@@ -143,7 +143,7 @@ def export(
     else:
         made = pack(found, opened, target, report_pages(found), force)
     files = "" if made.files == 1 else f"{made.files} files, "
-    out.print(f"{made.path}: {files}{made.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
+    out.print(f"{made.path}: {files}{size(made.bytes)}", markup=False, soft_wrap=True)
 
 
 @command

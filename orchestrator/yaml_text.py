@@ -7,7 +7,6 @@ int, float, str, lists and dicts is ever made; tags, merge keys and repeated key
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import re
@@ -223,27 +222,30 @@ class _Tree:
     def node(self, source: yaml.Node, line: int, parent: Node | None, step: str | int, depth: int) -> Node:
         self.count += 1
         _limit(self.file, line, depth, self.count)
-        if isinstance(source, yaml.SequenceNode):
-            made = Node([], self.file, line, parent, step)
-        elif isinstance(source, yaml.MappingNode):
-            made = Node({}, self.file, line, parent, step)
-        else:
-            made = Node(None, self.file, line, parent, step)
         if source.tag is not None:
             tag = source.tag.replace("tag:yaml.org,2002:", "!!")[:60]
-            raise made.error(f"tags are not allowed: {tag}. Write the plain value.")
+            raise Node(None, self.file, line, parent, step).error(
+                f"tags are not allowed: {tag}. Write the plain value."
+            )
         if isinstance(source, yaml.SequenceNode):
+            made = Node([], self.file, line, parent, step)
             for number, item in enumerate(source.value):
                 made.value.append(self.node(item, item.start_mark.line + 1, made, number, depth + 1))
         elif isinstance(source, yaml.MappingNode):
+            made = Node({}, self.file, line, parent, step)
             self.mapping(source, made, depth)
         else:
-            self.text += len(source.value)
-            if self.text > MAX_TEXT:
-                raise made.error(f"the file has over {MAX_TEXT:,} characters, its anchors written out.")
-            value = source.value if source.style else self.plain(source.value, made)
-            return dataclasses.replace(made, value=value)
+            try:
+                made = Node(self.scalar(source), self.file, line, parent, step)
+            except ValueError as error:
+                raise Node(None, self.file, line, parent, step).error(str(error)) from None
         return made
+
+    def scalar(self, source: yaml.ScalarNode) -> bool | int | float | str | None:
+        self.text += len(source.value)
+        if self.text > MAX_TEXT:
+            raise ValueError(f"the file has over {MAX_TEXT:,} characters, its anchors written out.")
+        return source.value if source.style else self.plain(source.value)
 
     def mapping(self, source: yaml.MappingNode, made: Node, depth: int) -> None:
         found: dict[str, Node] = made.value
@@ -260,24 +262,24 @@ class _Tree:
             shown = key if key.isprintable() else repr(key)
             found[key] = self.node(value_source, line, made, shown, depth + 1)
 
-    def plain(self, text: str, place: Node) -> bool | int | float | str | None:
-        """What a plain (unquoted) scalar means."""
+    def plain(self, text: str) -> bool | int | float | str | None:
+        """What a plain (unquoted) scalar means. Raises ValueError, with the sentence for the user."""
         if text in ("", "~", "null"):
             return None
         if text in ("true", "false"):
             return text == "true"
         if zero := _LEADING_ZERO.fullmatch(text):
             number = f"{zero[1]}{zero[2].lstrip('0') or 0}{zero[3]}"
-            raise place.error(f"{text[:30]} has a leading zero. Write {number[:30]}, or quotes if text is meant.")
+            raise ValueError(f"{text[:30]} has a leading zero. Write {number[:30]}, or quotes if text is meant.")
         if _NOT_FINITE.fullmatch(text):
-            raise place.error(f"{text} is not allowed: a number must be finite.")
+            raise ValueError(f"{text} is not allowed: a number must be finite.")
         if _WHOLE.fullmatch(text):
             if len(text) > 20 or abs(int(text)) > MAX_WHOLE:
-                raise place.error(f"{text[:30]} is too large for a whole number (64 bits).")
+                raise ValueError(f"{text[:30]} is too large for a whole number (64 bits).")
             return int(text)
         if is_number(text):
             value = float(text) + 0.0  # -0.0 is 0.0: equal values must have equal digests
             if math.isinf(value):
-                raise place.error(f"{text[:30]} is too large for a number.")
+                raise ValueError(f"{text[:30]} is too large for a number.")
             return value
         return text

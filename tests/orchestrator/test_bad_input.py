@@ -1,6 +1,9 @@
 """Every mistake in a sweep file gets one sentence: line, key path, value, known names, fix (STYLE.md, rule 11)."""
 
 import contextlib
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from nag.registry import METHODS
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.spec import read_sweep
+from tests.orchestrator.conftest import TINY, changed
 
 SWEEP = """\
 name: digits
@@ -525,3 +529,35 @@ def test_any_key_or_value_may_be_wrong_without_a_traceback() -> None:
             Path("x.yaml").write_text("\n".join(lines))
             with contextlib.suppress(SpecError):
                 read_sweep("x.yaml")
+
+
+def peak(text: str, tmp_path: Path, command: str) -> tuple[str, float]:
+    """What a command says of a sweep, and the most memory that it took, in MB."""
+    (tmp_path / "big.yaml").write_text(text)
+    code = (
+        "import resource, sys\nfrom orchestrator.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    )
+    words = [sys.executable, "-c", code, command, str(tmp_path / "big.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 2
+    said, memory = done.stderr.rstrip("\n").rsplit("\n", 1)
+    assert len(said) < 1000
+    return said, int(memory) / 1024
+
+
+def test_large_sweeps_take_little_memory(tmp_path: Path) -> None:
+    long_key = f"name: x\n? {'k' * 400_000}\n: [{','.join('1' * 60_000)}]\n"
+    said, memory = peak(long_key, tmp_path, "check")
+    assert said.startswith(f"{tmp_path}/big.yaml:2: unknown key 'kkkk")
+    assert memory < 400
+    blocks = changed(TINY, "count: 40, block: 20", "count: 100000000, block: 1")
+    said, memory = peak(blocks, tmp_path, "plan")
+    assert re.search(r"big.yaml:\d+: sample: count 100,000,000 in blocks of 1 are 100,000,000 files", said)
+    assert memory < 400
+    said, memory = peak(changed(TINY, "count: 40, block: 20", "count: 90000, block: 1"), tmp_path, "plan")
+    assert "its cells need 2,160,000 blocks, each a file; at most 2,000,000 are allowed" in said
+    assert memory < 400
+    aliases = f"name: x\na: &a {'b' * 9000}\nc: [{','.join(['*a'] * 200)}]\n"
+    said, memory = peak(aliases, tmp_path, "check")
+    assert "over 1,000,000 characters, its anchors written out" in said

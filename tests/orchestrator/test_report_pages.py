@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.comparisons import compare
 from orchestrator.report.document import document
 from orchestrator.report.estimates import chosen, estimate
@@ -131,6 +133,18 @@ def test_cells_csv_is_exact(standard: Made) -> None:
         assert float(row["fid"]) == cell.value("fid")
         assert float(row["fid_low"]) == cell.value("fid", "low")
         assert row.get("nag.scale") == str(cell.params.get("nag.scale", ""))
+
+
+def test_a_text_that_looks_like_a_formula_is_none_in_cells_csv(standard: Made) -> None:
+    odd = ["=1+1", "+x", "-x", "@x", "\tx", "fine", "1=2"]
+    cells = [
+        dataclasses.replace(cell, params={"net.work": text}, reason="=2")
+        for cell, text in zip(standard.results.cells, odd, strict=False)
+    ]
+    rows = list(csv.DictReader(io.StringIO(cells_csv(dataclasses.replace(standard.results, cells=cells)))))
+    assert [row["net.work"] for row in rows] == [f"'{text}" for text in odd[:5]] + odd[5:]
+    assert {row["reason"] for row in rows} == {"'=2"}
+    assert [float(row["fid"]) for row in rows] == [cell.value("fid") for cell in cells]
 
 
 def test_nag_winning_and_losing_are_said_alike(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -142,6 +143,12 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ('setup: ["\\u2028"]', r":2: setup\[0\]: a line break or a character that cannot"),
         ("setup: [export WANDB_API_KEY=abc]", r":2: setup\[0\]: WANDB_API_KEY looks like a secret.*env_file"),
         ("setup: ['export AWS_SECRET_ACCESS_KEY=\"abc\"']", r"AWS_SECRET_ACCESS_KEY looks like a secret"),
+        ("container: [apptainer, exec, --env, KEY=x]", r":2: container\[3\]: KEY looks like a secret"),
+        ("container: [docker, run, '--env=HF_TOKEN=x']", r":2: container\[2\]: HF_TOKEN looks like a secret"),
+        ("setup: ['A=1 DB_PASSWORD=x']", r"DB_PASSWORD looks like a secret"),
+        ("setup: ['TOKENIZERS_PARALLELISM=false API_KEY=x']", r"API_KEY looks like a secret"),
+        ("setup: ['export X=postgres://u:p@h/d']", r":2: setup\[0\]: the password of an address looks like a secret"),
+        ("python: env https_proxy=http://u:p@h python", r":2: python: the password of an address"),
         ("container: [1]", r":2: container"),
         ("folder: results/store", r":2: folder: expected an absolute path, or one that starts with ~"),
         ("scratch: scratch", r":2: scratch: expected an absolute path, or one that starts with a variable"),
@@ -278,3 +285,22 @@ def test_reading_a_site_is_instant(tmp_path: Path) -> None:
     code = "import sys\nfor name in ('torch', 'ray', 'submitit', 'numpy'): sys.modules[name] = None\n"
     code += f"from orchestrator.site import read_site\nread_site({str(SITES[0].parent / 'slurm.yaml')!r})"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export TOKEN=$(cat ~/.token)",
+        "export TOKEN=`cat ~/.token`",
+        'API_KEY="$(cat /run/key)"',
+        "export WANDB_API_KEY=$KEY",
+        "export TOKENIZERS_PARALLELISM=false",
+        "export HF_TOKEN_PATH=/home/me/token",
+        "export DB=postgres://me:$PASSWORD@host/db",
+        "export NCCL_IB_PKEY=0 MONKEY=1",
+        "ssh -N -L 5432:db:5432 me@host",
+        "unset AWS_SECRET_ACCESS_KEY",
+    ],
+)
+def test_what_holds_no_secret_is_fine(slurm: Callable[[str], Slurm], line: str) -> None:
+    assert slurm(f"setup: [{json.dumps(line)}]\n").setup == (line,)

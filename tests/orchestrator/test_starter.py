@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nag.registry import METHODS
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, NagbenchError
 from orchestrator.spec import ARM_KEYS, SWEEP_KEYS, read_sweep
 from orchestrator.starter import SCHEMA_FILE, schema, starter
 from orchestrator.yaml_text import Node, parse
@@ -186,3 +186,15 @@ def test_a_name_that_is_none(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         starter(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [".", "", "..", "/", "folder", "folder.yaml", f"{'x' * 300}/y.yaml", "/dev/null/x.yaml"]
+)
+def test_what_is_no_new_file_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(NagbenchError):
+        starter(name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "folder.yaml"]

@@ -58,6 +58,8 @@ BAD = [
 BAD_WHEN_RUN = [
     ("from helper import x\n" + GUIDANCE, f"{AT}.use: guidance.py:1: ModuleNotFoundError: No module named 'helper'."),
     ("import sys\nsys.exit(3)\n" + GUIDANCE, f"{AT}.use: guidance.py:2: SystemExit: 3."),
+    ("class Odd(BaseException): ...\nraise Odd('no')\n" + GUIDANCE, f"{AT}.use: guidance.py:2: Odd: no."),
+    ("raise GeneratorExit\n" + GUIDANCE, f"{AT}.use: guidance.py:1: GeneratorExit: no message."),
     (GUIDANCE.replace("@method", ""), f"{AT}.use: guidance.py: 'LateNAG' is no method: put @method above it"),
     (GUIDANCE.replace("def terms", "def term").replace("NAG:", "NAG(object):"), f"{AT}.use: it {LACKS}"),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import urllib.request
@@ -39,6 +40,31 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     run_here(folder / "sweep.yaml", folder / "store")
     found, site = plan(read_sweep(folder / "sweep.yaml")), read_site(str(folder / "site.yaml"))
     return begin(found, Store(str(folder / "store")), site, "none", str(folder / "reports"), None, False)
+
+
+@pytest.mark.parametrize("address", ["http://me:hush@127.0.0.1:5000", "https://h/?token=hush", "mysql://me:hush@h/db"])
+def test_a_submission_holds_no_secret(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
+) -> None:
+    """Neither what is pickled, nor any file that others can read."""
+    tracked: list[str] = []
+    monkeypatch.setattr(cluster_commands, "track", lambda results, store, uri, pages: tracked.append(uri))
+    site = dataclasses.replace(read_site(campaign.site))
+    found, store = plan(read_sweep(campaign.sweep)), Store(campaign.store)
+    for _ in range(2):  # again: the file is there already
+        begun = begin(found, store, site, address, str(tmp_path / "reports"), None, False)
+    assert b"hush" not in pickle.dumps(cluster_commands.Reconcile(dataclasses.asdict(begun)))
+    files = [file for file in Path(campaign.store).rglob("*") if file.is_file() and b"hush" in file.read_bytes()]
+    assert [file.stat().st_mode & 0o777 for file in files] == ([0o600] if address.startswith("http") else [])
+    reconcile = cluster_commands.Reconcile(dataclasses.asdict(begun))
+    assert reconcile(0) == 0
+    assert tracked == ([address] if files else [])
+    for file in files:
+        file.chmod(0o644)  # somebody has opened it to all: what is in it is not trusted
+        assert reconcile(0) == 0
+        file.unlink()
+        assert reconcile(0) == 0
+    assert len(tracked) == len(files)
 
 
 @pytest.mark.parametrize("tracking", ["http://127.0.0.1:5000", "sqlite:///TMP/mlflow.db", "none"])

@@ -63,6 +63,9 @@ def test_ui_serves_the_runs_with_two_processes(served: tuple[Served, str]) -> No
     )
     with urllib.request.urlopen(f"http://127.0.0.1:{found.port}/health", timeout=10) as answer:
         assert answer.status == 200
+    lines = [Path(f"/proc/{process}/cmdline").read_bytes() for process in group(found.process.pid)]
+    assert len(lines) > 1
+    assert not any(b"sqlite" in line for line in lines)  # addresses, which may hold passwords, are not for all to see
 
 
 def test_a_server_holds_the_same(served: tuple[Served, str], finished: Ran, report: Path, tracked: str) -> None:
