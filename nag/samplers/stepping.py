@@ -23,7 +23,7 @@ FIRST_LEVEL = 1 / LEVELS  # below it a network of trained betas has never been a
 class Sampler(Protocol):
     """One with `adaptive = True` chooses its own steps for the batch it is given, so a block is never split for it."""
 
-    order: ClassVar[int]  # of convergence; for a stochastic sampler the weak order
+    order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
 
     @property
     def deterministic(self) -> bool:
