@@ -49,6 +49,7 @@ class FIDInfinity:
         target = gaussian(sources(x, reference, "features"))
         value = low = high = reason = None
         if len(x) >= LEAST_RATIO * target.rank:
+            assert known["value"] is not None
             value = (8 * known["value"] + _parts(x, target)) / 3
             low, high = influence_interval(value, influence)
         else:
