@@ -14,8 +14,8 @@ seeds: 0.92 to 0.97 with 3 and 5 seeds, sampling noise 0.1 to 10 times the retra
 0.96 of 1,500 at 3 times). With one noise for all trainings: 0.83 and 0.67 at 1, 0.18 and 0.11 at 10 times.
 
 limit: the fit at N/d = 10 covers 0.91 to 0.94 at dimension 64 to 256 (200 repetitions), about 0.92 at 512 (60); the
-line 0.91 to 0.94, and 0.60 to 0.67 at 512. At N/d = 5 the fit covers 0.93, 0.90, 0.78, 0.51 at 64, 128, 256, 512, the line
-0.92, 0.81, 0.54, 0.00.
+line 0.91 to 0.94, and 0.60 to 0.67 at 512. At N/d = 5 the fit covers 0.93, 0.90, 0.78, 0.51 at 64, 128, 256, 512,
+the line 0.92, 0.81, 0.54, 0.00.
 
 difference: by d^3 / N^2, the share covered (the misses all call the guided arm worse): 2.6 0.96, 8 0.94, 10 0.91 to
 0.95, 11 0.93, 20 0.86 to 0.88, 41 0.57, 44 0.67, 82 0.33 (dimension 2,048, N/d = 5: 3 repetitions, bias 1.3 times the
