@@ -58,7 +58,8 @@ class OpenSweep:
 
     def cells(self) -> pd.DataFrame:
         """The report's cells.csv as a table, a row for each cell: arm, digest, parameters, each metric with _low, _high
-        (95 %) and _extrapolated, network_calls, worker_seconds, complete, reason. What is not scored yet is NaN.
+        (95 %) and _extrapolated (for differences alone), network_calls, worker_seconds, complete, reason. What is not
+        scored yet is NaN.
         """
         import pandas as pd
 

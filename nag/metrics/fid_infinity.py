@@ -24,7 +24,7 @@ class FIDInfinity:
     the influence of FID is that of this number too, and gives its interval. Chong and Forsyth fit a line over 1/N to
     fifteen overlapping subsets, whose errors are correlated in no known way, so that fit's own error is no interval.
 
-    Nominal 95 % intervals cover the limit in 0.89 to 0.96 of cases at N/d = 10, dimension 64 to 512, and 2 D(N) -
+    Nominal 95 % intervals cover the limit in about 0.89 to 0.96 of cases at N/d = 10, dimension 64 to 512, 2 D(N) -
     D(N/2), the line alone, in 0.60 to 0.96. At N/d = 5 this one covers 0.41 to 0.91
     (`python -m benchmarks.coverage limit`).
     """
@@ -49,6 +49,7 @@ class FIDInfinity:
         target = gaussian(sources(x, reference, "features"))
         value = low = high = reason = None
         if len(x) >= LEAST_RATIO * target.rank:
+            assert known["value"] is not None
             value = (8 * known["value"] + _parts(x, target)) / 3
             low, high = influence_interval(value, influence)
         else:

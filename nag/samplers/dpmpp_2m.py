@@ -25,6 +25,9 @@ class DPMpp2M:
     x(t') = sigma' / sigma x + alpha' (1 - e^-h) D, D = m + h / (2 h_before) (m - m_before), which is diffusers'
     DPMSolverMultistepScheduler (midpoint) but on levels of our own, none of them rounded or clipped. The first step,
     and the last, which returns x_0, use m alone.
+
+    These two are of order 1, so that few steps fall short of order 2: on the linear path the error falls as steps^-1.2
+    between 10 and 40 steps, and as steps^-1.6 to ^-1.8 from there to 320.
     """
 
     steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]

@@ -24,7 +24,7 @@ STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 class Sampler(Protocol):
     """One with `adaptive = True` chooses its own steps for the batch it is given, so a block is never split for it."""
 
-    order: ClassVar[int]  # of convergence; for a stochastic sampler the weak order
+    order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
 
     @property
     def deterministic(self) -> bool:

@@ -28,8 +28,8 @@ def noise(k, n=4):
 
 
 @pytest.mark.parametrize(("path", "predicts"), [(Linear(), "velocity"), (Linear(), "x0"), (VP(), "eps"), (VP(), "x0")])
-@pytest.mark.parametrize("cls", FAST)
-def test_they_meet_their_order(cls, path, predicts):
+@pytest.mark.parametrize(("cls", "order"), [(DPMpp2M, 2), (UniPC, 3)])
+def test_their_steps_meet_their_order_away_from_the_last(cls, order, path, predicts):
     """Where the levels are many: on VP a step near t = 1 is a long one in lambda."""
     field = mixture(predicts, path)
     exact = exact_flow(field, noise(0), Y, 1.0, 0.04)
@@ -37,7 +37,21 @@ def test_they_meet_their_order(cls, path, predicts):
     runs = [march(cls(steps=n).started(), field, Y, noise, levels(1.0, 0.04, n)) for n in counts]
     errors = [float((run - exact).abs().max()) for run in runs]
     for coarse, fine in pairwise(errors):
-        assert math.log2(coarse / fine) == pytest.approx(cls.order, abs=0.25)
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("cls", "few", "many"), [(DPMpp2M, (1.1, 1.3), (1.6, 1.8)), (UniPC, (1.3, 1.9), (1.9, 2.1))], ids=["dpmpp", "unipc"]
+)
+def test_on_their_own_grid_the_first_and_last_step_cost_order(cls, few, many):
+    """From pure noise to data, as they are used: what their docstrings say."""
+    field = mixture()
+    exact = exact_flow(field, noise(0), Y, 1.0, 0.0)
+    errors = [float((cls(steps=n)(field, Y, noise) - exact).abs().max()) for n in (10, 20, 40, 80, 160, 320)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert all(few[0] <= order <= few[1] for order in orders[:2])
+    assert all(many[0] <= order <= many[1] for order in orders[2:])
+    assert orders[-1] == pytest.approx(cls.order, abs=0.25)
 
 
 @pytest.mark.parametrize(("path", "predicts"), [(Linear(), "velocity"), (VP(), "eps"), (VP(), "velocity")])
