@@ -146,12 +146,8 @@ def faults(step: Step, outcome: Outcome) -> list[str]:
     if outcome.code == 1 and step.name not in MAY_FAIL:
         found.append("exit code 1, which is for cells that failed")
     spoken = said + outcome.out * (outcome.code == 1)  # a table or a document says which cells
-    if (
-        outcome.code not in (0, 141)
-        and not spoken.strip()
-        and not step.stderr
-        and not (outcome.code == 1 and step.stdout)
-    ):
+    muted = step.stderr or (outcome.code == 1 and step.stdout) or step.limits.get("RLIMIT_FSIZE", 10**6) < 10**4
+    if outcome.code not in (0, 141) and not spoken.strip() and not muted:
         found.append(f"exit code {outcome.code}, and nothing said")
     if outcome.code == 2 and step.named and (problem := placeless(said, step.named)):
         found.append(f"{problem}: {said[:200]}")

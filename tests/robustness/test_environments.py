@@ -171,4 +171,4 @@ class Environment(Case):
 
 
 def test_environments(finished: Finished, tmp_path: Path) -> None:
-    check(lambda number: Environment(number, finished, tmp_path / str(number)), "environment", 90)
+    check(lambda number: Environment(number, finished, tmp_path / str(number)), "environment", 50)

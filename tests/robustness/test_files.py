@@ -148,4 +148,4 @@ class Files(Case):
 
 
 def test_files(finished: Finished, tmp_path: Path) -> None:
-    check(lambda number: Files(number, finished, tmp_path / str(number)), "file", 60, heavy=True)
+    check(lambda number: Files(number, finished, tmp_path / str(number)), "file", 24, heavy=True)

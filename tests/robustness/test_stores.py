@@ -108,4 +108,4 @@ def _hidden(store: Path) -> set[str]:
 
 
 def test_stores(finished: Finished, tmp_path: Path) -> None:
-    check(lambda number: Store(number, finished, tmp_path / str(number)), "store", 70, heavy=True)
+    check(lambda number: Store(number, finished, tmp_path / str(number)), "store", 24, heavy=True)

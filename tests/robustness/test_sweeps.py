@@ -152,17 +152,17 @@ class Site(Damaged):
 
 def test_sweeps(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sweeps/**/*.yaml")
-    check(lambda number: Sweep("sweep", number, corpus, tmp_path / str(number)), "sweep", 6000)
+    check(lambda number: Sweep("sweep", number, corpus, tmp_path / str(number)), "sweep", 2000)
 
 
 def test_processes(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sweeps/**/*.yaml")
-    check(lambda number: Real("process", number, corpus, tmp_path / str(number)), "process", 20)
+    check(lambda number: Real("process", number, corpus, tmp_path / str(number)), "process", 10)
 
 
 def test_smoke_runs(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sweeps/*.yaml")
-    check(lambda number: Smoke("smoke", number, corpus, tmp_path / str(number)), "smoke", 50, heavy=True)
+    check(lambda number: Smoke("smoke", number, corpus, tmp_path / str(number)), "smoke", 16, heavy=True)
 
 
 def test_a_missing_check_is_found(tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_a_missing_check_is_found(tmp_path: Path) -> None:
 
 def test_sites(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sites/*.yaml")
-    check(lambda number: Site("site", number, corpus, tmp_path / str(number)), "site", 1500)
+    check(lambda number: Site("site", number, corpus, tmp_path / str(number)), "site", 600)
