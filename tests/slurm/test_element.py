@@ -45,7 +45,7 @@ def running(done: Ran, tmp_path: Path) -> Callable[..., Running]:
 
     def made(*steps: tuple[str, tuple[int, ...]]) -> Running:
         bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
-        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time()})
+        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
         (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
         return Running(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
