@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.builder import Builder
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
+from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
 from orchestrator.identity import canonical
 from orchestrator.plan import Done, Plan, PlannedCell
 from orchestrator.report.cells_csv import cells_csv
@@ -63,19 +63,18 @@ def export(plan: Plan, store: Store, path: str | Path, report: Path | None = Non
     target = _target(path, f"{plan.sweep.name}.zip", force)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     count = 0
-    try:
-        with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
-            for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
-                entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
-                entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
-                file.writestr(entry, data())
-                count += 1
-        _check_whole(temporary, count)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with file_errors(f"{target} cannot be written"):
+        try:
+            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+                for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
+                    entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
+                    entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+                    file.writestr(entry, data())
+                    count += 1
+            _check_whole(temporary, count)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
     return Exported(target, count, target.stat().st_size)
 
 
@@ -144,11 +143,9 @@ def export_images(
 
     import numpy as np
 
-    try:
+    with file_errors(f"{target} cannot be written"):
         write_adm(str(target), parts(), taken, np.concatenate(labels)[:taken])
         _check_whole(target, 2)
-    except OSError as error:
-        raise EnvironmentProblem(f"{target} cannot be written: {error.strerror or error}.") from error
     return Exported(target, 1, target.stat().st_size)
 
 

@@ -82,8 +82,8 @@ class Plans:
         pass it over; for who deletes nothing.
         """
         found: dict[str, Recorded] = {}
-        for sweep in self.store.list("sweeps", strict=True):
-            entries = self.store.list(f"sweeps/{sweep}", strict=True)[::-1]
+        for sweep in self.store.list("sweeps", strict=not lenient):
+            entries = self.store.list(f"sweeps/{sweep}", strict=not lenient)[::-1]
             if not entries:
                 continue
             try:

