@@ -156,9 +156,9 @@ def status(
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": found.sweep.name, "store": address(store), "tracking": address(tracking)}
-        known |= {"cells": cells, "tasks": tasks}
         told = [{"id": job.id, "status": job.status} for job in jobs]
-        print_json({**known, "queue": queue, "queue_unknown": trouble, "ray_jobs": told})
+        now = {"cells": cells, "tasks": tasks, "queue": queue, "queue_unknown": trouble, "ray_jobs": told}
+        print_json({**known, **now})
         return
     out.print(counts_table(tasks))
     for kind, states in queue.items():

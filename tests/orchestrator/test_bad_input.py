@@ -535,8 +535,9 @@ def peak(text: str, tmp_path: Path, command: str) -> tuple[str, float]:
     """What a command says of a sweep, and the most memory that it took, in MB."""
     (tmp_path / "big.yaml").write_text(text)
     code = (
-        "import resource, sys\nfrom orchestrator.cli import main\n"
-        "try:\n    main()\nfinally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        "import sys\nfrom pathlib import Path\nfrom orchestrator.cli import main\ntry:\n    main()\nfinally:\n"
+        "    told = Path('/proc/self/status').read_text()\n"
+        "    print(told.partition('VmHWM:')[2].split()[0], file=sys.stderr)\n"
     )
     words = [sys.executable, "-c", code, command, str(tmp_path / "big.yaml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=tmp_path)
