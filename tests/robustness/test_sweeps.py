@@ -152,7 +152,7 @@ class Site(Damaged):
 
 def test_sweeps(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sweeps/**/*.yaml")
-    check(lambda number: Sweep("sweep", number, corpus, tmp_path / str(number)), "sweep", 2000)
+    check(lambda number: Sweep("sweep", number, corpus, tmp_path / str(number)), "sweep", 1700)
 
 
 def test_processes(tree: Path, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_a_missing_check_is_found(tmp_path: Path) -> None:
 
 def test_sites(tree: Path, tmp_path: Path) -> None:
     corpus = Corpus(tree, "sites/*.yaml")
-    check(lambda number: Site("site", number, corpus, tmp_path / str(number)), "site", 600)
+    check(lambda number: Site("site", number, corpus, tmp_path / str(number)), "site", 300)
