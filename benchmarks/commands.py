@@ -44,9 +44,9 @@ def seconds(*arguments: str | Path, runs: int = 5) -> float:
 
 def fill(sweep: Path, store: Path, share: float) -> int:
     """Files where the blocks of the sweep would be (planning looks at names only); how many."""
-    from orchestrator.plan import plan
-    from orchestrator.spec import read_sweep
-    from orchestrator.store import Store
+    from orchestrator.plan.make import plan
+    from orchestrator.spec.reader import read_sweep
+    from orchestrator.store.store import Store
 
     planned, opened = plan(read_sweep(sweep)), Store(str(store))
     opened.open()
@@ -62,8 +62,8 @@ def fill(sweep: Path, store: Path, share: float) -> int:
 
 def planning(sweep: Path) -> None:
     """In a process of its own, so that its memory can be told."""
-    from orchestrator.plan import plan
-    from orchestrator.spec import read_sweep
+    from orchestrator.plan.make import plan
+    from orchestrator.spec.reader import read_sweep
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

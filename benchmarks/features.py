@@ -32,10 +32,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nag.datasets import to_uint8  # noqa: E402
+from nag.datasets.dataset import to_uint8  # noqa: E402
 from nag.features.inception import Inception  # noqa: E402
 from nag.metrics.moments import Moments  # noqa: E402
-from nag.weights import INCEPTION  # noqa: E402
+from nag.pretrained import INCEPTION  # noqa: E402
 from tests.nag.inception_file import network, save  # noqa: E402
 
 SIZE, BATCH, ROUNDS = 256, 32, 5

@@ -83,8 +83,8 @@ def images(folder: Path, count: int) -> None:
     """Photographs' sizes, noise smoothed to the entropy of photographs."""
     from PIL import Image
 
-    from nag.datasets.ahead import read_ahead
     from nag.datasets.image_folder import ImageFolder
+    from nag.datasets.prefetch import read_ahead
 
     rng = np.random.default_rng(2)
     for i in range(count):

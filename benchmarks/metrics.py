@@ -114,7 +114,7 @@ def neighbours(options: argparse.Namespace) -> None:
     """Precision and recall of n samples and n reference images: all that k-NN does here."""
     import torch
 
-    from nag.metrics import kept
+    from nag.metrics import cache as kept
     from nag.metrics.neighbours import COLUMNS, ROWS, parts
     from nag.metrics.precision_recall import PrecisionRecall
 

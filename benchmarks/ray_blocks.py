@@ -22,15 +22,15 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a worker
 
-from orchestrator import engine
-from orchestrator.backends import End
-from orchestrator.backends import ray as backends
-from orchestrator.backends.ray import Ray
+from orchestrator.backends.ray import backend as backends
+from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.connection import Connection
-from orchestrator.plan import plan
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.execution import engine
+from orchestrator.execution.protocol import End
+from orchestrator.plan.make import plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 
 SWEEP = """\
 name: blocks
@@ -92,7 +92,7 @@ def by_tasks(folder: Path, blocks: int, tasks: int) -> float:
     """Seconds of the same blocks, a process each, two at a time; extrapolated from some."""
     import ray
 
-    from orchestrator.worker import run
+    from orchestrator.execution.worker import run
 
     found, store = planned(folder, blocks), Store(str(folder / "tasks"))
     digest = next(iter(found.goals))

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 
 from nag.field import NULL_NOISE, Calls, NetworkField
-from nag.guidance import Interval
 from nag.guidance.cfg import CFG
 from nag.guidance.nag import NAG
+from nag.guidance.terms import Interval
 from nag.interpolants import Linear, convert
 from nag.models.sit import SiT
 from nag.noise import Noise, normal
 from nag.samplers.euler import Euler
 from nag.samplers.euler_maruyama import EulerMaruyama
-from nag.samplers.stepping import Draw, levels, predict
+from nag.samplers.fixed_step import Draw, levels, predict
 from nag.sampling import guided, sample
 
 SHAPE, CLASSES = (1, 8, 8), 10

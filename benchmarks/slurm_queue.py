@@ -22,14 +22,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.commands import THOUSAND, fill
-from orchestrator.backends import Bundle, Work
 from orchestrator.backends.slurm.arrays import Array, arrays
-from orchestrator.bundles import bundles
-from orchestrator.forecast import makespan
-from orchestrator.plan import Done, Plan, missing, plan
-from orchestrator.site import Slurm
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
+from orchestrator.backends.slurm.forecast import makespan
+from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.execution.bundles import bundles
+from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
+from orchestrator.plan.progress import Done, missing
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import run_here
 from tests.slurm.cluster import cluster
 from tests.slurm.configuration import Settings

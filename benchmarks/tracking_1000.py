@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.plan import plan
+from orchestrator.plan.make import plan
 from orchestrator.report.results import CellResult, Results
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tracking import sync
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tracking.sync import sync
 
 SWEEP = """\
 name: thousand

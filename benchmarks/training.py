@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from nag.datasets import ArraySplit
+from nag.datasets.dataset import ArraySplit
 from nag.interpolants import Linear
+from nag.losses import Batch
 from nag.models.sit import SiT
 from nag.models.sizes import SIZES
-from nag.training import Batch, Batches, Training, train
-from orchestrator.store import Store
-from orchestrator.tasks import Context, Options
+from nag.training import Batches, Training, train
+from orchestrator.store.store import Store
 from orchestrator.tasks.checkpoints import Checkpoints
+from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.train import _new
 
 CLASSES = 10

@@ -1,6 +1,6 @@
 """Networks as files: our own are safetensors, with the network's description as JSON in the header.
 
-Official ones are read by `nag.official`. No pickle is ever run.
+Official ones are read by `nag.official_checkpoints`. No pickle is ever run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
 from nag.locations import check_regular
-from nag.models import seeded
 from nag.registry import name_of, source_of
+from nag.seeding import seeded
 
 if TYPE_CHECKING:
     import torch
 
+    from nag.estimator import Estimator
     from nag.field import NetworkField
-    from nag.noise_level import Estimator
-    from nag.official import Network
+    from nag.official_checkpoints import Network
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
 Kind = tuple[tuple[int, ...], str]  # shape and dtype of a weight
@@ -206,7 +206,7 @@ def parse_estimator(
     data: bytes, device: str = "cpu", source: str = "checkpoint", model_of: ModelOf = described_model
 ) -> Estimator:
     """The noise-level estimator in a file made by `dump_network`. Raises ValueError for anything else."""
-    from nag.noise_level import Estimator
+    from nag.estimator import Estimator
 
     module, model, interpolant, description = parse(data, device, source, model_of)
     if model.generates:
@@ -245,7 +245,7 @@ def own_form(data: bytes, family: str | None = None, source: str = "checkpoint",
 
 
 def _describes_itself(data: bytes, source: str) -> None:
-    from nag.official import is_pickle
+    from nag.torch_files import is_pickle
 
     if is_pickle(data):
         raise ValueError(f"{source}: a file of torch.save does not say what it is; say its family: dit or sit")
@@ -255,7 +255,7 @@ def _official(
     file: Path | bytes, family: str, source: str, architecture: dict[str, Any]
 ) -> tuple[Network, NetworkField]:
     from nag.field import NetworkField
-    from nag.official import contradicts, read_official
+    from nag.official_checkpoints import contradicts, read_official
 
     network = read_official(file, family, source, **architecture)
     module = module_of(

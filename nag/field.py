@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nag.interpolants import Interpolant, Prediction
-from nag.precision import Precision
+from nag.numerics import Precision
 
 if TYPE_CHECKING:
     import torch

@@ -15,16 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nag.unreachable import Unreachable
+
 PROTOCOLS = ("file", "s3", "gs", "az", "hf", "http", "https")
+
+
 WEB = ("http", "https")  # single files only, which nag.web fetches
+
+
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of every file system in use
+
+
 SHOWN = 100  # characters of a place in a message
 
+
 _for_tests: set[str] = set()
-
-
-class Unreachable(ConnectionError):
-    """What keeps a URL from being read: no network, no credentials, no such bucket, a package that is missing."""
 
 
 def allow_memory() -> None:

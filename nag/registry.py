@@ -4,7 +4,7 @@ A family is a folder of this package, a method one file in it: a small frozen ob
 Nothing here imports torch; neither does importing a method, so names and fields can be checked in milliseconds.
 
 A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
-weights) to the name under which `nag.weights` finds it where the field is None. `FOLDERS` names the fields that hold
+weights) to the name under which `nag.pretrained` finds it where the field is None. `FOLDERS` names the fields that hold
 the place of a data set. In identities their content stands in place of the path.
 """
 
@@ -63,24 +63,24 @@ METHODS: dict[str, dict[str, str]] = {
         "dinov2": "nag.features.dinov2:DINOv2",
         "torchscript": "nag.features.torchscript:TorchScript",
         "timm": "nag.features.timm_model:Timm",
-        "made_up": "nag.features.made_up:MadeUp",
+        "made_up": "nag.features.synthetic:MadeUp",
     },
     "datasets": {
         "digits": "nag.datasets.digits:Digits",
         "image_folder": "nag.datasets.image_folder:ImageFolder",
         "npz": "nag.datasets.npz:Npz",
-        "imagenet": "nag.datasets.tasks:ImageNet",
-        "food101": "nag.datasets.tasks:Food101",
-        "sun397": "nag.datasets.tasks:SUN397",
-        "caltech101": "nag.datasets.tasks:Caltech101",
-        "cub200": "nag.datasets.tasks:CUB200",
-        "stanford_cars": "nag.datasets.tasks:StanfordCars",
-        "df20m_mini": "nag.datasets.tasks:DF20MMini",
-        "artbench10": "nag.datasets.tasks:ArtBench10",
-        "made_up": "nag.datasets.made_up:MadeUp",
+        "imagenet": "nag.datasets.named:ImageNet",
+        "food101": "nag.datasets.named:Food101",
+        "sun397": "nag.datasets.named:SUN397",
+        "caltech101": "nag.datasets.named:Caltech101",
+        "cub200": "nag.datasets.named:CUB200",
+        "stanford_cars": "nag.datasets.named:StanfordCars",
+        "df20m_mini": "nag.datasets.named:DF20MMini",
+        "artbench10": "nag.datasets.named:ArtBench10",
+        "made_up": "nag.datasets.synthetic:MadeUp",
     },
-    "measures": {"noise_shift": "nag.noise_level:NoiseShift"},
-    "autoencoders": {"kl": "nag.autoencoder:Autoencoder", "block_means": "nag.block_means:BlockMeans"},
+    "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
+    "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
 }
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
-from nag.guidance import Guidance, Term
 from nag.guidance.guided_field import GuidedField, Slope
 from nag.guidance.mixing import Part, along_noise, part, without_cancelled
+from nag.guidance.terms import Guidance, Term
 from nag.interpolants import convert
-from nag.samplers.stepping import Draw, Sampler
+from nag.samplers.fixed_step import Draw, Sampler
 
 if TYPE_CHECKING:
     import torch

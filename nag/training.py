@@ -14,21 +14,23 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nag import distributed
 from nag.distributed import ALONE, World
-from nag.models import seeded
-from nag.precision import Precision, arithmetic
+from nag.losses import Batch
+from nag.numerics import Precision, arithmetic
 from nag.registry import Int, method
+from nag.seeding import seeded
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from nag.datasets import Split
+    from nag.datasets.dataset import Split
+    from nag.losses import Loss
     from nag.training_state import State, Weights
 
 # Recipes, as published: fields of Training, beside which a sweep may set others or the same ones anew.
@@ -94,33 +96,6 @@ class Training:
 
     def ema_decay(self, step: int) -> float:
         return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
-
-
-class Batch(NamedTuple):
-    x0: torch.Tensor  # (N, C, H, W)
-    eps: torch.Tensor  # (N, C, H, W)
-    t: torch.Tensor  # (N,) in (0, 1)
-    told: torch.Tensor  # (N,) the t that the network is told; -1 where its noise condition is dropped
-    y: torch.Tensor  # (N,) the class that it is told; num_classes where it is dropped
-
-    def states(self, interpolant: Any) -> torch.Tensor:
-        """x_t = alpha_t x_0 + sigma_t eps."""
-        level = self.t.view(-1, 1, 1, 1)
-        return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * self.eps
-
-
-Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]  # the mean over the batch; it only calls the module
-
-
-def prediction_loss(interpolant: Any, predicts: str) -> Loss:
-    """Mean squared error of a generator's prediction at x_t."""
-    from nag.interpolants import target
-
-    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        wanted = target(predicts, batch.x0, batch.eps, batch.t.view(-1, 1, 1, 1), interpolant)
-        return (module(batch.states(interpolant), batch.told, batch.y) - wanted).square().mean()
-
-    return loss
 
 
 class Batches:

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from nag.locations import Unreachable
+from nag.unreachable import Unreachable
 
 CHUNK = 2**20
 LARGEST = 64 * 2**30  # bytes, where the right size is not known

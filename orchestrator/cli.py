@@ -5,23 +5,26 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("sweep_commands", "cluster_commands", "store_commands")  # in the order of --help
+COMMANDS = (  # in the order of --help
+    *("check", "plan", "status", "run", "report", "logs", "ui", "init", "doctor"),
+    *("submit", "cancel", "du", "gc", "export", "fetch", "score"),
+)
 
 
 def main() -> None:
-    from orchestrator import interrupts
+    from orchestrator.commands import interrupts
 
     interrupts.install()  # before the imports below, which take the first half second
-    from orchestrator.outermost import guard
+    from orchestrator.commands.outermost import guard
 
     sys.exit(guard(_commands))
 
 
 def _commands() -> int | None:
-    from orchestrator.app import app
+    from orchestrator.commands.app import app
 
     for name in COMMANDS:
-        importlib.import_module(f"orchestrator.{name}")
+        importlib.import_module(f"orchestrator.commands.{name}")
 
     code: int | None = app(args=sys.argv[1:] or ["--help"], prog_name="nagbench", standalone_mode=False)
     return code

@@ -14,8 +14,9 @@ import os
 from typing import Any
 
 from nag.cache import folder
-from nag.locations import Unreachable, irregular
+from nag.locations import irregular
 from nag.registry import name_of, source_of
+from nag.unreachable import Unreachable
 from orchestrator.errors import BadInput, EnvironmentProblem
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -96,7 +97,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
         if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
             place = instance.located()
         if place is None and default is not None:
-            from nag.weights import find
+            from nag.pretrained import find
 
             place = find(default)
         if place is not None and not os.path.exists(place):
@@ -106,7 +107,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
         elif default is not None:
             found[name] = Outside("", f"missing {default}", copied=True)
     for name in getattr(type(instance), "FOLDERS", ()):
-        from nag.datasets import listing
+        from nag.datasets.dataset import listing
 
         place = getattr(instance, name)
         try:

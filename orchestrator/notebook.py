@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nag.registry import name_of
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, unknown
-from orchestrator.plan import Plan, PlannedCell, plan
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan, PlannedCell
 from orchestrator.report.cells_csv import SCORE
 from orchestrator.report.results import Results, collect, influence
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store, unpack
-from orchestrator.tasks import block_name
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.arrays import unpack
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
 from orchestrator.tracking.runs import varying_params
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from nag.guidance import EVERYWHERE
+from nag.guidance.terms import EVERYWHERE
 from nag.registry import METHODS, find
 from nag.training import Training
 from orchestrator.identity import digest
-from orchestrator.plan import plan
-from orchestrator.spec import read_sweep
-from orchestrator.sweep import Sample
+from orchestrator.plan.make import plan
+from orchestrator.spec.model import Sample
+from orchestrator.spec.reader import read_sweep
 
 DEFAULTS = {
     "models.sit": {"mlp_ratio": 4.0, "learned_variance": False},

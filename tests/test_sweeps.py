@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.forecast import forecast
-from orchestrator.plan import Done, plan
-from orchestrator.site import Stage, read_site
-from orchestrator.spec import read_sweep
-from orchestrator.speeds import Speeds
-from orchestrator.store import Store
-from orchestrator.yaml_text import parse
+from orchestrator.backends.site import read_site
+from orchestrator.backends.slurm.forecast import forecast
+from orchestrator.backends.slurm.settings import Stage
+from orchestrator.execution.durations import Speeds
+from orchestrator.plan.make import plan
+from orchestrator.plan.progress import Done
+from orchestrator.spec.reader import read_sweep
+from orchestrator.spec.yaml_nodes import parse
+from orchestrator.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))

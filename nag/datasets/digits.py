@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from nag.datasets import ArraySplit
+from nag.datasets.dataset import ArraySplit
 from nag.registry import method
 
 SPLITS = ("train", "held_out")

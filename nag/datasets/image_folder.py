@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from nag.datasets import check_split
+from nag.datasets.dataset import check_split
 from nag.datasets.images import SUFFIXES, Unreadable
 from nag.locations import is_web
 from nag.registry import Int, method
@@ -19,8 +19,8 @@ from nag.registry import Int, method
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.datasets.files import Listing
-    from nag.datasets.made_up import MadeUp
+    from nag.datasets.listing import Listing
+    from nag.datasets.synthetic import MadeUp
 
 TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit split; the first held-out one counts
 
@@ -60,13 +60,13 @@ class ImageFolder:
     @property
     def num_classes(self) -> int:
         """From the kept listing's folders: no file is read."""
-        from nag.datasets.files import look
+        from nag.datasets.listing import look
 
         return max(1, len(layout_of(look(self.path, names=False).folders).classes))
 
     def open(self, split: str) -> ImageSplit:
         """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such data set."""
-        from nag.datasets.files import look
+        from nag.datasets.listing import look
 
         check_split(split)
         return self._open(split, look(self.path))
@@ -94,7 +94,7 @@ class ImageFolder:
 
     def smoke(self) -> MadeUp:
         """Small made-up images in its place, which need no folder; other ones for another class or folder name."""
-        from nag.datasets.made_up import MadeUp
+        from nag.datasets.synthetic import MadeUp
 
         named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
         seed = zlib.crc32("/".join(named).encode("utf-8", "surrogateescape"))
@@ -110,7 +110,7 @@ class ImageFolder:
         """What is wrong with the data set, one line a problem: the folders are read again, and the first image of each
         class is decoded; with `on_error: skip`, the first that can be.
         """
-        from nag.datasets.files import look
+        from nag.datasets.listing import look
 
         try:
             found = look(self.path, fresh=True)
@@ -126,7 +126,7 @@ class ImageFolder:
         return problems
 
     def _disagreements(self, splits: dict[str, ImageSplit]) -> list[str]:
-        """Where the folders are not those of the task (nag/datasets/tasks.py)."""
+        """Where the folders are not those of the task (nag/datasets/named.py)."""
         return []
 
 
@@ -204,8 +204,8 @@ class ImageSplit:
         yield from (int(j) for j in (*alike[place + 1 :], *alike[:place]))
 
     def _read(self, i: int) -> np.ndarray:
-        from nag.datasets.files import local
         from nag.datasets.images import pixels
+        from nag.datasets.listing import local
 
         name, size = self.files[i]
         with open(local(self.data.path, name, size), "rb") as file:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.autoencoder import OpenAutoencoder
-    from nag.datasets import Split
+    from nag.autoencoders.kl import OpenAutoencoder
+    from nag.datasets.dataset import Split
 
 KINDS = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}
 
@@ -39,8 +39,8 @@ def encode_shard(
     import numpy as np
     import torch
 
-    from nag.datasets import originals
-    from nag.datasets.ahead import read_ahead
+    from nag.datasets.dataset import originals
+    from nag.datasets.prefetch import read_ahead
 
     if len(indices) and not 0 <= indices.min() <= indices.max() < originals(split):
         raise ValueError(f"images {indices.min()} to {indices.max()} of {originals(split)}; flips are made here")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.datasets import check_split
+from nag.datasets.dataset import check_split
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Npz:
     @property
     def _local(self) -> tuple[str, int, int]:
         """Where the file lies here, and what tells that it is still the same."""
-        from nag.datasets.files import local
+        from nag.datasets.listing import local
 
         path = local(self.path)
         stat = os.stat(path)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from nag.datasets import Split
+    from nag.datasets.dataset import Split
 
 SHAPES = {  # of the weights, first layer first; every one has a bias
     "conv1": (16, 1, 3, 3),
@@ -63,7 +63,7 @@ class Digits:
         from torch.nn.functional import cross_entropy
 
         from nag import noise
-        from nag.datasets import to_uint8
+        from nag.datasets.dataset import to_uint8
 
         n = len(split)
         everything = np.arange(n)

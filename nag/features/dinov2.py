@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nag.features.made_up import MadeUp
+from nag.features.synthetic import MadeUp
 from nag.features.timm_model import created, extractor
+from nag.pretrained import DINOV2 as FILE
+from nag.pretrained import located
 from nag.registry import method
-from nag.weights import DINOV2 as FILE
-from nag.weights import located
 
 if TYPE_CHECKING:
     from pathlib import Path

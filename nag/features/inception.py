@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nag.features.made_up import MadeUp
 from nag.features.resizing import Kind, check_images, resize
+from nag.features.synthetic import MadeUp
+from nag.pretrained import INCEPTION, PYTORCH_FID, located
 from nag.registry import method
-from nag.weights import INCEPTION, PYTORCH_FID, located
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -53,7 +53,7 @@ def opened(path: Path, device: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, 
     """
     import torch
 
-    from nag.weights import read_state
+    from nag.pretrained import read_state
 
     weights = read_state(path)
     try:

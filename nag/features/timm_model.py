@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from nag.features.made_up import MadeUp
 from nag.features.resizing import Kind, check_images, resize
+from nag.features.synthetic import MadeUp
+from nag.pretrained import located, read_state
 from nag.registry import method
-from nag.weights import located, read_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def created(
     """
     import timm
 
-    from nag.models import seeded
+    from nag.seeding import seeded
 
     if not timm.is_model(model):
         raise ValueError(f"timm {timm.__version__} has no model {model!r}; see timm.list_models()")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from nag.features.made_up import MadeUp
 from nag.features.resizing import check_images, resize
+from nag.features.synthetic import MadeUp
 from nag.features.torchscript_file import load, plainly, reason
+from nag.pretrained import located
 from nag.registry import Int, method
-from nag.weights import located
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from nag.guidance import Interval, Reference, Term
+from nag.guidance.terms import Interval, Reference, Term
 from nag.registry import method
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from nag.guidance import Channels, Interval, Term
+from nag.guidance.terms import Channels, Interval, Term
 from nag.registry import method
 
 

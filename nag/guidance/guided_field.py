@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from nag.field import NULL_NOISE, Field
-from nag.guidance import Interval
 from nag.guidance.mixing import D, Evaluation, Part, Stretch, stretches
+from nag.guidance.terms import Interval
 from nag.interpolants import Interpolant, Prediction, convert
 
 if TYPE_CHECKING:
     import torch
 
-    from nag.noise_level import Estimator
+    from nag.estimator import Estimator
 
 # On a CPU a batch that leaves its caches is slower than the same samples in turn (benchmarks/sampling.py), so there no
 # more branches share a batch than keep it at so many numbers, or at so many samples.

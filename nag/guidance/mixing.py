@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from nag.guidance import EVERYWHERE, Interval, Term
+from nag.guidance.terms import EVERYWHERE, Interval, Term
 
 
 class Evaluation(NamedTuple):

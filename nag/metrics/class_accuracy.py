@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics import Scores, plain
+from nag.metrics.metric import Scores, plain
 from nag.registry import method
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics import Scores, feature_pair, plain
+from nag.metrics.metric import Scores, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nag.metrics import Score, Scores, rows
+from nag.metrics.metric import Score, Scores, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: st
 
     Raises ValueError where the reference has neither or they are of another dimension.
     """
-    from nag.metrics.kept import kept
+    from nag.metrics.cache import kept
 
     known = sources(x, reference, output)
     return kept("score", lambda: _score(x, gaussian(known)), x, *known)
@@ -89,8 +89,8 @@ def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> 
 
 def gaussian(known: list[np.ndarray]) -> Reference:
     """The Gaussian of these sources, kept for the next cell."""
+    from nag.metrics.cache import kept
     from nag.metrics.frechet import Reference
-    from nag.metrics.kept import kept
     from nag.metrics.moments import moments
 
     def make() -> Reference:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics import Score, Scores, rows
+from nag.metrics.metric import Score, Scores, rows
 from nag.registry import Int, method
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics import Score, Scores, feature_pair
+from nag.metrics.metric import Score, Scores, feature_pair
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class KID:
         Raises ValueError for fewer, for values that are not finite and where the dimensions differ.
         """
         from nag.intervals import influence_interval
-        from nag.metrics.kept import kept
+        from nag.metrics.cache import kept
         from nag.metrics.neighbours import Points
 
         x, r = (Points(rows) for rows in feature_pair(samples, reference, self.least, self.least))

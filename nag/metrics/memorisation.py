@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics import Score, Scores, feature_pair, rows
+from nag.metrics.metric import Score, Scores, feature_pair, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Memorisation:
         import numpy as np
 
         from nag.intervals import share_interval
-        from nag.metrics.kept import kept
+        from nag.metrics.cache import kept
         from nag.metrics.neighbours import nearest, seen
 
         features, trained = feature_pair(samples, reference, self.least, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nag.metrics.kept import kept
+from nag.metrics.cache import kept
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 import pydantic
 
 from nag.interpolants import LEVELS, VP, convert, posterior, target
-from nag.models import patches_fit, widths_fit
+from nag.models.checks import patches_fit, widths_fit
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
     import torch
 
-    from nag.training import Batch, Loss
+    from nag.losses import Batch, Loss
 
 
 @method
@@ -59,7 +59,7 @@ class DiT:
 
         ValueError for a learned variance on a path without trained betas.
         """
-        from nag.training import prediction_loss
+        from nag.losses import prediction_loss
 
         if not self.learned_variance:
             return prediction_loss(interpolant, predicts)

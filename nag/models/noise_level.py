@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import pydantic
 
-from nag.models import patches_fit, widths_fit
+from nag.models.checks import patches_fit, widths_fit
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
     import torch
 
-    from nag.training import Loss
+    from nag.losses import Loss
 
 
 @method
@@ -65,7 +65,7 @@ class NoiseLevel:
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Cross entropy of the posterior and the bin in which the level lies."""
-        from nag.noise_level import level_loss
+        from nag.losses import level_loss
 
         return level_loss(interpolant, self.bins)
 

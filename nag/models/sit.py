@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import pydantic
 
-from nag.models import patches_fit, widths_fit
+from nag.models.checks import patches_fit, widths_fit
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
     import torch
 
-    from nag.training import Loss
+    from nag.losses import Loss
 
 
 @method
@@ -57,7 +57,7 @@ class SiT:
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Mean squared error of the prediction."""
-        from nag.training import prediction_loss
+        from nag.losses import prediction_loss
 
         return prediction_loss(interpolant, predicts)
 

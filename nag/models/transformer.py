@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nag.field import NULL_NOISE
-
-if TYPE_CHECKING:
-    from nag.models.dit import DiT
-    from nag.models.sit import SiT
 
 FREQUENCIES = 256
 
@@ -201,8 +197,27 @@ class LevelTransformer(nn.Module):
         return self.final_layer(x, c).mean(dim=1)
 
 
+class Description(Protocol):
+    """What `generator` reads of the frozen description of a network."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def mlp_ratio(self) -> float: ...
+    @property
+    def learned_variance(self) -> bool: ...
+
+    def fits(self, shape: tuple[int, int, int]) -> None: ...
+
+
 def generator(
-    model: SiT | DiT,
+    model: Description,
     shape: tuple[int, int, int],
     num_classes: int,
     null_noise: bool,

@@ -11,7 +11,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import LEVELS, VP, Interpolant, Prediction, convert, posterior
 from nag.registry import Int, method
-from nag.samplers.stepping import Draw, Observe, evaluate, march, respaced
+from nag.samplers.fixed_step import Draw, Observe, evaluate, march, respaced
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
 from nag.registry import method
-from nag.samplers.stepping import FIRST_LEVEL, Draw, Observe, data, reaches_data, undetermined, velocity
+from nag.samplers.fixed_step import FIRST_LEVEL, Draw, Observe, data, reaches_data, undetermined, velocity
 
 if TYPE_CHECKING:
     import torch

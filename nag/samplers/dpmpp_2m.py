@@ -11,7 +11,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
 from nag.registry import Int, method
-from nag.samplers.stepping import STEPS_AT_MOST, Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
+from nag.samplers.fixed_step import STEPS_AT_MOST, Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
 
 if TYPE_CHECKING:
     import torch

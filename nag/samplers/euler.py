@@ -10,7 +10,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
 from nag.registry import Int, method
-from nag.samplers.stepping import (
+from nag.samplers.fixed_step import (
     STEPS_AT_MOST,
     Draw,
     Observe,

@@ -11,7 +11,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction, convert
 from nag.registry import Int, method
-from nag.samplers.stepping import (
+from nag.samplers.fixed_step import (
     FIRST_LEVEL,
     STEPS_AT_MOST,
     Draw,

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nag.distributed import alone
-from orchestrator.backends import Bundle, End, Event, Step, Work, event_of, message_of
-from orchestrator.plan import Plan
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, event_of, message_of
+from orchestrator.plan.model import Plan
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 
 BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
 
@@ -56,7 +56,13 @@ class Local:
         log = f"worker-{uuid.uuid4().hex[:8]}.log"
         with os.fdopen(self.store.open_log(log), "w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.worker", self.store.url, json.dumps(asdict(self.options))],
+                [
+                    sys.executable,
+                    "-m",
+                    "orchestrator.execution.worker",
+                    self.store.url,
+                    json.dumps(asdict(self.options)),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -18,8 +18,7 @@ from orchestrator.report.estimates import (
     stamp_of,
     uses_nag,
 )
-from orchestrator.report.results import Results
-from orchestrator.report.words import (
+from orchestrator.report.formatting import (
     CHOSEN_VERBS,
     VERBS,
     against,
@@ -36,6 +35,7 @@ from orchestrator.report.words import (
     value_text,
     verdict,
 )
+from orchestrator.report.results import Results
 
 NAMED = 3  # arms that a sentence names; the table has the others
 LISTED = 5  # and a limit

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.report.results import CellResult, Results, influence
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 Params = tuple[tuple[str, Any], ...]
 

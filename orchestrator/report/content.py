@@ -16,11 +16,11 @@ from orchestrator.report.costs import costs
 from orchestrator.report.estimates import chosen, headline_metric
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
-from orchestrator.report.paper import paper_table
+from orchestrator.report.formatting import metric_name, plural, short
+from orchestrator.report.published_values import paper_table
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.settings import Table, arms_tables, settings_tables, shift_table
-from orchestrator.report.words import metric_name, plural, short
-from orchestrator.store import Store
+from orchestrator.report.tables import Table, arms_tables, settings_tables, shift_table
+from orchestrator.store.store import Store
 
 CONTENT = re.compile(r"[0-9a-f]{32}/?")  # of a file, in place of its path
 SHOWN = 12  # digits of a hash

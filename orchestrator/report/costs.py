@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.report.formatting import plural, seconds_text
 from orchestrator.report.results import Results
-from orchestrator.report.words import plural, seconds_text
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 def costs(results: Results, store: Store) -> list[str]:

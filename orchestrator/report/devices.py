@@ -7,8 +7,8 @@ from typing import Any
 
 from nag import hardware
 from orchestrator.report.comparisons import Comparison, groups
+from orchestrator.report.formatting import listed
 from orchestrator.report.results import Results
-from orchestrator.report.words import listed
 
 UNKNOWN = "unknown (sampled by an older version)"
 

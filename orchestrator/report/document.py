@@ -7,9 +7,9 @@ from typing import Any
 
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
-from orchestrator.report.paper import beside
+from orchestrator.report.published_values import beside
 from orchestrator.report.results import CellResult, Results
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 def document(results: Results, store: Store) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.comparisons import Group, groups, is_seed
+from orchestrator.report.formatting import is_distance, short
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.words import is_distance, short
 
 
 @dataclass(frozen=True)

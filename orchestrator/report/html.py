@@ -9,7 +9,7 @@ from string import Template
 from orchestrator.report.content import TITLES, Content
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, svg_inline
-from orchestrator.report.settings import Item, Table
+from orchestrator.report.tables import Item, Table
 
 PAGE = Template("""\
 <!doctype html>

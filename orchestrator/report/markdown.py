@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.report.content import TITLES, Content
-from orchestrator.report.settings import Item, Table
+from orchestrator.report.tables import Item, Table
 
 
 def text(found: Content) -> str:

@@ -15,12 +15,13 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.plan import Done, Plan, missing
+from orchestrator.plan.model import Plan
+from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
+from orchestrator.report.formatting import label, number, plural
 from orchestrator.report.results import Results, collect
-from orchestrator.report.words import label, number, plural
-from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, KINDS
+from orchestrator.store.store import Store
+from orchestrator.tasks.task import BLOCK_KINDS, KINDS
 
 Counts = dict[str, dict[str, int]]
 LINE_EVERY_S = 10.0

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from orchestrator import engine
 from orchestrator.errors import CorruptFile
+from orchestrator.execution import engine
 from orchestrator.identity import digest
-from orchestrator.plan import Done, Plan, PlannedCell, Scored
-from orchestrator.store import Store
-from orchestrator.tasks import file_name
+from orchestrator.plan.model import Plan, PlannedCell, Scored
+from orchestrator.plan.progress import Done
+from orchestrator.store.layout import file_name
+from orchestrator.store.store import Store
 from orchestrator.tasks.score import NO_HELD_OUT
 
 
@@ -33,7 +34,7 @@ class CellResult:
     reason: str | None = None  # why it failed
     log: str | None = None  # the log of what failed, on the machine that tried
     kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {}: one that was not recorded
-    shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_level.shift), with the task that measured it
+    shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
         return self.scores[metric]["score"][key] if metric in self.scores else None
@@ -224,7 +225,7 @@ def _content(params: Mapping[str, Any]) -> str:
 
 def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
     """Levels t (K,), and the estimator's predictions on sampled and on true states (K, M) each."""
-    from orchestrator.store import unpack
+    from orchestrator.store.arrays import unpack
 
     try:
         return unpack(store.read(file_name(task, "shift.safetensors")))[0]
@@ -234,7 +235,7 @@ def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
 
 def influence(store: Store, task: str) -> Any:
     """The influence of every sample on a score, (N,) float32, or None if the metric has none."""
-    from orchestrator.store import unpack
+    from orchestrator.store.arrays import unpack
 
     try:
         return unpack(store.read(file_name(task, "arrays.safetensors")))[0].get("influence")

@@ -1,175 +1,250 @@
-"""Results as tables and sentences for the terminal; `cli.py` prints them."""
+"""The tables of a report: the best setting of each arm, and every setting. Cells are text; pages only lay them out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from rich import box
-from rich.console import Group as Stack
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from orchestrator.report.comparisons import Comparison, Group, groups
-from orchestrator.report.estimates import beside, lowest
+from orchestrator.report.comparisons import Comparison, Group, groups, is_seed
+from orchestrator.report.estimates import beside, distances, estimate, headline_metric, lowest, price, rivals
+from orchestrator.report.formatting import (
+    against,
+    calls_text,
+    difference_text,
+    interval_text,
+    metric_name,
+    row_of,
+    seconds_text,
+    short,
+    signed,
+    value_text,
+    verdict,
+)
 from orchestrator.report.results import Results
-from orchestrator.report.words import against, count_text, is_distance, label, number, row_of, share, small, verdict
-
-STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
-SHORT = {"class_accuracy": "class\naccur.", "precision": "P", "recall": "R", "held_out": "held-out"}
-SHORT |= {"inception_score": "IS", "memorisation": "copied", "density": "dens.", "coverage": "cover."}
-MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
-def comparison_tables(results: Results, comparisons: Sequence[Comparison]) -> RenderableType:
-    """The arms with their distances and differences, then their other metrics and price."""
-    extrapolated = [metric for metric in results.metrics if is_distance(results, metric)]
-    other_ways = beside(results)
-    others = [metric for metric in results.metrics if metric not in (*extrapolated, *other_ways)]
-    tables: list[RenderableType] = []
-    if extrapolated:
-        tables.append(_distances(results, comparisons, extrapolated))
-    every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
-    runs = [metric for metric in extrapolated if any(lowest(group, metric) for group in every)]
-    if other_ways or runs:
-        tables.append(_beside(results, every, other_ways, runs))
-    tables.append(_others(results, comparisons, others))
-    return Stack(*tables)
+@dataclass(frozen=True)
+class Item:
+    """One cell of a table. detail: smaller, below; verdict: better | worse | undecided | lower | higher."""
+
+    text: str
+    detail: str = ""
+    verdict: str = ""
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Item, ...], ...]
+    arms: tuple[str | None, ...] = ()  # of each row, for its colour
+    numeric: frozenset[int] = frozenset()  # columns set to the right
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+        return cls(tuple(columns), tuple(tuple(map(Item, row)) for row in rows))
 
 
-def _distances(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
-    table = _table("Distances, mean over training seeds; difference from the baseline, bias-corrected [95 %]")
-    table.add_column("arm")
-    table.add_column("against")
-    for metric in metrics:
-        table.add_column(metric, justify="right")
-        table.add_column("difference", justify="right", no_wrap=True)
-    for arm in results.plan.sweep.arms:
-        for group in groups(results, arm.name):
-            row = next((r for m in metrics if (r := row_of(comparisons, group, m))), None)
-            cells: list[RenderableType] = [label(results, group), _against(results, row)]
-            for metric in metrics:
-                cells += [number(group.mean(metric)), _difference(results, row_of(comparisons, group, metric))]
-            table.add_row(*cells)
-    floors = [results.floor_of(metric) for metric in metrics]
-    if known := [floor for floor in floors if floor]:
-        shown = [(number(floor.value) if floor else "-", "") for floor in floors]
-        words = Text(f"N {known[0].at or known[0].count}", style="dim")
-        table.add_row(Text("held-out", style="dim"), words, *(cell for pair in shown for cell in pair))
-    return table
+@dataclass(frozen=True)
+class Shown:
+    """A row to be: a group, and of how many settings of its arm it is the best."""
+
+    group: Group
+    best_of: int = 1
 
 
-def _against(results: Results, row: Comparison | None) -> str:
-    return "" if row is None else against(results, row) + ("*" if row.selected else "")
-
-
-def _difference(results: Results, row: Comparison | None) -> Text:
-    if row is None:
-        return Text("")
-    if row.difference is None:
-        return Text("no interval" if row.difference_at_n is None else f"{row.difference_at_n:+.2f} at N")
-    interval = "" if row.low is None or row.high is None else f" ± {(row.high - row.low) / 2:.2f}"  # all are symmetric
-    found = verdict(row, results.lower_is_better(row.metric))
-    mark = f" {MARKS[found]}" if found in MARKS else ""
-    return Text(f"{row.difference:+.2f}{interval}{mark}", style=STYLES.get(found or "", ""))
-
-
-def _beside(results: Results, every: Sequence[Group], metrics: Sequence[str], runs: Sequence[str]) -> Table:
-    """What distances are told otherwise: to held-out images, as copies, as the lowest run."""
-    counts = {found[1] for group in every for metric in runs if (found := lowest(group, metric))}
-    title = "To held-out images" if any(map(results.is_held_out, metrics)) else ""
-    title += f"{', and the' if title else 'The'} lowest of {count_text(counts)} runs" if runs else ""
-    table = _table(f"{title or 'Memorisation'}, not compared")
-    table.add_column("arm", no_wrap=True)
-    for name in (*(_heading(metric) for metric in metrics), *(f"{_heading(metric)}\nlowest" for metric in runs)):
-        table.add_column(name, justify="right")
-    for group in every:
-        values = [_plain(metric)(group.mean(metric)) for metric in metrics]
-        lows = [number(found[0]) if (found := lowest(group, metric)) else "-" for metric in runs]
-        table.add_row(label(results, group), *values, *lows)
-    return table
-
-
-def _plain(metric: str) -> Callable[[float | None], str]:
-    """How values of a metric are written: a shift with its sign, a share with three decimals, the rest by size."""
-    if metric.startswith("shift"):
-        return small
-    return number if metric.startswith(("fid", "sfid", "inception_score", "density")) else share
-
-
-def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
-    table = _table("Other metrics and price, mean over training seeds (P precision, R recall)")
-    table.add_column("arm", no_wrap=True)
-    for metric in metrics:
-        table.add_column(_heading(metric), justify="right")
-    table.add_column("calls", justify="right")
-    table.add_column("worker s", justify="right")
-    for arm in results.plan.sweep.arms:
-        for group in groups(results, arm.name):
-            seconds = [cell.seconds for cell in group.cells if cell.seconds is not None]
-            calls = next((str(cell.network_calls) for cell in group.cells if cell.network_calls), "-")
-            table.add_row(
-                label(results, group),
-                *(_plain(metric)(group.mean(metric)) for metric in metrics),
-                calls,
-                number(sum(seconds) / len(seconds)) if seconds else "-",
-            )
-    return table
-
-
-def _heading(metric: str) -> str:
-    """Short, so that a row fits into 80 columns."""
-    for name, short in SHORT.items():
-        metric = metric.replace(name, short)
-    return metric.replace("_", "\n")
-
-
-def sentences(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """What the comparisons say, in words: one line for each arm's row of the first metric, with the other distances."""
-    lines: list[str] = []
-    distances = [metric for metric in results.metrics if is_distance(results, metric)]
-    for arm in results.plan.sweep.arms:
-        for group in groups(results, arm.name):
-            parts = []
-            for metric in distances:
-                row = row_of(comparisons, group, metric)
-                found = row and verdict(row, results.lower_is_better(metric))
-                if row and found:
-                    parts.append(f"{found} in {metric} ({row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}])")
-            row = row_of(comparisons, group, distances[0]) if distances else None
-            if parts and row:
-                lines.append(f"{label(results, group)} against {against(results, row)}: {'; '.join(parts)}.")
-    return lines
-
-
-def footnotes(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """How to read the tables: where the intervals come from, what a mark means, what is missing and why."""
-    notes = []
-    intervals = {row.interval for row in comparisons if row.interval}
-    seeds = max((len(row.per_seed) for row in comparisons), default=0)
-    if "t" in intervals:
-        notes.append(f"Intervals: Student's t over {seeds} training seeds.")
-    if "influence" in intervals:
-        notes.append("Intervals: sampling noise of one training only (influence); another training may differ by more.")
-    if intervals:
-        notes.append("✓ better than the baseline, ✗ worse, ≈ cannot be told apart.")
+def arms_tables(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> tuple[Table, ...]:
+    """The best setting of each arm, marked as selected where it was one of several: distances, then the rest."""
+    shown = _best(results, chosen)
+    first, *others = _tables(results, comparisons, shown)
+    notes = ["Values: mean over training seeds [95 % interval of the arm by itself]."]
+    if distances(results):
+        notes[0] = f"{notes[0][:-2]}, for the distance's expectation at this N]."
+        notes[0] += " Differences: from the baseline, paired and corrected for the bias in N [95 % interval]."
+    if any(one.best_of > 1 for one in shown):
+        notes.append("selected: the best of its arm's settings on the very samples that score it.")
     if any(row.selected for row in comparisons):
-        notes.append("* the best of several baseline cells, so the comparison is hard on the arm.")
-    distances = [metric for metric in results.metrics if is_distance(results, metric)]
-    floors = [floor for metric in distances if (floor := results.floor_of(metric))]
-    if floors and floors[0].at:
-        notes.append(f"held-out: {floors[0].count:,} images, their bias in N corrected to that of {floors[0].at:,}.")
-    if comparisons and _several(results):
-        notes.append("An arm with several rows was tried several times: its best row is a choice, not a test.")
-    notes += sorted({f"{row.metric}: {row.reason}" for row in comparisons if row.reason})
-    return notes
+        notes.append("*: the baseline is itself the best of several.")
+    return replace(first, notes=tuple(notes)), *others
 
 
-def _several(results: Results) -> bool:
-    return any(len(groups(results, arm.name)) > 1 for arm in results.plan.sweep.arms)
+def settings_tables(results: Results, comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
+    """Every setting of every arm."""
+    every = [Shown(group) for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
+    return _tables(results, comparisons, every)
+
+
+def shift_table(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> Table | None:
+    """The noise shift of the best settings, late in sampling and over all levels. None where the sweep does not
+    measure it, without rows where it is not measured yet.
+    """
+    measured = [metric for metric in results.metrics if is_shift(metric)]
+    done = any(cell.shift for cell in results.cells)
+    if not measured:
+        return None
+    table = _compared(results, comparisons, _best(results, chosen) if done else [], measured)
+    note = "Late is t < 0.3. A shift is best at zero; the settings are those chosen above, not by their shift."
+    return replace(table, notes=(note,))
+
+
+def is_shift(metric: str) -> bool:
+    return metric.startswith("shift_")
+
+
+def _best(results: Results, chosen: Mapping[str, Group]) -> list[Shown]:
+    metric = headline_metric(results) or ""
+    return [Shown(group, len(rivals(groups(results, arm), metric))) for arm, group in chosen.items()]
+
+
+def _tables(results: Results, comparisons: Sequence[Comparison], shown: Sequence[Shown]) -> tuple[Table, ...]:
+    """Distances with their differences, then the same ones otherwise, then what is shown without."""
+    measured, other_ways = distances(results), beside(results)
+    others = [m for m in results.metrics if m not in (*measured, *other_ways) and not is_shift(m)]
+    varying = _varying(results)
+    columns = ("arm", "setting", *(metric_name(results, metric) for metric in others), "calls", "worker time a cell")
+    rows = tuple(
+        (
+            Item(one.group.arm),
+            _setting(results, one, varying),
+            *(_value(one.group, metric) for metric in others),
+            _calls(one.group),
+            _seconds(one.group),
+        )
+        for one in shown
+    )
+    plain = Table(columns, rows, tuple(one.group.arm for one in shown), frozenset(range(2, len(columns))))
+    if not measured:
+        return (plain,)
+    compared = _compared(results, comparisons, shown, measured)
+    floor = _floor(results, measured)
+    compared = replace(compared, rows=(*compared.rows, *floor), arms=(*compared.arms, *[None] * len(floor)))
+    return compared, *_beside(results, shown, measured, other_ways), plain
+
+
+def _beside(
+    results: Results, shown: Sequence[Shown], measured: Sequence[str], other_ways: Sequence[str]
+) -> tuple[Table, ...]:
+    """Distances to the held-out images, copies, and the lowest run; nothing where there is none of them."""
+    runs = [metric for metric in measured if any(lowest(one.group, metric) for one in shown)]
+    if not runs and not other_ways:
+        return ()
+    varying = _varying(results)
+    columns = ["arm", "setting", *(metric_name(results, metric) for metric in other_ways)]
+    columns += [f"{metric_name(results, metric)}, lowest run" for metric in runs]
+    rows = [
+        (
+            Item(one.group.arm),
+            _setting(results, one, varying),
+            *(_value(one.group, metric) for metric in other_ways),
+            *(_lowest(one.group, metric) for metric in runs),
+        )
+        for one in shown
+    ]
+    notes = []
+    if any(map(results.is_held_out, other_ways)):
+        notes.append(
+            "Held-out images were not trained on: a network that copies is nearer to its training images than to them."
+        )
+    if any(not results.is_held_out(metric) for metric in other_ways):
+        notes.append(
+            "Memorisation: the share of samples that are as near to a training image as the nearest hundredth of new "
+            "images is. 0.01 is what a network that draws like the data has."
+        )
+    if runs:
+        notes.append(
+            "Lowest run: the convention of some published tables. It flatters, and nothing here is ranked by it."
+        )
+    arms = tuple(one.group.arm for one in shown)
+    return (Table(tuple(columns), tuple(rows), arms, frozenset(range(2, len(columns))), tuple(notes)),)
+
+
+def _lowest(group: Group, metric: str) -> Item:
+    found = lowest(group, metric)
+    return Item(value_text(found[0]), f"of {found[1]} runs") if found else Item("–")
+
+
+def _compared(
+    results: Results, comparisons: Sequence[Comparison], shown: Sequence[Shown], metrics: Sequence[str]
+) -> Table:
+    """Each metric beside its difference from the baseline."""
+    indexed: dict[tuple[str, str], list[Comparison]] = {}
+    for row in comparisons:
+        indexed.setdefault((row.arm, row.metric), []).append(row)
+    varying = _varying(results)
+    rows = []
+    for one in shown:
+        items = [Item(one.group.arm), _setting(results, one, varying)]
+        for metric in metrics:
+            found = row_of(indexed.get((one.group.arm, metric), []), one.group, metric)
+            items += [_value(one.group, metric), _difference(results, found)]
+        rows.append(tuple(items))
+    columns = ["arm", "setting"]
+    for metric in metrics:
+        columns += [metric_name(results, metric), "difference"]
+    arms = tuple(one.group.arm for one in shown)
+    return Table(tuple(columns), tuple(rows), arms, frozenset(range(2, len(columns))))
+
+
+def _varying(results: Results) -> set[str]:
+    """The parameters that differ between the cells of some arm, seeds apart."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for cell in results.cells:
+        for key, value in cell.params.items():
+            values.setdefault((cell.arm, key), set()).add(str(value))
+    return {key for (_, key), found in values.items() if len(found) > 1 and not is_seed(key)}
+
+
+def _setting(results: Results, one: Shown, varying: set[str]) -> Item:
+    """What is particular to a group: its guidance, and what varies within its arm."""
+    words = []
+    for key, value in sorted(one.group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
+        family, _, field = key.rpartition(".")
+        if field == "scale":
+            words.append(f"{family} {short(value)}")
+        elif key in varying:
+            words.append(f"{short(value)} steps" if field == "steps" else short(value))
+    return Item(", ".join(words) or "–", f"selected, best of {one.best_of}" if one.best_of > 1 else "")
+
+
+def _value(group: Group, metric: str) -> Item:
+    known = estimate(group, metric)
+    if known is None:
+        return Item("–")
+    missing = "" if known.complete else f"{len(known.seeds)} of {known.planned} seeds"
+    detail = ", ".join(filter(None, (interval_text(known.low, known.high, known.mean), missing)))
+    return Item(value_text(known.mean), detail)
+
+
+def _difference(results: Results, row: Comparison | None) -> Item:
+    if row is None:
+        return Item("")
+    if row.difference is None:
+        at_n = "" if row.difference_at_n is None else f"{signed(row.difference_at_n)} at N"
+        return Item(at_n or "–", row.reason or "")
+    found = verdict(row, results.lower_is_better(row.metric)) or "no interval"
+    partner = against(results, row) + ("*" if row.selected else "")
+    link = "than" if found in ("better", "worse", "lower", "higher") else "against"
+    seeds = f"{len(row.per_seed)} seeds" if row.interval == "t" else "one training" if row.interval else ""
+    detail = ", ".join(filter(None, (f"{found} {link} {partner}", seeds)))
+    return Item(difference_text(row.difference, row.low, row.high), detail, found)
+
+
+def _calls(group: Group) -> Item:
+    calls = price(group)
+    return Item(calls_text(calls) if calls else "–")
+
+
+def _seconds(group: Group) -> Item:
+    seconds = [cell.seconds for cell in group.cells if cell.seconds is not None]
+    return Item(seconds_text(sum(seconds) / len(seconds)) if seconds else "–")
+
+
+def _floor(results: Results, metrics: Sequence[str]) -> list[tuple[Item, ...]]:
+    """The held-out images, scored like a cell."""
+    known = [results.floor_of(metric) for metric in metrics]
+    if not any(known):
+        return []
+    items = [Item("held-out images"), Item("")]
+    for one in known:
+        items += [Item(value_text(one.value), one.words) if one else Item("–"), Item("")]
+    return [tuple(items)]

@@ -1,4 +1,4 @@
-"""What a run or a report says at its end, piece by piece; `cli.py` prints it."""
+"""What a run or a report says at its end, piece by piece; a command prints it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from orchestrator.report import paper
+from orchestrator.report import published_values as paper
 from orchestrator.report.comparisons import Comparison
+from orchestrator.report.formatting import plural
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.tables import comparison_tables, footnotes, sentences
-from orchestrator.report.words import plural
+from orchestrator.report.terminal_tables import comparison_tables, footnotes, sentences
 
 
 def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:

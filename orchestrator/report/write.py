@@ -14,7 +14,7 @@ from orchestrator.report import html, markdown
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 VERSION = 2  # of the pages; bumped when the same results would look different
 

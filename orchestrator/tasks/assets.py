@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator import identity
 from orchestrator.errors import CorruptFile
-from orchestrator.store import Store, unreadable
-from orchestrator.tasks import asset_folder
+from orchestrator.store.layout import asset_folder
+from orchestrator.store.store import Store, unreadable
 
 
 def path(store: Store, content: str) -> str:

@@ -1,7 +1,7 @@
-"""Each try at a task that ended badly: attempts/<digest>/<name>.json, for orchestrator.retries to decide by, and for
+"""Each try at a task that ended badly: attempts/<digest>/<name>.json, for execution/retries.py to decide by, and for
 people. Names sort by time; two who report one attempt give it one name.
 
-    kind, cause, reason, traceback    which task, and why it ended (orchestrator.causes)
+    kind, cause, reason, traceback    which task, and why it ended (orchestrator.execution.failure_causes)
     at                                where the task stood (`place`)
     time, host, job, seconds, log     when and where, and what it wrote
     micro_batch, doublings            how it was tried
@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import CorruptFile
-from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, block_name
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
+from orchestrator.tasks.task import BLOCK_KINDS
 
 
 def place(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:

@@ -12,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.errors import CorruptFile, MissingFile, NagbenchError
-from orchestrator.store import Store
-from orchestrator.tasks import Context, file_name
+from orchestrator.store.layout import file_name
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Context
 
 if TYPE_CHECKING:
     from nag.training import Training

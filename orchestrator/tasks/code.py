@@ -1,6 +1,6 @@
 """The user's own code in a store: put there at submission, and imported only if it has the digest that a task names.
 
-A digest is that of all paths and contents (orchestrator.user_code), so other code under it, or other files beside it,
+A digest is that of all paths and contents (spec/user_code.py), so other code under it, or other files beside it,
 are found before anything is imported.
 """
 
@@ -10,9 +10,9 @@ import contextlib
 
 from orchestrator.errors import CorruptFile, MissingFile, Unreadable
 from orchestrator.identity import checksum, digest
-from orchestrator.store import Store
-from orchestrator.tasks import code_name, code_record
-from orchestrator.user_code import Code
+from orchestrator.spec.user_code import Code
+from orchestrator.store.layout import code_name, code_record
+from orchestrator.store.store import Store
 
 
 def read(store: Store, source: str) -> Code:

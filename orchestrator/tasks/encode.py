@@ -6,28 +6,25 @@ tasks of the same bundle take the features of the reference from them. `Latents`
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from nag.distributed import world
-from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import digest
-from orchestrator.store import unpack
-from orchestrator.tasks import Context, Task, block_name, read_block, shards
+from orchestrator.store.layout import block_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.datasets import Split
-    from nag.datasets.latents import LatentSplit
+    from nag.datasets.dataset import Split
+    from orchestrator.tasks.context import Context
+    from orchestrator.tasks.task import Task
 
 VERSION = 1
+
+
 ENCODED = 16  # images in the autoencoder at once: at 256 x 256 each takes a third of a GB there
-CHECKED_AT_ONCE = 4
+
 
 Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
@@ -35,7 +32,7 @@ Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 def run(context: Context, task: Task, number: int) -> None:
     import numpy as np
 
-    from nag.datasets import to_uint8
+    from nag.datasets.dataset import to_uint8
     from nag.datasets.latents import encode_shard
 
     started = time.time()
@@ -74,7 +71,7 @@ def run(context: Context, task: Task, number: int) -> None:
 
 def images_of(context: Context, task: Task, number: int) -> Images:
     """The images behind a block, uint8 (N, 3, H, W), and their labels; those that were just encoded are still there."""
-    from nag.datasets import to_uint8
+    from nag.datasets.dataset import to_uint8
 
     def make() -> Images:
         _, split, indices = _source(context, task, number)
@@ -92,7 +89,7 @@ def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.n
     """The data set, its training split, the originals of a block. Raises ValueError for other images than planned."""
     import numpy as np
 
-    from nag.datasets import originals
+    from nag.datasets.dataset import originals
 
     params = task.params
     data, split = context.load("split", task.digest, lambda: _opened(context, params["data"]))
@@ -110,57 +107,3 @@ def _opened(context: Context, data: Mapping[str, Any]) -> tuple[Any, Split]:
 def opened(context: Context, autoencoder: Mapping[str, Any]) -> Any:
     """The autoencoder of this identity with its weights, on the device."""
     return context.rebuild("autoencoders", autoencoder).open(context.options.device)
-
-
-class Latents:
-    """The latents of an encode task as a data set. `identity`: {"encode": its digest, "flip": whether flips count}."""
-
-    stores: ClassVar[str] = "latents"
-
-    def __init__(self, context: Context, identity: Mapping[str, Any]) -> None:
-        self.context, self.task = context, context.task(identity["encode"])
-        self.flip = bool(identity.get("flip"))
-        arrays, record = read_block(context.store, self.task.digest, 0)
-        self.shape: tuple[int, int, int] = arrays["posterior"].shape[3:]
-        self.num_classes: int = record["num_classes"]
-
-    def open(self, split: str) -> LatentSplit:
-        """Every block is checked once on this machine. Raises CorruptFile, after setting aside what is damaged, so that
-        it is made again; ValueError for another split than "train".
-        """
-        from nag.datasets.latents import LatentSplit
-
-        if split != "train":
-            raise ValueError(f"only the training images are encoded, not {split!r}")
-        folder = self.context.store.local_copy(f"blocks/{self.task.digest}")
-        numbers = shards(self.task)
-        paths = [os.path.join(folder, os.path.basename(block_name(self.task.digest, number))) for number in numbers]
-        rank, size, _ = world()
-        start = len(paths) * rank // size  # processes that train together begin at other places, and share
-        turned = [*zip(numbers, paths, strict=True)]
-        with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
-            list(pool.map(lambda one: self._check(*one), turned[start:] + turned[:start]))
-        return LatentSplit(paths, self.flip)
-
-    def _check(self, number: int, path: str) -> None:
-        """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
-        from nag.datasets.files import cache
-
-        name = block_name(self.task.digest, number)
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            raise MissingFile(f"{name} is not in the store; it will be made again") from None
-        seen = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
-        if seen.exists():
-            return
-        try:
-            record = unpack(Path(path).read_bytes())[1]
-            if (record["digest"], record["number"]) != (self.task.digest, number):
-                raise ValueError(f"it is block {record['number']} of {record['digest']}")
-        except ValueError as error:
-            self.context.store.remove(name)
-            Path(path).unlink(missing_ok=True)  # a copy of this machine's own
-            raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
-        seen.parent.mkdir(parents=True, exist_ok=True)
-        seen.touch()

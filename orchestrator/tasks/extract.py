@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite, TaskError
 from orchestrator.identity import digest
-from orchestrator.tasks import Context, Task, block_name, encode, not_finite, previews, read_block
+from orchestrator.store.layout import block_name
+from orchestrator.tasks import encode, previews
+from orchestrator.tasks.context import Context
+from orchestrator.tasks.outputs import not_finite, read_block
+from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +92,7 @@ def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray)
     import numpy as np
     import torch
 
-    from nag.datasets import to_uint8
+    from nag.datasets.dataset import to_uint8
 
     vae = context.load("decoder", digest(decode), lambda: encode.opened(context, decode))
     size = min(DECODED, context.options.micro_batch)

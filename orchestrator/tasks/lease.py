@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.errors import CorruptFile, NagbenchError
-from orchestrator.store import Store
-from orchestrator.tasks import Held
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Held
 
 LASTS_S = 120.0
 

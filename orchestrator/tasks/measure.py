@@ -10,21 +10,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
-from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, finish, read_block
+from orchestrator.store.arrays import pack
+from orchestrator.tasks.context import Context, finish
+from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.sample import draw, seed_of, stored
+from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 2
-ROUGH = 5e-2  # of bfloat16 to float32, in [-1, 1] (nag.precision); between two devices it is less
+ROUGH = 5e-2  # of bfloat16 to float32, in [-1, 1] (nag.numerics); between two devices it is less
 
 
 def run(context: Context, task: Task) -> None:
     import numpy as np
 
-    from nag.noise_level import predictions, shift, true_states
+    from nag.noise_shift import predictions, shift, true_states
 
     started = time.time()
     params = task.params
@@ -60,7 +62,7 @@ def _observe(context: Context, task: Task, g: Any) -> tuple[dict[float, np.ndarr
     """
     import numpy as np
 
-    from nag.noise_level import observed_steps
+    from nag.noise_shift import observed_steps
 
     params = task.params
     stream = context.task(params["stream"])
@@ -109,7 +111,7 @@ def _same(stream: Task, again: np.ndarray, kept: np.ndarray, record: dict[str, A
 
 
 def _within(gap: np.ndarray, kept: np.ndarray, precision: Mapping[str, Any]) -> bool:
-    """Whether stored samples are as far apart as nag.precision and rounding to the stored type allow: one quantum each,
+    """Whether stored samples are as far apart as nag.numerics and rounding to the stored type allow: one quantum each,
     or 5e-2 in root mean square (of [-1, 1]) where the network was not evaluated in float32.
     """
     import numpy as np

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import CorruptFile, MissingFile
-from orchestrator.store import unpack
-from orchestrator.tasks import block_name
+from orchestrator.store.arrays import unpack
+from orchestrator.store.layout import block_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 PREVIEW = "preview"  # beside the outputs of the extractor
 COUNT = 64  # at most; of block 0 only

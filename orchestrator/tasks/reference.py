@@ -16,20 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.errors import NotFinite
-from orchestrator.store import pack, unpack
-from orchestrator.sweep import REFERENCE_ROWS
-from orchestrator.tasks import (
-    Context,
-    Task,
-    block_name,
-    file_name,
-    finish,
-    not_finite,
-    read_block,
-    read_output,
-    record_name,
-    shards,
-)
+from orchestrator.spec.model import REFERENCE_ROWS
+from orchestrator.store.arrays import pack, unpack
+from orchestrator.store.layout import block_name, file_name, record_name
+from orchestrator.tasks.context import Context, finish
+from orchestrator.tasks.outputs import not_finite, read_block, read_output
+from orchestrator.tasks.task import Task, shards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +69,7 @@ def run(context: Context, task: Task) -> None:
 
 
 def _size(split: Any) -> int:
-    from nag.datasets import originals
+    from nag.datasets.dataset import originals
 
     return originals(split)
 
@@ -107,8 +99,8 @@ def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
     """The images of a split but for flips, in order, in micro-batches that end where a part ends."""
     import numpy as np
 
-    from nag.datasets import to_uint8
-    from nag.datasets.ahead import read_ahead
+    from nag.datasets.dataset import to_uint8
+    from nag.datasets.prefetch import read_ahead
 
     for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, size))):
         yield Images(to_uint8(images), labels)
@@ -125,7 +117,7 @@ def _published(context: Context, task: Task, made: _Made) -> None:
     """What ADM's and clean-fid's files hold: moments, where they are of this very extractor, and images."""
     import numpy as np
 
-    from nag.statistics import read_statistics, reference_images
+    from nag.reference_statistics import read_statistics, reference_images
 
     path = context.asset(task.params["statistics"])
     if task.params["moments"]:

@@ -9,13 +9,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
-from orchestrator.tasks import Context, Task, block_name
+from orchestrator.store.layout import block_name
+from orchestrator.tasks.context import Context
+from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from nag.samplers.stepping import Observe
+    from nag.samplers.fixed_step import Observe
 
 VERSION = 2
 
@@ -63,7 +65,7 @@ def stored(task: Task, x: np.ndarray) -> np.ndarray:
     """Samples as a block keeps them: pixels in uint8, latents in float16."""
     import numpy as np
 
-    from nag.datasets import to_uint8
+    from nag.datasets.dataset import to_uint8
 
     return to_uint8(x) if task.params["stores"] == "pixels" else x.astype(np.float16)
 
@@ -81,7 +83,7 @@ def draw(
 
     from nag import noise
     from nag.field import Calls
-    from nag.precision import Precision
+    from nag.numerics import Precision
     from nag.sampling import guided
 
     params = task.params

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
 from orchestrator.identity import canonical
-from orchestrator.store import pack
-from orchestrator.tasks import Context, Task, finish, read_block
+from orchestrator.spec.user_code import place
+from orchestrator.store.arrays import pack
+from orchestrator.tasks.context import Context, finish
+from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.reference import Held
-from orchestrator.user_code import place
+from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,9 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import canonical, checksum
-from orchestrator.store import Store
-from orchestrator.tasks import KINDS, Task, plan_name
+from orchestrator.store.layout import plan_name
+from orchestrator.store.store import Store
+from orchestrator.tasks.task import KINDS, Task
 
 
 def read(store: Store, name: str) -> dict[str, Any]:

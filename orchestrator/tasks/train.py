@@ -14,9 +14,12 @@ from nag import distributed
 from nag.distributed import World
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import checksum
-from orchestrator.tasks import ORIGINAL, Context, Held, Task, file_name, finish, read_output
+from orchestrator.store.layout import file_name
 from orchestrator.tasks.checkpoints import Checkpoints
+from orchestrator.tasks.context import Context, Held, finish
 from orchestrator.tasks.lease import lease
+from orchestrator.tasks.outputs import read_output
+from orchestrator.tasks.task import ORIGINAL, Task
 
 if TYPE_CHECKING:
     from nag.training import Training
@@ -44,7 +47,7 @@ def run(context: Context, task: Task) -> None:
 def _extractor(context: Context, task: Task) -> None:
     from safetensors.torch import save
 
-    from nag.precision import exact
+    from nag.numerics import exact
 
     started = time.time()
     extractor = context.rebuild("features", task.params["extractor"])
@@ -174,8 +177,8 @@ def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> An
     """
     import torch
 
-    from nag.models import seeded
     from nag.registry import source_of
+    from nag.seeding import seeded
 
     null_noise = training.noise_dropout > 0
     if resumed and training.only == "all" and source_of(model) is None:
@@ -218,8 +221,8 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     """The weights whose shape depends on the number of classes."""
     import torch
 
-    from nag.models import seeded
     from nag.registry import source_of
+    from nag.seeding import seeded
 
     # As in nag.checkpoint: a module that is not ours may not be made without weights.
     with torch.device("cpu" if source_of(model) else "meta"), seeded(0):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from orchestrator.tasks import previews
 
 if TYPE_CHECKING:
-    from orchestrator.plan import PlannedCell
-    from orchestrator.store import Store
+    from orchestrator.plan.model import PlannedCell
+    from orchestrator.store.store import Store
 
 GRID_VERSION = 2
 COLUMNS = ROWS = 8  # previews.COUNT in all

@@ -15,13 +15,13 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
-from orchestrator.plan import Plan, PlannedCell
+from orchestrator.plan.model import Plan, PlannedCell
 from orchestrator.report.comparisons import is_seed
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
-from orchestrator.store import Store
-from orchestrator.tasks import Task
+from orchestrator.store.store import Store
 from orchestrator.tasks.checkpoints import progress
+from orchestrator.tasks.task import Task
 from orchestrator.tracking.grid import GRID_VERSION, sample_grid
 
 COLOUR, NOTE = "mlflow.runColor", "mlflow.note.content"

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.display import address
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.tracking import Tracker
 from orchestrator.tracking.address import SQLITE, database, free_port, problem
+from orchestrator.tracking.sync import Tracker
 from orchestrator.tracking.view import link
 
 PORT = 5000

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="the latents extra is not installed")
 
 from safetensors.torch import load_file, save_file
 
-from nag.autoencoder import CONFIG, WEIGHTS, Autoencoder, files
+from nag.autoencoders.kl import CONFIG, WEIGHTS, Autoencoder, files
 
 
 def make(folder: Path, **fields) -> str:

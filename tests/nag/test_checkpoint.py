@@ -331,7 +331,7 @@ def test_official_weights(save, family):
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_published_networks_have_the_form_that_is_read(side):
     """DiT-XL-2-256x256.pt and -512x512.pt by names and shapes alone: the real files are 2.7 GB."""
-    from nag.official import FAMILIES, _inferred
+    from nag.official_checkpoints import FAMILIES, _inferred
 
     with torch.device("meta"):
         state = DiT(**SIZES["XL/2"], learned_variance=True).module((4, side, side), 1000, False).state_dict()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from nag.datasets import ArraySplit, to_uint8
+from nag.datasets.dataset import ArraySplit, to_uint8
 from nag.datasets.digits import Digits
 
 

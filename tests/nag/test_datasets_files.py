@@ -11,7 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from nag.datasets import files, listing
+from nag.datasets import listing as files
+from nag.datasets.dataset import listing
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nag.datasets import files, listing, to_uint8
-from nag.datasets.ahead import read_ahead
+from nag.datasets import listing as files
+from nag.datasets.dataset import listing, to_uint8
 from nag.datasets.image_folder import ImageFolder
 from nag.datasets.images import Unreadable, as_rgb, centre_crop
+from nag.datasets.prefetch import read_ahead
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from nag import noise
-from nag.datasets import ArraySplit, originals
+from nag.datasets.dataset import ArraySplit, originals
 from nag.datasets.latents import LatentSplit, encode_shard
 
 N, CLASSES = 23, 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nag.datasets.image_folder import ImageFolder
-from nag.datasets.made_up import MadeUp
-from nag.datasets.tasks import CUB200
+from nag.datasets.named import CUB200
+from nag.datasets.synthetic import MadeUp
 
 
 def test_images_are_functions_of_seed_and_index():

@@ -9,8 +9,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from nag.datasets import listing, to_uint8
 from nag.datasets.arrays import array, headers
+from nag.datasets.dataset import listing, to_uint8
 from nag.datasets.npz import Npz
 
 rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from nag.datasets import tasks
+from nag.datasets import named as tasks
 from nag.datasets.image_folder import ImageFolder
 
 TASKS = [

@@ -13,7 +13,7 @@ from nag.interpolants import GVP, VP, Linear, posterior
 from nag.registry import build
 from nag.samplers.ddim import DDIM
 from nag.samplers.ddpm import DDPM
-from nag.samplers.stepping import levels, march, respaced
+from nag.samplers.fixed_step import levels, march, respaced
 from tests.nag.gaussian_mixture import GaussianMixture, assert_moments, exact_flow, mixture
 
 Y = torch.tensor([0, 1, 3, 3])

@@ -12,11 +12,11 @@ from nag import sample
 from nag.field import NetworkField
 from nag.guidance.cfg import CFG
 from nag.interpolants import VP, Linear, posterior
+from nag.losses import Batch, prediction_loss
 from nag.models.dit import DiT, hybrid_loss, official_level
 from nag.models.sit import SiT
 from nag.models.sizes import SIZES, heads_of
 from nag.registry import build
-from nag.training import Batch, prediction_loss
 
 VECTORS = Path(__file__).parents[2].parent / "shared" / "vectors" / "dit.npz"
 SMALL = DiT(hidden=48, depth=2, heads=3, patch=4, learned_variance=True)

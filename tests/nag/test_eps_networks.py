@@ -11,8 +11,8 @@ from nag.interpolants import GVP, PREDICTIONS, VP, Linear
 from nag.registry import build
 from nag.samplers.euler import Euler
 from nag.samplers.euler_maruyama import EulerMaruyama
+from nag.samplers.fixed_step import levels, march
 from nag.samplers.heun import Heun
-from nag.samplers.stepping import levels, march
 from tests.nag.gaussian_mixture import assert_moments, exact_flow, mixture
 
 Y = torch.tensor([0, 1, 3, 3])

@@ -14,7 +14,7 @@ from nag.interpolants import GVP, VP, Linear
 from nag.registry import build
 from nag.samplers.dopri5 import Dopri5
 from nag.samplers.dpmpp_2m import DPMpp2M
-from nag.samplers.stepping import levels, march
+from nag.samplers.fixed_step import levels, march
 from nag.samplers.unipc import UniPC
 from tests.nag.gaussian_mixture import assert_moments, exact_flow, mixture
 

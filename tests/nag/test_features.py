@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nag.datasets import ArraySplit, to_uint8
+from nag.datasets.dataset import ArraySplit, to_uint8
 from nag.datasets.digits import Digits as DigitsData
 from nag.features.digits import Digits
 from nag.features.pixels import Pixels

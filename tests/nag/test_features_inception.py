@@ -12,7 +12,7 @@ from PIL import Image
 from nag.features.inception import Inception
 from nag.metrics.frechet import frechet_distance
 from nag.metrics.moments import Moments
-from nag.weights import INCEPTION, PYTORCH_FID
+from nag.pretrained import INCEPTION, PYTORCH_FID
 from tests.nag.inception_file import InceptionLike, network, save
 
 DIMENSIONS = 24  # of the features that are compared as a distance: clean-fid's takes 17 s for 2,048

@@ -13,7 +13,7 @@ from nag.features import dinov2
 from nag.features.dinov2 import DINOv2
 from nag.features.timm_model import Timm
 from nag.features.torchscript import TorchScript
-from nag.weights import DINOV2
+from nag.pretrained import DINOV2
 from tests.nag.inception_file import save
 
 TINY = "test_vit"

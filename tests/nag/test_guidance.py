@@ -7,11 +7,11 @@ import torch
 
 from nag import sample
 from nag.field import Calls, NetworkField
-from nag.guidance import Interval, Term
 from nag.guidance.cfg import CFG
 from nag.guidance.dog import DoG
 from nag.guidance.guided_field import CPU_NUMBERS
 from nag.guidance.nag import NAG
+from nag.guidance.terms import Interval, Term
 from nag.interpolants import Linear
 from nag.registry import METHODS, build, find
 from nag.sampling import guided

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from nag import locations
-from nag.datasets import files
+from nag.datasets import listing as files
 from nag.datasets.image_folder import ImageFolder
 
 OURS = {*locations.PROTOCOLS, "memory"}

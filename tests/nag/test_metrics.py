@@ -7,9 +7,9 @@ import torch
 
 import nag
 from nag import noise
-from nag.datasets import to_uint8
+from nag.datasets.dataset import to_uint8
 from nag.datasets.digits import Digits
-from nag.metrics import kept
+from nag.metrics import cache as kept
 from nag.metrics.class_accuracy import ClassAccuracy
 from nag.metrics.fid import FID
 from nag.metrics.frechet import Reference, frechet_distance, influence
@@ -298,7 +298,7 @@ def test_it_is_what_plain_distances_give(monkeypatch):
     assert precision_recall(a + 2.0**20, b + 2.0**20) == expected
     monkeypatch.setattr("nag.metrics.neighbours.ROWS", 64)
     monkeypatch.setattr("nag.metrics.neighbours.COLUMNS", 16)
-    monkeypatch.setattr("nag.metrics.kept._kept", {})
+    monkeypatch.setattr("nag.metrics.cache._kept", {})
     assert precision_recall(x, r) == expected
 
 

@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 from nag import noise
-from nag.metrics import kept
+from nag.metrics import cache as kept
 from nag.metrics.fid import FID
 from nag.metrics.fid_infinity import FIDInfinity
 from nag.metrics.frechet import Reference, frechet_distance

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from nag.datasets import to_uint8
+from nag.datasets.dataset import to_uint8
 from nag.datasets.digits import Digits
 from nag.intervals import paired_difference, share_interval
-from nag.metrics import kept, neighbours
+from nag.metrics import cache as kept
+from nag.metrics import neighbours
 from nag.metrics.density_coverage import DensityCoverage
 from nag.metrics.kid import KID
 from nag.metrics.memorisation import Memorisation

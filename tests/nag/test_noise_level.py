@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nag.datasets import ArraySplit
+from nag.datasets.dataset import ArraySplit
+from nag.estimator import Estimator
 from nag.guidance.nag import NAG
 from nag.models.noise_level import NoiseLevel
-from nag.noise_level import Estimator, observed_steps, predictions, shift, true_states
+from nag.noise_shift import observed_steps, predictions, shift, true_states
 from nag.registry import build
 from nag.sampling import guided
 from nag.training import Training, train

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from nag.datasets.digits import Digits
+from nag.estimator import Estimator
 from nag.field import NetworkField
 from nag.models.sit import SiT
 from nag.noise import Noise, labels
-from nag.noise_level import Estimator
-from nag.precision import NEWER, Precision, arithmetic, exact
+from nag.numerics import NEWER, Precision, arithmetic, exact
 from nag.registry import build
 from nag.sampling import sample
 from nag.training import Training, train

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from nag import sample
+from nag.estimator import Estimator
 from nag.field import Calls
-from nag.guidance import Interval, Term
 from nag.guidance.autoguidance import Autoguidance
 from nag.guidance.cfg import CFG
 from nag.guidance.dog import DoG
 from nag.guidance.nag import NAG
 from nag.guidance.nag_classifier import NAGClassifier
+from nag.guidance.terms import Interval, Term
 from nag.interpolants import GVP, VP, convert
 from nag.models.noise_level import NoiseLevel
-from nag.noise_level import Estimator
 from nag.registry import build
 from nag.sampling import guided
 from tests.nag.gaussian_mixture import GaussianMixture, mixture

@@ -13,7 +13,7 @@ from nag import sample
 from nag.interpolants import VP
 from nag.registry import METHODS, build, find
 from nag.samplers.euler_maruyama import EulerMaruyama
-from nag.samplers.stepping import levels, march
+from nag.samplers.fixed_step import levels, march
 from tests.nag.gaussian_mixture import GaussianMixture, mixture
 
 STEPPED = [name for name in METHODS["samplers"] if not getattr(find("samplers", name), "adaptive", False)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from nag.autoencoder import Autoencoder
-from nag.block_means import BlockMeans
+from nag.autoencoders.block_means import BlockMeans
+from nag.autoencoders.kl import Autoencoder
 from nag.datasets.latents import encode_shard
-from nag.datasets.made_up import MadeUp
-from nag.features.made_up import MadeUp as Features
+from nag.datasets.synthetic import MadeUp
+from nag.features.synthetic import MadeUp as Features
 from nag.registry import METHODS, find
 
 

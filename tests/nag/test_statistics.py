@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nag.statistics import read_statistics, reference_images, write_adm
+from nag.reference_statistics import read_statistics, reference_images, write_adm
 
 rng = np.random.default_rng(0)
 FEATURES, SPATIAL = rng.normal(size=(50, 8)), rng.normal(size=(50, 5))

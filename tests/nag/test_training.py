@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from nag.datasets import ArraySplit
+from nag.datasets.dataset import ArraySplit
 from nag.interpolants import Linear
+from nag.losses import prediction_loss
 from nag.models.noise_level import NoiseLevel
 from nag.models.sit import SiT
-from nag.precision import Precision
-from nag.training import PRESETS, Batches, Training, prediction_loss, train
+from nag.numerics import Precision
+from nag.training import PRESETS, Batches, Training, train
 from tests.nag.test_distributed import CLOSE, far
 
 CLASSES = 3

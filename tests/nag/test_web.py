@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from nag import web
-from nag.datasets import files, listing
+from nag.datasets import listing as files
+from nag.datasets.dataset import listing
 from nag.datasets.npz import Npz
-from nag.locations import Unreachable
+from nag.unreachable import Unreachable
 
 DATA = bytes(range(256)) * 400
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nag import weights
-from nag.weights import Known, cache, check, fetch, find, located, read_state
+from nag import pretrained as weights
+from nag.pretrained import Known, cache, check, fetch, find, located, read_state
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -149,7 +149,7 @@ def test_an_unknown_name_and_a_damaged_file_are_named(server):
 
 FETCH = """\
 import sys
-from nag.weights import Known, fetch
+from nag.pretrained import Known, fetch
 url, size, sha256 = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 print(fetch("net.pt", lambda done, total: None, {"net.pt": Known(url, size, sha256)}))
 """

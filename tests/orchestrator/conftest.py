@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import engine
-from orchestrator.backends.here import Here
-from orchestrator.plan import Plan, plan
+from orchestrator.backends.inline import Here
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 
 TINY = """\
 name: tiny

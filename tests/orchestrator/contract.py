@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import engine
-from orchestrator.backends import Bundle, End, Event, Step, Work
-from orchestrator.plan import Plan, plan
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.execution import engine
+from orchestrator.execution.protocol import Bundle, End, Event, Step, Work
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import TINY, Ran, changed, run_here
 
 BLOCKS = 5  # of a stream

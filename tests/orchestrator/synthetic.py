@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.plan import Plan, PlannedCell, plan
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan, PlannedCell
 from orchestrator.report.comparisons import is_training_seed
 from orchestrator.report.results import CellResult, Results, _stamp
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store, pack
-from orchestrator.tasks import block_name, file_name
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.arrays import pack
+from orchestrator.store.layout import block_name, file_name
+from orchestrator.store.store import Store
 
 SWEEP = """\
 name: made

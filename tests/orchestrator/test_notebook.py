@@ -18,8 +18,8 @@ import orchestrator
 from orchestrator.errors import BadInput, CorruptFile
 from orchestrator.notebook import OpenSweep, open_sweep
 from orchestrator.report.cells_csv import cells_csv
-from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran
 
 ROOT = Path(__file__).parents[2]

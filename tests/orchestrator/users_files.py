@@ -162,7 +162,7 @@ from typing import ClassVar
 from nag.datasets import ArraySplit
 from nag.metrics import Scores, plain
 from nag.registry import Int, method
-from nag.samplers.stepping import march, velocity
+from nag.samplers.fixed_step import march, velocity
 
 
 @method

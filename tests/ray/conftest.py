@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import Plan
-from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.plan.model import Plan
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import TINY, Ran, run_here
 from tests.slurm.faults import begun_late
 

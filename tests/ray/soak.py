@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import plan
-from orchestrator.ray_jobs import RUNNING
+from orchestrator.backends.ray.jobs import RUNNING
+from orchestrator.plan.make import plan
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, metrics
 from tests.ray.conftest import made_again, node, processes, ray_of_our_own, started, until
 from tests.slurm.faults import ARMS, PACED, fill, mounted, says, truncate, undisturbed
@@ -78,7 +78,7 @@ class Round:
 
     def drivers(self) -> list[int]:
         if self.job:
-            return processes(b"orchestrator.ray_jobs", self.ray)
+            return processes(b"orchestrator.backends.ray.jobs", self.ray)
         assert self.engine is not None
         return [self.engine.pid] if self.engine.poll() is None else []
 

@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator import engine, ray_jobs
-from orchestrator.backends.ray import Ray
+from orchestrator.backends.ray import jobs as ray_jobs
+from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.connection import SERIES, Connection, token_of
+from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.site import Site, read_site
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
-from orchestrator.plan import Plan, plan
-from orchestrator.site import Ray as Settings
-from orchestrator.site import Site, read_site
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 from tests.orchestrator.conftest import TINY, Quiet
 
 pytest.importorskip("ray", reason="Ray is not installed")

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import engine
-from orchestrator.backends.ray import LOOK_EVERY_S, Ray
+from orchestrator.backends.ray.backend import LOOK_EVERY_S, Ray
+from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RayWorker
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import plan
-from orchestrator.site import Ray as Settings
-from orchestrator.site import RayWorker
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 from tests.orchestrator.conftest import Quiet, Ran, metrics, run_here
 from tests.ray.conftest import made_again, node
 

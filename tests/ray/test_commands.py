@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import ray_jobs
-from orchestrator.site import read_site
-from orchestrator.store import Store
+from orchestrator.backends.ray import jobs as ray_jobs
+from orchestrator.backends.site import read_site
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
-from tests.orchestrator.test_s3 import bucket  # noqa: F401  (a fixture)
+from tests.orchestrator.store.test_s3 import bucket  # noqa: F401  (a fixture)
 from tests.ray.conftest import made_again, until
 
 ROOT = Path(__file__).parents[2]

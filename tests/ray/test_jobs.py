@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import engine, ray_jobs
-from orchestrator.plan import Done, missing, plan
-from orchestrator.site import Ray as Settings
-from orchestrator.site import Site
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.backends.ray import jobs as ray_jobs
+from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.site import Site
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.plan.progress import Done, missing
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 from tests.orchestrator.conftest import Ran, metrics, run_here
 from tests.ray.conftest import alive, made_again, processes, until
 
@@ -28,7 +30,7 @@ def site(cluster: Any) -> Site:
 
 def drivers(folder: str) -> list[int]:
     """Those that run the engine of a job."""
-    return processes(b"orchestrator.ray_jobs", folder)
+    return processes(b"orchestrator.backends.ray.jobs", folder)
 
 
 def blocks(store: Store) -> int:

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from nag.distributed import meeting, world
-from orchestrator.backends import Bundle, End, Work
-from orchestrator.backends.ray import Ray, why
-from orchestrator.backends.ray.hands import SETTLE_S, Hand, Peer
+from orchestrator.backends.ray.backend import Ray, why
+from orchestrator.backends.ray.handles import SETTLE_S, Hand, Peer
 from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing
-from orchestrator.backends.ray.waiting import Waiting
-from orchestrator.retries import decide
-from orchestrator.site import Ray as Settings
-from orchestrator.site import RayWorker
-from orchestrator.tasks import Options
+from orchestrator.backends.ray.ready_queue import Waiting
+from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.execution.protocol import Bundle, End, Work
+from orchestrator.execution.retries import decide
+from orchestrator.tasks.context import Options
 
 A100 = Node("1", "a", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 64.0 * GB, "disk": 2.0})
 CPU = Node("2", "b", {"CPU": 16.0, "memory": 128.0 * GB, "node:10.0.0.2": 1.0})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, metrics, run_here
 from tests.ray.conftest import alive, until
 

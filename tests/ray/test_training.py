@@ -14,19 +14,20 @@ from typing import Any
 import pytest
 from safetensors.torch import load
 
-from orchestrator import engine
-from orchestrator.backends.ray import Ray
-from orchestrator.backends.ray.hands import SETTLE_S, start
+from orchestrator.backends.ray.backend import Ray
+from orchestrator.backends.ray.handles import SETTLE_S, start
 from orchestrator.backends.ray.nodes import Request
+from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RayWorker
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import Plan, plan
-from orchestrator.site import Ray as Settings
-from orchestrator.site import RayWorker
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
 from tests.orchestrator.conftest import Quiet, Ran, changed, metrics, run_here
-from tests.orchestrator.test_processes import ONCE, TINY, run_locally, trained
+from tests.orchestrator.execution.test_processes import ONCE, TINY, run_locally, trained
 from tests.ray.conftest import alive, node, until
 
 ON_CPU = Options(device="cpu", checkpoint_s=0.0)

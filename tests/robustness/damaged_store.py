@@ -15,7 +15,7 @@ from typing import Any
 
 from nag.checkpoint import KEY
 from orchestrator.identity import canonical, checksum
-from orchestrator.store import pack, unpack
+from orchestrator.store.arrays import pack, unpack
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 7, 2**63, 10**40, 1e308, -1e308, 0.5, "", "x", "x" * 5000, "../../x"),

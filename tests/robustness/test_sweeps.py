@@ -167,7 +167,7 @@ def test_smoke_runs(tree: Path, tmp_path: Path) -> None:
 
 def test_a_missing_check_is_found(tmp_path: Path) -> None:
     """The harness can fail: without the limit of nesting there is a traceback."""
-    for undo, found in (("", 0), ("orchestrator.yaml_text:_limit", 1)):
+    for undo, found in (("", 0), ("orchestrator.spec.yaml_nodes:_limit", 1)):
         played, failures = play_all(lambda _, undo=undo: Undone(undo, tmp_path / "case"), [0], heavy=False)  # type: ignore[misc]
         assert (played, len(failures)) == (1, found)
     assert "RecursionError" in verdict(played, failures)

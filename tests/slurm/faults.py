@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.plan import Done, Plan, plan
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import block_name, record_name
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import Plan
+from orchestrator.plan.progress import Done
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.layout import block_name, record_name
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.running import SITE, Place, changed

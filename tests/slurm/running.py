@@ -15,15 +15,15 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from orchestrator import cluster_commands, store_commands, sweep_commands  # noqa: F401  (they add their commands to the app)
-from orchestrator.app import app
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, waves
-from orchestrator.plan import plan
+from orchestrator.commands import submit as cluster_commands  # noqa: F401  (they add their commands to the app)
+from orchestrator.commands.app import app
+from orchestrator.plan.make import plan
 from orchestrator.report.document import document
 from orchestrator.report.results import collect
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import changed, metrics, run_here
 from tests.slurm.cluster import Cluster
 

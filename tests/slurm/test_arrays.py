@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from orchestrator.backends import Bundle, Work
 from orchestrator.backends.slurm.arrays import WORTHWHILE_S, Array, arrays
+from orchestrator.backends.slurm.forecast import makespan
 from orchestrator.backends.slurm.limits import CALIBRATED_FROM, HOURS, ROOM, SPEED, fitting, gpu_seconds, uncalibrated
+from orchestrator.backends.slurm.settings import Slurm
 from orchestrator.backends.slurm.waves import Wave, begin, close, read_array, stop, stopped, waves, write_array
-from orchestrator.forecast import makespan
-from orchestrator.site import Slurm
-from orchestrator.store import Store
+from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.store.store import Store
 
 BLOCK_S = 40.0
 

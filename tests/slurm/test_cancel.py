@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.app import app
-from orchestrator.plan import find_cell, needs_only, plan
-from orchestrator.spec import read_sweep
+from orchestrator.commands.app import app
+from orchestrator.plan.make import plan
+from orchestrator.plan.model import find_cell, needs_only
+from orchestrator.spec.reader import read_sweep
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 

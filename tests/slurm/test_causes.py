@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.backends.slurm.answers import parse_accounts, parse_queue
-from orchestrator.backends.slurm.causes import cause_of
 from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.log_causes import cause_of
+from orchestrator.backends.slurm.slurm_output import parse_accounts, parse_queue
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.configuration import Settings
 

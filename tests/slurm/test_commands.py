@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.backends.slurm.answers import (
+from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed, clean_environment, scrubbed
+from orchestrator.backends.slurm.slurm_output import (
     Association,
     Job,
     Nodes,
@@ -22,7 +23,6 @@ from orchestrator.backends.slurm.answers import (
     parse_partitions,
     parse_queue,
 )
-from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed, clean_environment, scrubbed
 from tests.slurm.cluster import ACCOUNT, QOS, Cluster, wait
 from tests.slurm.configuration import Settings
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.slurm import Slurm
+from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.jobs import Jobs
 from orchestrator.backends.slurm.ledger import end
-from orchestrator.plan import Plan
-from orchestrator.site import Slurm as Settings
-from orchestrator.site import Stage, Stages
-from orchestrator.store import Store
+from orchestrator.backends.slurm.settings import Slurm as Settings
+from orchestrator.backends.slurm.settings import Stage, Stages
+from orchestrator.plan.model import Plan
+from orchestrator.store.store import Store
 from tests.orchestrator import contract
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.contract import *  # noqa: F403  (its tests, and what they compare with)

@@ -14,20 +14,23 @@ from typing import Any
 
 import pytest
 
-from orchestrator import backends, engine
-from orchestrator.backends import Bundle, Work, slurm
-from orchestrator.backends.slurm import Slurm, element
+from orchestrator.backends.slurm import backend as slurm
+from orchestrator.backends.slurm import element
 from orchestrator.backends.slurm.arrays import arrays
+from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Absent, Commands
 from orchestrator.backends.slurm.element import STOP, Element, Running
 from orchestrator.backends.slurm.process import CACHES, prepare
+from orchestrator.backends.slurm.settings import Slurm as Settings
 from orchestrator.backends.slurm.waves import begin, give_up, write_array
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import plan
-from orchestrator.site import Slurm as Settings
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import block_name
+from orchestrator.execution import engine
+from orchestrator.execution import protocol as backends
+from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.plan.make import plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.running import ROOT, SMALL
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.conftest import up
 from tests.slurm.faults import SWEEP, mounted, preempt, undisturbed

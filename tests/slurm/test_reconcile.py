@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator import cluster_commands
+from orchestrator.backends.campaign import Campaign, begin
+from orchestrator.backends.site import read_site
 from orchestrator.backends.slurm.commands import Absent
-from orchestrator.cluster import Campaign, begin
-from orchestrator.plan import plan
+from orchestrator.commands import submit as cluster_commands
+from orchestrator.plan.make import plan
 from orchestrator.report.results import Results
-from orchestrator.site import read_site
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
 from orchestrator.tracking.address import free_port
 from orchestrator.tracking.ui import ALONE
 from tests.orchestrator.conftest import run_here

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.site import Slurm, Stage, Stages
+from orchestrator.backends.slurm.settings import Slurm, Stage, Stages
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import ROOT, Place
 

@@ -52,8 +52,9 @@ class Actor:
 
     def _open(self) -> str:
         """Make the worker; why that cannot be, or ''."""
-        from orchestrator.store import Store
-        from orchestrator.tasks import Options, plan_name
+        from orchestrator.store.layout import plan_name
+        from orchestrator.store.store import Store
+        from orchestrator.tasks.context import Options
 
         store = Store(self.store)
         end = time.monotonic() + SEEN_WITHIN_S
@@ -63,7 +64,7 @@ class Actor:
             time.sleep(1.0)
         import torch
 
-        from orchestrator.worker import Worker
+        from orchestrator.execution.worker import Worker
 
         torch.set_num_threads(1)
         worker = Worker(store, Options(**self.options), self._tell, store)

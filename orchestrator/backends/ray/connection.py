@@ -20,7 +20,7 @@ from typing import Any
 
 from orchestrator.backends.ray.private import Private
 from orchestrator.errors import BadInput, EnvironmentProblem
-from orchestrator.snapshot import snapshot
+from orchestrator.execution.code_snapshot import snapshot
 
 ANSWER_S = 5.0
 SERIES = "2.60"  # of Ray: this file and private.py use names of it that other versions do not have; pyproject.toml too

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.backends import Bundle, Work
-from orchestrator.site import Resources, Slurm
+from orchestrator.backends.slurm.settings import Resources, Slurm
+from orchestrator.execution.protocol import Bundle, Work
 
 WORTHWHILE_S = 120.0  # an element's start (10 to 15 s) is less than an eighth of this
 

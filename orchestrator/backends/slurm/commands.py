@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from orchestrator.backends.slurm.answers import (
+from orchestrator.backends.slurm.slurm_output import (
     ACCOUNTS,
     QUEUE,
     Association,

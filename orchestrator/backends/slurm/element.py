@@ -24,18 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.by_hand import again, settings
-from orchestrator.backends.slurm.causes import cause_of_requeue, tail
+from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.process import prepare
+from orchestrator.backends.slurm.rerun_command import again, settings
 from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_array, read_job, stopped
 from orchestrator.errors import CorruptFile, EnvironmentProblem
-from orchestrator.retries import ALIKE_AT_MOST, HOPELESS, hopeless
-from orchestrator.store import Store
-from orchestrator.tasks import BLOCK_KINDS, Context, Options, attempts, block_name, plan_name, record_name, shards
+from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
+from orchestrator.store.layout import block_name, plan_name, record_name
+from orchestrator.store.store import Store
+from orchestrator.tasks import attempts
+from orchestrator.tasks.context import Context, Options
+from orchestrator.tasks.task import BLOCK_KINDS, shards
 
 if TYPE_CHECKING:
-    from orchestrator.backends import Bundle
-    from orchestrator.worker import Worker
+    from orchestrator.execution.protocol import Bundle
+    from orchestrator.execution.worker import Worker
 
 STOP = "STOP"  # a file of this name in the shared folder: nothing is queued, and elements come to an end
 STAGGER_AT_MOST = 20  # elements whose starts are spread
@@ -193,7 +196,7 @@ class Running:
                 if end["outcome"] == "corrupt":
                     end = self._steps(bundle)
         except ValueError as error:  # of a task that no plan of the store has, or that this code knows otherwise
-            from orchestrator.worker import outcome
+            from orchestrator.execution.worker import outcome
 
             _say(str(error))
             return {"digest": self.current, **outcome(error)}
@@ -270,7 +273,7 @@ class Running:
         if self.worker is None:
             import torch
 
-            from orchestrator.worker import Worker
+            from orchestrator.execution.worker import Worker
 
             device = "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
             if device == "cpu":

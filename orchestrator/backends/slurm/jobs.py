@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm import commands as slurm
-from orchestrator.backends.slurm.answers import Job as Row
-from orchestrator.backends.slurm.answers import Run
 from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.causes import cause_of, tail
+from orchestrator.backends.slurm.log_causes import cause_of, tail
+from orchestrator.backends.slurm.slurm_output import Job as Row
+from orchestrator.backends.slurm.slurm_output import Run
 from orchestrator.backends.slurm.waves import Wave, begin, close, newest_marks, read_array, read_job, stopped, waves
 from orchestrator.errors import CorruptFile, EnvironmentProblem
-from orchestrator.store import Store
-from orchestrator.tasks import Held
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Held
 from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long another engine may be queueing

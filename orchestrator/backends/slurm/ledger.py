@@ -12,8 +12,8 @@ from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.jobs import Jobs, Over, alone
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, Wave, close, gpu_seconds, stem, stop, stopped, waves
 from orchestrator.errors import CorruptFile
-from orchestrator.store import Store
-from orchestrator.tasks import block_name, record_name
+from orchestrator.store.layout import block_name, record_name
+from orchestrator.store.store import Store
 
 WAIT_S = 120.0  # for what is being ended: Slurm gives a process KillWait seconds
 

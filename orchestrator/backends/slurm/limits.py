@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from orchestrator.backends import Work
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.jobs import Job
+from orchestrator.execution.protocol import Work
 
 ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
 CALIBRATED_FROM = 4  # bundles of one unmeasured speed, for each element that may run: so many are worth measuring it

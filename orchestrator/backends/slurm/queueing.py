@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
+from orchestrator.backends.slurm.settings import Resources, Slurm
 from orchestrator.errors import EnvironmentProblem, Passing
-from orchestrator.site import Resources, Slurm
 
 AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
 

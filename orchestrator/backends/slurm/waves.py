@@ -20,11 +20,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.backends import Bundle
 from orchestrator.backends.slurm.arrays import Array, Element
+from orchestrator.backends.slurm.settings import Resources
 from orchestrator.errors import CorruptFile
-from orchestrator.site import Resources
-from orchestrator.store import Store
+from orchestrator.execution.protocol import Bundle
+from orchestrator.store.store import Store
 
 Steps = tuple[tuple[str, "tuple[int, ...] | None"], ...]
 RECONCILE = ".reconcile"  # how the name of a job ends that goes on after a wave

@@ -13,8 +13,8 @@ from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, nam
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import TOP, Name, Names, axis_titles, limits, muted_line, panels
 from orchestrator.report.figures.scale import bar, seeds
+from orchestrator.report.formatting import calls_text, label, metric_name, value_text
 from orchestrator.report.results import Results
-from orchestrator.report.words import calls_text, label, metric_name, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

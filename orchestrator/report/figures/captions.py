@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.report.estimates import Estimate
+from orchestrator.report.formatting import count_text, plural, value_text
 from orchestrator.report.results import Results
-from orchestrator.report.words import count_text, plural, value_text
 
 
 def counts(results: Results, metric: str) -> set[int]:

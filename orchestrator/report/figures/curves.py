@@ -10,8 +10,8 @@ from typing import Any
 from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of, standings
+from orchestrator.report.formatting import short
 from orchestrator.report.results import Results
-from orchestrator.report.words import short
 
 CROWD = 10  # curves in a panel, above which only the best few are named and have bands
 NAMED = 5

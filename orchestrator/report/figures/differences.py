@@ -11,8 +11,8 @@ from orchestrator.report.figures.captions import sample_words
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import limits, panels
+from orchestrator.report.formatting import against, label, metric_name, plural, row_of
 from orchestrator.report.results import Results
-from orchestrator.report.words import against, label, metric_name, plural, row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

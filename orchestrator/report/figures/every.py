@@ -11,7 +11,7 @@ from orchestrator.report.figures import calls, differences, precision_recall, sa
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, styled
 from orchestrator.report.results import Results, shift_arrays
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) -> tuple[list[Drawing], list[str]]:

@@ -10,8 +10,8 @@ from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
+from orchestrator.report.formatting import metric_name, plural, short
 from orchestrator.report.results import Results
-from orchestrator.report.words import metric_name, plural, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

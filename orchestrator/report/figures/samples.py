@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.plan import PlannedCell
+from orchestrator.plan.model import PlannedCell
 from orchestrator.report.comparisons import Group
 from orchestrator.report.figures.colours import MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.formatting import label, listed
 from orchestrator.report.results import Results
-from orchestrator.report.words import label, listed
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.tasks import previews
 from orchestrator.tasks.sample import seed_of
 

@@ -12,8 +12,8 @@ from orchestrator.report.estimates import best, chosen, headline_metric, panel_o
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
+from orchestrator.report.formatting import count_text, label, listed, plural
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.words import count_text, label, listed, plural
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ class SmallCNN:
         import torch
         from torch.nn.functional import cross_entropy, pad
 
-        from nag.datasets import to_uint8
+        from nag.datasets.dataset import to_uint8
 
         everything = np.arange(len(split))
         images = torch.from_numpy(to_uint8(split.images(everything)))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.report.results import Results, collect
-from orchestrator.tracking import Tracker, sync
 from orchestrator.tracking.address import KEY, STATE
+from orchestrator.tracking.sync import Tracker, sync
 from tests.orchestrator.conftest import Ran
 
 ROOT = Path(__file__).parents[3]

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import tracking
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.report.results import Results
-from orchestrator.tracking import address, check, sync
+from orchestrator.tracking import address
+from orchestrator.tracking import sync as tracking
+from orchestrator.tracking.sync import check, sync
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import results_of
 

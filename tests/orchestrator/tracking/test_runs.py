@@ -19,15 +19,17 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import plan
+from orchestrator.plan.make import plan
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import Results, collect
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Context, Options, block_name, train
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
+from orchestrator.tasks import train
 from orchestrator.tasks.checkpoints import progress
-from orchestrator.tracking import ARTIFACTS, follow, look, sync
+from orchestrator.tasks.context import Context, Options
 from orchestrator.tracking.runs import best_cells
+from orchestrator.tracking.sync import ARTIFACTS, follow, look, sync
 from orchestrator.tracking.view import TAG
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import ROOT, client, experiment, found, held, results_of

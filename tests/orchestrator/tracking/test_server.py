@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.tracking import sync
 from orchestrator.tracking.address import KEY, STATE
+from orchestrator.tracking.sync import sync
 from orchestrator.tracking.ui import Served, ui
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import ROOT, client, experiment, found, held, results_of

@@ -1,0 +1,1 @@
+"""Autoencoders, one a file: images to latents and back."""

@@ -1,0 +1,100 @@
+"""Data sets: images in [-1, 1] with class labels. A data set is a method with one call, `open(split) -> Split`.
+
+Add one: a file here with a class that has `shape`, `num_classes`, `stores` and `open`, and a line in `nag/registry.py`.
+One that reads files where they lie names the fields that say where in `FOLDERS`; its identity is then their listing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+SPLITS = ("train", "held_out")
+
+
+class Split(Protocol):
+    """One part of a data set, read by index. Its order is a shuffled one, so that any run of indices is a fair draw.
+
+    A split may have `originals`, the number of its images before flips: those come first, and a reference is made of
+    them alone; and `name(i)`, where image i lies, for messages. A held-out split may be empty: the data set then has no
+    held-out images.
+    """
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """(n, C, H, W) float32 in [-1, 1]."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64 in 0 .. num_classes - 1."""
+
+
+class ArraySplit:
+    """A split that fits in memory.
+
+    images: (N, C, H, W) in [-1, 1]; labels: (N,) integers. Raises ValueError where the two do not fit together.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        import numpy as np
+
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(f"images must be (N, C, H, W) and labels (N,); got {images.shape} and {labels.shape}")
+        self._images = np.ascontiguousarray(images, dtype=np.float32)
+        self._labels = np.ascontiguousarray(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        return self._images[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a name that is none."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+
+
+def originals(split: Split) -> int:
+    """The number of its images that are not flips of others: a reference, a count or a share means these."""
+    return getattr(split, "originals", len(split))
+
+
+def listing(path: str) -> str:
+    """The identity of a data set where it lies: a checksum of the names and sizes of its files and of what is in them
+    (`nag.datasets.listing`); of a single file, of its content. The place itself is no part of it.
+
+    Not seen: in a data set of very many files, one that has another of the same name and size in its place; and, until
+    its folder changes or `check --deep` reads all again, one of very many that is written over in place.
+    """
+    from nag.datasets.listing import look
+
+    return look(path, names=False).checksum
+
+
+@overload
+def to_uint8(x: np.ndarray) -> np.ndarray: ...
+@overload
+def to_uint8(x: Tensor) -> Tensor: ...
+def to_uint8(x: Any) -> Any:
+    """Pixels as they are stored: [-1, 1] to 0 .. 255, clipped, (x + 1) * 127.5 rounded half to even.
+
+    An array gives an array, a tensor a tensor on its device. Raises ValueError where a value is not finite.
+    """
+    if not bool((abs(x) < math.inf).all()):
+        raise ValueError("to_uint8: a pixel is not finite")
+    levels = ((x.clip(-1, 1) + 1) * 127.5).round()
+    if hasattr(levels, "detach"):
+        import torch
+
+        return levels.to(torch.uint8)
+    return levels.astype("uint8")

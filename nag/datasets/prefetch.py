@@ -1,0 +1,36 @@
+"""Reading ahead: the next parts of a split are made in a thread while the caller works on this one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nag.datasets.dataset import Split
+
+Part = tuple["np.ndarray", "np.ndarray"]
+
+
+def read_ahead(split: Split, parts: Iterable[np.ndarray], depth: int = 2) -> Iterator[Part]:
+    """Images and labels of every part of indices, in order; at most `depth` parts are ready or being made ahead."""
+
+    def read(part: np.ndarray) -> Part:
+        images = split.images(part)
+        return images, split.labels(part)
+
+    waiting: deque[Future[Part]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        try:
+            for part in parts:
+                waiting.append(thread.submit(read, part))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

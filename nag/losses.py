@@ -1,0 +1,52 @@
+"""Losses: what a batch of a training holds, and the error of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def level_loss(interpolant: Any, bins: int) -> Loss:
+    """Cross entropy of the posterior over `bins` equal parts of [0, 1] and the part in which t lies."""
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(module(batch.states(interpolant)), (batch.t * bins).long().clamp(0, bins - 1))
+
+    return loss
+
+
+class Batch(NamedTuple):
+    x0: torch.Tensor  # (N, C, H, W)
+    eps: torch.Tensor  # (N, C, H, W)
+    t: torch.Tensor  # (N,) in (0, 1)
+    told: torch.Tensor  # (N,) the t that the network is told; -1 where its noise condition is dropped
+    y: torch.Tensor  # (N,) the class that it is told; num_classes where it is dropped
+
+    def states(self, interpolant: Any) -> torch.Tensor:
+        """x_t = alpha_t x_0 + sigma_t eps."""
+        level = self.t.view(-1, 1, 1, 1)
+        return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * self.eps
+
+
+Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]  # the mean over the batch; it only calls the module
+
+
+def prediction_loss(interpolant: Any, predicts: str) -> Loss:
+    """Mean squared error of a generator's prediction at x_t."""
+    from nag.interpolants import target
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        wanted = target(predicts, batch.x0, batch.eps, batch.t.view(-1, 1, 1, 1), interpolant)
+        return (module(batch.states(interpolant), batch.told, batch.y) - wanted).square().mean()
+
+    return loss

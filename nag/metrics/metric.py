@@ -1,0 +1,88 @@
+"""Metrics: stored outputs of an extractor, for a cell and for its reference, in; numbers out.
+
+Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
+may hold more: "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
+"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances take the
+moments where they are there: they may stand alone, as in what others publish, or be of more images than the rows.
+
+Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
+a line in `nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py`
+that below everything over pairs, `kept.py` what is computed of a reference once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Score(TypedDict):
+    """One number. None where there is none, never NaN."""
+
+    value: float | None
+    low: float | None  # 95 % interval from this cell alone
+    high: float | None
+    extrapolated: float | None  # the value without its bias in N, for differences
+    reason: str | None  # why one of them is None although the metric has it
+
+
+class Scores(TypedDict):
+    """arrays: "influence", (N,) float32, where the metric has it: how far each sample moves the (first) value."""
+
+    values: dict[str, Score]
+    arrays: dict[str, np.ndarray]
+
+
+class Metric(Protocol):
+    needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
+    extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
+    # One that has `of_training = True` is held against the images that the network was trained on, whatever the others
+    # are held against.
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def lower_is_better(self) -> Mapping[str, bool]: ...
+
+    @property
+    def least(self) -> int:
+        """The fewest samples that it can be computed of."""
+        ...
+
+    def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
+
+
+def plain(value: float) -> Score:
+    """A number without an interval of its own; training seeds give it one."""
+    return Score(value=value, low=None, high=None, extrapolated=None, reason=None)
+
+
+def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -> np.ndarray:
+    """An output of the extractor, (N, d). `what` says whose in a message: "sample features".
+
+    Raises ValueError where it is not there, has fewer rows than `least` or values that are not finite.
+    """
+    from nag.metrics.moments import check_features
+
+    if output not in source:
+        raise ValueError(f"there are no {what}: this metric needs a row for each image (there is: {', '.join(source)})")
+    found = source[output]
+    check_features(found, what)
+    if len(found) < least:
+        raise ValueError(f"at least {least} {what} are needed; got {len(found)}")
+    return found
+
+
+def feature_pair(
+    samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], least: int, least_reference: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features (N, d) of both. Raises ValueError as `rows` does, and where their dimensions differ."""
+    r = rows(reference, "features", "reference features", least_reference)
+    x = rows(samples, "features", "sample features", least)
+    if x.shape[1] != r.shape[1]:
+        raise ValueError(f"sample features have {x.shape[1]} columns, reference features {r.shape[1]}")
+    return x, r

@@ -1,0 +1,139 @@
+"""How exactly a network is evaluated. All but the default changes samples, so it is part of a stream's digest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+from nag.registry import method
+
+DType = Literal["float32", "bfloat16"]
+
+
+@contextlib.contextmanager
+def arithmetic(device: str = "cpu", *, tf32: bool = False, dtype: DType = "float32") -> Iterator[None]:
+    """Within, torch computes like this, whatever was set before: torch's flags are of the whole process, and another
+    network, or a file of the user's own, may have left others. device: "cpu", "cuda", ...; dtype: of matrix products.
+
+    All networks, extractors, autoencoders and trainings are run within; afterwards the flags are as they were.
+    """
+    import torch
+
+    before, wanted = _flags(), _wanted(device == "cpu", tf32)
+    changes = before != wanted
+    if changes:
+        _set(wanted)
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            yield
+    finally:
+        if changes or _flags() != before:
+            _set(before)
+
+
+OLDER = (
+    *("cuda.matmul.allow_tf32", "cudnn.allow_tf32", "cuda.matmul.allow_bf16_reduced_precision_reduction"),
+    "cudnn.benchmark",
+)
+# Since torch 2.9 there are these too, which decide where both are set.
+NEWER = tuple(
+    f"{name}.fp32_precision" for name in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+)
+PRECISION = "float32_matmul_precision"
+
+
+@functools.cache
+def _wanted(on_cpu: bool, tf32: bool) -> dict[str, Any]:
+    """The flags by name, of those that this torch has, the older ones first. TF32 is a matter of GPUs."""
+    flags: dict[str, Any] = {PRECISION: "high" if tf32 else "highest"}
+    flags |= dict.fromkeys(OLDER[:2], tf32)
+    flags |= {OLDER[2]: True, OLDER[3]: False}  # cuDNN's benchmark takes the algorithm that is fastest just now
+    flags |= {name: "tf32" if tf32 and not (on_cpu and name.startswith("mkldnn")) else "ieee" for name in NEWER}
+    return {name: value for name, value in flags.items() if name == PRECISION or name in _holders()}
+
+
+@functools.cache
+def _holders() -> dict[str, tuple[Any, str]]:
+    """The flags that this torch has: the object whose attribute each is, and the attribute."""
+    import torch
+
+    found = {}
+    for name in (*OLDER, *NEWER):
+        *path, last = name.split(".")
+        holder: Any = torch.backends
+        for part in path:
+            holder = getattr(holder, part, None)
+        try:
+            known = hasattr(holder, last)
+        except RuntimeError:  # it has the flag, and does not tell its value
+            known = True
+        if known:
+            found[name] = holder, last
+    return found
+
+
+def _flags() -> dict[str, Any]:
+    """What is set now, as far as torch tells: it does not where someone has set both sorts of flags, and unlike."""
+    import torch
+
+    found: dict[str, Any] = {}
+    with contextlib.suppress(RuntimeError):
+        found[PRECISION] = torch.get_float32_matmul_precision()
+    for name, (holder, last) in _holders().items():
+        with contextlib.suppress(RuntimeError):
+            found[name] = getattr(holder, last)
+    return found
+
+
+def _set(flags: dict[str, Any]) -> None:
+    import torch
+
+    for name, value in flags.items():
+        if name == PRECISION:
+            torch.set_float32_matmul_precision(value)
+        else:
+            setattr(*_holders()[name], value)
+
+
+def exact(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function, always run in plain float32."""
+
+    def run(*inputs: Any) -> Any:
+        with arithmetic(device.partition(":")[0]):
+            return function(*inputs)
+
+    return run
+
+
+@method
+class Precision:
+    """dtype: of the network's matrix products and activations (weights stay float32; samplers and guidance always do).
+    tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
+
+    How far samples of a fixed-step sampler are from float32's (tests/nag/test_precision.py): compile 1e-4 at most;
+    bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only, where nothing was measured.
+    """
+
+    dtype: DType = "float32"
+    tf32: bool = False
+    compile: bool = False
+
+    VERSION: ClassVar[int] = 1
+
+    def applied(self, field: Any) -> Any:
+        """The NetworkField at this precision, which holds whenever it is called."""
+        import torch
+
+        if self == field.precision:
+            return field
+        module: Any = torch.compile(field.module) if self.compile else field.module
+        return dataclasses.replace(field, module=module, precision=self)
+
+    def arithmetic(self, device: str, forward: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Within, torch computes at this precision on this kind of device. forward: False for a training's backward
+        pass, which torch runs in the dtype of each forward operation.
+        """
+        return arithmetic(device, tf32=self.tf32, dtype=self.dtype if forward else "float32")

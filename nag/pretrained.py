@@ -1,0 +1,253 @@
+"""Weights of feature networks as files: where they are kept, how they get there, how they are read.
+
+A file is downloaded to a temporary name beside its place, under a lock file, checked by size and SHA-256, and only then
+published. So the cache may lie on a file system that many machines share. Where there is no network, put it by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import socket
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from nag.cache import folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Known(NamedTuple):
+    url: str
+    size: int | None  # bytes
+    sha256: str | None  # or its first digits
+
+
+INCEPTION = "inception-2015-12-05.pt"  # TorchScript, of StyleGAN2-ADA; clean-fid's and ADM's network
+PYTORCH_FID = "pt_inception-2015-12-05-6726825d.pth"  # the state dict of pytorch-fid
+DINOV2 = "dinov2_vitl14_pretrain.pth"
+
+KNOWN: dict[str, Known] = {
+    INCEPTION: Known(
+        f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}",
+        95_607_719,
+        "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    ),
+    PYTORCH_FID: Known(
+        f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{PYTORCH_FID}",
+        95_628_359,
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
+    DINOV2: Known(
+        f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{DINOV2}",
+        1_217_586_395,
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    ),
+}
+
+CHUNK = 2**20
+BEAT_S = 2.0  # the holder of a lock touches it so often
+STALE_S = 30.0  # a lock that is seen untouched for so long is of a process that is gone
+POLL_S = 0.5
+LEFT_S = 86_400.0  # a temporary file so old is of a process that was killed
+
+Report = Callable[[int, int], None]  # bytes done, bytes in all or 0
+
+
+def cache() -> Path:
+    """$XDG_CACHE_HOME (or ~/.cache) / nagbench / weights."""
+    return folder("weights")
+
+
+def find(name: str) -> Path | None:
+    """The file of this name in the cache. It is not read: `check` says whether it is the right one."""
+    path = cache() / name
+    return path if path.is_file() else None
+
+
+def located(path: str | None, name: str) -> Path:
+    """The file that a method shall read: `path`, or `name` in the cache. FileNotFoundError with what to do."""
+    place = Path(path) if path is not None else find(name)
+    if place is None:
+        raise FileNotFoundError(
+            f"{name} is not in {cache()}: run 'nagbench fetch {name}' where there is a network, or say weights: PATH"
+        )
+    if not place.is_file():
+        raise FileNotFoundError(f"{place}: there is no such file of weights")
+    return place
+
+
+def check(path: Path, known: Known) -> None:
+    """Raise ValueError unless the file has the size and the SHA-256 of `known`. It is read whole."""
+    _check_size(path, path.stat().st_size, known)
+    if known.sha256 is not None:
+        hashed = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                hashed.update(data)
+        _check_hash(path, hashed.hexdigest(), known)
+
+
+def check_cached(path: Path) -> None:
+    """Raise ValueError for a file of the cache that is not what its name says. One that lies elsewhere was chosen."""
+    if path.parent == cache() and path.name in KNOWN:
+        check(path, KNOWN[path.name])
+
+
+def fetch(name: str, report: Report, known: Mapping[str, Known] = KNOWN) -> Path:
+    """The file in the cache, downloaded unless it is there; checked in both cases.
+
+    Of several processes, on any hosts, one downloads and the others wait for it. Raises ValueError for a name that is
+    not in `known` and for a file that is not the right one, ConnectionError with URL and place where the download
+    fails; what was downloaded is removed then.
+    """
+    if name not in known:
+        raise ValueError(f"no weights are known as {name!r}; known: {', '.join(known)}")
+    path = cache() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path.with_name(f".{name}.lock"), lambda: path.is_file()) as held:
+        if held and not path.is_file():
+            _clear(path)
+            _download(known[name], path, report)
+            return path
+    check(path, known[name])
+    return path
+
+
+def _clear(path: Path) -> None:
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                left.unlink()
+
+
+def _download(known: Known, path: Path, report: Report) -> None:
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    hashed, done = hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as file:
+            for data, size in _received(known, path):
+                file.write(data)
+                hashed.update(data)
+                done += len(data)
+                report(done, size or known.size or 0)
+            file.flush()
+            os.fsync(file.fileno())
+        _check_size(path, done, known, source=known.url)
+        _check_hash(path, hashed.hexdigest(), known, source=known.url)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _received(known: Known, path: Path) -> Iterator[tuple[bytes, int]]:
+    """The file in pieces, with the size that was announced, or 0. ConnectionError too where it ends early."""
+    from nag.web import received
+
+    try:
+        yield from received(known.url, known.size and known.size + CHUNK)  # a little more is told by its size
+    except OSError as error:
+        raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
+
+
+def _check_size(path: Path, size: int, known: Known, source: str = "") -> None:
+    if known.size is not None and size != known.size:
+        raise ValueError(_wrong(path, f"it has {size:,} bytes, not {known.size:,}", source))
+
+
+def _check_hash(path: Path, sha256: str, known: Known, source: str = "") -> None:
+    if known.sha256 is not None and not sha256.startswith(known.sha256):
+        raise ValueError(_wrong(path, f"its SHA-256 is {sha256}, not {known.sha256}", source))
+
+
+def _wrong(path: Path, reason: str, source: str) -> str:
+    if source:
+        return f"what {source} gave is not {path.name}: {reason}. Nothing was kept."
+    return f"{path} is not what its name says: {reason}. Remove it and fetch it again."
+
+
+@contextlib.contextmanager
+def _lock(path: Path, needless: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the lock file; True if held, False once `needless()`. Its holder touches it; one left by a process that is
+    gone is removed.
+
+    Two holders at once, after a long pause of the first, do no harm: each has its own temporary file.
+    """
+    last, since = None, time.monotonic()
+    while not needless():
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            touched = _touched(path)
+            if touched != last:
+                last, since = touched, time.monotonic()
+            elif time.monotonic() - since > STALE_S:
+                path.unlink(missing_ok=True)
+            time.sleep(POLL_S)
+    else:
+        yield False
+        return
+    over = threading.Event()
+    beat = threading.Thread(target=_touch, args=(path, over), daemon=True)
+    beat.start()
+    try:
+        yield True
+    finally:
+        over.set()
+        beat.join()
+        path.unlink(missing_ok=True)
+
+
+def _touch(path: Path, over: threading.Event) -> None:
+    while not over.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _touched(path: Path) -> int | None:
+    """Of an opened file: by name, a shared file system may tell what it was a minute ago."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict: safetensors or a file of torch.save, of which only tensors are read, so that no code in it runs.
+
+    One in "state_dict" or "model" of a training file is found. Raises ValueError that names the file.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from nag.torch_files import DAMAGED, is_pickle
+
+    with path.open("rb") as file:
+        start = file.read(16)
+    if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        raise ValueError(f"{path}: not a file of weights but a TorchScript file")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True) if is_pickle(start) else load_file(path)
+    except pickle.UnpicklingError:
+        reason = "it holds more than tensors, and reading that could run code"
+        raise ValueError(f"{path}: not a file of weights: {reason}") from None
+    except (SafetensorError, *DAMAGED) as error:
+        reason = next(iter(str(error).splitlines()), "it ends too early")
+        raise ValueError(f"{path}: not a file of weights, cut off, or damaged: {reason}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise ValueError(f"{path}: not a state dict, which maps names to tensors")
+    return dict(loaded)

@@ -1,0 +1,90 @@
+"""What a sweep will take at a Slurm site: arrays, elements, GPU hours and how long, from measured speeds."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.backends.slurm.arrays import Array, arrays
+from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
+from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.execution.bundles import bundles
+from orchestrator.execution.durations import Speeds
+from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.plan.model import Plan
+from orchestrator.plan.progress import Done, missing
+from orchestrator.store.store import Store
+
+START_S = 12.0  # of an element: Slurm, Python, torch, loading its network
+ELEMENTS_AT_MOST = 1001  # of an array, where Slurm is not asked
+
+
+@dataclass(frozen=True)
+class Forecast:
+    arrays: tuple[Array, ...]
+    guessed: tuple[str, ...]  # kinds of task of which a speed is a guess
+    gpu_hours: float
+    makespan_s: float
+
+    @property
+    def elements(self) -> int:
+        return sum(len(array.elements) for array in self.arrays)
+
+
+def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
+    """What is still to do, packed as it would be queued, and simulated with the site's throttle."""
+    done = Done(store)
+    speeds = Speeds(plan, store, done, site.trained_on)
+    todo = missing(plan, done)
+
+    def size(plan: Plan, stream: str, blocks: int) -> int:
+        return min(BLOCKS_A_BUNDLE, blocks, speeds.blocks_in(site.target_minutes, stream))
+
+    work: list[Work] = []
+    makers: dict[str, set[int]] = {}
+    for handle, waiting in enumerate(bundles(plan, "", todo, todo, size, {}), 1):
+        work.append(Work(handle, waiting.bundle, frozenset(m for need in waiting.needs for m in makers.get(need, ()))))
+        for digest, _ in waiting.bundle.steps:
+            makers.setdefault(digest, set()).add(handle)
+
+    def seconds(bundle: Bundle) -> float:
+        return speeds.steps_s(bundle.steps)
+
+    found = arrays(work, site, seconds, str, {}, ELEMENTS_AT_MOST)
+    lasting = {
+        array.name: [START_S + sum(map(seconds, element.bundles)) for element in array.elements] for array in found
+    }
+    gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in found)
+    kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
+    return Forecast(tuple(found), tuple(sorted(kinds)), gpu_s / 3600, makespan(found, lasting))
+
+
+def makespan(found: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
+    """Seconds until all arrays are done, if each starts what it may as soon as it may, the first ones first. lasting:
+    seconds of each element. At most the throttle of an array runs at once, and at most `gpus` GPUs of all; what waits
+    for a whole array starts after its last element. Raises ValueError where an element needs more GPUs than there are.
+    """
+    now, free = 0.0, math.inf if gpus is None else gpus
+    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.elements) for array in found}
+    over: set[str] = set()  # `array` and `array/element`
+    needs = {array.name: array.resources.gpus * array.resources.nodes for array in found}
+    running: list[tuple[float, str, int]] = []  # when it ends, array, element
+    waiting = list(found)
+    while waiting or running:
+        for array in waiting:
+            name = array.name
+            while begun[name] < len(array.elements) and active[name] < array.throttle and needs[name] <= free:
+                if not over.issuperset(array.after):
+                    break
+                heapq.heappush(running, (now + lasting[name][begun[name]], name, begun[name]))
+                begun[name], active[name], free = begun[name] + 1, active[name] + 1, free - needs[name]
+        waiting = [array for array in waiting if begun[array.name] < len(array.elements)]
+        if not running:
+            raise ValueError(f"{waiting[0].kind}: an element needs more than {gpus} GPUs")
+        now, name, element = heapq.heappop(running)
+        active[name], left[name], free = active[name] - 1, left[name] - 1, free + needs[name]
+        over |= {f"{name}/{element}"} if left[name] else {f"{name}/{element}", name}
+    return now

@@ -1,0 +1,91 @@
+"""Reconcile: what a short job does after each wave of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.campaign import Campaign, patiently, tracking_of
+from orchestrator.backends.open import opener
+from orchestrator.backends.slurm.ledger import tidy
+from orchestrator.errors import EnvironmentProblem, Passing
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
+
+    campaign: Mapping[str, Any]
+
+    def __call__(self, index: int) -> int:
+        return reconcile(Campaign(**self.campaign))
+
+
+def reconcile(begun: Campaign) -> int:
+    """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
+    from rich.console import Console
+
+    from orchestrator.backends.site import read_site
+    from orchestrator.execution import engine
+    from orchestrator.plan.make import plan
+    from orchestrator.plan.model import plan_checksum
+    from orchestrator.report.comparisons import compare
+    from orchestrator.report.progress import Lines
+    from orchestrator.report.results import collect
+    from orchestrator.report.write import write_report
+    from orchestrator.spec.reader import read_sweep
+    from orchestrator.store.store import Store
+    from orchestrator.tracking.sync import sync
+
+    observer = Lines(Console(stderr=True, highlight=False, soft_wrap=True))
+    sweep = read_sweep(begun.sweep, smoke=begun.smoke, text=begun.text)
+    found, opened = plan(sweep, frozenset(begun.arms) or None), Store(begun.store, observer.note)
+    opened.check_format()
+    if plan_checksum(found) != begun.plan:
+        observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
+        return 2
+    site = read_site(begun.site)
+    make = opener(found, opened, site, begun, observer.note, Reconcile)
+    code, away = 0, None
+
+    def advance() -> tuple[int, dict[str, str]]:
+        made: list[Any] = []
+
+        def backend() -> Any:
+            made.append(make())
+            return made[0]
+
+        ended = engine.advance(found, opened, backend, observer, begun.since)
+        if any(each.jobs.unsure for each in made):
+            raise Passing("Slurm does not say what became of some elements")
+        return ended
+
+    try:
+        flying, failed = patiently(advance, observer.note)
+        observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
+        code = 1 if failed else 0
+        if not flying:
+            tidy(opened, sweep.name)
+    except EnvironmentProblem as error:  # what is done by now is reported all the same
+        observer.note(str(error))
+        code, away = error.exit_code, error if isinstance(error, Passing) else None
+    results = collect(found, opened)
+    pages = None
+    try:
+        page = write_report(
+            results, compare(results, opened), opened, Path(begun.reports), f"nagbench submit {sweep.path}"
+        )
+        pages = page.parent
+    except (OSError, EnvironmentProblem) as error:
+        observer.note(f"no report: {error}")
+    try:
+        tracking = tracking_of(begun)
+        if tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
+            sync(results, tracking, opened, pages)
+    except EnvironmentProblem as error:
+        observer.note(f"not tracked: {error}")
+    if away is not None:
+        raise away  # this job has failed, so the one that waits for that tries again
+    return code

@@ -1,0 +1,150 @@
+"""The keys of a site file of kind slurm."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nag.registry import Int, method
+from orchestrator.backends.site_values import (
+    PER_NODE,
+    Constraint,
+    Count,
+    Gres,
+    Memory,
+    Minutes,
+    Name,
+    Names,
+    OnNode,
+    Place,
+    Word,
+)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one element of a stage asks for. `gpus`, `cpus` and `memory_gb` are those on each of `nodes`."""
+
+    minutes: float
+    memory_gb: float
+    cpus: int
+    gpus: int
+    nodes: int = 1
+
+
+STAGES: dict[str, Resources] = {
+    "encode": Resources(90, 16, 8, 1),
+    "train": Resources(720, 32, 8, 1),
+    "sample": Resources(90, 16, 4, 1),
+    "measure": Resources(90, 16, 4, 1),
+    "reference": Resources(90, 16, 4, 1),
+    "extract": Resources(90, 16, 4, 1),
+    "score": Resources(60, 16, 2, 0),
+    "reconcile": Resources(20, 4, 1, 0),
+}
+
+
+@method
+class Stage:
+    """What a site says of one stage; what it leaves out is in STAGES."""
+
+    minutes: Minutes | None = None
+    memory_gb: Memory | None = None
+    cpus: Count | None = None
+    gpus: Annotated[Int, Field(ge=0, le=64)] | None = None
+    nodes: Count | None = None
+
+
+@method
+class Stages:
+    encode: Stage = Stage()
+    train: Stage = Stage()
+    sample: Stage = Stage()
+    measure: Stage = Stage()
+    reference: Stage = Stage()
+    extract: Stage = Stage()
+    score: Stage = Stage()
+    reconcile: Stage = Stage()
+
+
+@method
+class Slurm:
+    """A Slurm cluster, seen from its login node."""
+
+    partition: Names | None = None  # None: the default one of the cluster
+    cpu_partition: Names | None = None  # of elements without a GPU; None: `partition`
+    account: Name | None = None
+    qos: Name | None = None
+    constraint: Constraint | None = None
+    gres: Gres = "gpu:{gpus}"
+    setup: tuple[Word, ...] = ()
+    container: tuple[Word, ...] = ()
+    python: Word | None = None  # on the nodes; None: the one that runs nagbench
+    env_file: Place | None = None
+    stages: Stages = Stages()
+    target_minutes: Annotated[float, Field(gt=0, le=720)] = 30
+    throttle: Count = 8
+    max_submit: Annotated[Int, Field(ge=1)] | None = None
+    scratch: OnNode | None = None
+    reconcile: Literal["job", "manual"] = "job"
+    poll_s: Annotated[float, Field(ge=0.1, le=60)] = 60
+    folder: Place | None = None
+    memory_gb_at_most: Memory | None = None
+    generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
+    signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
+    stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring elements, up to 20
+
+    def __post_init__(self) -> None:
+        for stage in STAGES:
+            asked = self.resources(stage)
+            if self.memory_gb_at_most is not None and asked.memory_gb > self.memory_gb_at_most:
+                raise ValueError(
+                    f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {stage} has {asked.memory_gb:g}"
+                )
+        sample = self.resources("sample").minutes
+        if sample <= self.target_minutes:
+            raise ValueError(
+                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an element, "
+                f"is {sample:g}: an element that reaches its target would be ended"
+            )
+
+    def resources(self, stage: str) -> Resources:
+        """What an element of `train`, `sample`, ... asks for. Raises KeyError for what is no stage."""
+        usual = STAGES[stage]
+        said = dataclasses.asdict(getattr(self.stages, stage))
+        return dataclasses.replace(usual, **{key: value for key, value in said.items() if value is not None})
+
+    @property
+    def trained_on(self) -> int:
+        """Processes that train one network together, each on a GPU of its own where the stage asks for any."""
+        asked = self.resources("train")
+        return max(1, asked.gpus) * asked.nodes
+
+    def partition_of(self, gpus: int) -> str | None:
+        return self.partition if gpus else self.cpu_partition or self.partition
+
+    def gpu_option(self, gpus: int) -> dict[str, str]:
+        """The option of sbatch that asks for GPUs on each node: none, one and its value."""
+        if not gpus:
+            return {}
+        if self.gres == PER_NODE:
+            return {"gpus-per-node": str(gpus)}
+        return {"gres": self.gres.format(gpus=gpus)}
+
+    @property
+    def command(self) -> str:
+        """Python on a node as a shell writes it, the container before it."""
+        return shlex.join([*self.container, self.python or sys.executable])
+
+    @property
+    def script(self) -> list[str]:
+        """The lines of a batch script before its work. What is in env_file is read on the node, not copied here."""
+        if self.env_file is None:
+            return list(self.setup)
+        return [f"set -a; . {shlex.quote(os.path.expanduser(self.env_file))} || exit 3; set +a", *self.setup]

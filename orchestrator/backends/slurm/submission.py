@@ -1,0 +1,118 @@
+"""Opening the Slurm backend for a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import math
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.campaign import shared_folder
+from orchestrator.backends.slurm.backend import Slurm
+from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.settings import STAGES
+from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
+from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.execution.code_snapshot import snapshot
+
+if TYPE_CHECKING:
+    from orchestrator.backends.campaign import Campaign, Remote
+    from orchestrator.backends.site import Site
+    from orchestrator.backends.slurm.backend import AfterWave
+    from orchestrator.plan.model import Plan
+    from orchestrator.store.store import Store
+
+
+def owner() -> str:
+    """The user, as job names carry him."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+
+
+def _slurm(
+    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
+) -> Callable[[], Slurm]:
+
+    def make() -> Slurm:
+        if store.url.startswith("memory:"):
+            raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
+        folder = shared_folder(store, site)
+        commands = Commands()
+        check(site, commands)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise EnvironmentProblem(f"{folder} cannot be made: {error.strerror}") from error
+        code = snapshot(folder)
+        settings = site.settings
+        record = {
+            "owner": owner(),
+            "host": platform.node(),
+            "generation": campaign.generation,
+            "since": campaign.since,
+            "site": site.name,
+            "pid": os.getpid(),
+        }
+        options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
+        options |= {"scratch": settings.scratch} if settings.scratch else {}
+        after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
+        hours = campaign.max_gpu_hours
+        return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, hours)
+
+    return make
+
+
+def _reconciler(
+    site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None], remote: Remote
+) -> AfterWave:
+    settings = site.settings
+
+    def after_wave(stem: str, jobs: Sequence[str]) -> None:
+        """Queue the job that goes on when these have ended."""
+        if campaign.generation >= settings.generations_at_most:
+            note(
+                f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
+            )
+            return
+        going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
+        work, asked, name = remote(dataclasses.asdict(going_on)), settings.resources("reconcile"), stem + RECONCILE
+        job = queue(settings, folder / name, code, name, asked, work, 1, after=jobs)
+        note(f"queued reconcile: job {job}, after them ({name})")
+        name = stem + INSTEAD  # Slurm drops it once the other has done well
+        queue(settings, folder / name, code, name, asked, work, 1, after=[job], when="afternotok")
+
+    return after_wave
+
+
+def check(site: Site, commands: Commands) -> None:
+    """Hold a site against its cluster. Raises BadInput, with the key, for what the cluster does not have."""
+    settings, partitions = site.settings, commands.partitions()
+    default = next((name for name, found in partitions.items() if found.default), None)
+    for stage in STAGES:
+        asked = settings.resources(stage)
+        wanted = settings.partition_of(asked.gpus) or default
+        if wanted is None:
+            raise BadInput(
+                f"{site.path}: partition is missing, and the cluster has no default. It has: {_list(partitions)}."
+            )
+        key = "partition" if asked.gpus or settings.cpu_partition is None else "cpu_partition"
+        for name in wanted.split(","):
+            if name not in partitions:
+                raise BadInput(
+                    f"{site.path}: {key}: the cluster has no partition {name!r}. It has: {_list(partitions)}."
+                )
+            limit = partitions[name].max_minutes
+            if limit is not None and math.ceil(asked.minutes) > limit:
+                raise BadInput(
+                    f"{site.path}: stages.{stage}.minutes is {asked.minutes:g}, but partition {name} ends jobs after "
+                    f"{limit:g}; such a job would wait for ever"
+                )
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,137 @@
+"""What the files of commands share: the app, its consoles, and how a sweep is read, reported and tracked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from orchestrator.commands import interrupts, outermost
+from orchestrator.display import address, visible
+from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
+
+if TYPE_CHECKING:
+    from orchestrator.plan.model import Plan
+    from orchestrator.report.results import Results
+    from orchestrator.store.store import Store
+
+REPORTS = "results/reports"
+
+
+class Screen(Console):
+    """A console on which nothing that others named or wrote reaches the terminal as a control sequence."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that rich has just caught: streams.Gone
+
+
+app = typer.Typer(
+    help="Does this guidance method beat the others, where, by how much, at what price?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Screen(highlight=False, soft_wrap=False)
+err = Screen(stderr=True, highlight=False, soft_wrap=True)
+
+
+def command(body: Callable[..., int | None]) -> Callable[..., None]:
+    """A function as a command: errors become one message, its result the exit code."""
+
+    @app.command()
+    @functools.wraps(body)
+    def wrapped(*args: Any, **options: Any) -> None:
+        try:
+            with interrupts.working():
+                code = body(*args, **options)
+                sys.stdout.flush()
+        except NagbenchError as error:
+            code = outermost.tell(error, bool(options.get("as_json")))
+        raise typer.Exit(code or 0)
+
+    return wrapped
+
+
+def read_plan(
+    sweep_path: str,
+    smoke: bool = False,
+    arms: list[str] | None = None,
+    cell: str | None = None,
+    count: int | None = None,
+    hashes: bool = True,
+) -> Plan:
+    from orchestrator.plan.make import only_cell, plan
+    from orchestrator.spec.reader import read_sweep
+
+    sweep = read_sweep(sweep_path, smoke=smoke)
+    known = [arm.name for arm in sweep.arms]
+    for name in arms or []:
+        if name not in known:
+            raise BadInput(f"--arm: {unknown('arm', name, known)}")
+    if cell is not None:
+        sweep = only_cell(sweep, cell, count)
+    return plan(sweep, frozenset(arms) if arms else None, hashes)
+
+
+def open_store(url: str) -> Store:
+    from orchestrator.store.store import Store
+
+    store = Store(url, lambda text: err.print(text, style="yellow", markup=False))
+    store.check_format()
+    return store
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def compare_and_report(plan: Plan, opened: Store, store: str, tracking: str) -> int:
+    """Print the comparison, write the pages, bring MLflow up to date; exit code 1 if a cell is not there."""
+    from orchestrator.report.comparisons import compare
+    from orchestrator.report.results import collect
+    from orchestrator.report.terminal import comparison
+    from orchestrator.report.write import write_report
+    from orchestrator.tracking.sync import NONE
+
+    results = collect(plan, opened)
+    comparisons = compare(results, opened)
+    for piece in comparison(results, comparisons):
+        out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
+    with err.status("Writing the report..."):
+        page = write_report(results, comparisons, opened, report_folder(plan), f"nagbench run {plan.sweep.path}")
+    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
+    out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
+    track(results, opened, tracking, page.parent)
+    return 0 if all(cell.complete for cell in results.cells) else 1
+
+
+def report_folder(plan: Plan) -> Path:
+    """Where the pages of a sweep's report are written."""
+    return Path(REPORTS) / plan.sweep.name
+
+
+def report_pages(plan: Plan) -> Path | None:
+    """The pages of the last report, if there are any."""
+    return report_folder(plan) if report_folder(plan).is_dir() else None
+
+
+def track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:
+    """MLflow is a view: where it cannot be written, say so and go on."""
+    from orchestrator.tracking.sync import sync
+
+    try:
+        with err.status("Writing to MLflow..."):
+            sync(results, tracking, opened, pages)
+    except EnvironmentProblem as error:
+        err.print(f"Not tracked: {error}", style="yellow", markup=False, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""`nagbench check`: is the sweep right?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.commands.app import command, out, print_json
+from orchestrator.commands.options import JsonOption, SiteOption, SmokeOption, SweepArgument
+
+if TYPE_CHECKING:
+    pass
+
+
+@command
+def check(
+    sweep: SweepArgument,
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Open data and weights, run the sweep's own code.")] = False,
+    site: SiteOption = None,
+) -> None:
+    """Say whether a sweep is right, without doing anything."""
+    from orchestrator.plan.availability import absent
+    from orchestrator.plan.make import plan as _planned
+    from orchestrator.report.progress import shape
+    from orchestrator.spec.deep_check import look
+    from orchestrator.spec.reader import read_sweep
+
+    found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
+    lines = list(look(found)) if deep else []
+    planned = _planned(found, hashes=deep) if deep or not found.code else None
+    if site and planned:
+        from orchestrator.backends.campaign import check_batches
+        from orchestrator.backends.site import read_site
+
+        check_batches(planned, read_site(site))
+    elsewhere = absent(planned) if planned else []
+    if as_json:
+        print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells), "absent": elsewhere})
+        return
+    for line in (*lines, *(f"not on this machine: {line}" for line in elsewhere)):
+        out.print(line, markup=False, soft_wrap=True)
+    known = shape(planned) if planned else "Code of its own was read, not run; --deep runs it."
+    out.print(f"{sweep}: good. {known}", markup=False, soft_wrap=True)

@@ -1,0 +1,248 @@
+"""`nagbench doctor`: what this machine has, what is missing, and the fix for each.
+
+Libraries are imported in processes of their own, with a time limit, so that a broken installation is a line of the
+answer. Programs are asked, not trusted to be there: a Slurm that does not answer is no Slurm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.display import address
+from orchestrator.errors import NagbenchError
+from orchestrator.plan.model import Plan
+from orchestrator.store.store import Store
+from orchestrator.tracking.address import NONE, look
+
+IMPORT_S = 120.0  # torch from a cold network file system
+ASK_S = 10.0
+LEAST_GB = 5
+STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
+
+TORCH = """
+import json, torch
+devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+if torch.backends.mps.is_available():
+    devices.append("mps")
+print("\\n" + json.dumps([torch.__version__, ", ".join(devices) or "cpu only"]))
+"""
+LIBRARY = 'import json, {0}\nprint("\\n" + json.dumps([getattr({0}, "__version__", ""), ""]))'
+
+# name, module, what to install, whether nagbench needs it, what it is for
+LIBRARIES = (
+    ("torch", "torch", "torch", True, "all computing"),
+    ("torchvision", "torchvision", "torchvision", True, "images and Inception"),
+    ("scipy", "scipy", "scipy", True, "intervals"),
+    ("scikit-learn", "sklearn", "scikit-learn", True, "the digits data"),
+    ("matplotlib", "matplotlib", "matplotlib", True, "figures"),
+    ("MLflow", "mlflow", "mlflow", True, "tracking"),
+    ("submitit", "submitit", "submitit", False, "runs on Slurm"),
+    ("Ray", "ray", "'nagbench[ray]'", False, "runs on Ray"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    state: Literal["ok", "missing", "warning"]
+    detail: str
+    fix: str = ""
+    needed: bool = True  # without it nothing, or nothing on this store, runs
+
+
+def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
+    """Look at this machine. Nothing is changed: the store gets one file, which is removed again.
+
+    needed: names of downloaded weights without which a sweep cannot run.
+    """
+    with ThreadPoolExecutor(max_workers=3) as pool:  # each import is a process
+        libraries = [pool.submit(_library, *library) for library in LIBRARIES]
+        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
+        found = [library.result() for library in libraries]
+    return [rows[0], *found, *rows[1:]]
+
+
+def exit_code(rows: Iterable[Row]) -> int:
+    """3 where something that is needed is missing."""
+    return 3 if any(row.state == "missing" and row.needed for row in rows) else 0
+
+
+def as_json(rows: Iterable[Row]) -> dict[str, Any]:
+    rows = list(rows)
+    return {"ok": exit_code(rows) == 0, "rows": [asdict(row) for row in rows]}
+
+
+def table(rows: Iterable[Row]) -> RenderableType:
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+    for _ in range(3):
+        found.add_column(overflow="fold")
+    for row in rows:
+        absent = row.state == "missing" and not row.needed
+        state = Text("not here", style="dim") if absent else Text(row.state, style=STYLES[row.state])
+        detail = Text(row.detail)
+        if row.fix:
+            detail.append(f"\n{row.fix}", style="dim" if absent else "bold")
+        found.add_row(row.name, state, detail)
+    return found
+
+
+def _python() -> Row:
+    return Row("Python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def _library(name: str, module: str, package: str, needed: bool, use: str) -> Row:
+    fix = f"pip install {package}"
+    code = TORCH if module == "torch" else LIBRARY.format(module)
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_S,
+            env=env,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Row(name, "missing", f"importing it takes over {IMPORT_S:.0f} s", "Look at the disk it is on.", needed)
+    with contextlib.suppress(IndexError, ValueError):
+        version, more = json.loads(done.stdout.splitlines()[-1])
+        return Row(name, "ok", ", ".join(filter(None, [version, more])), needed=needed)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    said = lines[-1].strip() if lines else f"the process ended with {done.returncode}"
+    if f"No module named '{module}'" in said:
+        return Row(name, "missing", f"not installed; for {use}", fix, needed)
+    return Row(name, "missing", f"broken: {said[:200]}", f"pip install --force-reinstall {package}", needed)
+
+
+def _machine() -> Row:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = _memory_gb()
+    told = f"{cores} {'core' if cores == 1 else 'cores'}" + (f", {memory:.0f} GB memory" if memory else "")
+    if memory and memory < 1.5 * cores:
+        fix = f"nagbench run ... --workers {max(1, int(memory / 1.5))}"
+        return Row("machine", "warning", f"{told}: a worker takes over 1 GB", fix)
+    return Row("machine", "ok", told)
+
+
+def _memory_gb() -> float | None:
+    """What this process may use: of the machine, or of the container."""
+    limits = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits) / 1e9 if limits else None
+
+
+def _store(url: str) -> list[Row]:
+    """Is it ours, can it be written, is there room?"""
+    fix = "Name another one: --store FOLDER, or NAGBENCH_STORE."
+    try:
+        store = Store(url)
+        store.check_format()
+        if not store.local:
+            name = f"doctor/{uuid.uuid4().hex}"
+            store.create(name, b"")
+            store.fs.rm_file(store.path(name))  # there may be no store yet, and this file is ours
+            return [Row("store", "ok", f"{url}: can be written")]
+    except NagbenchError as error:
+        return [Row("store", "missing", str(error), fix)]
+    except Exception as error:  # noqa: BLE001  (whatever a remote file system raises means that it cannot be used)
+        return [Row("store", "missing", f"{url}: {type(error).__name__}: {error}", fix)]
+    folder = Path(store.root)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    trial = there / f".nagbench-{uuid.uuid4().hex}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        return [Row("store", "missing", f"{url}: {there} cannot be written: {error.strerror}", fix)]
+    rows = [Row("store", "ok", f"{url}: can be written" + ("" if there == folder else "; a run will make it"))]
+    free = shutil.disk_usage(there).free / 1e9
+    if free < LEAST_GB:
+        return [*rows, Row("disk", "warning", f"{free:.1f} GB free where the store is", f"Make room, or: {fix}")]
+    return [*rows, Row("disk", "ok", f"{free:.0f} GB free where the store is")]
+
+
+def _tracking(uri: str) -> Row:
+    if uri == NONE:
+        return Row("tracking", "ok", "none was asked for", needed=False)
+    try:
+        look(uri, "")
+    except NagbenchError as error:  # the sweep runs without
+        return Row("tracking", "warning", str(error), needed=False)
+    return Row("tracking", "ok", address(uri), needed=False)
+
+
+def _slurm() -> list[Row]:
+    """Are its commands here, and does its controller answer?"""
+    absent = [name for name in ("sinfo", "sbatch", "sacct") if shutil.which(name) is None]
+    if len(absent) == 3:
+        return [Row("Slurm", "missing", "no sinfo, sbatch or sacct", "Only a login node of a cluster has it.", False)]
+    rows = []
+    if {"sinfo", "sbatch"} & set(absent):
+        return [Row("Slurm", "missing", f"no {', no '.join(absent)}", "Ask the site, or load its module.", False)]
+    said = _ask("sinfo", "-h", "-o", "%P %D %t")
+    if isinstance(said, str):
+        rows.append(Row("Slurm", "warning", f"sinfo: {said}", "Is slurmctld up? Is SLURM_CONF right?", False))
+    else:
+        parts = sorted({line.split()[0].rstrip("*") for line in said if line.split()})
+        rows.append(Row("Slurm", "ok", f"partitions {', '.join(parts) or 'none'}", needed=False))
+    said = "not installed" if "sacct" in absent else _ask("sacct", "-n", "-X", "-S", "now")
+    if isinstance(said, str):
+        fix = "Runs work without it; how a lost job ended is then not known."
+        rows.append(Row("Slurm accounting", "warning", f"sacct: {said}", fix, False))
+    return rows
+
+
+def _ask(*command: str) -> list[str] | str:
+    """The lines that a program prints, or why it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {ASK_S:.0f} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return done.stdout.splitlines()
+
+
+def weights(needed: Iterable[str]) -> list[Row]:
+    """The files of feature networks that can be fetched: which are here, and are they whole?"""
+    from nag.pretrained import KNOWN, find
+
+    rows, needed = [], frozenset(needed)
+    for name, known in KNOWN.items():
+        found, fix = find(name), f"nagbench fetch {name}"
+        if found is None:
+            rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
+        elif known.size is not None and found.stat().st_size != known.size:
+            detail = f"{found} has {found.stat().st_size:,} bytes, not {known.size:,}"
+            rows.append(Row("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed))
+        else:
+            rows.append(Row("weights", "ok", str(found), needed=False))
+    return rows
+
+
+def missing_weights(plan: Plan) -> list[str]:
+    """The names of downloaded weights that a sweep needs and that are not on this machine."""
+    return [found.content.removeprefix("missing ") for found in plan.outside.values() if not found.place]

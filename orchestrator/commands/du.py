@@ -1,0 +1,66 @@
+"""`nagbench du`: what takes how much of a store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from orchestrator.commands.app import command, open_store, out, print_json, read_plan
+from orchestrator.commands.options import JsonOption, SmokeOption, StoreOption
+from orchestrator.display import address
+from orchestrator.notebook import DEFAULT_STORE
+
+COLUMNS = {  # of `du`: the kinds of task whose files it adds up
+    "samples": ("sample",),
+    "features": ("extract",),
+    "networks": ("train",),
+    "references": ("reference",),
+    "scores": ("score", "measure"),
+}
+
+
+@command
+def du(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP.yaml]", help="Only this sweep, by arm.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the store has, by sweep and kind; of one sweep, by arm and kind."""
+    from orchestrator.retention.usage import Space, usage
+
+    found = usage(open_store(store), read_plan(sweep, smoke) if sweep else None)
+    what = "arm" if sweep else "sweep"
+    if as_json:
+        print_json({"store": address(store), **found.as_json(what)})
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(what)
+    for column in (*COLUMNS, "all", "files"):
+        table.add_column(column, justify="right", no_wrap=True)
+    names: dict[str, dict[str, Space]] = defaultdict(dict)
+    for (name, kind), space in found.rows.items():
+        names[name][kind] = space
+    for name, kinds in names.items():
+        whole = sum(kinds.values(), Space())
+        cells = [size(sum(kinds[k].bytes for k in some if k in kinds)) for some in COLUMNS.values()]
+        table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
+    out.print(table)
+    if found.shared.files:
+        out.print(f"Used by several of them, and counted for each: {found.shared}.")
+    out.print(f"Everything else (plans, logs, other sweeps, what was set aside): {found.others}.")
+    out.print(f"The store: {found.total}.  nagbench gc says what no sweep refers to.")
+
+
+def text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def size(number: float) -> str:
+    from orchestrator.retention.usage import size_text
+
+    return size_text(number)

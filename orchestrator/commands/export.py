@@ -1,0 +1,43 @@
+"""`nagbench export`: a sweep for somebody without the store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.app import command, open_store, out, read_plan, report_pages
+from orchestrator.commands.du import size
+from orchestrator.commands.options import DeviceOption, SmokeOption, StoreOption, SweepArgument, check_device, given
+from orchestrator.errors import BadInput
+from orchestrator.notebook import DEFAULT_STORE
+
+
+@command
+def export(
+    sweep: SweepArgument,
+    target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    cell: Annotated[
+        str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.", callback=given)
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Pack report, YAML, CSV, records and influences for somebody without the store; or the images of a cell."""
+    from orchestrator.plan.model import find_cell
+    from orchestrator.report.archive import export as pack
+    from orchestrator.report.archive import export_images
+
+    check_device(device)
+    found, opened = read_plan(sweep, smoke), open_store(store)
+    if cell is not None:
+        made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
+    elif count is not None:
+        raise BadInput("--count goes with --cell")
+    else:
+        made = pack(found, opened, target, report_pages(found), force)
+    files = "" if made.files == 1 else f"{made.files} files, "
+    out.print(f"{made.path}: {files}{size(made.bytes)}", markup=False, soft_wrap=True)

@@ -1,0 +1,51 @@
+"""`nagbench gc`: remove what no sweep refers to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.app import command, open_store, out, print_json
+from orchestrator.commands.options import JsonOption, StoreOption
+from orchestrator.display import address
+from orchestrator.notebook import DEFAULT_STORE
+
+
+@command
+def gc(
+    store: StoreOption = DEFAULT_STORE,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this it is only shown.")] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Also what was set aside, and failed attempts at what is done.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what in the store no sweep's newest plan refers to; with --delete, remove it."""
+    from orchestrator.retention.garbage import garbage, remove
+    from orchestrator.retention.usage import Space
+
+    opened = open_store(store)
+    found = garbage(opened, quarantine)
+    by_kind: dict[str, Space] = defaultdict(Space)
+    for each in found:
+        by_kind[each.what] += Space(each.file.bytes, 1)
+    total = sum(by_kind.values(), Space())
+    if delete:
+        remove(opened, found)
+    if as_json:
+        kinds = [{"kind": kind, "bytes": s.bytes, "files": s.files} for kind, s in sorted(by_kind.items())]
+        print_json(
+            {"store": address(store), "deleted": delete, "bytes": total.bytes, "files": total.files, "kinds": kinds}
+        )
+        return
+    for kind, space in sorted(by_kind.items()):
+        out.print(f"{kind:<11} {space}")
+    if delete:
+        out.print(f"Removed {total}.")
+    elif found:
+        words = "that no sweep's newest plan refers to. Nothing was removed; --delete does it."
+        out.print(f"{total} {words}", soft_wrap=True)
+    else:
+        out.print("Every file is of some sweep's newest plan.")

@@ -1,0 +1,48 @@
+"""`nagbench logs`: what the tasks said."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.app import command, open_store, out, read_plan
+from orchestrator.commands.options import SiteOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.notebook import DEFAULT_STORE
+
+
+@command
+def logs(
+    sweep: SweepArgument,
+    cell: Annotated[str | None, typer.Argument(help="Only what this cell needs: the start of its digest.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    site: SiteOption = None,
+) -> None:
+    """Show the logs of local tasks: the last line of each, or all of those of a cell."""
+    from orchestrator.backends.ray import jobs as ray_jobs
+    from orchestrator.backends.site import read_site
+    from orchestrator.commands import task_logs as written
+    from orchestrator.plan.model import find_cell
+
+    found, opened = read_plan(sweep, smoke), open_store(store)
+    place = read_site(site) if site else None
+    if place and place.kind == "ray":
+        out.print(ray_jobs.logs(found.sweep.name, opened, place), markup=False, soft_wrap=True)
+        return
+    chosen = find_cell(found, cell) if cell else None
+    if follow:
+        for task, line in written.follow(found, opened, chosen):
+            out.print(f"{task.kind} {task.digest[:12]}  {line}", markup=False, soft_wrap=True)
+    known = written.logs(found, opened, chosen)
+    for log in known:
+        if chosen:
+            out.print(
+                f"== {log.task.kind} {log.task.digest[:12]}  {log.path}", style="bold", markup=False, soft_wrap=True
+            )
+            out.print(log.text.rstrip(), markup=False, soft_wrap=True)
+        else:
+            out.print(f"{log.task.kind:<9} {log.task.digest[:12]}  {log.last}", markup=False, soft_wrap=True)
+    if not known:
+        out.print(f"No logs of this sweep in {opened.logs}.", markup=False, soft_wrap=True)

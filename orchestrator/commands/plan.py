@@ -1,0 +1,98 @@
+"""`nagbench plan`: cells, tasks, and what they will take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.campaign import check_batches
+from orchestrator.commands.app import command, open_store, out, print_json, read_plan
+from orchestrator.commands.options import ArmOption, JsonOption, SiteOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.report.formatting import plural
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.backends.site import Site
+    from orchestrator.plan.model import Plan
+    from orchestrator.store.store import Store
+
+
+def forecast_table(found: Plan, opened: Store, place: Site) -> tuple[Table, str, dict[str, Any]]:
+    """What `plan --site` shows: the arrays by kind, one line of what it will take, and the same for machines."""
+    from rich import box
+    from rich.table import Table
+
+    from orchestrator.backends.slurm.forecast import forecast
+
+    check_batches(found, place)
+    expected = forecast(found, opened, place.settings)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "arrays", "elements", "at once", "longest", "GPU hours"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    rows = []
+    for kind in dict.fromkeys(array.kind for array in expected.arrays):
+        of = [array for array in expected.arrays if array.kind == kind]
+        gpu_s = sum(array.seconds * array.resources.gpus * array.resources.nodes for array in of)
+        elements = sum(len(array.elements) for array in of)
+        longest = max(array.seconds / len(array.elements) for array in of)
+        at_once = sum(min(array.throttle, len(array.elements)) for array in of)
+        rows.append({"stage": kind, "arrays": len(of), "elements": elements, "gpu_hours": round(gpu_s / 3600, 3)})
+        table.add_row(
+            kind, f"{len(of):,}", f"{elements:,}", f"{at_once:,}", f"{longest / 60:.1f} min", f"{gpu_s / 3600:,.2f}"
+        )
+    words = (
+        f"{plural(len(expected.arrays), 'array')}, {plural(expected.elements, 'element')}, "
+        f"{expected.gpu_hours:,.2f} GPU hours, {expected.makespan_s / 3600:,.2f} hours if nobody else is in the queue."
+    )
+    if expected.guessed:
+        words += f" The time of {', '.join(expected.guessed)} is a guess: nothing of that sort was measured yet."
+    told = {
+        "stages": rows,
+        "gpu_hours": round(expected.gpu_hours, 3),
+        "makespan_seconds": round(expected.makespan_s),
+        "guessed": list(expected.guessed),
+    }
+    return table, words, told
+
+
+@command
+def plan(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    arm: ArmOption = None,
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+    site: SiteOption = None,
+) -> None:
+    """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
+    from orchestrator.backends.site import read_site
+    from orchestrator.plan.availability import absent
+    from orchestrator.plan.progress import Done
+    from orchestrator.report.progress import cells_table, counts, counts_table, shape
+    from orchestrator.retention.policy import again
+    from orchestrator.retention.usage import estimate
+
+    place = read_site(site) if site else None
+    found, opened = read_plan(sweep, smoke, arm), open_store(store)
+    done = Done(opened)
+    tasks, space, repeated = counts(found, done), estimate(found), again(found, done)
+    arrays, words, told = forecast_table(found, opened, place) if place and place.kind == "slurm" else (None, "", {})
+    if as_json:
+        cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
+        disk = space.as_json()
+        known = {"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(found)}
+        print_json({**known, "site": told or None})
+        return
+    out.print(cells_table(found))
+    out.print(counts_table(tasks))
+    out.print(shape(found))
+    out.print(space.words(found.sweep.keep), soft_wrap=True)
+    for line in absent(found):
+        out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
+    if repeated:
+        lost = "have scores, but no samples or features any more, and are sampled again for what is missing"
+        out.print(f"{repeated:,} cells {lost} (keep: {found.sweep.keep}).", soft_wrap=True)
+    if arrays is not None:
+        out.print(arrays)
+        out.print(words, markup=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""`nagbench report`: compare what is done."""
+
+from __future__ import annotations
+
+from orchestrator.commands.app import (
+    command,
+    compare_and_report,
+    open_store,
+    print_json,
+    read_plan,
+    report_pages,
+    track,
+)
+from orchestrator.commands.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+
+@command
+def report(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    arm: ArmOption = None,
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare what is done, with what is missing and what failed."""
+    from orchestrator.report.document import document
+    from orchestrator.report.results import collect
+    from orchestrator.tracking.sync import check as check_tracking
+
+    check_tracking(tracking)
+    found, opened = read_plan(sweep, smoke, arm), open_store(store)
+    if not as_json:
+        return compare_and_report(found, opened, store, tracking)
+    results = collect(found, opened)
+    track(results, opened, tracking, report_pages(found))
+    print_json(document(results, opened))
+    return 0 if all(cell.complete for cell in results.cells) else 1

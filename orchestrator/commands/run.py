@@ -1,0 +1,111 @@
+"""The commands for one machine. Only the files of commands print."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands import outermost
+from orchestrator.commands.app import command, compare_and_report, err, open_store, read_plan, report_folder
+from orchestrator.commands.options import (
+    UNCOUNTED,
+    ArmOption,
+    CellOption,
+    DeviceOption,
+    HoursOption,
+    SiteOption,
+    SmokeOption,
+    StoreOption,
+    SweepArgument,
+    TrackingOption,
+    absolute,
+    check_device,
+    finite,
+)
+from orchestrator.errors import BadInput, unknown
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+
+@command
+def run(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")] = None,
+    device: DeviceOption = "auto",
+    arm: ArmOption = None,
+    smoke: SmokeOption = False,
+    cell: CellOption = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: this many samples.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="In this process, with full tracebacks: for debugging.")] = False,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Time between checkpoints of a training.", callback=finite)
+    ] = 30.0,
+    site: SiteOption = None,
+    backend: Annotated[str, typer.Option(help="local, or ray: a private Ray on this machine.")] = "local",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train one network together.")] = 1,
+    max_gpu_hours: HoursOption = None,
+) -> int:
+    """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
+    from orchestrator.backends.campaign import begin, divided, patiently
+    from orchestrator.backends.inline import Here
+    from orchestrator.backends.local import Local
+    from orchestrator.backends.open import opener
+    from orchestrator.backends.ray.backend import Ray
+    from orchestrator.backends.site import read_site
+    from orchestrator.backends.slurm.reconcile import Reconcile
+    from orchestrator.execution import engine
+    from orchestrator.execution.protocol import Backend
+    from orchestrator.report.progress import watch
+    from orchestrator.report.results import collect
+    from orchestrator.tasks.context import Options
+    from orchestrator.tracking.sync import NONE, follow
+    from orchestrator.tracking.sync import check as check_tracking
+
+    check_tracking(tracking)
+    place = read_site(site) if site else None
+    check_device(device, processes)
+    if backend not in ("local", "ray"):
+        raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
+    if count is not None and cell is None:
+        raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
+    if place and (here or workers or device != "auto" or backend != "local" or processes > 1):
+        words = "--here, --workers, --device, --backend and --processes are for this machine"
+        raise BadInput(f"{words}; a site's file has its own")
+    if here and (workers or backend != "local" or processes > 1):
+        raise BadInput("--here is this process alone; --workers, --backend and --processes do not go with it")
+    if max_gpu_hours is not None and not (place and place.kind == "slurm"):
+        raise BadInput(UNCOUNTED)
+    found = read_plan(sweep, smoke, arm, cell, count)
+    opened = open_store(absolute(store) if place else store)
+    number = 1 if here else workers or len(os.sched_getaffinity(0))
+    divided(found, processes, f"--processes is {processes}")
+    options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
+
+    outermost.tracebacks_wanted = here
+
+    def make() -> Backend:
+        if here:
+            return Here(opened, options, raises=True)
+        return Ray(opened, options, cpus=number) if backend == "ray" else Local(opened, number, options)
+
+    if cell:
+        tracking = NONE  # a cell for debugging is no part of the sweep's comparison
+    with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
+        if place:
+            given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
+            folder = str(report_folder(found).absolute())
+            begun = begin(
+                found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
+            )
+            at_site = opener(found, opened, place, begun, observer.note, Reconcile)
+            do = functools.partial(engine.run, found, opened, at_site, observer, begun.since)
+            do() if place.kind == "local" else patiently(do, observer.note)
+        else:
+            engine.run(found, opened, make, observer)
+    return compare_and_report(found, opened, store, tracking)

@@ -1,0 +1,83 @@
+"""The logs: one a task of workers of this machine, one an element of Slurm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.waves import waves
+from orchestrator.plan.model import Plan, PlannedCell, behind
+from orchestrator.store import folders
+from orchestrator.store.store import Store
+from orchestrator.tasks.task import Task
+
+FOLLOW_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Log:
+    task: Task
+    path: Path
+
+    @property
+    def text(self) -> str:
+        try:
+            return folders.read(str(self.path), follow=False).decode(errors="replace")
+        except OSError as error:
+            return f"(cannot be read: {error.strerror or error})"
+
+    @property
+    def last(self) -> str:
+        """Its last line that is not empty."""
+        lines = [line for line in self.text.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+
+def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]:
+    """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
+    wanted = set(plan.tasks) if cell is None else behind(plan, cell)
+    found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
+    return [log for log in found if _is_file(log.path)] + _of_elements(plan, store, wanted)
+
+
+def _is_file(path: Path) -> bool:
+    """A file of its own: where others can write too, a link may lead to anything."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
+    """The outputs of Slurm's elements, each under the first task that it does."""
+    found = []
+    for wave in waves(store, plan.sweep.name, closed=True):
+        for job in jobs_of(store, wave):
+            for element, does in enumerate(job.array.elements):
+                digests = [digest for bundle in does.bundles for digest, _ in bundle.steps if digest in wanted]
+                path = job.log(Path(wave.record["folder"]), element)
+                if digests and _is_file(path):
+                    found.append(Log(plan.tasks[digests[0]], path))
+    return found
+
+
+def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:
+    """New lines of those logs, from now on, for ever."""
+    read = {log.path: log.path.lstat().st_size for log in logs(plan, store, cell)}
+    while True:
+        for log in logs(plan, store, cell):
+            text = b""
+            with contextlib.suppress(OSError), open(os.open(log.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                file.seek(read.get(log.path, 0))
+                text = file.read()
+            whole, newline, _ = text.rpartition(b"\n")
+            read[log.path] = read.get(log.path, 0) + len(whole) + len(newline)
+            for line in whole.decode(errors="replace").splitlines():
+                yield log.task, line
+        time.sleep(FOLLOW_EVERY_S)

@@ -1,0 +1,53 @@
+"""`nagbench ui`: the sweep's runs in MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands import interrupts
+from orchestrator.commands.app import command, err, open_store, out, read_plan, report_pages
+from orchestrator.commands.options import SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.errors import BadInput
+from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+
+@command
+def ui(
+    sweep: SweepArgument,
+    store: StoreOption = DEFAULT_STORE,
+    tracking: TrackingOption = DEFAULT_TRACKING,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try, on 127.0.0.1.")] = 5000,
+    smoke: SmokeOption = False,
+) -> None:
+    """Open the sweep's runs in MLflow, on this machine only, until Ctrl-C."""
+    from orchestrator.report.results import collect
+    from orchestrator.tracking.sync import NONE, check, sync
+    from orchestrator.tracking.ui import ui as serve
+
+    check(tracking)
+    if tracking == NONE:
+        raise BadInput("--tracking none: there is nothing to look at. Name a database or a server.")
+    found, opened = read_plan(sweep, smoke), open_store(store)
+    with err.status("Starting MLflow..."):
+        sync(collect(found, opened), tracking, opened, report_pages(found))
+        server = contextlib.ExitStack()
+        served = server.enter_context(serve(found.sweep.name, tracking, port))
+    with server, _until_interrupted():
+        if served.moved:
+            err.print(f"Port {port} is taken; using {served.port}.")
+        out.print(f"charts: {served.link}\ntable:  {served.table}\nCtrl-C ends it.", markup=False, soft_wrap=True)
+        served.wait()
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """Ctrl-C is how this ends, not an interruption of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupts.obeyed()

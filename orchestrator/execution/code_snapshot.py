@@ -1,0 +1,142 @@
+"""The code as it is when a sweep is queued. What waits in a queue runs that, whatever is edited meanwhile.
+
+Only the two packages are taken: the files that git tracks, with those that are new and not ignored (they run here too),
+or else all that is in their folders. The user's own files (`use`) are in the store already.
+
+What runs from a snapshot is trusted by its place, so that must be a folder that nobody else can write to or replace. A
+snapshot that is there already is compared file by file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import stat
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.identity import checksum, digest
+from orchestrator.store.folders import exposed
+
+PACKAGES = ("nag", "orchestrator")
+MAX_BYTES = 50_000_000
+LARGEST = 5  # files that the message about it names
+EXCLUDED = ("__pycache__", ".*", "*.py[co]", "*~", "*.log", "*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.np[yz]")
+GIT_S = 30.0
+
+
+def snapshot(folder: Path, packages: Path | None = None) -> Path:
+    """A folder below `folder`/code with the packages in it, for PYTHONPATH; the same one for the same code.
+
+    packages: the folder that holds them; None: the ones that run. Raises BadInput if they are too large, and
+    EnvironmentProblem if they cannot be written, or if others could put code of theirs in their place.
+    """
+    root = packages or Path(__file__).resolve().parents[2]
+    try:
+        content = {name: (root / name).read_bytes() for name in files(root)}
+    except OSError as error:
+        raise EnvironmentProblem(f"the code in {root} cannot be read: {error}") from error
+    made = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
+    try:
+        _make_private(made.parent)
+        if not _whole(made, content):
+            _write(made, content)
+    except OSError as error:
+        raise EnvironmentProblem(f"{made.parent} cannot be written: {error.strerror}") from error
+    return made
+
+
+def files(root: Path) -> list[str]:
+    """The files of the packages, relative to `root`, sorted. Raises BadInput if they are too large."""
+    listed = _tracked(root)
+    names = sorted(
+        name
+        for name in (_found(root) if listed is None else listed)
+        if not any(fnmatch.fnmatch(part, pattern) for part in Path(name).parts for pattern in EXCLUDED)
+        and (root / name).is_file()  # git lists what has been deleted but not committed, and submodules
+    )
+    sizes = {name: (root / name).stat().st_size for name in names}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = sorted(names, key=lambda name: -sizes[name])[:LARGEST]
+        listing = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
+        raise BadInput(
+            f"{root}: the code is {sum(sizes.values()) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} MB are copied to "
+            f"a cluster. Move data out of the packages, or let git ignore it. Largest: {listing}."
+        )
+    return names
+
+
+def _tracked(root: Path) -> list[str] | None:
+    """What git knows of the packages; None where they are no part of a repository (an installed package)."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=GIT_S, check=False, stdin=subprocess.DEVNULL, env=clean
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    whole = all(f"{package}/__init__.py" in names for package in PACKAGES)  # not where a repository ignores them
+    return sorted(set(names)) if done.returncode == 0 and whole else None
+
+
+def _found(root: Path) -> Iterator[str]:
+    for package in PACKAGES:
+        for path in (root / package).rglob("*"):
+            yield path.relative_to(root).as_posix()
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder of this user's alone. Raises EnvironmentProblem where others could write to it, or replace it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)
+    if why := exposed(folder):
+        raise EnvironmentProblem(
+            f"{folder}: {why}, so they could put code of theirs there that your jobs would run. "
+            "Name a folder of your own as `folder` in the site file, or take that right away (chmod go-w)."
+        )
+
+
+def _whole(made: Path, content: dict[str, bytes]) -> bool:
+    """Whether it has every file as it should be, and no others but what Python compiles of them. Some sites remove
+    files that nobody has read for weeks.
+    """
+    try:
+        for folder, names, others in os.walk(made):
+            for name in (*names, *others):
+                path = Path(folder, name)
+                found, inside = path.lstat(), path.relative_to(made)
+                if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+                    return False
+                if name in others and inside.as_posix() not in content and inside.parent.name != "__pycache__":
+                    return False
+        return made.is_dir() and all((made / name).read_bytes() == data for name, data in content.items())
+    except OSError:
+        return False
+
+
+def _write(made: Path, content: dict[str, bytes]) -> None:
+    """Under a temporary name first, so that `made` is there whole or not at all."""
+    temporary = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True, mode=0o700)
+        for name, data in content.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        if made.exists() and not _whole(made, content):
+            made.rename(made.with_name(f".{made.name}.{uuid.uuid4().hex}.old"))
+        try:
+            temporary.rename(made)
+        except OSError:
+            if not _whole(made, content):  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,352 @@
+"""From a plan to finished tasks: what is missing, in which bundles, and what to do when one ends. The records are the
+state, so to resume, extend or repair a sweep is to run it again, and two engines on one sweep are safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, Passing
+from orchestrator.execution.bundles import bundles, step_units, units, without
+from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
+from orchestrator.execution.retries import Decision, decide, hopeless
+from orchestrator.plan.availability import refuse
+from orchestrator.plan.model import Plan, plan_checksum
+from orchestrator.plan.progress import Done, missing
+from orchestrator.retention.policy import Tidier
+from orchestrator.store.layout import file_name, plan_name
+from orchestrator.store.store import Store
+from orchestrator.tasks import assets, attempts, code, stored
+from orchestrator.tasks.task import BLOCK_KINDS, ORIGINAL
+
+REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
+HELD_WAIT_S = 2.0
+TAKEN_S = 0.5  # a look at the store takes in what ends within this time of each other
+
+
+class Observer(Protocol):
+    """Who watches a run. Units are tasks for train, reference and score, samples for sample and extract."""
+
+    def stages(self, total: dict[str, float]) -> None: ...
+    def progress(self, kind: str, done: float) -> None: ...
+    def finished(self, kind: str, digest: str) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def run(
+    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+) -> dict[str, str]:
+    """Do all that is missing. Returns digest -> reason of what failed; what depends on it was not tried.
+
+    since: attempts from this time on (seconds since the epoch) count; by default only those of this run. Raises
+    EnvironmentProblem when the store cannot be written. What is published by then stays.
+    """
+    work = _Run(plan, store, backend, observer, since)
+    try:
+        while work.submit() or work.flying:
+            work.wait()
+        work.tidier.rest()
+        return work.failed
+    finally:
+        work.close()
+
+
+def advance(
+    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+) -> tuple[int, dict[str, str]]:
+    """Take in what has ended, queue what is missing, and leave it to itself. Returns how many bundles are on their way,
+    and what failed.
+    """
+    work = _Run(plan, store, backend, observer, since)
+    try:
+        work.submit()
+        work.tidier.rest()
+        return len(work.flying), work.failed
+    finally:
+        work.close()
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    store: Store
+    make: Callable[[], Backend]
+    observer: Observer
+    since: float | None
+    flying: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
+    failed: dict[str, str] = field(default_factory=dict)
+    held: dict[str, float] = field(default_factory=dict)  # digest -> when to look again; another engine has it
+    stepped: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # steps of a bundle that are published
+    done: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by kind
+    partial: dict[str, float] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    repairs: int = 0
+    name: str = ""
+    backend: Backend | None = None
+
+    def __post_init__(self) -> None:
+        self.since = time.time() if self.since is None else self.since
+        self.store.open()
+        self.name = keep_plan(self.plan, self.store)
+        self.tidier = Tidier(self.plan, self.store)
+        self._check_goals()
+
+    def close(self) -> None:
+        if self.backend is not None:
+            self.backend.close()
+
+    def submit(self) -> bool:
+        """Queue what is missing, not on its way and not hopeless. False if there is no such thing, now or later."""
+        todo = missing(self.plan, Done(self.store))
+        if not todo:
+            return False
+        if self.backend is None:
+            self.backend = self.make()
+            for bundle in self.backend.adopt():
+                self.count += 1
+                self.flying[self.count] = bundle
+            if self.flying:
+                self._tell()
+                self.wait(0)  # what has ended meanwhile
+                todo = missing(self.plan, Done(self.store))
+        decisions = self._decisions(todo)
+        held = {digest for digest, until in self.held.items() if digest in todo and until > time.monotonic()}
+        reachable = self._reachable(todo, {*self.failed, *held})
+        new = without(reachable, list(self.flying.values()))
+        if new:
+            for name in take_in(self.plan, self.store, new):
+                self.observer.note(f"{self.store.path(name)} was not what this sweep put there; it was set aside")
+            self._queue(new, reachable, decisions)
+        return bool(new or held)
+
+    def _queue(self, new: dict[str, Any], open_: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
+        assert self.backend is not None
+        makers: dict[str, set[int]] = defaultdict(set)  # digest -> handles of the bundles that make it
+        for handle, bundle in self.flying.items():
+            for digest, _ in bundle.steps:
+                makers[digest].add(handle)
+        work = []
+        for waiting in bundles(self.plan, self.name, new, open_, self.backend.size, decisions):
+            self.count += 1
+            after = frozenset(maker for need in waiting.needs for maker in makers[need])
+            work.append(Work(self.count, waiting.bundle, after))
+            self.flying[self.count] = waiting.bundle
+            for digest, _ in waiting.bundle.steps:
+                makers[digest].add(self.count)
+        self._tell()
+        self.backend.submit(work)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Take events until all is done, or something ended otherwise than done and the store wants another look."""
+        look_at = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        if not self.flying:
+            time.sleep(HELD_WAIT_S / 4)
+            return
+        while self.flying:
+            assert self.backend is not None
+            for event in self.backend.poll(0 if timeout_s == 0 else TAKEN_S):
+                if isinstance(event, End):
+                    if not self._ended(event):
+                        look_at = min(look_at, time.monotonic() + TAKEN_S)
+                else:
+                    self._went_on(event)
+            if time.monotonic() >= look_at:
+                return
+
+    def _went_on(self, event: Progress | Step) -> None:
+        kind = self.plan.tasks[event.digest].kind if event.digest in self.plan.tasks else ""
+        if not kind:
+            return  # of another sweep's bundle that this one waits for
+        if isinstance(event, Step):
+            self.stepped[event.handle] += 1
+            self.partial.pop(event.digest, None)
+            self.done[kind] += step_units(self.plan, event.digest, event.blocks)
+            if event.blocks is None:
+                self.observer.finished(kind, event.digest)
+                self.tidier.finished(event.digest)
+        elif kind not in BLOCK_KINDS:
+            self.partial[event.digest] = event.done / max(1, event.of)
+        running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
+        self.observer.progress(kind, self.done[kind] + running)
+
+    def _tell(self) -> None:
+        total: dict[str, float] = defaultdict(float, self.done)
+        for handle, bundle in self.flying.items():
+            left = Bundle(bundle.steps[self.stepped[handle] :])
+            for kind, number in units(self.plan, left).items():
+                total[kind] += number
+        if total != self.told:
+            self.told = dict(total)
+            self.observer.stages(self.told)
+            for kind, number in self.done.items():
+                self.observer.progress(kind, number)
+
+    def _ended(self, end: End) -> bool:
+        """Take in the end of a bundle; True if it is done."""
+        bundle = self.flying.pop(end.handle)
+        kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
+        self.partial.pop(end.digest, None)
+        if end.outcome == "environment":
+            raise Passing(end.reason)
+        if end.outcome == "corrupt":
+            self.observer.note(end.reason)
+            self.repairs += 1
+            keep_plan(self.plan, self.store)  # that may be what is damaged
+            if self.repairs > REPAIRS_AT_MOST:
+                raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
+        if end.outcome == "held":
+            if end.digest not in self.held:
+                self.observer.note(f"{kind} {end.digest[:12]} is being done by another run; waiting for it")
+            self.held[end.digest] = time.monotonic() + HELD_WAIT_S
+        if end.outcome == "failed":
+            self._failed(end, bundle, kind)
+        return end.outcome == "done"
+
+    def _failed(self, end: End, bundle: Bundle, kind: str) -> None:
+        blocks = [number for digest, several in bundle.steps if digest == end.digest for number in several or ()]
+        attempt = {
+            "kind": kind,
+            "cause": end.cause or "died",
+            "reason": end.reason,
+            "traceback": end.traceback,
+            "log": str(self.store.logs / f"{end.digest}.log"),
+            "time": round(time.time(), 3),
+            "micro_batch": bundle.micro_batch,
+            "doublings": bundle.doublings,
+            "at": attempts.place(self.store, kind, end.digest, blocks),
+            **(end.details or {}),
+        }
+        attempts.keep(self.store, end.digest, end.name or f"{time.time_ns():020d}-{os.getpid()}", attempt)
+        decision = decide(attempts.read(self.store, end.digest, self.since or 0))
+        if decision.give_up:
+            self.failed[end.digest] = decision.give_up
+            by_hand = f"; by hand: {attempt['again']}" if "again" in attempt else ""
+            self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']}{by_hand})")
+            self._stop_arms()
+        else:
+            self.observer.note(f"{kind} {end.digest[:12]}: {end.reason}; trying again")
+
+    def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
+        """How to try those tasks again that have failed; those that are given up are in `failed` then."""
+        decisions = {}
+        attempted = Done(self.store).attempted
+        for digest in todo:
+            if digest in attempted and digest not in self.failed:
+                decision = decide(attempts.read(self.store, digest, self.since or 0))
+                if decision.give_up:
+                    self.failed[digest] = decision.give_up
+                decisions[digest] = decision
+        self._stop_arms()
+        return decisions
+
+    def _stop_arms(self) -> None:
+        """Leave an arm of which several cells have failed alike: the next forty would as well."""
+        failed: dict[str, str] = {}  # by stream
+        for planned in self.plan.cells if self.failed else ():
+            for digest in (planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)):
+                if digest in self.failed and not self.failed[digest].startswith(NOT_TRIED):
+                    failed.setdefault(planned.stream, self.failed[digest])
+        for arm, (count, rest) in hopeless(self.plan.arms, failed).items():
+            if left := rest - self.failed.keys():
+                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are left")
+                self.failed |= dict.fromkeys(left, f"{NOT_TRIED}: {count} cells of arm {arm} failed alike")
+
+    def _check_goals(self) -> None:
+        """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
+        done = Done(self.store)
+
+        def problem(name: str) -> str:
+            try:
+                self.store.read_record(name)
+            except CorruptFile as error:
+                return str(error)
+            return ""
+
+        tasks = [self.plan.tasks[digest] for digest in self.plan.goals]
+        names = [task.record_name for task in tasks if task.kind not in BLOCK_KINDS and done.small_done(task)]
+        for text in filter(None, self.store.at_once(problem, names)):
+            self.observer.note(text)
+
+    def _reachable(self, todo: Mapping[str, list[int] | None], stopped: set[str]) -> dict[str, list[int] | None]:
+        """What is to do, without what is stopped and what needs it."""
+        left: dict[str, list[int] | None] = {}
+        for digest, blocks in todo.items():  # inputs come first
+            if digest in stopped or stopped.intersection(self.plan.tasks[digest].inputs):
+                stopped.add(digest)
+            else:
+                left[digest] = blocks
+        return left
+
+
+NOT_TRIED = "not tried"
+
+
+def keep_plan(plan: Plan, store: Store) -> str:
+    """Write the plan into the store; its name."""
+    name = plan_checksum(plan)
+    try:
+        stored.read(store, name)
+    except MissingFile:
+        store.create_record(plan_name(name), plan.document())
+    except CorruptFile:  # something else was put in its place
+        store.remove(plan_name(name))
+        store.create_record(plan_name(name), plan.document())
+    folder = f"sweeps/{plan.sweep.name}"
+    while True:
+        names = store.list(folder)
+        with contextlib.suppress(CorruptFile):
+            if names and store.read_record(f"{folder}/{names[-1]}", repair=False)["plan"] == name:
+                return name
+        number = int(names[-1].partition(".")[0]) + 1 if names else 1
+        store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)})
+
+
+def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> list[str]:
+    """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
+    machine, and what is queued does not change with those files. Returns the files of the store that had other content
+    under their names, and were set aside. Raises BadInput for one that is not there, or is in the cache of weights and
+    not what its name says.
+    """
+    from nag.pretrained import check_cached
+
+    refuse(plan)
+    others = [name for each in plan.sweep.code.values() for name in code.keep(store, each)]
+    for digest in todo:
+        task = plan.tasks[digest]
+        if task.source and not store.exists(file_name(digest, ORIGINAL)):
+            store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
+    for found in plan.outside.values():
+        content = found.content
+        if not found.copied or assets.is_there(store, content):
+            continue
+        place = Path(found.place)
+        try:
+            check_cached(place)
+        except ValueError as error:
+            raise BadInput(f"{error}") from error
+        others += assets.keep(store, content, place)
+    return others
+
+
+def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Why these tasks, or tasks that they need, are not done: the last attempt at each that was given up."""
+    last: dict[str, dict[str, Any]] = {}
+    pending, seen = list(digests), set[str]()
+    while pending:
+        digest = pending.pop()
+        if digest in seen or done.complete(plan, digest):
+            continue
+        seen.add(digest)
+        pending += plan.tasks[digest].inputs
+        tried = attempts.read(done.store, digest) if digest in done.attempted else []
+        if tried and decide(tried).give_up:
+            last[digest] = tried[-1]
+    return last

@@ -1,0 +1,74 @@
+"""What a sweep reads and this machine does not have. It can be planned so, and run with --smoke, but not run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from nag.registry import name_of
+from orchestrator.errors import BadInput
+from orchestrator.identity import outside
+from orchestrator.plan.model import Plan
+from orchestrator.spec.model import Sweep
+from orchestrator.spec.reference_file import Published
+
+LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
+PUT = "put it there or correct its path"
+Absent = tuple[str, str]  # the key that names it; what it is, and what to do
+
+
+def absent(plan: Plan) -> list[str]:
+    """One line for each: the first key that names it, and what it is and what to do. No file is read."""
+    found: dict[str, str] = {}
+    for key, what in (*_of_networks(plan), *_of_score(plan.sweep)):
+        found.setdefault(what, key)
+    return [f"{key}: {what}" for what, key in found.items()]
+
+
+def refuse(plan: Plan) -> None:
+    """Raise BadInput where something is absent."""
+    lines = absent(plan)
+    if lines:
+        things = "is one thing" if len(lines) == 1 else f"are {len(lines)} things"
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise BadInput(f"{plan.sweep.path}: there {things} that it reads and this machine does not have:\n{listed}")
+
+
+def _of_networks(plan: Plan) -> Iterator[Absent]:
+    for network in plan.networks:
+        key = f"networks.{network.name}"
+        if network.checkpoint and not os.path.exists(network.checkpoint):
+            yield f"{key}.checkpoint", f"{os.path.normpath(network.checkpoint)}: there is no such file; {PUT}"
+        for name in ("data", "autoencoder"):
+            yield from _of(f"{key}.{name}", getattr(network, name))
+
+
+def _of_score(sweep: Sweep) -> Iterator[Absent]:
+    score = sweep.score
+    if score is None:
+        return
+    if isinstance(score.reference, Published):
+        if not score.reference.is_url and score.reference.local() is None:
+            yield "score.reference", f"{score.reference.path}: there is no such file; {PUT}"
+    else:
+        yield from _of("score.reference", score.reference)
+    yield from _of("score.decode", score.decode)
+    for extractor in score.features:
+        yield from _of(f"score.features: {name_of(extractor)}", extractor)
+
+
+def _of(key: str, method: Any) -> Iterator[Absent]:
+    """The files and folders of a method that are not there (FILES and FOLDERS, nag.registry)."""
+    if method is None:
+        return
+    for found in outside(method, compute=False).values():
+        kind, _, name = found.content.partition(" ")
+        if kind == "missing":
+            yield key, f"the weights {name}: nagbench fetch {name}"
+        elif kind == "absent" and found.copied:
+            is_name = not os.path.isabs(name) and key.endswith((".autoencoder", ".decode"))
+            fix = f"hf download {name}, or give the path of a folder" if is_name else PUT
+            yield key, f"{name}: there is no such file or folder; {fix}"
+        elif kind == "absent":
+            yield key, f"{name}: there is no such folder; {LAYOUT}"

@@ -1,0 +1,179 @@
+"""Tasks as a plan is made of them, equal ones merged. Methods are frozen and shared, so each identity is made once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nag.datasets.image_folder import ImageFolder
+from orchestrator import identity
+from orchestrator.errors import BadInput
+from orchestrator.identity import Outside, canonical, content, digest
+from orchestrator.spec.model import REFERENCE_ROWS, Network
+from orchestrator.spec.reference_file import Published
+from orchestrator.tasks.task import BLOCK_KINDS, Task
+
+BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory several times
+SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
+
+
+class Builder:
+    """Without `hashes` no checkpoint is read: one that was never read before is then of a content of its own."""
+
+    def __init__(self, hashes: bool = True) -> None:
+        self.hashes = hashes
+        self.tasks: dict[str, Task] = {}
+        self.blocks: dict[str, int] = {}
+        self.outside: dict[tuple[str, bool], Outside] = {}  # by content, and whether it is copied
+        self._identities: dict[int, dict[str, Any]] = {}
+        self._networks: dict[int, str] = {}
+        self._plain: dict[int, Any] = {}
+        self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what their cells' scores share
+        self.encoded: dict[str, str] = {}  # by the identity of a data set's images: the task that encodes them
+
+    def check_size(self, path: str) -> None:
+        """Raise BadInput where the sweep at this path has too many blocks to handle."""
+        if (blocks := sum(self.blocks.values())) > BLOCKS_AT_MOST:
+            raise BadInput(
+                f"{path}: its cells need {blocks:,} blocks, each a file; at most {BLOCKS_AT_MOST:,} are allowed. Raise "
+                "sample.block, or make several sweeps of it."
+            )
+
+    def add(
+        self, kind: str, params: Mapping[str, Any], inputs: tuple[str, ...] = (), blocks: int = 0, source: str = ""
+    ) -> str:
+        task = Task(kind, params, inputs, source)
+        key = task.digest
+        self.tasks.setdefault(key, task)
+        if kind in BLOCK_KINDS:
+            self.blocks[key] = max(blocks, self.blocks.get(key, 0))
+        return key
+
+    def identity(self, instance: Any) -> dict[str, Any]:
+        if id(instance) not in self._identities:
+            self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
+            found = identity.outside(instance, compute=self.hashes)
+            for each in found.values():
+                self.reads(each)
+        return self._identities[id(instance)]
+
+    def network(self, network: Network) -> str:
+        """The digest of the task that makes the network: trains it, or takes it into the store from its file."""
+        if id(network) not in self._networks:
+            self._networks[id(network)] = self._loaded(network) if network.checkpoint else self._trained(network)
+        return self._networks[id(network)]
+
+    def _loaded(self, network: Network) -> str:
+        assert network.checkpoint is not None
+        here = os.path.exists(network.checkpoint)
+        found = content(network.checkpoint, compute=self.hashes) if here else self._absent(network.checkpoint)
+        params: dict[str, Any] = {"checkpoint": found}
+        params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
+        return self.add("train", params, source=network.checkpoint if here else "")
+
+    def _absent(self, path: str) -> str:
+        """In place of the content of a file that is not on this machine: the plan can be made, and not be run."""
+        found = f"absent {path}"
+        self.reads(Outside(path, found, copied=True))
+        return found
+
+    def reads(self, found: Outside) -> None:
+        """Note what tasks read. One file may be both: a data set, read where it lies, and a reference, copied."""
+        self.outside[found.content, found.copied] = found
+
+    def _trained(self, network: Network) -> str:
+        data, needs = self.states(network)
+        params: dict[str, Any] = {"data": data, "train": training_identity(network.train)}
+        if network.init is not None:  # what the network is, its parent says
+            parent = self.network(network.init)
+            return self.add("train", {**params, "init": parent}, (parent, *needs))
+        model, interpolant = self.identity(network.model), self.identity(network.interpolant)
+        params |= {"model": model, "interpolant": interpolant, "predicts": network.predicts}
+        return self.add("train", params, needs)
+
+    def images(self, data: Any) -> dict[str, Any]:
+        """The identity of the images of a data set, whether or not a training flips them."""
+        if isinstance(data, ImageFolder) and data.flip:
+            data = self._plain.setdefault(id(data), replace(data, flip=False))
+        return self.identity(data)
+
+    def states(self, network: Network) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The identity of what a network is trained on, with the tasks that it needs: its images, or their latents."""
+        if network.autoencoder is None:
+            return self.identity(network.data), ()
+        images, count = self.images(network.data), images_in(network)
+        params = {"data": images, "autoencoder": self.identity(network.autoencoder), "count": count, "block": SHARD}
+        encode = self.add("encode", params, (), -(-count // SHARD))
+        self.encoded[canonical(images)] = encode
+        return {"encode": encode, "flip": getattr(network.data, "flip", False)}, (encode,)
+
+    def taken_while_encoded(self, opened: Mapping[str, Any], images: Mapping[str, Any]) -> tuple[str, ...]:
+        """The task that takes an extractor's outputs on images that are encoded too, in the same pass over them."""
+        encode = self.encoded.get(canonical(images))
+        if encode is None:
+            return ()
+        needs = (opened["weights"],) if opened["weights"] else ()
+        return (self.add("extract", {**opened, "stream": encode}, needs, self.blocks[encode]),)
+
+    def extractor(self, extractor: Any, data: Any) -> dict[str, Any]:
+        """The params that name an open extractor: its identity and the digest of its training, if it is trained
+        here.
+        """
+        weights = None
+        if extractor.trained:
+            weights = self.add("train", {"extractor": self.identity(extractor), "data": self.identity(data)})
+        return {"extractor": self.identity(extractor), "weights": weights}
+
+    def reference(self, opened: Mapping[str, Any], held: Mapping[str, Any], rows: int) -> str:
+        """The task of a reference that has the outputs of an open extractor on `held`: {"data": ...} or, of a published
+        file, {"statistics": ..., "moments": ...}.
+        """
+        needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
+        needs += self.taken_while_encoded(opened, held["data"]) if "data" in held else ()
+        kept = {"rows": rows} if rows != REFERENCE_ROWS else {}
+        return self.add("reference", {**opened, **held, **kept}, needs)
+
+    def published(self, reference: Published) -> str:
+        """The content of a file of statistics, which is fetched first if it is at a URL."""
+        if not reference.is_url and reference.local() is None:
+            return self._absent(reference.path)
+        place = reference.fetched() if self.hashes else reference.local()
+        if place is None:
+            return f"unread {reference.path}"
+        found = content(place, compute=self.hashes)
+        self.reads(Outside(place, found, copied=True))
+        return found
+
+
+def training_identity(training: Any) -> dict[str, Any]:
+    return {"version": type(training).VERSION, "fields": identity.changed_fields(training)}
+
+
+def images_in(network: Network) -> int:
+    """How many images a network is trained on, flips apart; kept by the data set's identity, for to list a million
+    names takes seconds. Where they are not on this machine: what the official split has, or else one shard.
+    """
+    from nag.datasets.dataset import originals
+    from nag.datasets.listing import cache
+
+    data = network.data
+    kept = cache("counts") / digest(identity.method(data))
+    with contextlib.suppress(OSError, ValueError):
+        return int(kept.read_text())
+    try:
+        found = originals(data.open("train"))
+    except FileNotFoundError:
+        official = getattr(data, "official", None)
+        return (official.train or max(official.total)) if official else SHARD
+    except (OSError, ValueError) as error:
+        raise BadInput(f"networks.{network.name}.data: {error}") from error
+    if isinstance(data, ImageFolder):  # others are counted at once
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+            temporary.write_text(str(found))
+            temporary.replace(kept)
+    return found

@@ -1,0 +1,217 @@
+"""From a sweep to its tasks: a pure function. Equal tasks are one, whatever arms or sweeps ask for them.
+
+encode ──> train ──> sample ──> extract ──> score      (one score task for each cell, extractor and metric)
+           train (of an extractor) ──┴──> reference ──┘
+           train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
+
+encode is of what is trained on latents; the reference of those images is then taken in the same pass, by extract.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nag.guidance.mixing import along_noise
+from orchestrator import identity
+from orchestrator.errors import BadInput
+from orchestrator.identity import digest
+from orchestrator.plan.build import Builder
+from orchestrator.plan.model import Plan, PlannedCell, Scored, find_cell
+from orchestrator.spec.reference_file import Published
+from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
+
+if TYPE_CHECKING:
+    from orchestrator.spec.model import Cell, Sweep
+
+
+def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
+    """The sweep with one cell, perhaps of fewer or more samples."""
+    cell = find_cell(plan(sweep), prefix).cell
+    if count is not None:
+        try:
+            cell = replace(cell, sample=replace(cell.sample, count=count))
+        except ValueError as error:
+            raise BadInput(f"--count {count}: {str(error).splitlines()[-1]}") from error
+    return replace(sweep, cells=(cell,))
+
+
+def suffix(sweep: Sweep, extractor: Any) -> str:
+    """Metrics of the first extractor are unsuffixed, others carry its name."""
+    assert sweep.score is not None
+    return "" if extractor == sweep.score.features[0] else f"_{identity.name_of(extractor)}"
+
+
+def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) -> Plan:
+    """The tasks of a sweep, or of some of its arms. Without `hashes` no checkpoint is read: one that was never read
+    before is then a network that no store has.
+    """
+    builder = Builder(hashes)
+    wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
+    for cell in wanted:  # first, so that a reference knows whether its images are encoded too
+        builder.network(cell.network)
+    cells = tuple(_cell(builder, sweep, cell) for cell in wanted)
+    floors: dict[str, tuple[Scored, ...]] = {}
+    for cell in {id(cell.network): cell for cell in reversed(wanted)}.values():  # one of each network
+        for extractor in sweep.score.features if sweep.score else ():
+            reference, scored = _floor(builder, sweep, cell, extractor)
+            floors[reference] = scored
+    builder.check_size(sweep.path)
+    return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()), builder.outside)
+
+
+def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
+    network = builder.network(cell.network)
+    references = {name: builder.network(other) for name, other in cell.references.items()}
+    blocks = -(-cell.sample.count // cell.sample.block)
+    stream = builder.add(
+        "sample",
+        {
+            "network": network,
+            "guidance": [_guidance(builder, cell, g) for g in cell.guidance],
+            **({"compose": cell.compose} if cell.compose != "sum" and _composed(cell) else {}),
+            "sampler": builder.identity(cell.sampler),
+            "labels": cell.sample.labels,
+            "seed": cell.sample.seed,
+            "training": list(cell.network.seeds),
+            "block": cell.sample.block,
+            "precision": identity.changed_fields(sweep.precision),
+            "stores": cell.network.stores,
+        },
+        (network, *(references[name] for name in sorted(references))),
+        blocks,
+    )
+    extracts, scores = [], []
+    for extractor in sweep.score.features if sweep.score else ():
+        scoring = _scoring(builder, sweep, cell, extractor)
+        decode = builder.tasks[stream].params["stores"] == "latents" and scoring.decode
+        made = {**scoring.opened, "stream": stream, **({"decode": decode} if decode else {})}
+        extract = builder.add("extract", made, (stream, *scoring.needs), blocks)
+        extracts.append(extract)
+        what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
+        scores += _scores(builder, sweep, scoring, what, (extract,))
+    if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
+        scores.append(_measured(builder, sweep, cell, stream))
+    key = digest({"stream": stream, "count": cell.sample.count})
+    return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
+
+
+def _composed(cell: Cell) -> bool:
+    """Whether there is guidance along the noise condition and another to put it into."""
+    return len({along_noise(guidance.terms()) for guidance in cell.guidance}) == 2
+
+
+def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
+    """A guidance's identity, with the digest of its reference network in place of the name."""
+    found = builder.identity(guidance)
+    if getattr(guidance, "reference", None) is None:
+        return found
+    return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
+
+
+def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
+    assert sweep.measure is not None
+    assert sweep.estimator is not None
+    estimator = builder.network(sweep.estimator)
+    data, needs = builder.states(cell.network)
+    params = {
+        "measure": {"name": identity.name_of(sweep.measure), "version": type(sweep.measure).VERSION},
+        "levels": sweep.measure.levels,
+        "stream": stream,
+        "estimator": estimator,
+        "data": data,
+        "count": min(sweep.measure.count, cell.sample.count),
+        "block": cell.sample.block,
+    }
+    return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator, *needs)))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What an extractor's scores of a cell share."""
+
+    extractor: Any
+    opened: dict[str, Any]
+    reference: str  # the task
+    trained: str  # that of the images which the network was trained on, for metrics that ask for them
+    splits: bool  # whether the reference is of a data set, which may have held-out images
+    decode: dict[str, Any] | None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.opened["weights"],) if self.opened["weights"] else ()
+
+
+def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+    """Made once for each network and extractor: a sweep may have 100,000 cells."""
+    key = (id(cell.network), id(extractor))
+    found = builder.scorings.get(key) or _new_scoring(builder, sweep, cell, extractor)
+    return builder.scorings.setdefault(key, found)
+
+
+def _new_scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+    score = sweep.score
+    assert score is not None
+    images = trained_on(score, cell.network.data)
+    opened = builder.extractor(extractor, images)
+    file, of_its_own = score.reference, [m for m in score.metrics if of_training(m) and images is not None]
+    if isinstance(file, Published):
+        statistics = builder.published(file)
+        _check_file(builder, file, extractor, [metric for metric in score.metrics if metric not in of_its_own])
+        held = {"statistics": statistics, "moments": sorted(file.usable(extractor))}
+        reference = builder.reference(opened, held, score.rows)
+    else:
+        reference = builder.reference(opened, {"data": builder.images(file or cell.network.data)}, score.rows)
+    trained = reference
+    if any(fed(metric, extractor) for metric in of_its_own):
+        trained = builder.reference(opened, {"data": builder.images(images)}, score.rows)
+    vae = score.decode or cell.network.autoencoder
+    decode = builder.identity(vae) if vae is not None and reads_pixels(extractor) else None
+    return Scoring(extractor, opened, reference, trained, not isinstance(file, Published), decode)
+
+
+def _check_file(builder: Builder, file: Published, extractor: Any, metrics: Iterable[Any]) -> None:
+    """Once more: a file at a URL was not here when the sweep was read."""
+    for metric in metrics if builder.hashes else ():
+        if fed(metric, extractor) and (reason := refusal(file, extractor, metric)):
+            raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
+
+
+def _floor(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[str, tuple[Scored, ...]]:
+    scoring = _scoring(builder, sweep, cell, extractor)
+    if not scoring.splits:
+        return scoring.reference, ()
+    return scoring.reference, tuple(_scores(builder, sweep, scoring, {"features": None}, ()))
+
+
+def _scores(
+    builder: Builder, sweep: Sweep, scoring: Scoring, what: dict[str, Any], inputs: tuple[str, ...]
+) -> list[Scored]:
+    """The score tasks of an extractor's metrics; of a cell also those of distances to the held-out images."""
+    assert sweep.score is not None
+    metrics = [metric for metric in sweep.score.metrics if fed(metric, scoring.extractor)]
+    if scoring.splits and what["features"] is not None:
+        metrics += [twin for metric in metrics if (twin := _held_out(metric)) and twin not in metrics]
+    found = []
+    for metric in metrics:
+        reference = scoring.trained if of_training(metric) else scoring.reference
+        if what["features"] is None and reference != scoring.reference:
+            continue  # it is the reference's held-out images that are scored here
+        params = {**what, "metric": builder.identity(metric), "reference": reference}
+        extractor = identity.name_of(scoring.extractor)
+        task = builder.add("score", params, (*inputs, reference))
+        found.append(Scored(metric, suffix(sweep, scoring.extractor), task, extractor))
+    return found
+
+
+def _held_out(metric: Any) -> Any:
+    """The same distance to images that were not trained on; None for a metric that has no such thing."""
+    return _twin(metric) if getattr(metric, "against", "") == "train" else None
+
+
+@functools.cache
+def _twin(metric: Any) -> Any:
+    """One object for all cells: identities are computed once for each."""
+    return replace(metric, against="held_out")

@@ -1,0 +1,95 @@
+"""What is done of a plan, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.tasks.task import BLOCK_KINDS, KINDS
+
+if TYPE_CHECKING:
+    from orchestrator.store.store import Store
+    from orchestrator.tasks.task import Task
+
+
+class Done:
+    """What a store holds already: digests of finished small tasks by kind, numbers of finished blocks by digest."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.small: dict[str, set[str]] = {
+            kind: {name.removesuffix(".json") for name in store.list(f"records/{kind}")}
+            for kind in KINDS
+            if kind not in BLOCK_KINDS
+        }
+        self._blocks: dict[str, set[int]] = {}
+
+    def look(self, digests: Iterable[str]) -> None:
+        """Ask for the blocks of all these at once, where it is the asking that takes time."""
+        keys = list(digests)
+        for key, names in zip(
+            keys, self.store.at_once(self.store.list, [f"blocks/{key}" for key in keys]), strict=True
+        ):
+            self._blocks[key] = {int(name.partition(".")[0]) for name in names}
+
+    def blocks(self, digest: str) -> set[int]:
+        if digest not in self._blocks:
+            names = self.store.list(f"blocks/{digest}")
+            self._blocks[digest] = {int(name.partition(".")[0]) for name in names}
+        return self._blocks[digest]
+
+    @cached_property
+    def attempted(self) -> frozenset[str]:
+        """Digests of the tasks at which an attempt failed."""
+        return frozenset(self.store.list("attempts"))
+
+    def small_done(self, task: Task) -> bool:
+        return task.digest in self.small[task.kind]
+
+    def complete(self, plan: Graph, digest: str) -> bool:
+        task = plan.tasks[digest]
+        if task.kind in BLOCK_KINDS:
+            return self.blocks(digest) >= set(range(plan.blocks[digest]))
+        return self.small_done(task)
+
+
+class Graph(Protocol):
+    """What of a plan says what is to do; a plan that the store has looks the same."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task]: ...
+    @property
+    def blocks(self) -> Mapping[str, int]: ...
+    @property
+    def goals(self) -> frozenset[str]: ...
+
+
+def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
+    """What is still to do, from the goals backwards: digest -> block numbers (None for a small task).
+
+    Behind a finished task nothing is looked at: a score that is there needs no features any more.
+    """
+    wanted: dict[str, set[int]] = {}
+    todo: dict[str, list[int] | None] = {}
+    if not done.store.local and not all(done.complete(plan, goal) for goal in plan.goals):
+        done.look(key for key, task in plan.tasks.items() if task.kind in BLOCK_KINDS)
+    for key in reversed(list(plan.tasks)):
+        task = plan.tasks[key]
+        if task.kind in BLOCK_KINDS:
+            asked = set(range(plan.blocks[key])) if key in plan.goals else wanted.get(key, set())
+            absent = sorted(asked - done.blocks(key)) if asked else []
+            if not absent:
+                continue
+            todo[key] = absent
+            needs: set[int] = set(absent)
+        else:
+            if (key not in wanted and key not in plan.goals) or done.small_done(task):
+                continue
+            todo[key] = None
+            needs = set(range(-(-task.params["count"] // task.params["block"]))) if "block" in task.params else set()
+        for source in task.inputs:
+            whole = plan.tasks[source].kind == "encode" or task.kind == "reference"
+            reads = set(range(plan.blocks[source])) if whole and source in plan.blocks else needs
+            wanted.setdefault(source, set()).update(reads if plan.tasks[source].kind in BLOCK_KINDS else ())
+    return {key: todo[key] for key in plan.tasks if key in todo}

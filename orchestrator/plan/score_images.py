@@ -1,0 +1,230 @@
+"""`nagbench score`: images that something else made, scored by the very tasks that score a sweep's cells.
+
+Two reference tasks give the outputs of each extractor on both sides, and a score task each metric.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nag import locations
+from nag.datasets.image_folder import ImageFolder
+from nag.datasets.npz import Npz
+from nag.registry import METHODS, find, name_of
+from orchestrator.errors import BadInput
+from orchestrator.identity import digest
+from orchestrator.plan.build import Builder
+from orchestrator.plan.model import Plan, Scored
+from orchestrator.spec.construct import Builder as Methods
+from orchestrator.spec.model import Score, Sweep
+from orchestrator.spec.reference_file import Published
+from orchestrator.spec.score_section import fed, read_reference, read_score, refusal
+from orchestrator.spec.yaml_nodes import parse
+from orchestrator.store.store import Store
+
+SOURCE = "nagbench score"
+LEFT_OUT = ("memorisation", "class_accuracy")  # they ask for training images, and for the right labels
+LISTED = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """One value of a metric, and how it was measured."""
+
+    metric: str  # as a sweep would call it: fid, fid_pixels
+    extractor: str
+    score: Mapping[str, Any]  # value, low, high, extrapolated, reason
+    stamp: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.score, "stamp": dict(self.stamp)}
+
+
+def planned(
+    samples: str, reference: str, features: Sequence[str], metrics: Sequence[str], count: int | None = None
+) -> Plan:
+    """samples: a folder of images of one size, or an .npz file of ADM's form. reference: a folder, whose images are cut
+    to the size of the samples; an .npz file of images or statistics, also at a URL; or what a sweep may have there, in
+    braces. features, metrics: as in a sweep, each a name or {name: ..., ...}; by default Inception in the reference's
+    mode, and all metrics that it allows.
+
+    Raises BadInput for what cannot be scored so.
+    """
+    made = _samples(samples)
+    size = _count(made)
+    if count is not None and count > size:
+        raise BadInput(f"--count: {samples} has {size:,} images, not {count:,}.")
+    taken = count or size
+    methods, builder = Methods(), Builder()
+    held_against = _reference(reference, made.shape, methods)
+    if not isinstance(held_against, Published):
+        _count(held_against)
+    score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
+    found: list[Scored] = []
+    for place, extractor in enumerate(score.features):
+        if extractor.trained:
+            raise BadInput(f"--features: {name_of(extractor)!r} is trained by a sweep, so it cannot stand here.")
+        opened = builder.extractor(extractor, None)
+        mine = {**opened, "data": builder.identity(made), "only": "rows", "rows": taken}
+        ours = builder.add("reference", mine)
+        theirs = builder.add("reference", {**opened, **_identity(builder, held_against, extractor)})
+        for metric in score.metrics:
+            if not fed(metric, extractor):
+                continue
+            if taken < metric.least:
+                raise BadInput(f"{name_of(metric)!r} needs at least {metric.least} images, {samples} has {taken}.")
+            params = {"features": None, "samples": ours, "count": taken, "reference": theirs}
+            task = builder.add("score", {**params, "metric": builder.identity(metric)}, (ours, theirs))
+            found.append(Scored(metric, f"_{name_of(extractor)}" if place else "", task, name_of(extractor)))
+    name = f"score-{digest(sorted(scored.task for scored in found))[:12]}"
+    words = f"# {SOURCE} {samples} --reference {reference}\n"
+    sweep = Sweep(name, SOURCE, words, (), (), score, frozenset(), code=methods.code)
+    return Plan(sweep, builder.tasks, {}, (), (("", tuple(found)),), builder.outside)
+
+
+def results(plan: Plan, store: Store) -> Iterator[Found]:
+    """What a finished plan of `planned` gave."""
+    for _, found in plan.floors:
+        for scored in found:
+            task = plan.tasks[scored.task]
+            record = store.read_record(task.record_name)
+            reference = plan.tasks[task.params["reference"]]
+            content = reference.params.get("statistics") or digest(reference.params["data"])
+            used = bool(scored.metric.needs - {"labels", "logits"})
+            stamp = {
+                "metric": task.params["metric"],
+                "count": record["count"],
+                "extractor": reference.params["extractor"],
+                "mode": getattr(_by_name(plan, scored.extractor), "mode", None),
+                "reference_content": content if used else None,
+                "reference_size": record["reference_size"],
+            }
+            for name, score in record["values"].items():
+                yield Found(name + scored.suffix, scored.extractor, score, stamp)
+
+
+def stamp_words(found: Found) -> str:
+    """How a value was measured, in a line."""
+    stamp = found.stamp
+    fields = {key: str(value)[:12] for key, value in stamp["extractor"]["fields"].items() if key != "mode"}
+    told = [stamp["extractor"]["name"], *(f"{key} {value}" for key, value in fields.items())]
+    told += [f"mode {stamp['mode']}"] if stamp["mode"] else []
+    words = f"{found.metric}: N {stamp['count']:,}; {' '.join(told)}"
+    if stamp["reference_content"] is None:
+        return words
+    size = f"{stamp['reference_size']:,} images" if stamp["reference_size"] else "published moments"
+    return f"{words}; against {size}, {stamp['reference_content'][:12]}"
+
+
+def _by_name(plan: Plan, name: str) -> Any:
+    assert plan.sweep.score is not None
+    return next(extractor for extractor in plan.sweep.score.features if name_of(extractor) == name)
+
+
+def _samples(path: str) -> Any:
+    if os.path.isdir(path):
+        return ImageFolder(path=os.path.abspath(path), resolution=_side(path))
+    if not os.path.isfile(path):
+        raise BadInput(f"{path}: there is no such folder of images or .npz file.")
+    try:
+        found = Npz(path=os.path.abspath(path))
+        stores = found.stores
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{error}.") from error
+    if stores != "pixels":
+        raise BadInput(f"{path}: these are latents; samples are images, uint8 (N, H, W, 3).")
+    _, height, width = found.shape
+    _check_square(path, width, height)
+    return found
+
+
+def _count(data: Any) -> int:
+    """The images of a data set. Raises BadInput where it is none."""
+    try:
+        return len(data.open("train"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{error}.") from error
+
+
+def _side(path: str) -> int:
+    """The one size of all images of a folder. Raises BadInput, naming an image, where there are several."""
+    from nag.datasets.images import SUFFIXES
+    from nag.datasets.listing import look
+
+    names = [name for name in look(path, fresh=True).names if name.lower().endswith(SUFFIXES)]
+    if not names:
+        raise BadInput(f"{path}: there are no images in it.")
+    sizes: dict[tuple[int, int], str] = {}
+    for name in names:
+        sizes.setdefault(_size(os.path.join(path, name)), name)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{name} is {width} x {height}" for (width, height), name in [*sizes.items()][:LISTED])
+        raise BadInput(f"{path}: samples must be of one size; {shown}.")
+    width, height = next(iter(sizes))
+    _check_square(path, width, height)
+    return width
+
+
+def _check_square(path: str, width: int, height: int) -> None:
+    """A reference is cut to squares, so against others the extractors would see differently stretched images."""
+    if width != height:
+        raise BadInput(f"{path}: the images are {width} x {height}; only square ones can be scored.")
+
+
+def _size(path: str) -> tuple[int, int]:
+    from nag.datasets.images import Unreadable, opened
+
+    try:
+        with opened(path, path) as image:
+            return image.size
+    except Unreadable as error:
+        raise BadInput(f"{error}.") from error
+
+
+def _reference(path: str, shape: tuple[int, int, int], methods: Methods) -> Any:
+    if path.startswith("{"):
+        return read_reference(parse(path, "--reference"), methods)
+    reason = locations.refusal(path)
+    if reason is not None:
+        raise BadInput(f"--reference: {reason}.")
+    if not locations.is_url(path) and not os.path.exists(locations.path_of(path)):
+        raise BadInput(f"--reference: there is no file or folder {path!r}.")
+    path = path if locations.is_url(path) else os.path.abspath(locations.path_of(path))
+    if os.path.isdir(path):
+        return ImageFolder(path=path, resolution=shape[1])
+    found = Published(path=path)
+    found.contents(found.fetched())
+    return found
+
+
+def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, methods: Methods) -> Score:
+    """The choice as a score section; what is wrong in it is told as of one."""
+    mode = reference.mode_of(reference.contents(reference.fetched())) if isinstance(reference, Published) else None
+    given, chosen = list(features) or [f"{{name: inception, mode: {mode or 'clean'}}}"], list(metrics)
+    if not metrics:
+        listed = parse(f"[{', '.join(given)}]", "--features").entries("[inception]")
+        extractors = [methods.method("features", item) for item in listed]
+        known = [name for name in METHODS["metrics"] if name not in LEFT_OUT]
+        chosen = [name for name in known if _allowed(extractors, find("metrics", name)(), reference)]
+    text = f"{{features: [{', '.join(given)}], metrics: [{', '.join(chosen)}]}}"
+    score = read_score(parse(text, SOURCE), methods, smoke=False)
+    for extractor in score.features if isinstance(reference, Published) else ():
+        for metric in score.metrics:
+            if fed(metric, extractor) and (reason := refusal(reference, extractor, metric)):
+                raise BadInput(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
+    return score
+
+
+def _allowed(features: Sequence[Any], metric: Any, reference: Any) -> bool:
+    able = [extractor for extractor in features if fed(metric, extractor)]
+    return bool(able) and not (isinstance(reference, Published) and any(refusal(reference, e, metric) for e in able))
+
+
+def _identity(builder: Builder, reference: Any, extractor: Any) -> dict[str, Any]:
+    if isinstance(reference, Published):
+        return {"statistics": builder.published(reference), "moments": sorted(reference.usable(extractor))}
+    return {"data": builder.identity(reference)}

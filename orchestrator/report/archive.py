@@ -1,0 +1,231 @@
+"""`nagbench export`: a sweep's answer as one zip file, for somebody without the store; or the images of one cell, for
+ADM's evaluator.
+
+Equal results give equal bytes: names are sorted, times and rights fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
+from orchestrator.identity import canonical
+from orchestrator.plan.build import Builder
+from orchestrator.plan.model import Plan, PlannedCell
+from orchestrator.plan.progress import Done
+from orchestrator.report.cells_csv import cells_csv
+from orchestrator.report.document import document
+from orchestrator.report.results import Results, collect, influence
+from orchestrator.store.store import Store
+from orchestrator.tasks import extract
+from orchestrator.tasks.context import Context, Options
+from orchestrator.tasks.outputs import read_block
+from orchestrator.tasks.task import BLOCK_KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
+
+README = """\
+The sweep {name}, exported by nagbench: {done} of {total} cells are scored.
+
+sweep.yaml        the question. Repeat it: nagbench run sweep.yaml{code}
+results.json      cells, comparisons with intervals, what is missing and what failed (nagbench report --json)
+cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, price{report}
+influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
+                  metric, in the order of the samples. The metric's 95 % interval is its value +- 1.96 std / sqrt(N);
+                  sample i has the same noise in every cell, so of a difference it is that of the difference.
+plan.json         what each task is: all that changes its result, and the digests of its inputs
+records/          <kind>/<digest>.json: what came out of each task, when, how long it took, on which machine
+
+Samples, features and weights are not here: they follow from sweep.yaml.
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    files: int
+    bytes: int
+
+
+def export(plan: Plan, store: Store, path: str | Path, report: Path | None = None, force: bool = False) -> Exported:
+    """Write the zip file, whole or not at all. report: the folder of the sweep's report, where there is one.
+
+    Raises BadInput where the file is there already (unless force) or cannot be one, EnvironmentProblem where it cannot
+    be written.
+    """
+    target = _target(path, f"{plan.sweep.name}.zip", force)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    count = 0
+    with file_errors(f"{target} cannot be written"):
+        try:
+            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+                for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
+                    entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
+                    entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+                    file.writestr(entry, data())
+                    count += 1
+            _check_whole(temporary, count)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Exported(target, count, target.stat().st_size)
+
+
+def _check_whole(path: Path, entries: int) -> None:
+    """Read back what was written: some file systems tell of a full disk late, or not at all. Raises OSError."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    try:
+        with zipfile.ZipFile(path) as written:
+            whole = len(written.infolist()) == entries and written.testzip() is None
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
+        raise OSError("it is not what was written there when it is read again; the disk may be full")
+
+
+def _target(path: str | Path, example: str, force: bool) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder; give the name of the {example[-3:]} file, such as {target / example}.")
+    if target.exists() and not target.is_file():
+        raise BadInput(f"{target} is neither a file nor free for one; give another name.")
+    if target.exists() and not force:
+        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
+    return target
+
+
+def export_images(
+    plan: Plan,
+    store: Store,
+    path: str | Path,
+    cell: PlannedCell,
+    count: int | None = None,
+    force: bool = False,
+    device: str = "cpu",
+) -> Exported:
+    """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
+
+    Latents are decoded as the sweep's score section says; on the kind of device that scored them they are the very same
+    images. One block is in memory at a time. Raises BadInput where the file cannot be one, or the samples are not all
+    there; EnvironmentProblem where it cannot be written.
+    """
+    from nag.reference_statistics import write_adm
+
+    target = _target(path, f"{plan.sweep.name}.npz", force)
+    taken, block = count or cell.cell.sample.count, plan.tasks[cell.stream].params["block"]
+    numbers = range(-(-taken // block))
+    there = Done(store).blocks(cell.stream)
+    if not there >= set(numbers):
+        kept = "" if plan.sweep.keep == "samples" else f" (keep: {plan.sweep.keep} removes them once they are scored)"
+        raise BadInput(
+            f"cell {cell.digest[:12]} has {len(there):,} blocks of {block:,} samples in the store, "
+            f"{len(numbers):,} are needed{kept}. Run the sweep, or give --count."
+        )
+    context = Context(store, Options(device=device).here())
+    decode = _decode(plan, cell, context)
+    labels = [read_block(context.store, cell.stream, number)[0]["labels"] for number in numbers]
+
+    def parts() -> Iterator[np.ndarray]:
+        for number in numbers:
+            made = (context, cell.stream, number)
+            arrays, _ = extract.images(*made, decode) if decode else extract.stored(*made)
+            yield arrays["samples"][: taken - number * block].transpose(0, 2, 3, 1)
+
+    import numpy as np
+
+    with file_errors(f"{target} cannot be written"):
+        write_adm(str(target), parts(), taken, np.concatenate(labels)[:taken])
+        _check_whole(target, 2)
+    return Exported(target, 1, target.stat().st_size)
+
+
+def _decode(plan: Plan, cell: PlannedCell, context: Context) -> dict[str, Any] | None:
+    """What makes images of a cell's samples: None where they are pixels. Raises BadInput where nothing does."""
+    if plan.tasks[cell.stream].params["stores"] == "pixels":
+        return None
+    decode = (plan.sweep.score.decode if plan.sweep.score else None) or cell.cell.network.autoencoder
+    if decode is None:
+        raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
+    builder = Builder()
+    found = builder.identity(decode)
+    context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
+    return found
+
+
+def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:
+    """Name and a function that gives the bytes, one file in memory at a time."""
+    results = collect(plan, store)
+    done = sum(cell.complete for cell in results.cells)
+    more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
+    code = "\n*.py              your own code that it uses" if plan.sweep.code else ""
+    text = README.format(code=code, name=plan.sweep.name, done=done, total=len(results.cells), report=more)
+    yield "README.txt", text.encode
+    yield "sweep.yaml", plan.sweep.text.encode
+    yield from _own_code(plan)
+    yield "results.json", lambda: (json.dumps(document(results, store), indent=2, allow_nan=False) + "\n").encode()
+    yield "cells.csv", cells_csv(results).encode
+    if report is not None:
+        for file in sorted(report.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                yield f"report/{file.relative_to(report).as_posix()}", file.read_bytes
+    yield from _records(plan, store)
+    yield from _influences(results, store)
+
+
+def _own_code(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """The user's own files, where the YAML looks for them; those that are not below it in a folder code."""
+    found: dict[str, bytes] = {}
+    for code in plan.sweep.code.values():
+        for path, data in code.files.items():
+            place = Path(os.path.relpath(code.shown(path), Path(plan.sweep.path).parent)).as_posix()
+            found[f"code/{path}" if place.startswith("..") else place] = data
+    for place, data in found.items():
+        yield place, lambda data=data: data
+
+
+def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:
+    """The plan, and of every task the record if it is done and whole. A block's record stays in its block."""
+    told = {key: value for key, value in plan.document().items() if key != "places"}  # paths are nobody's business
+    yield "plan.json", (canonical(told) + "\n").encode
+    for task in plan.tasks.values():
+        if task.kind not in BLOCK_KINDS:
+            try:
+                record = store.read_record(task.record_name, repair=False)
+            except (MissingFile, CorruptFile):
+                continue
+            yield task.record_name, (canonical(record) + "\n").encode
+
+
+def _influences(results: Results, store: Store) -> Iterator[tuple[str, Any]]:
+    import numpy as np
+
+    def packed(tasks: dict[str, str]) -> bytes:
+        out = io.BytesIO()
+        found = {name: array for name, task in tasks.items() if (array := influence(store, task)) is not None}
+        np.savez(out, **found)
+        return out.getvalue()
+
+    for digest, cell in {cell.digest: cell for cell in results.cells}.items():
+        tasks = {
+            name: entry["task"] for name, entry in sorted(cell.scores.items()) if _has_arrays(store, entry["task"])
+        }
+        if tasks:
+            yield f"influence/{digest}.npz", lambda tasks=tasks: packed(tasks)
+
+
+def _has_arrays(store: Store, task: str) -> bool:
+    return "arrays.safetensors" in store.list(f"files/{task}")

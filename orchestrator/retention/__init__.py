@@ -1,0 +1,1 @@
+"""What stays in a store, what may go, what it weighs."""

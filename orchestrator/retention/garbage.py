@@ -1,0 +1,135 @@
+"""Garbage: files of a store that no sweep refers to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CorruptFile
+from orchestrator.plan.progress import Done, missing
+from orchestrator.retention.policy import FOLDERS, UNFINISHED, Plans
+from orchestrator.store import folders, layout
+
+if TYPE_CHECKING:
+    from orchestrator.retention.policy import Recorded
+    from orchestrator.store.store import Store
+
+ABANDONED_S = 86400.0  # an unfinished file so old has no writer any more
+
+
+# What nothing refers to.
+
+
+@dataclass(frozen=True)
+class File:
+    name: str  # below the store
+    bytes: int
+    time: float  # of its last change, 0 where the store does not know
+
+
+def files(store: Store) -> list[File]:
+    """Every file of a store, hidden ones too."""
+    return list(_walk(store.root) if store.local else _found(store))
+
+
+def _walk(root: str) -> Iterator[File]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                stat = os.lstat(path)
+                yield File(os.path.relpath(path, root).replace(os.sep, "/"), stat.st_size, stat.st_mtime)
+
+
+def _found(store: Store) -> Iterator[File]:
+    start = len(store.root) + 1
+    for path, about in store.fs.find(store.root, detail=True).items():
+        yield File(path[start:], int(about["size"] or 0), 0.0)
+
+
+@dataclass(frozen=True)
+class Garbage:
+    file: File
+    what: str
+
+
+def garbage(store: Store, quarantine: bool = False) -> list[Garbage]:
+    """What `gc` would remove. quarantine: also what was set aside, and failed attempts at what is done by now.
+
+    Raises BadInput for a folder that is not a store, and where a plan cannot be read, for then all of its results would
+    be garbage.
+    """
+    store.check_is_store()
+    found = files(store)  # before the plans: what a run makes from now on has its plan written already
+    wanted = _Wanted(store, Plans(store).live(), quarantine)
+    return [Garbage(file, what) for file in found if (what := wanted.lacks(file))]
+
+
+def remove(store: Store, what: Iterable[Garbage]) -> None:
+    emptied = set()
+    for each in what:
+        store.delete(each.file.name)
+        parts = each.file.name.split("/")[:-1]
+        emptied |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    if store.local:
+        for folder in sorted(emptied, reverse=True):  # inner ones first
+            with contextlib.suppress(OSError):  # something else is in it
+                folders.delete_folder(store.root, folder)
+
+
+class _Wanted:
+    def __init__(self, store: Store, live: list[Recorded], quarantine: bool) -> None:
+        self.tasks = {digest for plan in live for digest in plan.tasks}
+        self.texts = {text for plan in live for task in plan.tasks.values() for text in _texts(task.params)}
+        self.plans = {plan.name for plan in live}
+        self.store, self.quarantine, done = store, quarantine, Done(store)
+        self.open = {digest for plan in live for digest in missing(plan, done)} if quarantine else set()
+
+    def lacks(self, file: File) -> str:
+        """Why a file is wanted by nobody, in a word; "" where it is wanted."""
+        parts = file.name.split("/")
+        if parts[-1].startswith("."):
+            ours = parts[0] in FOLDERS and UNFINISHED.fullmatch(parts[-1])
+            return "unfinished" if ours and 0 < file.time < time.time() - ABANDONED_S else ""
+        if not layout.OURS.fullmatch(file.name):
+            return ""
+        match parts:
+            case ["blocks" | "files" | "attempts" | "leases" as kind, digest, *_] if digest not in self.tasks:
+                return kind
+            case ["attempts", digest, _] if self.quarantine and digest not in self.open:
+                return "attempts"
+            case ["records", _, name] if name.removesuffix(".json") not in self.tasks:
+                return "records"
+            case ["logs", name] if name.removesuffix(".log") not in self.tasks:
+                return "logs"
+            case ["plans", name] if name.removesuffix(".json") not in self.plans:
+                return "plans"
+            case ["sweeps", _, _] if self._stale(file.name):
+                return "plans"
+            case ["assets" | "code" as kind, name, *_] if not {name.removesuffix(".json"), f"{name}/"} & self.texts:
+                return kind
+            case ["quarantine", *_] if self.quarantine:
+                return "quarantine"
+        return ""
+
+    def _stale(self, entry: str) -> bool:
+        try:
+            return self.store.read_record(entry, repair=False)["plan"] not in self.plans
+        except CorruptFile:
+            return False
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the params of a task: contents of files and digests of code are among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

@@ -1,0 +1,207 @@
+"""Disk and files: what the cells of a sweep will take, and what a store has by sweep, arm and kind (`nagbench du`)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nag.header import description_in
+from nag.registry import name_of
+from orchestrator.plan.build import SHARD, images_in
+from orchestrator.plan.model import Plan
+from orchestrator.retention.garbage import File, files
+from orchestrator.retention.policy import SCORED, Plans
+from orchestrator.spec.model import Network
+from orchestrator.store.store import Store
+from orchestrator.tasks import previews
+from orchestrator.tasks.task import Task
+
+HEAD = 800  # bytes of a record, or of the header of a block
+
+
+@dataclass(frozen=True)
+class Space:
+    bytes: int = 0
+    files: int = 0
+
+    def __add__(self, other: Space) -> Space:
+        return Space(self.bytes + other.bytes, self.files + other.files)
+
+    def __str__(self) -> str:
+        return f"{size_text(self.bytes)} in {self.files:,} {'file' if self.files == 1 else 'files'}"
+
+
+def size_text(size: float) -> str:
+    """`980 B`, `4.2 MB`: decimal units, as disks are sold and as `df -H` says."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the cells of a sweep take: by kind while all is there, and what `keep` leaves of it. unknown: networks and
+    extractors whose shapes only their weights tell, which are not counted. latents: of images, to train on.
+    """
+
+    samples: Space
+    features: Space
+    scores: Space
+    after: Space
+    unknown: tuple[str, ...]
+    latents: Space = Space()
+
+    @property
+    def running(self) -> Space:
+        return self.samples + self.features + self.scores
+
+    def as_json(self) -> dict[str, Any]:
+        named = {"running": self.running, "after": self.after, "latents": self.latents}
+        told = {key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}
+        return {**told, "not_counted": list(self.unknown)}
+
+    def words(self, keep: str) -> str:
+        apart = f" ({', '.join(self.unknown)} not counted: only the weights tell)" if self.unknown else ""
+        trained = f"Latents to train on: {self.latents}. " if self.latents.files else ""
+        told = f"{trained}Disk for its cells: {self.running}{apart}"
+        return f"{told}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{told}."
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Networks and references apart. No file is opened but for headers."""
+    parts = {kind: Space() for kind in ("sample", "extract", *SCORED)}
+    unknown: dict[str, None] = {}
+    seen: set[str] = set()
+    for planned in plan.cells:
+        network = planned.cell.network
+        shape = shape_of(network)
+        task = plan.tasks[planned.stream]
+        block, blocks = task.params["block"], plan.blocks[planned.stream]
+        shown = shape if network.stores == "pixels" else images_shape(network)
+        if planned.stream not in seen:
+            seen.add(planned.stream)
+            each = math.prod(shape) * (1 if task.params["stores"] == "pixels" else 2) if shape else 0
+            parts["sample"] += Space(blocks * (block * (each + 8) + HEAD), blocks)
+            unknown |= {} if shape else {f"samples of {network.name}": None}
+        for digest, extractor in zip(planned.extracts, _features(plan), strict=True):
+            if digest not in seen:
+                seen.add(digest)
+                dims = _dims(extractor, shown)
+                preview = min(block, previews.COUNT) * 3 * min(shown[1] * shown[2] if shown else 0, previews.SIDE**2)
+                parts["extract"] += Space(blocks * (block * (4 * dims + 8) + HEAD) + preview, blocks)
+                unknown |= {} if dims else {f"features of {name_of(extractor)}": None}
+        for scored in planned.scores:
+            if scored.task not in seen:
+                seen.add(scored.task)
+                made = plan.tasks[scored.task]
+                parts[made.kind] += Space(HEAD + 4 * made.params.get("count", 0), 2)
+    scores = parts["score"] + parts["measure"]
+    records = Space(HEAD * (scores.files // 2), scores.files // 2)
+    left = {"samples": (parts["sample"], parts["extract"], scores), "features": (parts["extract"], scores)}
+    left |= {"influence": (scores,), "scores": (records,)}
+    after = sum(left[plan.sweep.keep], Space())
+    return Estimate(parts["sample"], parts["extract"], scores, after, tuple(unknown), _latents(plan))
+
+
+def _latents(plan: Plan) -> Space:
+    """Both flips, mean and deviation, two bytes each."""
+    found: dict[str, Space] = {}
+    for cell in (planned.cell for planned in plan.cells):
+        for network in (n for each in (cell.network, *cell.references.values()) for n in each.line):
+            if network.train is not None and network.autoencoder is not None and (shape := network.shape):
+                count = images_in(network)
+                size = Space(count * (8 * math.prod(shape) + 8), -(-count // SHARD))
+                found[repr((network.data, network.autoencoder))] = size
+    return sum(found.values(), Space())
+
+
+def _features(plan: Plan) -> Iterable[Any]:
+    return plan.sweep.score.features if plan.sweep.score else ()
+
+
+def shape_of(network: Network) -> tuple[int, ...] | None:
+    """(C, H, W) of a network's samples, as far as that is written without its weights."""
+    if network.data is not None or network.autoencoder is not None:
+        return network.shape
+    described = description_in(Path(network.checkpoint)) if network.checkpoint else None
+    return described.state if described else None
+
+
+def images_shape(network: Network) -> tuple[int, ...] | None:
+    """(C, H, W) of what samples are decoded to."""
+    pixels = network.data is not None and network.data.stores == "pixels"
+    return network.data.shape if pixels else None
+
+
+def _dims(extractor: Any, shape: tuple[int, ...] | None) -> int:
+    """Columns of all outputs of an extractor; 0 where it does not say."""
+    dims = getattr(extractor, "dims", None)
+    return sum(dims(shape).values()) if callable(dims) and shape else 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store has. rows: (name, kind) -> space, where a name is a sweep's or, of one sweep, an arm's; what several
+    of them use is counted for each. total: of the whole store, each file once.
+    """
+
+    rows: Mapping[tuple[str, str], Space]
+    total: Space
+    shared: Space  # used by several names
+    others: Space  # by none: plans, logs, what is set aside, and what `gc` would remove
+
+    def as_json(self, what: str) -> dict[str, Any]:
+        rows = [{what: name, "kind": kind, "bytes": s.bytes, "files": s.files} for (name, kind), s in self.rows.items()]
+        named = {"total": self.total, "shared": self.shared, "others": self.others}
+        return {"rows": rows, **{key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}}
+
+
+def usage(store: Store, plan: Plan | None = None) -> Usage:
+    """By sweep; of one sweep, by arm. A plan of the store that cannot be read is passed over."""
+    users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
+    if plan is None:
+        for recorded in Plans(store).live(lenient=True):
+            for digest, task in recorded.tasks.items():
+                users[digest][recorded.sweep] = task.kind
+    else:
+        for planned in plan.cells:
+            for digest in _needed(plan.tasks, (planned.stream, *(scored.task for scored in planned.scores))):
+                users[digest][planned.cell.arm] = plan.tasks[digest].kind
+    rows: dict[tuple[str, str], Space] = defaultdict(Space)
+    total = shared = others = Space()
+    for file in files(store):
+        space = Space(file.bytes, 1)
+        total += space
+        by = users.get(_digest(file), {})
+        for name, kind in by.items():
+            rows[name, kind] += space
+        shared += space if len(by) > 1 else Space()
+        others += Space() if by else space
+    return Usage(dict(sorted(rows.items())), total, shared, others)
+
+
+def _digest(file: File) -> str:
+    """The task that a file belongs to; "" for a file that is no task's."""
+    match file.name.split("/"):
+        case ["blocks" | "files" | "attempts" | "leases", digest, *_]:
+            return digest
+        case ["records", _, name] | ["logs", name]:
+            return name.partition(".")[0]
+    return ""
+
+
+def _needed(tasks: Mapping[str, Task], digests: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    pending = list(digests)
+    while pending:
+        digest = pending.pop()
+        if digest not in found:
+            found.add(digest)
+            pending += tasks[digest].inputs
+    return found

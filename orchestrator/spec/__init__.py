@@ -1,0 +1,1 @@
+"""From YAML to a Sweep. Nothing here knows the store."""

@@ -1,0 +1,229 @@
+"""What only reading data and weights tells: `check --deep`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nag.registry import name_of
+from orchestrator.errors import BadInput
+from orchestrator.identity import content
+from orchestrator.spec.model import Cell, Network, Sweep
+from orchestrator.spec.reference_file import Published
+from orchestrator.spec.score_section import images_of, reads_pixels
+from orchestrator.spec.user_code import place
+from orchestrator.spec.yaml_nodes import parse
+
+
+def look(sweep: Sweep) -> Iterator[str]:
+    """Open all that a sweep reads, one line for each thing that is good. Raises BadInput for the first that is not."""
+    try:
+        yield from _look(sweep)
+    except BadInput as error:
+        raise BadInput("\n".join(_with_line(sweep, line) for line in str(error).splitlines())) from error
+
+
+def _with_line(sweep: Sweep, message: str) -> str:
+    """`networks.sit.data: ...` with the line of the sweep that says it, as messages about the YAML itself have it."""
+    node, line = parse(sweep.text, sweep.path), 0
+    for key in message.partition(": ")[0].split("."):
+        found = node.get(key) if isinstance(node.value, dict) else None
+        if found is None:
+            break
+        node, line = found, found.line
+    return f"{sweep.path}:{line}: {message}" if line else message
+
+
+def _look(sweep: Sweep) -> Iterator[str]:
+    seen: list[Any] = []
+    shapes: dict[str, tuple[int, ...]] = {}  # by network: what it makes
+    for network in networks(sweep):
+        if network.data is not None and network.data not in seen:
+            seen.append(network.data)
+            yield _data(f"networks.{network.name}.data", network.data, _least(sweep))
+        if network.autoencoder is not None and (network.autoencoder, network.shape) not in seen:
+            seen.append((network.autoencoder, network.shape))
+            yield _autoencoder(network)
+        if network.shape is not None:
+            shapes[network.name] = network.shape
+        if network.checkpoint:
+            shapes[network.name], words = _checkpoint(sweep, network)
+            yield words
+    if sweep.score is not None:
+        yield from _score(sweep, shapes)
+
+
+def networks(sweep: Sweep) -> list[Network]:
+    """Every network that a cell or the measurement needs, with what it was made from, each once."""
+    roots = [n for cell in sweep.cells for n in (cell.network, *cell.references.values())]
+    roots += [sweep.estimator] if sweep.estimator else []
+    return list({id(n): n for root in roots for n in root.line}.values())
+
+
+def _least(sweep: Sweep) -> dict[str, int]:
+    """By metric, how many images it needs at least."""
+    return {name_of(metric): metric.least for metric in sweep.score.metrics} if sweep.score else {}
+
+
+def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
+    from nag.datasets.dataset import originals
+
+    try:
+        problems = data.inspect() if hasattr(data, "inspect") else []
+        sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
+    except Exception as error:
+        own = place(error)  # a data set of the user's own may raise anything
+        if own is None and not isinstance(error, OSError | ValueError):
+            raise
+        raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
+    if problems:
+        raise BadInput("\n".join(f"{key}: {problem}" for problem in problems))
+    for metric, needed in least.items():
+        if sizes["train"] < needed:
+            raise BadInput(f"{key}: {sizes['train']:,} training images are too few: {metric} needs {needed:,}")
+    return f"{key}: {sizes['train']:,} training and {sizes['held_out']:,} held-out images, {data.num_classes:,} classes"
+
+
+def _autoencoder(network: Network) -> str:
+    """Its weights must be those that config.json describes, and it must take the images."""
+    import torch
+
+    key = f"networks.{network.name}.autoencoder"
+    try:
+        vae, latents = network.autoencoder.open("cpu"), network.shape
+        images = tuple(vae.decode(torch.zeros(1, *latents)).shape[1:]) if latents else None
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"{key}: {error}") from error
+    if network.data is not None and images != tuple(network.data.shape):
+        raise BadInput(f"{key}: it makes images {list(images or ())}, those of the data are {list(network.data.shape)}")
+    return f"{key}: images {list(images)} to latents {list(latents)} and back" if images and latents else f"{key}: good"
+
+
+def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Open extractors, autoencoder and reference; hold their widths against what the networks make."""
+    import torch
+
+    score = sweep.score
+    assert score is not None
+    pixels = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "pixels"}
+    if score.decode is not None:
+        made = _decoded(sweep, shapes)
+        yield "score.decode: " + ", ".join(
+            f"{list(shapes[name])} of {name} to images {list(s)}" for name, s in made.items()
+        )
+        pixels |= made
+    if isinstance(score.reference, Published):
+        score.reference.fetched()
+    elif score.reference is not None:
+        yield _data("score.reference", score.reference, _least(sweep))
+    of_reference = images_of(score.reference)
+    dims: dict[str, dict[str, int]] = {}
+    for extractor in score.features:
+        if extractor.trained or not reads_pixels(extractor):
+            continue
+        name = name_of(extractor)
+        try:
+            _check_hash(extractor)
+            extract = extractor.open(None, "cpu")
+            given = extract(torch.zeros(2, *next(iter(pixels.values()), (3, 64, 64)), dtype=torch.uint8))
+            held = extract(torch.zeros(2, *of_reference, dtype=torch.uint8)) if of_reference and pixels else given
+        except Exception as error:
+            own = place(error)
+            if own is None and not isinstance(error, OSError | ValueError | ImportError):
+                raise
+            raise BadInput(f"score.features: {name}: {own + ': ' if own else ''}{error}") from error
+        dims[name] = {output: rows.shape[1] for output, rows in given.items()}
+        for output, rows in held.items():
+            if rows.shape[1] != dims[name][output]:
+                ours = f"of those of network {next(iter(pixels))} {dims[name][output]:,}"
+                theirs = f"{name} gives {rows.shape[1]:,} {output} of its images {list(of_reference or ())}"
+                raise BadInput(f"score.reference: {theirs}, {ours}")
+        yield f"score.features: {name} gives " + ", ".join(f"{output} ({d:,})" for output, d in dims[name].items())
+    if isinstance(score.reference, Published):
+        yield _published(sweep, score.reference, dims)
+
+
+def _stores(sweep: Sweep, name: str) -> str:
+    return next(n.stores for n in networks(sweep) if n.name == name)
+
+
+def _check_hash(extractor: Any) -> None:
+    """Weights that are known by name, and were not named by a path, must be the right ones."""
+    from nag.pretrained import check_cached, find
+
+    for field, name in getattr(extractor, "FILES", {}).items():
+        found = find(name) if name and getattr(extractor, field) is None else None
+        if found is not None:
+            check_cached(found)
+
+
+def _decoded(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """By network, (C, H, W) of what its latents are decoded to."""
+    import torch
+
+    assert sweep.score is not None
+    decode = sweep.score.decode
+    latents = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "latents"}
+    try:
+        vae = decode.open("cpu")
+        return {name: tuple(vae.decode(torch.zeros(1, *shape)).shape[1:]) for name, shape in latents.items()}
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"score.decode: {error}") from error
+
+
+def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[str, int]]) -> str:
+    from nag.reference_statistics import read_statistics
+
+    assert sweep.score is not None
+    path = reference.fetched()
+    held = reference.contents(path)
+    try:
+        for extractor in sweep.score.features:
+            if reference.moments_for(extractor, held):
+                read_statistics(path, dict(dims[name_of(extractor)]))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"score.reference: {error}") from error
+    moments = [f"moments of {output} ({d:,})" for output, d in held.dims.items()]
+    images = [f"{held.images[0]:,} images {held.images[1]} x {held.images[2]}"] if held.images else []
+    return f"score.reference: {', '.join(moments + images)}, {content(path)}"
+
+
+def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
+    """Load a checkpoint; hold what its weights tell against every cell that uses it."""
+    from nag.checkpoint import load_network
+
+    assert network.checkpoint is not None
+    place = f"networks.{network.name}.checkpoint"
+    given = {"heads": network.heads} if network.heads else {}
+    try:
+        field = load_network(network.checkpoint, family=network.family, **given)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{place}: {error}") from error
+    for other in networks(sweep):
+        if (
+            any(n is network for n in other.line)
+            and other.shape is not None
+            and tuple(other.shape) != tuple(field.shape)
+        ):
+            whose = "its data" if other is network else f"the data of {other.name}"
+            what = "images" if other.autoencoder is None else "latents"
+            raise BadInput(f"{place}: its states are {list(field.shape)}, the {what} of {whose} {list(other.shape)}")
+    for cell in sweep.cells:
+        if cell.network is network:
+            _fits(place, cell, field)
+    null = [words for words, has in (("noise", field.has_null_noise), ("class", field.has_null_class)) if has]
+    conditions = f"null {' and '.join(null)} condition" if null else "no null condition"
+    words = f"{place}: {list(field.shape)}, {field.num_classes} classes, predicts {field.predicts}, {conditions}"
+    return tuple(field.shape), words
+
+
+def _fits(place: str, cell: Cell, field: Any) -> None:
+    for guidance in cell.guidance:
+        for need in sorted(guidance.needs):
+            if not getattr(field, f"has_{need}"):
+                condition = need.replace("_", " ")
+                fix = "fine-tune it with noise_dropout first, as sweeps/nag_ready.yaml does"
+                raise BadInput(f"{place}: arm {cell.arm!r} needs the {condition} condition, and it has none; {fix}")
+    reason = cell.sampler.refuses(field.interpolant, field.predicts) if hasattr(cell.sampler, "refuses") else None
+    if reason is not None:
+        raise BadInput(f"{place}: the sampler of arm {cell.arm!r} cannot sample it: {reason}")

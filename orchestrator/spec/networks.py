@@ -1,0 +1,275 @@
+"""The `networks` section of a sweep: trained here, made from another network, or taken from a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nag import header
+from nag.autoencoders.block_means import BlockMeans
+from nag.datasets.synthetic import MadeUp
+from nag.header import Description, description_in
+from nag.interpolants import PREDICTIONS
+from nag.official_checkpoints import FAMILIES
+from nag.registry import find
+from nag.training import PRESETS, Training
+from orchestrator.errors import unknown
+from orchestrator.spec.construct import Builder, beside
+from orchestrator.spec.grid import Axis, at_ends, expand, no_repeats
+from orchestrator.spec.model import Network
+from orchestrator.spec.parameters import on_axes
+from orchestrator.spec.smoke import smoked
+from orchestrator.spec.yaml_nodes import Node
+
+EXAMPLE = "{data: ..., model: ..., train: ...}"
+TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", "train")
+TUNED = ("init", "data", "autoencoder", "train")
+LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
+FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
+DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # what teaches a network a null condition
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+Build = Callable[[Node], Any]
+Shrink = Callable[[list[Any]], list[Any]]
+Points = tuple[list[Axis], list[tuple[Any, Node]]]
+
+
+def check_name(name: str, node: Node) -> None:
+    if not NAME.fullmatch(name):
+        raise node.error(f"{name!r} is no name: a letter, then up to 63 letters, digits, '_' or '-'.")
+
+
+def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> Points:
+    """The axes below `node`, and for every combination what `build` makes of it, with its node."""
+    axes, found = expand(node)
+    built = [build(point.node) for point in found]
+    no_repeats(axes, found, built)
+    nodes = [point.node for point in found]
+    if smoke:
+        kept = [place for place, point in enumerate(found) if at_ends(axes, point)]
+        built, nodes = shrink([built[place] for place in kept]), [nodes[place] for place in kept]
+    return axes, list(zip(built, nodes, strict=True))
+
+
+class Networks:
+    """Every network by name, as its instances: one for each combination of values on its axes and its parents'."""
+
+    def __init__(self, node: Node, builder: Builder, smoke: bool) -> None:
+        if smoke:  # all is checked as it is written, before stand-ins take its place
+            Networks(node, builder, smoke=False)
+        self.builder, self.smoke = builder, smoke
+        self.entries = node.mapping(f"{{sit: {EXAMPLE}}}")
+        self.found: dict[str, list[Network]] = {}
+        for name, entry in self.entries.items():
+            check_name(name, entry)
+            self._check_keys(entry)
+        for name in self.entries:
+            self._read(name, ())
+        if not self.found:
+            raise node.error(f"there is no network. One is {{sit: {EXAMPLE}}}.")
+
+    def _check_keys(self, entry: Node) -> None:
+        fields = entry.mapping(EXAMPLE)
+        if "checkpoint" in fields:
+            if entry.get("checkpoint") is None:
+                raise fields["checkpoint"].error("expected the path of a file, got null. Leave out what is not used.")
+            entry.only(LOADED)
+            return
+        entry.only(TUNED if "init" in fields else TRAINED)
+        needed = ("data", "train") if "init" in fields else ("data", "model", "train")
+        for key in needed:
+            if entry.get(key) is None:
+                raise entry.error(f"{key!r} is missing. A network needs {', '.join(needed[:-1])} and {needed[-1]}.")
+
+    def _read(self, name: str, through: tuple[str, ...]) -> list[Network]:
+        """The instances of a network, its parent's first."""
+        if name in self.found:
+            return self.found[name]
+        entry = self.entries[name]
+        parents: list[Network | None] = [None]
+        if "init" in entry.value:
+            node = entry.value["init"]
+            parent = node.text()
+            known = [other for other in self.entries if other != name]
+            if parent not in known:
+                raise node.error(unknown("network", parent, known))
+            if parent in through:
+                raise node.error(f"{' -> '.join((*through, name, parent))} is a circle; a network starts from another.")
+            parents = list(self._read(parent, (*through, name)))
+        instances = []
+        for place in parents:
+            axes, found = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
+            instances += [dataclasses.replace(n, axes=on_axes("", axes, node, n)) for n, node in found]
+        _without_places(instances)
+        self.found[name] = instances
+        return instances
+
+    def _build(self, name: str, parent: Network | None, node: Node) -> Network:
+        if "checkpoint" in node.value:
+            return self._loaded(name, node)
+        parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
+        if parent is not None:
+            kept = ("model", "interpolant", "predicts", "autoencoder")
+            parts = {"init": parent} | {key: getattr(parent, key) for key in kept}
+        for key, child in node.value.items():
+            match key:
+                case "init":
+                    continue
+                case "train":
+                    parts[key] = self.builder.fields(Training, with_preset(child))
+                case "predicts":
+                    parts[key] = child.text()
+                    if parts[key] not in PREDICTIONS:
+                        raise child.error(unknown("prediction", parts[key], PREDICTIONS))
+                case "autoencoder":
+                    parts[key] = self._stand_in(self.builder.autoencoder(child))
+                case _:
+                    parts[key] = self._stand_in(self.builder.method(FAMILY[key], child), key == "data")
+        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
+            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
+        if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
+            raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
+        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
+        network = Network(name=name, learned=learned, **parts)
+        shape = _shape(network, node)
+        if parent is not None:
+            _check_tuned(parent, shape, node)
+        if network.model is not None and shape is not None:  # None: only weights, or a file that is only read, tell
+            try:
+                network.model.fits(shape)
+            except ValueError as error:
+                raise node.value.get("model", node).error(f"{error}.") from None
+        return network
+
+    def _stand_in(self, method: Any, is_read: bool = True) -> Any:
+        """What takes the place of a method that reads files, under --smoke."""
+        return method.smoke() if self.smoke and is_read and hasattr(method, "smoke") else method
+
+    def _loaded(self, name: str, node: Node) -> Network:
+        place = node.value["checkpoint"]
+        beside(place)
+        path = Path(node.file).parent / place.text()
+        family = node.value["family"].text() if "family" in node.value else None
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
+        if not path.is_file() and family is None:
+            raise place.error(f"there is no file {str(path)!r}. One that is elsewhere needs its family: dit or sit.")
+        data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
+        autoencoder = self.builder.autoencoder(node.value["autoencoder"]) if "autoencoder" in node.value else None
+        heads = node.value["heads"].value if "heads" in node.value else None
+        if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
+            raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
+        try:
+            described = description_in(path) if path.is_file() else None
+            parts = _described_parts(described)
+        except ValueError as error:
+            raise place.error(f"{error}.") from None
+        if described is None and family is None:
+            raise place.error("it does not describe itself, so say what it is: family: dit or family: sit.")
+        network = Network(
+            name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder)
+        )
+        if described is None:
+            if family not in FAMILIES:
+                raise node.value["family"].error(unknown("family", family, FAMILIES))
+            found = dataclasses.replace(network, family=family, heads=heads, learned=None)
+            _shape(found, node)
+            return _made_on_the_spot(found) if self.smoke else found
+        for key in ("family", "heads"):
+            if key in node.value:
+                raise node.value[key].error("this checkpoint describes itself; leave it out.")
+        if described.model.source:
+            name = described.model.name
+            raise place.error(f"its model {name!r} is somebody's own code; only the sweep that trained it can use it.")
+        shape = _shape(network, node)
+        if not self.smoke and shape is not None and list(shape) != described.shape:
+            what = "images" if autoencoder is None else "latents"
+            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
+        found = dataclasses.replace(
+            network,
+            **parts,
+            predicts=described.predicts,
+            learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
+        )
+        fits = not self.smoke or shape is None or list(shape) == described.shape
+        return found if fits else _made_on_the_spot(found)
+
+
+def _described_parts(described: Description | None) -> dict[str, Any]:
+    """Model and interpolant that a checkpoint describes, where they are ours. ValueError for invalid ones."""
+    if described is None or described.model.source:
+        return {}
+    return {
+        "model": header.built("models", described.model),
+        "interpolant": header.built("interpolants", described.interpolant),
+    }
+
+
+def with_preset(node: Node) -> Node:
+    """`{preset: NAME, ...}` as the fields that it names, under those that stand beside it."""
+    fields = node.mapping("{steps: 1000}")
+    if "preset" not in fields:
+        return node
+    named = fields["preset"]
+    if named.text() not in PRESETS:
+        raise named.error(unknown("preset", named.value, PRESETS))
+    recipe = {key: dataclasses.replace(named, value=value) for key, value in PRESETS[named.value].items()}
+    given = {key: child for key, child in fields.items() if key != "preset"}
+    return dataclasses.replace(node, value=recipe | given)
+
+
+def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
+    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot take."""
+    try:
+        return network.shape
+    except ValueError as error:
+        raise node.value.get("autoencoder", node).error(f"{error}.") from None
+
+
+def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
+    if parent.model is not None and not parent.model.generates:
+        raise node.value["init"].error(f"{parent.name!r} does not generate; only generating networks are fine-tuned.")
+    known = parent.shape
+    if None not in (known, shape) and known != shape:
+        what = "images" if parent.autoencoder is None else "latents"
+        raise node.value["data"].error(
+            f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}."
+        )
+
+
+def _made_on_the_spot(network: Network) -> Network:
+    """A tiny network of the same family, trained for a few steps, in place of a checkpoint under --smoke."""
+    model, interpolant, predicts = network.model, network.interpolant, network.predicts
+    if network.family:
+        family = FAMILIES[network.family]
+        model = family.model(hidden=8, depth=1, heads=2, patch=2, learned_variance=True)
+        interpolant, predicts = family.interpolant, family.predicts
+    data, autoencoder = network.data, network.autoencoder
+    if data is None:
+        data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # the official ones are of latents
+    train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
+    made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
+    return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))
+
+
+def _without_places(instances: list[Network]) -> None:
+    """Leave where files lie out of the parameters, where the values on the axes differ without that."""
+    places = {f"{key}.{name}" for key in ("data", "autoencoder") for name in ("path", "weights")}
+    kept = [{key: value for key, value in n.axes.items() if key not in places} for n in instances]
+    if len({repr((axes, id(n.init))) for axes, n in zip(kept, instances, strict=True)}) == len(instances):
+        instances[:] = [dataclasses.replace(n, axes=axes) for n, axes in zip(instances, kept, strict=True)]
+
+
+def _shrink(networks: list[Network]) -> list[Network]:
+    """Tiny models and short trainings; what comes from a parent or a file stays as it is."""
+    models = smoked([network.model if network.init is None else None for network in networks])
+    trainings = smoked([network.train for network in networks])
+    return [
+        dataclasses.replace(network, model=network.model if model is None else model, train=train)
+        for network, model, train in zip(networks, models, trainings, strict=True)
+    ]

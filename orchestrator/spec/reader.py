@@ -1,0 +1,352 @@
+"""A sweep file read, checked and expanded into cells. What it may hold: DESIGN.md "A sweep", DECISIONS.md "YAML".
+
+Names of methods stand in nag.registry only; everything a user can get wrong is a SpecError with its line. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+from nag.noise_shift import NoiseShift
+from nag.numerics import Precision
+from nag.official_checkpoints import FAMILIES
+from nag.registry import METHODS, find, name_of
+from orchestrator.errors import BadInput, unknown
+from orchestrator.spec import user_code
+from orchestrator.spec.construct import Builder
+from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
+from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
+from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.spec.paper_values import read_paper
+from orchestrator.spec.parameters import Scalar, axis_keys, on_axes, overridden, written
+from orchestrator.spec.score_section import check_cells, read_score, smoke_reference
+from orchestrator.spec.smoke import spread
+from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
+
+SWEEP_KEYS = (
+    *("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep"),
+    *("published", "arms"),
+)
+ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
+COMPOSE = ("sum", "nested")
+SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
+
+
+def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True, text: str | None = None) -> Sweep:
+    """Read and check a sweep file. Raises BadInput for what is no such file, SpecError for what is wrong in it.
+
+    smoke: the first and last value of each axis only, tiny networks, few samples; everything is checked all the same.
+    run_user_code: import the files that `use` names; without it they are only read, and the sweep cannot be run.
+    text: what the file held, where it may have been edited since.
+    """
+    text = read_text(path) if text is None else text
+    root = parse(text, str(path))
+    root.mapping("{name: ..., networks: ..., arms: ...}")
+    for key, node in root.value.items():
+        if key in ("networks", "sampler", "sample", "arms"):
+            check_grids(node)
+    try:
+        return _Reading(root, smoke, run_user_code).sweep(str(path), text)
+    except Exception as error:
+        place = user_code.place(error)
+        if place is None or isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{place}: {type(error).__name__}: {error}") from error
+
+
+class _Reading:
+    """One reading of one file: what its sections share."""
+
+    def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
+        self.root, self.smoke = root, smoke
+        self.builder = Builder(run_user_code)
+        self.own_guidance: set[str] = set()
+        self.networks: dict[str, list[Network]] = {}
+        self.shared_axes: set[str] = set()
+        self.cells: list[Cell] = []
+        self.scorers: tuple[Any, ...] = ()
+        self.meter: str | None = None
+
+    def sweep(self, path: str, text: str) -> Sweep:
+        root = self.root
+        for key, node in root.value.items():
+            if key in METHODS["guidance"]:
+                raise node.error(f"guidance stands in an arm: {{arms: {{NAME: {{{key}: ...}}}}}}.")
+        root.only(SWEEP_KEYS)
+        for key in ("name", "networks", "arms"):
+            if root.get(key) is None:
+                raise root.error(f"{key!r} is missing. A sweep needs name, networks and arms.")
+        score = None
+        for key, node in root.value.items():  # in the order of the file, so that its first mistake is the one reported
+            if key == "name":
+                check_name(node.text(), node)
+            elif key == "networks":
+                self.networks = Networks(node, self.builder, self.smoke).found
+                self.shared_axes |= {key for found in self.networks.values() for n in found for key in n.params}
+            elif node.value is None:
+                continue
+            elif key in ("sampler", "sample"):
+                self.check_shared(key, named(node))
+            elif key == "score":
+                score = read_score(node, self.builder, self.smoke)
+                self.scorers = score.metrics
+            elif key == "keep" and node.text() not in KEEP:
+                raise node.error(unknown("thing to keep", node.value, KEEP))
+        measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
+        self.meter = estimator.name if estimator else None
+        given = root.get("precision")
+        precision = self.builder.fields(Precision, given) if given else Precision()
+        arms = self.read_arms(root.value["arms"])
+        keep = root.value["keep"].value if root.get("keep") else KEEP[0]
+        for network in (cell.network for cell in self.cells if measure and cell.network.data is None):
+            raise root.value["measure"].error(
+                f"network {network.name!r} has no data to take true states from; add data."
+            )
+        if score is not None:
+            score = smoke_reference(score, self.cells) if self.smoke else score
+            check_cells(score, self.cells, root.value["score"])
+        elif keep != KEEP[0]:
+            raise root.value["keep"].error("a sweep without a score section is for its samples; remove it.")
+        paper = None
+        if (node := root.get("published")) is not None:
+            paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
+        name = root.value["name"].value + ("-smoke" if self.smoke else "")
+        shared = frozenset(self.shared_axes)
+        found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision, keep)
+        own = frozenset(self.own_guidance)
+        return dataclasses.replace(found, code=self.builder.code, own_guidance=own, paper=paper)
+
+    def check_shared(self, key: str, node: Node) -> None:
+        """Check a top-level section by itself; a sampler may still lack what every arm adds."""
+        axes, points = expand(node)
+        for point in points:
+            if key == "sample":
+                self.builder.fields(Sample, point.node)
+            elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
+                self.builder.method("samplers", point.node, partly=True)
+        self.shared_axes |= axis_keys(key, axes)
+
+    def measure(self, node: Node) -> tuple[NoiseShift, Network]:
+        method = self.builder.method("measures", node)
+        place, name = node.value["estimator"], method.estimator
+        able = [known for known, found in self.networks.items() if not found[0].generates]
+        if name not in able:
+            if name in self.networks:
+                model = name_of(self.networks[name][0].model or "official")
+                raise place.error(f"{name!r} is a {model} network; an estimator's model is noise_level. Known: {able}.")
+            raise place.error(unknown("estimator", name, able))
+        if len(self.networks[name]) > 1:
+            raise place.error(f"{name!r} has axes; one estimator measures all cells.")
+        return (method.smoke() if self.smoke else method), self.networks[name][0]
+
+    def read_arms(self, node: Node) -> tuple[Arm, ...]:
+        entries = node.mapping("{plain: {}, cfg: {cfg: {scale: 1.5}}}")
+        if not entries:
+            raise node.error("there is no arm. The simplest is {plain: {}}.")
+        arms = []
+        for name, entry in entries.items():
+            check_name(name, entry)
+            if entry.value is None:
+                raise entry.error("an arm that changes nothing is written {}.")
+            own = {key for key, child in entry.mapping("{cfg: {scale: 1.5}}").items() if uses(child)} - {*ARM_KEYS}
+            for key in own:
+                self.check_own(key, entry.value[key])
+            self.own_guidance |= own
+            entry.only((*ARM_KEYS, *METHODS["guidance"], *own))
+            against = self.against(name, entry, list(entries))
+            overrides = self.read_cells(name, entry)
+            arms.append(Arm(name, against, overrides, entry.line))
+        return tuple(arms)
+
+    def check_own(self, name: str, node: Node) -> None:
+        """The user's own guidance has a name of its own, which stands before its parameters."""
+        check_name(name, node)
+        if name in {"train", *TRAINED, *TUNED, *LOADED, *METHODS["guidance"], *self.networks}:
+            what = "a network of this sweep" if name in self.networks else "a name of ours"
+            raise node.error(f"{name!r} is {what}; give your guidance another name.")
+
+    def against(self, name: str, entry: Node, names: list[str]) -> str | None:
+        node = entry.get("against")
+        if node is None:
+            return names[0] if name != names[0] else None
+        if node.text() not in names:
+            raise node.error(unknown("arm", node.value, names))
+        if node.value == name:
+            raise node.error(f"{name!r} cannot be its own baseline. Known: {', '.join(sorted({*names} - {name}))}.")
+        return node.value
+
+    def read_cells(self, arm: str, entry: Node) -> frozenset[str]:
+        """Add the cells of an arm; what it overrides."""
+        networks = self.networks[self.network_of(entry)]
+        overrides = {"network"} if entry.get("network") else set()
+        sections: dict[str, list[tuple[Any, dict[str, Scalar]]]] = {}
+        for key in dict.fromkeys((*entry.value, "sampler", "sample")):
+            own = entry.value.get(key)
+            if key == "sampler":
+                sections[key] = self.samplers(own, entry)
+            elif key == "sample":
+                sections[key] = self.samples(own, entry)
+            elif key not in ARM_KEYS and own is not None and own.value is not None:
+                sections[key] = self.guidance(key, own)
+                for guidance, _ in sections[key]:
+                    _check_taught(key, guidance, networks, own)
+                    self.check_reference(key, guidance, own)
+            if own is not None and key not in ("network", "against", "compose"):
+                overrides |= overridden(key, self.root.value.get(key), own)
+        self.multiply(arm, entry, networks, sections)
+        return frozenset(overrides)
+
+    def guidance(self, key: str, node: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+        if key in METHODS["guidance"]:
+            build = functools.partial(self.builder.fields, find("guidance", key))
+        else:
+            build = functools.partial(self.builder.used, "guidance")
+        axes, found = points(node, build, lambda terms: terms, self.smoke)
+        guidance = []
+        for made, point in found:
+            params = written(key, point, made)
+            params.pop(key, None)  # the file of one of the user's own is a parameter only where it is on an axis
+            guidance.append((made, on_axes(key, axes, point, made) | params))
+        return guidance
+
+    def network_of(self, entry: Node) -> str:
+        node = merge(self.root.value.get("network"), entry.value.get("network"))
+        able = [name for name, found in self.networks.items() if found[0].generates]
+        known = ", ".join(able)
+        if node is None or node.value is None:
+            if len(able) != 1:
+                problem = "there are several networks; add network: NAME" if able else "no network generates samples"
+                raise entry.error(f"{problem}. Known: {known or 'none'}.")
+            return able[0]
+        if not isinstance(node.value, str):
+            raise node.error(f"expected the name of one network, got {show(node)}. Known: {known}.")
+        if node.value not in able:
+            kind = "generating network" if node.value in self.networks else "network"
+            raise node.error(unknown(kind, node.value, able))
+        return node.value
+
+    def samplers(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+        below = self.root.get("sampler")
+        node = merge(named(below) if below else None, named(own) if own else None)
+        if node is None:
+            known = ", ".join(sorted(METHODS["samplers"]))
+            raise entry.error(f"it has no sampler; write {SAMPLER_EXAMPLE} here or at the top level. Known: {known}.")
+        _, found = points(
+            node,
+            functools.partial(self.builder.method, "samplers"),
+            _shrink_samplers,
+            self.smoke,
+        )
+        return [(sampler, written("sampler", point, sampler)) for sampler, point in found]
+
+    def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+        node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
+        axes, found = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
+        return [(sample, on_axes("sample", axes, point, sample)) for sample, point in found]
+
+    def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
+        """Every combination of networks, samplers, guidance and sample settings is a cell."""
+        total = len(self.cells) + math.prod(map(len, (networks, *sections.values())))
+        if total > MAX_CELLS:
+            raise entry.error(f"with this arm the sweep has {total:,} cells; at most {MAX_CELLS:,} are allowed.")
+        samplers, samples = sections.pop("sampler"), sections.pop("sample")
+        for metric, (sample, _) in itertools.product(self.scorers, samples):
+            if sample.count < metric.least:
+                place = entry.get("sample") or self.root.get("sample") or entry
+                raise place.error(f"{name_of(metric)!r} needs a count of at least {metric.least}, got {sample.count}.")
+        guidances = []
+        for combination in itertools.product(*(sections[name] for name in sorted(sections))):
+            on = sorted((guidance for guidance, _ in combination if not guidance.off), key=_by_name)
+            guidances.append((tuple(on), {key: value for _, params in combination for key, value in params.items()}))
+        compose = self.compose(entry)
+        for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
+            _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
+            for references in self.references(guidance[0], network):
+                others = {f"{n.name}.{k}": v for r in references.values() for n in r.line for k, v in n.axes.items()}
+                own = {key for n in network.line for key in (f"{n.name}.{k}" for k in n.axes)}
+                params = {"network": network.name, **network.params}
+                params |= {key: value for key, value in others.items() if key not in own}
+                params |= {
+                    **sampler[1],
+                    **guidance[1],
+                    **({} if compose == "sum" else {"compose": compose}),
+                    **sample[1],
+                }
+                self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params, references, compose))
+
+    def compose(self, entry: Node) -> str:
+        node = entry.get("compose")
+        if node is None:
+            return "sum"
+        if node.text() not in COMPOSE:
+            raise node.error(unknown("way to compose", node.value, COMPOSE))
+        if node.value == "nested" and not {"cfg", "nag"} <= entry.value.keys():
+            raise node.error("nested is NAG inside both branches of CFG; the arm needs cfg and nag.")
+        return node.value
+
+    def check_reference(self, key: str, guidance: Any, node: Node) -> None:
+        """The network that a guidance names must be there, and of the right kind; the meter is no guide."""
+        if getattr(guidance, "reference", None) is None:
+            return
+        place = node.value.get("reference", node)
+        estimates = any(term.gradient for term in guidance.terms())
+        able = [name for name, found in self.networks.items() if found[0].generates != estimates]
+        if guidance.reference not in able:
+            kind = "noise_level network" if estimates else "generating network"
+            raise place.error(unknown(kind, guidance.reference, able))
+        if self.meter == guidance.reference:
+            raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot guide: train another.")
+
+    def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
+        """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
+        names = sorted({g.reference for g in guidance if getattr(g, "reference", None) is not None})
+        line = {n.name: n for n in network.line}
+        choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
+        return [
+            dict(zip(names, chosen, strict=True))
+            for chosen in choices
+            if all(line.get(n.name, n) is n for other in chosen for n in other.line)
+        ]
+
+
+def _by_name(guidance: Any) -> tuple[str, str]:
+    """The order of guidance in a cell, whatever the user calls his own."""
+    return name_of(guidance), repr(guidance)
+
+
+def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
+    """Raise where a sampler cannot sample such a network; one of the user's own need not say so."""
+    if not hasattr(sampler, "refuses"):
+        return
+    family = network.line[-1].family  # of the checkpoint that it comes from, if that does not describe itself
+    described = FAMILIES[family] if family else network
+    reason = sampler.refuses(described.interpolant, described.predicts)
+    if reason is not None:
+        raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
+
+
+def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
+    """Raise where a guidance asks for a null condition that a network never met in its training."""
+    for network in networks:
+        learned = guidance.needs if guidance.off or network.learned is None else network.learned
+        for need in sorted(guidance.needs):
+            if need not in learned:
+                fix = f"set networks.{network.name}.train.{DROPOUT[need]} above 0 (it is 0), such as 0.1"
+                if network.checkpoint:
+                    example = f"{{init: {network.name}, data: ..., train: {{{DROPOUT[need]}: 0.1, ...}}}}"
+                    fix = f"its checkpoint has none; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
+                condition = need.replace("_", " ")
+                raise node.error(f"{name!r} needs a network that has learned the {condition} condition: {fix}.")
+
+
+def _shrink_samplers(samplers: list[Any]) -> list[Any]:
+    return spread(samplers, "steps", 2, 3)
+
+
+def _shrink_samples(samples: list[Sample]) -> list[Sample]:
+    return spread(spread(samples, "count", 32, 48), "block", 16, 8)

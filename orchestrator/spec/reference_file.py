@@ -1,0 +1,162 @@
+"""Statistics of reference images as others publish them: an .npz file of ADM or of clean-fid, by path or URL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from nag import locations
+from nag.registry import method, name_of
+from orchestrator.errors import BadInput, EnvironmentProblem
+
+Report = Callable[[int, int], None]
+MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
+ADM = "legacy_tensorflow"  # how the Inception of ADM's evaluator resizes
+
+
+class Contents(NamedTuple):
+    """What a file holds, from its headers alone."""
+
+    dims: dict[str, int]  # of the moments of each output: features, and of ADM's files spatial
+    images: tuple[int, ...] | None  # (N, H, W, 3)
+
+
+@method
+class Published:
+    """path: where the file lies. mode: that of the Inception whose moments it has; it may be left out for ADM's files,
+    which have `mu_s`, and where the file's name says it, as clean-fid's do.
+    """
+
+    path: str
+    mode: Literal["clean", "legacy_tensorflow", "legacy_pytorch"] | None = None
+
+    VERSION: ClassVar[int] = 1
+    FILES: ClassVar[dict[str, str | None]] = {"path": None}
+    REMOTE: ClassVar[bool] = True  # the path may be a URL
+
+    def local(self) -> str | None:
+        """Its path on this machine; None where it is not there, or at a URL and not fetched yet."""
+        path = str(self._cached) if self.is_url else self.path
+        return path if os.path.exists(path) else None
+
+    @property
+    def is_url(self) -> bool:
+        return locations.is_url(self.path)
+
+    @property
+    def _cached(self) -> Path:
+        from nag.pretrained import cache
+        from orchestrator.identity import checksum
+
+        base = re.sub(r"[^\w.-]", "_", self.path.rstrip("/").rpartition("/")[2])
+        return cache() / f"{checksum(self.path.encode())[:16]}-{base}"
+
+    def fetched(self, report: Report = lambda done, of: None) -> str:
+        """Its path on this machine, downloaded once. Raises EnvironmentProblem where that fails."""
+        found = self.local()
+        if found is not None:
+            return found
+        try:
+            if locations.is_web(self.path):
+                from nag.pretrained import Known, fetch
+
+                name = self._cached.name
+                return str(fetch(name, report, {name: Known(self.path, None, None)}))
+            return _copied(self.path, self._cached)
+        except (OSError, ValueError, ImportError) as error:
+            raise EnvironmentProblem(f"the reference {self.path} cannot be fetched: {error}") from error
+
+    def contents(self, path: str) -> Contents:
+        """Raises BadInput for what is no such file."""
+        from nag.datasets.arrays import headers
+        from nag.reference_statistics import PAIRS
+
+        try:
+            found = headers(path)
+        except (OSError, ValueError) as error:
+            fix = "A reference is an .npz file of mu and sigma, of images (arr_0), or of both"
+            raise BadInput(f"{error}. {fix}.") from error
+        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= found.keys()}
+        dims = {output: found[mean].shape[0] for output, mean in pairs.items() if found[mean].shape}
+        images = found.get("arr_0")
+        right = images is not None and images.dtype == "uint8" and len(images.shape) == 4 and images.shape[3] == 3
+        if images is not None and not right:
+            raise BadInput(f"{path}: arr_0 is {images.dtype} {images.shape}; images are uint8 (N, H, W, 3).")
+        if not dims and images is None:
+            raise BadInput(
+                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(found) or 'nothing'}."
+            )
+        return Contents(dims, images.shape if images is not None else None)
+
+    def mode_of(self, contents: Contents) -> str | None:
+        """Whose moments these are; None where neither the file nor the user says it."""
+        if self.mode is not None:
+            return self.mode
+        if "spatial" in contents.dims:
+            return ADM
+        return next((mode for mode in MODES if mode in os.path.basename(self.path)), None)
+
+    def moments_for(self, extractor: Any, contents: Contents) -> frozenset[str]:
+        """The outputs of an extractor of which the file has the moments: Inception's, in the same mode."""
+        from nag.features.inception import Inception
+
+        same = isinstance(extractor, Inception) and extractor.mode == self.mode_of(contents)
+        return frozenset(contents.dims) if same else frozenset()
+
+    def usable(self, extractor: Any) -> frozenset[str]:
+        """The same of the file where it lies; nothing where it is not here yet."""
+        path = self.local()
+        return frozenset() if path is None else self.moments_for(extractor, self.contents(path))
+
+    def refuses(self, extractor: Any, needs: frozenset[str], rows: bool) -> str | None:
+        """Why a metric that needs these outputs of an extractor, as rows or as moments alone, cannot be held against
+        the file; None where it can, or where the file is not here yet.
+        """
+        path = self.local()
+        if path is None or not needs:
+            return None
+        contents = self.contents(path)
+        if contents.images is not None:
+            return None
+        what = f"{os.path.basename(self.path)} has moments and no images (arr_0)"
+        known = self.moments_for(extractor, contents)
+        if not known:
+            return f"{what}, and they are {self._whose(contents)}, not of {_shown(extractor)}; {_FIX}"
+        if rows:
+            return f"{what}, and this metric compares images one by one; {_FIX}"
+        if not needs <= known:
+            return f"{what}, and none of {' and '.join(sorted(needs - known))}; {_FIX}"
+        return None
+
+    def _whose(self, contents: Contents) -> str:
+        mode = self.mode_of(contents)
+        fix = "of an unknown mode of inception (write reference: {path: ..., mode: ...})"
+        return f"of inception with mode: {mode}" if mode else fix
+
+
+_FIX = "give a file with images, as ADM's reference batches are, or a data set, {name: image_folder, path: ...}"
+
+
+def _shown(extractor: Any) -> str:
+    mode = getattr(extractor, "mode", None)
+    return f"{name_of(extractor)} with mode: {mode}" if mode else name_of(extractor)
+
+
+def _copied(url: str, target: Path) -> str:
+    """The file at a URL, whole or not at all."""
+    system, place = locations.system(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with locations.reached(url):
+            system.get_file(place, str(temporary))
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return str(target)

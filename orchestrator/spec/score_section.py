@@ -1,0 +1,225 @@
+"""The `score` section of a sweep: extractors and metrics, what samples are held against, how latents become images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nag.registry import METHODS, find, name_of
+from orchestrator.errors import BadInput
+from orchestrator.spec.construct import Builder
+from orchestrator.spec.model import REFERENCE_ROWS, Cell, Network, Score
+from orchestrator.spec.reference_file import Published
+from orchestrator.spec.smoke import smoked
+from orchestrator.spec.user_code import StandIn
+from orchestrator.spec.yaml_nodes import Node, show
+
+KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
+REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
+
+
+def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
+    node.mapping("{features: [...], metrics: [...]}")
+    node.only(KEYS)
+    found: dict[str, list[Any]] = {}
+    for family in ("features", "metrics"):
+        listed = node.get(family)
+        if listed is None:
+            raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
+        found[family] = []
+        for item in listed.entries(f"[{', '.join([*METHODS[family]][:2])}]"):
+            scorer = builder.method(family, item)
+            if name_of(scorer) in map(name_of, found[family]):
+                raise item.error(f"{name_of(scorer)!r} is in the list already.")
+            if family == "metrics":
+                _check_fed(scorer, found["features"], item)
+                _check_names(scorer, found["metrics"], item)
+            found[family].append(scorer)
+    reference, decode = node.get("reference"), node.get("decode")
+    score = Score(
+        tuple(found["features"]),
+        tuple(found["metrics"]),
+        read_reference(reference, builder) if reference else None,
+        builder.autoencoder(decode) if decode else None,
+        _rows(node.get("reference_rows")),
+    )
+    if isinstance(score.reference, Published) and reference:
+        _check_published(score, score.reference, node, reference)
+    return _smoked(score) if smoke else score
+
+
+def _smoked(score: Score) -> Score:
+    """With stand-ins for what reads files; for published statistics see `smoke_reference`."""
+    decode = score.decode.smoke() if score.decode is not None else None
+    [reference] = smoked([score.reference])
+    return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
+
+
+def smoke_reference(score: Score, cells: Sequence[Cell]) -> Score:
+    """Under --smoke the images of the first network stand in for published statistics, for all cells alike."""
+    return (
+        dataclasses.replace(score, reference=cells[0].network.data) if isinstance(score.reference, Published) else score
+    )
+
+
+def read_reference(node: Node, builder: Builder) -> Any:
+    if isinstance(node.value, str):
+        return builder.fields(Published, dataclasses.replace(node, value={"path": node}))
+    if not isinstance(node.value, dict):
+        raise node.error(f"expected {REFERENCES}, got {show(node)}.")
+    if node.value.keys() & {"name", "use"}:
+        data = builder.method("datasets", node)
+        if not isinstance(data, StandIn) and data.stores != "pixels":
+            raise node.error("these are latents; a reference is of images.")
+        return data
+    return builder.fields(Published, node)
+
+
+def _rows(node: Node | None) -> int:
+    if node is None:
+        return REFERENCE_ROWS
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 2 or value != int(value):
+        raise node.error(f"expected a whole number of at least 2, got {show(node)}.")
+    return int(value)
+
+
+def _check_names(metric: Any, others: list[Any], node: Node) -> None:
+    for other in others:
+        for name in sorted({*metric.names} & {*other.names}):
+            raise node.error(f"{name_of(metric)!r} reports {name!r}, as {name_of(other)!r} does already.")
+
+
+def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
+    """Raise unless some extractor gives all that a metric needs; labels are always there."""
+    if any(metric.needs <= {"labels", *extractor.outputs} for extractor in features):
+        return
+    extractors: dict[str, Any] = {name: find("features", name) for name in METHODS["features"]}
+    able = [name for name, cls in extractors.items() if metric.needs <= {"labels", *_outputs(cls)}]
+    needs = " and ".join(sorted(metric.needs - {"labels"}))
+    fix = f"Add one of: {', '.join(able)}." if able else "None does."
+    raise node.error(f"{name_of(metric)!r} needs {needs}, which none of these features gives. {fix}")
+
+
+def _outputs(cls: Any) -> Iterable[str]:
+    """What an extractor of this class gives; where a field says it, by default."""
+    return cls.outputs if isinstance(cls.outputs, tuple) else ()
+
+
+def fed(metric: Any, extractor: Any) -> bool:
+    """Whether an extractor gives what a metric needs."""
+    return metric.needs <= {"labels", *extractor.outputs}
+
+
+def metric_names(score: Score) -> list[str]:
+    """The names under which values are reported: of the first extractor plain, of others with its name."""
+    return [
+        f"{name}_{name_of(extractor)}" if place else name
+        for place, extractor in enumerate(score.features)
+        for metric in score.metrics
+        if fed(metric, extractor)
+        for name in metric.names
+    ]
+
+
+def reads_pixels(extractor: Any) -> bool:
+    """All of ours do; one of the user's own may say `reads = "latents"`."""
+    return getattr(extractor, "reads", "pixels") == "pixels"
+
+
+def _check_published(score: Score, reference: Published, node: Node, place: Node) -> None:
+    """Every metric must find what it needs in the file, for every extractor that feeds it."""
+    for extractor in score.features:
+        for metric in score.metrics:
+            if not fed(metric, extractor):
+                continue
+            try:
+                reason = refusal(reference, extractor, metric)
+            except BadInput as error:  # it is no such file at all
+                raise place.error(str(error)) from error
+            if reason and not of_training(metric):  # for that see `_problem`
+                raise place.error(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
+
+
+def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
+    """Why a metric cannot be held against a file. Fréchet distances, which alone extrapolate, can do with moments."""
+    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
+
+
+def of_training(metric: Any) -> bool:
+    """Whether a metric is held against the images that the network was trained on."""
+    return getattr(metric, "of_training", False)
+
+
+def trained_on(score: Score, data: Any) -> Any:
+    """The images that an extractor is trained on, and that copies are looked for in: the network's own data, or else
+    the reference; None where that is published.
+    """
+    own = data if data is not None and data.stores == "pixels" else None
+    return own or (None if isinstance(score.reference, Published) else score.reference)
+
+
+def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
+    """What the section asks of the networks that are sampled."""
+    makes = set()
+    for network in {id(cell.network): cell.network for cell in cells}.values():
+        makes.add(network.stores)
+        problem = _problem(score, network)
+        if problem:
+            raise node.error(f"{problem}.")
+    if score.decode is not None and "latents" not in makes:
+        raise node.value["decode"].error("no network of this sweep makes latents; remove it.")
+
+
+def _problem(score: Score, network: Network) -> str | None:
+    """Why the samples of a network cannot be scored so."""
+    if score.reference is None and network.data is None:
+        return f"network {network.name!r} has no data to hold its samples against; add reference: {REFERENCES}"
+    if score.reference is None and network.data.stores == "latents":
+        return f"the data of network {network.name!r} are latents; say what images count, reference: {REFERENCES}"
+    for extractor in score.features:
+        name = name_of(extractor)
+        if extractor.trained and trained_on(score, network.data) is None:
+            return f"{name!r} is trained on the images of a network, and {network.name!r} has none"
+        if isinstance(score.reference, Published) and trained_on(score, network.data) is None:
+            for metric in score.metrics:
+                refused = of_training(metric) and fed(metric, extractor)
+                if refused and (reason := refusal(score.reference, extractor, metric)):
+                    return f"{name_of(metric)!r} on {name!r}: network {network.name!r} has no images, and {reason}"
+        if differing := _widths(score.reference, network, extractor):
+            ours, theirs = differing
+            return (
+                f"{name!r} gives {ours:,} columns of images of {network.name!r}, {theirs:,} of those of the reference"
+            )
+        unread = isinstance(extractor, StandIn)
+        decoded = score.decode is not None or network.autoencoder is not None
+        if network.stores == "latents" and reads_pixels(extractor) and not decoded and not unread:
+            fix = "add decode: {path: FOLDER of the VAE}, such as a copy of stabilityai/sd-vae-ft-ema"
+            return f"network {network.name!r} makes latents, and {name!r} reads images; {fix}"
+    return None
+
+
+def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int] | None:
+    """How many columns an extractor gives of the network's images and of the reference's, where it says so and they
+    differ: then nothing can be compared.
+    """
+    dims, data = getattr(extractor, "dims", None), network.data
+    if reference is None or data is None or isinstance(data, StandIn) or dims is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):  # what is not there, or no such file, is told elsewhere
+        shape = images_of(reference)
+        if data.stores == "pixels" and shape is not None:
+            ours, theirs = (sum(dims(each).values()) for each in (data.shape, shape))
+            return (ours, theirs) if ours != theirs else None
+    return None
+
+
+def images_of(reference: Any) -> tuple[int, int, int] | None:
+    """(C, H, W) of the images that a reference has, as far as that is known. Raises OSError or ValueError."""
+    if isinstance(reference, Published):
+        path = reference.local()
+        images = reference.contents(path).images if path is not None else None
+        return (images[3], images[1], images[2]) if images else None
+    return tuple(reference.shape) if reference is not None and not isinstance(reference, StandIn) else None

@@ -1,0 +1,1 @@
+"""Where results live: whole files, the first writer wins."""

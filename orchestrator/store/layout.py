@@ -1,0 +1,172 @@
+"""Names of the files in a store, and what a record must have to be used as one.
+
+A store may be a folder that many write to. What has another name, or another shape, than nagbench gives is passed over
+by all who read, and never deleted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DIGEST = "[0-9a-f]{32}"
+
+
+NUMBER = "[0-9]{6,18}"  # of a block, a plan of a sweep, a wave
+
+
+# Folder -> names in it. A folder that is not here may have any names.
+NAMES = [
+    ("plans", rf"{DIGEST}\.json"),
+    ("(sweeps|leases)/[^/]+", rf"{NUMBER}\.json"),
+    ("blocks/[^/]+", rf"{NUMBER}\.safetensors"),
+    ("records/[^/]+|attempts/[^/]+", r".+\.json"),
+    ("files/[^/]+", rf"checkpoint-{NUMBER}\.safetensors|progress-{NUMBER}\.json|(?!checkpoint-|progress-).+"),
+    ("waves/[^/]+", NUMBER),
+    ("waves/[^/]+/[^/]+/(starts|ends)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
+    ("waves/[^/]+/[^/]+/(stops|failed)", r".+\.json"),
+]
+
+
+_NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
+
+
+# What `gc` may delete: files that nagbench writes, and no others.
+OURS = re.compile(
+    rf"(blocks/{DIGEST}/{NUMBER}\.safetensors|(files|attempts|leases)/{DIGEST}/[^/]+|records/[a-z]+/{DIGEST}\.json"
+    rf"|logs/{DIGEST}\.log|plans/{DIGEST}\.json|sweeps/[^/]+/{NUMBER}\.json|assets/{DIGEST}/[^/]+"
+    rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+)"
+)
+
+
+TEXT, NUMERIC, WHOLE, LIST, MAP = str, (int, float), int, list, dict
+
+
+JOB = re.compile(r"[0-9]*")  # as Slurm names one; it goes into options of its commands
+
+
+END: dict[str, Any] = {"bundle": WHOLE, "outcome": TEXT, "digest?": TEXT, "reason?": TEXT, "cause?": TEXT}
+
+
+END |= {"traceback?": TEXT, "micro_batch?": WHOLE, "time?": NUMERIC}
+
+
+SCORE = {"value": (int, float, type(None))}
+
+
+# Name of a record -> what it must have, by key. "key?": if it is there; {"": shape}: a mapping of such values;
+# [shape]: a list of such values.
+SHAPES: list[tuple[str, Mapping[str, Any]]] = [
+    (
+        "plans/.*",
+        {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "arms?": MAP}
+        | {"places?": MAP},
+    ),
+    ("sweeps/.*", {"plan": re.compile(DIGEST)}),
+    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
+    ("records/(score|measure)/.*", {"values": {"": SCORE}, "count": WHOLE}),
+    (
+        "records/score/.*",
+        {"reference_size": (int, type(None)), "network_calls?": NUMERIC, "sample_seconds?": NUMERIC}
+        | {"extract_seconds?": NUMERIC},
+    ),
+    ("records/measure/.*", {"shift": MAP}),
+    ("records/reference/.*", {"rows": MAP, "sizes": MAP, "outputs": LIST, "moments": LIST}),
+    ("files/.*/progress-.*", {"rows": LIST}),
+    (
+        "attempts/.*",
+        {"cause": TEXT, "reason": TEXT, "time": NUMERIC, "log?": TEXT, "micro_batch?": WHOLE, "doublings?": WHOLE}
+        | {"at?": (int, str, type(None)), "host?": TEXT, "again?": TEXT, "kind?": TEXT},
+    ),
+    (
+        "blocks/.*",
+        {"digest?": TEXT, "first?": WHOLE, "count?": WHOLE, "number?": WHOLE, "seconds?": NUMERIC, "device?": TEXT}
+        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP},
+    ),
+    ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT}),
+    ("code/.*", {"main": TEXT, "files": MAP}),
+    ("waves/.*/wave.json", {"arrays": WHOLE, "time": NUMERIC, "folder": TEXT}),
+    (r"waves/.*/[0-9]+\.job\.json", {"job": (JOB, type(None))}),
+    ("waves/.*/closed.json", {"gpu_seconds": NUMERIC}),
+    ("waves/.*/failed/.*", {"reason": TEXT}),
+    ("waves/.*/stops/.*", {"only": (list, type(None)), "time": NUMERIC, "whole": bool}),
+    ("waves/.*/(starts|ends)/.*", {"job?": JOB, "time": NUMERIC, "started?": NUMERIC, "gpus?": WHOLE, "host?": TEXT}),
+    (
+        "waves/.*/ends/.*",
+        {"outcome?": TEXT, "cause?": TEXT, "reason?": TEXT, "bundles?": [END], "progress?": bool}
+        | {"networks_loaded?": WHOLE},
+    ),
+]
+
+
+_SHAPES = [(re.compile(name), shape) for name, shape in SHAPES]
+
+
+def is_name(folder: str, name: str) -> bool:
+    """Whether nagbench gives such names in that folder."""
+    return not name.startswith(".") and all(
+        pattern.fullmatch(name) for known, pattern in _NAMES if known.fullmatch(folder)
+    )
+
+
+def lacks(name: str, record: Any) -> str:
+    """The first key that a record of this name lacks, or has with another kind of value; "" if it has them all."""
+    if not isinstance(record, dict):
+        return "a mapping"
+    for known, shape in _SHAPES:
+        if known.fullmatch(name) and (key := _lacks(record, shape)):
+            return key
+    return ""
+
+
+def _lacks(record: Mapping[str, Any], shape: Mapping[str, Any]) -> str:
+    for key, wanted in shape.items():
+        name = key.removesuffix("?")
+        if name not in record:
+            if name == key:
+                return name
+        elif not any(_is(record[name], kind) for kind in (wanted if isinstance(wanted, tuple) else (wanted,))):
+            return name
+    return ""
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        each = kind.get("")
+        if not isinstance(value, dict):
+            return False
+        return not _lacks(value, kind) if each is None else all(_is(one, each) for one in value.values())
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(one, kind[0]) for one in value)
+    if isinstance(kind, re.Pattern):
+        return isinstance(value, str) and kind.fullmatch(value) is not None
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def record_name(kind: str, digest: str) -> str:
+    return f"records/{kind}/{digest}.json"
+
+
+def block_name(digest: str, number: int) -> str:
+    return f"blocks/{digest}/{number:06d}.safetensors"
+
+
+def plan_name(checksum: str) -> str:
+    return f"plans/{checksum}.json"
+
+
+def asset_folder(content: str) -> str:
+    return f"assets/{content.rstrip('/')}"
+
+
+def code_record(source: str) -> str:
+    return f"code/{source}.json"
+
+
+def code_name(source: str, path: str) -> str:
+    return f"code/{source}/{path}"
+
+
+def file_name(digest: str, name: str) -> str:
+    return f"files/{digest}/{name}"

@@ -1,0 +1,348 @@
+"""Where results live: an fsspec URL. Nothing else in nagbench writes results to a file system.
+
+A file appears whole or not at all, and the first writer wins; nothing is ever changed in place. Every file carries the
+checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again. Others
+may write to a store: files of theirs are passed over, and nothing is made or deleted through a link (folders.py).
+
+    plans/<checksum>.json               every task of a sweep as it was run, and the YAML
+    sweeps/<name>/<number>.json         which plans the sweep of that name had, the newest last
+    assets/<checksum>/<name>            a file that a sweep names: weights of an extractor, a reference
+    records/<kind>/<digest>.json        a small task is done
+    files/<digest>/<name>               its output: weights, reference features, influences
+    blocks/<digest>/<number>.safetensors    a block of samples or features; the record is its header
+    attempts/<digest>/<name>.json       an attempt that failed, with the cause; names sort by time
+    leases/<digest>/<number>.json       who is at work on a training
+    code/<digest>/<path>                the user's own code that a sweep uses; <digest>.json has the checksums
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import posixpath
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fsspec.implementations.local import LocalFileSystem
+
+from nag import cache, locations
+from orchestrator.errors import (
+    BadInput,
+    CorruptFile,
+    EnvironmentProblem,
+    MissingFile,
+    NagbenchError,
+    Passing,
+    Unreadable,
+)
+from orchestrator.identity import canonical, checksum
+from orchestrator.store import folders, layout
+from orchestrator.store.arrays import pack, unpack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+
+FORMAT = 1
+
+
+MARKER = "nagbench.json"
+
+
+AT_ONCE = 32  # questions to a remote file system
+
+
+NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # what stands in a file's place is not a file
+
+
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what stands where something is to be deleted
+
+
+class Store:
+    """A folder on a local or remote file system. Paths are relative to it, with forward slashes."""
+
+    def __init__(self, url: str, warn: Callable[[str], None] = lambda text: None) -> None:
+        """warn: is told, once each, what is passed over because it is not nagbench's or cannot be read."""
+        if not url.strip():
+            raise BadInput("the store is empty: name a folder or a URL, with --store or NAGBENCH_STORE.")
+        self.url, self.warn = url, warn
+        self._warned: set[str] = set()
+        self._is_store = False
+        try:
+            self.fs, root = locations.system(url, **({"use_listings_cache": False} if locations.is_url(url) else {}))
+        except ValueError as error:
+            raise BadInput(f"store {url!r}: {error}") from error
+        except locations.Unreachable as error:
+            raise EnvironmentProblem(f"store {error}") from error
+        self.root = root.rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def logs(self) -> Path:
+        """Where workers of this machine write a log for each task: in a local store, else in the user's cache."""
+        if self.local:
+            return Path(self.path("logs"))
+        return cache.folder("logs") / checksum(self.url.encode())
+
+    def path(self, name: str) -> str:
+        return posixpath.join(self.root, name)
+
+    def open(self) -> None:
+        """Make the store if it is not there. Raises BadInput for the store of another format, EnvironmentProblem if it
+        cannot be written.
+        """
+        if not self.create(MARKER, canonical({"format": FORMAT}).encode()):
+            self.check_format()
+
+    def check_is_store(self) -> None:
+        """Raises BadInput where there is no marker of ours: nothing is deleted in a folder that is not a store."""
+        if not self._is_store and not self.exists(MARKER):
+            raise BadInput(
+                f"{self.url} is not a store of nagbench (it has no {MARKER}), so nothing is deleted there. "
+                "Name the store, with --store or NAGBENCH_STORE."
+            )
+        self.check_format()
+        self._is_store = True
+
+    def check_format(self) -> None:
+        """Raises BadInput if there is a store of another format; a store that is not there yet is fine."""
+        try:
+            found = json.loads(self.read(MARKER)).get("format")
+        except FileNotFoundError:
+            return
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise BadInput(f"store {self.url}: {MARKER} is not readable; is this a folder of nagbench?") from error
+        if found != FORMAT:
+            raise BadInput(
+                f"store {self.url} has format {found}, this nagbench writes format {FORMAT}: "
+                "use another --store, or the nagbench version that made it"
+            )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish a whole file; False if there was one already, which then stays. Raises EnvironmentProblem if it
+        cannot.
+        """
+        try:
+            if self.local:
+                return folders.create(self.root, name, data)
+            with self._reached(name):
+                return self._create_remote(self.path(name), data)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise Passing(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
+
+    def _create_remote(self, path: str, data: bytes) -> bool:
+        for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+                return True
+            except OSError as error:
+                if error.errno != errno.EBUSY or not wait_s:  # S3: somebody else is writing it at this moment
+                    raise
+                time.sleep(wait_s)
+        return False
+
+    @contextlib.contextmanager
+    def _reached(self, name: str) -> Iterator[None]:
+        """What the library of a remote file system says of networks and credentials, as an error of ours."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, NagbenchError):
+            raise
+        except Exception as error:
+            if self.local:
+                raise
+            words = "refuses" if isinstance(error, PermissionError) else "cannot be reached"
+            raise EnvironmentProblem(f"store {self.url} {words}: {error} ({name})") from error
+
+    def at_once(self, look: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+        """`look` at each of these names: on a remote file system, where an answer takes its time, many at once."""
+        if self.local:
+            yield from map(look, names)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            yield from pool.map(look, names)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises MissingFile, CorruptFile for what is not a file, Unreadable."""
+        try:
+            if self.local:
+                return folders.read(self.path(name))
+            with self._reached(name):
+                return self.fs.cat_file(self.path(name))
+        except FileNotFoundError as error:
+            raise MissingFile(f"{name} is not in the store; it will be made again") from error
+        except NotADirectoryError as error:
+            if not os.path.exists(self.root) or os.path.isdir(self.root):
+                raise MissingFile(f"{name} is not in the store; it will be made again") from error
+            raise EnvironmentProblem(f"store {self.url} is not a folder: {error}") from error
+        except PermissionError as error:
+            raise unreadable(self.path(name), error) from error
+        except OSError as error:
+            if error.errno in NO_FILE:
+                raise CorruptFile(f"{self.path(name)} cannot be read: {error.strerror}") from error
+            raise Passing(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
+
+    def list(self, folder: str, strict: bool = False) -> list[str]:
+        """Names in a folder, sorted; empty if it is not there. Names that are not nagbench's are passed over.
+
+        strict: raise EnvironmentProblem for a folder that cannot be read, rather than pass it over.
+        """
+        path = self.path(folder)
+        try:
+            with self._reached(folder):
+                names = os.listdir(path) if self.local else [posixpath.basename(n) for n in self.fs.ls(path, False)]
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            if os.path.isdir(self.root):
+                self.pass_over(folder, "is not a folder")
+            return []
+        except OSError as error:
+            if strict or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
+                raise Passing(f"{path} cannot be read: {error.strerror or error}.") from error
+            self.pass_over(folder, f"cannot be read ({error.strerror})")
+            return []
+        found = sorted(name for name in names if layout.is_name(folder, name))
+        others = sorted(name for name in set(names).difference(found) if not name.startswith("."))
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            self.pass_over(folder, f"has files that are not nagbench's: {others[0][:80]!r}{more}")
+        return found
+
+    def pass_over(self, name: str, why: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            self.warn(f"Passed over: {self.path(name)} {why}.")
+
+    def local_copy(self, folder: str) -> str:
+        """A folder of files that never change, as one of this machine: the store's own, or a copy in a cache."""
+        if self.local:
+            return self.path(folder)
+        base = cache.folder("store")
+        target = base / checksum(self.url.encode()) / folder
+        for name in self.list(folder):
+            if not (target / name).exists():
+                folders.create(str(target), name, self.read(f"{folder}/{name}"))
+        return str(target)
+
+    def exists(self, name: str) -> bool:
+        with self._reached(name):
+            return self.fs.exists(self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Set a file aside under quarantine/, so that it is made again and can still be looked at."""
+        self.check_is_store()
+        kept = f"quarantine/{name}.{uuid.uuid4().hex[:8]}"
+        try:
+            if self.local:  # an object store has no folders, and s3fs would try to make the bucket
+                folders.move(self.root, name, kept)
+                return
+            with self._reached(name):
+                self.fs.mv(self.path(name), self.path(kept))
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError as error:
+            words = error.strerror or error
+            raise EnvironmentProblem(f"{self.path(name)} is damaged and cannot be set aside: {words}.") from error
+
+    def delete(self, name: str) -> bool:
+        """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease). A folder, and
+        what lies behind a link, stays: False.
+        """
+        self.check_is_store()
+        try:
+            if self.local:
+                folders.delete(self.root, name)
+            else:
+                with self._reached(name):
+                    self.fs.rm_file(self.path(name))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise EnvironmentProblem(f"{self.path(name)} cannot be deleted: {error.strerror or error}.") from error
+            self.pass_over(name, f"is not deleted: {error.strerror}")
+            return False
+        return True
+
+    def open_log(self, name: str) -> int:
+        """A descriptor that appends to a log of this machine. What others have put in its place is set aside."""
+        root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
+        try:
+            try:
+                return folders.append(root, path)
+            except OSError as error:
+                if not self.local or error.errno not in (*NO_FILE, errno.EMLINK):
+                    raise
+                self.remove(path)
+                return folders.append(root, path)
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.logs / name} cannot be written: {error.strerror or error}.") from error
+
+    def delete_empty_log(self, name: str) -> None:
+        root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
+        with contextlib.suppress(OSError):
+            if not os.lstat(os.path.join(root, path)).st_size:
+                folders.delete(root, path)
+
+    # Records: JSON with its own checksum.
+
+    def create_record(self, name: str, record: Mapping[str, Any]) -> bool:
+        return self.create(name, _sealed(record))
+
+    def read_record(self, name: str, *, repair: bool = True) -> dict[str, Any]:
+        """A record, checked. Raises MissingFile, or CorruptFile after setting it aside (unless not `repair`)."""
+        wrong = "does not match its checksum"
+        try:
+            record = json.loads(self.read(name))
+            claimed = record.pop("checksum")
+            if checksum(canonical(record).encode()) == claimed:
+                lacking = layout.lacks(name, record)
+                if not lacking:
+                    return record
+                wrong = f"has the checksum of its content, but no valid {lacking!r}"
+        except (MissingFile, Unreadable):
+            raise
+        except CorruptFile as error:
+            wrong = f"is not a file that can be read ({error.__cause__})"
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            pass
+        if repair:
+            self.remove(name)
+        raise CorruptFile(f"{name} {wrong}; it was set aside and will be made again")
+
+    # Tensors: safetensors whose header holds the record, with the checksum of the content.
+
+    def create_arrays(self, name: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bool:
+        return self.create(name, pack(arrays, record))
+
+    def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and record of a file, checked. Raises MissingFile, or CorruptFile after setting it aside."""
+        try:
+            arrays, record = unpack(self.read(name))
+            if lacking := layout.lacks(name, record):
+                raise ValueError(f"its record has no valid {lacking!r}")
+            return arrays, record
+        except (MissingFile, Unreadable):
+            raise
+        except (CorruptFile, ValueError) as error:
+            self.remove(name)
+            raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
+
+
+def unreadable(path: str, error: OSError) -> Unreadable:
+    return Unreadable(f"{path} cannot be read: {error.strerror}. Ask its owner, or use another --store.")
+
+
+def _sealed(record: Mapping[str, Any]) -> bytes:
+    return (canonical({**record, "checksum": checksum(canonical(record).encode())}) + "\n").encode()

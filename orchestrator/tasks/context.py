@@ -1,0 +1,284 @@
+"""The kinds of task, one a file: what it is called in a digest, and how it is done. torch is imported only when one
+runs.
+
+Each file has `VERSION`, bumped by hand when the task's result would change, and `run`. A small task writes its files
+and then its record; a block task writes blocks whose headers are their records. Both may be done twice: the first
+result stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.identity import digest
+from orchestrator.store.layout import block_name, file_name
+from orchestrator.tasks.outputs import read_output
+
+if TYPE_CHECKING:
+    from nag.estimator import Estimator
+    from nag.field import Field
+    from nag.numerics import Precision
+    from orchestrator.store.store import Store
+    from orchestrator.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker works; none of it changes a result beyond the tolerances of DESIGN.md (contract 4)."""
+
+    device: str = "cpu"
+    micro_batch: int = 256  # samples, or images of a training, that are in the network at once, on each device
+    checkpoint_s: float = 30.0  # seconds between checkpoints of a training
+    processes: int = 1  # that train one network together; on Slurm the job says how many
+    recompute: bool = False  # a training keeps no activations but computes them again: less memory, a third more work
+
+    def here(self) -> Options:
+        """With the device that `auto` is on this machine."""
+        if self.device != "auto":
+            return self
+        import torch
+
+        return replace(self, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Held(Exception):
+    """Another process is at work on this task; not a failure."""
+
+
+LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
+
+
+LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
+
+
+@dataclass
+class Context:
+    """What a task is given: the store, how to work, whom to tell, and what this worker has loaded already."""
+
+    store: Store
+    options: Options = field(default_factory=Options)
+    tell: Callable[[str, int, int], None] = lambda digest, done, of: None
+    loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loads: int = 0  # networks read from the store
+    warned: list[float] = field(default_factory=list)  # times (monotonic) of warnings that this process will end
+    tasks: dict[str, Task] = field(default_factory=dict)  # those of the plans read so far
+    places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by content
+    plans: set[str] = field(default_factory=set)
+
+    def load(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
+        """`make()`, kept while it is among the last few of its kind that were used."""
+        kept = self.loaded.setdefault(kind, {})
+        value = kept.pop(key) if key in kept else make()
+        kept[key] = value
+        if len(kept) > LOADED_AT_MOST[kind]:
+            kept.pop(next(iter(kept)))
+        return value
+
+    def network(self, digest: str, precision: Precision) -> Field:
+        """The field of a trained network, at this precision."""
+
+        def make() -> Field:
+            from nag.checkpoint import parse_network
+
+            self.loads += 1
+            data = read_output(self.store, "train", digest, "network.safetensors")
+            source = file_name(digest, "network.safetensors")
+            field = parse_network(data, self.options.device, source, self.model_of(digest))
+            return precision.applied(field)
+
+        return self.load("network", f"{digest} {precision}", make)
+
+    def estimator(self, digest: str) -> Estimator:
+        """A trained network that predicts noise levels."""
+
+        def make() -> Estimator:
+            from nag.checkpoint import parse_estimator
+
+            data = read_output(self.store, "train", digest, "network.safetensors")
+            source = file_name(digest, "network.safetensors")
+            return parse_estimator(data, self.options.device, source, self.model_of(digest))
+
+        return self.load("estimator", digest, make)
+
+    def read_plan(self, checksum: str) -> None:
+        """Learn the tasks of a plan of the store: one whose name somebody gave who is trusted."""
+        from orchestrator.tasks import stored
+
+        if checksum in self.plans:
+            return
+        found = stored.read(self.store, checksum)
+        self.tasks = found["tasks"] | self.tasks
+        self.places |= found["places"]
+        self.plans.add(checksum)
+
+    def task(self, digest: str) -> Task:
+        """A task of a plan of the store. Raises ValueError if there is none, or if this code would give it another
+        digest.
+        """
+        if digest not in self.tasks:
+            self._find(digest)
+        task = self.tasks[digest]
+        if task.digest != digest:
+            raise ValueError(f"task {digest} was planned by another version of nagbench (here it is {task.digest})")
+        return task
+
+    def _find(self, digest: str) -> None:
+        """Look for a task in all plans of the store: `task` checks that it has the digest, so any plan will do."""
+        from orchestrator.errors import CorruptFile
+        from orchestrator.tasks import stored
+
+        for name in self.store.list("plans"):
+            with contextlib.suppress(CorruptFile):
+                found = stored.read(self.store, name.removesuffix(".json"))
+                if digest in found["tasks"]:
+                    self.tasks = found["tasks"] | self.tasks
+                    self.places = found["places"] | self.places
+                    return
+        raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
+
+    def asset(self, content: str) -> str:
+        """A local path of a file (or a folder of weights) that the sweep names, as the store has it."""
+        from orchestrator.tasks import assets
+
+        return self.load("asset", content, lambda: assets.path(self.store, content))
+
+    def place(self, content: str) -> str:
+        """Where the data set with this listing lies. Raises ValueError where it is not what it was."""
+        from nag.datasets.dataset import listing
+
+        place = self.places[content]
+        if listing(place) != content:
+            raise ValueError(f"{place} has changed since the sweep was planned: other files, or other sizes")
+        return place
+
+    def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
+        """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
+
+        weights = params["weights"]
+
+        def make() -> Callable[[Any], dict[str, Any]]:
+            from safetensors.torch import load
+
+            from nag.numerics import exact
+
+            state = load(read_output(self.store, "train", weights, "extractor.safetensors")) if weights else None
+            opened = self.rebuild("features", params["extractor"]).open(state, self.options.device)
+            return exact(opened, self.options.device)
+
+        return self.load("extractor", digest([params["extractor"], weights]), make)
+
+    def rebuild(self, family: str, identity: Mapping[str, Any]) -> Any:
+        """The method that an identity names; one of the user's own from the copy of its source in the store.
+
+        Raises ValueError if this code has another VERSION of one of ours.
+        """
+        from nag.registry import find
+
+        if "encode" in identity:
+            from orchestrator.tasks.latents import Latents
+
+            return Latents(self.store, self.task(identity["encode"]), bool(identity.get("flip")))
+        if "source" in identity:
+            return self.own(identity)
+        cls = find(family, identity["name"])
+        instance = cls(**self.located(cls, identity["fields"]))
+        if identity["version"] != type(instance).VERSION:
+            here, wanted = type(instance).VERSION, identity["version"]
+            raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
+        return instance
+
+    def located(self, cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of an identity with the places of files and data sets here (FILES and FOLDERS, nag.registry)."""
+        here = dict(fields)
+        for name in getattr(cls, "FILES", {}):
+            if name in fields:
+                here[name] = self.asset(fields[name])
+        for name in getattr(cls, "FOLDERS", ()):
+            here[name] = self.place(fields[name])
+        return here
+
+    def model_of(self, digest: str) -> Callable[[Mapping[str, Any]], Any]:
+        """What gives the model that the file of a trained network describes. Code of the user's own it may only name if
+        the task does (or the one that trained what this network starts from): the file is anybody's, the digest is not.
+        """
+        from nag.checkpoint import described_model
+
+        def model(described: Mapping[str, Any]) -> Any:
+            if "source" not in described:
+                return described_model(described)
+            params = self.task(digest).params
+            while "init" in params:
+                params = self.task(params["init"]).params
+            if params.get("model", {}).get("source") != described["source"]:
+                raise ValueError(
+                    f"its model is of code {str(described['source'])[:40]!r}, which this sweep does not use"
+                )
+            return self.own(described)
+
+        return model
+
+    def own(self, identity: Mapping[str, Any]) -> Any:
+        """A method of the user's own."""
+        from orchestrator.spec.user_code import revived
+
+        cls = self.code(identity["source"], identity["name"])
+        return revived(cls, self.located(cls, identity["fields"]))
+
+    def code(self, source: str, name: str) -> type:
+        """A class of the user's own, whose digest a task names. Raises CorruptFile where the store has other code."""
+        from orchestrator.spec.user_code import load
+        from orchestrator.tasks.code import read
+
+        return self.load("code", f"{source} {name}", lambda: load(read(self.store, source), name))
+
+
+def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Mapping[str, Any], started: float) -> None:
+    """Publish a small task: its files, then the record that makes it done."""
+    import platform
+
+    from orchestrator.identity import checksum
+
+    checksums = {}
+    for name, data in files.items():
+        path = file_name(task.digest, name)
+        if not context.store.create(path, data):  # an earlier attempt died between file and record
+            kept = context.store.read(path)
+            if kept != data:
+                context.store.remove(path)
+                context.store.create(path, data)
+        checksums[name] = checksum(context.store.read(path))
+    context.store.create_record(
+        task.record_name,
+        {
+            **record,
+            "kind": task.kind,
+            "digest": task.digest,
+            "files": checksums,
+            "started": round(started, 3),
+            "seconds": round(time.time() - started, 3),
+            "host": platform.node(),
+            "device": context.options.device,
+        },
+    )
+
+
+def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | None]:
+    """Do a task of the store, or some blocks of it, where they are not there yet. Returns what was done."""
+    task = context.task(digest)
+    module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
+    if blocks is None:
+        if context.store.exists(task.record_name):
+            return []
+        module.run(context, task)
+        return [None]
+    made: list[int | None] = []
+    for number in blocks:
+        if not context.store.exists(block_name(digest, number)):
+            module.run(context, task, number)
+            made.append(number)
+    return made

@@ -1,0 +1,75 @@
+"""Latents: the blocks of an encode task as a data set to train on."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from nag.distributed import world
+from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.identity import digest
+from orchestrator.store.arrays import unpack
+from orchestrator.store.layout import block_name
+from orchestrator.store.store import Store
+from orchestrator.tasks.outputs import read_block
+from orchestrator.tasks.task import Task, shards
+
+if TYPE_CHECKING:
+    from nag.datasets.latents import LatentSplit
+
+CHECKED_AT_ONCE = 4
+
+
+class Latents:
+    """The latents of an encode task as a data set. flip: whether the flipped images are part of it."""
+
+    stores: ClassVar[str] = "latents"
+
+    def __init__(self, store: Store, task: Task, flip: bool) -> None:
+        self.store, self.task, self.flip = store, task, flip
+        arrays, record = read_block(store, task.digest, 0)
+        self.shape: tuple[int, int, int] = arrays["posterior"].shape[3:]
+        self.num_classes: int = record["num_classes"]
+
+    def open(self, split: str) -> LatentSplit:
+        """Every block is checked once on this machine. Raises CorruptFile, after setting aside what is damaged, so that
+        it is made again; ValueError for another split than "train".
+        """
+        from nag.datasets.latents import LatentSplit
+
+        if split != "train":
+            raise ValueError(f"only the training images are encoded, not {split!r}")
+        folder = self.store.local_copy(f"blocks/{self.task.digest}")
+        numbers = shards(self.task)
+        paths = [os.path.join(folder, os.path.basename(block_name(self.task.digest, number))) for number in numbers]
+        rank, size, _ = world()
+        start = len(paths) * rank // size  # processes that train together begin at other places, and share
+        turned = [*zip(numbers, paths, strict=True)]
+        with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
+            list(pool.map(lambda one: self._check(*one), turned[start:] + turned[:start]))
+        return LatentSplit(paths, self.flip)
+
+    def _check(self, number: int, path: str) -> None:
+        """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
+        from nag.datasets.listing import cache
+
+        name = block_name(self.task.digest, number)
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            raise MissingFile(f"{name} is not in the store; it will be made again") from None
+        seen = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+        if seen.exists():
+            return
+        try:
+            record = unpack(Path(path).read_bytes())[1]
+            if (record["digest"], record["number"]) != (self.task.digest, number):
+                raise ValueError(f"it is block {record['number']} of {record['digest']}")
+        except ValueError as error:
+            self.store.remove(name)
+            Path(path).unlink(missing_ok=True)  # a copy of this machine's own
+            raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()

@@ -1,0 +1,68 @@
+"""Reading what tasks have made, checked against its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.store.layout import block_name, file_name, record_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from orchestrator.store.store import Store
+
+
+def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
+    """An output file of a finished small task, checked against its record.
+
+    Raises CorruptFile, after setting file and record aside so that the task is done again, if it does not match.
+    """
+    from orchestrator.errors import CorruptFile, MissingFile, Unreadable
+    from orchestrator.identity import checksum
+
+    record = store.read_record(record_name(kind, digest))
+    path = file_name(digest, name)
+    try:
+        data = store.read(path)
+    except Unreadable:
+        raise
+    except CorruptFile as error:
+        data = b"" if isinstance(error, MissingFile) else b"not a file"
+    if checksum(data) == record["files"].get(name):
+        return data
+    if data:
+        store.remove(path)
+    store.remove(record_name(kind, digest))
+    raise CorruptFile(f"{path} does not match the checksum in its record; it was set aside and will be made again")
+
+
+def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside: also where it is a
+    whole block, but another one, as after a restore into the wrong place.
+    """
+    from orchestrator.errors import CorruptFile
+
+    name = block_name(digest, number)
+    arrays, record = store.read_arrays(name)
+    starts = (
+        record.get("first", 0) // (record.get("count") or 1)
+        if record.get("kind") == "sample"
+        else record.get("number", number)
+    )
+    if record.get("digest", digest) == digest and starts == number and "labels" in arrays:
+        return arrays, record
+    store.remove(name)
+    whole = f"{starts} of {record.get('digest')}" if "labels" in arrays else "without labels"
+    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and made again")
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:
+    """Of an extractor's outputs the first with values that are not finite: its name, the first such row, how many."""
+    import numpy as np
+
+    for name, rows in outputs.items():
+        wrong = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if wrong.any():
+            return name, int(wrong.argmax()), int(wrong.sum())
+    return None

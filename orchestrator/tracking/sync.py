@@ -1,0 +1,312 @@
+"""MLflow as a view of the records: one experiment a sweep, flat runs. Only this folder uses mlflow.
+
+Writing is idempotent: a run is found again by its key (sweep, arm, cell, parameters), all times come from the records,
+and what a run holds is noted in a tag, so that only what changed is written. One process writes to a SQLite database at
+a time, under a lock file beside it. The database may be deleted; the next run or report makes it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+from orchestrator.errors import EnvironmentProblem, NagbenchError
+from orchestrator.identity import canonical, digest
+from orchestrator.report.results import Results
+from orchestrator.store.store import Store
+from orchestrator.tracking import view
+from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, look, problem
+from orchestrator.tracking.runs import NOTE, Run, runs
+
+ARTIFACTS = "nagbench.artifacts"
+POINTS_A_CALL = 900
+WAIT_S = 60.0  # for another nagbench at the same database; a first sync of 1,000 cells takes that long
+PATIENCE = {  # of a server; one that is set by the user stays
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, report: Path | None = None) -> int:
+    """Bring MLflow up to date with what is done; the number of runs that were written. May be called at any time, from
+    any thread.
+
+    store: adds the trainings. report: the folder of the report, whose files become artifacts of the summary, and the
+    best cell of each arm gets a grid of its samples. Raises BadInput for a wrong address, EnvironmentProblem, within
+    seconds, for a database or server that cannot be written.
+    """
+    check(uri)
+    if uri == NONE:
+        return 0
+    sweep = results.plan.sweep.name
+    wanted = runs(results, store, report)
+    seen = view.tag_value(results)
+    state = digest([seen, *([run.state, run.folders] for run in wanted)])
+    with _alone(uri):
+        noted = look(uri, sweep)
+        if noted is not None and noted.partition(" ")[0] == state:
+            return 0
+        try:
+            return _tracker(uri).write(sweep, wanted, seen, state, noted)
+        except NagbenchError:
+            raise
+        except Exception as error:
+            raise problem(uri, error) from error
+
+
+@contextlib.contextmanager
+def follow(take: Callable[[], Results], uri: str, store: Store | None = None, every_s: float = 30.0) -> Iterator[None]:
+    """While a sweep runs, sync what `take` collects, again and again, in a thread of its own. A failure costs the sweep
+    nothing: it is tried again, ever more seldom, and the `sync` after the run tells the user.
+    """
+    over = threading.Event()
+
+    def body() -> None:
+        wait = every_s
+        while not over.wait(wait):
+            try:
+                sync(take(), uri, store)
+                wait = every_s
+            except Exception:  # noqa: BLE001  (whatever it is, it is not the sweep's business)
+                wait = min(2 * wait, 20 * every_s)
+
+    if uri != NONE:
+        threading.Thread(target=body, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One thread at a time, and at a SQLite database one process, by a lock on the file beside it."""
+    with _locks[uri], contextlib.ExitStack() as stack:
+        file = database(uri)
+        if file is not None:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(file.with_name(file.name + ".lock"), "w"))
+            except OSError as error:
+                raise problem(uri, error) from error
+            _lock(uri, lock)
+        yield
+
+
+def _lock(uri: str, file: TextIO) -> None:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise EnvironmentProblem(
+                    f"MLflow at {uri}: another nagbench has been writing there for {WAIT_S:.0f} s. "
+                    "Run the command again later."
+                ) from error
+            time.sleep(0.05)
+        except OSError as error:  # some network file systems
+            raise EnvironmentProblem(
+                f"MLflow at {uri}: files cannot be locked there ({error.strerror}). Name a file on another disk with "
+                "--tracking."
+            ) from error
+
+
+@dataclass
+class Known:
+    """A run as MLflow has it."""
+
+    run_id: str
+    status: str
+    state: str | None
+    folders: str | None
+
+
+_trackers: dict[str, tuple[Any, Tracker]] = {}  # by address, with what tells a file from the next of its name
+
+
+def _tracker(uri: str) -> Tracker:
+    """The connection to an address, kept. A database that was deleted or replaced since gets a new one."""
+    file = database(uri)
+    if file is None:
+        if uri not in _trackers:
+            _trackers[uri] = None, Tracker(uri, None)
+        return _trackers[uri][1]
+    if not file.exists():
+        _make(file)
+    identity = (stat := file.stat()).st_dev, stat.st_ino
+    kept = _trackers.get(uri)
+    if kept is None or kept[0] != identity:
+        # MLflow keeps open files by the spelling of their address, so a new file gets a new spelling: one more slash.
+        more = kept[1].spelling + 1 if kept else 0
+        address = f"{SQLITE}{'/' * more}{file.resolve()}"
+        _trackers[uri] = identity, Tracker(address, file.resolve().parent / f"{file.stem}-artifacts", more)
+    return _trackers[uri][1]
+
+
+def _make(file: Path) -> None:
+    """A new database, whole or not at all: its eight seconds of migrations may be interrupted."""
+    for left in file.parent.glob(f"{file.name}.new-*"):
+        left.unlink(missing_ok=True)
+    temporary = file.with_name(f"{file.name}.new-{uuid.uuid4().hex}").resolve()
+    Tracker(f"{SQLITE}{temporary}", None).client.search_experiments(max_results=1)
+    temporary.replace(file)
+
+
+def _hurry(connection: Any, _: Any) -> None:
+    """Of SQLite, in this process: commit without waiting for the disk, which takes most of the time. A killed process
+    still leaves a whole database; what a power failure damages can be made again.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+class Tracker:
+    """A connection to one MLflow, and what is known of the sweeps there. artifacts: where files go; None: to the
+    server.
+    """
+
+    def __init__(self, address: str, artifacts: Path | None, spelling: int = 0) -> None:
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
+        import logging
+
+        from mlflow import MlflowClient
+        from sqlalchemy import Engine, event
+
+        if not event.contains(Engine, "connect", _hurry):
+            event.listen(Engine, "connect", _hurry)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # migrations and tracebacks are not the user's business
+        self.client, self.artifacts, self.spelling = MlflowClient(tracking_uri=address), artifacts, spelling
+        self.known: dict[str, tuple[str, dict[str, Known]]] = {}  # sweep -> the note that we wrote, its runs by key
+
+    def write(self, sweep: str, wanted: list[Run], seen: str, state: str, noted: str | None) -> int:
+        """Write what is not there. noted: what `look` found, by which we see whether another process wrote since."""
+        experiment = self._experiment(sweep)
+        note, known = self.known.pop(sweep, ("", {}))
+        if noted is None or noted != note:
+            known = self._search(experiment.experiment_id)
+        written = 0
+        for run in wanted:
+            held = known.get(run.key)
+            if held is None or (held.state, held.status) != (run.state, run.status):
+                known[run.key] = self._put(experiment.experiment_id, run, held)
+                written += 1
+            elif run.folders and held.folders != canonical(run.folders):
+                self._upload(run, held)
+                written += 1
+        self._describe(experiment, wanted, seen)
+        note = f"{state} {len(known)}"
+        self.client.set_experiment_tag(experiment.experiment_id, STATE, note)
+        self.known[sweep] = note, known
+        return written
+
+    def _experiment(self, sweep: str) -> Any:
+        found = self.client.get_experiment_by_name(sweep)
+        if found is None:
+            from mlflow.exceptions import MlflowException
+
+            place = (self.artifacts / sweep).as_uri() if self.artifacts else None
+            with contextlib.suppress(MlflowException):  # another process made it just now
+                self.client.create_experiment(sweep, artifact_location=place)
+            found = self.client.get_experiment_by_name(sweep)
+        elif found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is None:
+            raise EnvironmentProblem(f"MLflow does not make the experiment {sweep!r}, and does not say why.")
+        return found
+
+    def _search(self, experiment: str) -> dict[str, Known]:
+        """Our runs of an experiment. Of twins, which two writers at one server can make, the second is deleted."""
+        known: dict[str, Known] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([experiment], max_results=1000, page_token=token)
+            for run in page:
+                tags, info = run.data.tags, run.info
+                if KEY not in tags:
+                    continue
+                one = Known(info.run_id, info.status, tags.get(STATE), tags.get(ARTIFACTS))
+                first, *twins = sorted([one, *filter(None, [known.get(tags[KEY])])], key=lambda each: each.run_id)
+                known[tags[KEY]] = first
+                for twin in twins:
+                    self.client.delete_run(twin.run_id)
+            token = page.token
+            if not token:
+                return known
+
+    def _put(self, experiment: str, run: Run, held: Known | None) -> Known:
+        """Write a run whole. Whatever is written again is the same, so this may be cut off anywhere."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        tags = dict(run.tags)
+        if held is None:
+            made = self.client.create_run(
+                experiment, start_time=run.start_ms, tags={KEY: run.key, **tags}, run_name=run.name
+            )
+            held, tags = Known(made.info.run_id, "RUNNING", None, None), {}
+        else:
+            tags["mlflow.runName"] = run.name
+        for first in range(POINTS_A_CALL, len(run.points), POINTS_A_CALL):
+            rest = run.points[first : first + POINTS_A_CALL]
+            self.client.log_batch(held.run_id, metrics=[Metric(*point) for point in rest])
+        self._upload(run, held)
+        self.client.log_batch(
+            held.run_id,
+            metrics=[Metric(*point) for point in run.points[:POINTS_A_CALL]],
+            params=[Param(key, value) for key, value in run.params.items()],
+            tags=[RunTag(key, value) for key, value in {**tags, STATE: run.state}.items()],
+        )
+        if run.status != "RUNNING":
+            self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
+        return Known(held.run_id, run.status, run.state, held.folders)
+
+    def _upload(self, run: Run, held: Known) -> None:
+        """Upload the artifacts of which another version, or none, is there."""
+        import json
+
+        there = json.loads(held.folders or "{}")
+        changed = {name for name, state in run.folders.items() if there.get(name) != state}
+        if not changed:
+            return
+        with TemporaryDirectory() as folder:
+            for path, artifact in run.artifacts.items():
+                if path.partition("/")[0] in changed:
+                    with contextlib.suppress(FileNotFoundError, ValueError):  # samples that were not kept
+                        data = artifact.read()
+                        target = Path(folder, path)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(data)
+            self.client.log_artifacts(held.run_id, folder)
+        held.folders = canonical(run.folders)
+        self.client.set_tag(held.run_id, ARTIFACTS, held.folders)
+
+    def _describe(self, experiment: Any, wanted: list[Run], seen: str) -> None:
+        """The shared view and the sweep's text at the experiment. Only ornaments: MLflow may refuse them."""
+        from mlflow.exceptions import MlflowException
+
+        note = next((run.tags[NOTE] for run in wanted if NOTE in run.tags), "")
+        for name, value in {view.TAG: seen, NOTE: note}.items():
+            if experiment.tags.get(name) != value:
+                with contextlib.suppress(MlflowException):
+                    self.client.set_experiment_tag(experiment.experiment_id, name, value)
+
+
+__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "look", "sync"]

@@ -1,0 +1,80 @@
+"""The backends of one machine hold to the contract. A new backend adds a line to BACKENDS: how it is made, and where
+its workers are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends.inline import Here
+from orchestrator.backends.local import Local
+from orchestrator.execution.protocol import Backend
+from orchestrator.plan.model import Plan
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
+from tests.orchestrator import contract
+from tests.orchestrator.conftest import Ran
+from tests.orchestrator.contract import *  # noqa: F403  (its tests, and what they compare with)
+from tests.orchestrator.contract import Kind, Used, using
+
+
+@contextlib.contextmanager
+def here(store: Store, plan: Plan) -> Iterator[Backend]:
+    yield Here(store, Options())
+
+
+@contextlib.contextmanager
+def local(store: Store, plan: Plan) -> Iterator[Backend]:
+    yield Local(store, 2, Options())
+
+
+@contextlib.contextmanager
+def ray(store: Store, plan: Plan) -> Iterator[Backend]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from orchestrator.backends.ray.backend import Ray
+
+    yield Ray(store, Options(), cpus=2)
+
+
+BACKENDS = {
+    "here": Kind(here, None),
+    "local": Kind(local, lambda backend: [process.process.pid for process in backend.processes]),
+    "ray": Kind(ray, lambda backend: [hand.about["pid"] for hand in backend.hands if hand.host]),
+}
+WITH_WORKERS = pytest.mark.parametrize("used", [name for name in BACKENDS if BACKENDS[name].workers], indirect=True)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def used(request: pytest.FixtureRequest, truth: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    with using(BACKENDS[request.param], truth, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@WITH_WORKERS
+def test_a_worker_that_is_lost(used: Used, truth: Ran) -> None:
+    contract.a_worker_that_is_lost(used, truth)
+
+
+@WITH_WORKERS
+def test_what_is_ended_at_work(used: Used, truth: Ran) -> None:
+    contract.what_is_ended_at_work(used, truth)
+
+
+def test_a_worker_that_dies_while_it_is_idle_is_not_blamed(truth: Ran, tmp_path: Path) -> None:
+    """Nor is the bundle that it was just being given, where nothing has told of the death yet."""
+    with using(BACKENDS["local"], truth, tmp_path) as used:
+        samples, _ = used.stream(0)
+        first = used.work((samples, (0,)))
+        used.backend.submit([first])
+        used.until_ended(first.handle)
+        (idle,) = used.backend.processes
+        idle.process.kill()
+        idle.process.wait()
+        idle.process.poll = lambda: None  # as it answers while another thread waits for the same process
+        second = used.work((samples, (1,)))
+        used.backend.submit([second])
+        assert contract.ends(used.until_ended(second.handle))[second.handle].outcome == "done"

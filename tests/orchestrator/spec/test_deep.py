@@ -1,0 +1,139 @@
+"""`check --deep`: what only weights and data tell is refused before anything is submitted, each with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nag.models.dit import DiT
+from nag.models.sit import SiT
+from orchestrator.errors import BadInput
+from orchestrator.spec.deep_check import look
+from orchestrator.spec.reader import read_sweep
+from tests.orchestrator.conftest import nagbench
+
+SWEEP = """\
+name: deep
+networks:
+  net: {checkpoint: net.pt, family: FAMILY, heads: 2, data: {name: digits}}
+sampler: {name: SAMPLER, steps: 4}
+sample: {count: 20, block: 20}
+arms:
+  plain: {}
+  guided: {GUIDANCE}
+"""
+
+
+def moved(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of a network that does something: a new one predicts zero."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: weight + 0.02 * torch.randn(weight.shape, generator=generator)
+        for name, weight in module.state_dict().items()
+        if name != "null_noise"
+    }
+
+
+def sit(shape: tuple[int, int, int] = (1, 8, 8)) -> dict[str, torch.Tensor]:
+    return moved(SiT(hidden=16, depth=1, heads=2, patch=4).module(shape, 10, null_noise=False))
+
+
+def dit() -> dict[str, torch.Tensor]:
+    return moved(DiT(hidden=16, depth=1, heads=2, patch=4).module((1, 8, 8), 10, null_noise=False))
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """`deep(weights)`: what `check --deep` returns and says of a sweep of that checkpoint."""
+
+    def checked(
+        weights: Any, family: str = "sit", sampler: str = "euler", guidance: str = "cfg: {scale: 1.5}"
+    ) -> tuple[int, str]:
+        if isinstance(weights, bytes):
+            (tmp_path / "net.pt").write_bytes(weights)
+        else:
+            torch.save(weights, tmp_path / "net.pt")
+        text = SWEEP.replace("FAMILY", family).replace("SAMPLER", sampler).replace("GUIDANCE", guidance)
+        (tmp_path / "sweep.yaml").write_text(text)
+        try:
+            return 0, "\n".join(look(read_sweep(tmp_path / "sweep.yaml")))
+        except BadInput as error:
+            return error.exit_code, str(error)
+
+    return checked
+
+
+def test_good(deep: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, text = deep(sit())
+    assert code == 0, text
+    done = nagbench("check", "--deep", tmp_path / "sweep.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert text in done.stdout
+    assert "[1, 8, 8], 10 classes, predicts velocity, null class condition" in text
+    assert "1,438 training and 359 held-out images" in text
+
+
+def test_guidance_that_the_network_never_learned(deep: Callable[..., tuple[int, str]]) -> None:
+    code, text = deep(sit(), guidance="nag: {scale: 1.0}")
+    assert code == 2
+    assert "arm 'guided' needs the null noise condition, and it has none; fine-tune it with noise_dropout" in text
+    assert "sweeps/nag_ready.yaml" in text
+
+
+def test_another_shape_than_the_data(deep: Callable[..., tuple[int, str]]) -> None:
+    code, text = deep(sit((4, 16, 16)))
+    assert code == 2
+    assert "its states are [4, 16, 16], the images of its data [1, 8, 8]" in text
+
+
+def test_weights_that_are_nan(deep: Callable[..., tuple[int, str]]) -> None:
+    weights = sit()
+    weights["blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
+    code, text = deep(weights)
+    assert code == 2
+    assert "blocks.0.mlp.fc1.weight" in text
+    assert "not finite" in text
+
+
+def test_weights_that_are_missing_or_of_another_family(deep: Callable[..., tuple[int, str]]) -> None:
+    weights = sit()
+    del weights["final_layer.linear.bias"]
+    code, text = deep(weights)
+    assert code == 2
+    assert "final_layer.linear.bias" in text
+    code, text = deep({"layer1.weight": torch.zeros(3)})
+    assert code == 2
+
+
+class Payload:
+    """Runs code when it is unpickled by a reader that lets it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (exec, ("import pathlib; pathlib.Path('/tmp/nagbench-was-here').touch()",))
+
+
+def test_a_pickle_that_would_run_code(deep: Callable[..., tuple[int, str]]) -> None:
+    trace = Path("/tmp/nagbench-was-here")
+    trace.unlink(missing_ok=True)
+    code, text = deep({"weights": Payload()})
+    assert code == 2
+    assert not trace.exists()
+    assert "net.pt" in text
+
+
+@pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_files_that_are_none(deep: Callable[..., tuple[int, str]], data: bytes) -> None:
+    code, text = deep(data)
+    assert code == 2
+    assert "net.pt" in text
+
+
+def test_a_sampler_that_does_not_fit(deep: Callable[..., tuple[int, str]]) -> None:
+    """That much is known without the weights."""
+    code, text = deep(sit(), sampler="ddpm")
+    assert code == 2
+    assert "'ddpm' cannot sample network 'net'" in text
