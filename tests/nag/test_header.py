@@ -240,7 +240,7 @@ def test_an_estimator_is_read_by_the_same_model() -> None:
 
 def test_a_checkpoint_that_is_no_file(tmp_path: Path) -> None:
     for family in (None, "dit"):
-        with pytest.raises(ValueError, match=f"^{tmp_path}: a folder; a checkpoint is one file$"):
+        with pytest.raises(ValueError, match=f"^{tmp_path} is a folder, not a file$"):
             load_network(tmp_path, family)
 
 

@@ -58,8 +58,9 @@ def test_the_distance_is_right_also_where_covariances_are_singular(case, scale):
     expected = by_singular_values(x, r) * scale**2
     a, b = moments(x * scale), moments(r * scale)
     there, back = frechet_distance(a.mean, a.cov, b.mean, b.cov), frechet_distance(b.mean, b.cov, a.mean, a.cov)
-    assert there == pytest.approx(expected, rel=1e-8)
-    assert back == pytest.approx(expected, rel=1e-8)
+    # Where both are singular, rounding of 1e-16 in S is 1e-8 in its root; how much of it is there the BLAS decides.
+    assert there == pytest.approx(expected, rel=1e-7)
+    assert back == pytest.approx(expected, rel=1e-7)
     assert there == pytest.approx(by_scipy(a.mean, a.cov, b.mean, b.cov), rel=1e-6)
     assert Reference(b.mean, b.cov).influence(x * scale)[0] == pytest.approx(expected, rel=1e-7)
 
