@@ -107,11 +107,11 @@ DIGESTS = {
     "train 0": "750f86818d7bb60c0dc8862c08e92678",
     "sample 1": "4d62104ba2554726dde54fa8537449b1",
     "train 2": "4c6ae953783a36f4c92285620414618e",
-    "reference 3": "263768f8cbf0bc60c5442f6584215d9d",
-    "extract 4": "5fa6be8343bdb120dd5e75aa6a831e60",
-    "score 5": "1c6b806cf81fc3a2106528ac0b6a4f3f",
-    "score 6": "68f761949a356041edf652e83a77504f",
-    "score 7": "b1e17d55a79e85bbd5e1b6245562ad79",
+    "reference 3": "de813e14b71f9e08d3d66eb199285366",
+    "extract 4": "b5aad410cfd7e0167d3df51952d6dacc",
+    "score 5": "76c52e67b512c9a920d6465667deee74",
+    "score 6": "6987c3cc83cfaaefddbab076979964ad",
+    "score 7": "ac45dacb9ec7f0a0b532093d104dfb18",
     "cell": "7d606c6619675462faa0232d280e5657",
 }
 

@@ -19,7 +19,7 @@ from orchestrator.tasks.task import Task
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 DECODED = 8  # latents in the autoencoder at once: at 256 x 256 each takes over half a GB there
 
 Block = tuple[dict[str, "np.ndarray"], dict[str, Any]]

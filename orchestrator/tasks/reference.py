@@ -26,7 +26,7 @@ from orchestrator.tasks.task import Task, shards
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
 PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are those of all rows in one array
 MOMENTS = "moments.safetensors"
 WIDEST = 8192  # beyond it a covariance has over half a GB
