@@ -201,20 +201,24 @@ def no_deeper(model: Any, tensors: Mapping[str, Tensor]) -> None:
 def description_in(path: str | Path) -> Description | None:
     """What a file says of its network, from its header alone; None for a file that does not describe itself.
 
-    Raises ValueError, naming the file, where it is one of ours and its header is wrong or does not fit the file.
+    Raises ValueError, naming the file, where it is one of ours and its header is wrong or does not fit the file, and
+    where it cannot be read at all.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            if KEY not in _table(file, size).get("__metadata__", {}):
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if KEY not in _table(file, size).get("__metadata__", {}):
+                    return None
+            except ValueError:
                 return None
-        except ValueError:
-            return None
-        file.seek(0)
-        try:
-            return described(read(file, size))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            file.seek(0)
+            try:
+                return described(read(file, size))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def sentence(error: ValidationError) -> str:

@@ -111,7 +111,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
 
         place = getattr(instance, name)
         try:
-            found[name] = Outside(place, listing(place), copied=False)
+            found[name] = Outside(place, listing(place, compute=compute), copied=False)
         except FileNotFoundError:  # a sweep can be planned where its data is not
             found[name] = Outside(place, f"absent {place}", copied=False)
         except Unreachable as error:

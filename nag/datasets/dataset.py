@@ -69,16 +69,17 @@ def originals(split: Split) -> int:
     return getattr(split, "originals", len(split))
 
 
-def listing(path: str) -> str:
+def listing(path: str, *, compute: bool = True) -> str:
     """The identity of a data set where it lies: a checksum of the names and sizes of its files and of what is in them
-    (`nag.datasets.listing`); of a single file, of its content. The place itself is no part of it.
+    (`nag.datasets.listing`); of a single file, of its content. The place itself is no part of it. Without `compute` a
+    large single file that was never read has a name of its own, equal to no other.
 
     Not seen: in a data set of very many files, one that has another of the same name and size in its place; and, until
     its folder changes or `check --deep` reads all again, one of very many that is written over in place.
     """
     from nag.datasets.listing import look
 
-    return look(path, names=False).checksum
+    return look(path, names=False, compute=compute).checksum
 
 
 @overload

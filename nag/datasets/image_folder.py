@@ -62,14 +62,14 @@ class ImageFolder:
         """From the kept listing's folders: no file is read."""
         from nag.datasets.listing import look
 
-        return max(1, len(layout_of(look(self.path, names=False).folders).classes))
+        return max(1, len(layout_of(look(self.path, names=False, folder=True).folders).classes))
 
     def open(self, split: str) -> ImageSplit:
         """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such data set."""
         from nag.datasets.listing import look
 
         check_split(split)
-        return self._open(split, look(self.path))
+        return self._open(split, look(self.path, folder=True))
 
     def _open(self, split: str, found: Listing) -> ImageSplit:
         import numpy as np
@@ -113,7 +113,7 @@ class ImageFolder:
         from nag.datasets.listing import look
 
         try:
-            found = look(self.path, fresh=True)
+            found = look(self.path, fresh=True, folder=True)
             splits = {split: self._open(split, found) for split in ("train", "held_out")}
         except (OSError, ValueError) as error:
             return [str(error)]

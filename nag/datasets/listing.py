@@ -30,11 +30,12 @@ from nag.locations import reached
 DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
 SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
 SCANNERS = 16  # threads: on a network disk most of the time is waiting
-FORMAT = 2  # of a kept listing
+FORMAT = 3  # of a kept listing
 EVERY, SAMPLE, STAMPED = 65_536, 16_384, 1_024  # files
 WHOLE, PIECES = 65_536, 4  # bytes of which all count; of a larger file, in so many pieces
 PLAIN_SUFFIXES, PLAIN_WHOLE = (".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".npy", ".raw"), 1 << 20
 AT_ONCE = 128  # remote files that are read at once
+QUICK = 1 << 28  # bytes of a single file that are read where nothing is to take long
 
 
 class Listing(NamedTuple):
@@ -53,15 +54,18 @@ def cache(kind: str) -> Path:
     return folder(kind)
 
 
-def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:
-    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders.
+def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False) -> Listing:
+    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders. Without
+    `compute` a single local file of more than QUICK bytes that was never read has a checksum equal to no other.
 
     Raises FileNotFoundError where nothing is there, ValueError for what is neither file nor folder or is never read,
-    locations.Unreachable.
+    for a single file where a `folder` is needed (it is not read), locations.Unreachable.
     """
     place = _place(path)
     if (reason := locations.refusal(path)) is not None:
         raise ValueError(reason)
+    if folder and not _is_url(path) and os.path.isfile(place):
+        raise ValueError(f"{path} is a file, not a folder")
     where = str(place) if _is_url(path) else os.path.realpath(place)
     kept = cache("listings") / f"{digest(where)}.json"
     found = None if fresh else _read(kept, path, names)
@@ -70,7 +74,11 @@ def look(path: str, *, fresh: bool = False, names: bool = True) -> Listing:
     started = time.time_ns()
     folders, sizes, stamps = _scan_url(path) if _is_url(path) else _scan(place)
     ordered = tuple(sorted(sizes))
-    chosen = [] if ordered == ("",) else _first(ordered, len(ordered) if len(ordered) <= EVERY else SAMPLE)
+    if folder and ordered == ("",):
+        raise ValueError(f"{path} is a file, not a folder")
+    if not compute and ordered == ("",) and not _is_url(path) and sizes[""] > QUICK:
+        return Listing(f"unread {digest(json.dumps([where, sizes[''], stamps['']]))}", (), ordered, (sizes[""],))
+    chosen = _first(ordered, len(ordered) if len(ordered) <= EVERY else SAMPLE)
     files = {} if _is_url(path) else {name: _changed(place, name) for name in chosen[:STAMPED]}
     checksum = _content(local(path)) if ordered == ("",) else _checksum(path, ordered, sizes, chosen)
     found = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
@@ -191,8 +199,9 @@ def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
 
 
 def _changed(root: str, name: str) -> list[int]:
-    stat = os.stat(os.path.join(root, name))
-    return [stat.st_size, stat.st_mtime_ns]
+    """What shows that a file is another one; of a single file also what a program cannot set."""
+    stat = os.stat(os.path.join(root, name) if name else root)
+    return [stat.st_size, stat.st_mtime_ns] + ([] if name else [stat.st_ctime_ns, stat.st_ino])
 
 
 def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
@@ -284,7 +293,7 @@ def _holds(path: str, stamps: dict[str, Any], files: dict[str, list[int]]) -> bo
             single = system.isfile(root)
             return bool(stamps[""] == (str(system.checksum(root)) if single else _top(system, root)))
     place = _place(path)
-    folders = all(os.stat(os.path.join(place, name)).st_mtime_ns == stamp for name, stamp in stamps.items())
+    folders = all(_changed(place, name)[1] == stamp for name, stamp in stamps.items())
     return folders and all(_changed(place, name) == found for name, found in files.items())
 
 

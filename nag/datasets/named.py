@@ -28,12 +28,23 @@ class Task(ImageFolder):
 
     official: ClassVar[Official]
 
+    @property
+    def num_classes(self) -> int:
+        """Raises ValueError where the folders are not the classes of the data set."""
+        from nag.datasets.listing import look
+
+        return self._classes(look(self.path, names=False, folder=True))
+
     def _open(self, split: str, found: Listing) -> ImageSplit:
+        self._classes(found)
+        return super()._open(split, found)
+
+    def _classes(self, found: Listing) -> int:
         classes = len(layout_of(found.folders).classes)
         if classes not in self.official.classes:
             known = " or ".join(f"{count:,}" for count in self.official.classes)
             raise ValueError(f"{self.path} has {classes:,} class folders to train on, {_name(self)} has {known}")
-        return super()._open(split, found)
+        return classes
 
     def _classes_or(self, otherwise: int) -> int:
         return self.official.classes[0]

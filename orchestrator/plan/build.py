@@ -12,8 +12,9 @@ from nag.datasets.image_folder import ImageFolder
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import Outside, canonical, content, digest
-from orchestrator.spec.model import REFERENCE_ROWS, Network
+from orchestrator.spec.model import REFERENCE_ROWS, Network, Sweep
 from orchestrator.spec.reference_file import Published
+from orchestrator.spec.yaml_nodes import mistake_at
 from orchestrator.tasks.task import BLOCK_KINDS, Task
 
 BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory several times
@@ -21,10 +22,12 @@ SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
 
 
 class Builder:
-    """Without `hashes` no checkpoint is read: one that was never read before is then of a content of its own."""
+    """Without `hashes` no checkpoint is read: one that was never read before is then of a content of its own. sweep:
+    what is planned, in whose file mistakes are shown; None where no network is.
+    """
 
-    def __init__(self, hashes: bool = True) -> None:
-        self.hashes = hashes
+    def __init__(self, hashes: bool = True, sweep: Sweep | None = None) -> None:
+        self.hashes, self.sweep = hashes, sweep
         self.tasks: dict[str, Task] = {}
         self.blocks: dict[str, int] = {}
         self.outside: dict[tuple[str, bool], Outside] = {}  # by content, and whether it is copied
@@ -104,7 +107,7 @@ class Builder:
         """The identity of what a network is trained on, with the tasks that it needs: its images, or their latents."""
         if network.autoencoder is None:
             return self.identity(network.data), ()
-        images, count = self.images(network.data), images_in(network)
+        images, count = self.images(network.data), images_in(network, self.sweep)
         params = {"data": images, "autoencoder": self.identity(network.autoencoder), "count": count, "block": SHARD}
         encode = self.add("encode", params, (), -(-count // SHARD))
         self.encoded[canonical(images)] = encode
@@ -152,15 +155,17 @@ def training_identity(training: Any) -> dict[str, Any]:
     return {"version": type(training).VERSION, "fields": identity.changed_fields(training)}
 
 
-def images_in(network: Network) -> int:
+def images_in(network: Network, sweep: Sweep | None) -> int:
     """How many images a network is trained on, flips apart; kept by the data set's identity, for to list a million
     names takes seconds. Where they are not on this machine: what the official split has, or else one shard.
+
+    Raises SpecError, at the place in the sweep's file, where they are not a data set.
     """
     from nag.datasets.dataset import originals
     from nag.datasets.listing import cache
 
     data = network.data
-    kept = cache("counts") / digest(identity.method(data))
+    kept = cache("counts") / digest(identity.method(data, compute=False))
     with contextlib.suppress(OSError, ValueError):
         return int(kept.read_text())
     try:
@@ -169,7 +174,8 @@ def images_in(network: Network) -> int:
         official = getattr(data, "official", None)
         return (official.train or max(official.total)) if official else SHARD
     except (OSError, ValueError) as error:
-        raise BadInput(f"networks.{network.name}.data: {error}") from error
+        file, text = (sweep.path, sweep.text) if sweep else ("", "")
+        raise mistake_at(file, text, ("networks", network.name, "data"), f"{error}.") from error
     if isinstance(data, ImageFolder):  # others are counted at once
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
     """The tasks of a sweep, or of some of its arms. Without `hashes` no checkpoint is read: one that was never read
     before is then a network that no store has.
     """
-    builder = Builder(hashes)
+    builder = Builder(hashes, sweep)
     wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
     for cell in wanted:  # first, so that a reference knows whether its images are encoded too
         builder.network(cell.network)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nag.header import description_in
 from nag.registry import name_of
+from orchestrator.errors import BadInput
 from orchestrator.plan.build import SHARD, images_in
 from orchestrator.plan.model import Plan
 from orchestrator.retention.garbage import File, files
@@ -115,7 +116,7 @@ def _latents(plan: Plan) -> Space:
     for cell in (planned.cell for planned in plan.cells):
         for network in (n for each in (cell.network, *cell.references.values()) for n in each.line):
             if network.train is not None and network.autoencoder is not None and (shape := network.shape):
-                count = images_in(network)
+                count = images_in(network, plan.sweep)
                 size = Space(count * (8 * math.prod(shape) + 8), -(-count // SHARD))
                 found[repr((network.data, network.autoencoder))] = size
     return sum(found.values(), Space())
@@ -129,7 +130,12 @@ def shape_of(network: Network) -> tuple[int, ...] | None:
     """(C, H, W) of a network's samples, as far as that is written without its weights."""
     if network.data is not None or network.autoencoder is not None:
         return network.shape
-    described = description_in(Path(network.checkpoint)) if network.checkpoint else None
+    if network.checkpoint is None or not os.path.isfile(network.checkpoint):
+        return None
+    try:
+        described = description_in(network.checkpoint)
+    except ValueError as error:  # it was in order when the sweep was read
+        raise BadInput(f"networks.{network.name}.checkpoint: {error}.") from error
     return described.state if described else None
 
 

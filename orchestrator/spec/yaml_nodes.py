@@ -7,6 +7,7 @@ int, float, str, lists and dicts is ever made; tags, merge keys and repeated key
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -176,6 +177,17 @@ def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
     if root is None:
         raise BadInput(f"{file}: the file is empty. {kind[1]}")
     return _Tree(file).node(root, root.start_mark.line + 1, None, "", 0)
+
+
+def mistake_at(file: str, text: str, keys: tuple[str, ...], message: str) -> SpecError:
+    """The error for a value that was found to be wrong after the file was read: at its line, or the nearest above."""
+    node: Node | None = None
+    with contextlib.suppress(BadInput):  # without a text there are no lines
+        node = parse(text, file)
+    for key in keys:
+        inside = node.value if node is not None else None
+        node = inside.get(key, node) if isinstance(inside, dict) else node
+    return SpecError(file or "the sweep", node.line if node else None, ".".join(keys), message)
 
 
 def _plain_words(error: yaml.MarkedYAMLError) -> str:

@@ -274,3 +274,27 @@ def test_a_file_that_cannot_be_read_is_named(root, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(PermissionError, match=r"a/1\.png"):
         files._checksum(str(root), ("a/1.png",), {"a/1.png": 7}, ["a/1.png"])
+
+
+def test_a_file_where_a_folder_is_needed_is_not_read(tmp_path):
+    with (tmp_path / "huge.safetensors").open("wb") as file:
+        file.truncate(16 << 30)
+    began = time.monotonic()
+    for path in (str(tmp_path / "huge.safetensors"), memory("alone", {"x": b"x"}) + "/x"):
+        with pytest.raises(ValueError, match="is a file, not a folder"):
+            files.look(path, folder=True)
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_large_file_that_was_never_read_has_a_name_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "QUICK", 10)
+    write(tmp_path / "small.npz", b"x" * 10)
+    write(tmp_path / "large.npz", b"x" * 11)
+    assert listing(str(tmp_path / "small.npz"), compute=False) == listing(str(tmp_path / "small.npz"))
+    unread = listing(str(tmp_path / "large.npz"), compute=False)
+    assert unread.startswith("unread ")
+    settled(tmp_path)
+    os.utime(tmp_path / "large.npz", (time.time() - 60,) * 2)
+    read = listing(str(tmp_path / "large.npz"))
+    assert read != unread
+    assert listing(str(tmp_path / "large.npz"), compute=False) == read, "it was read, and that is kept"

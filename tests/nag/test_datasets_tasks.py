@@ -40,6 +40,8 @@ def test_another_number_of_classes_is_refused(cls, tmp_path):
     assert (data.shape, data.FOLDERS, data.VERSION) == ((3, 4, 4), ("path",), 1)
     with pytest.raises(ValueError, match=f"has 3 class folders to train on, {cls.__name__} has "):
         data.open("train")
+    with pytest.raises(ValueError, match=f"has 3 class folders to train on, {cls.__name__} has "):
+        _ = data.num_classes
     assert len(data.inspect()) == 1
 
 

@@ -19,7 +19,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,8 +35,8 @@ from orchestrator.identity import digest
 from orchestrator.plan.model import Plan, PlannedCell, Scored
 from orchestrator.plan.progress import Done, missing
 from orchestrator.spec.model import Cell, Sweep
-from orchestrator.store.layout import plan_name
 from orchestrator.store.store import Store
+from orchestrator.tasks import stored
 from orchestrator.tasks.context import Options
 from orchestrator.tasks.task import Task
 
@@ -210,16 +209,18 @@ def _settings(told: dict[str, Any]) -> Settings:
 
 
 class StoredPlan(Plan):
-    """A plan as the store has it: all that an engine needs. Of its cells it has arm and tasks; reports need more."""
+    """A plan as the store has it: all that an engine needs. Of its cells it has arm and tasks; reports need more.
+
+    Raises MissingFile, or CorruptFile for one whose content does not have that name.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
-        found = store.read_record(plan_name(name), repair=False)
-        made = found["tasks"]
-        order = TopologicalSorter({key: made[key]["inputs"] for key in made}).static_order()  # JSON has sorted them
-        tasks = {key: Task(made[key]["kind"], made[key]["params"], tuple(made[key]["inputs"])) for key in order}
+        found = stored.read(store, name)
+        tasks: dict[str, Task] = found["tasks"]
         sweep = Sweep(found["sweep"], "", found["text"], (), (), None, frozenset(), keep=found["keep"])
         super().__init__(sweep, tasks, found["blocks"], _cells(found, tasks), ())
-        self.__dict__ |= {"found": found, "goals": frozenset(found["goals"])}
+        document = {**found, "tasks": {key: task.definition() for key, task in tasks.items()}}
+        self.__dict__ |= {"found": document, "goals": frozenset(found["goals"])}
 
     def document(self) -> dict[str, Any]:
         return self.__dict__["found"]

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nag.autoencoders.block_means import BlockMeans
+from nag.datasets import listing
 from nag.datasets.synthetic import MadeUp
 from nag.registry import name_of
 from orchestrator.errors import BadInput
@@ -36,6 +38,18 @@ arms:
   plain: {}
   dog: {dog: {scale: 1.5, reference: pre}}
   nag: {nag: {scale: {grid: [0.5, 1.0, 2.0]}}}
+"""
+
+NPZ = """\
+networks:
+  sit:
+    data: {name: npz, path: images.npz}
+    model: {name: sit, hidden: 8, depth: 1, heads: 2, patch: 2}
+    train: {steps: 5, batch: 4, lr: 1e-3}
+sampler: {name: euler, steps: 2}
+sample: {count: 4, block: 4}
+arms:
+  plain: {}
 """
 
 
@@ -167,3 +181,27 @@ def test_a_checkpoint_that_describes_itself_stays(tmp_path: Path) -> None:
     (tmp_path / "loaded.yaml").write_text(tuned)
     with pytest.raises(BadInput, match=r"its images are \[3, 8, 8\], the checkpoint's \[1, 8, 8\]"):
         read_sweep(tmp_path / "loaded.yaml", smoke=True)
+
+
+@pytest.mark.parametrize("command", ["check", "status"])
+def test_a_file_where_a_folder_of_images_is_needed(sweep: Callable[..., Path], tmp_path: Path, command: str) -> None:
+    """It is refused at its line and not read: these are 16 GB."""
+    with (tmp_path / "birds").open("wb") as file:
+        file.truncate(16 << 30)
+    done = nagbench(command, sweep(), timeout=20)
+    assert done.returncode == 2
+    words = f"sweep.yaml:7: networks.tuned.data.grid[0]: {tmp_path / 'birds'} is a file, not a folder."
+    assert done.stderr.strip().endswith(words)
+
+
+def test_a_large_npz_that_was_never_read_is_not_read_by_status(
+    sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "QUICK", 100)
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.split("networks:")[0] + NPZ)
+    monkeypatch.setattr(listing, "_content", lambda path: pytest.fail(f"{path} was read"))
+    found = plan(read_sweep(path), hashes=False)
+    assert '"unread ' in json.dumps(found.document())
+    assert absent(found) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import io
 import re
 import xml.etree.ElementTree as ElementTree
@@ -337,3 +338,15 @@ def test_a_crowd_of_arms_is_still_a_page(tmp_path: Path) -> None:
     assert len(results.plan.sweep.arms) == 26
     assert "22 more arms in the table" in page.text
     assert "Named are the 5 best" in page.text
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, store = made(tmp_path / "made", samples=False)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(EnvironmentProblem) as raised:
+        write_report(results, compare(results, store), store, tmp_path / "report", COMMAND)
+    assert str(raised.value) == f"report {tmp_path / 'report'} cannot be written: No space left on device."

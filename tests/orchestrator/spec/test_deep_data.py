@@ -59,7 +59,7 @@ def test_good(sweep: Callable[..., Path], tmp_path: Path) -> None:
 def test_folders_that_are_of_another_task(sweep: Callable[..., Path], tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["a", "b"], 10, size=8)
     message = deep(sweep("cub200"))
-    words = f"{tmp_path}/images has 2 class folders to train on, CUB200 has 200"
+    words = f"{tmp_path}/images has 2 class folders to train on, CUB200 has 200."
     assert message == f"refused: sweep.yaml:4: networks.sit.data: {words}"
 
 

@@ -116,7 +116,8 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / "c").mkdir()
     path = written(tmp_path)
     with pytest.raises(
-        BadInput, match=r"networks.sit.data: .*/data/c has no images \(1 of 3 class folders have none\)"
+        BadInput,
+        match=r"sweep\.yaml:\d+: networks\.sit\.data: .*/data/c has no images \(1 of 3 class folders have none\)",
     ):
         list(look(read_sweep(path)))
     (reason,) = reasons(path, tmp_path)

@@ -296,3 +296,13 @@ def test_a_network_that_cannot_be(tmp_path: Path, entry: str, words: str) -> Non
     (tmp_path / "x.yaml").write_text(ONLY.replace("ENTRY", entry))
     with pytest.raises(SpecError, match=rf"x\.yaml:3: networks\.sit.*{words}"):
         read_sweep(tmp_path / "x.yaml")
+
+
+def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
+    """It opens and then gives an error, as a broken disk does."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(LOADED.replace("CHECKPOINT", "/proc/self/mem").replace("FAMILY", ", family: dit"))
+    with pytest.raises(
+        SpecError, match=r"sweep\.yaml:3: networks\.mine\.checkpoint: /proc/self/mem: cannot be read \("
+    ):
+        read_sweep(path)

@@ -19,9 +19,10 @@ import pytest
 from safetensors.numpy import load, save
 
 from nag.checkpoint import KEY, metadata
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.backends.ray.jobs import StoredPlan
+from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.execution import worker
-from orchestrator.identity import canonical, checksum
+from orchestrator.identity import canonical, checksum, content
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import plan_checksum
 from orchestrator.spec.reader import read_sweep
@@ -228,8 +229,6 @@ def test_an_asset_of_equal_size_and_time(tmp_path: Path, marker: Path) -> None:
     store.open()
     file = tmp_path / "net.pt"
     file.write_bytes(b"a" * 100)
-    from orchestrator.identity import content
-
     known = content(str(file))
     assert assets.keep(store, known, file) == []
     there = Path(assets.path(store, known))
@@ -243,6 +242,69 @@ def test_an_asset_of_equal_size_and_time(tmp_path: Path, marker: Path) -> None:
     overwrite(store, f"assets/{known}/net.pt", b"b" * 100)  # again, before the next submission
     assert assets.keep(store, known, file) == [f"assets/{known}/net.pt"]
     assert Path(assets.path(store, known)).read_bytes() == b"a" * 100
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_an_asset_of_a_shared_store_is_used_from_ones_own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Others can write to the store, and exchange the file after it was checked: what is opened is not theirs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store, given = Store(str(tmp_path / "store")), tmp_path / "given"
+    store.open()
+    given.mkdir()
+    (given / "net.safetensors").write_bytes(b"a" * 100)
+    source = given if form == "folder" else given / "net.safetensors"
+    known = content(str(source))
+    assets.keep(store, known, source)
+    folder = Path(store.path(f"assets/{known.rstrip('/')}"))
+    assert Path(assets.path(store, known)).is_relative_to(store.root), "nobody else can write there"
+    folder.chmod(0o777)
+    there = Path(assets.path(store, known))
+    file = there / "net.safetensors" if form == "folder" else there
+    assert there.is_relative_to(tmp_path / "cache")
+    assert (tmp_path / "cache/nagbench/assets").stat().st_mode & 0o077 == 0
+    (folder / "net.safetensors").write_bytes(b"b" * 100)
+    assert file.read_bytes() == b"a" * 100
+    with pytest.raises(CorruptFile, match="is not what was put there"):
+        assets.path(store, known)
+    assets.keep(store, known, source)
+    folder.chmod(0o777)
+    assert assets.path(store, known) == str(there)
+    file.write_bytes(b"c" * 100)  # a damaged copy is made again
+    assert assets.path(store, known) == str(there)
+    assert file.read_bytes() == b"a" * 100
+    assert [path.name for path in (tmp_path / "cache/nagbench/assets").iterdir()] == [known.rstrip("/")]
+
+
+def test_without_a_cache_of_ones_own_the_copy_is_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store, source = Store(str(tmp_path / "store")), tmp_path / "net.pt"
+    store.open()
+    source.write_bytes(b"a" * 100)
+    known = content(str(source))
+    assets.keep(store, known, source)
+    there = Path(store.path(f"assets/{known}/net.pt"))
+    there.chmod(0o666)
+    copy = Path(assets.path(store, known))
+    assert (copy.name, copy.read_bytes()) == ("net.pt", b"a" * 100)
+    assert copy != there
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_job_on_ray_refuses_another_plan_under_the_name_it_was_told(finished: Ran, tmp_path: Path) -> None:
+    """Its own checksum is right: what counts is that of the name."""
+    store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
+    name = plan_checksum(finished.plan)
+    assert plan_checksum(StoredPlan(store, name)) == name
+    other = finished.plan.document()
+    other["keep"] = "influence"
+    overwrite(store, plan_name(name), sealed(other))
+    with pytest.raises(CorruptFile, match="is another plan"):
+        StoredPlan(store, name)
 
 
 def test_blocks_and_records_of_right_checksum_and_wrong_shape(finished: Ran, tmp_path: Path) -> None:
