@@ -21,7 +21,10 @@ def test_the_packages_say_their_version() -> None:
 
 def test_importing_a_package_does_not_look_for_its_version() -> None:
     code = "import sys, nag, orchestrator; sys.exit('importlib.metadata' in sys.modules)"
-    assert subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path = {sys.path!r}; {code}"]).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path = {sys.path!r}; {code}"]).returncode
+        == 0
+    )
 
 
 def test_usage_errors_and_help_are_as_without_it() -> None:
