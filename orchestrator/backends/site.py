@@ -120,8 +120,8 @@ def find_site(site: str | None) -> Path:
         return found[name]
     if site is None:
         raise BadInput(
-            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in {folders()[1]}, or "
-            f"say --site PATH or NAME. Known: {', '.join(sorted(found)) or 'none'}."
+            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in "
+            f"{folders()[1]}, or say --site PATH or NAME. Known: {', '.join(sorted(found)) or 'none'}."
         )
     close = difflib.get_close_matches(name, found, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -15,7 +15,10 @@ def init(
     path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml",
     like: Annotated[
         str | None,
-        typer.Option(help="Copy this example, such as digits or paper/scratch, under the new name.", callback=given),
+        typer.Option(
+            help="Copy this example, such as digits or paper/scratch. Paths in it are then read from the new folder.",
+            callback=given,
+        ),
     ] = None,
 ) -> None:
     """Write a commented sweep to start from, and the JSON schema for editors."""

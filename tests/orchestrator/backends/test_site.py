@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.site import KINDS, Local, read_site
+from orchestrator.backends.site import KINDS, Local, find_site, folders, read_site
 from orchestrator.backends.slurm.settings import STAGES, Resources, Slurm
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.spec import examples
@@ -267,9 +267,7 @@ def test_options_of_sbatch(slurm: Callable[[str], Slurm]) -> None:
 def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     own = tmp_path / "nagbench"
-    with pytest.raises(
-        BadInput, match=r"site\.yaml: there is no such file\. Write it after an example in .*sites, or say"
-    ):
+    with pytest.raises(BadInput, match=r"site\.yaml: there is no such file\. Write it after an example in .*sites, or"):
         read_site()
     own.mkdir()
     (own / "site.yaml").write_text("kind: local\n")
