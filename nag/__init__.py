@@ -26,6 +26,10 @@ __all__ = ["Moments", "build", "frechet_distance", "load_network", "sample"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nagbench")
     if name not in _HOME:
         raise AttributeError(f"module 'nag' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

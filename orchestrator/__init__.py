@@ -1,6 +1,6 @@
 """From a sweep file to an answer. In a notebook: `orchestrator.open_sweep("sweeps/digits.yaml").cells()`.
 
-Importing this package imports nothing else; the name below loads its module when it is first used.
+Importing this package imports nothing else; `open_sweep` and `__version__` load what they need when first used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ __all__ = ["open_sweep"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nagbench")
     if name != "open_sweep":
         raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
     from orchestrator.notebook import open_sweep

@@ -57,7 +57,7 @@ def begin(
 ) -> Campaign:
     """What a user's command begins, here and now. Raises BadInput where the site cannot train what is to be trained."""
     check_batches(plan, site)
-    if site.kind == "slurm":
+    if site.settings.writes_campaigns:
         tracking = _set_apart(tracking, plan.sweep.name, lambda: shared_folder(store, site))
     return Campaign(
         sweep=os.path.abspath(plan.sweep.path),
@@ -146,11 +146,7 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
 
 def check_batches(plan: Plan, site: Site) -> None:
     """Raise BadInput for a training whose global batch the processes of the site do not divide."""
-    wide = f"processes is {site.settings.trained_on}"
-    if site.kind == "slurm":
-        asked = site.settings.resources("train")
-        wide = f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
-    divided(plan, site.settings.trained_on, f"{site.path}: {wide}")
+    divided(plan, site.settings.trained_on, f"{site.path}: {site.settings.trained_words}")
 
 
 def divided(plan: Plan, processes: int, said: str) -> None:

@@ -25,6 +25,7 @@ from orchestrator.backends.site_values import Count
 from orchestrator.backends.slurm.settings import Slurm
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
+from orchestrator.spec import examples
 from orchestrator.spec.construct import Builder
 from orchestrator.spec.yaml_nodes import parse, read_text
 
@@ -62,6 +63,15 @@ class Local:
     def trained_on(self) -> int:
         return self.processes
 
+    @property
+    def trained_words(self) -> str:
+        """Where their number is written."""
+        return f"processes is {self.processes}"
+
+    @property
+    def writes_campaigns(self) -> bool:
+        return False
+
 
 KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}
 
@@ -97,7 +107,7 @@ def read_site(site: str | None = None) -> Site:
 def folders() -> list[Path]:
     """Where names of sites are looked up: the user's own, then the examples of the project."""
     config = xdg("CONFIG", ".config") / "nagbench"
-    return [config, Path(__file__).resolve().parents[2] / "sites"]
+    return [config, examples.folder("sites")]
 
 
 def find_site(site: str | None) -> Path:
@@ -110,8 +120,8 @@ def find_site(site: str | None) -> Path:
         return found[name]
     if site is None:
         raise BadInput(
-            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in sites/, or say "
-            f"--site PATH or NAME. Known: {', '.join(sorted(found)) or 'none'}."
+            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in "
+            f"{folders()[1]}, or say --site PATH or NAME. Known: {', '.join(sorted(found)) or 'none'}."
         )
     close = difflib.get_close_matches(name, found, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -44,6 +44,24 @@ app = typer.Typer(
 )
 out = Screen(highlight=False, soft_wrap=False)
 err = Screen(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"nagbench {version('nagbench')}\n")
+        sys.stdout.flush()
+        raise typer.Exit
+
+
+@app.callback()
+def nagbench(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """What stands before the name of a command."""
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., None]:

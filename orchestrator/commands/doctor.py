@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.commands.app import command, err, open_store, out, print_json, read_plan
+from orchestrator.commands.app import command, err, out, print_json, read_plan
 from orchestrator.commands.options import JsonOption, SiteOption, StoreOption, TrackingOption, absolute
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.backends.doctor_rows import Row
+
+STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 
 @command
@@ -21,17 +30,45 @@ def doctor(
     site: SiteOption = None,
 ) -> int:
     """Say what this machine has, or with --site what a cluster can do, what is missing, and the fix."""
+    from orchestrator.backends import local_doctor
+    from orchestrator.backends.doctor_rows import missing_weights
+    from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
-    from orchestrator.commands import doctor_machine as machine
-    from orchestrator.commands import doctor_site as site_doctor
 
     found = read_plan(sweep) if sweep else None
-    place = read_site(site) if site else None
-    if place and place.kind != "local":
-        with err.status("Asking the cluster..."):
-            rows = list(site_doctor.look(place, open_store(absolute(store)), found))
-    else:
-        with err.status("Looking at this machine..."):
-            rows = machine.doctor(store, tracking, machine.missing_weights(found) if found else ())
-    print_json(machine.as_json(rows)) if as_json else out.print(machine.table(rows))
-    return machine.exit_code(rows)
+    place = at(read_site(site)) if site else None
+    with err.status(f"Asking {place.title}..." if place else "Looking at this machine..."):
+        if place:
+            rows = list(place.doctor(absolute(store), tracking, found))
+        else:
+            rows = local_doctor.doctor(store, tracking, missing_weights(found) if found else ())
+    print_json(rows_as_json(rows)) if as_json else out.print(table(rows))
+    return exit_code(rows)
+
+
+def exit_code(rows: Iterable[Row]) -> int:
+    """3 where something that is needed is missing."""
+    return 3 if any(row.state == "missing" and row.needed for row in rows) else 0
+
+
+def rows_as_json(rows: Iterable[Row]) -> dict[str, Any]:
+    rows = list(rows)
+    return {"ok": exit_code(rows) == 0, "rows": [asdict(row) for row in rows]}
+
+
+def table(rows: Iterable[Row]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+    for _ in range(3):
+        found.add_column(overflow="fold")
+    for row in rows:
+        absent = row.state == "missing" and not row.needed
+        state = Text("not here", style="dim") if absent else Text(row.state, style=STYLES[row.state])
+        detail = Text(row.detail)
+        if row.fix:
+            detail.append(f"\n{row.fix}", style="dim" if absent else "bold")
+        found.add_row(row.name, state, detail)
+    return found

@@ -7,13 +7,23 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.app import command, out
+from orchestrator.commands.options import given
 
 
 @command
-def init(path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml") -> None:
+def init(
+    path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml",
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="Copy this example, such as digits or paper/scratch. Paths in it are then read from the new folder.",
+            callback=given,
+        ),
+    ] = None,
+) -> None:
     """Write a commented sweep to start from, and the JSON schema for editors."""
     from orchestrator.spec.template import starter
 
-    for written in starter(path):
+    for written in starter(path, like):
         out.print(f"wrote {written}", markup=False, soft_wrap=True)
     out.print(f"Next: nagbench check {path}, then nagbench run {path} --smoke", markup=False, soft_wrap=True)

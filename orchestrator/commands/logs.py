@@ -21,15 +21,15 @@ def logs(
     site: SiteOption = None,
 ) -> None:
     """Show the logs of local tasks: the last line of each, or all of those of a cell."""
-    from orchestrator.backends.ray import jobs as ray_jobs
+    from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
     from orchestrator.commands import task_logs as written
     from orchestrator.plan.model import find_cell
 
     found, opened = read_plan(sweep, smoke), open_store(store)
-    place = read_site(site) if site else None
-    if place and place.kind == "ray":
-        out.print(ray_jobs.logs(found.sweep.name, opened, place), markup=False, soft_wrap=True)
+    whole = queue_at(read_site(site) if site else None).logs(found.sweep.name, opened)
+    if whole is not None:
+        out.print(whole, markup=False, soft_wrap=True)
         return
     chosen = find_cell(found, cell) if cell else None
     if follow:

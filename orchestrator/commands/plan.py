@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.campaign import check_batches
 from orchestrator.commands.app import command, open_store, out, print_json, read_plan
 from orchestrator.commands.options import ArmOption, JsonOption, SiteOption, SmokeOption, StoreOption, SweepArgument
 from orchestrator.notebook import DEFAULT_STORE
@@ -13,20 +12,14 @@ from orchestrator.report.formatting import plural
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.backends.site import Site
-    from orchestrator.plan.model import Plan
-    from orchestrator.store.store import Store
+    from orchestrator.backends.slurm.forecast import Forecast
 
 
-def forecast_table(found: Plan, opened: Store, place: Site) -> tuple[Table, str, dict[str, Any]]:
+def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     """What `plan --site` shows: the arrays by kind, one line of what it will take, and the same for machines."""
     from rich import box
     from rich.table import Table
 
-    from orchestrator.backends.slurm.forecast import forecast
-
-    check_batches(found, place)
-    expected = forecast(found, opened, place.settings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "arrays", "elements", "at once", "longest", "GPU hours"):
         table.add_column(name, justify="left" if name == "stage" else "right")
@@ -66,6 +59,7 @@ def plan(
     site: SiteOption = None,
 ) -> None:
     """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
+    from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.availability import absent
     from orchestrator.plan.progress import Done
@@ -77,7 +71,8 @@ def plan(
     found, opened = read_plan(sweep, smoke, arm), open_store(store)
     done = Done(opened)
     tasks, space, repeated = counts(found, done), estimate(found), again(found, done)
-    arrays, words, told = forecast_table(found, opened, place) if place and place.kind == "slurm" else (None, "", {})
+    expected = at(place).forecast(found, opened) if place else None
+    arrays, words, told = forecast_table(expected) if expected else (None, "", {})
     if as_json:
         cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
         disk = space.as_json()

@@ -54,8 +54,8 @@ def run(
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
     from orchestrator.backends.campaign import begin, divided, patiently
     from orchestrator.backends.inline import Here
+    from orchestrator.backends.kinds import at
     from orchestrator.backends.local import Local
-    from orchestrator.backends.open import opener
     from orchestrator.backends.ray.backend import Ray
     from orchestrator.backends.site import read_site
     from orchestrator.backends.slurm.reconcile import Reconcile
@@ -69,6 +69,7 @@ def run(
 
     check_tracking(tracking)
     place = read_site(site) if site else None
+    kind = at(place) if place else None
     check_device(device, processes)
     if backend not in ("local", "ray"):
         raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
@@ -79,7 +80,7 @@ def run(
         raise BadInput(f"{words}; a site's file has its own")
     if here and (workers or backend != "local" or processes > 1):
         raise BadInput("--here is this process alone; --workers, --backend and --processes do not go with it")
-    if max_gpu_hours is not None and not (place and place.kind == "slurm"):
+    if max_gpu_hours is not None and not (kind and kind.counts_hours):
         raise BadInput(UNCOUNTED)
     found = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
@@ -97,15 +98,15 @@ def run(
     if cell:
         tracking = NONE  # a cell for debugging is no part of the sweep's comparison
     with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
-        if place:
+        if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
             folder = str(report_folder(found).absolute())
             begun = begin(
                 found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
             )
-            at_site = opener(found, opened, place, begun, observer.note, Reconcile)
+            at_site = kind.open(found, opened, begun, observer.note, Reconcile)
             do = functools.partial(engine.run, found, opened, at_site, observer, begun.since)
-            do() if place.kind == "local" else patiently(do, observer.note)
+            patiently(do, observer.note) if kind.far else do()
         else:
             engine.run(found, opened, make, observer)
     return compare_and_report(found, opened, store, tracking)

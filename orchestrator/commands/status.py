@@ -12,7 +12,6 @@ from orchestrator.commands.options import (
     TrackingOption,
 )
 from orchestrator.display import address
-from orchestrator.errors import EnvironmentProblem
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
@@ -27,9 +26,8 @@ def status(
     site: SiteOption = None,
 ) -> None:
     """Say how far a sweep is. Writes nothing, waits for nothing."""
-    from orchestrator.backends.ray import jobs as ray_jobs
+    from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
-    from orchestrator.backends.slurm.ledger import queue_states
     from orchestrator.plan.progress import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
@@ -41,30 +39,22 @@ def status(
     failed = [cell for cell in results.cells if cell.reason is not None]
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)
-    queue, trouble = queue_states(opened, found.sweep.name)
-    place = read_site(site) if site else None
-    jobs: list[ray_jobs.Job] = []
-    if place and place.kind == "ray":
-        try:
-            jobs = ray_jobs.status(found.sweep.name, opened, place)
-        except EnvironmentProblem as error:
-            trouble = str(error)
+    queue = queue_at(read_site(site) if site else None)
+    queued = queue.status(found.sweep.name, opened)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": found.sweep.name, "store": address(store), "tracking": address(tracking)}
-        told = [{"id": job.id, "status": job.status} for job in jobs]
-        now = {"cells": cells, "tasks": tasks, "queue": queue, "queue_unknown": trouble, "ray_jobs": told}
-        print_json({**known, **now})
+        now = {"queue": queued.elements, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
+        print_json({**known, "cells": cells, "tasks": tasks, **now})
         return
     out.print(counts_table(tasks))
-    for kind, states in queue.items():
+    for kind, states in queued.elements.items():
         words = ", ".join(f"{number:,} {state}" for state, number in states.items())
-        out.print(f"Slurm, {kind}: {words} (elements)", markup=False, soft_wrap=True)
-    for job in jobs:
-        out.print(f"Ray job {job.id}: {job.status.lower()}", markup=False, soft_wrap=True)
-    if trouble:
-        who = "Ray" if place and place.kind == "ray" else "Slurm"
-        out.print(f"{who} does not say what is queued: {trouble}", markup=False, soft_wrap=True)
+        out.print(f"{queue.title}, {kind}: {words} (elements)", markup=False, soft_wrap=True)
+    for job in queued.jobs:
+        out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}", markup=False, soft_wrap=True)
+    if queued.unknown:
+        out.print(f"{queue.title} does not say what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
         out.print(failure(cell), soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
 from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import GRID
 from orchestrator.spec.model import KEEP, Sample
 from orchestrator.spec.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
@@ -75,11 +77,11 @@ arms:
 """
 
 
-def starter(path: str | Path) -> list[Path]:
+def starter(path: str | Path, like: str | None = None) -> list[Path]:
     """Write a sweep, named after its file, and the schema beside it; the files that were written. Replaces nothing, but
-    for a schema that an earlier `init` wrote.
+    for a schema that an earlier `init` wrote. like: an example of the project, copied in place of the usual one.
 
-    Raises BadInput where a file is there already or its name is none for a sweep.
+    Raises BadInput where a file is there already, its name is none for a sweep, or there is no such example.
     """
     target = Path(path)
     if target.suffix not in (".yaml", ".yml"):
@@ -91,6 +93,8 @@ def starter(path: str | Path) -> list[Path]:
         )
     if os.path.lexists(target):
         raise BadInput(f"{target} is there already, and stays. Give another name.")
+    usual = SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem)
+    sweep = usual if like is None else _copy(like, target)
     beside = target.with_name(SCHEMA_FILE)
     text = json.dumps(schema(), separators=(",", ":"), ensure_ascii=False) + "\n"
     written = [target]
@@ -103,12 +107,20 @@ def starter(path: str | Path) -> list[Path]:
             beside.write_text(text)
             written.append(beside)
         with open(target, "x") as file:
-            file.write(SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem))
+            file.write(sweep)
     except FileExistsError as error:
         raise BadInput(f"{error.filename} is there already, and stays. Give another name.") from error
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename or target} cannot be written: {error.strerror}.") from error
     return written
+
+
+def _copy(like: str, target: Path) -> str:
+    """An example under the name of the new file, with the schema for editors."""
+    example = example_sweep(like)
+    text = re.sub(r"(?m)^name:.*$", f"name: {target.stem}", example.read_text(), count=1)
+    text = re.sub(rf"\bsweeps/(\w+/)?{re.escape(example.name)}", lambda _: target.as_posix(), text)
+    return f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}"
 
 
 def schema() -> Schema:

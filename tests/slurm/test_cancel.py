@@ -92,9 +92,9 @@ def test_cancel_ends_all_and_leaves_a_store_that_resumes(place: Place) -> None:
     count, theirs = len(place.queue()), other.queue()
     ended = place("cancel")
     assert (ended.exit_code, place.queue(), place.open_waves()) == (0, {}, [])
-    assert f"{count} elements are gone." in ended.output
+    assert f"Ended: {count} elements." in ended.output
     assert other.queue() == theirs
-    assert "0 elements are gone." in place("cancel").output
+    assert "Ended: 0 elements." in place("cancel").output
     assert place("submit").exit_code == 0
     assert len(place.queue()) == count
 

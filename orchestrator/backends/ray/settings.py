@@ -63,3 +63,12 @@ class Ray:
     @property
     def trained_on(self) -> int:
         return self.processes
+
+    @property
+    def trained_words(self) -> str:
+        """Where their number is written."""
+        return f"processes is {self.processes}"
+
+    @property
+    def writes_campaigns(self) -> bool:
+        return False

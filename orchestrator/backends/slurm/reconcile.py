@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.campaign import Campaign, patiently, tracking_of
-from orchestrator.backends.open import opener
+from orchestrator.backends.kinds import at
 from orchestrator.backends.slurm.ledger import tidy
 from orchestrator.errors import EnvironmentProblem, Passing
 
@@ -47,7 +47,7 @@ def reconcile(begun: Campaign) -> int:
         observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
         return 2
     site = read_site(begun.site)
-    make = opener(found, opened, site, begun, observer.note, Reconcile)
+    make = at(site).open(found, opened, begun, observer.note, Reconcile)
     code, away = 0, None
 
     def advance() -> tuple[int, dict[str, str]]:

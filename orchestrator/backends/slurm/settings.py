@@ -126,6 +126,17 @@ class Slurm:
         asked = self.resources("train")
         return max(1, asked.gpus) * asked.nodes
 
+    @property
+    def trained_words(self) -> str:
+        """Where their number is written."""
+        asked = self.resources("train")
+        return f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
+
+    @property
+    def writes_campaigns(self) -> bool:
+        """Whether what goes on with a campaign reads it from a file of the cluster."""
+        return True
+
     def partition_of(self, gpus: int) -> str | None:
         return self.partition if gpus else self.cpu_partition or self.partition
 

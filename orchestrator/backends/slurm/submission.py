@@ -34,7 +34,7 @@ def owner() -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
 
 
-def _slurm(
+def open_slurm(
     plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Slurm]:
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.site import KINDS, Local, read_site
+from orchestrator.backends.site import KINDS, Local, find_site, folders, read_site
 from orchestrator.backends.slurm.settings import STAGES, Resources, Slurm
 from orchestrator.errors import BadInput, SpecError
+from orchestrator.spec import examples
 
 SITES = sorted((Path(__file__).parents[3] / "sites").glob("*.yaml"))
 
@@ -266,7 +267,7 @@ def test_options_of_sbatch(slurm: Callable[[str], Slurm]) -> None:
 def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     own = tmp_path / "nagbench"
-    with pytest.raises(BadInput, match=r"site\.yaml: there is no such file\. Write it after an example in sites/"):
+    with pytest.raises(BadInput, match=r"site\.yaml: there is no such file\. Write it after an example in .*sites, or"):
         read_site()
     own.mkdir()
     (own / "site.yaml").write_text("kind: local\n")
@@ -280,6 +281,20 @@ def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_site(str(tmp_path / "nothing.yaml"))
     with pytest.raises(BadInput, match="this is a directory"):
         read_site(f"{own}/")
+
+
+def test_sites_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a source tree the examples lie where pip has put them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    installed = tmp_path / "data/share/nagbench/sites"
+    installed.mkdir(parents=True)
+    (installed / "installed.yaml").write_text("kind: local\n")
+    monkeypatch.setattr(examples.sysconfig, "get_path", lambda name: str(tmp_path / name))
+    assert "installed" not in {path.stem for path in folders()[1].glob("*.yaml")}  # the source tree has its own
+    monkeypatch.setattr(examples, "SOURCE", tmp_path / "site-packages")
+    assert find_site("installed") == installed / "installed.yaml"
+    with pytest.raises(BadInput, match=r"unknown site 'slurm'\..*Known: installed"):
+        find_site("slurm")
 
 
 def test_reading_a_site_is_instant(tmp_path: Path) -> None:

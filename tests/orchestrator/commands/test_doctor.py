@@ -13,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from orchestrator.commands import doctor_machine as module
-from orchestrator.commands.doctor_machine import Row, as_json, doctor, exit_code, table
+from orchestrator.backends import local_doctor as module
+from orchestrator.backends.doctor_rows import Row
+from orchestrator.backends.local_doctor import doctor
+from orchestrator.commands.doctor import exit_code, rows_as_json, table
 from orchestrator.tracking import address
 
 
@@ -42,7 +44,7 @@ def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = text(rows)
     assert all(row.name in shown for row in rows)
     assert max(map(len, shown.splitlines())) <= 80
-    document = json.loads(json.dumps(as_json(rows)))
+    document = json.loads(json.dumps(rows_as_json(rows)))
     assert document["ok"] is True
     assert document["rows"][0].keys() == {"name", "state", "detail", "fix", "needed"}
 

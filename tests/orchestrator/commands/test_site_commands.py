@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.backends import kinds
+from orchestrator.backends import site as site_files
+from orchestrator.backends.ray import site_kind as ray_kind
+from orchestrator.backends.slurm import site_kind as slurm_kind
+from orchestrator.commands import status as status  # registers itself
+from orchestrator.commands.app import app
 from tests.orchestrator.conftest import Ran, nagbench
 
 SLURM = "kind: slurm\npartition: gpu\ncpu_partition: cpu\nthrottle: 2\n"
@@ -74,6 +81,7 @@ def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
         (("submit",), "kind: local\n", "kind 'local' has no queue; nagbench run --site does the sweep there."),
         (("run",), "kind: ray\n", "address is missing: HOST:6379, as `ray start --head` says it"),
         (("submit",), "kind: ray\n", "jobs is missing: the address of Ray's Job API, such as http://head:8265"),
+        (("cancel",), "kind: local\n", "nothing is queued at a site of kind 'local'; Ctrl-C ends a run there."),
         (("cancel", "--arm", "nag"), RAY, "--arm, --cell: a Ray job does its sweep as a whole; cancel it whole."),
     ],
 )
@@ -109,3 +117,40 @@ def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[
     doctor = json.loads(nagbench("doctor", *options, "--json").stdout)
     rows = {row["name"]: row for row in doctor["rows"]}
     assert (rows["address"]["state"], rows["jobs"]["state"], doctor["ok"]) == ("warning", "missing", False)
+
+
+def test_every_kind_of_site_is_in_both_tables() -> None:
+    """Its settings, which read a file, and what it can do."""
+    assert kinds.KINDS.keys() == site_files.KINDS.keys()
+
+
+LOCAL = "kind: local\n"
+
+
+def test_a_local_site_has_no_queue_and_the_rows_of_this_machine(
+    write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = ("--store", tmp_path / "store", "--site", site(LOCAL))
+    doctor = json.loads(nagbench("doctor", *options, "--tracking", "none", "--json").stdout)
+    names = {row["name"] for row in doctor["rows"]}
+    assert {"Python", "machine", "store"} <= names
+    assert not {"site", "job", "jobs", "address"} & names
+    assert "No logs of this sweep" in nagbench("logs", write(), *options).stdout
+
+
+def test_status_names_who_does_not_say_what_is_queued(
+    write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Slurm that is away is no matter of a Ray cluster, nor of this machine."""
+    monkeypatch.setattr(slurm_kind, "queue_states", lambda *_: ({}, "squeue is away"))
+    monkeypatch.setattr(ray_kind.jobs, "status", lambda *_: [])
+
+    def said(*where: object) -> str:
+        arguments = ["status", str(write()), "--store", str(tmp_path / "store"), *map(str, where)]
+        return CliRunner().invoke(app, arguments, catch_exceptions=False).output
+
+    assert "Slurm does not say what is queued: squeue is away" in said()
+    assert "Slurm does not say what is queued: squeue is away" in said("--site", site(SLURM))
+    for text in (RAY, LOCAL):
+        assert "Cells: 0 of 8 done" in said("--site", site(text))
+        assert "does not say" not in said("--site", site(text))

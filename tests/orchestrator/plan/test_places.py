@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nag.datasets.dataset import listing
-from orchestrator.commands.doctor_site import _is_there
+from orchestrator.backends.slurm.doctor import _is_there
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
 from orchestrator.identity import content
 from orchestrator.plan import score_images as scoring

@@ -1,4 +1,4 @@
-"""`nagbench doctor`: what this machine has, what is missing, and the fix for each.
+"""What this machine has, what is missing, and the fix for each.
 
 Libraries are imported in processes of their own, with a time limit, so that a broken installation is a line of the
 answer. Programs are asked, not trusted to be there: a Slurm that does not answer is no Slurm.
@@ -16,25 +16,17 @@ import sys
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from rich import box
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
+from orchestrator.backends.doctor_rows import Row, weights
 from orchestrator.display import address
 from orchestrator.errors import NagbenchError
-from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 from orchestrator.tracking.address import NONE, look
 
 IMPORT_S = 120.0  # torch from a cold network file system
 ASK_S = 10.0
 LEAST_GB = 5
-STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 TORCH = """
 import json, torch
@@ -58,15 +50,6 @@ LIBRARIES = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    name: str
-    state: Literal["ok", "missing", "warning"]
-    detail: str
-    fix: str = ""
-    needed: bool = True  # without it nothing, or nothing on this store, runs
-
-
 def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
     """Look at this machine. Nothing is changed: the store gets one file, which is removed again.
 
@@ -77,30 +60,6 @@ def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
         rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
         found = [library.result() for library in libraries]
     return [rows[0], *found, *rows[1:]]
-
-
-def exit_code(rows: Iterable[Row]) -> int:
-    """3 where something that is needed is missing."""
-    return 3 if any(row.state == "missing" and row.needed for row in rows) else 0
-
-
-def as_json(rows: Iterable[Row]) -> dict[str, Any]:
-    rows = list(rows)
-    return {"ok": exit_code(rows) == 0, "rows": [asdict(row) for row in rows]}
-
-
-def table(rows: Iterable[Row]) -> RenderableType:
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-    for _ in range(3):
-        found.add_column(overflow="fold")
-    for row in rows:
-        absent = row.state == "missing" and not row.needed
-        state = Text("not here", style="dim") if absent else Text(row.state, style=STYLES[row.state])
-        detail = Text(row.detail)
-        if row.fix:
-            detail.append(f"\n{row.fix}", style="dim" if absent else "bold")
-        found.add_row(row.name, state, detail)
-    return found
 
 
 def _python() -> Row:
@@ -224,25 +183,3 @@ def _ask(*command: str) -> list[str] | str:
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return done.stdout.splitlines()
-
-
-def weights(needed: Iterable[str]) -> list[Row]:
-    """The files of feature networks that can be fetched: which are here, and are they whole?"""
-    from nag.pretrained import KNOWN, find
-
-    rows, needed = [], frozenset(needed)
-    for name, known in KNOWN.items():
-        found, fix = find(name), f"nagbench fetch {name}"
-        if found is None:
-            rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
-        elif known.size is not None and found.stat().st_size != known.size:
-            detail = f"{found} has {found.stat().st_size:,} bytes, not {known.size:,}"
-            rows.append(Row("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed))
-        else:
-            rows.append(Row("weights", "ok", str(found), needed=False))
-    return rows
-
-
-def missing_weights(plan: Plan) -> list[str]:
-    """The names of downloaded weights that a sweep needs and that are not on this machine."""
-    return [found.content.removeprefix("missing ") for found in plan.outside.values() if not found.place]

@@ -1,6 +1,4 @@
-"""`nagbench doctor --site`: one tiny real job, and what it and Slurm's own words say of the cluster; of a Ray cluster,
-whether it answers.
-"""
+"""What a Slurm cluster says of itself, and what one tiny real job finds on a node: `nagbench doctor --site`."""
 
 from __future__ import annotations
 
@@ -20,14 +18,12 @@ from typing import Any
 
 from nag import locations
 from orchestrator.backends.campaign import shared_folder
-from orchestrator.backends.ray.connection import check_answers
-from orchestrator.backends.ray.jobs import status
+from orchestrator.backends.doctor_rows import Row, missing_weights, weights
 from orchestrator.backends.site import Site
 from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed
 from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.submission import check, owner
-from orchestrator.commands.doctor_machine import Row, missing_weights, weights
 from orchestrator.errors import NagbenchError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
@@ -94,30 +90,9 @@ def _is_there(place: str) -> bool:
         return False
 
 
-def look(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
+def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
     """The rows of a site, and of what a sweep needs there. Raises nothing for what is wrong: that is a row."""
     yield from weights(missing_weights(plan) if plan else ())  # what is here goes into the store, and so to the nodes
-    yield from _ray(site, store) if site.kind == "ray" else _slurm(site, store, plan)
-
-
-def _ray(site: Site, store: Store) -> Iterator[Row]:
-    """Both addresses of a Ray cluster."""
-    settings = site.settings
-    try:
-        if settings.address is not None:
-            check_answers(settings.address)
-        said = f"{settings.address} answers" if settings.address else "not in the site file: `run` has no way there"
-        yield Row("address", "ok" if settings.address else "warning", said)
-    except NagbenchError as error:
-        yield Row("address", "warning", str(error), "`run` is for a node of the cluster; `submit` for anywhere.")
-    try:
-        status("", store, site)
-        yield Row("jobs", "ok", f"{settings.jobs} answers, and takes us")
-    except NagbenchError as error:
-        yield Row("jobs", "missing", str(error), "Without it there is no submit, status, logs and cancel.")
-
-
-def _slurm(site: Site, store: Store, plan: Plan | None) -> Iterator[Row]:
     commands = Commands()
     try:
         check(site, commands)

@@ -1,0 +1,25 @@
+"""The table of the kinds of site: what each can do. A command looks a kind up here, and calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.local_site import LocalSite
+from orchestrator.backends.ray.site_kind import RaySite
+from orchestrator.backends.slurm.site_kind import SlurmQueue, SlurmSite
+
+if TYPE_CHECKING:
+    from orchestrator.backends.site import Site
+    from orchestrator.backends.site_kind import Queue, SiteKind
+
+KINDS: dict[str, Callable[[Site], SiteKind]] = {"slurm": SlurmSite, "ray": RaySite, "local": LocalSite}
+
+
+def at(site: Site) -> SiteKind:
+    return KINDS[site.kind](site)
+
+
+def queue_at(site: Site | None) -> Queue:
+    """Where a sweep may be queued: at a site, or, where none is named, on Slurm if the store has waves of it."""
+    return at(site) if site else SlurmQueue()

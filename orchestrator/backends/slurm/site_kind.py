@@ -1,0 +1,85 @@
+"""A site that is a Slurm cluster: queueing a sweep and leaving; what is asked of the queue, with its file or without.
+
+`reconcile: job`: after each wave a short job advances the same engine, so that repairs, and what had to wait for a
+measured speed or for room in the queue, need nobody. `reconcile: manual`: all is queued at once, and the same command
+repairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.campaign import check_batches
+from orchestrator.backends.site_kind import Ended, Queued, Submitted
+from orchestrator.backends.slurm.backend import Slurm
+from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.doctor import doctor
+from orchestrator.backends.slurm.forecast import Forecast, forecast
+from orchestrator.backends.slurm.jobs import Jobs
+from orchestrator.backends.slurm.ledger import end, queue_states, tidy
+from orchestrator.backends.slurm.submission import open_slurm, owner
+from orchestrator.execution import engine
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.backends.campaign import Campaign, Remote
+    from orchestrator.backends.doctor_rows import Row
+    from orchestrator.backends.site import Site
+    from orchestrator.execution.engine import Observer
+    from orchestrator.plan.model import Plan
+
+
+class SlurmQueue:
+    """What needs no site file, for the store has the waves."""
+
+    title = "Slurm"
+
+    def status(self, sweep: str, store: Store) -> Queued:
+        elements, unknown = queue_states(store, sweep)
+        return Queued(elements, unknown=unknown)
+
+    def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
+        count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)
+        return Ended(count, "element", gone)
+
+    def logs(self, sweep: str, store: Store) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class SlurmSite(SlurmQueue):
+    site: Site
+    counts_hours = True
+    far = True
+
+    def open(
+        self, plan: Plan, store: Store, campaign: Campaign, note: Callable[[str], None], remote: Remote
+    ) -> Callable[[], Slurm]:
+        return open_slurm(plan, store, self.site, campaign, note, remote)
+
+    def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> Submitted:
+        make = self.open(plan, store, campaign, observer.note, remote)
+        made: list[Slurm] = []
+
+        def backend() -> Slurm:
+            made.append(make())
+            return made[0]
+
+        flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
+        waiting = sum(len(each.later) for each in made)  # outside of the queue; the observer was told for what
+        words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
+        if not flying:
+            tidy(store, plan.sweep.name)
+            words = f"Nothing is left to queue: nagbench report {plan.sweep.path}"
+        return Submitted({"queued": flying - waiting, "waiting": waiting, "failed": failed}, words, bool(failed))
+
+    def forecast(self, plan: Plan, store: Store) -> Forecast:
+        check_batches(plan, self.site)
+        return forecast(plan, store, self.site.settings)
+
+    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterator[Row]:
+        opened = Store(store)
+        opened.check_format()
+        return doctor(self.site, opened, plan)
