@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from nag.metrics.metric import Shown
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class NoiseShift:
     names: ClassVar[tuple[str, ...]] = ("shift_mean", "shift_late")
     lower_is_better: ClassVar[dict[str, bool | None]] = {"shift_mean": None, "shift_late": None}
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {"shift_mean": Shown(format="signed"), "shift_late": Shown(format="signed")}
 
     def smoke(self) -> NoiseShift:
         return dataclasses.replace(self, count=min(self.count, 16), levels=min(self.levels, 3))

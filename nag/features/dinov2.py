@@ -37,6 +37,7 @@ class DINOv2:
     FILES: ClassVar[dict[str, str | None]] = {"weights": FILE}
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
+    distance_name: ClassVar[str] = "FD-DINOv2"  # what the field calls FID on it
 
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
         """Columns of the outputs, for images (C, H, W)."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 class Extractor(Protocol):
     trained: ClassVar[bool]
+    # One that has `distance_name` says how the field calls FID on it, such as FD-DINOv2.
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Scores, plain
+from nag.metrics.metric import Scores, Shown, plain
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class ClassAccuracy:
     lower_is_better: ClassVar[dict[str, bool]] = {"class_accuracy": False}
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {"class_accuracy": Shown(heading="class\naccur.")}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.

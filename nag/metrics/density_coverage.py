@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Scores, feature_pair, plain
+from nag.metrics.metric import Scores, Shown, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ class DensityCoverage:
     lower_is_better: ClassVar[dict[str, bool]] = {"density": False, "coverage": False}
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {
+        "density": Shown(heading="dens.", format="number"),
+        "coverage": Shown(heading="cover."),
+    }
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d), N_r above k. Raises ValueError for fewer and for values that are not finite."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nag.metrics.metric import Score, Scores, rows
+from nag.metrics.metric import Score, Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -36,6 +36,17 @@ class FID:
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
+    shown: ClassVar[dict[str, Shown]] = {
+        "fid": Shown(format="number"),
+        "fid_held_out": Shown(
+            label="FID to held-out images",
+            heading="fid\nheld-out",
+            format="number",
+            beside="To held-out images",
+            note="Held-out images were not trained on: a network that copies is nearer to its training images than to "
+            "them.",
+        ),
+    }
 
     @property
     def names(self) -> tuple[str, ...]:

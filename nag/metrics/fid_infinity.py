@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, rows
+from nag.metrics.metric import Score, Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class FIDInfinity:
     lower_is_better: ClassVar[dict[str, bool]] = {"fid_infinity": True}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
+    shown: ClassVar[dict[str, Shown]] = {"fid_infinity": Shown(label="FID at infinite N", format="number")}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples, features (N_r, d) or moments of the reference; arrays: influence (N,).

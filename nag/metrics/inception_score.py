@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Score, Scores, rows
+from nag.metrics.metric import Score, Scores, Shown, rows
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class InceptionScore:
     names: ClassVar[tuple[str, ...]] = ("inception_score",)
     lower_is_better: ClassVar[dict[str, bool]] = {"inception_score": False}
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {
+        "inception_score": Shown(label="Inception Score", heading="IS", format="number")
+    }
 
     @property
     def least(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, feature_pair, rows
+from nag.metrics.metric import Score, Scores, Shown, feature_pair, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ class Memorisation:
     lower_is_better: ClassVar[dict[str, bool]] = {"memorisation": True}
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {
+        "memorisation": Shown(
+            heading="copied",
+            beside="Memorisation",
+            note="Memorisation: the share of samples that are as near to a training image as the nearest hundredth of "
+            "new images is. 0.01 is what a network that draws like the data has.",
+        )
+    }
     of_training: ClassVar[bool] = True
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:

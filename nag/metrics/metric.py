@@ -6,14 +6,16 @@ may hold more: "held_out", the features of images that were not trained on, and 
 moments where they are there: they may stand alone, as in what others publish, or be of more images than the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
-a line in `nag/registry.py`. `moments.py` and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py`
-that below everything over pairs, `kept.py` what is computed of a reference once.
+a line in `nag/registry.py`. How reports write its values, its `shown` says, or the defaults of `Shown`. `moments.py`
+and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py` that below everything over pairs,
+`cache.py` what is computed of a reference once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +38,36 @@ class Scores(TypedDict):
     arrays: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How a report writes one of a metric's values.
+
+    label: in words, where that is not the name in words. heading: over a narrow column of the terminal.
+    format: `number` has three significant digits, `share` three decimals, `signed` those and a sign.
+    beside: "" for what is compared; else it is only shown, in a table beside the distances, which these words name.
+    note: what a reader of that table must know.
+    """
+
+    label: str | None = None
+    heading: str | None = None
+    format: Literal["number", "share", "signed"] = "share"
+    beside: str = ""
+    note: str = ""
+
+
+def shown(metric: Any, name: str) -> Shown:
+    """How a report writes the value `name` of a metric or measure: as its class says in `shown`, or by default."""
+    declared = getattr(type(metric), "shown", None)
+    found = declared.get(name) if isinstance(declared, Mapping) else None
+    return found if isinstance(found, Shown) else Shown()
+
+
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
     # One that has `of_training = True` is held against the images that the network was trained on, whatever the others
-    # are held against.
+    # are held against. `shown`, from its names to `Shown`, says how reports write its values. `plane = (x, y)`, two of
+    # its names, both better the higher they are (x the diversity, y the fidelity), gets a figure of y against x.
 
     @property
     def names(self) -> tuple[str, ...]: ...

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Scores, feature_pair, plain
+from nag.metrics.metric import Scores, Shown, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class PrecisionRecall:
     names: ClassVar[tuple[str, ...]] = ("precision", "recall")
     lower_is_better: ClassVar[dict[str, bool]] = {"precision": False, "recall": False}
     extrapolates: ClassVar[bool] = False
+    shown: ClassVar[dict[str, Shown]] = {"precision": Shown(heading="P"), "recall": Shown(heading="R")}
+    plane: ClassVar[tuple[str, str]] = ("recall", "precision")
 
     @property
     def least(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Scores, rows
+from nag.metrics.metric import Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class SFID:
     lower_is_better: ClassVar[dict[str, bool]] = {"sfid": True}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
+    shown: ClassVar[dict[str, Shown]] = {"sfid": Shown(label="sFID", format="number")}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """spatial (N, d) of the samples; spatial (N_r, d), or mean_spatial and cov_spatial, of the reference.

@@ -22,12 +22,11 @@ from orchestrator.plan.model import Plan, Scored
 from orchestrator.spec.construct import Builder as Methods
 from orchestrator.spec.model import Score, Sweep
 from orchestrator.spec.reference_file import Published
-from orchestrator.spec.score_section import fed, read_reference, read_score, refusal
+from orchestrator.spec.score_section import fed, of_training, read_reference, read_score, refusal
 from orchestrator.spec.yaml_nodes import parse
 from orchestrator.store.store import Store
 
 SOURCE = "nagbench score"
-LEFT_OUT = ("memorisation", "class_accuracy")  # they ask for training images, and for the right labels
 LISTED = 3
 
 
@@ -208,8 +207,9 @@ def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, meth
     if not metrics:
         listed = parse(f"[{', '.join(given)}]", "--features").entries("[inception]")
         extractors = [methods.method("features", item) for item in listed]
-        known = [name for name in METHODS["metrics"] if name not in LEFT_OUT]
-        chosen = [name for name in known if _allowed(extractors, find("metrics", name)(), reference)]
+        known: dict[str, Any] = {name: find("metrics", name) for name in METHODS["metrics"]}
+        able = {name: cls() for name, cls in known.items() if not _asks(cls)}
+        chosen = [name for name, metric in able.items() if _allowed(extractors, metric, reference)]
     text = f"{{features: [{', '.join(given)}], metrics: [{', '.join(chosen)}]}}"
     score = read_score(parse(text, SOURCE), methods, smoke=False)
     for extractor in score.features if isinstance(reference, Published) else ():
@@ -219,7 +219,15 @@ def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, meth
     return score
 
 
+def _asks(cls: Any) -> bool:
+    """Whether a metric asks for a field that only the user knows."""
+    return any(field.is_required() for field in cls.__pydantic_fields__.values())
+
+
 def _allowed(features: Sequence[Any], metric: Any, reference: Any) -> bool:
+    """Whether a metric can be had of images alone: without training images, and without the right labels."""
+    if of_training(metric) or "labels" in metric.needs:
+        return False
     able = [extractor for extractor in features if fed(metric, extractor)]
     return bool(able) and not (isinstance(reference, Published) and any(refusal(reference, e, metric) for e in able))
 

@@ -84,8 +84,8 @@ def lowest(group: Group, metric: str) -> tuple[float, int] | None:
 
 
 def beside(results: Results) -> list[str]:
-    """The metrics that are shown beside distances: the same ones to held-out images, and the share of copies."""
-    return [metric for metric in results.metrics if results.is_held_out(metric) or metric.startswith("memorisation")]
+    """The metrics that are only shown beside distances: such as those to held-out images, and the share of copies."""
+    return [metric for metric in results.metrics if results.shown(metric).beside]
 
 
 def headline_metric(results: Results) -> str | None:

@@ -9,13 +9,6 @@ from typing import Any
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 
-SPELLED = {  # as the field writes them, where that is not the name in words
-    "sfid": "sFID",
-    "fid_infinity": "FID at infinite N",
-    "fid_held_out": "FID to held-out images",
-    "inception_score": "Inception Score",
-}
-OWN_NAME = {"dinov2": "FD-DINOv2"}  # of FID on this extractor
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
 # The same where a side was chosen on the very samples that are compared: a choice and not a test.
 CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
@@ -91,15 +84,7 @@ def against(results: Results, row: Comparison) -> str:
 
 def metric_name(results: Results, metric: str) -> str:
     """`FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
-    for planned in results.plan.cells:
-        for scored in planned.scores:
-            for name in scored.metric.names:
-                if name + scored.suffix == metric:
-                    words = SPELLED.get(name, name.upper() if len(name) <= 3 else name.replace("_", " "))
-                    if scored.extractor in OWN_NAME and words.startswith("FID"):
-                        return words.replace("FID", OWN_NAME[scored.extractor], 1)
-                    return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
-    return metric.replace("_", " ")
+    return results.words(metric)
 
 
 def minus(text: str) -> str:

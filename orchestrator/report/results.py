@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from nag.metrics.metric import Shown, shown
+from nag.registry import name_of
 from orchestrator.errors import CorruptFile
 from orchestrator.execution import engine
 from orchestrator.identity import digest
@@ -102,10 +104,49 @@ class Results:
 
     def is_distance(self, metric: str) -> bool:
         """Whether it is a distance that cells are compared by: one to the held-out images is only shown beside it."""
-        return self.extrapolates(metric) and not self.is_held_out(metric)
+        return self.extrapolates(metric) and not self.shown(metric).beside
 
-    def is_held_out(self, metric: str) -> bool:
-        return getattr(self._method(metric)[0], "against", "") == "held_out"
+    def is_measured(self, metric: str) -> bool:
+        """Whether it is of a measure, such as the noise shift, and not a score of the samples."""
+        return self.extractor(metric) == ""
+
+    def shown(self, metric: str) -> Shown:
+        """How its values are written."""
+        return shown(*self._method(metric))
+
+    def suffix(self, metric: str) -> str:
+        """What the extractor adds to its name; "" of the first extractor."""
+        return self._scored(metric)[0].suffix
+
+    @cached_property
+    def planes(self) -> list[tuple[str, str]]:
+        """Pairs (x, y) of reported names that are drawn against each other, as their metrics' classes say."""
+        found: dict[tuple[str, str], None] = {}
+        for planned in self.plan.cells:
+            for scored in planned.scores:
+                plane = getattr(type(scored.metric), "plane", None)
+                if isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*scored.metric.names}:
+                    found[plane[0] + scored.suffix, plane[1] + scored.suffix] = None
+        return [plane for plane in found if {*plane} <= {*self.metrics}]
+
+    def words(self, metric: str) -> str:
+        """A metric's name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
+        try:
+            scored, name = self._scored(metric)
+        except KeyError:
+            return metric.replace("_", " ")
+        words = shown(scored.metric, name).label or (name.upper() if len(name) <= 3 else name.replace("_", " "))
+        own = self._distance_name(scored.extractor)
+        if own is not None and words.startswith("FID"):
+            return words.replace("FID", own, 1)
+        return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
+
+    def _distance_name(self, extractor: str) -> str | None:
+        """What the field calls FID on this extractor, as the extractor's class says; None where it has no such name."""
+        score = self.plan.sweep.score
+        found = [type(one) for one in (score.features if score else ()) if name_of(one) == extractor]
+        name = getattr(found[0], "distance_name", None) if found else None
+        return name if isinstance(name, str) else None
 
     def extractor(self, metric: str) -> str:
         """The name of the extractor that the metric is of; "" for a measurement."""

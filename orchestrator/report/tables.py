@@ -78,17 +78,13 @@ def shift_table(results: Results, comparisons: Sequence[Comparison], chosen: Map
     """The noise shift of the best settings, late in sampling and over all levels. None where the sweep does not
     measure it, without rows where it is not measured yet.
     """
-    measured = [metric for metric in results.metrics if is_shift(metric)]
+    measured = [metric for metric in results.metrics if results.is_measured(metric)]
     done = any(cell.shift for cell in results.cells)
     if not measured:
         return None
     table = _compared(results, comparisons, _best(results, chosen) if done else [], measured)
     note = "Late is t < 0.3. A shift is best at zero; the settings are those chosen above, not by their shift."
     return replace(table, notes=(note,))
-
-
-def is_shift(metric: str) -> bool:
-    return metric.startswith("shift_")
 
 
 def _best(results: Results, chosen: Mapping[str, Group]) -> list[Shown]:
@@ -99,7 +95,7 @@ def _best(results: Results, chosen: Mapping[str, Group]) -> list[Shown]:
 def _tables(results: Results, comparisons: Sequence[Comparison], shown: Sequence[Shown]) -> tuple[Table, ...]:
     """Distances with their differences, then the same ones otherwise, then what is shown without."""
     measured, other_ways = distances(results), beside(results)
-    others = [m for m in results.metrics if m not in (*measured, *other_ways) and not is_shift(m)]
+    others = [m for m in results.metrics if m not in (*measured, *other_ways) and not results.is_measured(m)]
     varying = _varying(results)
     columns = ("arm", "setting", *(metric_name(results, metric) for metric in others), "calls", "worker time a cell")
     rows = tuple(
@@ -140,16 +136,8 @@ def _beside(
         )
         for one in shown
     ]
-    notes = []
-    if any(map(results.is_held_out, other_ways)):
-        notes.append(
-            "Held-out images were not trained on: a network that copies is nearer to its training images than to them."
-        )
-    if any(not results.is_held_out(metric) for metric in other_ways):
-        notes.append(
-            "Memorisation: the share of samples that are as near to a training image as the nearest hundredth of new "
-            "images is. 0.01 is what a network that draws like the data has."
-        )
+    others = sorted(other_ways, key=lambda metric: not results.extrapolates(metric))  # distances first
+    notes = [*dict.fromkeys(note for metric in others if (note := results.shown(metric).note))]
     if runs:
         notes.append(
             "Lowest run: the convention of some published tables. It flatters, and nothing here is ranked by it."

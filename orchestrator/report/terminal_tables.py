@@ -17,6 +17,7 @@ from orchestrator.report.formatting import (
     count_text,
     is_distance,
     label,
+    listed,
     number,
     row_of,
     share,
@@ -26,8 +27,7 @@ from orchestrator.report.formatting import (
 from orchestrator.report.results import Results
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
-SHORT = {"class_accuracy": "class\naccur.", "precision": "P", "recall": "R", "held_out": "held-out"}
-SHORT |= {"inception_score": "IS", "memorisation": "copied", "density": "dens.", "coverage": "cover."}
+FORMATS = {"number": number, "share": share, "signed": small}
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
@@ -91,33 +91,33 @@ def _difference(results: Results, row: Comparison | None) -> Text:
 
 
 def _beside(results: Results, every: Sequence[Group], metrics: Sequence[str], runs: Sequence[str]) -> Table:
-    """What distances are told otherwise: to held-out images, as copies, as the lowest run."""
+    """What is not compared: distances to held-out images, copies, the lowest run."""
     counts = {found[1] for group in every for metric in runs if (found := lowest(group, metric))}
-    title = "To held-out images" if any(map(results.is_held_out, metrics)) else ""
+    words = [results.shown(metric).beside for metric in metrics]
+    title = next((each for each, metric in zip(words, metrics, strict=True) if results.extrapolates(metric)), "")
     title += f"{', and the' if title else 'The'} lowest of {count_text(counts)} runs" if runs else ""
-    table = _table(f"{title or 'Memorisation'}, not compared")
+    table = _table(f"{title or listed([*dict.fromkeys(words)])}, not compared")
     table.add_column("arm", no_wrap=True)
-    for name in (*(_heading(metric) for metric in metrics), *(f"{_heading(metric)}\nlowest" for metric in runs)):
+    headings = [_heading(results, metric) for metric in metrics]
+    for name in (*headings, *(f"{_heading(results, metric)}\nlowest" for metric in runs)):
         table.add_column(name, justify="right")
     for group in every:
-        values = [_plain(metric)(group.mean(metric)) for metric in metrics]
+        values = [_plain(results, metric)(group.mean(metric)) for metric in metrics]
         lows = [number(found[0]) if (found := lowest(group, metric)) else "-" for metric in runs]
         table.add_row(label(results, group), *values, *lows)
     return table
 
 
-def _plain(metric: str) -> Callable[[float | None], str]:
-    """How values of a metric are written: a shift with its sign, a share with three decimals, the rest by size."""
-    if metric.startswith("shift"):
-        return small
-    return number if metric.startswith(("fid", "sfid", "inception_score", "density")) else share
+def _plain(results: Results, metric: str) -> Callable[[float | None], str]:
+    """How values of a metric are written."""
+    return FORMATS[results.shown(metric).format]
 
 
 def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Table:
     table = _table("Other metrics and price, mean over training seeds (P precision, R recall)")
     table.add_column("arm", no_wrap=True)
     for metric in metrics:
-        table.add_column(_heading(metric), justify="right")
+        table.add_column(_heading(results, metric), justify="right")
     table.add_column("calls", justify="right")
     table.add_column("worker s", justify="right")
     for arm in results.plan.sweep.arms:
@@ -126,18 +126,18 @@ def _others(results: Results, comparisons: Sequence[Comparison], metrics: Sequen
             calls = next((str(cell.network_calls) for cell in group.cells if cell.network_calls), "-")
             table.add_row(
                 label(results, group),
-                *(_plain(metric)(group.mean(metric)) for metric in metrics),
+                *(_plain(results, metric)(group.mean(metric)) for metric in metrics),
                 calls,
                 number(sum(seconds) / len(seconds)) if seconds else "-",
             )
     return table
 
 
-def _heading(metric: str) -> str:
+def _heading(results: Results, metric: str) -> str:
     """Short, so that a row fits into 80 columns."""
-    for name, short in SHORT.items():
-        metric = metric.replace(name, short)
-    return metric.replace("_", "\n")
+    suffix = results.suffix(metric)
+    name = results.shown(metric).heading or metric.removesuffix(suffix)
+    return (name + suffix).replace("_", "\n")
 
 
 def sentences(results: Results, comparisons: Sequence[Comparison]) -> list[str]:

@@ -26,7 +26,7 @@ ROUGH = 5e-2  # of bfloat16 to float32, in [-1, 1] (nag.numerics); between two d
 def run(context: Context, task: Task) -> None:
     import numpy as np
 
-    from nag.noise_shift import predictions, shift, true_states
+    from nag.noise_shift import NoiseShift, predictions, shift, true_states
 
     started = time.time()
     params = task.params
@@ -46,7 +46,7 @@ def run(context: Context, task: Task) -> None:
         raise TaskError("a sampler of one step passes through no level between noise and data")
     found = shift(t, arrays["sampled"].astype(np.float64), arrays["true"].astype(np.float64))
     values = {}
-    for name in ("shift_mean", "shift_late"):
+    for name in NoiseShift.names:
         score = found.pop(name)
         reason = None if score else "the sampler stops at no level below 0.3"
         empty = {"value": None, "low": None, "high": None}

@@ -20,13 +20,12 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
     best = chosen(results)
     main = headline_metric(results)
     measured = distances(results) or ([main] if main else [])
-    suffixes = [m.removeprefix("precision") for m in results.metrics if m.startswith("precision")]
     rows, notes = samples.rows(results, best, store)
     with styled():
         drawn = [
             differences.differences(results, comparisons, best, colours),
             *(scale.against_scale(results, metric, colours) for metric in measured),
-            *(precision_recall.precision_recall(results, suffix, colours) for suffix in suffixes),
+            *(precision_recall.precision_recall(results, *plane, colours) for plane in results.planes),
             *(calls.against_calls(results, metric, colours) for metric in measured),
             shift.noise_shift(results, colours),
             shift.densities(shift.readings(results, partial(shift_arrays, store)), colours),

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 NAMED_POINTS = 10  # in a panel; with more, only the last of each line is named
 
 
-def precision_recall(results: Results, suffix: str, colours: Colours) -> Drawing | None:
-    """suffix: of the extractor, "" for the first."""
-    precision, recall = f"precision{suffix}", f"recall{suffix}"
+def precision_recall(results: Results, recall: str, precision: str, colours: Colours) -> Drawing | None:
+    """Two metrics of one extractor, the diversity and the fidelity of samples: `plane` of their metric's class."""
     shown = panels_of(results, precision)
     if not shown:
         return None
@@ -33,17 +32,28 @@ def precision_recall(results: Results, suffix: str, colours: Colours) -> Drawing
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         axes.grid(axis="x")
         _panel(axes, panel, recall, named(results, precision, panel), colours)
-    kind = f" ({suffix[1:]})" if suffix else ""
-    axis_titles(found, f"recall{kind}: diversity", f"precision{kind}: fidelity")
+    suffix = results.suffix(precision)
+    diversity, fidelity = metric_name(results, recall), metric_name(results, precision)
+    axis_titles(found, f"{diversity}: diversity", f"{fidelity}: fidelity")
     seeds = max(len(pair[0].seeds) for pair in pairs) if pairs else 0
     caption = (
-        f"Precision against recall{kind}, {sample_words(results, precision)}. Filled: mean over "
-        f"{plural(seeds, 'training seed')}{'; small: each seed' if seeds > 1 else ''}. A line joins the settings of an "
-        "arm in the order of its scale. Up and right is better."
+        f"{_upper(_bare(results, precision))} against {diversity}, {sample_words(results, precision)}. Filled: mean "
+        f"over {plural(seeds, 'training seed')}{'; small: each seed' if seeds > 1 else ''}. A line joins the settings "
+        "of an arm in the order of its scale. Up and right is better."
     )
     caption += f" {CROWD_WORDS}" if any(map(is_crowd, shown)) else ""
-    title = f"{metric_name(results, precision).capitalize()} against recall"
-    return Drawing(f"precision_recall{suffix}", "precision_recall", title, caption, figure, len(shown) > 1)
+    title = f"{_upper(fidelity)} against {_bare(results, recall)}"
+    name = f"{precision.removesuffix(suffix)}_{recall}"
+    return Drawing(name, "precision_recall", title, caption, figure, len(shown) > 1)
+
+
+def _bare(results: Results, metric: str) -> str:
+    """Its name in words, without that of its extractor."""
+    return metric_name(results, metric).partition(" (")[0]
+
+
+def _upper(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _pairs(curve: Curve, recall: str) -> list[tuple[Estimate, Estimate]]:
