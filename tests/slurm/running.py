@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, waves
-from orchestrator.commands import submit as cluster_commands  # noqa: F401  (they add their commands to the app)
+from orchestrator.commands import cancel, doctor, logs, report, run, status, submit  # noqa: F401  (each adds itself to the app)
+from orchestrator.commands import plan as plan_command  # noqa: F401
 from orchestrator.commands.app import app
 from orchestrator.plan.make import plan
 from orchestrator.report.document import document
