@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from pydantic import ValidationError
+
+from nag.metrics.metric import Shown, shown
+from nag.registry import METHODS, find
 
 ROOT = Path(__file__).parents[1]
 
@@ -209,18 +215,36 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def nagbench(home: Path, *arguments: str) -> str:
+DRIVER = """
+import sys
+from orchestrator.commands import check, report, run
+from orchestrator.commands.app import app
+for line in sys.argv[1:]:
+    command, *rest = line.split()
+    print(f"== {command}", flush=True)
+    code = app(args=[command, *rest], prog_name="nagbench", standalone_mode=False)
+    assert not code, (command, code)
+"""
+
+
+def nagbench(home: Path, *lines: str) -> list[str]:
+    """What these commands print, one after another in one process of the copy."""
     environment = {**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "orchestrator.cli", *arguments]
+    command = [sys.executable, "-c", DRIVER, *lines]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return re.split(r"^== .*\n", done.stdout, flags=re.MULTILINE)[1:]
 
 
 def test_a_sweep_uses_all_newcomers(home: Path) -> None:
-    assert "3 cells in 2 arms" in nagbench(home, "check", "sweep.yaml")
-    told = nagbench(home, "run", "sweep.yaml", "--here", "--tracking", "none")
-    found = json.loads(nagbench(home, "report", "sweep.yaml", "--tracking", "none", "--json"))
+    checked, told, printed = nagbench(
+        home,
+        "check sweep.yaml",
+        "run sweep.yaml --here --tracking none",
+        "report sweep.yaml --tracking none --json",
+    )
+    assert "3 cells in 2 arms" in checked
+    found = json.loads(printed)
     names = {"fid", "spread", "bright_share", "gap_to_mean", "bare_mean", "bm"}
     assert all(names <= cell["metrics"].keys() for cell in found["cells"]), found
 
@@ -230,3 +254,27 @@ def test_a_sweep_uses_all_newcomers(home: Path) -> None:
     for words in ("Spread of Samples", "bare mean", "BM", "gap to mean", "The gap is a curiosity.", "row_means"):
         assert words in page, words
     assert (home / "results" / "reports" / "newcomers" / "figures" / "bright_share_spread.svg").exists()
+
+
+def test_a_metric_that_declares_nothing_or_something_else_is_shown_by_default() -> None:
+    class Plain:
+        pass
+
+    class Older:  # of a user who had the name first
+        shown = True
+
+    class Other:
+        shown: ClassVar[dict[str, str]] = {"x": "X"}
+
+    for metric in (Plain(), Older(), Other()):
+        assert shown(metric, "x") == Shown()
+    with pytest.raises(ValidationError):
+        Shown(format="nubmer")
+
+
+def test_every_metric_shows_only_names_that_it_has() -> None:
+    known = {"fid": ("fid", "fid_held_out")}
+    for family in ("metrics", "measures"):
+        for name in METHODS[family]:
+            cls = find(family, name)
+            assert set(getattr(cls, "shown", {})) <= {*known.get(name, cls.names)}, name

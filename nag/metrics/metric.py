@@ -14,8 +14,9 @@ and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py` th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
+
+from nag.registry import method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ class Scores(TypedDict):
     arrays: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@method
 class Shown:
     """How a report writes one of a metric's values.
 
