@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from nag import distributed
 from nag.distributed import ALONE, World
 from nag.losses import Batch
+from nag.losses import prediction_loss as prediction_loss  # networks of users import it from here
 from nag.numerics import Precision, arithmetic
 from nag.registry import Int, method
 from nag.seeding import seeded

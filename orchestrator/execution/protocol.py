@@ -1,6 +1,6 @@
 """Where bundles run. A backend starts them when what they wait for has ended, says what happens, and no more.
 
-To add a backend, write a file with a class of this shape; tests/orchestrator/backends/test_backends.py holds them all to it.
+To add a backend, write a file with a class of this shape; tests/orchestrator/contract.py holds them all to it.
 """
 
 from __future__ import annotations
