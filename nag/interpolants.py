@@ -19,8 +19,6 @@ Prediction = Literal["velocity", "eps", "x0", "score"]
 PREDICTIONS: tuple[Prediction, ...] = ("velocity", "eps", "x0", "score")
 
 Level = TypeVar("Level", float, "torch.Tensor")
-
-
 LEVELS = 1000  # trained betas of DDPM and DiT; level j of theirs, 0 to 999, is t = (j + 1) / 1000 here
 ROUNDING = 2e-4  # of a level: t in float32 is at one to within 6e-5 of the distance between two
 

@@ -18,17 +18,9 @@ from typing import Any
 from nag.unreachable import Unreachable
 
 PROTOCOLS = ("file", "s3", "gs", "az", "hf", "http", "https")
-
-
 WEB = ("http", "https")  # single files only, which nag.web fetches
-
-
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of every file system in use
-
-
 SHOWN = 100  # characters of a place in a message
-
-
 _for_tests: set[str] = set()
 
 

@@ -36,11 +36,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {"dit": Family("DiT", DiT, VP(), "eps"), "sit": Family("SiT", SiT, Linear(), "velocity")}
-
-
 ARCHITECTURE = ("hidden", "depth", "heads", "patch", "mlp_ratio", "learned_variance", "num_classes", "shape")
-
-
 CLASSES = "y_embedder.embedding_table.weight"
 
 

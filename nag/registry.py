@@ -82,8 +82,6 @@ METHODS: dict[str, dict[str, str]] = {
     "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
 }
-
-
 LARGEST = 2**63
 
 

@@ -6,7 +6,6 @@ import struct
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9"  # how files of torch.save begin, new and old
 
-
 # what torch.load was seen to raise on files that were cut or had a byte changed
 DAMAGED = (RuntimeError, EOFError, OSError, struct.error, LookupError, ValueError, TypeError, AssertionError)
 

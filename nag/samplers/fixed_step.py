@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 Draw = Callable[[int], "torch.Tensor"]  # k -> (N, C, H, W)
 Observe = Callable[[int, float, "torch.Tensor"], None]  # (k, t, x)
-
-
 FIRST_LEVEL = 1 / LEVELS  # below it a network of trained betas has never been asked
 STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 

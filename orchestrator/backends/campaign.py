@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.store.store import Store
 
 PATIENCE_S, WAIT_S = 600.0, 10.0  # of an engine that nobody watches, with what is away
-
-
 T = TypeVar("T")
 
 

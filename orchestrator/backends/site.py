@@ -33,22 +33,13 @@ if TYPE_CHECKING:
     from orchestrator.spec.yaml_nodes import Node
 
 SITE = ("site", "It needs at least kind: slurm.")
-
-
 DEFAULT = "site"  # ~/.config/nagbench/site.yaml
-
-
 SUFFIXES = (".yaml", ".yml")
-
 
 # A secret written out: NAME=value where the name says it is one, or user:password@ in an address. A value that a shell
 # gets elsewhere ($NAME, $(cat FILE), `cat FILE`) is none, nor is the name of a file.
 NAMED = re.compile(rf"(?i)(?<![\w.-])({SECRET}|(?:\w*_)?key)=['\"]?(?![\s'\"$`]|$)")
-
-
 HARMLESS = re.compile(r"(?i)tokenizer|_(file|path|dir|cmd|command)$")
-
-
 PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 
 

@@ -12,7 +12,7 @@ from nag.registry import Int
 PER_NODE = "gpus_per_node"
 
 
-def _checked(pattern: str, words: str) -> AfterValidator:
+def checked(pattern: str, words: str) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
@@ -24,43 +24,21 @@ def _checked(pattern: str, words: str) -> AfterValidator:
 
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*"
-
-
-Name = Annotated[str, _checked(_NAME, "a name of letters, digits and _ . @ + -")]
-
-
+Name = Annotated[str, checked(_NAME, "a name of letters, digits and _ . @ + -")]
 Names = Annotated[
-    str, _checked(f"{_NAME}(,{_NAME})*", "a name of letters, digits and _ . @ + -, or several with commas")
+    str, checked(f"{_NAME}(,{_NAME})*", "a name of letters, digits and _ . @ + -, or several with commas")
 ]
-
-
 Constraint = Annotated[
-    str, _checked(r"[A-Za-z0-9_\[(][A-Za-z0-9_.:=&|,*!()\[\]-]*", "features such as a100, 'a100|h100' or a100&nvlink")
+    str, checked(r"[A-Za-z0-9_\[(][A-Za-z0-9_.:=&|,*!()\[\]-]*", "features such as a100, 'a100|h100' or a100&nvlink")
 ]
-
-
 Gres = Annotated[
     str,
-    _checked(rf"{PER_NODE}|{_NAME}(:{_NAME})*:\{{gpus\}}", f"gpu:{{gpus}}, gpu:TYPE:{{gpus}} or {PER_NODE}"),
+    checked(rf"{PER_NODE}|{_NAME}(:{_NAME})*:\{{gpus\}}", f"gpu:{{gpus}}, gpu:TYPE:{{gpus}} or {PER_NODE}"),
 ]
-
-
-Place = Annotated[str, _checked(r"[/~].*", "an absolute path, or one that starts with ~")]
-
-
-OnNode = Annotated[str, _checked(r"[/$].*", "an absolute path, or one that starts with a variable such as $TMPDIR")]
-
-
-Word = Annotated[str, _checked(r"(?s).+", "a word")]
-
-
+Place = Annotated[str, checked(r"[/~].*", "an absolute path, or one that starts with ~")]
+OnNode = Annotated[str, checked(r"[/$].*", "an absolute path, or one that starts with a variable such as $TMPDIR")]
+Word = Annotated[str, checked(r"(?s).+", "a word")]
 Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 365)]
-
-
 Memory = Annotated[float, Field(gt=0, le=1e6)]
-
-
 Count = Annotated[Int, Field(ge=1, le=10_000)]
-
-
 Amount = Annotated[float, Field(ge=0, le=1024)]

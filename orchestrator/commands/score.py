@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     pass
 
 PREFIX = "nagbench-score-"  # of the folder of a score that is not kept
-
-
 FOR_DIFFERENCES = (
     "For differences between equal numbers of images: without the bias in N, to first order. By itself it is too low "
     "where N is not many times the dimension, and no estimate of the limit; fid_infinity is one."

@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.tasks.task import Task
 
 SCORED = ("score", "measure")  # the tasks that a cell is for
-
-
 UNFINISHED = re.compile(folders.TEMPORARY)
-
-
 FOLDERS = {"assets", "attempts", "blocks", "code", "files", "leases", "plans", "quarantine", "records", "sweeps"}
 
 

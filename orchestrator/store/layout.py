@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DIGEST = "[0-9a-f]{32}"
-
-
 NUMBER = "[0-9]{6,18}"  # of a block, a plan of a sweep, a wave
-
 
 # Folder -> names in it. A folder that is not here may have any names.
 NAMES = [
@@ -27,10 +24,7 @@ NAMES = [
     ("waves/[^/]+/[^/]+/(starts|ends)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
     ("waves/[^/]+/[^/]+/(stops|failed)", r".+\.json"),
 ]
-
-
 _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
-
 
 # What `gc` may delete: files that nagbench writes, and no others.
 OURS = re.compile(
@@ -38,22 +32,11 @@ OURS = re.compile(
     rf"|logs/{DIGEST}\.log|plans/{DIGEST}\.json|sweeps/[^/]+/{NUMBER}\.json|assets/{DIGEST}/[^/]+"
     rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+)"
 )
-
-
 TEXT, NUMERIC, WHOLE, LIST, MAP = str, (int, float), int, list, dict
-
-
 JOB = re.compile(r"[0-9]*")  # as Slurm names one; it goes into options of its commands
-
-
 END: dict[str, Any] = {"bundle": WHOLE, "outcome": TEXT, "digest?": TEXT, "reason?": TEXT, "cause?": TEXT}
-
-
 END |= {"traceback?": TEXT, "micro_batch?": WHOLE, "time?": NUMERIC}
-
-
 SCORE = {"value": (int, float, type(None))}
-
 
 # Name of a record -> what it must have, by key. "key?": if it is there; {"": shape}: a mapping of such values;
 # [shape]: a list of such values.
@@ -98,8 +81,6 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         | {"networks_loaded?": WHOLE},
     ),
 ]
-
-
 _SHAPES = [(re.compile(name), shape) for name, shape in SHAPES]
 
 

@@ -49,20 +49,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
-
-
 FORMAT = 1
-
-
 MARKER = "nagbench.json"
-
-
 AT_ONCE = 32  # questions to a remote file system
-
-
 NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # what stands in a file's place is not a file
-
-
 NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what stands where something is to be deleted
 
 

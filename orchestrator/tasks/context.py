@@ -51,8 +51,6 @@ class Held(Exception):
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
-
-
 LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
 
 

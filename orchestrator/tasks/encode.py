@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.tasks.task import Task
 
 VERSION = 2
-
-
 ENCODED = 16  # images in the autoencoder at once: at 256 x 256 each takes a third of a GB there
-
-
 Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
 

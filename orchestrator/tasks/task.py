@@ -13,11 +13,7 @@ from orchestrator.identity import digest
 from orchestrator.store.layout import record_name
 
 KINDS = ("encode", "train", "reference", "sample", "extract", "measure", "score")
-
-
 BLOCK_KINDS = ("encode", "sample", "extract")
-
-
 ORIGINAL = "original"  # a checkpoint as the user gave it
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nag.registry import method
-from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Word, _checked
+from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Word, checked
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.errors import unknown
 
@@ -37,8 +37,8 @@ class RayWorker:
 class Ray:
     """A Ray cluster that is up. `address` is for commands on its nodes (`run`), `jobs` for `submit` from anywhere."""
 
-    address: Annotated[str, _checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None
-    jobs: Annotated[str, _checked(r"https?://\S+", "the address of Ray's Job API, such as http://head:8265")] | None = (
+    address: Annotated[str, checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None
+    jobs: Annotated[str, checked(r"https?://\S+", "the address of Ray's Job API, such as http://head:8265")] | None = (
         None
     )
     token_file: Place | None = None
