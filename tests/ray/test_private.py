@@ -19,13 +19,13 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 RUN = """\
 import sys
-from orchestrator import engine
-from orchestrator.backends.ray import Ray
-from orchestrator.plan import plan
-from orchestrator.spec import read_sweep
-from orchestrator.store import Store
-from orchestrator.tasks import Options
-from orchestrator.store import Store
+from orchestrator.execution import engine
+from orchestrator.backends.ray.backend import Ray
+from orchestrator.plan.make import plan
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from orchestrator.tasks.context import Options
+from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Quiet
 store = Store(sys.argv[2])
 print(engine.run(plan(read_sweep(sys.argv[1])), store, lambda: Ray(store, Options(), cpus=2), Quiet()))

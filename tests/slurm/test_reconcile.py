@@ -16,12 +16,13 @@ import pytest
 
 from orchestrator.backends.campaign import Campaign, begin
 from orchestrator.backends.site import read_site
+from orchestrator.backends.slurm import reconcile as reconciling
 from orchestrator.backends.slurm.commands import Absent
-from orchestrator.commands import submit as cluster_commands
 from orchestrator.plan.make import plan
 from orchestrator.report.results import Results
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
+from orchestrator.tracking import sync as syncing
 from orchestrator.tracking.address import free_port
 from orchestrator.tracking.ui import ALONE
 from tests.orchestrator.conftest import run_here
@@ -48,15 +49,15 @@ def test_a_submission_holds_no_secret(
 ) -> None:
     """Neither what is pickled, nor any file that others can read."""
     tracked: list[str] = []
-    monkeypatch.setattr(cluster_commands, "track", lambda results, store, uri, pages: tracked.append(uri))
+    monkeypatch.setattr(syncing, "sync", lambda results, uri, store, pages: tracked.append(uri))
     site = dataclasses.replace(read_site(campaign.site))
     found, store = plan(read_sweep(campaign.sweep)), Store(campaign.store)
     for _ in range(2):  # again: the file is there already
         begun = begin(found, store, site, address, str(tmp_path / "reports"), None, False)
-    assert b"hush" not in pickle.dumps(cluster_commands.Reconcile(dataclasses.asdict(begun)))
+    assert b"hush" not in pickle.dumps(reconciling.Reconcile(dataclasses.asdict(begun)))
     files = [file for file in Path(campaign.store).rglob("*") if file.is_file() and b"hush" in file.read_bytes()]
     assert [file.stat().st_mode & 0o777 for file in files] == ([0o600] if address.startswith("http") else [])
-    reconcile = cluster_commands.Reconcile(dataclasses.asdict(begun))
+    reconcile = reconciling.Reconcile(dataclasses.asdict(begun))
     assert reconcile(0) == 0
     assert tracked == ([address] if files else [])
     for file in files:
@@ -73,15 +74,15 @@ def test_a_server_is_brought_up_to_date_and_a_file_is_not_touched(
 ) -> None:
     tracked: list[str] = []
 
-    def track(results: Results, store: Store, uri: str, pages: Any) -> None:
+    def sync(results: Results, uri: str, store: Store, pages: Any) -> None:
         assert all(cell.complete for cell in results.cells)
         tracked.append(uri)
 
-    monkeypatch.setattr(cluster_commands, "track", track)
+    monkeypatch.setattr(syncing, "sync", sync)
     begun = dataclasses.replace(
         campaign, tracking=tracking.replace("TMP", str(tmp_path)), reports=str(tmp_path / "reports")
     )
-    assert cluster_commands.Reconcile(dataclasses.asdict(begun))(0) == 0
+    assert reconciling.Reconcile(dataclasses.asdict(begun))(0) == 0
     assert tracked == ([tracking] if tracking.startswith("http") else [])
     assert (tmp_path / "reports" / "report.html").exists()
     assert not (tmp_path / "mlflow.db").exists()
@@ -113,7 +114,7 @@ def test_a_real_server_has_the_cells_and_no_secret(
     monkeypatch.setenv("NAGBENCH_PASSWORD", secret)  # as env_file puts it there on a node
     begun = dataclasses.replace(campaign, tracking=server, reports=str(tmp_path / "reports"))
     for _ in range(2):  # every wave does it; a run is there once
-        assert cluster_commands.Reconcile(dataclasses.asdict(begun))(0) == 0
+        assert reconciling.Reconcile(dataclasses.asdict(begun))(0) == 0
     client = MlflowClient(server)
     numbers = [each.experiment_id for each in client.search_experiments() if each.name != "Default"]
     runs = client.search_runs(numbers)
@@ -127,9 +128,9 @@ def test_it_goes_on_with_what_was_submitted_or_not_at_all(campaign: Campaign, tm
     path = Path(campaign.sweep)
     path.write_text(changed(SAMPLES, "count: 40", "count: 80"))  # edited since
     begun = dataclasses.replace(campaign, reports=str(tmp_path / "reports"))
-    assert cluster_commands.reconcile(begun) == 0
+    assert reconciling.reconcile(begun) == 0
     changed_since = dataclasses.replace(begun, plan="another")  # such as by weights that were replaced
-    assert cluster_commands.reconcile(changed_since) == 2
+    assert reconciling.reconcile(changed_since) == 2
 
 
 def test_where_it_cannot_queue_it_reports_all_the_same(
@@ -141,5 +142,5 @@ def test_where_it_cannot_queue_it_reports_all_the_same(
     begun = begin(more, Store(campaign.store), read_site(campaign.site), "none", str(tmp_path / "reports"), None, False)
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm is here
     with pytest.raises(Absent, match="there is no such command here"):  # this job fails, so another one tries again
-        cluster_commands.reconcile(begun)
+        reconciling.reconcile(begun)
     assert (tmp_path / "reports" / "report.html").exists()

@@ -124,10 +124,11 @@ def test_who_stood_still_for_too_long_gives_way(place: Place, tmp_path: Path) ->
     """While it hands over its second array, another engine takes it for dead and gives that array up."""
     folder, name = tmp_path / "bin", "waves/small/000001/001.job.json"
     folder.mkdir()
-    give_up = f"Store({place.store.path('')!r}).create_record({name!r}, {{'job': None}})"
+    record = f"Store({place.store.path('')!r}).create_record({name!r}, {{'job': None}})"
+    give_up = f"from orchestrator.store.store import Store; {record}"
     (folder / "sbatch").write_text(
         f'#!/bin/sh\nPATH="${{PATH#*:}}"\necho x >> {folder}/n\n'
-        f'[ "$(wc -l < {folder}/n)" -eq 2 ] && {sys.executable} -c "from orchestrator.store import Store; {give_up}"\n'
+        f'[ "$(wc -l < {folder}/n)" -eq 2 ] && {sys.executable} -c "{give_up}"\n'
         'exec sbatch "$@"\n'
     )
     (folder / "sbatch").chmod(0o755)

@@ -251,7 +251,7 @@ def test_reading_a_sweep_imports_neither_torch_nor_numpy(tmp_path: Path) -> None
     (tmp_path / "x.yaml").write_text(SWEEP + DESIGN)
     code = (
         "import sys; sys.modules.update(torch=None, numpy=None, scipy=None, sklearn=None);"
-        "from orchestrator.spec import read_sweep; print(len(read_sweep(sys.argv[1]).cells))"
+        "from orchestrator.spec.reader import read_sweep; print(len(read_sweep(sys.argv[1]).cells))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x.yaml"], capture_output=True, text=True, check=False

@@ -405,7 +405,7 @@ def test_waves_that_are_none(tmp_path: Path) -> None:
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     """The limit on the size of a file is the same to whoever writes."""
     program = (
-        "import resource, signal, sys\nfrom orchestrator.store import Store\n"
+        "import resource, signal, sys\nfrom orchestrator.store.store import Store\n"
         "from orchestrator.errors import NagbenchError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nstore = Store(sys.argv[1])\nstore.open()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"

@@ -166,7 +166,7 @@ def test_another_process_is_seen_at_once(bucket: str) -> None:
     store = Store(f"{bucket}/seen")
     assert store.list("records") == []
     assert not store.exists("records/a.json")
-    code = "import sys; from orchestrator.store import Store; Store(sys.argv[1]).create('records/a.json', b'{}')"
+    code = "import sys; from orchestrator.store.store import Store; Store(sys.argv[1]).create('records/a.json', b'{}')"
     subprocess.run([sys.executable, "-c", code, store.url], check=True, timeout=60)
     assert store.list("records") == ["a.json"]
     assert store.exists("records/a.json")

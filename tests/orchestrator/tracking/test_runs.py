@@ -147,11 +147,11 @@ def test_an_unchanged_sweep_needs_no_mlflow(tracked: str, finished: Ran, report:
     code = (
         "import sys; sys.modules['mlflow'] = None\n"
         "from pathlib import Path\n"
-        "from orchestrator.plan import plan\n"
+        "from orchestrator.plan.make import plan\n"
         "from orchestrator.report.results import collect\n"
-        "from orchestrator.spec import read_sweep\n"
-        "from orchestrator.store import Store\n"
-        "from orchestrator.tracking import sync\n"
+        "from orchestrator.spec.reader import read_sweep\n"
+        "from orchestrator.store.store import Store\n"
+        "from orchestrator.tracking.sync import sync\n"
         "store = Store(sys.argv[2])\n"
         "print(sync(collect(plan(read_sweep(sys.argv[1])), store), sys.argv[3], store, Path(sys.argv[4])))\n"
     )
