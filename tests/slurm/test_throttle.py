@@ -12,7 +12,7 @@ from orchestrator.backends.slurm.settings import Slurm, Stage, Stages
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import ROOT, Place
 
-SITE = Slurm(partition="cpu", stages=Stages(score=Stage(minutes=1, memory_gb=1, cpus=1)), target_minutes=1)
+SITE = Slurm(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, cpus=1)), target_minutes=1)
 
 
 def stamp(folder: str, index: int) -> None:
