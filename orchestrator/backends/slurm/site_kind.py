@@ -41,6 +41,8 @@ class SlurmQueue:
         return Queued(elements, unknown=unknown)
 
     def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
+        if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
+            return Ended(0, "element", True)
         count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)
         return Ended(count, "element", gone)
 
