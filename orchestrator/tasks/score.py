@@ -32,8 +32,9 @@ def run(context: Context, task: Task) -> None:
     reference = Held(context, params["reference"])
     samples, cost = _samples(context, task, metric.needs)
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
-    if metric.extrapolates:  # whether N is enough for it, a report judges
-        record["dimension"] = max(samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2)
+    wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]  # none of no held-out images
+    if metric.extrapolates and wide:  # whether N is enough for it, a report judges
+        record["dimension"] = max(wide)
     if reference.record["sizes"].get("held_out", 0) < _held_out_needed(task, metric):
         empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": NO_HELD_OUT}
         finish(context, task, {}, {"values": dict.fromkeys(metric.names, empty), **record}, started)

@@ -164,6 +164,7 @@ def test_the_first_writer_wins(bucket: str) -> None:
 def test_another_process_is_seen_at_once(bucket: str) -> None:
     """No list and no absence is kept."""
     store = Store(f"{bucket}/seen")
+    store.open()
     assert store.list("records") == []
     assert not store.exists("records/a.json")
     code = "import sys; from orchestrator.store.store import Store; Store(sys.argv[1]).create('records/a.json', b'{}')"
@@ -177,6 +178,7 @@ def test_another_process_is_seen_at_once(bucket: str) -> None:
 
 def test_a_lease(bucket: str) -> None:
     store = Store(f"{bucket}/leases")
+    store.open()
     with lease(store, "d"), pytest.raises(Held), lease(Store(store.url), "d"):
         pass
     with lease(store, "d"):
@@ -190,7 +192,7 @@ def test_a_damaged_object_is_set_aside_and_made_again(finished: Ran, swept: tupl
     name = block_name(score.params["features"], 0)
     whole = store.read(name)
     store.fs.pipe_file(store.path(name), whole[: len(whole) // 2])
-    with pytest.raises(CorruptFile, match="damaged or cut off"):
+    with pytest.raises(CorruptFile, match="cut off or damaged"):
         store.read_arrays(name)
     assert not store.exists(name)
     assert len(store.list(f"quarantine/{name.rpartition('/')[0]}")) == 1

@@ -244,7 +244,7 @@ def test_export_gives_adm_what_it_reads(ran: Ran, folder: Path, tmp_path: Path) 
     sweep, store = ran.plan.sweep.path, ran.store.root
     few = nagbench("export", sweep, tmp_path / "few.npz", "--cell", cell.digest[:12], "--count", "13", "--store", store)
     assert few.returncode == 0, few.stderr
-    assert few.stdout == f"{tmp_path / 'few.npz'}: 0.0 MB\n"
+    assert few.stdout == f"{tmp_path / 'few.npz'}: 10.6 kB\n"
     with np.load(tmp_path / "few.npz") as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], images[:13])
 
