@@ -105,14 +105,10 @@ def test_a_token_file(tmp_path: Path) -> None:
     assert read_site(str(tmp_path / "ray.yaml")).settings.token_file == f"{tmp_path}/token"
 
 
-def test_a_store_that_the_nodes_cannot_reach(
-    cluster: Any, tiny: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    here = Store("store")  # another folder where an actor works
-    with pytest.raises(EnvironmentProblem, match=r"on node .*: store store is not the one of the engine here"):
-        engine.run(tiny, here, lambda: Ray(here, Options(), address=cluster.address), Quiet())
-    store = Store(f"memory://{secrets.token_hex(8)}")
+def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
+    store = Store(f"memory://{secrets.token_hex(8)}")  # which only a test may open
+    with pytest.raises(EnvironmentProblem, match=r"on node .*unknown protocol 'memory'"):
+        engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
     site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(BadInput, match="is of this process alone; the nodes cannot see it"):
         ray_jobs.submit(tiny, store, site, Options())
