@@ -96,7 +96,7 @@ def sample_grid(found: Sequence[Row], notes: Sequence[str], colours: Colours) ->
             axes = figure.add_axes((x / whole[0], low / whole[1], INCHES / whole[0], INCHES / whole[1]))
             axes.set_axis_off()
             axes.imshow(picture(row.samples[index]), interpolation="none", aspect="equal")
-            if place == 0 and by_class:
+            if place == 0 and by_class and np.isfinite(labels[index]):  # a store may hold labels that are none
                 axes.set_title(
                     str(int(labels[index])), loc="center", fontsize=8, fontweight="normal", color=MUTED, pad=4
                 )
