@@ -1,7 +1,7 @@
-# docker build -t nagbench . && docker run --rm -v "$PWD/results:/work/results" nagbench
+# docker build -t nagbench . && docker run --rm -v "$PWD/results:/nagbench/results" nagbench
 # runs the demonstration on the CPU; its results lie in ./results. With GPUs: --gpus all.
 FROM python:3.12-slim
-WORKDIR /work
+WORKDIR /nagbench
 COPY pyproject.toml README.md LICENSE ./
 COPY nag nag
 COPY orchestrator orchestrator

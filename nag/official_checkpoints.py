@@ -90,6 +90,8 @@ def contradicts(field: NetworkField, family: str) -> str | None:
     out = field(x, torch.full((2,), t, device=device), y)[:, : field.shape[0]]
     asked, answered = (v[0] - v[1] for v in (x, out))
     cosine = float((asked * answered).sum() / (asked.norm() * answered.norm()).clamp(min=1e-12))
+    if not math.isfinite(cosine):
+        return "what it predicts is not finite, so its weights are damaged or too large"
     if cosine > -0.8:
         return None
     other = next(f.title for name, f in FAMILIES.items() if name != family)

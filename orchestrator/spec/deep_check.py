@@ -14,6 +14,8 @@ from orchestrator.spec.score_section import images_of, reads_pixels
 from orchestrator.spec.user_code import place
 from orchestrator.spec.yaml_nodes import parse
 
+STATES = 4  # on which a checkpoint is evaluated
+
 
 def look(sweep: Sweep) -> Iterator[str]:
     """Open all that a sweep reads, one line for each thing that is good. Raises BadInput for the first that is not."""
@@ -211,10 +213,26 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
     for cell in sweep.cells:
         if cell.network is network:
             _fits(place, cell, field)
+    _evaluates(place, field)
     null = [words for words, has in (("noise", field.has_null_noise), ("class", field.has_null_class)) if has]
     conditions = f"null {' and '.join(null)} condition" if null else "no null condition"
     words = f"{place}: {list(field.shape)}, {field.num_classes} classes, predicts {field.predicts}, {conditions}"
     return tuple(field.shape), words
+
+
+def _evaluates(place: str, field: Any) -> None:
+    """One evaluation of a few states: weights may be finite, and so large that what the network predicts is not."""
+    import torch
+
+    from nag import noise
+
+    for t in (1.0, 0.5):
+        x = torch.from_numpy(noise.normal(0, range(STATES), 0, field.shape))
+        y = torch.arange(STATES) % field.num_classes
+        if not bool(torch.isfinite(field(x, torch.full((STATES,), t), y)).all()):
+            raise BadInput(
+                f"{place}: what it predicts at t = {t:g} is not finite, so its weights are damaged or too large"
+            )
 
 
 def _fits(place: str, cell: Cell, field: Any) -> None:

@@ -6,6 +6,7 @@ again, ROBUSTNESS_KEEP is the folder in which failing inputs are left (by defaul
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import queue
@@ -95,7 +96,7 @@ def _not_json(word: str) -> None:
 
 
 @dataclass
-class Case:
+class Case(abc.ABC):
     """One input. `make` writes it below a folder of its own and returns its steps; `judge` has a last word."""
 
     family: str
@@ -103,8 +104,9 @@ class Case:
     words: str  # what was done to what
     folder: Path  # home, temporary files, working directory
 
+    @abc.abstractmethod
     def make(self) -> list[Step]:
-        raise NotImplementedError
+        """Write the input; what is to be run on it."""
 
     def judge(self, outcomes: list[Outcome]) -> list[str]:
         return []

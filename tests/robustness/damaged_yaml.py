@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from nag.registry import METHODS, find
+from tests.orchestrator.users_files import GUIDANCE
 
 
 @dataclasses.dataclass
@@ -364,23 +365,4 @@ def odd_files(folder: Path) -> None:
     (folder / "leaves.py").write_text("raise SystemExit(7)\n")
 
 
-CODE = '''\
-from typing import ClassVar
-
-from nag.guidance import Interval, Term
-from nag.registry import method
-
-
-@method
-class Own:
-    """Guidance of a user's own."""
-
-    scale: float
-    until: float = 0.5
-    needs: ClassVar[frozenset[str]] = frozenset({"null_noise"})
-    off = property(lambda self: self.scale == 0)
-
-    def terms(self) -> tuple[Term, ...]:
-        late = Interval(high=self.until)
-        return Term(False, False, self.scale, interval=late), Term(True, False, -self.scale, interval=late)
-'''
+CODE = GUIDANCE.replace("LateNAG", "Own")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.conftest import TINY
 from tests.robustness import damaged_yaml
 from tests.robustness.cases import ROOT, Case, Step, check, play_all, stream, verdict
 from tests.robustness.damaged_yaml import Changes, odd_files
@@ -15,20 +16,8 @@ from tests.robustness.damaged_yaml import Changes, odd_files
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OWN = {  # what the project's own sweeps do not use
-    "own_code": """\
-name: own_code
-networks:
-  sit:
-    data: {name: digits}
-    model: {name: sit, hidden: 16, depth: 1, heads: 2, patch: 4}
-    train: {steps: 8, batch: 16, lr: 1e-2, noise_dropout: 0.2, class_dropout: 0.2, seed: {grid: [0, 1]}}
-sampler: {name: euler, steps: 2}
-sample: {count: 40, block: 20}
-score: {features: [pixels, {name: digits, steps: 5}], metrics: [fid, kid, precision_recall]}
-arms:
-  plain: {}
-  own: {own: {use: ./code.py:Own, scale: {grid: [1.0, 2.0]}}}
-""",
+    "own_code": TINY.replace("name: tiny", "name: own_code").replace("class_accuracy", "kid").partition("arms:")[0]
+    + "arms:\n  plain: {}\n  own: {own: {use: ./code.py:Own, scale: {grid: [1.0, 2.0]}}}\n",
     "files": """\
 name: files
 networks:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from nag.checkpoint import dump_network
+from nag.interpolants import Linear
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from orchestrator.errors import BadInput
@@ -97,6 +99,28 @@ def test_weights_that_are_nan(deep: Callable[..., tuple[int, str]]) -> None:
     assert code == 2
     assert "blocks.0.mlp.fc1.weight" in text
     assert "not finite" in text
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_that_are_finite_and_too_large(deep: Callable[..., tuple[int, str]], tmp_path: Path, own: bool) -> None:
+    """Both as an official file and in our own form, whose loading does not evaluate it."""
+    weights = sit()
+    weights["final_layer.linear.weight"].fill_(3e38)
+    if not own:
+        code, text = deep(weights)
+    else:
+        model = SiT(hidden=16, depth=1, heads=2, patch=4)
+        known = {"shape": (1, 8, 8), "num_classes": 10, "has_null_noise": False, "has_null_class": True}
+        data = dump_network(weights, model=model, interpolant=Linear(), predicts="velocity", **known)
+        (tmp_path / "net.safetensors").write_bytes(data)
+        text = SWEEP.replace("net.pt, family: FAMILY, heads: 2", "net.safetensors").replace("SAMPLER", "euler")
+        (tmp_path / "sweep.yaml").write_text(text.replace("GUIDANCE", "cfg: {scale: 1.5}"))
+        with pytest.raises(BadInput) as raised:
+            list(look(read_sweep(tmp_path / "sweep.yaml")))
+        code, text = raised.value.exit_code, str(raised.value)
+    assert code == 2
+    assert "sweep.yaml:" in text
+    assert "is not finite, so its weights are damaged or too large" in text
 
 
 def test_weights_that_are_missing_or_of_another_family(deep: Callable[..., tuple[int, str]]) -> None:

@@ -1,4 +1,4 @@
-"""What is not nagbench's: folders that are no store, links, foreign and unreadable files, snapshots of others."""
+"""What is not nagbench's: folders that are no store, links, foreign and unreadable files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.slurm import queueing
-from orchestrator.backends.slurm.waves import Wave, begin, read_array, read_job, waves
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, Unreadable
-from orchestrator.execution.code_snapshot import snapshot
-from orchestrator.execution.retries import decide
-from orchestrator.identity import canonical, checksum
+from orchestrator.errors import BadInput, EnvironmentProblem, Unreadable
 from orchestrator.retention.garbage import files, garbage
 from orchestrator.store import folders
-from orchestrator.store.folders import exposed
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from orchestrator.tasks import attempts
 from tests.orchestrator.conftest import TINY, Ran, changed, metrics, nagbench, run_here
 
 HEX, OLD = "a" * 32, (1, 1)
@@ -303,103 +296,6 @@ def test_a_file_that_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(Unreadable, match=r"cannot be read: Permission denied\. Ask its owner"):
         store.read_record("notes/x.json")
     assert store.list("notes") == ["x.json"]
-
-
-# Snapshots, and what goes into a job's options.
-
-
-def package(root: Path) -> Path:
-    for name in ("nag/__init__.py", "orchestrator/__init__.py"):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_text(f"NAME = {name!r}\n")
-    return root
-
-
-def test_a_snapshot_that_was_there_first(tmp_path: Path) -> None:
-    """Equal sizes are no equal content; nor may other files stand beside what is imported."""
-    root = package(tmp_path / "checkout")
-    made = snapshot(tmp_path / "shared", root)
-    good = (made / "nag/__init__.py").read_text()
-    for plant in ("nag/__init__.py", "torch.py", "nag/evil.py", "sitecustomize/__init__.py"):
-        (made / plant).parent.mkdir(exist_ok=True)
-        (made / plant).write_text("x" * len(good))
-        assert snapshot(tmp_path / "shared", root) == made
-        assert {str(p.relative_to(made)) for p in made.rglob("*.py")} == {"nag/__init__.py", "orchestrator/__init__.py"}
-        assert (made / "nag/__init__.py").read_text() == good
-    (tmp_path / "evil").mkdir()
-    shutil.rmtree(made)
-    made.symlink_to(tmp_path / "evil")
-    assert snapshot(tmp_path / "shared", root) == made
-    assert not made.is_symlink()
-
-
-def test_a_snapshot_goes_into_a_folder_of_ones_own(tmp_path: Path) -> None:
-    root, shared = package(tmp_path / "checkout"), tmp_path / "group/shared"
-    shared.mkdir(parents=True)
-    shared.parent.chmod(0o777)  # who may rename `shared` may put another one in its place
-    with pytest.raises(EnvironmentProblem, match=r"others can write to .*group, so they could put code"):
-        snapshot(shared, root)
-    shared.parent.chmod(0o1777)
-    assert stat.S_IMODE(snapshot(shared, root).parent.stat().st_mode) == 0o700
-    (shared / "code").chmod(0o777)
-    assert stat.S_IMODE(snapshot(shared, root).parent.stat().st_mode) == 0o700
-    if os.geteuid() == 0:
-        os.chown(shared / "code", 1234, 1234)
-        with pytest.raises(EnvironmentProblem, match=r"is not yours \(its owner is user 1234\)"):
-            snapshot(shared, root)
-        os.chown(shared / "code", 0, 0)
-        os.chown(shared.parent, 0, 1234)
-        shared.parent.chmod(0o775)
-        with pytest.raises(EnvironmentProblem, match="others can write to"):
-            snapshot(shared, root)
-
-
-def test_links_on_the_way_to_a_folder_are_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    (tmp_path / "open/link").symlink_to(tmp_path / "real")
-    (tmp_path / "link").symlink_to(tmp_path / "open/link")
-    assert exposed(tmp_path / "real") == ""
-    assert exposed(tmp_path / "open/link") == f"others can write to {tmp_path / 'open'}"
-    assert exposed(tmp_path / "link") == f"others can write to {tmp_path / 'open'}"
-
-
-def sealed(record: dict[str, object]) -> bytes:
-    return (canonical({**record, "checksum": checksum(canonical(record).encode())}) + "\n").encode()
-
-
-def test_nothing_of_a_record_becomes_a_line_of_a_job(tmp_path: Path) -> None:
-    """Hosts to avoid and ids to wait for are options of sbatch, and options are lines of a shell script."""
-    evil = "node1\ntouch /tmp/evil"
-    store = Store(str(tmp_path))
-    store.open()
-    tried = {"cause": "node", "reason": "it died", "time": 1.0, "kind": "sample", "at": 0}
-    for number, host in enumerate((evil, "node2", "$(x)", "a b", "n[1-4,7]")):
-        attempts.keep(store, HEX, str(number), {**tried, "host": host})
-    assert decide(attempts.read(store, HEX)).avoid == ("node2", "n[1-4,7]")
-    wave = begin(store, "tiny", {"arrays": 2, "time": 1.0, "folder": str(tmp_path), "stem": "x"})
-    for job in (evil, "--user=me", "7,8"):
-        path = tmp_path / wave.job_name(0)
-        path.unlink(missing_ok=True)
-        path.write_bytes(sealed({"job": job}))
-        assert read_job(store, wave, 0) == (False, None)
-    with pytest.raises(queueing.Refused, match="which cannot be an option of a job"):
-        queueing.check_options({"name": "x", "slurm_additional_parameters": {"dependency": f"afterany:{evil}"}})
-
-
-def test_waves_that_are_none(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    store.open()
-    good = begin(store, "tiny", {"arrays": 10**15, "time": 1.0, "folder": str(tmp_path), "stem": "x"})
-    for number, record in enumerate(({}, {"arrays": "2", "time": 1.0, "folder": "x"}, {"arrays": 1}), 2):
-        store.create_record(Wave("tiny", number).folder + "/wave.json", record)
-    assert [wave.number for wave in waves(store, "tiny", closed=True)] == [good.number]
-    for shape in ({}, {"digests": [], "elements": [[[1, 2, 3]]], "name": "x"}, {"elements": 3}):
-        path = tmp_path / good.array_name(0)
-        path.write_bytes(sealed(shape))
-        with pytest.raises(CorruptFile, match="is not an array"):
-            read_array(store, good.array_name(0))
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
