@@ -18,29 +18,12 @@ from nag.datasets.dataset import listing, to_uint8
 from nag.datasets.image_folder import ImageFolder
 from nag.datasets.images import Unreadable, as_rgb, centre_crop
 from nag.datasets.prefetch import read_ahead
+from tests.nag.image_files import fill, noise_image, save
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def noise_image(seed: int, width: int = 8, height: int = 8) -> Image.Image:
-    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(levels)
-
-
-def save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-def fill(root: Path, classes: dict[str, int], seed: int = 0) -> Path:
-    """Folders with so many 8x8 images each."""
-    for number, (name, count) in enumerate(classes.items()):
-        for i in range(count):
-            save(noise_image(seed + 1000 * number + i), root / name / f"{i:03d}.png")
-    return root
 
 
 @pytest.fixture
@@ -232,54 +215,6 @@ def test_asking_for_classes_reads_no_file(root, monkeypatch):
 
 
 # Every kind of file
-
-
-def one(tmp_path: Path, image: Image.Image, name: str = "x.png", **options) -> np.ndarray:
-    """(3, 8, 8) bytes of an image that is stored in some form and read back."""
-    root = tmp_path / "one"
-    save(noise_image(0), root / "a.png")
-    image.save(root / name, **options)
-    split = ImageFolder(path=str(root), resolution=8).open("train")
-    row = [n for n, _ in split.files].index(name)
-    return to_uint8(split.images(np.array([row]))[0])
-
-
-def test_grey_is_repeated(tmp_path):
-    levels = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    assert (one(tmp_path, Image.fromarray(levels)) == levels).all()
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.tif"])
-def test_16_bits_are_scaled_and_not_clipped(tmp_path, name):
-    levels = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
-    found = one(tmp_path, Image.fromarray(levels), name)
-    assert np.abs(found.astype(float) - levels / 257).max() <= 0.5
-
-
-def test_transparency_is_dropped(tmp_path):
-    levels = np.asarray(noise_image(5))
-    alpha = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    found = one(tmp_path, Image.fromarray(np.concatenate([levels, alpha], axis=2)))
-    assert (found == levels.transpose(2, 0, 1)).all()
-
-
-def test_a_palette_with_transparency(tmp_path):
-    image = Image.new("P", (8, 8), 1)
-    image.putpalette([0, 0, 0, 10, 20, 30])
-    found = one(tmp_path, image, transparency=bytes([0, 128]))
-    assert (found == np.array([10, 20, 30])[:, None, None]).all()
-
-
-def test_cmyk_and_one_bit(tmp_path):
-    found = one(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.tif")
-    assert (found == np.array([255, 0, 0])[:, None, None]).all()
-    assert (one(tmp_path, Image.new("1", (8, 8), 1), "y.png") == 255).all()
-
-
-def test_the_camera_s_orientation_is_ignored(tmp_path):
-    image, exif = noise_image(6), Image.Exif()
-    exif[0x0112] = 6
-    assert (one(tmp_path, image, exif=exif) == np.asarray(image).transpose(2, 0, 1)).all()
 
 
 def test_mixed_sizes_and_formats(tmp_path):
