@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nag.cache import xdg
 from nag.registry import method
 from orchestrator.backends.ray.settings import Ray
-from orchestrator.backends.site_values import Count
+from orchestrator.backends.site_values import Count, Processes
 from orchestrator.backends.slurm.settings import Slurm
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
@@ -44,24 +44,11 @@ PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 
 
 @method
-class Local:
+class Local(Processes):
     """This machine."""
 
     workers: Count | None = None
     processes: Count = 1  # that train one network together, each on a GPU of its own where there are any
-
-    @property
-    def trained_on(self) -> int:
-        return self.processes
-
-    @property
-    def trained_words(self) -> str:
-        """Where their number is written."""
-        return f"processes is {self.processes}"
-
-    @property
-    def writes_campaigns(self) -> bool:
-        return False
 
 
 KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}

@@ -42,3 +42,22 @@ Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 365)]
 Memory = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[Int, Field(ge=1, le=10_000)]
 Amount = Annotated[float, Field(ge=0, le=1024)]
+
+
+class Processes:
+    """What a kind of site says whose key `processes` is how many train one network together."""
+
+    processes: int
+
+    @property
+    def trained_on(self) -> int:
+        return self.processes
+
+    @property
+    def trained_words(self) -> str:
+        """Where their number is written."""
+        return f"processes is {self.processes}"
+
+    @property
+    def writes_campaigns(self) -> bool:
+        return False

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nag.registry import method
-from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Word, checked
+from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Processes, Word, checked
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.errors import unknown
 
@@ -34,7 +34,7 @@ class RayWorker:
 
 
 @method
-class Ray:
+class Ray(Processes):
     """A Ray cluster that is up. `address` is for commands on its nodes (`run`), `jobs` for `submit` from anywhere."""
 
     address: Annotated[str, checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None
@@ -59,16 +59,3 @@ class Ray:
             raise ValueError("cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages")
         if self.processes > 1 and 0 < (self.worker.gpus or 0) < 1:
             raise ValueError(f"processes is {self.processes}, so each needs a GPU of its own: worker.gpus is below 1")
-
-    @property
-    def trained_on(self) -> int:
-        return self.processes
-
-    @property
-    def trained_words(self) -> str:
-        """Where their number is written."""
-        return f"processes is {self.processes}"
-
-    @property
-    def writes_campaigns(self) -> bool:
-        return False

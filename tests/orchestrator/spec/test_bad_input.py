@@ -1,4 +1,4 @@
-"""Every mistake in a sweep file gets one sentence: line, key path, value, known names, fix (test_bad_sections.py: more)."""
+"""Every mistake in a sweep file is one sentence: line, key path, value, known names, fix. More: test_bad_sections.py."""
 
 import contextlib
 import re
