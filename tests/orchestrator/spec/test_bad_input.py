@@ -1,4 +1,4 @@
-"""Every mistake in a sweep file is one sentence: line, key path, value, known names, fix. More: test_bad_sections.py."""
+"""Every mistake in a sweep file is one sentence: line, key, value, known names, fix. More in test_bad_sections.py."""
 
 import contextlib
 import re
