@@ -50,7 +50,7 @@ def nothing(place: Place) -> bool:
         ("kind: slurm", "kind: slurm\nconstraint: a100", 3, "Invalid feature specification"),
         ("kind: slurm", "kind: slurm\ngres: gpu:a100:{gpus}", 3, "Requested node configuration is not available"),
         (
-            "train: {minutes: 6, memory_gb: 1",
+            "train: {minutes: 6, memory_gb: 2",
             "train: {minutes: 6, memory_gb: 900",
             3,
             "Memory specification can",

@@ -127,7 +127,7 @@ def test_two_processes_on_two_nodes_without_accounts(slurm_with: Callable[[Setti
     place = Place(tmp_path / "me", slurm_with(Settings(accounting=False)))
     sweep = changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "", "  nag: {nag: {scale: 1.0}}\n", "")
     place.sweep(sweep)
-    place.site("train: {minutes: 6, memory_gb: 1, cpus: 1}", "train: {minutes: 6, memory_gb: 1, cpus: 1, nodes: 2}")
+    place.site("train: {minutes: 6, memory_gb: 2, cpus: 1}", "train: {minutes: 6, memory_gb: 2, cpus: 1, nodes: 2}")
     done = place.run("run")
     assert done.returncode == 0, done.stderr + place.logs()
     (record,) = place.folder.glob("results/store/records/train/*.json")
