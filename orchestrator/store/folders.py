@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import grp
 import os
 import pwd
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
@@ -62,8 +63,7 @@ def create(root: str, name: str, data: bytes) -> bool:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
                 file.write(data)
-            if _leads_nowhere(base, folder):
-                os.unlink(base, dir_fd=folder)
+            _claim(temporary, base, folder, _leads_nowhere, lambda: os.unlink(base, dir_fd=folder))
             try:  # fails if the name is taken: the first writer wins
                 os.link(temporary, base, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
@@ -73,7 +73,8 @@ def create(root: str, name: str, data: bytes) -> bool:
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                return _claimed(temporary, base, folder)
+                move_there = functools.partial(os.replace, temporary, base, src_dir_fd=folder, dst_dir_fd=folder)
+                return _claim(temporary, base, folder, _is_free, move_there)
             return True
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -84,40 +85,44 @@ def _lstat(name: str, folder: int) -> os.stat_result:
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
-def _is_there(name: str, folder: int) -> bool:
+def _is_free(name: str, folder: int) -> bool:
     try:
         _lstat(name, folder)
     except FileNotFoundError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _leads_nowhere(name: str, folder: int) -> bool:
     try:
-        os.stat(name, dir_fd=folder)
+        if not stat.S_ISLNK(_lstat(name, folder).st_mode):
+            return False
     except FileNotFoundError:
-        return _is_there(name, folder)
+        return False
+    try:
+        os.stat(name, dir_fd=folder)
     except OSError as error:
-        return error.errno == errno.ELOOP
+        return error.errno in (errno.ENOENT, errno.ELOOP)
     return False
 
 
-def _claimed(temporary: str, base: str, folder: int) -> bool:
-    """The same on a file system that has no hard links: who makes the claim beside it may move the file there. A claim
-    whose maker has died in between is followed by the next one.
+def _claim(mine: str, base: str, folder: int, wanted: Callable[[str, int], bool], change: Callable[[], object]) -> bool:
+    """Change what stands under a name, while it is `wanted`: one of many does, the one that makes the claim beside it.
+    A claim whose maker has died in between is followed by the next one. False: it is not wanted, or no more. mine: a
+    file of this process, which tells the time of the file system.
     """
     number = 0
-    while not _is_there(base, folder):
+    while wanted(base, folder):
         claim = f".{base}.claim-{number}"
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, dir_fd=folder))
         except FileExistsError:
-            number += _is_old(claim, temporary, folder)
+            number += _is_old(claim, mine, folder)
             time.sleep(0.01)
             continue
         try:
-            if not _is_there(base, folder):
-                os.replace(temporary, base, src_dir_fd=folder, dst_dir_fd=folder)
+            if wanted(base, folder):
+                change()
                 return True
         finally:
             for made in range(number + 1):

@@ -7,7 +7,9 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +152,40 @@ def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
         assert store.create(f"leases/{HEX}/{number:06d}.json", b"x")
         assert store.read(f"leases/{HEX}/{number:06d}.json") == b"x"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_many_writers_over_a_link_to_nowhere(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.open()
+    (tmp_path / "x").mkdir()
+    for number in range(20):
+        os.symlink("nowhere", tmp_path / "x" / str(number))
+        with ThreadPoolExecutor(16) as pool:
+            won = list(
+                pool.map(lambda part, name=f"x/{number}": store.create(name, part), (b"%d" % i for i in range(16)))
+            )
+        assert sum(won) == 1
+        assert store.read(f"x/{number}") == b"%d" % won.index(True)
+    assert sorted(os.listdir(tmp_path / "x"), key=int) == [str(number) for number in range(20)]
+
+
+def test_a_file_made_while_a_writer_looks_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writer asks where the name leads, and another makes the file between its questions."""
+    store, looked, real = Store(str(tmp_path)), [], os.stat
+    store.create("x/other", b"x")
+
+    def look(path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
+        if path == "file" and not looked:
+            looked.append(path)
+            try:
+                return real(path, *arguments, **keywords)
+            finally:
+                assert store.create("x/file", b"the first")
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "stat", look)
+    assert not store.create("x/file", b"the second")
+    assert store.read("x/file") == b"the first"
 
 
 def test_names_that_lead_out_of_a_store(tmp_path: Path) -> None:
