@@ -1,4 +1,4 @@
-"""A sweep in a notebook: `open_sweep("sweeps/digits.yaml")` gives cells as a table, samples and features as arrays.
+"""A sweep in a notebook: `open_sweep("digits")` gives cells as a table, samples and features as arrays.
 
 Nothing is written and nothing is computed; what is not there yet is missing, and says so. Errors are those of
 orchestrator.errors, and IndexError for samples beyond what is kept.
@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nag.registry import name_of
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, unknown
 from orchestrator.plan.make import plan
-from orchestrator.plan.model import Plan, PlannedCell
+from orchestrator.plan.model import StoredCell, StoredPlan, cell_words, find_cell
+from orchestrator.plan.stored_plan import plan_of_sweep
 from orchestrator.report.cells_csv import SCORE
 from orchestrator.report.results import Results, collect, influence
+from orchestrator.spec.networks import NAME
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.arrays import unpack
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from orchestrator.tracking.runs import varying_params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,23 +31,29 @@ DEFAULT_STORE = "results/store"
 LISTED = 8  # candidates that a message names
 
 
-def open_sweep(path: str | Path, store: str | Path | None = None) -> OpenSweep:
-    """A sweep file with its store: `store`, else $NAGBENCH_STORE, else results/store below the current folder.
+def open_sweep(sweep: str | Path, store: str | Path | None = None) -> OpenSweep:
+    """A sweep of a store, by its name or its file. The store: `store`, else $NAGBENCH_STORE, else results/store below
+    the current folder.
 
-    Raises BadInput for a wrong sweep and where there is no such store.
+    Raises BadInput for a wrong sweep, for a name that the store does not know, and where there is no such store.
     """
     url = str(store or os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE)
     opened = Store(url)
     if not opened.exists(""):
         raise BadInput(f"there is no store at {url} (looked from {Path.cwd()}). Give it: open_sweep(..., store=...).")
     opened.check_format()
-    return OpenSweep(plan(read_sweep(path)), opened)
+    return OpenSweep(plan_of_sweep(opened, str(sweep)) if is_name(sweep) else plan(read_sweep(sweep)), opened)
+
+
+def is_name(sweep: str | Path) -> bool:
+    """Whether that is the name of a sweep in a store, and not of a file."""
+    return isinstance(sweep, str) and NAME.fullmatch(sweep) is not None and not os.path.isfile(sweep)
 
 
 class OpenSweep:
     """What `open_sweep` gives. A cell is named by its digest or the first letters of it, or by a row of `cells()`."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: StoredPlan, store: Store) -> None:
         self.plan, self.store = plan, store
 
     def __repr__(self) -> str:
@@ -100,19 +106,17 @@ class OpenSweep:
     def features(self, cell: Any, extractor: str | None = None) -> np.ndarray:
         """(N, d) float32 of the N samples that the cell counts. extractor: by name; by default the sweep's first."""
         planned = self._cell(cell)
-        task = planned.extracts[self._extractors().index(self._extractor(extractor))]
-        return self._rows(task, "features", None, planned)
+        return self._rows(self._extract(planned, extractor), "features", None, planned)
 
     def influence(self, cell: Any, extractor: str | None = None, metric: str | None = None) -> np.ndarray:
         """(N,) float32: how far each sample moves a metric of the cell; by default of the first metric that has it."""
         planned = self._cell(cell)
-        wanted = self._extractor(extractor)
+        wanted = self._extractor_of(self._extract(planned, extractor))
         names = []
         for scored in planned.scores:
-            task = self.plan.tasks[scored.task]
-            if task.kind != "score" or self.plan.tasks[task.params["features"]].params["extractor"]["name"] != wanted:
+            if scored.extractor != wanted:
                 continue
-            names.append(name_of(scored.metric))
+            names.append(scored.metric.name)
             found = influence(self.store, scored.task) if metric in (None, names[-1]) else None
             if found is not None:
                 return found
@@ -122,7 +126,7 @@ class OpenSweep:
             f"cell {planned.digest[:12]} has no influence on record: it is not scored, or the metric has none."
         )
 
-    def _cell(self, cell: Any) -> PlannedCell:
+    def _cell(self, cell: Any) -> StoredCell:
         """The cell of a digest, of the first letters of one, or of a row."""
         if not isinstance(cell, str):
             cell = (
@@ -130,49 +134,36 @@ class OpenSweep:
             )
         if not isinstance(cell, str):
             raise BadInput(f"a cell is named by its digest or by a row of cells(), not by {cell!r}.")
-        found = {planned.digest: planned for planned in self.plan.cells if planned.digest.startswith(cell.lower())}
-        if len(found) == 1:
-            return next(iter(found.values()))
-        candidates = list((found or {planned.digest: planned for planned in self.plan.cells}).values())
-        listed = [f"{planned.digest[:12]} ({self._words(planned)})" for planned in candidates[:LISTED]]
-        more = f", and {len(candidates) - LISTED} more" if len(candidates) > LISTED else ""
-        what = "several cells start" if found else "no cell starts"
-        raise BadInput(f"{what} with {cell!r}. {'They are' if found else 'There are'}: {', '.join(listed)}{more}.")
+        return find_cell(self.plan, cell)
 
-    def _words(self, cell: PlannedCell) -> str:
-        params = cell.cell.params
-        return " ".join(
-            [cell.cell.arm, *(f"{key}={params[key]}" for key in varying_params(self.plan) if key in params)]
-        )
+    def _extractor_of(self, task: str) -> str:
+        return str(self.plan.tasks[task].params["extractor"]["name"])
 
-    def _extractors(self) -> list[str]:
-        score = self.plan.sweep.score
-        return [name_of(extractor) for extractor in score.features] if score else []
-
-    def _extractor(self, name: str | None) -> str:
-        names = self._extractors()
-        if not names:
+    def _extract(self, cell: StoredCell, extractor: str | None) -> str:
+        """The task that makes a cell's features: of the extractor of that name, by default of the sweep's first."""
+        tasks = {self._extractor_of(task): task for task in cell.extracts}
+        if not tasks:
             raise BadInput(f"sweep {self.plan.sweep.name} scores nothing, so it has no features.")
-        if name is not None and name not in names:
-            raise BadInput(unknown("extractor", name, names))
-        return name or names[0]
+        if extractor is not None and extractor not in tasks:
+            raise BadInput(unknown("extractor", extractor, tasks))
+        return tasks[extractor or next(iter(tasks))]
 
-    def _rows(self, task: str, array: str, indices: Iterable[int] | int | None, cell: PlannedCell) -> np.ndarray:
+    def _rows(self, task: str, array: str, indices: Iterable[int] | int | None, cell: StoredCell) -> np.ndarray:
         """Rows of the stored blocks of a sample or extract task. A damaged block is only reported: this reads."""
         import numpy as np
 
-        count, block = cell.cell.sample.count, cell.cell.sample.block
+        count, block = cell.count, self.plan.tasks[cell.stream].params["block"]
         wanted = np.atleast_1d(np.asarray(range(count) if indices is None else _whole(indices), dtype=np.int64))
         numbers = {int(name.partition(".")[0]) for name in self.store.list(f"blocks/{task}")}
         for index in wanted:
             if index < 0 or index // block not in numbers:
                 raise IndexError(
-                    f"index {index} of cell {cell.digest[:12]} ({self._words(cell)}) {_kept(numbers, block)}"
+                    f"index {index} of cell {cell.digest[:12]} ({cell_words(self.plan, cell)}) {_kept(numbers, block)}"
                 )
         if not len(wanted):
             wanted_blocks = sorted(numbers)[:1]
             if not wanted_blocks:
-                raise IndexError(f"cell {cell.digest[:12]} ({self._words(cell)}): {_kept(numbers, block)}")
+                raise IndexError(f"cell {cell.digest[:12]} ({cell_words(self.plan, cell)}): {_kept(numbers, block)}")
             return self._block(task, wanted_blocks[0], array)[:0]
         places = wanted // block
         loaded = {int(number): self._block(task, int(number), array) for number in np.unique(places)}

@@ -13,7 +13,7 @@ from nag.distributed import World
 from orchestrator.backends.slurm.commands import Absent
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
-from orchestrator.plan.model import plan_checksum
+from orchestrator.plan.stored_plan import plan_checksum
 
 if TYPE_CHECKING:
     from orchestrator.backends.site import Site

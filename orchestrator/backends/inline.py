@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.execution.protocol import Bundle, End, Event, Work, event_of, message_of
 from orchestrator.execution.worker import Worker
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
 
@@ -24,7 +24,7 @@ class Here:
         self.messages: list[dict[str, Any]] = []
         self.worker = Worker(store, options, self.messages.append, raises=raises)
 
-    def size(self, plan: Plan, stream: str, blocks: int) -> int:
+    def size(self, plan: StoredPlan, stream: str, blocks: int) -> int:
         return max(1, min(BLOCKS_A_BUNDLE, blocks // 4))
 
     def adopt(self) -> list[Bundle]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from nag.distributed import alone
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, event_of, message_of
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
 
@@ -82,7 +82,7 @@ class Local:
         process.process.wait()
         self.events.put((process, None))
 
-    def size(self, plan: Plan, stream: str, blocks: int) -> int:
+    def size(self, plan: StoredPlan, stream: str, blocks: int) -> int:
         return max(1, min(BLOCKS_A_BUNDLE, blocks // (4 * self.workers)))
 
     def adopt(self) -> list[Bundle]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.doctor_rows import Row
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import Plan, StoredPlan
     from orchestrator.store.store import Store
 
 
@@ -43,7 +43,9 @@ class LocalSite:
     def status(self, sweep: str, store: Store) -> Queued:
         return Queued()
 
-    def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> NoReturn:
+    def cancel(
+        self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]
+    ) -> NoReturn:
         raise BadInput(f"{self.site.path}: nothing is queued at a site of kind 'local'; Ctrl-C ends a run there.")
 
     def logs(self, sweep: str, store: Store) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.slurm.forecast import Forecast
     from orchestrator.execution.engine import Observer
     from orchestrator.execution.protocol import Backend
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import Plan, StoredPlan
     from orchestrator.store.store import Store
 
 
@@ -51,7 +51,7 @@ class Queue(Protocol):
     def status(self, sweep: str, store: Store) -> Queued: ...
 
     def cancel(
-        self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]
+        self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]
     ) -> Ended: ...  # only: of these tasks alone
 
     def logs(self, sweep: str, store: Store) -> str | None: ...  # None: they are files, a task or an element each

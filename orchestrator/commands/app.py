@@ -18,7 +18,7 @@ from orchestrator.display import address, visible
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
 
 if TYPE_CHECKING:
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import Plan, StoredPlan
     from orchestrator.report.results import Results
     from orchestrator.store.store import Store
 
@@ -102,6 +102,20 @@ def read_plan(
     return plan(sweep, frozenset(arms) if arms else None, hashes)
 
 
+def stored_plan(
+    sweep: str, store: Store, smoke: bool = False, arms: list[str] | None = None, *, hashes: bool = True
+) -> StoredPlan:
+    """The plan of a sweep that the user named: as the store has it, or as its file says."""
+    from orchestrator.notebook import is_name
+    from orchestrator.plan.model import only_arms
+    from orchestrator.plan.stored_plan import plan_of_sweep
+
+    if not is_name(sweep):
+        return read_plan(sweep, smoke, arms, hashes=hashes)
+    plan = plan_of_sweep(store, f"{sweep}-smoke" if smoke else sweep)
+    return only_arms(plan, arms) if arms else plan
+
+
 def open_store(url: str) -> Store:
     from orchestrator.store.store import Store
 
@@ -114,8 +128,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def compare_and_report(plan: Plan, opened: Store, store: str, tracking: str) -> int:
+def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: str) -> int:
     """Print the comparison, write the pages, bring MLflow up to date; exit code 1 if a cell is not there."""
+    from orchestrator.plan.model import Plan
     from orchestrator.report.comparisons import compare
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import comparison
@@ -126,20 +141,21 @@ def compare_and_report(plan: Plan, opened: Store, store: str, tracking: str) -> 
     comparisons = compare(results, opened)
     for piece in comparison(results, comparisons):
         out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
+    command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.path}"
     with err.status("Writing the report..."):
-        page = write_report(results, comparisons, opened, report_folder(plan), f"nagbench run {plan.sweep.path}")
+        page = write_report(results, comparisons, opened, report_folder(plan), command)
     tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
     out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
     return 0 if all(cell.complete for cell in results.cells) else 1
 
 
-def report_folder(plan: Plan) -> Path:
+def report_folder(plan: StoredPlan) -> Path:
     """Where the pages of a sweep's report are written."""
     return Path(REPORTS) / plan.sweep.name
 
 
-def report_pages(plan: Plan) -> Path | None:
+def report_pages(plan: StoredPlan) -> Path | None:
     """The pages of the last report, if there are any."""
     return report_folder(plan) if report_folder(plan).is_dir() else None
 

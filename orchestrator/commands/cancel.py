@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.commands.app import command, err, open_store, out, read_plan
+from orchestrator.commands.app import command, err, open_store, out, stored_plan
 from orchestrator.commands.options import (
     ArmOption,
     CellOption,
+    NamedSweep,
     SiteOption,
     SmokeOption,
     StoreOption,
-    SweepArgument,
     absolute,
 )
 from orchestrator.notebook import DEFAULT_STORE
@@ -18,7 +18,7 @@ from orchestrator.report.formatting import plural
 
 @command
 def cancel(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     store: StoreOption = DEFAULT_STORE,
     site: SiteOption = None,
     arm: ArmOption = None,
@@ -30,7 +30,8 @@ def cancel(
     from orchestrator.backends.site import read_site
     from orchestrator.plan.model import needs_only
 
-    found, opened = read_plan(sweep, smoke), open_store(absolute(store))
+    opened = open_store(absolute(store))
+    found = stored_plan(sweep, opened, smoke)
     queue = queue_at(read_site(site) if site else None)
     only = needs_only(found, arm, cell) if arm or cell else None
     with err.status("Cancelling..."):

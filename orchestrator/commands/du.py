@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from orchestrator.commands.app import command, open_store, out, print_json, read_plan
+from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
 from orchestrator.commands.options import JsonOption, SmokeOption, StoreOption
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
@@ -25,7 +25,7 @@ COLUMNS = {  # of `du`: the kinds of task whose files it adds up
 
 @command
 def du(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP.yaml]", help="Only this sweep, by arm.")] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Only this sweep, by arm.")] = None,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
@@ -33,7 +33,8 @@ def du(
     """Show what the store has, by sweep and kind; of one sweep, by arm and kind."""
     from orchestrator.retention.usage import Space, usage
 
-    found = usage(open_store(store), read_plan(sweep, smoke) if sweep else None)
+    opened = open_store(store)
+    found = usage(opened, stored_plan(sweep, opened, smoke) if sweep else None)
     what = "arm" if sweep else "sweep"
     if as_json:
         print_json({"store": address(store), **found.as_json(what)})

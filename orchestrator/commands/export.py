@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.app import command, open_store, out, read_plan, report_pages
+from orchestrator.commands.app import command, open_store, out, report_pages, stored_plan
 from orchestrator.commands.du import size
-from orchestrator.commands.options import DeviceOption, SmokeOption, StoreOption, SweepArgument, check_device, given
+from orchestrator.commands.options import DeviceOption, NamedSweep, SmokeOption, StoreOption, check_device, given
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 
 
 @command
 def export(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
@@ -32,7 +32,8 @@ def export(
     from orchestrator.report.archive import export_images
 
     check_device(device)
-    found, opened = read_plan(sweep, smoke), open_store(store)
+    opened = open_store(store)
+    found = stored_plan(sweep, opened, smoke)
     if cell is not None:
         made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
     elif count is not None:

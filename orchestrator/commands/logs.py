@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.app import command, open_store, out, read_plan
-from orchestrator.commands.options import SiteOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.commands.app import command, open_store, out, stored_plan
+from orchestrator.commands.options import NamedSweep, SiteOption, SmokeOption, StoreOption
 from orchestrator.notebook import DEFAULT_STORE
 
 
 @command
 def logs(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     cell: Annotated[str | None, typer.Argument(help="Only what this cell needs: the start of its digest.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
     store: StoreOption = DEFAULT_STORE,
@@ -26,7 +26,8 @@ def logs(
     from orchestrator.commands import task_logs as written
     from orchestrator.plan.model import find_cell
 
-    found, opened = read_plan(sweep, smoke), open_store(store)
+    opened = open_store(store)
+    found = stored_plan(sweep, opened, smoke)
     whole = queue_at(read_site(site) if site else None).logs(found.sweep.name, opened)
     if whole is not None:
         out.print(whole, markup=False, soft_wrap=True)

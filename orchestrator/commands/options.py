@@ -26,6 +26,9 @@ def finite(value: float | None) -> float | None:
 
 
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+NamedSweep = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="The name of a sweep in the store, or its file, which may be newer.")
+]
 StoreOption = Annotated[
     str, typer.Option(help="Where results live: a folder or an fsspec URL.", envvar="NAGBENCH_STORE", callback=given)
 ]

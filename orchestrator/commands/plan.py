@@ -74,7 +74,7 @@ def plan(
     expected = at(place).forecast(found, opened) if place else None
     arrays, words, told = forecast_table(expected) if expected else (None, "", {})
     if as_json:
-        cells = [{"arm": c.cell.arm, "digest": c.digest, "params": dict(c.cell.params)} for c in found.cells]
+        cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in found.cells]
         disk = space.as_json()
         known = {"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(found)}
         print_json({**known, "site": told or None})

@@ -7,18 +7,18 @@ from orchestrator.commands.app import (
     compare_and_report,
     open_store,
     print_json,
-    read_plan,
     report_pages,
+    stored_plan,
     track,
 )
-from orchestrator.commands.options import ArmOption, JsonOption, SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.commands.options import ArmOption, JsonOption, NamedSweep, SmokeOption, StoreOption, TrackingOption
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 
 @command
 def report(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     arm: ArmOption = None,
@@ -31,7 +31,8 @@ def report(
     from orchestrator.tracking.sync import check as check_tracking
 
     check_tracking(tracking)
-    found, opened = read_plan(sweep, smoke, arm), open_store(store)
+    opened = open_store(store)
+    found = stored_plan(sweep, opened, smoke, arm)
     if not as_json:
         return compare_and_report(found, opened, store, tracking)
     results = collect(found, opened)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from orchestrator.commands.app import command, open_store, out, print_json, read_plan
+from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
 from orchestrator.commands.options import (
     JsonOption,
+    NamedSweep,
     SiteOption,
     SmokeOption,
     StoreOption,
-    SweepArgument,
     TrackingOption,
 )
 from orchestrator.display import address
@@ -18,7 +18,7 @@ from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 @command
 def status(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     smoke: SmokeOption = False,
@@ -33,7 +33,8 @@ def status(
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure
 
-    found, opened = read_plan(sweep, smoke, hashes=False), open_store(store)
+    opened = open_store(store)
+    found = stored_plan(sweep, opened, smoke, hashes=False)
     done = Done(opened)
     results, tasks = collect(found, opened, done), counts(found, done)
     failed = [cell for cell in results.cells if cell.reason is not None]

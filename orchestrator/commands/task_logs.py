@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import waves
-from orchestrator.plan.model import Plan, PlannedCell, behind
+from orchestrator.plan.model import StoredCell, StoredPlan, behind
 from orchestrator.store import folders
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import Task
@@ -39,7 +39,7 @@ class Log:
         return lines[-1] if lines else ""
 
 
-def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]:
+def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list[Log]:
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
@@ -54,7 +54,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
+def _of_elements(plan: StoredPlan, store: Store, wanted: set[str]) -> list[Log]:
     """The outputs of Slurm's elements, each under the first task that it does."""
     found = []
     for wave in waves(store, plan.sweep.name, closed=True):
@@ -67,7 +67,7 @@ def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
     return found
 
 
-def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:
+def follow(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> Iterator[tuple[Task, str]]:
     """New lines of those logs, from now on, for ever."""
     read = {log.path: log.path.lstat().st_size for log in logs(plan, store, cell)}
     while True:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands import interrupts
-from orchestrator.commands.app import command, err, open_store, out, read_plan, report_pages
-from orchestrator.commands.options import SmokeOption, StoreOption, SweepArgument, TrackingOption
+from orchestrator.commands.app import command, err, open_store, out, report_pages, stored_plan
+from orchestrator.commands.options import NamedSweep, SmokeOption, StoreOption, TrackingOption
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -18,7 +18,7 @@ from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 @command
 def ui(
-    sweep: SweepArgument,
+    sweep: NamedSweep,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try, on 127.0.0.1.")] = 5000,
@@ -32,7 +32,8 @@ def ui(
     check(tracking)
     if tracking == NONE:
         raise BadInput("--tracking none: there is nothing to look at. Name a database or a server.")
-    found, opened = read_plan(sweep, smoke), open_store(store)
+    opened = open_store(store)
+    found = stored_plan(sweep, opened, smoke)
     with err.status("Starting MLflow..."):
         sync(collect(found, opened), tracking, opened, report_pages(found))
         server = contextlib.ExitStack()

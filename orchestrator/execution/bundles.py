@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from orchestrator.execution.protocol import Bundle
 from orchestrator.execution.retries import Decision
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.tasks.task import BLOCK_KINDS
 
 Todo = Mapping[str, "list[int] | None"]
 Step = tuple[str, tuple[int, ...] | None]
-Size = Callable[[Plan, str, int], int]
+Size = Callable[[StoredPlan, str, int], int]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Waiting:
 
 
 def bundles(
-    plan: Plan, name: str, todo: Todo, open_: Container[str], size: Size, decisions: Mapping[str, Decision]
+    plan: StoredPlan, name: str, todo: Todo, open_: Container[str], size: Size, decisions: Mapping[str, Decision]
 ) -> list[Waiting]:
     """Bundles of all that is to do, in an order in which each comes after what it needs.
 
@@ -95,7 +95,7 @@ def bundles(
     return _in_order(plan, found)
 
 
-def _in_order(plan: Plan, found: list[Waiting]) -> list[Waiting]:
+def _in_order(plan: StoredPlan, found: list[Waiting]) -> list[Waiting]:
     """Extractors' trainings, then what is made while images are encoded, then all that may need either."""
 
     def rank(waiting: Waiting) -> int:
@@ -108,7 +108,7 @@ def _in_order(plan: Plan, found: list[Waiting]) -> list[Waiting]:
     return sorted(found, key=rank)
 
 
-def _sort(plan: Plan, digest: str) -> str:
+def _sort(plan: StoredPlan, digest: str) -> str:
     """What tasks share that need about the same memory: a network for what is done with it, else the kind."""
     task = plan.tasks[plan.tasks[digest].params.get("stream", digest)]
     return digest if task.kind == "train" else str(task.params.get("network", task.kind))
@@ -131,7 +131,7 @@ def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
     return left
 
 
-def units(plan: Plan, bundle: Bundle) -> dict[str, float]:
+def units(plan: StoredPlan, bundle: Bundle) -> dict[str, float]:
     """How much of each kind a bundle does: tasks, or samples and images."""
     total: dict[str, float] = defaultdict(float)
     for digest, blocks in bundle.steps:
@@ -139,7 +139,7 @@ def units(plan: Plan, bundle: Bundle) -> dict[str, float]:
     return total
 
 
-def step_units(plan: Plan, digest: str, blocks: tuple[int, ...] | None) -> float:
+def step_units(plan: StoredPlan, digest: str, blocks: tuple[int, ...] | None) -> float:
     task = plan.tasks[digest]
     if task.kind not in BLOCK_KINDS or blocks is None:
         return 1.0

@@ -18,7 +18,7 @@ from nag.models.sizes import SIZES
 from nag.training import Training
 from orchestrator.errors import CorruptFile
 from orchestrator.identity import canonical
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.spec.model import Network
 from orchestrator.store.layout import block_name
@@ -36,7 +36,7 @@ BACKWARD = 3  # what a training step costs in evaluations of its images
 class Speeds:
     """Estimates for the tasks of a plan. A sort is what tasks of equal cost share: an architecture, a metric."""
 
-    plan: Plan
+    plan: StoredPlan
     store: Store
     done: Done
     trained_on: int = 1  # devices that train one network together
@@ -106,8 +106,12 @@ class Speeds:
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
-        """By the digest of what makes them, the networks of the cells and those that they come from."""
+        """By the digest of what makes them, the networks of the cells and those that they come from; none of a plan
+        that was read from a store.
+        """
         found: dict[str, Network] = {}
+        if not isinstance(self.plan, Plan):
+            return found
         for planned in self.plan.cells:
             cell, made = planned.cell, self.plan.tasks[planned.stream].inputs
             networks = [cell.network, *(cell.references[name] for name in sorted(cell.references))]

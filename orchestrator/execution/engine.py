@@ -18,8 +18,9 @@ from orchestrator.execution.bundles import bundles, step_units, units, without
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.execution.retries import Decision, decide, hopeless
 from orchestrator.plan.availability import refuse
-from orchestrator.plan.model import Plan, plan_checksum
+from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done, missing
+from orchestrator.plan.stored_plan import document, plan_checksum
 from orchestrator.retention.policy import Tidier
 from orchestrator.store.layout import file_name, plan_name
 from orchestrator.store.store import Store
@@ -41,7 +42,7 @@ class Observer(Protocol):
 
 
 def run(
-    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+    plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> dict[str, str]:
     """Do all that is missing. Returns digest -> reason of what failed; what depends on it was not tried.
 
@@ -59,7 +60,7 @@ def run(
 
 
 def advance(
-    plan: Plan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
+    plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> tuple[int, dict[str, str]]:
     """Take in what has ended, queue what is missing, and leave it to itself. Returns how many bundles are on their way,
     and what failed.
@@ -75,7 +76,7 @@ def advance(
 
 @dataclass
 class _Run:
-    plan: Plan
+    plan: StoredPlan
     store: Store
     make: Callable[[], Backend]
     observer: Observer
@@ -289,16 +290,16 @@ class _Run:
 NOT_TRIED = "not tried"
 
 
-def keep_plan(plan: Plan, store: Store) -> str:
+def keep_plan(plan: StoredPlan, store: Store) -> str:
     """Write the plan into the store; its name."""
     name = plan_checksum(plan)
     try:
         stored.read(store, name)
     except MissingFile:
-        store.create_record(plan_name(name), plan.document())
+        store.create_record(plan_name(name), document(plan))
     except CorruptFile:  # something else was put in its place
         store.remove(plan_name(name))
-        store.create_record(plan_name(name), plan.document())
+        store.create_record(plan_name(name), document(plan))
     folder = f"sweeps/{plan.sweep.name}"
     while True:
         names = store.list(folder)
@@ -309,7 +310,7 @@ def keep_plan(plan: Plan, store: Store) -> str:
         store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)})
 
 
-def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> list[str]:
+def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
     """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
     machine, and what is queued does not change with those files. Returns the files of the store that had other content
     under their names, and were set aside. Raises BadInput for one that is not there, or is in the cache of weights and
@@ -317,6 +318,8 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> list[str]:
     """
     from nag.pretrained import check_cached
 
+    if not isinstance(plan, Plan):  # who wrote it has taken them in
+        return []
     refuse(plan)
     others = [name for each in plan.sweep.code.values() for name in code.keep(store, each)]
     for digest in todo:
@@ -336,7 +339,7 @@ def take_in(plan: Plan, store: Store, todo: Iterable[str]) -> list[str]:
     return others
 
 
-def failures(plan: Plan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+def failures(plan: StoredPlan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Why these tasks, or tasks that they need, are not done: the last attempt at each that was given up."""
     last: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()

@@ -10,8 +10,10 @@ encode is of what is trained on latents; the reference of those images is then t
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nag.guidance.mixing import along_noise
@@ -19,17 +21,22 @@ from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
 from orchestrator.plan.build import Builder
-from orchestrator.plan.model import Plan, PlannedCell, Scored, find_cell
+from orchestrator.plan.model import Instance, Plan, PlannedCell, Scored, find_cell
+from orchestrator.plan.reported import Reported, reported
+from orchestrator.spec.parameters import is_seed
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
 
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Sweep
+    from orchestrator.spec.user_code import Code
 
 
 def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
     """The sweep with one cell, perhaps of fewer or more samples."""
-    cell = find_cell(plan(sweep), prefix).cell
+    whole = plan(sweep)
+    chosen = find_cell(whole, prefix)
+    cell = next(planned.cell for planned in whole.cells if planned.digest == chosen.digest)
     if count is not None:
         try:
             cell = replace(cell, sample=replace(cell.sample, count=count))
@@ -59,7 +66,52 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
             reference, scored = _floor(builder, sweep, cell, extractor)
             floors[reference] = scored
     builder.check_size(sweep.path)
-    return Plan(sweep, builder.tasks, builder.blocks, cells, tuple(floors.items()), builder.outside)
+    goals = {scored.task for scores in (*(cell.scores for cell in cells), *floors.values()) for scored in scores}
+    return Plan(
+        sweep=sweep,
+        tasks=builder.tasks,
+        blocks=builder.blocks,
+        goals=frozenset(goals or {cell.stream for cell in cells}),
+        cells=cells,
+        floors=tuple(floors.items()),
+        whole=len(wanted) == len(sweep.cells),
+        varying=_varying(sweep),
+        instances=_instances(builder, sweep, cells),
+        places={found.content: found.place for found in builder.outside.values() if not found.copied},
+        code={digest: _where(sweep, code) for digest, code in sweep.code.items()},
+        outside=builder.outside,
+    )
+
+
+def _varying(sweep: Sweep) -> dict[str, bool]:
+    """Guidance first, seeds last; of the whole sweep, so that names stay when a part of it is planned."""
+    values: dict[str, set[str]] = {}
+    for cell in sweep.cells:
+        for key, value in cell.params.items():
+            values.setdefault(key, set()).add(str(value))
+    everywhere = {key: all(key in cell.params for cell in sweep.cells) for key in values}
+    keys = sorted(values, key=lambda key: (is_seed(key), not sweep.is_guidance(key)))
+    return {key: everywhere[key] for key in keys if len(values[key]) > 1 or not everywhere[key]}
+
+
+def _instances(builder: Builder, sweep: Sweep, cells: Iterable[PlannedCell]) -> dict[str, Instance]:
+    """Every network of the cells and of the measurement, and what each was made from."""
+    roots = [n for planned in cells for n in (planned.cell.network, *planned.cell.references.values())]
+    measured = any(not scored.extractor for planned in cells for scored in planned.scores)
+    roots += [sweep.estimator] if sweep.estimator and measured else []
+    made: dict[str, Instance] = {}
+    for network in {id(one): one for root in roots for one in root.line}.values():
+        made.setdefault(builder.network(network), Instance(network.name, network.axes))
+    return made
+
+
+def _where(sweep: Sweep, code: Code) -> dict[str, str]:
+    """Where the YAML looks for the user's own files; in a folder `code` those that are not below it."""
+    places = {}
+    for path in code.files:
+        place = Path(os.path.relpath(code.shown(path), Path(sweep.path).parent)).as_posix()
+        places[path] = f"code/{path}" if place.startswith("..") else place
+    return places
 
 
 def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
@@ -95,7 +147,16 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
     if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
-    return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
+    return PlannedCell(
+        arm=cell.arm,
+        params=cell.params,
+        digest=key,
+        stream=stream,
+        count=cell.sample.count,
+        extracts=tuple(extracts),
+        scores=tuple(scores),
+        cell=cell,
+    )
 
 
 def _composed(cell: Cell) -> bool:
@@ -125,7 +186,7 @@ def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored
         "count": min(sweep.measure.count, cell.sample.count),
         "block": cell.sample.block,
     }
-    return Scored(sweep.measure, "", builder.add("measure", params, (stream, estimator, *needs)))
+    return Scored(_reported(sweep.measure, None, ""), builder.add("measure", params, (stream, estimator, *needs)))
 
 
 @dataclass(frozen=True)
@@ -200,15 +261,20 @@ def _scores(
         if what["features"] is None and reference != scoring.reference:
             continue  # it is the reference's held-out images that are scored here
         params = {**what, "metric": builder.identity(metric), "reference": reference}
-        extractor = identity.name_of(scoring.extractor)
         task = builder.add("score", params, (*inputs, reference))
-        found.append(Scored(metric, suffix(sweep, scoring.extractor), task, extractor))
+        found.append(Scored(_reported(metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
     return found
 
 
 def _held_out(metric: Any) -> Any:
     """The same distance to images that were not trained on; None for a metric that has no such thing."""
     return _twin(metric) if getattr(metric, "against", "") == "train" else None
+
+
+@functools.cache
+def _reported(metric: Any, extractor: Any, suffix: str) -> Reported:
+    """One object for all cells."""
+    return reported(metric, extractor, suffix)
 
 
 @functools.cache

@@ -1,126 +1,164 @@
-"""Plan: the tasks of a sweep, and which of them each cell needs."""
+"""Plan: the tasks of a sweep, and which of them each cell needs. A stored plan is what the store keeps of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadInput, unknown
-from orchestrator.identity import canonical, checksum
+from orchestrator.spec.parameters import Params
 
 if TYPE_CHECKING:
     from orchestrator.identity import Outside
-    from orchestrator.spec.model import Cell, Network, Sweep
+    from orchestrator.plan.reported import Reported
+    from orchestrator.spec.model import Cell, Network, StoredSweep, Sweep
     from orchestrator.tasks.task import Task
+
+LISTED = 20  # cells that a message names
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One metric of a cell: the names under which its values are reported, and the task that makes them."""
+    """One metric of a cell, and the task that computes it."""
 
-    metric: Any
-    suffix: str  # "" for the first extractor, else "_" and its name
+    metric: Reported
     task: str
-    extractor: str = ""  # its name; "" for a measurement
+
+    @property
+    def suffix(self) -> str:
+        """What reports add to the names of its values."""
+        return self.metric.suffix
+
+    @property
+    def extractor(self) -> str:
+        return self.metric.extractor
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    cell: Cell
+@dataclass(frozen=True, kw_only=True)
+class StoredCell:
+    """A cell: its arm and parameters, and the tasks that sample and score it. count: samples."""
+
+    arm: str
+    params: Params
     digest: str
     stream: str
-    blocks: int
+    count: int
     extracts: tuple[str, ...]
     scores: tuple[Scored, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
-    sweep: Sweep
-    tasks: dict[str, Task]  # by digest, inputs before what needs them
-    blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
-    cells: tuple[PlannedCell, ...]
-    floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
-    # by content and whether it is copied, what tasks read from outside of the store
-    outside: Mapping[tuple[str, bool], Outside] = field(default_factory=dict)
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell(StoredCell):
+    cell: Cell
 
-    @cached_property
-    def goals(self) -> frozenset[str]:
-        """What the sweep is for: its scores, or its samples where it scores nothing."""
-        scores = {scored.task for planned in self.cells for scored in planned.scores}
-        floors = {scored.task for _, floor in self.floors for scored in floor}
-        return frozenset(scores | floors or {planned.stream for planned in self.cells})
+
+@dataclass(frozen=True)
+class Instance:
+    """A network of the sweep: its name, and its value on each of its axes."""
+
+    name: str
+    axes: Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPlan:
+    """All that is needed to run a sweep, to tell how far it is and to report it: the YAML is not."""
+
+    sweep: StoredSweep
+    tasks: Mapping[str, Task]  # by digest, inputs before what needs them
+    blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
+    goals: frozenset[str]  # what the sweep is for: its scores, or its samples where it scores nothing
+    cells: tuple[StoredCell, ...]
+    floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
+    whole: bool  # whether these are all cells of the sweep
+    varying: Mapping[str, bool]  # parameters that tell the sweep's cells apart -> whether each cell has them
+    instances: Mapping[str, Instance]  # the networks, by the task that makes them
+    places: Mapping[str, str]  # by content, where the data sets lie that tasks read
+    code: Mapping[str, Mapping[str, str]]  # by digest, the user's own files: path -> where the YAML looks for it
 
     @property
     def arms(self) -> dict[str, set[str]]:
         """The streams of each arm."""
-        found: dict[str, set[str]] = {}
-        for planned in self.cells:
-            found.setdefault(planned.cell.arm, set()).add(planned.stream)
-        return found
+        streams: dict[str, set[str]] = defaultdict(set)
+        for cell in self.cells:
+            streams[cell.arm].add(cell.stream)
+        return dict(streams)
+
+    @cached_property
+    def metrics(self) -> tuple[Reported, ...]:
+        """The metrics of all cells, in the order of the sweep."""
+        each = {id(scored.metric): scored.metric for cell in self.cells for scored in cell.scores}
+        return tuple(each.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(StoredPlan):
+    """A plan that was made from a sweep file."""
+
+    sweep: Sweep
+    cells: tuple[PlannedCell, ...]
+    # by content and whether it is copied, what tasks read from outside of the store
+    outside: Mapping[tuple[str, bool], Outside] = field(default_factory=dict)
 
     @cached_property
     def networks(self) -> tuple[Network, ...]:
-        """Those of the cells and of the measurement, with what each was made from, all once. A plan that was read from
-        a store has none: its tasks say it all.
-        """
+        """Those of the cells and of the measurement, with what each was made from, all once."""
         roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values()) if n]
         roots += [self.sweep.estimator] if self.sweep.estimator else []
         return tuple({id(n): n for root in roots for n in root.line}.values())
 
-    def document(self) -> dict[str, Any]:
-        """The plan as the store keeps it: what those who do its tasks must know, and the sweep as it was written."""
-        return {
-            "sweep": self.sweep.name,
-            "text": self.sweep.text,
-            "keep": self.sweep.keep,
-            "tasks": {digest: task.definition() for digest, task in self.tasks.items()},
-            "blocks": dict(self.blocks),
-            "goals": sorted(self.goals),
-            "arms": {arm: sorted(found) for arm, found in self.arms.items()},
-            "places": {found.content: found.place for found in self.outside.values() if not found.copied},
-        }
+
+def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
+    """The plan with the cells of some arms. Raises BadInput for an arm that it does not have."""
+    known = [arm.name for arm in plan.sweep.arms]
+    for arm in arms:
+        if arm not in known:
+            raise BadInput(f"--arm: {unknown('arm', arm, known)}")
+    cells = tuple(cell for cell in plan.cells if cell.arm in {*arms})
+    return replace(plan, cells=cells, whole=plan.whole and len(cells) == len(plan.cells))
 
 
-def plan_checksum(plan: Plan) -> str:
-    """The name of a plan in stores: its content decides it."""
-    return checksum(canonical(plan.document()).encode())
-
-
-def find_cell(plan: Plan, prefix: str) -> PlannedCell:
+def find_cell(plan: StoredPlan, prefix: str) -> StoredCell:
     """The cell whose digest starts so. Raises BadInput, naming the cells there are, if that is none or several."""
-    found = {planned.digest: planned for planned in plan.cells if planned.digest.startswith(prefix)}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    known = [f"{p.digest[:12]} ({p.cell.arm})" for p in (found.values() or plan.cells)]
-    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-    problem = f"{len(found)} cells begin with {prefix!r}" if found else f"no cell begins with {prefix!r}"
-    raise BadInput(f"{problem}. {'They are' if found else 'Known'}: {shown}.")
+    matching = {cell.digest: cell for cell in plan.cells if cell.digest.startswith(prefix.lower())}
+    if len(matching) == 1:
+        return next(iter(matching.values()))
+    known = list((matching or {cell.digest: cell for cell in plan.cells}).values())
+    listed = ", ".join(f"{cell.digest[:12]} ({cell_words(plan, cell)})" for cell in known[:LISTED])
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    problem = f"{len(matching)} cells begin with {prefix!r}" if matching else f"no cell begins with {prefix!r}"
+    raise BadInput(f"{problem}. {'They are' if matching else 'Known'}: {listed}{more}.")
 
 
-def needs_only(plan: Plan, arms: list[str] | None, cell: str | None) -> frozenset[str]:
+def cell_words(plan: StoredPlan, cell: StoredCell) -> str:
+    """Arm and parameters, as far as cells of the sweep differ in them."""
+    return " ".join([cell.arm, *(f"{key}={cell.params[key]}" for key in plan.varying if key in cell.params)])
+
+
+def needs_only(plan: StoredPlan, arms: list[str] | None, cell: str | None) -> frozenset[str]:
     """The tasks that some arms, or a cell, need and nothing else of the plan does. Raises BadInput for unknown ones."""
-    known = {planned.cell.arm for planned in plan.cells}
+    known = {planned.arm for planned in plan.cells}
     for arm in arms or ():
         if arm not in known:
             raise BadInput(f"--arm: {unknown('arm', arm, known)}")
     chosen = find_cell(plan, cell).digest if cell else None
     theirs, others = set[str](), set[str]()
     for planned in plan.cells:
-        wanted = planned.cell.arm in (arms or ()) or planned.digest == chosen
+        wanted = planned.arm in (arms or ()) or planned.digest == chosen
         (theirs if wanted else others).update(behind(plan, planned))
     return frozenset(theirs - others)
 
 
-def behind(plan: Plan, planned: PlannedCell) -> set[str]:
+def behind(plan: StoredPlan, cell: StoredCell) -> set[str]:
     """Every task that a cell needs."""
-    found: set[str] = set()
-    pending = [planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)]
+    needed: set[str] = set()
+    pending = [cell.stream, *cell.extracts, *(scored.task for scored in cell.scores)]
     while pending:
         digest = pending.pop()
-        if digest not in found:
-            found.add(digest)
+        if digest not in needed:
+            needed.add(digest)
             pending += plan.tasks[digest].inputs
-    return found
+    return needed

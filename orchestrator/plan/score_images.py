@@ -19,6 +19,7 @@ from orchestrator.errors import BadInput
 from orchestrator.identity import digest
 from orchestrator.plan.build import Builder
 from orchestrator.plan.model import Plan, Scored
+from orchestrator.plan.reported import reported
 from orchestrator.spec.construct import Builder as Methods
 from orchestrator.spec.model import Score, Sweep
 from orchestrator.spec.reference_file import Published
@@ -78,11 +79,34 @@ def planned(
                 raise BadInput(f"{name_of(metric)!r} needs at least {metric.least} images, {samples} has {taken}.")
             params = {"features": None, "samples": ours, "count": taken, "reference": theirs}
             task = builder.add("score", {**params, "metric": builder.identity(metric)}, (ours, theirs))
-            found.append(Scored(metric, f"_{name_of(extractor)}" if place else "", task, name_of(extractor)))
+            found.append(Scored(reported(metric, extractor, f"_{name_of(extractor)}" if place else ""), task))
     name = f"score-{digest(sorted(scored.task for scored in found))[:12]}"
     words = f"# {SOURCE} {samples} --reference {reference}\n"
-    sweep = Sweep(name, SOURCE, words, (), (), score, frozenset(), code=methods.code)
-    return Plan(sweep, builder.tasks, {}, (), (("", tuple(found)),), builder.outside)
+    sweep = Sweep(
+        name=name,
+        path=SOURCE,
+        text=words,
+        arms=(),
+        cells=(),
+        score=score,
+        shared_axes=frozenset(),
+        guidance=frozenset(),
+        code=methods.code,
+    )
+    return Plan(
+        sweep=sweep,
+        tasks=builder.tasks,
+        blocks={},
+        goals=frozenset(scored.task for scored in found),
+        cells=(),
+        floors=((builder.tasks[found[0].task].params["reference"], tuple(found)),) if found else (),
+        whole=True,
+        varying={},
+        instances={},
+        places={each.content: each.place for each in builder.outside.values() if not each.copied},
+        code={},
+        outside=builder.outside,
+    )
 
 
 def results(plan: Plan, store: Store) -> Iterator[Found]:
@@ -93,12 +117,12 @@ def results(plan: Plan, store: Store) -> Iterator[Found]:
             record = store.read_record(task.record_name)
             reference = plan.tasks[task.params["reference"]]
             content = reference.params.get("statistics") or digest(reference.params["data"])
-            used = bool(scored.metric.needs - {"labels", "logits"})
+            used = bool({*scored.metric.needs} - {"labels", "logits"})
             stamp = {
                 "metric": task.params["metric"],
                 "count": record["count"],
                 "extractor": reference.params["extractor"],
-                "mode": getattr(_by_name(plan, scored.extractor), "mode", None),
+                "mode": scored.metric.mode or None,
                 "reference_content": content if used else None,
                 "reference_size": record["reference_size"],
             }
@@ -117,11 +141,6 @@ def stamp_words(found: Found) -> str:
         return words
     size = f"{stamp['reference_size']:,} images" if stamp["reference_size"] else "published moments"
     return f"{words}; against {size}, {stamp['reference_content'][:12]}"
-
-
-def _by_name(plan: Plan, name: str) -> Any:
-    assert plan.sweep.score is not None
-    return next(extractor for extractor in plan.sweep.score.features if name_of(extractor) == name)
 
 
 def _samples(path: str) -> Any:

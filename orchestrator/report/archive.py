@@ -13,19 +13,20 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
 from orchestrator.identity import canonical
 from orchestrator.plan.build import Builder
-from orchestrator.plan.model import Plan, PlannedCell
+from orchestrator.plan.model import Plan, PlannedCell, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
+from orchestrator.plan.stored_plan import document as document_of
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
 from orchestrator.report.results import Results, collect, influence
 from orchestrator.store.store import Store
-from orchestrator.tasks import extract
+from orchestrator.tasks import code, extract
 from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.task import BLOCK_KINDS
@@ -58,7 +59,9 @@ class Exported:
     bytes: int
 
 
-def export(plan: Plan, store: Store, path: str | Path, report: Path | None = None, force: bool = False) -> Exported:
+def export(
+    plan: StoredPlan, store: Store, path: str | Path, report: Path | None = None, force: bool = False
+) -> Exported:
     """Write the zip file, whole or not at all. report: the folder of the sweep's report, where there is one.
 
     Raises BadInput where the file is there already (unless force) or cannot be one, EnvironmentProblem where it cannot
@@ -109,10 +112,10 @@ def _target(path: str | Path, example: str, force: bool) -> Path:
 
 
 def export_images(
-    plan: Plan,
+    plan: StoredPlan,
     store: Store,
     path: str | Path,
-    cell: PlannedCell,
+    cell: StoredCell,
     count: int | None = None,
     force: bool = False,
     device: str = "cpu",
@@ -126,7 +129,7 @@ def export_images(
     from nag.reference_statistics import write_adm
 
     target = _target(path, f"{plan.sweep.name}.npz", force)
-    taken, block = count or cell.cell.sample.count, plan.tasks[cell.stream].params["block"]
+    taken, block = count or cell.count, plan.tasks[cell.stream].params["block"]
     numbers = range(-(-taken // block))
     there = Done(store).blocks(cell.stream)
     if not there >= set(numbers):
@@ -153,10 +156,17 @@ def export_images(
     return Exported(target, 1, target.stat().st_size)
 
 
-def _decode(plan: Plan, cell: PlannedCell, context: Context) -> dict[str, Any] | None:
+def _decode(plan: StoredPlan, cell: StoredCell, context: Context) -> dict[str, Any] | None:
     """What makes images of a cell's samples: None where they are pixels. Raises BadInput where nothing does."""
     if plan.tasks[cell.stream].params["stores"] == "pixels":
         return None
+    taken = [plan.tasks[extract].params.get("decode") for extract in cell.extracts]
+    if scored := next(filter(None, taken), None):
+        return scored
+    if not isinstance(plan, Plan) or not isinstance(cell, PlannedCell):
+        raise BadInput(
+            f"cell {cell.digest[:12]} has latents, and no score decodes them: name the YAML file of the sweep."
+        )
     decode = (plan.sweep.score.decode if plan.sweep.score else None) or cell.cell.network.autoencoder
     if decode is None:
         raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
@@ -166,17 +176,17 @@ def _decode(plan: Plan, cell: PlannedCell, context: Context) -> dict[str, Any] |
     return found
 
 
-def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:
+def _files(plan: StoredPlan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:
     """Name and a function that gives the bytes, one file in memory at a time."""
     results = collect(plan, store)
     done = sum(cell.complete for cell in results.cells)
     more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
-    code = "\n*.py              your own code that it uses" if plan.sweep.code else ""
-    text = README.format(code=code, name=plan.sweep.name, done=done, total=len(results.cells), report=more)
+    own = "\n*.py              your own code that it uses" if plan.code else ""
+    text = README.format(code=own, name=plan.sweep.name, done=done, total=len(results.cells), report=more)
     yield "README.txt", text.encode
     yield "sweep.yaml", plan.sweep.text.encode
-    yield from _own_code(plan)
-    yield "results.json", lambda: (json.dumps(document(results, store), indent=2, allow_nan=False) + "\n").encode()
+    yield from _own_code(plan, store)
+    yield "results.json", lambda: _json(document(results, store))
     yield "cells.csv", cells_csv(results).encode
     if report is not None:
         for file in sorted(report.rglob("*")):
@@ -186,20 +196,22 @@ def _files(plan: Plan, store: Store, report: Path | None) -> Iterator[tuple[str,
     yield from _influences(results, store)
 
 
-def _own_code(plan: Plan) -> Iterator[tuple[str, Any]]:
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False, sort_keys=True) + "\n").encode()
+
+
+def _own_code(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
     """The user's own files, where the YAML looks for them; those that are not below it in a folder code."""
-    found: dict[str, bytes] = {}
-    for code in plan.sweep.code.values():
-        for path, data in code.files.items():
-            place = Path(os.path.relpath(code.shown(path), Path(plan.sweep.path).parent)).as_posix()
-            found[f"code/{path}" if place.startswith("..") else place] = data
-    for place, data in found.items():
-        yield place, lambda data=data: data
+    for digest, places in plan.code.items():
+        held = plan.sweep.code[digest] if isinstance(plan, Plan) else code.read(store, digest)
+        for path, place in places.items():
+            if not PurePosixPath(place).is_relative_to("/") and ".." not in PurePosixPath(place).parts:
+                yield place, lambda data=held.files[path]: data
 
 
-def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:
+def _records(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
     """The plan, and of every task the record if it is done and whole. A block's record stays in its block."""
-    told = {key: value for key, value in plan.document().items() if key != "places"}  # paths are nobody's business
+    told = {key: value for key, value in document_of(plan).items() if key != "places"}  # paths are nobody's business
     yield "plan.json", (canonical(told) + "\n").encode
     for task in plan.tasks.values():
         if task.kind not in BLOCK_KINDS:

@@ -12,17 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.report.results import CellResult, Results, influence
+from orchestrator.spec.parameters import is_seed, is_training_seed
 from orchestrator.store.store import Store
 
 Params = tuple[tuple[str, Any], ...]
-
-
-def is_training_seed(key: str) -> bool:
-    return key == "train.seed" or key.endswith(".train.seed")
-
-
-def is_seed(key: str) -> bool:
-    return is_training_seed(key) or key == "sample.seed"
 
 
 @dataclass(frozen=True)

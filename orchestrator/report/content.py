@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nag.registry import name_of
 from orchestrator.report.answer import answer, limits
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.costs import costs
@@ -88,7 +87,7 @@ def _notices(results: Results, metric: str | None) -> list[str]:
     total = len(results.cells)
     done = sum(cell.complete for cell in results.cells)
     failed = sum(cell.reason is not None for cell in results.cells)
-    if results.plan.sweep.score is None and metric is None:
+    if not results.plan.metrics and metric is None:
         words = (
             f"This sweep has no score section: it samples and compares nothing. {done} of {plural(total, 'cell')} done."
         )
@@ -125,7 +124,7 @@ def _stamps(results: Results) -> Table | None:
             row = [
                 metric_name(results, metric) + results.setting(metric),
                 f"{stamp['count']:,}",
-                _measured_by(results, stamp) + (f", {entry['states']}" if entry.get("states") else ""),
+                _measured_by(results.mode(metric), stamp) + (f", {entry['states']}" if entry.get("states") else ""),
                 _reference(results, metric, stamp),
                 str(stamp.get("labels", "–")),
             ]
@@ -137,13 +136,11 @@ def _stamps(results: Results) -> Table | None:
     return Table.of(["metric", "N", "measured by", "reference", "labels"], rows)
 
 
-def _measured_by(results: Results, stamp: Mapping[str, Any]) -> str:
+def _measured_by(mode: str, stamp: Mapping[str, Any]) -> str:
     """The extractor with its weights, and what made images of latents; or the meter."""
     told = [_named(stamp.get("extractor") or stamp.get("measure"))]
-    for extractor in results.plan.sweep.score.features if results.plan.sweep.score else ():
-        mode = getattr(extractor, "mode", None)
-        if mode and told[0].split()[0] == name_of(extractor) and f"mode {mode}" not in told[0]:
-            told[0] += f" mode {mode}"  # how it resizes, also where that is the default
+    if mode and f"mode {mode}" not in told[0]:
+        told[0] += f" mode {mode}"  # how it resizes, also where that is the default
     weights = stamp.get("weights") or stamp.get("estimator")
     told += [f"weights {weights[:SHOWN]}"] if isinstance(weights, str) else []
     decode = stamp.get("decode")

@@ -15,7 +15,7 @@ def costs(results: Results, store: Store) -> list[str]:
     cells = {}
     for planned, cell in zip(results.plan.cells, results.cells, strict=True):
         if cell.network_calls is not None:
-            cells[cell.digest] = (cell, planned.cell.sample.count)
+            cells[cell.digest] = (cell, planned.count)
     lines = []
     if cells:
         seconds = sum(cell.seconds or 0.0 for cell, _ in cells.values())

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.comparisons import Group, groups, is_seed
+from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.formatting import is_distance, short
 from orchestrator.report.results import CellResult, Results
+from orchestrator.spec.parameters import is_seed
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
 from orchestrator.report.formatting import label, number, plural
@@ -27,7 +27,7 @@ Counts = dict[str, dict[str, int]]
 LINE_EVERY_S = 10.0
 
 
-def counts(plan: Plan, done: Done) -> Counts:
+def counts(plan: StoredPlan, done: Done) -> Counts:
     """For each kind: how many tasks and blocks the plan has, and how many of them a run would still do."""
     todo = missing(plan, done)
     found: Counts = {}
@@ -41,7 +41,7 @@ def counts(plan: Plan, done: Done) -> Counts:
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
-def shape(plan: Plan) -> str:
+def shape(plan: StoredPlan) -> str:
     trainings = sum(task.kind == "train" for task in plan.tasks.values())
     cells, arms = plural(len(plan.cells), "cell"), plural(len(plan.sweep.arms), "arm")
     return f"{cells} in {arms}, {plural(trainings, 'training')}."
@@ -61,17 +61,17 @@ def counts_table(counts: Counts) -> Table:
 CELLS_SHOWN = 60
 
 
-def cells_table(plan: Plan) -> Table:
+def cells_table(plan: StoredPlan) -> Table:
     """The cells with what varies between them."""
-    keys = list(dict.fromkeys(key for planned in plan.cells for key in planned.cell.params))
-    several = [k for k in keys if len({str(planned.cell.params.get(k)) for planned in plan.cells}) > 1]
+    keys = list(dict.fromkeys(key for planned in plan.cells for key in planned.params))
+    several = [k for k in keys if len({str(planned.params.get(k)) for planned in plan.cells}) > 1]
     more = len(plan.cells) - CELLS_SHOWN
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"and {more:,} more" if more > 0 else None)
     for name in ("cell", "arm", *several):
         table.add_column(name)
     for planned in plan.cells[:CELLS_SHOWN]:
-        values = (str(planned.cell.params.get(key, "")) for key in several)
-        table.add_row(planned.digest[:12], planned.cell.arm, *values)
+        values = (str(planned.params.get(key, "")) for key in several)
+        table.add_row(planned.digest[:12], planned.arm, *values)
     return table
 
 
@@ -90,7 +90,7 @@ class Rate(ProgressColumn):
 class Bars:
     """A bar for each stage, with rate and time left, above the cells, which fill in as they are scored."""
 
-    def __init__(self, console: Console, plan: Plan, store: Store) -> None:
+    def __init__(self, console: Console, plan: StoredPlan, store: Store) -> None:
         self.console, self.plan, self.store = console, plan, store
         columns = (
             TextColumn("{task.description:<9}"),
@@ -188,7 +188,7 @@ def unit(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def watch(console: Console, plan: Plan, store: Store) -> Iterator[Bars | Lines]:
+def watch(console: Console, plan: StoredPlan, store: Store) -> Iterator[Bars | Lines]:
     """Watch a run on this console: bars and a table on a terminal, lines elsewhere."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console)

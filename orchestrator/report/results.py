@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from nag.metrics.metric import Shown, shown
-from nag.registry import name_of
+from nag.metrics.metric import Shown
 from orchestrator.errors import CorruptFile
 from orchestrator.execution import engine
 from orchestrator.identity import digest
-from orchestrator.plan.model import Plan, PlannedCell, Scored
+from orchestrator.plan.model import Scored, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
+from orchestrator.plan.reported import Reported, Value
 from orchestrator.store.layout import file_name
 from orchestrator.store.store import Store
 from orchestrator.tasks.score import NO_HELD_OUT
@@ -59,7 +58,7 @@ class Floor:
 
 @dataclass
 class Results:
-    plan: Plan
+    plan: StoredPlan
     cells: list[CellResult]
     floor: dict[str, dict[str, Any]]  # metric name -> score of the held-out images, and how many they are
 
@@ -85,22 +84,17 @@ class Results:
         """Every metric's reported name, in the order of the sweep; but for what a data set without held-out images
         cannot be asked.
         """
-        names: dict[str, None] = {}
-        for planned in self.plan.cells:
-            for scored in planned.scores:
-                names.update({name + scored.suffix: None for name in scored.metric.names})
         scores = ((name, entry["score"]) for cell in self.cells for name, entry in cell.scores.items())
         empty = {name for name, score in scores if score["reason"] == NO_HELD_OUT}
-        return [name for name in names if name not in empty]
+        return [name for name in self._values if name not in empty]
 
     def lower_is_better(self, metric: str) -> bool | None:
         """None where neither is: a noise shift is best at zero."""
-        method, name = self._method(metric)
-        return method.lower_is_better[name]
+        return self._value(metric)[1].lower_is_better
 
     def extrapolates(self, metric: str) -> bool:
         """Whether the metric is biased in N, so that its differences are between extrapolated values."""
-        return self._method(metric)[0].extrapolates
+        return self._value(metric)[0].extrapolates
 
     def is_distance(self, metric: str) -> bool:
         """Whether it is a distance that cells are compared by: one to the held-out images is only shown beside it."""
@@ -112,67 +106,48 @@ class Results:
 
     def shown(self, metric: str) -> Shown:
         """How its values are written."""
-        return shown(*self._method(metric))
+        return self._value(metric)[1].shown
 
     def suffix(self, metric: str) -> str:
         """What the extractor adds to its name; "" of the first extractor."""
-        return self._scored(metric)[0].suffix
+        return self._value(metric)[0].suffix
 
     @cached_property
     def planes(self) -> list[tuple[str, str]]:
         """Pairs (x, y) of reported names that are drawn against each other, as their metrics' classes say."""
-        found: dict[tuple[str, str], None] = {}
-        for planned in self.plan.cells:
-            for scored in planned.scores:
-                plane = getattr(type(scored.metric), "plane", None)
-                if isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*scored.metric.names}:
-                    found[plane[0] + scored.suffix, plane[1] + scored.suffix] = None
-        return [plane for plane in found if {*plane} <= {*self.metrics}]
+        drawn = ((one.plane[0] + one.suffix, one.plane[1] + one.suffix) for one in self.plan.metrics if one.plane)
+        return [plane for plane in dict.fromkeys(drawn) if {*plane} <= {*self.metrics}]
 
     def words(self, metric: str) -> str:
         """A metric's name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
-        try:
-            scored, name = self._scored(metric)
-        except KeyError:
-            return metric.replace("_", " ")
-        words = shown(scored.metric, name).label or (name.upper() if len(name) <= 3 else name.replace("_", " "))
-        own = self._distance_name(scored.extractor)
-        if own is not None and words.startswith("FID"):
-            return words.replace("FID", own, 1)
-        return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
-
-    def _distance_name(self, extractor: str) -> str | None:
-        """What the field calls FID on this extractor, as the extractor's class says; None where it has no such name."""
-        score = self.plan.sweep.score
-        found = [type(one) for one in (score.features if score else ()) if name_of(one) == extractor]
-        name = getattr(found[0], "distance_name", None) if found else None
-        return name if isinstance(name, str) else None
+        return self._values[metric][1].words if metric in self._values else metric.replace("_", " ")
 
     def extractor(self, metric: str) -> str:
         """The name of the extractor that the metric is of; "" for a measurement."""
-        return self._scored(metric)[0].extractor
+        return self._value(metric)[0].extractor
+
+    def mode(self, metric: str) -> str:
+        """How its extractor resizes images; "" where there is one way."""
+        return self._value(metric)[0].mode
 
     def setting(self, metric: str) -> str:
         """The fields of a metric, defaults too, such as ` k 3`: values under another setting are other values."""
-        method, _ = self._method(metric)
-        shown = [f.name for f in dataclasses.fields(method) if f.name not in ("estimator", "against")]
-        fields = {name: getattr(method, name) for name in shown}
-        return "".join(f" {name} {value}" for name, value in fields.items())
+        return self._value(metric)[0].setting
 
-    def _method(self, metric: str) -> tuple[Any, str]:
-        scored, name = self._scored(metric)
-        return scored.metric, name
+    def _value(self, metric: str) -> tuple[Reported, Value]:
+        return self._values[metric]
 
-    def _scored(self, metric: str) -> tuple[Scored, str]:
-        for planned in self.plan.cells:
-            for scored in planned.scores:
-                for name in scored.metric.names:
-                    if name + scored.suffix == metric:
-                        return scored, name
-        raise KeyError(metric)
+    @cached_property
+    def _values(self) -> dict[str, tuple[Reported, Value]]:
+        """By reported name."""
+        values: dict[str, tuple[Reported, Value]] = {}
+        for one in self.plan.metrics:
+            for value in one.values:
+                values.setdefault(value.name + one.suffix, (one, value))
+        return values
 
 
-def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
+def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results:
     """Read the records of a plan's cells and floors. A record that is damaged counts as not there."""
     done = done or Done(store)
     records: dict[str, dict[str, Any] | None] = {}
@@ -205,8 +180,8 @@ def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
     return Results(plan, cells, floor)
 
 
-def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResult:
-    result = CellResult(planned.cell.arm, planned.digest, planned.cell.params)
+def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> CellResult:
+    result = CellResult(planned.arm, planned.digest, planned.params)
     extract_s: dict[str, float] = {}
     sample_s = None
     for scored in planned.scores:
@@ -220,7 +195,7 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
             result.scores[name + scored.suffix] = entry | {"dimension": found.get("dimension")}
         result.finished = max(result.finished, found["started"] + found["seconds"])
         if plan.tasks[scored.task].kind == "measure":
-            estimator = plan.sweep.estimator.name if plan.sweep.estimator else ""
+            estimator = plan.instances[plan.tasks[scored.task].params["estimator"]].name
             result.shift = {**found["shift"], "estimator": estimator, "task": scored.task}
             for name in found["values"]:
                 result.scores[name + scored.suffix]["states"] = found.get("states")
@@ -235,7 +210,7 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
     return result
 
 
-def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
+def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
     """The measurement stamp: values under unlike stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
     if task.kind == "measure":

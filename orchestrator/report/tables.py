@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.report.comparisons import Comparison, Group, groups, is_seed
+from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.estimates import beside, distances, estimate, headline_metric, lowest, price, rivals
 from orchestrator.report.formatting import (
     against,
@@ -21,6 +21,7 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import is_seed
 
 
 @dataclass(frozen=True)

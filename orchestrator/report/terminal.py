@@ -17,7 +17,7 @@ from orchestrator.report.terminal_tables import comparison_tables, footnotes, se
 def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:
     """Tables, what they say in words, how to read them, and what failed or is missing."""
     complete = [cell for cell in results.cells if cell.complete]
-    if complete and results.plan.sweep.score:
+    if complete and any(metric.extractor for metric in results.plan.metrics):
         yield comparison_tables(results, comparisons)
         yield from map(Text, sentences(results, comparisons))
         yield from (Text(note, style="dim") for note in footnotes(results, comparisons))

@@ -21,7 +21,7 @@ from orchestrator.tasks import stored
 from orchestrator.tasks.task import BLOCK_KINDS
 
 if TYPE_CHECKING:
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import StoredPlan
     from orchestrator.store.store import Store
     from orchestrator.tasks.task import Task
 
@@ -68,7 +68,7 @@ class Recorded:
         return not users or not all(user in done.small[self.tasks[user].kind] for user in users)
 
 
-def recorded(plan: Plan) -> Recorded:
+def recorded(plan: StoredPlan) -> Recorded:
     return Recorded(plan.sweep.name, "", plan.sweep.keep, plan.tasks, plan.blocks, plan.goals)
 
 
@@ -109,8 +109,7 @@ class Plans:
         name = self.store.read_record(f"sweeps/{sweep}/{entry}", repair=False)["plan"]
         if name not in self.known:
             held = stored.read(self.store, name)
-            kept, goals = held.get("keep", "samples"), frozenset(held["goals"])
-            self.known[name] = Recorded(held["sweep"], name, kept, held["tasks"], held["blocks"], goals), held["text"]
+            self.known[name] = Recorded(held.sweep, name, held.keep, held.tasks, held.blocks, held.goals), held.text
         return self.known[name]
 
 
@@ -121,7 +120,7 @@ class Tidier:
     that the other has scored and removed, and removes it at its end.
     """
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: StoredPlan, store: Store) -> None:
         self.store, self.mine, self.plans = store, recorded(plan), Plans(store)
         self.sources: dict[str, set[str]] = {}  # by score: the block tasks that it needs
         for digest, users in self.mine.users.items():
@@ -166,7 +165,7 @@ def folder_of(task: Task) -> str:
     return f"{'blocks' if task.kind in BLOCK_KINDS else 'files'}/{task.digest}"
 
 
-def again(plan: Plan, done: Done) -> int:
+def again(plan: StoredPlan, done: Done) -> int:
     """Cells that have scores, but must be sampled again for what is still missing of them."""
     todo = missing(plan, done)
     return sum(

@@ -13,13 +13,12 @@ from nag.header import description_in
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.plan.build import SHARD, images_in
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import Plan, StoredPlan, behind
 from orchestrator.retention.garbage import File, files
 from orchestrator.retention.policy import SCORED, Plans
 from orchestrator.spec.model import Network
 from orchestrator.store.store import Store
 from orchestrator.tasks import previews
-from orchestrator.tasks.task import Task
 
 HEAD = 800  # bytes of a record, or of the header of a block
 
@@ -168,7 +167,7 @@ class Usage:
         return {"rows": rows, **{key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}}
 
 
-def usage(store: Store, plan: Plan | None = None) -> Usage:
+def usage(store: Store, plan: StoredPlan | None = None) -> Usage:
     """By sweep; of one sweep, by arm. A plan of the store that cannot be read is passed over."""
     users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
     if plan is None:
@@ -177,8 +176,8 @@ def usage(store: Store, plan: Plan | None = None) -> Usage:
                 users[digest][recorded.sweep] = task.kind
     else:
         for planned in plan.cells:
-            for digest in _needed(plan.tasks, (planned.stream, *(scored.task for scored in planned.scores))):
-                users[digest][planned.cell.arm] = plan.tasks[digest].kind
+            for digest in behind(plan, planned):
+                users[digest][planned.arm] = plan.tasks[digest].kind
     rows: dict[tuple[str, str], Space] = defaultdict(Space)
     total = shared = others = Space()
     for file in files(store):
@@ -200,14 +199,3 @@ def _digest(file: File) -> str:
         case ["records", _, name] | ["logs", name]:
             return name.partition(".")[0]
     return ""
-
-
-def _needed(tasks: Mapping[str, Task], digests: Iterable[str]) -> set[str]:
-    found: set[str] = set()
-    pending = list(digests)
-    while pending:
-        digest = pending.pop()
-        if digest not in found:
-            found.add(digest)
-            pending += tasks[digest].inputs
-    return found

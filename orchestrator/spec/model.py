@@ -10,7 +10,7 @@ from pydantic import Field
 
 from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
-from nag.registry import METHODS, Int, method
+from nag.registry import Int, method
 from nag.training import Training
 from orchestrator.spec.parameters import Params
 from orchestrator.spec.user_code import Code
@@ -164,24 +164,31 @@ class Paper:
         return {**self.tolerance, **row.tolerance}.get(metric)
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, kw_only=True)
+class StoredSweep:
+    """What the store keeps of a sweep, beside the tasks and cells of its plan: all that reports need of it."""
+
     name: str
-    path: str
-    text: str
+    text: str  # the YAML
     arms: tuple[Arm, ...]
-    cells: tuple[Cell, ...]
-    score: Score | None
     shared_axes: frozenset[str]  # parameter keys of the axes written outside `arms`
-    measure: NoiseShift | None = None
-    estimator: Network | None = None  # the network that `measure` names
+    guidance: frozenset[str]  # the names under which parameters are those of a guidance
+    path: str = ""  # the file, or what the user named instead
     precision: Precision = field(default_factory=Precision)
     keep: str = "samples"
-    code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest
-    own_guidance: frozenset[str] = frozenset()  # the names under which arms have guidance of the user's own
     paper: Paper | None = None
 
     def is_guidance(self, key: str) -> bool:
         """Whether a parameter is that of a guidance."""
-        name = key.partition(".")[0]
-        return name in METHODS["guidance"] or name in self.own_guidance
+        return key.partition(".")[0] in self.guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(StoredSweep):
+    """A sweep as its file says it."""
+
+    cells: tuple[Cell, ...]
+    score: Score | None
+    measure: NoiseShift | None = None
+    estimator: Network | None = None  # the network that `measure` names
+    code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest

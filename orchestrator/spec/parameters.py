@@ -13,6 +13,14 @@ Scalar = bool | int | float | str
 Params = Mapping[str, Scalar]
 
 
+def is_training_seed(key: str) -> bool:
+    return key == "train.seed" or key.endswith(".train.seed")
+
+
+def is_seed(key: str) -> bool:
+    return is_training_seed(key) or key == "sample.seed"
+
+
 def key_of(prefix: str, path: tuple[str, ...]) -> str:
     """The parameter key of a value: `name` (or `use`) is the method itself, so sampler.name is `sampler`."""
     keys = path[:-1] if path and path[-1] in METHOD_KEYS else path

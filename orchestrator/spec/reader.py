@@ -116,10 +116,22 @@ class _Reading:
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
-        shared = frozenset(self.shared_axes)
-        found = Sweep(name, path, text, arms, tuple(self.cells), score, shared, measure, estimator, precision, keep)
-        own = frozenset(self.own_guidance)
-        return dataclasses.replace(found, code=self.builder.code, own_guidance=own, paper=paper)
+        return Sweep(
+            name=name,
+            path=path,
+            text=text,
+            arms=arms,
+            cells=tuple(self.cells),
+            score=score,
+            shared_axes=frozenset(self.shared_axes),
+            guidance=frozenset(METHODS["guidance"]) | self.own_guidance,
+            measure=measure,
+            estimator=estimator,
+            precision=precision,
+            keep=keep,
+            code=self.builder.code,
+            paper=paper,
+        )
 
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section by itself; a sampler may still lack what every arm adds."""

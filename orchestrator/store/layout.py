@@ -43,8 +43,8 @@ SCORE = {"value": (int, float, type(None))}
 SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "plans/.*",
-        {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "arms?": MAP}
-        | {"places?": MAP},
+        {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "places?": MAP}
+        | {"cells?": LIST, "floors?": LIST, "about?": MAP},
     ),
     ("sweeps/.*", {"plan": re.compile(DIGEST)}),
     ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),

@@ -110,8 +110,8 @@ class Context:
         if checksum in self.plans:
             return
         found = stored.read(self.store, checksum)
-        self.tasks = found["tasks"] | self.tasks
-        self.places |= found["places"]
+        self.tasks = {**found.tasks, **self.tasks}
+        self.places |= found.places
         self.plans.add(checksum)
 
     def task(self, digest: str) -> Task:
@@ -133,9 +133,9 @@ class Context:
         for name in self.store.list("plans"):
             with contextlib.suppress(CorruptFile):
                 found = stored.read(self.store, name.removesuffix(".json"))
-                if digest in found["tasks"]:
-                    self.tasks = found["tasks"] | self.tasks
-                    self.places = found["places"] | self.places
+                if digest in found.tasks:
+                    self.tasks = {**found.tasks, **self.tasks}
+                    self.places = {**found.places, **self.places}
                     return
         raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
 

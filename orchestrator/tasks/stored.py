@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -12,9 +14,24 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import KINDS, Task
 
 
-def read(store: Store, name: str) -> dict[str, Any]:
-    """The document of a plan, its tasks as Task, inputs before what needs them. Raises MissingFile, or CorruptFile for
-    a plan of another name, of wrong shape, or whose tasks wait for each other in a circle.
+@dataclass(frozen=True)
+class StoredTasks:
+    """What a stored plan says of the work. Of its cells, and of how they are reported, plan.stored_plan reads."""
+
+    name: str  # the checksum
+    sweep: str
+    text: str
+    keep: str
+    tasks: Mapping[str, Task]  # inputs before what needs them
+    blocks: Mapping[str, int]
+    goals: frozenset[str]
+    places: Mapping[str, str]
+    document: Mapping[str, Any]
+
+
+def read(store: Store, name: str) -> StoredTasks:
+    """The plan of that checksum. Raises MissingFile, or CorruptFile for a plan of another name, of wrong shape, or
+    whose tasks wait for each other in a circle.
     """
     found = store.read_record(plan_name(name), repair=False)
     if checksum(canonical(found).encode()) != name:
@@ -22,11 +39,21 @@ def read(store: Store, name: str) -> dict[str, Any]:
     try:
         made = {digest: _task(definition) for digest, definition in found["tasks"].items()}
         order = TopologicalSorter({digest: set(task.inputs) & made.keys() for digest, task in made.items()})
-        tasks = {digest: made[digest] for digest in order.static_order()}
-        _check(found, tasks)
+        held = StoredTasks(
+            name=name,
+            sweep=found["sweep"],
+            text=found["text"],
+            keep=found.get("keep", "samples"),
+            tasks={digest: made[digest] for digest in order.static_order()},
+            blocks=found["blocks"],
+            goals=frozenset(found["goals"]),
+            places=found.get("places", {}),
+            document=found,
+        )
+        _check(held)
     except (KeyError, TypeError, ValueError, AttributeError, CycleError) as error:
         raise CorruptFile(f"{plan_name(name)} is not a plan ({type(error).__name__}: {error})") from error
-    return {**found, "tasks": tasks}
+    return held
 
 
 def _task(definition: Any) -> Task:
@@ -36,12 +63,11 @@ def _task(definition: Any) -> Task:
     return Task(kind, params, inputs)
 
 
-def _check(found: dict[str, Any], tasks: dict[str, Task]) -> None:
-    if not all(isinstance(number, int) and number >= 0 for number in found["blocks"].values()):
+def _check(held: StoredTasks) -> None:
+    if not all(isinstance(number, int) and number >= 0 for number in held.blocks.values()):
         raise ValueError("a number of blocks is not a whole number")
-    arms = found.get("arms", {}).values()
-    for digest in (*found["blocks"], *found["goals"], *(stream for streams in arms for stream in streams)):
-        if digest not in tasks:
+    for digest in (*held.blocks, *held.goals):
+        if digest not in held.tasks:
             raise ValueError(f"it has no task {digest}")
-    if not all(isinstance(place, str) for place in found.get("places", {}).values()):
-        raise ValueError("a place is not text")
+    if not all(isinstance(text, str) for text in (held.sweep, held.text, held.keep, *held.places.values())):
+        raise ValueError("a name, a place or the YAML is not text")

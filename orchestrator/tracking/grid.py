@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.tasks import previews
 
 if TYPE_CHECKING:
-    from orchestrator.plan.model import PlannedCell
+    from orchestrator.plan.model import StoredCell
     from orchestrator.store.store import Store
 
 GRID_VERSION = 2
@@ -15,14 +15,14 @@ COLUMNS = ROWS = 8  # previews.COUNT in all
 LEAST_PX = 48  # smaller samples are enlarged, pixel by pixel
 
 
-def sample_grid(store: Store, cell: PlannedCell) -> bytes:
+def sample_grid(store: Store, cell: StoredCell) -> bytes:
     """A PNG of the first samples. Raises FileNotFoundError or ValueError where they are not kept or not images."""
     import io
 
     import numpy as np
     from PIL import Image
 
-    images = previews.read(store, cell.stream, cell.extracts)[0][: cell.cell.sample.count]
+    images = previews.read(store, cell.stream, cell.extracts)[0][: cell.count]
     n, channels, height, width = images.shape
     scale = max(1, -(-LEAST_PX // min(height, width)))
     images = images.repeat(scale, axis=2).repeat(scale, axis=3)

@@ -15,8 +15,7 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
-from orchestrator.plan.model import Plan, PlannedCell
-from orchestrator.report.comparisons import is_seed
+from orchestrator.plan.model import StoredCell, StoredPlan
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store.store import Store
@@ -65,8 +64,8 @@ class Run:
 
 def runs(results: Results, store: Store | None = None, report: Path | None = None) -> list[Run]:
     """store: adds trainings and the times of failures. report: adds its files, and the best cells' sample grids."""
-    planned = {(cell.cell.arm, cell.digest, _text(cell.cell.params)): cell for cell in results.plan.cells}
-    varying = varying_params(results.plan)
+    planned = {(cell.arm, cell.digest, _text(cell.params)): cell for cell in results.plan.cells}
+    varying = list(results.plan.varying)
     colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
     best = best_cells(results) if report else []
     failed_at = partial(_failed_at, results.plan, store, {})
@@ -77,22 +76,12 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
             grid = _grid(store, place) if store is not None and cell in best else {}
             found.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
     found += _trainings(results.plan, store) if store is not None else []
-    whole = len(results.cells) == len(results.plan.sweep.cells)  # else `--arm` left some out: the summary stays
+    whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the summary stays
     return [*found, _summary(results, found, report)] if whole and (found or report) else found
 
 
 def _text(params: Mapping[str, Any]) -> str:
     return digest(dict(params))
-
-
-def varying_params(plan: Plan) -> list[str]:
-    """The parameters that tell cells of the sweep apart, guidance first, seeds last; of the whole sweep, so that names
-    stay.
-    """
-    cells = plan.sweep.cells
-    keys = list(dict.fromkeys(key for cell in cells for key in cell.params))
-    keys.sort(key=lambda key: (is_seed(key), not plan.sweep.is_guidance(key)))
-    return [key for key in keys if len({str(cell.params.get(key)) for cell in cells}) > 1]
 
 
 def best_cells(results: Results) -> list[CellResult]:
@@ -117,10 +106,10 @@ def best_cells(results: Results) -> list[CellResult]:
 def _cell(
     results: Results,
     cell: CellResult,
-    planned: PlannedCell,
+    planned: StoredCell,
     varying: list[str],
     colour: str,
-    failed_at: Callable[[PlannedCell], float],
+    failed_at: Callable[[StoredCell], float],
     artifacts: Mapping[str, Artifact],
 ) -> Run:
     sweep = results.plan.sweep.name
@@ -177,7 +166,7 @@ def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Poi
     )
 
 
-def _failed_at(plan: Plan, store: Store | None, known: dict[str, float], cell: PlannedCell) -> float:
+def _failed_at(plan: StoredPlan, store: Store | None, known: dict[str, float], cell: StoredCell) -> float:
     """When the last attempt failed at a task that a cell needs, in seconds since the epoch; 0 if nobody knows."""
 
     def last(task: str) -> float:
@@ -190,15 +179,12 @@ def _failed_at(plan: Plan, store: Store | None, known: dict[str, float], cell: P
     return max(map(last, [scored.task for scored in cell.scores] or [cell.stream]))
 
 
-def _grid(store: Store, cell: PlannedCell) -> dict[str, Artifact]:
-    name = digest([GRID_VERSION, cell.stream, cell.cell.sample.count])
+def _grid(store: Store, cell: StoredCell) -> dict[str, Artifact]:
+    name = digest([GRID_VERSION, cell.stream, cell.count])
     return {"samples.png": Artifact(name, partial(sample_grid, store, cell))}
 
 
-def _trainings(plan: Plan, store: Store) -> list[Run]:
-    networks = {plan.tasks[cell.stream].params["network"]: cell.cell.network for cell in reversed(plan.cells)}
-    if plan.sweep.estimator is not None:
-        networks |= {t.params["estimator"]: plan.sweep.estimator for t in plan.tasks.values() if t.kind == "measure"}
+def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
     found = []
     for task in plan.tasks.values():
         if task.kind != "train":
@@ -207,7 +193,7 @@ def _trainings(plan: Plan, store: Store) -> list[Run]:
         if found_out is None:
             continue
         status, started, ended, measured = found_out
-        network = networks.get(task.digest)
+        network = plan.instances.get(task.digest)
         params = _flat(task.params) | ({key: str(value) for key, value in network.axes.items()} if network else {})
         name = network.name if network else params.get("extractor") or params.get("model") or task.digest[:12]
         told = [f"{_short(key)}={_value(value)}" for key, value in network.axes.items()] if network else []

@@ -12,7 +12,6 @@ import zlib
 from typing import Any
 
 from orchestrator.report.results import Results
-from orchestrator.tracking.runs import varying_params
 
 SHARE = "nagbench"  # the key under which the view is shared
 TAG = f"mlflow.sharedViewState.{SHARE}"
@@ -31,8 +30,8 @@ def link(server: str, experiment: str, mode: str = "CHART") -> str:
 
 
 def state(results: Results) -> dict[str, Any]:
-    cells = results.plan.sweep.cells
-    params = [key for key in varying_params(results.plan) if key != "network"][:6]
+    varying = results.plan.varying
+    params = [key for key in varying if key != "network"][:6]
     metrics = results.metrics
     first = metrics[0] if metrics else "network_calls"
     columns = [f"params.`{key}`" for key in params]
@@ -41,12 +40,12 @@ def state(results: Results) -> dict[str, Any]:
     seen["runsCountToCompare"] = SHOWN_AT_MOST
     axes = {"xaxis": {"type": "METRIC", "key": "network_calls"}, "yaxis": {"type": "METRIC", "key": first}}
     charts: list[dict[str, Any]] = [{"type": "SCATTER", "uuid": "price", **seen, **axes}]
-    everywhere = [key for key in params if all(key in cell.params for cell in cells)]  # others hide runs
+    everywhere = [key for key in params if varying[key]]  # others hide runs
     if everywhere and metrics:
         chosen = {"selectedParams": everywhere, "selectedMetrics": ["network_calls", *metrics[2:0:-1], first]}
         charts.append({"type": "PARALLEL", "uuid": "parallel", **seen, **chosen, "showAllRuns": True})
     charts += [{"type": "BAR", "uuid": f"bar-{name}", **seen, "metricKey": name} for name in metrics[:3]]
-    if results.plan.sweep.measure is not None:  # its steps are levels, 1000 t
+    if any(map(results.is_measured, metrics)):  # its steps are levels, 1000 t
         lines = {"metricKey": "noise_shift", "selectedMetricKeys": ["noise_shift"], "xAxisKey": "step"}
         plain = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "useGlobalXaxisKey": True}
         charts.append({"type": "LINE", "uuid": "shift", **seen, **lines, **plain, "selectedXAxisMetricKey": ""})
@@ -65,7 +64,7 @@ def state(results: Results) -> dict[str, Any]:
         "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},
-        "runsHiddenMode": "SHOWALL" if len(cells) <= SHOWN_AT_MOST else "FIRST_20_RUNS",
+        "runsHiddenMode": "SHOWALL" if len(results.plan.cells) <= SHOWN_AT_MOST else "FIRST_20_RUNS",
         "viewMaximized": True,
         "runListHidden": False,
         "isAccordionReordered": False,

@@ -10,8 +10,8 @@ import numpy as np
 
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Plan, PlannedCell
-from orchestrator.report.comparisons import is_training_seed
 from orchestrator.report.results import CellResult, Results, _stamp
+from orchestrator.spec.parameters import is_training_seed
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.arrays import pack
 from orchestrator.store.layout import block_name, file_name

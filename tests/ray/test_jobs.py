@@ -16,6 +16,7 @@ from orchestrator.backends.site import Site
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
 from orchestrator.plan.progress import Done, missing
+from orchestrator.plan.stored_plan import read_plan
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
@@ -40,7 +41,7 @@ def blocks(store: Store) -> int:
 def test_a_plan_from_the_store(undisturbed: Ran) -> None:
     """An engine on the cluster, without the sweep's file, has the same to do, and leaves the same arms."""
     plan, store = undisturbed.plan, undisturbed.store
-    stored = ray_jobs.StoredPlan(store, engine.plan_checksum(plan))
+    stored = read_plan(store, engine.plan_checksum(plan))
     assert (stored.tasks, stored.blocks, stored.goals, stored.arms) == (plan.tasks, plan.blocks, plan.goals, plan.arms)
     assert engine.plan_checksum(stored) == engine.plan_checksum(plan)
     empty = Done(Store("memory://empty"))
@@ -51,7 +52,7 @@ def test_a_plan_from_the_store(undisturbed: Ran) -> None:
         seen.add(digest)
 
     def of(cells: Any) -> Any:
-        return sorted((c.cell.arm, c.stream, {*c.extracts}, {scored.task for scored in c.scores}) for c in cells)
+        return sorted((c.arm, c.stream, {*c.extracts}, {scored.task for scored in c.scores}) for c in cells)
 
     assert of(stored.cells) == of(plan.cells)
 

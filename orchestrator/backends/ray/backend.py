@@ -27,7 +27,7 @@ from orchestrator.backends.ray.settings import Ray as Settings
 from orchestrator.backends.ray.settings import RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, event_of, message_of
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import LOADED_AT_MOST, Options
 
@@ -92,7 +92,7 @@ class Ray:
         shares = {memory // number for memory in have for number in range(1, asked.processes + 1)}
         return max((m for m in shares if capacity(dataclasses.replace(asked, memory=m), self.nodes)), default=0)
 
-    def size(self, plan: Plan, stream: str, blocks: int) -> int:
+    def size(self, plan: StoredPlan, stream: str, blocks: int) -> int:
         workers = self._at_most(self.request(Bundle((), kind="sample")))
         return max(1, min(BLOCKS_A_BUNDLE, blocks // (4 * max(1, workers))))
 

@@ -16,7 +16,6 @@ import shlex
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +31,11 @@ from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.execution.engine import keep_plan, take_in
 from orchestrator.identity import digest
-from orchestrator.plan.model import Plan, PlannedCell, Scored
+from orchestrator.plan.model import Plan
 from orchestrator.plan.progress import Done, missing
-from orchestrator.spec.model import Cell, Sweep
+from orchestrator.plan.stored_plan import read_plan
 from orchestrator.store.store import Store
-from orchestrator.tasks import stored
 from orchestrator.tasks.context import Options
-from orchestrator.tasks.task import Task
 
 RUNNING = ("PENDING", "RUNNING")
 FILE = "job.json"  # in the job's working directory
@@ -208,47 +205,6 @@ def _settings(told: dict[str, Any]) -> Settings:
     return Settings(**{**told, **parts, "cpu_stages": tuple(told["cpu_stages"])})
 
 
-class StoredPlan(Plan):
-    """A plan as the store has it: all that an engine needs. Of its cells it has arm and tasks; reports need more.
-
-    Raises MissingFile, or CorruptFile for one whose content does not have that name.
-    """
-
-    def __init__(self, store: Store, name: str) -> None:
-        found = stored.read(store, name)
-        tasks: dict[str, Task] = found["tasks"]
-        sweep = Sweep(found["sweep"], "", found["text"], (), (), None, frozenset(), keep=found["keep"])
-        super().__init__(sweep, tasks, found["blocks"], _cells(found, tasks), ())
-        document = {**found, "tasks": {key: task.definition() for key, task in tasks.items()}}
-        self.__dict__ |= {"found": document, "goals": frozenset(found["goals"])}
-
-    def document(self) -> dict[str, Any]:
-        return self.__dict__["found"]
-
-
-def _cells(found: dict[str, Any], tasks: dict[str, Task]) -> tuple[PlannedCell, ...]:
-    extracts, scores = defaultdict(list), defaultdict(list)
-    for key, task in tasks.items():
-        if task.kind == "extract":
-            extracts[task.params["stream"]].append(key)
-        elif task.kind in ("score", "measure"):
-            for source in task.inputs:
-                scores[tasks[source].params.get("stream", source)].append(key)
-    nothing: Any = None
-    return tuple(
-        PlannedCell(
-            Cell(arm, nothing, (), nothing, nothing, {}),
-            "",
-            stream,
-            found["blocks"][stream],
-            tuple(extracts[stream]),
-            tuple(Scored(nothing, "", key) for key in scores[stream]),
-        )
-        for arm, streams in found["arms"].items()
-        for stream in streams
-    )
-
-
 def drive(work: dict[str, Any], address: str, say: Callable[[Any], None]) -> int:
     """Run the engine; the exit code."""
     from rich.console import Console
@@ -259,7 +215,7 @@ def drive(work: dict[str, Any], address: str, say: Callable[[Any], None]) -> int
 
     store, observer = Store(work["store"]), Lines(Console(stderr=True, highlight=False, soft_wrap=True))
     options, settings = Options(**work["options"]), _settings(work["settings"])
-    plan = StoredPlan(store, work["plan"])
+    plan = read_plan(store, work["plan"])
     failed = patiently(
         lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address), observer), observer.note
     )

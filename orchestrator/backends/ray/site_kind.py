@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.doctor_rows import Row
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import Plan, StoredPlan
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RaySite:
             return Queued(unknown=str(error))
         return Queued(jobs=tuple({"id": job.id, "status": job.status} for job in found))
 
-    def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
+    def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if only is not None:
             raise BadInput("--arm, --cell: a Ray job does its sweep as a whole; cancel it whole.")
         return Ended(len(jobs.cancel(plan.sweep.name, store, self.site)), "Ray job")

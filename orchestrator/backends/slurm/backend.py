@@ -37,8 +37,9 @@ from orchestrator.backends.slurm.waves import (
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work
-from orchestrator.plan.model import Plan, plan_checksum
+from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done
+from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import BLOCK_KINDS
 
@@ -88,7 +89,7 @@ class Slurm:
         self.followed = False  # whether this engine has queued what goes on after its last wave
         self.looked, self.look_every, self.asked = -1e9, FIRST_LOOK_S, -1e9
 
-    def size(self, plan: Plan, stream: str, blocks: int) -> int:
+    def size(self, plan: StoredPlan, stream: str, blocks: int) -> int:
         return min(BLOCKS_A_BUNDLE, blocks, self.speeds.blocks_in(self.site.target_minutes, stream))
 
     def adopt(self) -> list[Bundle]:

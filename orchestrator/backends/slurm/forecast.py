@@ -14,7 +14,7 @@ from orchestrator.backends.slurm.settings import Slurm
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, Work
-from orchestrator.plan.model import Plan
+from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store.store import Store
 
@@ -40,7 +40,7 @@ def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
     speeds = Speeds(plan, store, done, site.trained_on)
     todo = missing(plan, done)
 
-    def size(plan: Plan, stream: str, blocks: int) -> int:
+    def size(plan: StoredPlan, stream: str, blocks: int) -> int:
         return min(BLOCKS_A_BUNDLE, blocks, speeds.blocks_in(site.target_minutes, stream))
 
     work: list[Work] = []

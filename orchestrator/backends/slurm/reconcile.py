@@ -30,7 +30,7 @@ def reconcile(begun: Campaign) -> int:
     from orchestrator.backends.site import read_site
     from orchestrator.execution import engine
     from orchestrator.plan.make import plan
-    from orchestrator.plan.model import plan_checksum
+    from orchestrator.plan.stored_plan import plan_checksum
     from orchestrator.report.comparisons import compare
     from orchestrator.report.progress import Lines
     from orchestrator.report.results import collect

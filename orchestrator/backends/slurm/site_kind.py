@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.doctor_rows import Row
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import Plan, StoredPlan
 
 
 class SlurmQueue:
@@ -40,7 +40,7 @@ class SlurmQueue:
         elements, unknown = queue_states(store, sweep)
         return Queued(elements, unknown=unknown)
 
-    def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
+    def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
             return Ended(0, "element", True)
         count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)

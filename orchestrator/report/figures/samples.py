@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.plan.model import PlannedCell
+from orchestrator.plan.model import StoredCell
 from orchestrator.report.comparisons import Group
 from orchestrator.report.figures.colours import MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
@@ -49,7 +49,7 @@ def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[l
     return found, [f"{listed(arms)}: {reason}" for reason, arms in reasons.items()]
 
 
-def _row(results: Results, group: Group, planned: PlannedCell, store: Store) -> Row | str:
+def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> Row | str:
     try:
         samples, labels = previews.read(store, planned.stream, planned.extracts)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from orchestrator.errors import BadInput
 from orchestrator.plan.availability import absent
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Plan
+from orchestrator.plan.stored_plan import document
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Quiet, nagbench, run_here
@@ -76,7 +77,7 @@ def test_it_is_planned_and_says_what_is_absent(sweep: Callable[..., Path], tmp_p
     assert "networks.tuned.data: " + str(tmp_path / "birds") + ": there is no such folder; " in "\n".join(lines)
     assert "hf download someone/vae" in "\n".join(lines)
     assert "nagbench fetch inception-2015-12-05.pt" in "\n".join(lines)
-    assert "unread" not in json.dumps(found.document())
+    assert "unread" not in json.dumps(document(found))
 
 
 def test_check_and_plan_exit_well_and_run_does_not(sweep: Callable[..., Path], tmp_path: Path) -> None:
@@ -203,5 +204,5 @@ def test_a_large_npz_that_was_never_read_is_not_read_by_status(
     path.write_text(SWEEP.split("networks:")[0] + NPZ)
     monkeypatch.setattr(listing, "_content", lambda path: pytest.fail(f"{path} was read"))
     found = plan(read_sweep(path), hashes=False)
-    assert '"unread ' in json.dumps(found.document())
+    assert '"unread ' in json.dumps(document(found))
     assert absent(found) == []

@@ -19,12 +19,12 @@ import pytest
 from safetensors.numpy import load, save
 
 from nag.checkpoint import KEY, metadata
-from orchestrator.backends.ray.jobs import StoredPlan
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.execution import worker
 from orchestrator.identity import canonical, checksum, content
 from orchestrator.plan.make import plan
-from orchestrator.plan.model import plan_checksum
+from orchestrator.plan.stored_plan import document as document_of
+from orchestrator.plan.stored_plan import plan_checksum, read_plan
 from orchestrator.spec.reader import read_sweep
 from orchestrator.spec.user_code import Code
 from orchestrator.store.arrays import pack
@@ -160,8 +160,8 @@ def test_a_finished_training_of_a_sweep_without_own_code(finished: Ran, tmp_path
     # also a plan that uses it, as a colleague's sweep may: that does not make it ours
     model = {"name": "Convolutions", "fields": {}, "version": 1, "source": code.digest}
     task = Task("train", {**finished.plan.tasks[digest].params, "model": model})
-    document = {**finished.plan.document(), "tasks": {task.digest: task.definition()}, "blocks": {}, "goals": []}
-    document |= {"arms": {}, "sweep": "theirs"}
+    document = {**document_of(finished.plan), "tasks": {task.digest: task.definition()}, "blocks": {}, "goals": []}
+    document |= {"sweep": "theirs"}
     name = checksum(canonical(document).encode())
     overwrite(store, plan_name(name), sealed(document))
     overwrite(store, "sweeps/theirs/000001.json", sealed({"plan": name, "time": 1.0}))
@@ -175,7 +175,7 @@ def test_a_plan_under_the_name_of_another(own: Ran, store: Store, marker: Path) 
     name = plan_checksum(own.plan)
     code = evil(marker)
     plant_code(store, code.digest, code)
-    text = canonical(own.plan.document())
+    text = canonical(document_of(own.plan))
     for source in own.plan.sweep.code:
         text = text.replace(source, code.digest)
     overwrite(store, plan_name(name), sealed(json.loads(text)))
@@ -299,12 +299,12 @@ def test_a_job_on_ray_refuses_another_plan_under_the_name_it_was_told(finished: 
     """Its own checksum is right: what counts is that of the name."""
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
     name = plan_checksum(finished.plan)
-    assert plan_checksum(StoredPlan(store, name)) == name
-    other = finished.plan.document()
+    assert plan_checksum(read_plan(store, name)) == name
+    other = document_of(finished.plan)
     other["keep"] = "influence"
     overwrite(store, plan_name(name), sealed(other))
     with pytest.raises(CorruptFile, match="is another plan"):
-        StoredPlan(store, name)
+        read_plan(store, name)
 
 
 def test_blocks_and_records_of_right_checksum_and_wrong_shape(finished: Ran, tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_a_plan_of_another_sweep_that_is_none(
     finished: Ran, tmp_path: Path, make: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
-    document = make(finished.plan.document())
+    document = make(document_of(finished.plan))
     name = checksum(canonical(document).encode())
     overwrite(store, plan_name(name), sealed(document))
     overwrite(store, "sweeps/theirs/000001.json", sealed({"plan": name, "time": 1.0}))

@@ -1,0 +1,77 @@
+"""What reports must know of a metric or measure: how its values are called, written and compared.
+
+It is part of a stored plan, so that a report needs neither the YAML nor the code of a metric of the user's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from nag.metrics.metric import Shown, shown
+from nag.registry import name_of
+
+
+@dataclass(frozen=True)
+class Value:
+    """One of a metric's values. lower_is_better: None where neither is, as a noise shift is best at zero."""
+
+    name: str
+    words: str  # its name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`
+    lower_is_better: bool | None
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A metric of one extractor, or a measure: then `extractor` is empty.
+
+    Reports add `suffix`, empty for the first extractor, to the names of its values. extrapolates: it is biased in N, so
+    that its differences are between extrapolated values. setting: its fields, defaults too, such as ` k 3`; values
+    under another setting are other values. mode: how the extractor resizes. plane: two of its values (x, y) that are
+    drawn against each other.
+    """
+
+    name: str
+    extractor: str
+    suffix: str
+    values: tuple[Value, ...]
+    needs: tuple[str, ...]
+    extrapolates: bool
+    setting: str
+    mode: str = ""
+    plane: tuple[str, str] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.values)
+
+
+def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
+    """extractor: None for a measure."""
+    fields = [f.name for f in dataclasses.fields(metric) if f.name not in ("estimator", "against")]
+    plane = getattr(type(metric), "plane", None)
+    drawn = isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*metric.names}
+    return Reported(
+        name=name_of(metric),
+        extractor=name_of(extractor) if extractor else "",
+        suffix=suffix,
+        values=tuple(_value(metric, name, extractor, suffix) for name in metric.names),
+        needs=tuple(sorted(getattr(metric, "needs", ()))),
+        extrapolates=metric.extrapolates,
+        setting="".join(f" {name} {getattr(metric, name)}" for name in fields),
+        mode=getattr(extractor, "mode", None) or "",
+        plane=plane if drawn else None,
+    )
+
+
+def _value(metric: Any, name: str, extractor: Any, suffix: str) -> Value:
+    how = shown(metric, name)
+    words = how.label or (name.upper() if len(name) <= 3 else name.replace("_", " "))
+    own = getattr(type(extractor), "distance_name", None)  # what the field calls FID on this extractor
+    if isinstance(own, str) and words.startswith("FID"):
+        words = words.replace("FID", own, 1)
+    elif suffix:
+        words = f"{words} ({suffix[1:]})"
+    return Value(name, words, metric.lower_is_better[name], how)

@@ -1,0 +1,233 @@
+"""A plan as the store keeps it, under the checksum of its content; and the plan of a sweep that a store has by name.
+
+Whoever was told a plan's checksum can trust it. One that is found by the sweep's name is only read and shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from nag.numerics import Precision
+from orchestrator.errors import BadInput, CorruptFile, unknown
+from orchestrator.identity import canonical, changed_fields, checksum
+from orchestrator.plan.model import Instance, Scored, StoredCell, StoredPlan
+from orchestrator.plan.reported import Reported
+from orchestrator.spec.model import Arm, Paper, StoredSweep
+from orchestrator.spec.networks import NAME
+from orchestrator.store.layout import plan_name
+from orchestrator.store.store import Store
+from orchestrator.tasks import stored
+from orchestrator.tasks.task import KINDS
+
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,199}")  # an arm or a value, which name files of a report too
+Pairs = tuple[tuple[str, Any], ...]  # a mapping whose order counts: the keys of JSON objects are sorted
+
+
+@dataclass(frozen=True)
+class About:
+    """What the store keeps of a plan for those who report it."""
+
+    arms: tuple[Arm, ...]
+    shared_axes: frozenset[str]
+    guidance: frozenset[str]
+    precision: Precision
+    paper: Paper | None
+    metrics: tuple[Reported, ...]
+    whole: bool
+    varying: tuple[tuple[str, bool], ...]
+    instances: Mapping[str, Instance]
+    code: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class CellRow:
+    arm: str
+    params: Pairs
+    digest: str
+    stream: str
+    count: int
+    extracts: tuple[str, ...]
+    scores: tuple[tuple[int, str], ...]  # the place of the metric in About.metrics, and the task
+
+
+_ABOUT, _ROWS = TypeAdapter(About), TypeAdapter(tuple[CellRow, ...])
+_FLOORS = TypeAdapter(tuple[tuple[str, tuple[tuple[int, str], ...]], ...])
+
+
+def document(plan: StoredPlan) -> dict[str, Any]:
+    """The plan as the store keeps it, as JSON."""
+    sweep, metrics, place = plan.sweep, list[Reported](), dict[int, int]()
+
+    def scores(scored: tuple[Scored, ...]) -> list[list[Any]]:
+        for metric in (one.metric for one in scored):
+            if id(metric) not in place:
+                place[id(metric)] = len(metrics)
+                metrics.append(metric)
+        return [[place[id(one.metric)], one.task] for one in scored]
+
+    cells = [
+        {
+            "arm": cell.arm,
+            "params": list(cell.params.items()),
+            "digest": cell.digest,
+            "stream": cell.stream,
+            "count": cell.count,
+            "extracts": cell.extracts,
+            "scores": scores(cell.scores),
+        }
+        for cell in plan.cells
+    ]
+    return {
+        "sweep": sweep.name,
+        "text": sweep.text,
+        "keep": sweep.keep,
+        "tasks": {digest: task.definition() for digest, task in plan.tasks.items()},
+        "blocks": dict(plan.blocks),
+        "goals": sorted(plan.goals),
+        "places": dict(plan.places),
+        "cells": cells,
+        "floors": [[reference, scores(floor)] for reference, floor in plan.floors],
+        "about": {
+            "arms": [{**dataclasses.asdict(arm), "overrides": sorted(arm.overrides)} for arm in sweep.arms],
+            "shared_axes": sorted(sweep.shared_axes),
+            "guidance": sorted(sweep.guidance & {key.partition(".")[0] for cell in plan.cells for key in cell.params}),
+            "precision": changed_fields(sweep.precision),
+            "paper": _paper(sweep.paper) if sweep.paper else None,
+            "metrics": [dataclasses.asdict(metric) for metric in metrics],
+            "whole": plan.whole,
+            "varying": list(plan.varying.items()),
+            "instances": {digest: {"name": one.name, "axes": dict(one.axes)} for digest, one in plan.instances.items()},
+            "code": {digest: dict(files) for digest, files in plan.code.items()},
+        },
+    }
+
+
+def _paper(paper: Paper) -> dict[str, Any]:
+    rows = [
+        {**dataclasses.asdict(row), "params": list(row.params.items()), "values": list(row.values.items())}
+        for row in paper.rows
+    ]
+    return {**dataclasses.asdict(paper), "rows": rows}
+
+
+def plan_checksum(plan: StoredPlan) -> str:
+    """The name of a plan in stores: its content decides it."""
+    return checksum(canonical(document(plan)).encode())
+
+
+def read_plan(store: Store, name: str) -> StoredPlan:
+    """The plan of that checksum. Raises MissingFile; CorruptFile for what is none, or has other content; BadInput for
+    one of a nagbench that kept no cells.
+    """
+    held = stored.read(store, name)
+    if "about" not in held.document:
+        raise BadInput(
+            f"sweep {held.sweep} was last run by a nagbench that kept no cells in its plans: run it again, or name its "
+            "YAML file."
+        )
+    try:
+        return _plan(held)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CorruptFile(f"{plan_name(name)} is not a plan ({type(error).__name__}: {error})") from error
+
+
+def _plan(held: stored.StoredTasks) -> StoredPlan:
+    about = _about(held.document["about"])
+    rows = _ROWS.validate_json(canonical(held.document["cells"]))
+    floors = _FLOORS.validate_json(canonical(held.document["floors"]))
+
+    def scores(pairs: tuple[tuple[int, str], ...]) -> tuple[Scored, ...]:
+        return tuple(Scored(about.metrics[_natural(place)], _known(held, task, KINDS)) for place, task in pairs)
+
+    cells = tuple(
+        StoredCell(
+            arm=row.arm,
+            params=dict(row.params),
+            digest=row.digest,
+            stream=_known(held, row.stream, ("sample",)),
+            count=_natural(row.count),
+            extracts=tuple(_known(held, extract, ("extract",)) for extract in row.extracts),
+            scores=scores(row.scores),
+        )
+        for row in rows
+    )
+    names = [arm.name for arm in about.arms]
+    values = [value.name + metric.suffix for metric in about.metrics for value in metric.values]
+    for word in (held.sweep, *names, *values):
+        if not WORD.fullmatch(word):
+            raise ValueError(f"{word!r} is not a name")
+    if not {*names} >= {cell.arm for cell in cells} | {arm.against for arm in about.arms if arm.against}:
+        raise ValueError("an arm is not listed")
+    sweep = StoredSweep(
+        name=held.sweep,
+        text=held.text,
+        arms=about.arms,
+        shared_axes=about.shared_axes,
+        guidance=about.guidance,
+        path=held.sweep,
+        precision=about.precision,
+        keep=held.keep,
+        paper=about.paper,
+    )
+    return StoredPlan(
+        sweep=sweep,
+        tasks=held.tasks,
+        blocks=held.blocks,
+        goals=held.goals,
+        cells=cells,
+        floors=tuple((_known(held, reference, ("reference",)), scores(floor)) for reference, floor in floors),
+        whole=about.whole,
+        varying=dict(about.varying),
+        instances=about.instances,
+        places=held.places,
+        code=about.code,
+    )
+
+
+def _about(found: Mapping[str, Any]) -> About:
+    if paper := found["paper"]:
+        rows = [{**row, "params": dict(row["params"]), "values": dict(row["values"])} for row in paper["rows"]]
+        found = {**found, "paper": {**paper, "rows": rows}}
+    return _ABOUT.validate_json(canonical(found))
+
+
+def _known(held: stored.StoredTasks, digest: str, kinds: tuple[str, ...]) -> str:
+    if held.tasks[digest].kind not in kinds:
+        raise ValueError(f"task {digest} is not of the kind {' or '.join(kinds)}")
+    return digest
+
+
+def _natural(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"{number} is less than zero")
+    return number
+
+
+def plan_of_sweep(store: Store, name: str) -> StoredPlan:
+    """The plan with which a store's sweep of that name was last run: of those with the newest text, which may have been
+    run in parts, the one with the most cells. Raises BadInput, with the sweeps there are, where there is none.
+    """
+    if not NAME.fullmatch(name) or not (entries := store.list(f"sweeps/{name}")):
+        known = [each for each in store.list("sweeps") if NAME.fullmatch(each)]
+        raise BadInput(f"store {store.url}: {unknown('sweep', name, known)}")
+    newest: StoredPlan | None = None
+    for entry in reversed(entries):
+        try:
+            checksum = store.read_record(f"sweeps/{name}/{entry}", repair=False)["plan"]
+            plan = read_plan(store, checksum)
+        except (CorruptFile, KeyError, TypeError, BadInput):
+            if newest is None:
+                raise
+            continue
+        if plan.sweep.name != name:
+            raise CorruptFile(f"sweeps/{name}/{entry} names a plan of sweep {plan.sweep.name}")
+        if newest is None or (plan.sweep.text == newest.sweep.text and len(plan.cells) > len(newest.cells)):
+            newest = plan
+    assert newest is not None
+    return newest
