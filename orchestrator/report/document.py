@@ -1,4 +1,4 @@
-"""`report --json`: the results as one document for other programs. Its form is a contract (README, "JSON")."""
+"""`report --json`: the results as one document for other programs. README, "JSON", specifies its form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.store.store import Store
 
 
 def document(results: Results, store: Store) -> dict[str, Any]:
-    """Cells, comparisons, what is missing and what failed. A number that is not finite is null."""
+    """Cells, comparisons, what is missing and what failed. Numbers that are not finite are null."""
     scored, paper = [cell for cell in results.cells if cell.scores], results.plan.sweep.paper
     published = {"published": [one.as_json(paper) for one in published_values(results)]} if paper else {}
     return _finite(

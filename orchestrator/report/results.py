@@ -1,4 +1,4 @@
-"""What the records say of a plan: the cells with their metrics, what is missing, what failed. Reads, never writes."""
+"""Results of a plan, read from its records: cells with their metrics, what is missing, what failed. Writes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestrator.tasks.score import NO_HELD_OUT
 
 @dataclass
 class CellResult:
-    """A cell as far as it is scored. `scores`: metric name -> the whole score, with its record and stamp."""
+    """A cell and its scores so far. `scores`: metric name -> the score with its task and stamp."""
 
     arm: str
     digest: str
@@ -35,7 +35,7 @@ class CellResult:
     seconds: float | None = None
     reason: str | None = None  # why it failed
     log: str | None = None  # the log of what failed, on the machine that tried
-    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {}: one that was not recorded
+    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {} where that was not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
@@ -44,9 +44,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Floor:
-    """What `count` real images score. at: the N that the value was corrected to, its bias taken as c / N; None where it
-    is not corrected.
-    """
+    """The score of `count` held-out images. at: the N that its bias, taken as c / N, is corrected to, or None."""
 
     value: float
     count: int
@@ -61,10 +59,10 @@ class Floor:
 class Results:
     plan: Plan
     cells: list[CellResult]
-    floor: dict[str, dict[str, Any]]  # metric name -> score of the held-out images, and how many they are
+    floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
 
     def floor_of(self, metric: str) -> Floor | None:
-        """The held-out images' score as it stands beside the cells: at their N, where they have one and it is known."""
+        """The held-out images' score, corrected to the N of the cells where they share one and the limit is known."""
         found = self.floor.get(metric)
         if found is None:
             return None
@@ -82,8 +80,8 @@ class Results:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Every metric's reported name, in the order of the sweep; but for what a data set without held-out images
-        cannot be asked.
+        """Every metric's reported name, in the order of the sweep, without those that need held-out images where the
+        data set has none.
         """
         names: dict[str, None] = {}
         for planned in self.plan.cells:
@@ -94,7 +92,7 @@ class Results:
         return [name for name in names if name not in empty]
 
     def lower_is_better(self, metric: str) -> bool | None:
-        """None where neither is: a noise shift is best at zero."""
+        """None where neither direction is: a noise shift is best at zero."""
         method, name = self._method(metric)
         return method.lower_is_better[name]
 
@@ -103,19 +101,19 @@ class Results:
         return self._method(metric)[0].extrapolates
 
     def is_distance(self, metric: str) -> bool:
-        """Whether it is a distance that cells are compared by: one to the held-out images is only shown beside it."""
+        """Whether cells are compared by this distance; those to held-out images are only shown."""
         return self.extrapolates(metric) and not self.shown(metric).beside
 
     def is_measured(self, metric: str) -> bool:
-        """Whether it is of a measure, such as the noise shift, and not a score of the samples."""
+        """Whether it comes from a measurement such as the noise shift, not from scoring samples."""
         return self.extractor(metric) == ""
 
     def shown(self, metric: str) -> Shown:
-        """How its values are written."""
+        """How reports write its values."""
         return shown(*self._method(metric))
 
     def suffix(self, metric: str) -> str:
-        """What the extractor adds to its name; "" of the first extractor."""
+        """What the extractor adds to its name; "" for the first extractor."""
         return self._scored(metric)[0].suffix
 
     @cached_property
@@ -142,18 +140,18 @@ class Results:
         return f"{words} ({scored.suffix[1:]})" if scored.suffix else words
 
     def _distance_name(self, extractor: str) -> str | None:
-        """What the field calls FID on this extractor, as the extractor's class says; None where it has no such name."""
+        """The field's name for FID with this extractor, from the extractor's class; None where there is none."""
         score = self.plan.sweep.score
         found = [type(one) for one in (score.features if score else ()) if name_of(one) == extractor]
         name = getattr(found[0], "distance_name", None) if found else None
         return name if isinstance(name, str) else None
 
     def extractor(self, metric: str) -> str:
-        """The name of the extractor that the metric is of; "" for a measurement."""
+        """The name of the metric's extractor; "" for a measurement."""
         return self._scored(metric)[0].extractor
 
     def setting(self, metric: str) -> str:
-        """The fields of a metric, defaults too, such as ` k 3`: values under another setting are other values."""
+        """The fields of a metric with their defaults, such as ` k 3`."""
         method, _ = self._method(metric)
         shown = [f.name for f in dataclasses.fields(method) if f.name not in ("estimator", "against")]
         fields = {name: getattr(method, name) for name in shown}
@@ -173,7 +171,7 @@ class Results:
 
 
 def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
-    """Read the records of a plan's cells and floors. A record that is damaged counts as not there."""
+    """Read the records of a plan's cells and held-out images. A damaged record counts as missing."""
     done = done or Done(store)
     records: dict[str, dict[str, Any] | None] = {}
 
@@ -181,7 +179,7 @@ def collect(plan: Plan, store: Store, done: Done | None = None) -> Results:
         if task not in records:
             records[task] = None
             if done.small_done(plan.tasks[task]):
-                with contextlib.suppress(CorruptFile):  # the next run makes it again
+                with contextlib.suppress(CorruptFile):  # the next run repeats it
                     records[task] = store.read_record(plan.tasks[task].record_name, repair=False)
         return records[task]
 
@@ -236,7 +234,7 @@ def _cell(plan: Plan, done: Done, planned: PlannedCell, record: Any) -> CellResu
 
 
 def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The measurement stamp: values under unlike stamps are never ranked with each other."""
+    """The stamp: how a score was measured. Values with different stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
     if task.kind == "measure":
         return {key: task.params[key] for key in ("measure", "levels", "estimator", "data", "count")}
@@ -256,7 +254,7 @@ def _stamp(plan: Plan, scored: Scored, record: Mapping[str, Any]) -> dict[str, A
 
 
 def _content(params: Mapping[str, Any]) -> str:
-    """The hash of what a reference is made of: of a published file, or of a data set where it lies."""
+    """What a reference is made of: the hash of a published file or a data set, or the data set's folder."""
     if "statistics" in params:
         return params["statistics"]
     fields = params["data"]["fields"]

@@ -1,7 +1,7 @@
-"""The view that the link of `nagbench ui` opens: chosen columns, cells only, charts of price, parameters and score.
+"""The view that `nagbench ui` links to: chosen columns, cells only, charts of cost, parameters and scores.
 
-MLflow keeps such a view as an experiment tag in a form that it documents nowhere. So it is optional: where another
-MLflow reads it otherwise, its plain table shows.
+MLflow keeps such a view as an experiment tag in an undocumented form. So it is optional: an MLflow that cannot read
+it shows its plain table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def state(results: Results) -> dict[str, Any]:
     seen["runsCountToCompare"] = SHOWN_AT_MOST
     axes = {"xaxis": {"type": "METRIC", "key": "network_calls"}, "yaxis": {"type": "METRIC", "key": first}}
     charts: list[dict[str, Any]] = [{"type": "SCATTER", "uuid": "price", **seen, **axes}]
-    everywhere = [key for key in params if all(key in cell.params for cell in cells)]  # others hide runs
+    everywhere = [key for key in params if all(key in cell.params for cell in cells)]  # others would hide runs
     if everywhere and metrics:
         chosen = {"selectedParams": everywhere, "selectedMetrics": ["network_calls", *metrics[2:0:-1], first]}
         charts.append({"type": "PARALLEL", "uuid": "parallel", **seen, **chosen, "showAllRuns": True})

@@ -52,7 +52,7 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
             (
                 f"{title} against NFE (network function evaluations of one sample), {sample_words(results, metric)}.",
                 "Large: the best setting of an arm at this NFE, chosen on the same samples; pale: its other settings.",
-                band_words(known, "Upright"),
+                band_words(known, "Vertical bars"),
                 floor_words(results, metric),
                 CROWD_WORDS if any(map(is_crowd, shown)) else "",
             ),

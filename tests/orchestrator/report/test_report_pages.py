@@ -1,4 +1,4 @@
-"""The pages of a report and its figures say what the results say: all of it, escaped, and twice the same."""
+"""Report pages and figures show all results, escaped, and the same bytes each time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def made_page(tmp_path: Path, text: str = SWEEP, **options: object) -> tuple[Res
 
 
 class Made:
-    """A report of made-up results, written once; nobody may change it."""
+    """A report of synthetic results, written once. No test changes it."""
 
     def __init__(self, folder: Path, text: str = SWEEP) -> None:
         self.results, self.store = made(folder / "made", text)
@@ -337,7 +337,7 @@ def test_a_crowd_of_arms_is_still_a_page(tmp_path: Path) -> None:
     results, page = made_page(tmp_path, ONE_SEED.split("  cfg:")[0] + arms, samples=False)
     assert len(results.plan.sweep.arms) == 26
     assert "22 more arms in the table" in page.text
-    assert "Named are the 5 best" in page.text
+    assert "Only the 5 best" in page.text
 
 
 def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
