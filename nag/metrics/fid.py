@@ -40,7 +40,7 @@ class FID:
         "fid": Shown(format="number"),
         "fid_held_out": Shown(
             label="FID to held-out images",
-            heading="fid\nheld-out",
+            heading="FID\nheld-out",
             format="number",
             beside="To held-out images",
             note="Held-out images were not trained on: a network that copies is nearer to its training images than to "

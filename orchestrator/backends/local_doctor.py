@@ -22,7 +22,7 @@ from orchestrator.backends.doctor_rows import Row, weights
 from orchestrator.display import address
 from orchestrator.errors import NagbenchError
 from orchestrator.store.store import Store
-from orchestrator.tracking.address import NONE, look
+from orchestrator.tracking.address import NONE, written_state
 
 IMPORT_S = 120.0  # torch from a cold network file system
 ASK_S = 10.0
@@ -145,7 +145,7 @@ def _tracking(uri: str) -> Row:
     if uri == NONE:
         return Row("tracking", "ok", "none was asked for", needed=False)
     try:
-        look(uri, "")
+        written_state(uri, "")
     except NagbenchError as error:  # the sweep runs without
         return Row("tracking", "warning", str(error), needed=False)
     return Row("tracking", "ok", address(uri), needed=False)

@@ -1,1 +1,1 @@
-"""From records to what a person or a program reads: results, comparisons, tables."""
+"""Reports: from records to results, comparisons, tables, pages and figures."""

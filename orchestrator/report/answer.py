@@ -1,4 +1,4 @@
-"""The answer of a sweep in two sentences, with its limits: NAG against its baselines, then what else there is."""
+"""The answer of a sweep in two sentences, NAG against its baselines first; and the limits of that answer."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from orchestrator.report.estimates import (
 )
 from orchestrator.report.formatting import (
     CHOSEN_VERBS,
+    SAMPLING_NOISE,
     VERBS,
     against,
     calls_text,
@@ -29,9 +30,12 @@ from orchestrator.report.formatting import (
     label,
     listed,
     metric_name,
+    over_seeds_text,
+    partner,
     plural,
     row_of,
     signed,
+    state_text,
     value_text,
     verdict,
 )
@@ -41,8 +45,19 @@ NAMED = 3  # arms that a sentence names; the table has the others
 LISTED = 5  # and a limit
 
 
+def notices(results: Results) -> list[str]:
+    """That a comparison is partial, or that there is none."""
+    if not results.plan.metrics:
+        return [f"This sweep has no score section: it samples and compares nothing. {state_text(results)}."]
+    if all(cell.complete for cell in results.cells):
+        return []
+    if headline_metric(results) is None:
+        return [f"Nothing is scored yet: {state_text(results)}."]
+    return [f"Partial: {state_text(results)}. The comparison covers what is done, and may change."]
+
+
 def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
-    """At most two sentences; one that says so where nothing can be compared."""
+    """At most two sentences; where nothing can be compared, one says so."""
     metric = headline_metric(results)
     if metric is None:
         return []
@@ -56,7 +71,7 @@ def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         return [lowest, why]
     sentences = [_many(results, comparisons, chosen, first, metric, _first) + "."]
     others = _many(results, comparisons, chosen, rest, metric, _short)
-    sentences.append(f"Without NAG, {others}; {lowest[0].lower()}{lowest[1:]}" if others else lowest)
+    sentences.append(f"Without NAG, {others}; {lowest}" if others else lowest)
     return sentences
 
 
@@ -68,7 +83,7 @@ def _many(
     metric: str,
     say: Callable[[Results, Sequence[Comparison], Group, str], str],
 ) -> str:
-    """Some arms in words, and of the others how they did."""
+    """The first arms in words, the others as counts."""
     parts = [say(results, comparisons, chosen[arm], metric) for arm in arms[:NAMED]]
     rows = [row for arm in arms[NAMED:] if (row := row_of(comparisons, chosen[arm], metric))]
     if rows:
@@ -87,12 +102,11 @@ def _some(parts: list[str], last: str = "more in the table") -> str:
 
 
 def _first(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
-    """One arm in full: what it scores against its baseline, the difference, and whether other distances agree."""
+    """One arm in full: its score and its baseline's, the difference, and whether other distances agree."""
     row = row_of(comparisons, group, metric)
     assert row is not None
-    partner = next(g for g in groups(results, row.against) if g.params == row.against_params)
     name = metric_name(results, metric)
-    values = f"{_value(estimate(group, metric))} against {_value(estimate(partner, metric))}"
+    values = f"{_value(estimate(group, metric))} against {_value(estimate(partner(results, row), metric))}"
     if row.difference is None:
         at_n = "" if row.difference_at_n is None else f", {signed(row.difference_at_n)} at N"
         reason = row.reason or "no difference"
@@ -129,7 +143,7 @@ def _short(results: Results, comparisons: Sequence[Comparison], group: Group, me
 
 
 def _verb(results: Results, row: Comparison, group: Group, metric: str, found: str) -> str:
-    """`beats` only of a setting that was not chosen, against a baseline that was not."""
+    """`beats` only where neither the setting nor the baseline was chosen on these samples."""
     chosen = row.selected or len(rivals(groups(results, row.arm), metric)) > 1
     return (CHOSEN_VERBS if chosen else VERBS).get(found, f"is {found} than")
 
@@ -151,15 +165,15 @@ def _best_of_all(results: Results, chosen: Mapping[str, Group], metric: str) -> 
     lower = results.lower_is_better(metric)
     rank = "nearest to zero" if lower is None else "lowest" if lower else "highest"
     interval = interval_text(known.low, known.high, known.mean)
-    cost = f", at {calls_text(calls)} network calls a sample" if calls else ""
-    by = " without its bias in N" if known.corrected is not None and known.corrected != known.mean else ""
-    text = f"The {rank} {metric_name(results, metric)}{by} is that of {label(results, group)}: {value_text(known.mean)}"
-    text += " at this N" if by else ""
+    cost = f", at {calls_text(calls)} NFE a sample" if calls else ""
+    corrected = known.corrected is not None and known.corrected != known.mean
+    name = f"{'bias-corrected ' if corrected else ''}{metric_name(results, metric)}"
+    text = f"{label(results, group)} has the {rank} {name}: {value_text(known.mean)}{' at this N' if corrected else ''}"
     return f"{text}{' ' if interval else ''}{interval}{cost}."
 
 
 def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
-    """What the answer does not say, most important first."""
+    """What limits the answer, most important first."""
     metric = headline_metric(results)
     if metric is None:
         return []
@@ -184,13 +198,13 @@ def _open(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[s
         for arm in results.plan.sweep.arms
         if arm.against and not (arm.name in chosen and row_of(comparisons, chosen[arm.name], metric))
     ]
-    return f"Not compared yet, for want of scored cells: {listed(names)}." if names else ""
+    return f"Not compared yet, because cells are not scored: {listed(names)}." if names else ""
 
 
 def _second_opinion(
     results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str
 ) -> str:
-    """The same cells in another distance."""
+    """The same settings by another distance."""
     parts = []
     for group in chosen.values():
         row = row_of(comparisons, group, metric)
@@ -201,7 +215,7 @@ def _second_opinion(
 
 
 def _choice(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
-    """How the arms' chosen settings came about, and how all of their settings did."""
+    """That settings were chosen, of how many, and how all of them compare."""
     parts = []
     for arm, group in chosen.items():
         tried = [other for other, _ in rivals(groups(results, arm), metric)]
@@ -211,19 +225,19 @@ def _choice(results: Results, comparisons: Sequence[Comparison], chosen: Mapping
             parts.append(f"{label(results, group)} is the best of {len(tried)} settings of its arm ({counts})")
     if not parts:
         return ""
-    end = "chosen on the very samples that score it, so a choice and not a test, and flattered by that"
+    end = "each was chosen on the very samples that score it, which flatters it and is not a test"
     return f"{_some(parts)}; {end}."
 
 
 def _unlike(results: Results, metric: str) -> str:
-    """Settings that were measured in another way than those that are ranked."""
+    """That settings were measured in different ways."""
     every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
     known = [group for group in every if estimate(group, metric)]
     stamps = [stamp_of(group, metric) for group in known]
     differing = sorted({key for stamp in stamps for key in stamp if stamp.get(key) != stamps[0].get(key)})
     if not differing:
         return ""
-    return f"Not all settings are measured alike ({', '.join(differing)}); unlike ones are not ranked with each other."
+    return f"Settings were measured differently ({', '.join(differing)}), and only those measured alike are ranked."
 
 
 def _selected(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
@@ -234,19 +248,19 @@ def _selected(results: Results, comparisons: Sequence[Comparison], chosen: Mappi
     ]
     if not names:
         return ""
-    return f"{listed(list(dict.fromkeys(names)))}: the best of several baseline settings, which is hard on the arm."
+    return (
+        f"{listed(list(dict.fromkeys(names)))}: the best of several settings of the baseline, which is hard on the arm."
+    )
 
 
 def _certainty(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:
     rows = [row for row in comparisons if row.metric == metric]
-    kinds = {row.interval for row in rows}
-    if "influence" in kinds:
-        return "One training seed: the intervals are sampling noise only; another training may differ by more."
+    noise = f"{SAMPLING_NOISE}." if any(row.interval == "influence" for row in rows) else ""
     seeds = {len(row.per_seed) for row in rows if row.interval == "t"}
     if not seeds:
-        return ""
-    few = " With so few, the interval leans on the assumption that seeds scatter normally." if max(seeds) <= 5 else ""
-    return f"Intervals are 95 %, Student's t over {count_text(seeds)} training seeds, paired by seed.{few}"
+        return noise and f"Intervals: {noise}"
+    few = " With so few seeds, they assume that seeds are normally distributed." if max(seeds) <= 5 else ""
+    return f"{over_seeds_text(seeds)}, paired by seed.{few}" + (f" With one seed: {noise}" if noise else "")
 
 
 def _price(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
@@ -255,11 +269,10 @@ def _price(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         row = row_of(comparisons, group, metric)
         if row is None:
             continue
-        partner = next(g for g in groups(results, row.against) if g.params == row.against_params)
-        ours, theirs = price(group), price(partner)
+        ours, theirs = price(group), price(partner(results, row))
         if ours and theirs and ours != theirs:
-            parts.append(f"{label(results, group)} makes {calls_text(ours)} against {calls_text(theirs)}")
-    return f"Not at equal price, in network calls a sample: {_some(parts)}." if parts else ""
+            parts.append(f"{label(results, group)} needs {calls_text(ours)} against {calls_text(theirs)}")
+    return f"Not at equal cost, in NFE a sample: {_some(parts)}." if parts else ""
 
 
 def _size(results: Results, metric: str) -> str:
@@ -267,15 +280,14 @@ def _size(results: Results, metric: str) -> str:
     if metric not in distances(results) or not stamps:
         return ""
     name, counts = metric_name(results, metric), {stamp["count"] for stamp in stamps}
-    text = (
-        f"{name} is at N = {count_text(counts)} samples and falls as N grows; differences are corrected for that bias, "
-        "values and their own intervals, which are for its expectation at this N, are not."
+    return (
+        f"{name} is at N = {count_text(counts)} samples and falls as N grows. Differences are corrected for that bias; "
+        "values and their own intervals are not: they are for its expectation at this N."
     )
-    return text
 
 
 def _too_few(results: Results, metric: str) -> str:
-    """Where the correction for the bias in N is not good enough for the differences' intervals."""
+    """That the correction for the bias in N leaves intervals of differences too narrow."""
     from nag.intervals import samples_for_difference
 
     found = {
@@ -289,6 +301,6 @@ def _too_few(results: Results, metric: str) -> str:
     count, d = short[0]
     return (
         f"{metric_name(results, metric)}: N = {count:,} is few for dimension {d:,}: below "
-        f"{samples_for_difference(d):,} samples the intervals of differences hold the truth less often than they say, "
+        f"{samples_for_difference(d):,} samples the intervals of differences cover less than 95 %, "
         "to the disadvantage of the arm with the smaller spread."
     )

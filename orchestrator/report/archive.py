@@ -1,7 +1,7 @@
-"""`nagbench export`: a sweep's answer as one zip file, for somebody without the store; or the images of one cell, for
+"""`nagbench export`: a sweep's results as one zip file for readers without the store, or the images of one cell for
 ADM's evaluator.
 
-Equal results give equal bytes: names are sorted, times and rights fixed.
+Equal results give equal bytes: names are sorted, times and permissions fixed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ The sweep {name}, exported by nagbench: {done} of {total} cells are scored.
 
 sweep.yaml        the question. Repeat it: nagbench run sweep.yaml{code}
 results.json      cells, comparisons with intervals, what is missing and what failed (nagbench report --json)
-cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, price{report}
+cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, cost{report}
 influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
                   metric, in the order of the samples. The metric's 95 % interval is its value +- 1.96 std / sqrt(N);
                   sample i has the same noise in every cell, so of a difference it is that of the difference.
@@ -64,7 +64,7 @@ def export(
 ) -> Exported:
     """Write the zip file, whole or not at all. report: the folder of the sweep's report, where there is one.
 
-    Raises BadInput where the file is there already (unless force) or cannot be one, EnvironmentProblem where it cannot
+    Raises BadInput where the file exists (unless force) or its path is not valid, EnvironmentProblem where it cannot
     be written.
     """
     target = _target(path, f"{plan.sweep.name}.zip", force)
@@ -86,7 +86,7 @@ def export(
 
 
 def _check_whole(path: Path, entries: int) -> None:
-    """Read back what was written: some file systems tell of a full disk late, or not at all. Raises OSError."""
+    """Read the file back, because some file systems report a full disk late or not at all. Raises OSError."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     try:
@@ -95,7 +95,7 @@ def _check_whole(path: Path, entries: int) -> None:
     except zipfile.BadZipFile:
         whole = False
     if not whole:
-        raise OSError("it is not what was written there when it is read again; the disk may be full")
+        raise OSError("what was read back is not what was written; the disk may be full")
 
 
 def _target(path: str | Path, example: str, force: bool) -> Path:
@@ -103,11 +103,11 @@ def _target(path: str | Path, example: str, force: bool) -> Path:
     if target.is_dir():
         raise BadInput(f"{target} is a folder; give the name of the {example[-3:]} file, such as {target / example}.")
     if target.exists() and not target.is_file():
-        raise BadInput(f"{target} is neither a file nor free for one; give another name.")
+        raise BadInput(f"{target} exists and is not a file. Give another name.")
     if target.exists() and not force:
-        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
+        raise BadInput(f"{target} already exists. Give another name, or --force to replace it.")
     if not target.parent.is_dir():
-        raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
+        raise BadInput(f"{target}: the folder {target.parent} does not exist. Create it first.")
     return target
 
 
@@ -122,9 +122,9 @@ def export_images(
 ) -> Exported:
     """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
 
-    Latents are decoded as the sweep's score section says; on the kind of device that scored them they are the very same
-    images. One block is in memory at a time. Raises BadInput where the file cannot be one, or the samples are not all
-    there; EnvironmentProblem where it cannot be written.
+    Latents are decoded as the sweep's score section says; on the kind of device that scored them, the images are the
+    same. One block is in memory at a time. Raises BadInput where the path is not valid or samples are missing;
+    EnvironmentProblem where it cannot be written.
     """
     from nag.reference_statistics import write_adm
 

@@ -1,4 +1,4 @@
-"""cells.csv: every cell with its parameters, metrics at full precision, price, and why it is not there."""
+"""cells.csv: every cell with its parameters, metrics at full precision, cost, and why it failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cells_csv(results: Results) -> str:
 
 
 def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Text that a spreadsheet would read as a formula is preceded by an apostrophe."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else repr(value) if isinstance(value, float) else value

@@ -1,7 +1,7 @@
-"""Every arm against its baseline: paired, bias-corrected differences with intervals (DECISIONS.md, "Statistics").
+"""Compare every arm with its baseline: paired, bias-corrected differences with intervals (docs/statistics.md).
 
 The replicate is the training seed: values are averaged over sample seeds, paired by equal training seed, and the
-interval is Student's t over them. With one training seed it is the influence interval, and says so.
+interval is Student's t over them. With one training seed it is the influence interval, and marked so.
 """
 
 from __future__ import annotations
@@ -33,21 +33,19 @@ class Group:
         return dict(found)
 
     def mean(self, metric: str, key: str = "value") -> float | None:
-        """Over training seeds, of the means over sample seeds, as far as scored; None where one has no value."""
+        """Mean over training seeds of means over sample seeds, of scored cells; None where one of them has no value."""
         scored = [[cell for cell in cells if metric in cell.scores] for cells in self.by_training().values()]
         return _mean([_mean([cell.value(metric, key) for cell in cells]) for cells in scored if cells])
 
 
 def deciding(candidates: Sequence[Group], metric: str) -> str:
-    """Which number of a metric ranks these groups: the one that verdicts are by, without its bias in N, where all have
-    it; else D(N).
-    """
+    """The key of a score that ranks these groups: `extrapolated`, as in verdicts, where all have it, else `value`."""
     scored = [group for group in candidates if group.mean(metric) is not None]
     return "extrapolated" if all(group.mean(metric, "extrapolated") is not None for group in scored) else "value"
 
 
 def _training(cell: CellResult) -> Params:
-    """Whose seeds a cell has: (network and key, value) of its own training and of those it comes from."""
+    """Training seeds of a cell's network and its ancestors: (network and key, value)."""
     own = str(cell.params["network"])
     seeds = ((f"{own}.{k}" if k == "train.seed" else k, v) for k, v in cell.params.items() if is_training_seed(k))
     return tuple(sorted(seeds))
@@ -74,7 +72,7 @@ class Comparison:
 
 
 def groups(results: Results, arm: str) -> list[Group]:
-    """An arm's cells by their parameters without seeds, in the order of the sweep."""
+    """An arm's cells grouped by their parameters without seeds, in the order of the sweep."""
     found: dict[Params, list[CellResult]] = defaultdict(list)
     for cell in results.of(arm):
         found[tuple((k, v) for k, v in cell.params.items() if not is_seed(k))].append(cell)
@@ -82,7 +80,7 @@ def groups(results: Results, arm: str) -> list[Group]:
 
 
 def compare(results: Results, store: Store) -> list[Comparison]:
-    """One row for each arm with a baseline, its parameters without seeds, and metric."""
+    """One comparison for each group of an arm with a baseline, and each metric."""
     rows: list[Comparison] = []
     for arm in results.plan.sweep.arms:
         if arm.against is None:
@@ -100,7 +98,7 @@ def compare(results: Results, store: Store) -> list[Comparison]:
 
 
 def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str]) -> bool:
-    """Partners agree on every axis written outside `arms` and on every guidance field that both have."""
+    """Whether two groups agree on every axis written outside `arms` and on every guidance field that both have."""
     for key in group.params.keys() & other.params.keys():
         outside = key in results.plan.sweep.shared_axes and key not in exempt
         if (outside or results.plan.sweep.is_guidance(key)) and group.params[key] != other.params[key]:
@@ -131,8 +129,8 @@ def _row(results: Results, store: Store, group: Group, partners: list[Group], me
         difference, low, high, interval = _interval(store, pairs, metric, per_seed, corrects)
     reason = unlike or (None if complete else _missing_reason(pairs, metric))
     if complete and interval is None and corrects:
-        gone = "were not kept (keep: scores)" if results.plan.sweep.keep == "scores" else "cannot be read"
-        reason = f"no interval: there is one training seed, and its influences {gone}"
+        lost = "were not kept (keep: scores)" if results.plan.sweep.keep == "scores" else "cannot be read"
+        reason = f"no interval: there is one training seed, and its influences {lost}"
     return Comparison(
         group.arm,
         partner.arm,
@@ -154,9 +152,9 @@ Pair = tuple[list[CellResult], list[CellResult]]
 
 
 def _pairs(group: Group, partner: Group, metric: str) -> list[Pair]:
-    """Cells of equal training seed, and within it of equal sample seed, that both have the metric."""
+    """Pairs of cells with equal training seeds, and within them equal sample seeds, that both have the metric."""
     ours, theirs = group.by_training(), partner.by_training()
-    equal = {tuple(value for _, value in seed): cells for seed, cells in theirs.items()}  # of networks of other names
+    equal = {tuple(value for _, value in seed): cells for seed, cells in theirs.items()}  # by other networks
     pairs: list[Pair] = []
     for seed, cells in ours.items():
         match = theirs.get(seed) or equal.get(tuple(value for _, value in seed)) or []

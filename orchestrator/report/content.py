@@ -1,37 +1,47 @@
-"""What a report says, before it is a page: sentences, tables and figures in their order. html.py and markdown.py
-write it.
-"""
+"""What a report says: sentences, tables and figures in order. html.py, markdown.py and latex.py write it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from orchestrator.report.answer import answer, limits
+from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.costs import costs
 from orchestrator.report.estimates import chosen, headline_metric
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
-from orchestrator.report.formatting import metric_name, plural, short
-from orchestrator.report.published_values import paper_table
+from orchestrator.report.formatting import short
+from orchestrator.report.published_values import PUBLISHED, published_table
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.tables import Table, arms_tables, settings_tables, shift_table
+from orchestrator.report.stamps import stamps_table
+from orchestrator.report.table import Table
+from orchestrator.report.tables import best_settings, comparison_tables, every_setting, shift_table
 from orchestrator.store.store import Store
 
-CONTENT = re.compile(r"[0-9a-f]{32}/?")  # of a file, in place of its path
-SHOWN = 12  # digits of a hash
-TITLES = {
-    "arms": "Arms",
-    "published": "Published numbers beside ours",
-    "scale": "Distance against guidance scale",
-    "precision_recall": "Precision against recall",
-    "calls": "Distance against network calls",
-    "shift": "Noise shift",
-    "samples": "Samples from the same noise",
-}
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is folded up at first."""
+
+    summary: str
+    parts: tuple[Table | Code, ...]
+
+
+Part = str | Table | Drawing | Details | Code
+
+
+@dataclass(frozen=True)
+class Section:
+    name: str
+    title: str
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Content:
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
-    notes: tuple[str, ...]  # on samples that have no picture
+    notes: tuple[str, ...]  # why samples are not shown
     failed: Table | None
     missing: Table | None
     stamps: Table | None
@@ -53,113 +63,71 @@ class Content:
     command: str
     text: str  # the sweep file
 
-    def drawn(self, section: str) -> list[Drawing]:
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Those with results."""
+        return tuple(table for table in (*self.arms, self.published, self.shift) if table and table.rows)
+
+    def sections(self) -> Iterator[Section]:
+        """In their order, without empty ones."""
+        shift: list[Part] = [self.shift if self.shift.rows else "Not measured yet."] if self.shift else []
+        details = [Details("Every setting", self.settings)] if self.settings else []
+        unlike = "Values with different stamps are never compared with each other."
+        repeat = (Code(self.command), Details("The sweep file", (Code(self.text, "yaml"),)))
+        samples: Sequence[Part] = self._drawn("samples") or [f"{note}." for note in self.notes]
+        every: list[tuple[str, str, Sequence[Part | None]]] = [
+            ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),
+            ("published", PUBLISHED, [replace(self.published, title="") if self.published else None]),
+            ("scale", "Distance against guidance scale", self._drawn("scale")),
+            ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
+            ("calls", "Distance against NFE", self._drawn("calls")),
+            ("shift", "Noise shift", [*shift, *self._drawn("shift")]),
+            ("samples", "Samples from the same noise", samples),
+            ("missing", "What is missing", [self.failed, self.missing]),
+            ("stamps", "How it was measured", [self.stamps, unlike] if self.stamps else []),
+            ("repeat", "Cost, and how to repeat it", [*self.costs, *repeat]),
+        ]
+        for name, title, parts in every:
+            found = tuple(part for part in parts if part is not None)
+            if found:
+                yield Section(name, title, found)
+
+    def _drawn(self, section: str) -> list[Drawing]:
         return [drawing for drawing in self.drawings if drawing.section == section]
 
 
 def content(results: Results, comparisons: Sequence[Comparison], store: Store, command: str) -> Content:
     best = chosen(results)
-    metric = headline_metric(results)
     drawings, notes = draw_all(results, comparisons, store)
-    scored = metric is not None
+    scored = headline_metric(results) is not None
     several = any(len(groups(results, arm.name)) > 1 for arm in results.plan.sweep.arms)
+    settings = best_settings(results, best)
     return Content(
         results.plan.sweep.name,
-        tuple(_notices(results, metric)),
+        tuple(notices(results)),
         tuple(filter(None, answer(results, comparisons, best))),
         tuple(limits(results, comparisons, best)),
-        arms_tables(results, comparisons, best) if scored else (),
-        settings_tables(results, comparisons) if scored and several else (),
-        paper_table(results) if scored else None,
+        comparison_tables(results, comparisons, settings) if scored else (),
+        comparison_tables(results, comparisons, every_setting(results)) if scored and several else (),
+        published_table(results) if scored else None,
         tuple(drawings),
-        shift_table(results, comparisons, best),
+        shift_table(results, comparisons, settings),
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
-        _cells([cell for cell in results.cells if cell.reason is not None], "reason"),
-        _cells([cell for cell in results.cells if not cell.complete and cell.reason is None], None),
-        _stamps(results),
+        _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),
+        _cells("Not done yet", [cell for cell in results.cells if not cell.complete and cell.reason is None]),
+        stamps_table(results),
         tuple(costs(results, store)),
         command,
         results.plan.sweep.text,
     )
 
 
-def _notices(results: Results, metric: str | None) -> list[str]:
-    total = len(results.cells)
-    done = sum(cell.complete for cell in results.cells)
-    failed = sum(cell.reason is not None for cell in results.cells)
-    if not results.plan.metrics and metric is None:
-        words = (
-            f"This sweep has no score section: it samples and compares nothing. {done} of {plural(total, 'cell')} done."
-        )
-        return [words + (f" {failed} failed." if failed else "")]
-    if done == total:
-        return []
-    state = f"{done} of {plural(total, 'cell')} done, {failed} failed, {total - done - failed} still to do"
-    partly = sum(bool(cell.scores) and not cell.complete for cell in results.cells)
-    state += f" ({partly} of them scored in part)" if partly else ""
-    if metric is None:
-        return [f"Nothing is scored yet: {state}. The command below goes on."]
-    return [f"Partial: {state}. What follows holds for what is done, and may change."]
-
-
-def _cells(cells: Sequence[CellResult], key: str | None) -> Table | None:
+def _cells(title: str, cells: Sequence[CellResult], reason: Callable[[CellResult], str] | None = None) -> Table | None:
     if not cells:
         return None
-    columns = ["arm", "setting", "cell", *([key] if key else [])]
     rows = []
     for cell in cells:
         setting = ", ".join(f"{name} {short(value)}" for name, value in cell.params.items())
-        rows.append([cell.arm, setting, cell.digest[:12], *([str(getattr(cell, key))] if key else [])])
-    return Table.of(columns, rows)
-
-
-def _stamps(results: Results) -> Table | None:
-    """How each metric was measured; a metric measured in two ways has two rows."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for cell in results.cells:
-        for metric, entry in cell.scores.items():
-            if metric not in results.metrics:
-                continue
-            stamp = entry["stamp"]
-            row = [
-                metric_name(results, metric) + results.setting(metric),
-                f"{stamp['count']:,}",
-                _measured_by(results.mode(metric), stamp) + (f", {entry['states']}" if entry.get("states") else ""),
-                _reference(results, metric, stamp),
-                str(stamp.get("labels", "–")),
-            ]
-            found[(metric, str(row))] = row
-    if not found:
-        return None
-    order = {metric: place for place, metric in enumerate(results.metrics)}
-    rows = [row for _, row in sorted(found.items(), key=lambda item: order[item[0][0]])]
-    return Table.of(["metric", "N", "measured by", "reference", "labels"], rows)
-
-
-def _measured_by(mode: str, stamp: Mapping[str, Any]) -> str:
-    """The extractor with its weights, and what made images of latents; or the meter."""
-    told = [_named(stamp.get("extractor") or stamp.get("measure"))]
-    if mode and f"mode {mode}" not in told[0]:
-        told[0] += f" mode {mode}"  # how it resizes, also where that is the default
-    weights = stamp.get("weights") or stamp.get("estimator")
-    told += [f"weights {weights[:SHOWN]}"] if isinstance(weights, str) else []
-    decode = stamp.get("decode")
-    told += [f"decoded by {_named(decode)}"] if decode else []
-    return ", ".join(told)
-
-
-def _reference(results: Results, metric: str, stamp: Mapping[str, Any]) -> str:
-    """How many images, and the hash of what they are from."""
-    images = stamp.get("reference_size")
-    if images:
-        return f"{images:,} images, {stamp['reference_content'][:SHOWN]}"
-    return f"published moments, {stamp['reference_content'][:SHOWN]}" if results.is_distance(metric) else "–"
-
-
-def _named(identity: Any) -> str:
-    """`digits`, or `digits steps 5` where fields are not at their default."""
-    if not isinstance(identity, dict):
-        return "–"
-    fields = {key: short(value) for key, value in identity.get("fields", {}).items()}
-    told = [f"{key} {value[:SHOWN] if CONTENT.fullmatch(value) else value}" for key, value in fields.items()]
-    return " ".join([identity["name"], *told])
+        rows.append([cell.arm, setting, cell.digest[:12], *([reason(cell)] if reason else [])])
+    headings = ["arm", "setting", "cell", *(["reason"] if reason else [])]
+    return Table.plain(headings, rows, f"{title} ({len(rows)})")

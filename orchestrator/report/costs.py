@@ -1,4 +1,4 @@
-"""What a sweep cost: worker seconds and network calls, each result counted once however many cells show it."""
+"""What a sweep cost: worker time and NFE, each result counted once however many cells share it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def costs(results: Results, store: Store) -> list[str]:
         calls = sum((cell.network_calls or 0) * count for cell, count in cells.values())
         lines.append(
             f"Sampling and features of {plural(len(cells), 'different cell')}: {seconds_text(seconds)} of worker time, "
-            f"{calls:,.0f} network calls."
+            f"{calls:,.0f} NFE."
         )
     skipped = {name for record in _records(results, store, "reference") for name in record.get("skipped", ())}
     if skipped:
-        words = "could not be read, and others of their classes stand in for them (on_error: skip)"
+        words = "could not be read and were replaced by others of their classes (on_error: skip)"
         lines.append(f"{plural(len(skipped), 'image')} {words}, such as {min(skipped)}.")
     trained = [float(record["seconds"]) for record in _records(results, store, "train")]
     if trained:
@@ -50,6 +50,6 @@ def _records(results: Results, store: Store, kind: str) -> list[dict[str, Any]]:
         if task.kind == kind:
             try:
                 found.append(store.read_record(task.record_name, repair=False))
-            except (MissingFile, CorruptFile):  # not done yet, or to be done again
+            except (MissingFile, CorruptFile):  # not done yet, or to be repeated
                 continue
     return found

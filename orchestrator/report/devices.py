@@ -1,4 +1,4 @@
-"""Kinds of device on which cells were sampled. A comparison across kinds is marked."""
+"""The kinds of device that sampled cells. A comparison across kinds is marked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ UNKNOWN = "unknown (sampled by an older version)"
 
 
 def named(kinds: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Kinds of device (nag.hardware.kind) in words."""
+    """Names of kinds of device (nag.hardware.kind)."""
     return tuple(sorted({hardware.words(kind) if kind else UNKNOWN for kind in kinds}))
 
 
 def crossed(results: Results, row: Comparison) -> list[str]:
-    """The kinds of device behind a comparison, if they are several."""
+    """The kinds of device behind a comparison, if there are several."""
     sides = ((row.arm, row.params), (row.against, row.against_params))
     cells = [
         c for arm, params in sides for group in groups(results, arm) if group.params == params for c in group.cells
@@ -29,13 +29,13 @@ def crossed(results: Results, row: Comparison) -> list[str]:
 
 
 def marked(results: Results, row: Comparison) -> dict[str, Any]:
-    """A comparison for other programs, with `devices` where it goes across kinds of them."""
+    """A comparison as JSON, with `devices` where there are several kinds."""
     found = crossed(results, row)
     return row.as_json() | ({"devices": found} if found else {})
 
 
 def note(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:
-    """Which comparisons go across kinds of device; empty where none does."""
+    """Which comparisons are across kinds of device; empty where none is."""
     rows = [(row, found) for row in comparisons if row.metric == metric and (found := crossed(results, row))]
     if not rows:
         return ""
@@ -43,5 +43,5 @@ def note(results: Results, comparisons: Sequence[Comparison], metric: str) -> st
     kinds = sorted({name for _, found in rows for name in found})
     return (
         f"Sampled on several kinds of device ({'; '.join(kinds)}): {listed(arms)}. "
-        "Samples of equal seeds are equal there up to rounding only."
+        "Across kinds, samples of equal seeds agree up to rounding only."
     )

@@ -1,4 +1,4 @@
-"""`report --json`: the results as one document for other programs. Its form is a contract (README, "JSON")."""
+"""`report --json`: the results as one document for other programs. README, "JSON", specifies its form."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
-from orchestrator.report.published_values import beside
+from orchestrator.report.published_values import published_values
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store.store import Store
 
 
 def document(results: Results, store: Store) -> dict[str, Any]:
-    """Cells, comparisons, what is missing and what failed. A number that is not finite is null."""
+    """Cells, comparisons, what is missing and what failed. Numbers that are not finite are null."""
     scored, paper = [cell for cell in results.cells if cell.scores], results.plan.sweep.paper
-    published = {"published": [one.as_json(paper) for one in beside(results)]} if paper else {}
+    published = {"published": [one.as_json(paper) for one in published_values(results)]} if paper else {}
     return _finite(
         published
         | {

@@ -1,4 +1,4 @@
-"""What is known of a group of cells: its mean over training seeds with an interval, every seed, and which is best."""
+"""Estimates of a group of cells: its mean over training seeds with an interval; and which group is best."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.formatting import is_distance, short
+from orchestrator.report.formatting import short
 from orchestrator.report.results import CellResult, Results
 from orchestrator.spec.parameters import is_seed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """corrected: the mean without bias in N, as verdicts take it; None where a seed has no such value. By itself it is
-    no estimate of the limit, so it ranks and is not shown.
+    """A metric of a group. corrected: the mean without its bias in N, None where a seed has no such value. It ranks
+    settings but is not shown, because by itself it does not estimate the limit of large N.
     """
 
     mean: float
@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate(group: Group, metric: str) -> Estimate | None:
-    """Of the training seeds that are scored; None if there is none."""
+    """Over the training seeds that are scored; None if there is none."""
     from nag.intervals import t_interval
 
     trainings = list(group.by_training().values())
@@ -64,7 +64,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _half(cells: list[CellResult], metric: str) -> float | None:
-    """Half the interval of the mean over sample seeds, which are independent of each other."""
+    """Half the interval of the mean over sample seeds, which are independent."""
     halves = []
     for cell in cells:
         low, high = cell.value(metric, "low"), cell.value(metric, "high")
@@ -75,36 +75,37 @@ def _half(cells: list[CellResult], metric: str) -> float | None:
 
 
 def distances(results: Results) -> list[str]:
-    return [metric for metric in results.metrics if is_distance(results, metric)]
+    """The distances that cells are compared by."""
+    return [metric for metric in results.metrics if results.is_distance(metric)]
 
 
-def lowest(group: Group, metric: str) -> tuple[float, int] | None:
-    """The lowest of the runs of a group (its training and sample seeds), and how many they are; None for one run."""
+def lowest_run(group: Group, metric: str) -> tuple[float, int] | None:
+    """The lowest value of a group's runs (training and sample seeds), and their number; None for a single run."""
     runs = [value for cell in group.cells if _finite(value := cell.value(metric)) and value is not None]
     return (min(runs), len(runs)) if len(runs) > 1 else None
 
 
-def beside(results: Results) -> list[str]:
-    """The metrics that are only shown beside distances: such as those to held-out images, and the share of copies."""
+def secondary_metrics(results: Results) -> list[str]:
+    """The metrics that are shown and not compared, such as distances to held-out images and the share of copies."""
     return [metric for metric in results.metrics if results.shown(metric).beside]
 
 
 def headline_metric(results: Results) -> str | None:
     """The metric that cells are chosen by: the first distance that has a value, else the first metric that has."""
     scored = [m for m in results.metrics if any(_finite(cell.value(m)) for cell in results.cells)]
-    return next((metric for metric in scored if is_distance(results, metric)), scored[0] if scored else None)
+    return next((metric for metric in scored if results.is_distance(metric)), scored[0] if scored else None)
 
 
 def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:
-    """The best of the groups with the most training seeds done, by what decides; the first of equals."""
+    """The best of the groups that may be ranked with each other; the first of equals."""
     found = rivals(candidates, metric)
     costs = standings(results, metric, [known for _, known in found])
     return found[costs.index(min(costs))][0] if found else None
 
 
 def standings(results: Results, metric: str, known: Sequence[Estimate]) -> list[float]:
-    """What to make small, to rank these estimates: by their values without bias in N where all have one, as verdicts
-    are, else by their means.
+    """Costs to rank these estimates by, the lowest best: of the values without bias in N, as for verdicts, where all
+    have one, else of the means.
     """
     by_corrected = all(one.corrected is not None for one in known)
     values = [one.corrected if by_corrected and one.corrected is not None else one.mean for one in known]
@@ -112,8 +113,8 @@ def standings(results: Results, metric: str, known: Sequence[Estimate]) -> list[
 
 
 def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estimate]]:
-    """The groups that may be ranked with each other: measured alike, with the most samples, and of those the ones with
-    the most training seeds done.
+    """The groups that may be ranked with each other: of those measured in the same way, with the most samples, the
+    ones with the most training seeds done.
     """
     found = [(group, known) for group in candidates if (known := estimate(group, metric))]
     if not found:
@@ -131,7 +132,7 @@ def stamp_of(group: Group, metric: str) -> dict[str, Any]:
 
 
 def cost(results: Results, metric: str, value: float) -> float:
-    """What to make small. Where neither direction is better, as for a noise shift, zero is."""
+    """Lower is better. Where neither direction is better, as for a noise shift, zero is best."""
     lower = results.lower_is_better(metric)
     return abs(value) if lower is None else value if lower else -value
 
@@ -149,7 +150,7 @@ def chosen(results: Results) -> dict[str, Group]:
 
 
 def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, object]:
-    """The parameters that put a group into a panel: its sampler, and every axis written outside `arms`."""
+    """The parameters that select a group's panel: its sampler, and every axis written outside `arms`."""
     shared = results.plan.sweep.shared_axes
     return {
         key: value
@@ -170,14 +171,14 @@ def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -
             words.append(f"{short(value)} steps")
         elif len({str(other.get(key)) for other in panels}) > 1:
             words.append(f"{key.split('.')[-1]} {short(value)}")
-    return ", ".join(dict.fromkeys(words))  # a count may be both an axis and a difference of stamps
+    return ", ".join(dict.fromkeys(words))  # a count may be an axis and differ between stamps
 
 
 def uses_nag(group: Group) -> bool:
-    """Whether a group is guided by NAG of either kind."""
+    """Whether NAG of either kind guides a group."""
     return any(key.startswith(("nag.", "nag_classifier.")) for key in group.params)
 
 
 def price(group: Group) -> float | None:
-    """Network calls for one sample, a mean where they differ."""
+    """NFE of one sample, a mean where samples differ."""
     return next((cell.network_calls for cell in group.cells if cell.network_calls), None)

@@ -1,4 +1,4 @@
-"""Numbers, names and verdicts as words: what tables, figures and pages share."""
+"""Numbers, names and verdicts as text: what tables, figures and sentences share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
-# The same where a side was chosen on the very samples that are compared: a choice and not a test.
+# For a setting that was chosen on the very samples that are compared: a choice and not a test.
 CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
+SAMPLING_NOISE = "95 % sampling noise of one training only; another training may differ by more"
 
 
 def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
-    """better | worse | undecided, by whether the interval leaves zero out; None where there is no interval. Where
+    """better | worse | undecided, by whether the interval excludes zero; None where there is no interval. Where
     neither direction is better: higher | lower | undecided.
     """
     if comparison.low is None or comparison.high is None:
@@ -28,7 +29,7 @@ def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
 
 
 def label(results: Results, group: Group) -> str:
-    """An arm and what tells its groups apart, guidance first: `nag 2`, or `nag 2 heun` where samplers are compared."""
+    """An arm and what differs between its groups, guidance first: `nag 2`, or `nag 2 heun` with several samplers."""
     others = groups(results, group.arm)
     varying = [k for k in group.params if len({str(other.params.get(k)) for other in others}) > 1]
     is_guidance = results.plan.sweep.is_guidance
@@ -44,42 +45,22 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, as in a paper."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 100 else f"{value:.2f}"
-
-
-def share(value: float | None) -> str:
-    """Three decimals, or three digits of what is smaller, such as a kernel distance."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
-
-
-def small(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def is_distance(results: Results, metric: str) -> bool:
-    """Whether it is a distance that cells are compared by, with differences between values extrapolated in N."""
-    return results.is_distance(metric)
-
-
 def row_of(comparisons: Sequence[Comparison], group: Group, metric: str) -> Comparison | None:
+    """A group's comparison with its baseline."""
     for row in comparisons:
         if row.arm == group.arm and row.metric == metric and row.params == group.params:
             return row
     return None
 
 
+def partner(results: Results, row: Comparison) -> Group:
+    """The group of the baseline that a comparison is with."""
+    return next(group for group in groups(results, row.against) if group.params == row.against_params)
+
+
 def against(results: Results, row: Comparison) -> str:
-    """The baseline of a comparison by its name."""
-    return label(results, next(g for g in groups(results, row.against) if g.params == row.against_params))
-
-
-# For pages: real minus signs, and as many digits as the interval bears.
+    """The name of that group."""
+    return label(results, partner(results, row))
 
 
 def metric_name(results: Results, metric: str) -> str:
@@ -103,7 +84,7 @@ def value_text(value: float | None, of: float | None = None) -> str:
 
 
 def interval_text(low: float | None, high: float | None, value: float) -> str:
-    """With as many digits as the value in it."""
+    """With as many decimals as the value."""
     return "" if low is None or high is None else f"[{value_text(low, value)}, {value_text(high, value)}]"
 
 
@@ -120,6 +101,14 @@ def signed(value: float) -> str:
     return minus(f"{value:+.2f}" if abs(value) >= 1 else f"{value:+.3f}")
 
 
+def half_width_text(value: float, low: float | None, high: float | None) -> str:
+    """`−1.85 ± 0.80`: the same where space is short. All our intervals are symmetric."""
+    if low is None or high is None:
+        return signed(value)
+    decimals = _decimals(value, low, high)
+    return minus(f"{round(value, decimals) + 0.0:+.{decimals}f} ± {(high - low) / 2:.{decimals}f}")
+
+
 def _decimals(value: float, low: float, high: float) -> int:
     """Two significant digits of the interval's half width, or three of the value if those are fewer."""
     size = max(abs(high - low) / 2, abs(value) / 10) or 0.1
@@ -134,7 +123,7 @@ def count_text(counts: Sequence[int] | set[int]) -> str:
 
 
 def calls_text(calls: float) -> str:
-    """`20`, or `13.5` where not every step makes as many."""
+    """NFE: `20`, or `13.5` where steps differ in it."""
     return f"{calls:,.0f}" if calls == round(calls) else f"{calls:,.1f}"
 
 
@@ -153,3 +142,19 @@ def listed(parts: Sequence[str]) -> str:
 
 def plural(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def state_text(results: Results) -> str:
+    """`22 of 27 cells done, 1 failed, 4 still to do (2 of them scored in part)`"""
+    total = len(results.cells)
+    done = sum(cell.complete for cell in results.cells)
+    failed = sum(cell.reason is not None for cell in results.cells)
+    partly = sum(bool(cell.scores) and not cell.complete for cell in results.cells)
+    text = f"{done} of {plural(total, 'cell')} done, {failed} failed, {total - done - failed} still to do"
+    return text + (f" ({partly} of them scored in part)" if partly else "")
+
+
+def over_seeds_text(seeds: set[int]) -> str:
+    """What an interval over training seeds is, by how many seeds it has."""
+    number = f"{count_text(seeds)} training seed{'' if seeds == {1} else 's'}"
+    return f"95 % intervals (Student's t) over {number}"

@@ -1,15 +1,16 @@
-"""report.html: one file that opens from disk, with no script and nothing from elsewhere; light, dark and on paper."""
+"""report.html: one file without scripts or outside resources, for light and dark screens and for print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from string import Template
 
-from orchestrator.report.content import TITLES, Content
+from orchestrator.report.content import Code, Content, Details, Part, Section
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, svg_inline
-from orchestrator.report.tables import Item, Table
+from orchestrator.report.table import Cell, Column, Row, Table
 
 PAGE = Template("""\
 <!doctype html>
@@ -50,6 +51,7 @@ p { max-width: 46rem; margin: .5rem 0; }
 .limits { color: var(--muted); font-size: .92rem; max-width: 50rem; padding-left: 1.15rem; margin: .7rem 0; }
 .limits li { margin: .25rem 0; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
+caption { text-align: left; font-weight: 600; padding-bottom: .2rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); vertical-align: bottom; line-height: 1.25; }
 th, td { padding: .38rem .85rem .38rem 0; border-bottom: 1px solid var(--grid); }
@@ -86,7 +88,7 @@ summary { cursor: pointer; color: var(--muted); }
   .figures { display: block; }
   figure { display: inline-block; width: 48%; vertical-align: top; }
   figure.tall { display: block; width: auto; }
-  figure, tr, .scroll, .notice, pre.command { break-inside: avoid; }
+  figure, tr, .scroll, .notice, section > pre { break-inside: avoid; }
   .scroll { overflow: visible; }
   .scroll > svg { min-width: 0 !important; }
   td, th { padding-right: .6rem; }
@@ -96,7 +98,8 @@ summary { cursor: pointer; color: var(--muted); }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }""")
 
-NARROWEST = 0.72  # of its natural width: a figure is made no smaller than this on a phone, but scrolls
+NARROWEST = 0.72  # of its natural width: on a phone a figure gets no smaller than this, but scrolls
+LONG = 60  # characters; longer cells are wrapped
 
 
 def page(found: Content, colours: Colours) -> str:
@@ -104,10 +107,7 @@ def page(found: Content, colours: Colours) -> str:
         f'<p class="kicker">nagbench report</p>\n<h1>{escape(found.sweep)}</h1>',
         *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in found.notices),
         _answer(found),
-        *(_section(key, found, colours) for key in TITLES),
-        _failed(found),
-        _stamps(found),
-        _repeat(found),
+        *(_section(section, colours) for section in found.sections()),
     ]
     style = STYLE.substitute(light=colours.css(dark=False), dark=colours.css(dark=True))
     body = "\n".join(filter(None, parts))
@@ -124,29 +124,28 @@ def _answer(found: Content) -> str:
     )
 
 
-def _section(key: str, found: Content, colours: Colours) -> str:
-    drawings = found.drawn(key)
+def _section(section: Section, colours: Colours) -> str:
     parts = []
-    if key == "arms" and found.arms:
-        for table in found.arms:
-            parts.append(_table(table, colours))
-    if key == "published" and found.published:
-        parts.append(_table(found.published, colours))
-    if key == "shift" and found.shift:
-        parts.append(_table(found.shift, colours) if found.shift.rows else "<p>Not measured yet.</p>")
-    if drawings:
-        figures = "\n".join(_figure(drawing, colours) for drawing in drawings)
-        parts.append(f'<div class="figures">\n{figures}\n</div>')
-    if key == "arms" and found.settings:
-        tables = "\n".join(_table(table, colours) for table in found.settings)
-        parts.append(f"<details>\n<summary>Every setting</summary>\n{tables}\n</details>")
-    if key == "samples" and not drawings:
-        parts += [f'<p class="note">{escape(note)}.</p>' for note in found.notes]
-    return _titled(key, TITLES[key], "\n".join(parts)) if parts else ""
+    for drawn, run in groupby(section.parts, key=lambda part: isinstance(part, Drawing)):
+        body = "\n".join(_part(part, colours) for part in run)
+        parts.append(f'<div class="figures">\n{body}\n</div>' if drawn else body)
+    body = "\n".join(parts)
+    return f'<section id="{section.name}">\n<h2>{escape(section.title)}</h2>\n{body}\n</section>'
 
 
-def _titled(key: str, title: str, body: str) -> str:
-    return f'<section id="{key}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
+def _part(part: Part, colours: Colours) -> str:
+    match part:
+        case Table():
+            return _table(part, colours)
+        case Drawing():
+            return _figure(part, colours)
+        case Details():
+            inside = "\n".join(_part(each, colours) for each in part.parts)
+            return f"<details>\n<summary>{escape(part.summary)}</summary>\n{inside}\n</details>"
+        case Code():
+            return f"<pre><code>{escape(part.text)}</code></pre>"
+        case str():
+            return f"<p>{escape(part)}</p>"
 
 
 def _figure(drawing: Drawing, colours: Colours) -> str:
@@ -161,67 +160,35 @@ def _figure(drawing: Drawing, colours: Colours) -> str:
 
 
 def _table(table: Table, colours: Colours) -> str:
+    shown = table.on_page()
+    caption = f"<caption>{escape(shown.title)}</caption>\n" if shown.title else ""
     head = "".join(
-        f'<th scope="col"{_class("number" if place in table.numeric else "")}>{escape(name)}</th>'
-        for place, name in enumerate(table.columns)
+        f'<th scope="col"{_class("number" if column.numeric else "")}>{escape(column.heading)}</th>'
+        for column in shown.columns
     )
-    rows = []
-    for place, row in enumerate(table.rows):
-        arm = table.arms[place] if table.arms else None
-        cells = "".join(_cell(item, column, table, arm, colours) for column, item in enumerate(row))
-        rows.append(f"<tr>{cells}</tr>")
-    body = "\n".join(rows)
-    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in table.notes)
+    body = "\n".join(_row(row, shown.columns, colours) for row in shown.rows)
+    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in shown.notes)
     return (
-        f'<div class="scroll" tabindex="0">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
-        f"</table>\n</div>{notes}"
+        f'<div class="scroll" tabindex="0">\n<table>\n{caption}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>{notes}"
     )
 
 
-def _cell(item: Item, column: int, table: Table, arm: str | None, colours: Colours) -> str:
+def _row(row: Row, columns: Sequence[Column], colours: Colours) -> str:
     swatch = ""
-    if column == 0 and arm is not None:
-        swatch = f'<span class="swatch" style="background: var(--arm{colours.place(arm)})"></span>'
-    small = _class("verdict" if item.verdict else "")
-    detail = f"<small{small}>{escape(item.detail)}</small>" if item.detail else ""
-    long = len(item.text) > 60
-    kinds = ["number" if column in table.numeric else "", "wrap" if long else "", item.verdict]
-    return f"<td{_class(*kinds)}>{swatch}{escape(item.text)}{detail}</td>"
+    if row.arm is not None:
+        swatch = f'<span class="swatch" style="background: var(--arm{colours.place(row.arm)})"></span>'
+    pairs = zip(row.cells, columns, strict=True)
+    cells = "".join(_cell(cell, column, swatch if column is columns[0] else "") for cell, column in pairs)
+    return f"<tr>{cells}</tr>"
+
+
+def _cell(cell: Cell, column: Column, swatch: str) -> str:
+    detail = f"<small{_class('verdict' if cell.verdict else '')}>{escape(cell.detail)}</small>" if cell.detail else ""
+    kinds = ["number" if column.numeric else "", "wrap" if len(cell.text) > LONG else "", cell.verdict]
+    return f"<td{_class(*kinds)}>{swatch}{escape(cell.text)}{detail}</td>"
 
 
 def _class(*names: str) -> str:
     words = " ".join(filter(None, names))
     return f' class="{words}"' if words else ""
-
-
-def _failed(found: Content) -> str:
-    parts = []
-    for title, table in (("Failed", found.failed), ("Not done yet", found.missing)):
-        if table:
-            parts.append(f"<h3>{title} ({len(table.rows)})</h3>\n{_plain(table)}")
-    return _titled("missing", "What is missing", "\n".join(parts)) if parts else ""
-
-
-def _plain(table: Table) -> str:
-    """A table whose arms have no colour: of cells that no figure shows."""
-    return _table(Table(table.columns, table.rows), Colours(()))
-
-
-def _stamps(found: Content) -> str:
-    if not found.stamps:
-        return ""
-    words = "Values under unlike stamps are never compared with each other."
-    return _titled("stamps", "How it was measured", f'{_plain(found.stamps)}\n<p class="note">{words}</p>')
-
-
-def _repeat(found: Content) -> str:
-    parts = [
-        _paragraphs(found.costs),
-        f'<pre class="command"><code>{escape(found.command)}</code></pre>',
-        f"<details>\n<summary>The sweep file</summary>\n<pre><code>{escape(found.text)}</code></pre>\n</details>",
-    ]
-    return _titled("repeat", "Cost, and how to repeat it", "\n".join(parts))
-
-
-def _paragraphs(lines: Sequence[str]) -> str:
-    return "\n".join(f"<p>{escape(line)}</p>" for line in lines)

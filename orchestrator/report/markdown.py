@@ -1,11 +1,12 @@
-"""report.md: the same report as text, for repositories and issues; its figures are the files in figures/."""
+"""report.md: the report as text, for repositories and issues; its figures are the files in figures/."""
 
 from __future__ import annotations
 
 import re
 
-from orchestrator.report.content import TITLES, Content
-from orchestrator.report.tables import Item, Table
+from orchestrator.report.content import Code, Content, Details, Part
+from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.table import Cell, Table
 
 
 def text(found: Content) -> str:
@@ -13,60 +14,47 @@ def text(found: Content) -> str:
     parts += [plain(sentence) for sentence in found.answer]
     if found.answer and found.limits:
         parts.append("\n".join(f"- {plain(limit)}" for limit in found.limits))
-    for key, title in TITLES.items():
-        section = _section(key, found)
-        if section:
-            parts += [f"## {title}", *section]
-    if found.failed or found.missing:
-        parts.append("## What is missing")
-        for name, table in (("Failed", found.failed), ("Not done yet", found.missing)):
-            if table:
-                parts += [f"### {name} ({len(table.rows)})", _table(table)]
-    if found.stamps:
-        parts += ["## How it was measured", _table(found.stamps)]
-        parts.append("Values under unlike stamps are never compared with each other.")
-    parts += ["## Cost, and how to repeat it", *map(plain, found.costs), _code(found.command)]
-    parts.append(f"<details><summary>The sweep file</summary>\n\n{_code(found.text, 'yaml')}\n\n</details>")
+    for section in found.sections():
+        parts += [f"## {section.title}", *map(_part, section.parts)]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(key: str, found: Content) -> list[str]:
-    parts: list[str] = []
-    if key == "arms" and found.arms:
-        parts += map(_table, found.arms)
-    if key == "published" and found.published:
-        parts.append(_table(found.published))
-    if key == "shift" and found.shift:
-        parts.append(_table(found.shift) if found.shift.rows else "Not measured yet.")
-    for drawing in found.drawn(key):
-        parts += [f"![{plain(drawing.title)}](figures/{drawing.name}.svg)", f"*{plain(drawing.caption)}*"]
-    if key == "arms" and found.settings:
-        tables = "\n\n".join(map(_table, found.settings))
-        parts.append(f"<details><summary>Every setting</summary>\n\n{tables}\n\n</details>")
-    if key == "samples" and not found.drawn(key):
-        parts += [f"{plain(note)}." for note in found.notes]
-    return parts
+def _part(part: Part) -> str:
+    match part:
+        case Table():
+            return _table(part)
+        case Drawing():
+            return f"![{plain(part.title)}](figures/{part.name}.svg)\n\n*{plain(part.caption)}*"
+        case Details():
+            inside = "\n\n".join(map(_part, part.parts))
+            return f"<details><summary>{plain(part.summary)}</summary>\n\n{inside}\n\n</details>"
+        case Code():
+            return _code(part)
+        case str():
+            return plain(part)
 
 
 def _table(table: Table) -> str:
-    head = "| " + " | ".join(map(plain, table.columns)) + " |"
-    rule = "|" + "|".join("---:" if place in table.numeric else "---" for place in range(len(table.columns))) + "|"
-    rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
-    return "\n\n".join(["\n".join([head, rule, *rows]), *map(plain, table.notes)])
+    shown = table.on_page()
+    title = [f"**{plain(shown.title)}**"] if shown.title else []
+    head = "| " + " | ".join(plain(column.heading) for column in shown.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else "---" for column in shown.columns) + "|"
+    rows = ["| " + " | ".join(map(_cell, row.cells)) + " |" for row in shown.rows]
+    return "\n\n".join([*title, "\n".join([head, rule, *rows]), *map(plain, shown.notes)])
 
 
-def _cell(item: Item) -> str:
-    return f"{plain(item.text)}<br><sub>{plain(item.detail)}</sub>" if item.detail else plain(item.text)
+def _cell(cell: Cell) -> str:
+    return f"{plain(cell.text)}<br><sub>{plain(cell.detail)}</sub>" if cell.detail else plain(cell.text)
 
 
 def plain(words: str) -> str:
-    """Text that Markdown takes as it is: on one line, without markup or HTML of its own."""
+    """Text on one line that Markdown shows as it is, without markup or HTML of its own."""
     escaped = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", " ".join(words.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _code(words: str, language: str = "") -> str:
-    """A fenced block whose fence is longer than any in its text."""
-    longest = max((len(run) for run in re.findall("`+", words)), default=0)
+def _code(code: Code) -> str:
+    """A fenced block; its fence is longer than any in its text."""
+    longest = max((len(run) for run in re.findall("`+", code.text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{words.rstrip()}\n{fence}"
+    return f"{fence}{code.language}\n{code.text.rstrip()}\n{fence}"

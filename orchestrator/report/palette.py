@@ -1,5 +1,5 @@
-"""One colour an arm, the same in every figure, table and view: the palette of Okabe and Ito, which colour-blind readers
-can tell apart. Each colour is seen on white and on black; the first arm, most often the baseline, is grey.
+"""One colour an arm, the same in every figure, table and view: the palette of Okabe and Ito, safe for colour-blind
+readers. Each colour is visible on white and on black; the first arm, usually the baseline, is grey.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ import colorsys
 from collections.abc import Iterable
 
 COLOURS = ("#767676", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
-SHADES = (1.0, 0.62, 1.42)  # of lightness, for the arms beyond the eighth; then they repeat
+SHADES = (1.0, 0.62, 1.42)  # factors of lightness, for arms beyond the eighth; then they repeat
 
 
 def arm_colours(names: Iterable[str]) -> dict[str, str]:
-    """Arm -> "#RRGGBB", by its place in the sweep, so pass all arms in the sweep's order."""
+    """Arm -> "#RRGGBB" by its place, so pass all arms in the order of the sweep."""
     known = list(dict.fromkeys(names))
     return {name: _colour(place) for place, name in enumerate(known)}
 

@@ -1,25 +1,26 @@
-"""How far a sweep is: counts by kind of task, and the live view of a run."""
+"""Progress of a sweep: counts by kind of task, and the live view of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from rich import box
 from rich.console import Console
 from rich.console import Group as RichGroup
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
-from orchestrator.report.formatting import label, number, plural
+from orchestrator.report.formatting import label, metric_name, plural, value_text
 from orchestrator.report.results import Results, collect
+from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.terminal_tables import TerminalTable
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import BLOCK_KINDS, KINDS
 
@@ -28,7 +29,7 @@ LINE_EVERY_S = 10.0
 
 
 def counts(plan: StoredPlan, done: Done) -> Counts:
-    """For each kind: how many tasks and blocks the plan has, and how many of them a run would still do."""
+    """For each kind of task: how many tasks and blocks the plan has, and how many are still to do."""
     todo = missing(plan, done)
     found: Counts = {}
     for digest, task in plan.tasks.items():
@@ -47,36 +48,39 @@ def shape(plan: StoredPlan) -> str:
     return f"{cells} in {arms}, {plural(trainings, 'training')}."
 
 
-def counts_table(counts: Counts) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("task", "all", "done", "to do", "blocks to do"):
-        table.add_column(name, justify="left" if name == "task" else "right")
+def counts_table(counts: Counts) -> TerminalTable:
+    rows = []
     for kind, count in counts.items():
         left = count["tasks_to_do"]
         blocks = f"{count['blocks_to_do']:,} of {count['blocks']:,}" if kind in BLOCK_KINDS else ""
-        table.add_row(kind, f"{count['tasks']:,}", f"{count['tasks'] - left:,}", f"{left:,}", blocks)
-    return table
+        rows.append((kind, f"{count['tasks']:,}", f"{count['tasks'] - left:,}", f"{left:,}", blocks))
+    return TerminalTable(_numbers("task", ("all", "done", "to do", "blocks to do"), rows))
+
+
+def _numbers(first: str, others: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Names, then numbers."""
+    columns = (Column(first), *(Column(name, numeric=True) for name in others))
+    return Table(columns, tuple(Row(tuple(map(Cell, row))) for row in rows))
 
 
 CELLS_SHOWN = 60
 
 
-def cells_table(plan: StoredPlan) -> Table:
-    """The cells with what varies between them."""
+def cells_table(plan: StoredPlan) -> TerminalTable:
+    """The cells with the parameters that vary."""
     keys = list(dict.fromkeys(key for planned in plan.cells for key in planned.params))
     several = [k for k in keys if len({str(planned.params.get(k)) for planned in plan.cells}) > 1]
+    rows = [
+        (planned.digest[:12], planned.arm, *(str(planned.params.get(key, "")) for key in several))
+        for planned in plan.cells[:CELLS_SHOWN]
+    ]
     more = len(plan.cells) - CELLS_SHOWN
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"and {more:,} more" if more > 0 else None)
-    for name in ("cell", "arm", *several):
-        table.add_column(name)
-    for planned in plan.cells[:CELLS_SHOWN]:
-        values = (str(planned.params.get(key, "")) for key in several)
-        table.add_row(planned.digest[:12], planned.arm, *values)
-    return table
+    notes = (f"and {more:,} more",) if more > 0 else ()
+    return TerminalTable(replace(Table.plain(("cell", "arm", *several), rows), notes=notes))
 
 
 class Rate(ProgressColumn):
-    """Units a second, with the unit of the stage."""
+    """Units a second."""
 
     def render(self, task: Bar) -> Text:
         unit = task.fields["unit"]
@@ -88,7 +92,7 @@ class Rate(ProgressColumn):
 
 
 class Bars:
-    """A bar for each stage, with rate and time left, above the cells, which fill in as they are scored."""
+    """A bar for each stage with rate and time left, above a table of the scores so far."""
 
     def __init__(self, console: Console, plan: StoredPlan, store: Store) -> None:
         self.console, self.plan, self.store = console, plan, store
@@ -119,7 +123,7 @@ class Bars:
         self.shown.update(self.bars[kind], completed=done)
 
     def finished(self, kind: str, digest: str) -> None:
-        """Read the scores again, so seldom that it takes a twentieth of the time at most."""
+        """Update the table, so seldom that reading the scores takes at most a twentieth of the time."""
         started = time.monotonic()
         if kind in ("score", "measure") and started - self.filled >= max(1.0, 20 * self.cost):
             table = filling_table(collect(self.plan, self.store), self.console.height - len(self.bars) - 6)
@@ -134,24 +138,20 @@ class Bars:
 METRICS_SHOWN = 4
 
 
-def filling_table(results: Results, rows: int) -> Table:
-    """Every arm's groups with the cells that are done, and the means so far of the first metrics."""
-    metrics = results.metrics[:METRICS_SHOWN]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm")
-    for name in ("cells", *metrics):
-        table.add_column(name, justify="right")
+def filling_table(results: Results, height: int) -> TerminalTable:
+    """Every setting with its cells done, and the means so far of the first metrics."""
+    metrics, rows = results.metrics[:METRICS_SHOWN], []
     shown = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
-    for group in shown[: max(3, rows)]:
+    for group in shown[: max(3, height)]:
         done = [cell for cell in group.cells if cell.complete]
         values = [[v for cell in done if (v := cell.value(metric)) is not None] for metric in metrics]
-        means = (number(sum(known) / len(known)) if known else "" for known in values)
-        table.add_row(label(results, group), f"{len(done)}/{len(group.cells)}", *means)
-    return table
+        means = (value_text(sum(known) / len(known)) if known else "" for known in values)
+        rows.append((label(results, group), f"{len(done)}/{len(group.cells)}", *means))
+    return TerminalTable(_numbers("arm", ("cells", *(metric_name(results, metric) for metric in metrics)), rows))
 
 
 class Lines:
-    """The same, as a line now and then, for output that is no terminal."""
+    """Progress as a line now and then, for output that is not a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -189,7 +189,7 @@ def unit(kind: str) -> str:
 
 @contextlib.contextmanager
 def watch(console: Console, plan: StoredPlan, store: Store) -> Iterator[Bars | Lines]:
-    """Watch a run on this console: bars and a table on a terminal, lines elsewhere."""
+    """Show a run on this console: bars and a table in a terminal, lines elsewhere."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console)
         return

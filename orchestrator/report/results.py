@@ -1,4 +1,4 @@
-"""What the records say of a plan: the cells with their metrics, what is missing, what failed. Reads, never writes."""
+"""Results of a plan, read from its records: cells with their metrics, what is missing, what failed. Writes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.tasks.score import NO_HELD_OUT
 
 @dataclass
 class CellResult:
-    """A cell as far as it is scored. `scores`: metric name -> the whole score, with its record and stamp."""
+    """A cell and its scores so far. `scores`: metric name -> the score with its task and stamp."""
 
     arm: str
     digest: str
@@ -34,7 +34,7 @@ class CellResult:
     seconds: float | None = None
     reason: str | None = None  # why it failed
     log: str | None = None  # the log of what failed, on the machine that tried
-    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {}: one that was not recorded
+    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {} where that was not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
@@ -43,9 +43,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Floor:
-    """What `count` real images score. at: the N that the value was corrected to, its bias taken as c / N; None where it
-    is not corrected.
-    """
+    """The score of `count` held-out images. at: the N that its bias, taken as c / N, is corrected to, or None."""
 
     value: float
     count: int
@@ -60,10 +58,10 @@ class Floor:
 class Results:
     plan: StoredPlan
     cells: list[CellResult]
-    floor: dict[str, dict[str, Any]]  # metric name -> score of the held-out images, and how many they are
+    floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
 
     def floor_of(self, metric: str) -> Floor | None:
-        """The held-out images' score as it stands beside the cells: at their N, where they have one and it is known."""
+        """The held-out images' score, corrected to the N of the cells where they share one and the limit is known."""
         found = self.floor.get(metric)
         if found is None:
             return None
@@ -81,8 +79,8 @@ class Results:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Every metric's reported name, in the order of the sweep; but for what a data set without held-out images
-        cannot be asked.
+        """Every metric's reported name, in the order of the sweep, without those that need held-out images where the
+        data set has none.
         """
         scores = ((name, entry["score"]) for cell in self.cells for name, entry in cell.scores.items())
         empty = {name for name, score in scores if score["reason"] == NO_HELD_OUT}
@@ -97,11 +95,11 @@ class Results:
         return self._value(metric)[0].extrapolates
 
     def is_distance(self, metric: str) -> bool:
-        """Whether it is a distance that cells are compared by: one to the held-out images is only shown beside it."""
+        """Whether cells are compared by this distance; those to held-out images are only shown."""
         return self.extrapolates(metric) and not self.shown(metric).beside
 
     def is_measured(self, metric: str) -> bool:
-        """Whether it is of a measure, such as the noise shift, and not a score of the samples."""
+        """Whether it comes from a measurement such as the noise shift, not from scoring samples."""
         return self.extractor(metric) == ""
 
     def shown(self, metric: str) -> Shown:
@@ -148,7 +146,7 @@ class Results:
 
 
 def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results:
-    """Read the records of a plan's cells and floors. A record that is damaged counts as not there."""
+    """Read the records of a plan's cells and held-out images. A damaged record counts as missing."""
     done = done or Done(store)
     records: dict[str, dict[str, Any] | None] = {}
 
@@ -156,7 +154,7 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
         if task not in records:
             records[task] = None
             if done.small_done(plan.tasks[task]):
-                with contextlib.suppress(CorruptFile):  # the next run makes it again
+                with contextlib.suppress(CorruptFile):  # the next run repeats it
                     records[task] = store.read_record(plan.tasks[task].record_name, repair=False)
         return records[task]
 
@@ -211,7 +209,7 @@ def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> Cel
 
 
 def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The measurement stamp: values under unlike stamps are never ranked with each other."""
+    """The stamp: how a score was measured. Values with different stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
     if task.kind == "measure":
         return {key: task.params[key] for key in ("measure", "levels", "estimator", "data", "count")}
@@ -231,7 +229,7 @@ def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[
 
 
 def _content(params: Mapping[str, Any]) -> str:
-    """The hash of what a reference is made of: of a published file, or of a data set where it lies."""
+    """What a reference is made of: the hash of a published file or a data set, or the data set's folder."""
     if "statistics" in params:
         return params["statistics"]
     fields = params["data"]["fields"]

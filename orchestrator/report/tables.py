@@ -1,17 +1,30 @@
-"""The tables of a report: the best setting of each arm, and every setting. Cells are text; pages only lay them out."""
+"""The tables that compare settings: distances with differences, secondary metrics, and the rest with its price."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.report.comparisons import Comparison, Group, groups
-from orchestrator.report.estimates import beside, distances, estimate, headline_metric, lowest, price, rivals
+from orchestrator.report.estimates import (
+    distances,
+    estimate,
+    headline_metric,
+    lowest_run,
+    price,
+    rivals,
+    secondary_metrics,
+)
 from orchestrator.report.formatting import (
     against,
     calls_text,
+    count_text,
     difference_text,
+    half_width_text,
     interval_text,
+    label,
+    listed,
     metric_name,
     row_of,
     seconds_text,
@@ -21,157 +34,171 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
+from orchestrator.report.table import Cell, Column, Row, Table
 from orchestrator.spec.parameters import is_seed
 
-
-@dataclass(frozen=True)
-class Item:
-    """One cell of a table. detail: smaller, below; verdict: better | worse | undecided | lower | higher."""
-
-    text: str
-    detail: str = ""
-    verdict: str = ""
+HEADING = 11  # characters of a line of a terminal's heading
+ARM, SETTING = Column("arm"), Column("setting", only="page")
+AGAINST = Column("against", only="terminal")
 
 
 @dataclass(frozen=True)
-class Table:
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Item, ...], ...]
-    arms: tuple[str | None, ...] = ()  # of each row, for its colour
-    numeric: frozenset[int] = frozenset()  # columns set to the right
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-        return cls(tuple(columns), tuple(tuple(map(Item, row)) for row in rows))
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A row to be: a group, and of how many settings of its arm it is the best."""
+class Setting:
+    """A group to show, and of how many settings of its arm it is the best."""
 
     group: Group
     best_of: int = 1
 
 
-def arms_tables(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> tuple[Table, ...]:
-    """The best setting of each arm, marked as selected where it was one of several: distances, then the rest."""
-    shown = _best(results, chosen)
-    first, *others = _tables(results, comparisons, shown)
-    notes = ["Values: mean over training seeds [95 % interval of the arm by itself]."]
-    if distances(results):
-        notes[0] = f"{notes[0][:-2]}, for the distance's expectation at this N]."
-        notes[0] += " Differences: from the baseline, paired and corrected for the bias in N [95 % interval]."
-    if any(one.best_of > 1 for one in shown):
-        notes.append("selected: the best of its arm's settings on the very samples that score it.")
-    if any(row.selected for row in comparisons):
-        notes.append("*: the baseline is itself the best of several.")
-    return replace(first, notes=tuple(notes)), *others
+def best_settings(results: Results, chosen: Mapping[str, Group]) -> list[Setting]:
+    """The best setting of each arm."""
+    metric = headline_metric(results) or ""
+    return [Setting(group, len(rivals(groups(results, arm), metric))) for arm, group in chosen.items()]
 
 
-def settings_tables(results: Results, comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
-    """Every setting of every arm."""
-    every = [Shown(group) for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
-    return _tables(results, comparisons, every)
+def every_setting(results: Results) -> list[Setting]:
+    return [Setting(group) for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
 
 
-def shift_table(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> Table | None:
-    """The noise shift of the best settings, late in sampling and over all levels. None where the sweep does not
-    measure it, without rows where it is not measured yet.
+def comparison_tables(
+    results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting]
+) -> tuple[Table, ...]:
+    """Distances, secondary metrics and the rest, each where there is any."""
+    compared = distances(results)
+    found = [_rest(results, settings)]
+    if secondary := _secondary(results, settings, compared):
+        found.insert(0, secondary)
+    if compared:
+        found.insert(0, _distances(results, comparisons, settings, compared))
+    return tuple(found)
+
+
+def shift_table(results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting]) -> Table | None:
+    """The noise shift, late in sampling and over all levels. None where the sweep does not measure it, no rows where
+    nothing is measured yet.
     """
     measured = [metric for metric in results.metrics if results.is_measured(metric)]
-    done = any(cell.shift for cell in results.cells)
     if not measured:
         return None
-    table = _compared(results, comparisons, _best(results, chosen) if done else [], measured)
-    note = "Late is t < 0.3. A shift is best at zero; the settings are those chosen above, not by their shift."
-    return replace(table, notes=(note,))
+    shown = settings if any(cell.shift for cell in results.cells) else []
+    notes = ["A noise shift is best at zero. Late: t < 0.3."]
+    if any(setting.best_of > 1 for setting in shown):
+        notes.append("The settings are those chosen above, not the ones with the smallest shift.")
+    return _compared(results, comparisons, shown, measured, "Noise shift, and difference from the baseline", notes)
 
 
-def _best(results: Results, chosen: Mapping[str, Group]) -> list[Shown]:
-    metric = headline_metric(results) or ""
-    return [Shown(group, len(rivals(groups(results, arm), metric))) for arm, group in chosen.items()]
-
-
-def _tables(results: Results, comparisons: Sequence[Comparison], shown: Sequence[Shown]) -> tuple[Table, ...]:
-    """Distances with their differences, then the same ones otherwise, then what is shown without."""
-    measured, other_ways = distances(results), beside(results)
-    others = [m for m in results.metrics if m not in (*measured, *other_ways) and not results.is_measured(m)]
-    varying = _varying(results)
-    columns = ("arm", "setting", *(metric_name(results, metric) for metric in others), "calls", "worker time a cell")
-    rows = tuple(
-        (
-            Item(one.group.arm),
-            _setting(results, one, varying),
-            *(_value(one.group, metric) for metric in others),
-            _calls(one.group),
-            _seconds(one.group),
-        )
-        for one in shown
-    )
-    plain = Table(columns, rows, tuple(one.group.arm for one in shown), frozenset(range(2, len(columns))))
-    if not measured:
-        return (plain,)
-    compared = _compared(results, comparisons, shown, measured)
-    floor = _floor(results, measured)
-    compared = replace(compared, rows=(*compared.rows, *floor), arms=(*compared.arms, *[None] * len(floor)))
-    return compared, *_beside(results, shown, measured, other_ways), plain
-
-
-def _beside(
-    results: Results, shown: Sequence[Shown], measured: Sequence[str], other_ways: Sequence[str]
-) -> tuple[Table, ...]:
-    """Distances to the held-out images, copies, and the lowest run; nothing where there is none of them."""
-    runs = [metric for metric in measured if any(lowest(one.group, metric) for one in shown)]
-    if not runs and not other_ways:
-        return ()
-    varying = _varying(results)
-    columns = ["arm", "setting", *(metric_name(results, metric) for metric in other_ways)]
-    columns += [f"{metric_name(results, metric)}, lowest run" for metric in runs]
-    rows = [
-        (
-            Item(one.group.arm),
-            _setting(results, one, varying),
-            *(_value(one.group, metric) for metric in other_ways),
-            *(_lowest(one.group, metric) for metric in runs),
-        )
-        for one in shown
-    ]
-    others = sorted(other_ways, key=lambda metric: not results.extrapolates(metric))  # distances first
-    notes = [*dict.fromkeys(note for metric in others if (note := results.shown(metric).note))]
-    if runs:
-        notes.append(
-            "Lowest run: the convention of some published tables. It flatters, and nothing here is ranked by it."
-        )
-    arms = tuple(one.group.arm for one in shown)
-    return (Table(tuple(columns), tuple(rows), arms, frozenset(range(2, len(columns))), tuple(notes)),)
-
-
-def _lowest(group: Group, metric: str) -> Item:
-    found = lowest(group, metric)
-    return Item(value_text(found[0]), f"of {found[1]} runs") if found else Item("–")
+def _distances(
+    results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting], metrics: Sequence[str]
+) -> Table:
+    notes = ["Values are means over training seeds. Differences are paired and corrected for the bias in N."]
+    if any(row.selected for row in comparisons):
+        notes.append("*: the baseline is itself the best of several settings.")
+    page = ["In brackets: 95 % intervals; below a value, that of the arm alone, for the expectation at this N."]
+    if any(setting.best_of > 1 for setting in settings):
+        page.append("Selected: the best setting of its arm on the very samples that score it.")
+    title = "Distances, and difference from the baseline [95 %]"
+    table = _compared(results, comparisons, settings, metrics, title, notes)
+    floor, terminal = _held_out(results, metrics)
+    return replace(table, rows=(*table.rows, *floor), page_notes=tuple(page), terminal_notes=terminal)
 
 
 def _compared(
-    results: Results, comparisons: Sequence[Comparison], shown: Sequence[Shown], metrics: Sequence[str]
+    results: Results,
+    comparisons: Sequence[Comparison],
+    settings: Sequence[Setting],
+    metrics: Sequence[str],
+    title: str,
+    notes: Sequence[str],
 ) -> Table:
     """Each metric beside its difference from the baseline."""
-    indexed: dict[tuple[str, str], list[Comparison]] = {}
-    for row in comparisons:
-        indexed.setdefault((row.arm, row.metric), []).append(row)
+    known: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        known.setdefault((comparison.arm, comparison.metric), []).append(comparison)
     varying = _varying(results)
     rows = []
-    for one in shown:
-        items = [Item(one.group.arm), _setting(results, one, varying)]
-        for metric in metrics:
-            found = row_of(indexed.get((one.group.arm, metric), []), one.group, metric)
-            items += [_value(one.group, metric), _difference(results, found)]
-        rows.append(tuple(items))
-    columns = ["arm", "setting"]
+    for setting in settings:
+        group = setting.group
+        found = {metric: row_of(known.get((group.arm, metric), []), group, metric) for metric in metrics}
+        partner = next((_partner(results, row) for row in found.values() if row), "")
+        cells = [*_names(results, setting, varying), Cell(partner)]
+        for metric, row in found.items():
+            cells += [_value(results, group, metric), _difference(results, row)]
+        rows.append(Row(tuple(cells), group.arm))
+    columns = [ARM, SETTING, AGAINST]
     for metric in metrics:
-        columns += [metric_name(results, metric), "difference"]
-    arms = tuple(one.group.arm for one in shown)
-    return Table(tuple(columns), tuple(rows), arms, frozenset(range(2, len(columns))))
+        columns += [_column(results, metric), Column("difference", numeric=True, joined=True)]
+    return Table(tuple(columns), tuple(rows), title, tuple(notes))
+
+
+def _secondary(results: Results, settings: Sequence[Setting], compared: Sequence[str]) -> Table | None:
+    """What is shown and not compared: distances to held-out images, copies, and the lowest run."""
+    metrics = secondary_metrics(results)
+    runs = [metric for metric in compared if any(lowest_run(one.group, metric) for one in settings)]
+    if not metrics and not runs:
+        return None
+    lows = (_column(results, metric, "lowest run", "lowest") for metric in runs)
+    columns = [ARM, SETTING, *(_column(results, metric) for metric in metrics), *lows]
+    varying = _varying(results)
+    rows = [
+        Row(
+            (
+                *_names(results, setting, varying),
+                *(_value(results, setting.group, metric) for metric in metrics),
+                *(_lowest(setting.group, metric) for metric in runs),
+            ),
+            setting.group.arm,
+        )
+        for setting in settings
+    ]
+    by_distance = sorted(metrics, key=lambda metric: not results.extrapolates(metric))  # distances first
+    notes = [*dict.fromkeys(note for metric in by_distance if (note := results.shown(metric).note))]
+    if runs:
+        notes.append("Lowest run: some published tables show it. It flatters, and nothing here is ranked by it.")
+    title = f"{_secondary_title(results, settings, metrics, runs)}, not compared"
+    return Table(tuple(columns), tuple(rows), title, page_notes=tuple(notes))
+
+
+def _secondary_title(results: Results, settings: Sequence[Setting], metrics: Sequence[str], runs: Sequence[str]) -> str:
+    kinds = [*dict.fromkeys(results.shown(metric).beside for metric in metrics)]
+    counts = {found[1] for one in settings for metric in runs if (found := lowest_run(one.group, metric))}
+    kinds += [f"{'the' if kinds else 'The'} lowest of {count_text(counts)} runs"] if runs else []
+    return listed([kinds[0], *(kind[:1].lower() + kind[1:] for kind in kinds[1:])])
+
+
+def _rest(results: Results, settings: Sequence[Setting]) -> Table:
+    """Metrics of quality that are no distances, and what a setting costs."""
+    apart = {*distances(results), *secondary_metrics(results)}
+    metrics = [metric for metric in results.metrics if metric not in apart and not results.is_measured(metric)]
+    cost = [Column("NFE", numeric=True), Column("worker time a cell", "worker\ntime", numeric=True)]
+    columns = [ARM, SETTING, *(_column(results, metric) for metric in metrics), *cost]
+    varying = _varying(results)
+    rows = [
+        Row(
+            (
+                *_names(results, setting, varying),
+                *(_value(results, setting.group, metric) for metric in metrics),
+                _nfe(setting.group),
+                _seconds(setting.group),
+            ),
+            setting.group.arm,
+        )
+        for setting in settings
+    ]
+    headings = {results.shown(metric).heading: metric_name(results, metric).partition(" (")[0] for metric in metrics}
+    letters = [f"{heading} {name}" for heading, name in headings.items() if heading and len(heading) <= 2]
+    title = "Other metrics and cost" if metrics else "Cost"
+    return Table(tuple(columns), tuple(rows), title, terminal_notes=(f"{', '.join(letters)}.",) if letters else ())
+
+
+def _column(results: Results, metric: str, more: str = "", brief_more: str = "") -> Column:
+    name = metric_name(results, metric)
+    declared = results.shown(metric).heading
+    if declared:
+        lines = [declared, results.suffix(metric).removeprefix("_")]
+    else:
+        lines = textwrap.wrap(name.replace(" (", " ").removesuffix(")"), HEADING, break_long_words=False)
+    brief = "\n".join(filter(None, [*lines, brief_more]))
+    return Column(f"{name}, {more}" if more else name, brief, numeric=True)
 
 
 def _varying(results: Results) -> set[str]:
@@ -183,57 +210,69 @@ def _varying(results: Results) -> set[str]:
     return {key for (_, key), found in values.items() if len(found) > 1 and not is_seed(key)}
 
 
-def _setting(results: Results, one: Shown, varying: set[str]) -> Item:
-    """What is particular to a group: its guidance, and what varies within its arm."""
-    words = []
-    for key, value in sorted(one.group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
+def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Cell, Cell]:
+    """The arm, and what is particular to the setting: its guidance, and what varies within its arm."""
+    group, words = setting.group, []
+    for key, value in sorted(group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
         family, _, field = key.rpartition(".")
         if field == "scale":
             words.append(f"{family} {short(value)}")
         elif key in varying:
             words.append(f"{short(value)} steps" if field == "steps" else short(value))
-    return Item(", ".join(words) or "–", f"selected, best of {one.best_of}" if one.best_of > 1 else "")
+    selected = f"selected, best of {setting.best_of}" if setting.best_of > 1 else ""
+    return Cell(group.arm, brief=label(results, group)), Cell(", ".join(words) or "–", selected)
 
 
-def _value(group: Group, metric: str) -> Item:
+def _value(results: Results, group: Group, metric: str) -> Cell:
     known = estimate(group, metric)
     if known is None:
-        return Item("–")
+        return Cell("–")
+    text = signed(known.mean) if results.shown(metric).format == "signed" else value_text(known.mean)
     missing = "" if known.complete else f"{len(known.seeds)} of {known.planned} seeds"
-    detail = ", ".join(filter(None, (interval_text(known.low, known.high, known.mean), missing)))
-    return Item(value_text(known.mean), detail)
+    return Cell(text, ", ".join(filter(None, (interval_text(known.low, known.high, known.mean), missing))))
 
 
-def _difference(results: Results, row: Comparison | None) -> Item:
+def _lowest(group: Group, metric: str) -> Cell:
+    found = lowest_run(group, metric)
+    return Cell(value_text(found[0]), f"of {found[1]} runs") if found else Cell("–")
+
+
+def _partner(results: Results, row: Comparison) -> str:
+    return against(results, row) + ("*" if row.selected else "")
+
+
+def _difference(results: Results, row: Comparison | None) -> Cell:
     if row is None:
-        return Item("")
+        return Cell()
     if row.difference is None:
         at_n = "" if row.difference_at_n is None else f"{signed(row.difference_at_n)} at N"
-        return Item(at_n or "–", row.reason or "")
+        return Cell(at_n or "–", row.reason or "")
     found = verdict(row, results.lower_is_better(row.metric)) or "no interval"
-    partner = against(results, row) + ("*" if row.selected else "")
     link = "than" if found in ("better", "worse", "lower", "higher") else "against"
     seeds = f"{len(row.per_seed)} seeds" if row.interval == "t" else "one training" if row.interval else ""
-    detail = ", ".join(filter(None, (f"{found} {link} {partner}", seeds)))
-    return Item(difference_text(row.difference, row.low, row.high), detail, found)
+    detail = ", ".join(filter(None, (f"{found} {link} {_partner(results, row)}", seeds)))
+    brief = half_width_text(row.difference, row.low, row.high)
+    return Cell(difference_text(row.difference, row.low, row.high), detail, found, brief)
 
 
-def _calls(group: Group) -> Item:
+def _nfe(group: Group) -> Cell:
     calls = price(group)
-    return Item(calls_text(calls) if calls else "–")
+    return Cell(calls_text(calls) if calls else "–")
 
 
-def _seconds(group: Group) -> Item:
+def _seconds(group: Group) -> Cell:
     seconds = [cell.seconds for cell in group.cells if cell.seconds is not None]
-    return Item(seconds_text(sum(seconds) / len(seconds)) if seconds else "–")
+    return Cell(seconds_text(sum(seconds) / len(seconds)) if seconds else "–")
 
 
-def _floor(results: Results, metrics: Sequence[str]) -> list[tuple[Item, ...]]:
-    """The held-out images, scored like a cell."""
+def _held_out(results: Results, metrics: Sequence[str]) -> tuple[list[Row], tuple[str, ...]]:
+    """The held-out images, scored like a cell, and a note on them."""
     known = [results.floor_of(metric) for metric in metrics]
-    if not any(known):
-        return []
-    items = [Item("held-out images"), Item("")]
-    for one in known:
-        items += [Item(value_text(one.value), one.words) if one else Item("–"), Item("")]
-    return [tuple(items)]
+    first = next((floor for floor in known if floor), None)
+    if first is None:
+        return [], ()
+    cells = [Cell("held-out images", brief="held-out"), Cell(), Cell(f"N = {first.count:,}")]
+    for floor in known:
+        cells += [Cell(value_text(floor.value), floor.words) if floor else Cell("–"), Cell()]
+    note = (f"Held-out images: their bias in N is corrected to that of {first.at:,}.",) if first.at else ()
+    return [Row(tuple(cells), muted=True)], note

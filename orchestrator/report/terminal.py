@@ -1,4 +1,4 @@
-"""What a run or a report says at its end, piece by piece; a command prints it."""
+"""What a run or a report prints at its end, piece by piece; a command prints it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from orchestrator.report import published_values as paper
+from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.comparisons import Comparison
-from orchestrator.report.formatting import plural
+from orchestrator.report.estimates import chosen, headline_metric
+from orchestrator.report.published_values import published_table
 from orchestrator.report.results import CellResult, Results
-from orchestrator.report.terminal_tables import comparison_tables, footnotes, sentences
+from orchestrator.report.tables import comparison_tables, every_setting, shift_table
+from orchestrator.report.terminal_tables import TerminalTable, plain
 
 
 def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:
-    """Tables, what they say in words, how to read them, and what failed or is missing."""
-    complete = [cell for cell in results.cells if cell.complete]
-    if complete and any(metric.extractor for metric in results.plan.metrics):
-        yield comparison_tables(results, comparisons)
-        yield from map(Text, sentences(results, comparisons))
-        yield from (Text(note, style="dim") for note in footnotes(results, comparisons))
-        yield from map(Text, paper.sentences(results))
+    """Tables of every setting, the answer with its limits, and what failed or is missing."""
+    if headline_metric(results) is not None:
+        best, settings = chosen(results), every_setting(results)
+        shift, published = shift_table(results, comparisons, settings), published_table(results)
+        for table in (*comparison_tables(results, comparisons, settings), shift, published):
+            if table and table.rows:
+                yield TerminalTable(table)
+        yield from (Text(plain(sentence)) for sentence in answer(results, comparisons, best) if sentence)
+        yield from (Text(plain(f"- {limit}"), style="dim") for limit in limits(results, comparisons, best))
     yield from (failure(cell) for cell in results.cells if cell.reason is not None)
-    left = len(results.cells) - len(complete)
-    if left:
-        yield Text(f"{left} of {plural(len(results.cells), 'cell')} not done.", style="yellow")
+    yield from (Text(notice, style="yellow") for notice in notices(results))
 
 
 def failure(cell: CellResult) -> Text:
     """Which cell failed, why, and where its log is: one line, however long."""
-    text = f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason} (log: {cell.log})"
-    return Text(text, style="red", no_wrap=True)
+    log = f" (log: {cell.log})" if cell.log else ""
+    return Text(f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason}{log}", style="red", no_wrap=True)

@@ -1,4 +1,4 @@
-"""A report as files: report.html, report.md, cells.csv and figures/*.svg, each whole or not at all."""
+"""Write a report: report.html, report.md, tables.tex, cells.csv and figures/*.svg, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 from orchestrator.errors import file_errors
 from orchestrator.identity import digest
-from orchestrator.report import html, markdown
+from orchestrator.report import html, latex, markdown
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
-VERSION = 2  # of the pages; bumped when the same results would look different
+VERSION = 3  # of the pages; raise it when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
-    """Write or replace the report of a sweep; the path of its page. `command` is what repeats it.
+    """Write the report of a sweep, and return the path of its page. `command` repeats it.
 
-    One that already shows just this is left as it is. Raises EnvironmentProblem where the folder cannot be written.
+    A report that already shows just this stays as it is. Raises EnvironmentProblem where the folder cannot be written.
     """
     page, mark = folder / "report.html", f"<!-- state {_state(results, comparisons, command)} -->\n"
     if _shows(page, mark):
@@ -34,19 +34,20 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     found = content(results, comparisons, store, command)
     files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in found.drawings}
     files["cells.csv"] = cells_csv(results)
+    files["tables.tex"] = latex.text(found.sweep, found.tables)
     files["report.md"] = markdown.text(found)
-    files["report.html"] = html.page(found, colours_of(results)) + mark  # last: it says that the others are there
+    files["report.html"] = html.page(found, colours_of(results)) + mark  # last: with it the report is complete
     with file_errors(f"report {folder} cannot be written"):
         for name, text in files.items():
             _replace(folder / name, text)
-        for old in (folder / "figures").glob("*.svg"):  # of an earlier report that had more to show
+        for old in (folder / "figures").glob("*.svg"):  # of an earlier report with more figures
             if f"figures/{old.name}" not in files:
                 old.unlink(missing_ok=True)
     return page
 
 
 def _state(results: Results, comparisons: Sequence[Comparison], command: str) -> str:
-    """The digest of all that a report shows."""
+    """A digest of all that a report shows."""
     cells = [{**vars(cell), "params": dict(cell.params)} for cell in results.cells]
     rows = [row.as_json() for row in comparisons]
     paper = results.plan.sweep.paper

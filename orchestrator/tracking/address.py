@@ -1,6 +1,6 @@
-"""Where MLflow is: which addresses are right, whether anything answers there, and what to say when it does not.
+"""Addresses of MLflow: which are valid, whether anything answers there, and what to say when nothing does.
 
-Nothing here imports mlflow, so a sweep learns of a wrong or dead address in an instant, not after its import.
+Nothing here imports mlflow, so a wrong or dead address is reported at once, not after a slow import.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ DEFAULT_URI = "sqlite:///results/mlflow.db"
 NONE = "none"  # no tracking
 SQLITE = "sqlite:///"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")  # of databases, also as postgresql+driver
-KEY, STATE = "nagbench.key", "nagbench.state"  # tags: of a run, what it is; of run and experiment, what was written
-ANSWER_S = 8.0  # a server that says nothing for so long counts as not there
+KEY, STATE = (
+    "nagbench.key",
+    "nagbench.state",
+)  # tags: the key of a run; the state written last
+ANSWER_S = 8.0  # a server that is silent for so long counts as dead
 LOCK_S = 5.0
 
 
 def check(uri: str) -> None:
-    """Raise BadInput for an address that can never work. Opens nothing."""
+    """Raise BadInput for an address that cannot work. Opens nothing."""
     if uri == NONE:
         return
     scheme, colon, rest = uri.partition("://")
     fix = f"Write {DEFAULT_URI}, http://HOST:PORT or {NONE}."
     if not colon or scheme == "file":
-        raise BadInput(f"--tracking {address(uri)!r} is a folder or a word; MLflow keeps no runs in folders. {fix}")
+        raise BadInput(f"--tracking {address(uri)!r} is a folder or a word, and MLflow keeps no runs in folders. {fix}")
     if scheme.partition("+")[0] not in SCHEMES:
         raise BadInput(f"--tracking {address(uri)!r}: {unknown('scheme', scheme, SCHEMES)} {fix}")
     if scheme.startswith("http"):
@@ -48,9 +51,9 @@ def check(uri: str) -> None:
         except ValueError:
             good = False
         if not good:
-            raise BadInput(f"--tracking {address(uri)!r}: there is no host, or a port that is no number. {fix}")
+            raise BadInput(f"--tracking {address(uri)!r}: the host is missing, or the port is not a number. {fix}")
     if scheme == "sqlite" and (not uri.startswith(SQLITE) or not rest.strip("/") or ":memory:" in rest):
-        raise BadInput(f"--tracking {uri!r} names no file; a SQLite address has three slashes, then the path. {fix}")
+        raise BadInput(f"--tracking {uri!r} is not a file: a SQLite address has three slashes, then the path. {fix}")
 
 
 def database(uri: str) -> Path | None:
@@ -58,19 +61,19 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
-def look(uri: str, sweep: str) -> str | None:
-    """What was noted at a sweep's experiment (STATE), None if nothing was.
+def written_state(uri: str, sweep: str) -> str | None:
+    """The state that a sweep's experiment was last written with (STATE), or None.
 
-    Raises EnvironmentProblem, in one sentence with the fix, where MLflow cannot be written, after ANSWER_S at most.
+    Raises EnvironmentProblem, in one sentence with the fix, where MLflow cannot be written, within ANSWER_S.
     """
     check(uri)
     file = database(uri)
     if file is not None:
-        return _look_into(uri, file, sweep) if file.exists() else None
-    return _within(uri, lambda: _ask(uri, sweep)) if uri.startswith("http") else None
+        return _database_state(uri, file, sweep) if file.exists() else None
+    return _within(uri, lambda: _server_state(uri, sweep)) if uri.startswith("http") else None
 
 
-def _look_into(uri: str, file: Path, sweep: str) -> str | None:
+def _database_state(uri: str, file: Path, sweep: str) -> str | None:
     noted = None
     try:
         with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=LOCK_S)) as db:
@@ -80,12 +83,12 @@ def _look_into(uri: str, file: Path, sweep: str) -> str | None:
             found = (
                 db.execute("SELECT version_num FROM alembic_version").fetchall() if "alembic_version" in tables else []
             )
-            with contextlib.suppress(sqlite3.OperationalError):  # another form of database: MLflow itself is asked then
+            with contextlib.suppress(sqlite3.OperationalError):  # another schema: MLflow itself is asked then
                 noted = _note(db, sweep)
     except sqlite3.Error as error:
         raise problem(uri, error) from error
     if tables and not tables & {"alembic_version", "experiments"}:
-        raise BadInput(f"--tracking {uri}: this is a database of something else. Name another file.")
+        raise BadInput(f"--tracking {uri}: this is a database of another program. Name another file.")
     known = _revisions()
     if known and any(revision not in known for (revision,) in found):
         raise EnvironmentProblem(
@@ -96,7 +99,7 @@ def _look_into(uri: str, file: Path, sweep: str) -> str | None:
 
 
 def _note(db: sqlite3.Connection, sweep: str) -> str | None:
-    """The note of an experiment, unless runs were removed since."""
+    """The state of an experiment, unless runs were removed since."""
     row = db.execute(
         "SELECT e.experiment_id, t.value FROM experiments e JOIN experiment_tags t USING (experiment_id) "
         "WHERE e.name = ? AND e.lifecycle_stage = 'active' AND t.key = ?",
@@ -119,7 +122,7 @@ def _version() -> str:
 
 
 def _revisions() -> frozenset[str]:
-    """The database schemas that the installed MLflow knows, by the names of its migrations; it is not imported."""
+    """The database schemas that the installed MLflow knows, by its migrations; without importing it."""
     from importlib.util import find_spec
 
     spec = find_spec("mlflow")
@@ -131,9 +134,9 @@ def _revisions() -> frozenset[str]:
     )
 
 
-def _ask(uri: str, sweep: str) -> str | None:
-    """The note of an experiment of a server. Raises OSError unless something answers; what else it says, MLflow's own
-    client will meet again.
+def _server_state(uri: str, sweep: str) -> str | None:
+    """The state of an experiment on a server. Raises OSError if nothing answers; other faults are left to MLflow's
+    client.
     """
     parts = urllib.parse.urlsplit(uri)
     query = urllib.parse.urlencode({"experiment_name": sweep})
@@ -145,12 +148,12 @@ def _ask(uri: str, sweep: str) -> str | None:
         tags = {tag["key"]: tag["value"] for tag in experiment.get("tags", ())}
         return tags.get(STATE) if experiment.get("lifecycle_stage") == "active" else None
     except urllib.error.HTTPError as error:
-        error.close()  # no such experiment, or a proxy that wants a login: it answers
+        error.close()  # no such experiment, or a login is needed: it answers
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # MLflow may have been told to trust it
+        if not isinstance(error.reason, ssl.SSLError):  # MLflow may be configured to trust it
             raise error.reason if isinstance(error.reason, OSError) else error from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # it answers something else
+        return None  # not the answer of MLflow
     return None
 
 
@@ -158,7 +161,7 @@ T = TypeVar("T")
 
 
 def _within(uri: str, ask: Callable[[], T]) -> T:
-    """Call in a thread and wait ANSWER_S: a name server that is silent cannot be interrupted otherwise."""
+    """Call in a thread and wait ANSWER_S, because a silent name server cannot be interrupted."""
     answers: list[T] = []
     failed: list[Exception] = []
 
@@ -186,7 +189,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def problem(uri: str, error: BaseException) -> EnvironmentProblem:
-    """One sentence for whatever sqlite3, MLflow or the network says, with the fix where it is known."""
+    """One sentence for any error of sqlite3, MLflow or the network, with the fix where it is known."""
     causes = list(_chain(error))
     text = " ".join(str(each) for each in causes)
     names = {type(each).__name__ for each in causes}
@@ -200,17 +203,17 @@ def _words(uri: str, text: str, names: set[str], status: int | None, error: Base
     if "readonly database" in text or "read-only" in text.lower():
         return "the database is read-only here. Make it and its folder writable, or name another file with --tracking."
     if "file is not a database" in text or "malformed" in text:
-        return "the file is no database, or is damaged. Remove it: the next run or report makes it again."
+        return "the file is not a database, or is damaged. Remove it: the next run or report creates it again."
     if "out-of-date database schema" in text:
         return f"the database was made by an older MLflow. Run: mlflow db upgrade {address(uri)} (or remove the file)."
     if "unable to open database file" in text or names & {"PermissionError", "IsADirectoryError", "NotADirectoryError"}:
-        return "it cannot be opened or made. Check the path and its permissions, or name another file with --tracking."
+        return "it cannot be opened or created. Check its path and permissions, or name another file with --tracking."
     if "No space left" in text or "disk is full" in text:
         return "the disk is full. Make room, or name another place with --tracking."
     if names & {"ModuleNotFoundError", "ImportError"}:
         return f"MLflow cannot be imported ({error}). Install it: pip install mlflow."
     if names & {"gaierror", "NameResolutionError"}:
-        return "there is no host of this name. Check the address."
+        return "the host name is unknown. Check the address."
     if names & {"ConnectionRefusedError"} or "Connection refused" in text:
         return "nothing listens there. Start the server, or use --tracking none."
     if names & {"TimeoutError", "ReadTimeout", "ConnectTimeout", "ReadTimeoutError"}:
@@ -221,10 +224,10 @@ def _words(uri: str, text: str, names: set[str], status: int | None, error: Base
             "MLFLOW_TRACKING_TOKEN; a 403 may also mean that it does not serve this host name."
         )
     if "not in a valid JSON format" in text:
-        return "what answers there is no MLflow server. Check the address."
+        return "what answers there is not an MLflow server. Check the address."
     if status:
         return (
-            f"the server answers HTTP {status}; it may be no MLflow server, or a broken one. Check its address and log."
+            f"the server answers HTTP {status}: it may not be an MLflow server, or broken. Check its address and log."
         )
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{type(error).__name__}: {first[:200]}"
@@ -243,7 +246,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def free_port(first: int) -> int:
-    """The first port of 127.0.0.1 from `first` on that nobody has. Raises EnvironmentProblem if 100 are taken."""
+    """The first free port of 127.0.0.1 from `first` on. Raises EnvironmentProblem if 100 are taken."""
     for port in range(first, min(first + 100, 65536)):
         with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

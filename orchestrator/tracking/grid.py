@@ -1,4 +1,4 @@
-"""The first samples of a cell as one picture. The same indices in every cell, so equal noise stands in equal places."""
+"""The first samples of a cell as one image. The same indices in every cell, so equal places have equal noise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 GRID_VERSION = 2
 COLUMNS = ROWS = 8  # previews.COUNT in all
-LEAST_PX = 48  # smaller samples are enlarged, pixel by pixel
+LEAST_PX = 48  # smaller samples are enlarged by whole factors
 
 
 def sample_grid(store: Store, cell: StoredCell) -> bytes:
-    """A PNG of the first samples. Raises FileNotFoundError or ValueError where they are not kept or not images."""
+    """A PNG of the first samples. Raises FileNotFoundError where they are not kept, ValueError where not images."""
     import io
 
     import numpy as np

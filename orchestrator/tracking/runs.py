@@ -1,6 +1,6 @@
-"""What MLflow is to hold of a sweep: a run for each scored or failed cell, one for each training, one summary.
+"""The MLflow runs of a sweep: one for each scored or failed cell, one for each training, one summary.
 
-A pure function of the records: all times come from them, so that the same runs are made again where they were lost.
+A pure function of the records: all times come from them, so lost runs are created again just as they were.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
 from orchestrator.plan.model import StoredCell, StoredPlan
+from orchestrator.report.formatting import state_text
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store.store import Store
@@ -29,7 +30,7 @@ Point = tuple[str, float, int, int]  # metric, value, milliseconds since the epo
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file of a run, known by what it holds before it is read or made."""
+    """A file of a run, with the digest of its content, which is known before it is read or made."""
 
     digest: str
     read: Callable[[], bytes]
@@ -49,7 +50,7 @@ class Run:
 
     @property
     def folders(self) -> dict[str, str]:
-        """Digest by the first part of the artifacts' paths: what changes, is uploaded again."""
+        """Digests of artifacts by the first part of their paths: what changes is uploaded again."""
         parts: dict[str, dict[str, str]] = {}
         for path, artifact in self.artifacts.items():
             parts.setdefault(path.partition("/")[0], {})[path] = artifact.digest
@@ -57,7 +58,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Changes with all that is written of the run, but for its artifacts."""
+        """A digest of the run without its artifacts."""
         held = [self.name, self.status, self.start_ms, self.end_ms, dict(self.params), [list(p) for p in self.points]]
         return digest([*held, dict(self.tags)])
 
@@ -85,8 +86,8 @@ def _text(params: Mapping[str, Any]) -> str:
 
 
 def best_cells(results: Results) -> list[CellResult]:
-    """Of each arm the cell that is best in the sweep's first metric, without its bias in N where there is such a value;
-    one that is neither low nor high nearest to 0.
+    """The best cell of each arm in the sweep's first metric, without its bias in N where all have such a value. Where
+    neither low nor high is better, the one nearest to 0.
     """
     if not results.metrics:
         return []
@@ -158,8 +159,8 @@ def _ms(seconds: float) -> int:
 
 
 def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Point, ...]:
-    """Metric, value in six digits (its tables show all there are), seconds since the epoch, step. An infinite value,
-    which MLflow would draw as 1.8e308, is left out.
+    """Points from metric, value, seconds since the epoch, step. Values have six digits, because MLflow shows all.
+    Infinite ones, which it would draw as 1.8e308, are left out.
     """
     return tuple(
         (n, float(f"{v:.6g}"), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v)
@@ -167,7 +168,7 @@ def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Poi
 
 
 def _failed_at(plan: StoredPlan, store: Store | None, known: dict[str, float], cell: StoredCell) -> float:
-    """When the last attempt failed at a task that a cell needs, in seconds since the epoch; 0 if nobody knows."""
+    """When a task that a cell needs last failed, in seconds since the epoch; 0 if that is unknown."""
 
     def last(task: str) -> float:
         if task not in known and store is not None:
@@ -189,10 +190,10 @@ def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
     for task in plan.tasks.values():
         if task.kind != "train":
             continue
-        found_out = _course(task, store)
-        if found_out is None:
+        so_far = _training_so_far(task, store)
+        if so_far is None:
             continue
-        status, started, ended, measured = found_out
+        status, started, ended, measured = so_far
         network = plan.instances.get(task.digest)
         params = _flat(task.params) | ({key: str(value) for key, value in network.axes.items()} if network else {})
         name = network.name if network else params.get("extractor") or params.get("model") or task.digest[:12]
@@ -212,11 +213,11 @@ def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
     return found
 
 
-def _course(task: Task, store: Store) -> tuple[str, float, float, list[tuple[str, float, float, int]]] | None:
-    """Status, start, end and points (name, value, time, step) of a training, so far; None where it has not begun."""
+def _training_so_far(task: Task, store: Store) -> tuple[str, float, float, list[tuple[str, float, float, int]]] | None:
+    """Status, start, end and points (name, value, time, step) of a training so far; None before it starts."""
     try:
         record = store.read_record(task.record_name, repair=False)
-    except (MissingFile, CorruptFile):  # not done yet, or the next run makes it again
+    except (MissingFile, CorruptFile):  # not done yet, or the next run repeats it
         rows = progress(store, task.digest)
         if not rows:
             return None
@@ -253,7 +254,7 @@ def _summary(results: Results, others: list[Run], report: Path | None) -> Run:
     status = (
         "FINISHED" if done == len(results.cells) else "FAILED" if done + failed == len(results.cells) else "SCHEDULED"
     )
-    note = f"Sweep `{sweep.name}`: {done} of {len(results.cells)} cells done, {failed} failed."
+    note = f"Sweep `{sweep.name}`: {state_text(results)}."
     note += " The report is among the artifacts." if report else ""
     note += f"\n\n```yaml\n{sweep.text[:6000]}\n```"
     return Run(

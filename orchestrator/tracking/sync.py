@@ -1,8 +1,8 @@
-"""MLflow as a view of the records: one experiment a sweep, flat runs. Only this folder uses mlflow.
+"""Sync MLflow with the records: one experiment a sweep, flat runs. Only this folder uses mlflow.
 
 Writing is idempotent: a run is found again by its key (sweep, arm, cell, parameters), all times come from the records,
-and what a run holds is noted in a tag, so that only what changed is written. One process writes to a SQLite database at
-a time, under a lock file beside it. The database may be deleted; the next run or report makes it again.
+and a tag holds a digest of each run, so only changes are written. One process writes to a SQLite database at a time,
+under a lock file beside it. The database may be deleted; the next run or report creates it again.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from orchestrator.identity import canonical, digest
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 from orchestrator.tracking import view
-from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, look, problem
+from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, problem, written_state
 from orchestrator.tracking.runs import NOTE, Run, runs
 
 ARTIFACTS = "nagbench.artifacts"
 POINTS_A_CALL = 900
 WAIT_S = 60.0  # for another nagbench at the same database; a first sync of 1,000 cells takes that long
-PATIENCE = {  # of a server; one that is set by the user stays
+PATIENCE = {  # with a server; the user's own settings stay
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,11 +41,10 @@ PATIENCE = {  # of a server; one that is set by the user stays
 
 
 def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, report: Path | None = None) -> int:
-    """Bring MLflow up to date with what is done; the number of runs that were written. May be called at any time, from
-    any thread.
+    """Bring MLflow up to date and return the number of runs written. May be called at any time, from any thread.
 
-    store: adds the trainings. report: the folder of the report, whose files become artifacts of the summary, and the
-    best cell of each arm gets a grid of its samples. Raises BadInput for a wrong address, EnvironmentProblem, within
+    store: adds the trainings. report: the folder of the report; its files become artifacts of the summary, and the best
+    cell of each arm gets a grid of its samples. Raises BadInput for a wrong address, EnvironmentProblem, within
     seconds, for a database or server that cannot be written.
     """
     check(uri)
@@ -56,7 +55,7 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
     seen = view.tag_value(results)
     state = digest([seen, *([run.state, run.folders] for run in wanted)])
     with _alone(uri):
-        noted = look(uri, sweep)
+        noted = written_state(uri, sweep)
         if noted is not None and noted.partition(" ")[0] == state:
             return 0
         try:
@@ -69,8 +68,8 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
 
 @contextlib.contextmanager
 def follow(take: Callable[[], Results], uri: str, store: Store | None = None, every_s: float = 30.0) -> Iterator[None]:
-    """While a sweep runs, sync what `take` collects, again and again, in a thread of its own. A failure costs the sweep
-    nothing: it is tried again, ever more seldom, and the `sync` after the run tells the user.
+    """While a sweep runs, sync what `take` collects, again and again, in a thread. A failure does not harm the sweep:
+    the sync is repeated, less and less often, and the `sync` after the run reports it.
     """
     over = threading.Event()
 
@@ -80,7 +79,7 @@ def follow(take: Callable[[], Results], uri: str, store: Store | None = None, ev
             try:
                 sync(take(), uri, store)
                 wait = every_s
-            except Exception:  # noqa: BLE001  (whatever it is, it is not the sweep's business)
+            except Exception:  # noqa: BLE001  (no failure of MLflow may end a sweep)
                 wait = min(2 * wait, 20 * every_s)
 
     if uri != NONE:
@@ -96,7 +95,7 @@ _locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """One thread at a time, and at a SQLite database one process, by a lock on the file beside it."""
+    """One thread at a time; for a SQLite database one process, by a lock file beside it."""
     with _locks[uri], contextlib.ExitStack() as stack:
         file = database(uri)
         if file is not None:
@@ -138,11 +137,11 @@ class Known:
     folders: str | None
 
 
-_trackers: dict[str, tuple[Any, Tracker]] = {}  # by address, with what tells a file from the next of its name
+_trackers: dict[str, tuple[Any, Tracker]] = {}  # by address, with device and inode of a file
 
 
 def _tracker(uri: str) -> Tracker:
-    """The connection to an address, kept. A database that was deleted or replaced since gets a new one."""
+    """The connection to an address, which is kept. A database that was deleted or replaced gets a new one."""
     file = database(uri)
     if file is None:
         if uri not in _trackers:
@@ -161,7 +160,7 @@ def _tracker(uri: str) -> Tracker:
 
 
 def _make(file: Path) -> None:
-    """A new database, whole or not at all: its eight seconds of migrations may be interrupted."""
+    """Create a database, whole or not at all: its eight seconds of migrations may be interrupted."""
     for left in file.parent.glob(f"{file.name}.new-*"):
         left.unlink(missing_ok=True)
     temporary = file.with_name(f"{file.name}.new-{uuid.uuid4().hex}").resolve()
@@ -169,18 +168,16 @@ def _make(file: Path) -> None:
     temporary.replace(file)
 
 
-def _hurry(connection: Any, _: Any) -> None:
-    """Of SQLite, in this process: commit without waiting for the disk, which takes most of the time. A killed process
-    still leaves a whole database; what a power failure damages can be made again.
+def _no_disk_wait(connection: Any, _: Any) -> None:
+    """Let SQLite commit without waiting for the disk, which takes most of the time. A killed process still leaves a
+    whole database; one that a power failure damages can be created again.
     """
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
 
 class Tracker:
-    """A connection to one MLflow, and what is known of the sweeps there. artifacts: where files go; None: to the
-    server.
-    """
+    """A connection to an MLflow and what is known of its sweeps. artifacts: the folder of files; None: the server."""
 
     def __init__(self, address: str, artifacts: Path | None, spelling: int = 0) -> None:
         for name, value in PATIENCE.items():
@@ -190,15 +187,15 @@ class Tracker:
         from mlflow import MlflowClient
         from sqlalchemy import Engine, event
 
-        if not event.contains(Engine, "connect", _hurry):
-            event.listen(Engine, "connect", _hurry)
+        if not event.contains(Engine, "connect", _no_disk_wait):
+            event.listen(Engine, "connect", _no_disk_wait)
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # migrations and tracebacks are not the user's business
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # users need no migrations and tracebacks
         self.client, self.artifacts, self.spelling = MlflowClient(tracking_uri=address), artifacts, spelling
-        self.known: dict[str, tuple[str, dict[str, Known]]] = {}  # sweep -> the note that we wrote, its runs by key
+        self.known: dict[str, tuple[str, dict[str, Known]]] = {}  # sweep -> the state that we wrote, its runs by key
 
     def write(self, sweep: str, wanted: list[Run], seen: str, state: str, noted: str | None) -> int:
-        """Write what is not there. noted: what `look` found, by which we see whether another process wrote since."""
+        """Write what is missing. noted: what `written_state` found; it shows whether another process wrote since."""
         experiment = self._experiment(sweep)
         note, known = self.known.pop(sweep, ("", {}))
         if noted is None or noted != note:
@@ -224,17 +221,17 @@ class Tracker:
             from mlflow.exceptions import MlflowException
 
             place = (self.artifacts / sweep).as_uri() if self.artifacts else None
-            with contextlib.suppress(MlflowException):  # another process made it just now
+            with contextlib.suppress(MlflowException):  # another process just created it
                 self.client.create_experiment(sweep, artifact_location=place)
             found = self.client.get_experiment_by_name(sweep)
         elif found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         if found is None:
-            raise EnvironmentProblem(f"MLflow does not make the experiment {sweep!r}, and does not say why.")
+            raise EnvironmentProblem(f"MLflow does not create the experiment {sweep!r} and gives no reason.")
         return found
 
     def _search(self, experiment: str) -> dict[str, Known]:
-        """Our runs of an experiment. Of twins, which two writers at one server can make, the second is deleted."""
+        """Our runs of an experiment. Two writers at one server can create a run twice; the second is deleted."""
         known: dict[str, Known] = {}
         token = None
         while True:
@@ -253,7 +250,7 @@ class Tracker:
                 return known
 
     def _put(self, experiment: str, run: Run, held: Known | None) -> Known:
-        """Write a run whole. Whatever is written again is the same, so this may be cut off anywhere."""
+        """Write a whole run. Writing it again changes nothing, so this may be interrupted anywhere."""
         from mlflow.entities import Metric, Param, RunTag
 
         tags = dict(run.tags)
@@ -279,7 +276,7 @@ class Tracker:
         return Known(held.run_id, run.status, run.state, held.folders)
 
     def _upload(self, run: Run, held: Known) -> None:
-        """Upload the artifacts of which another version, or none, is there."""
+        """Upload the artifacts that are missing or changed."""
         import json
 
         there = json.loads(held.folders or "{}")
@@ -299,7 +296,7 @@ class Tracker:
         self.client.set_tag(held.run_id, ARTIFACTS, held.folders)
 
     def _describe(self, experiment: Any, wanted: list[Run], seen: str) -> None:
-        """The shared view and the sweep's text at the experiment. Only ornaments: MLflow may refuse them."""
+        """Set the shared view and the sweep's text at the experiment. Both are optional: MLflow may refuse them."""
         from mlflow.exceptions import MlflowException
 
         note = next((run.tags[NOTE] for run in wanted if NOTE in run.tags), "")
@@ -309,4 +306,4 @@ class Tracker:
                     self.client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
-__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "look", "sync"]
+__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "sync"]

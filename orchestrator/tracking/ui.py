@@ -1,4 +1,4 @@
-"""`nagbench ui`: MLflow's own server on this machine, for as long as one looks at it."""
+"""`nagbench ui`: MLflow's own server on this machine, while it is looked at."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator.tracking.view import link
 PORT = 5000
 START_S = 90.0  # a cold start on a slow disk takes 40
 END_S = 10.0
-ALONE = {  # without these MLflow starts ten processes and reports to its makers
+ALONE = {  # without these MLflow starts ten processes and sends telemetry
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -34,7 +34,7 @@ ALONE = {  # without these MLflow starts ten processes and reports to its makers
 
 @dataclass
 class Served:
-    """A sweep in the MLflow UI. `moved`: the port that was asked for is taken, this is another one."""
+    """A sweep in the MLflow UI. `moved`: the wanted port was taken, so this is another."""
 
     link: str  # charts
     table: str
@@ -43,21 +43,21 @@ class Served:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def wait(self) -> None:
-        """Until the server ends; Ctrl-C raises KeyboardInterrupt. Returns at once where we started none."""
+        """Wait until the server ends; Ctrl-C raises KeyboardInterrupt. Returns at once where we started none."""
         if self.process is not None:
             self.process.wait()
 
 
 @contextlib.contextmanager
 def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
-    """The UI with the runs of a sweep: a server on 127.0.0.1 for a database, ended with the block; where the tracking
-    address is a server already, a link into it.
+    """The UI with the runs of a sweep: for a database, a server on 127.0.0.1 that ends with the context; where the
+    tracking address is a server, a link to it.
 
-    Raises EnvironmentProblem if MLflow does not start, does not answer or has no runs of the sweep.
+    Raises EnvironmentProblem if MLflow does not start or answer, or has no runs of the sweep.
     """
     experiment = _experiment(sweep, uri)
     if uri.startswith("http"):
-        parts = urllib.parse.urlsplit(uri)  # a browser asks for the password itself
+        parts = urllib.parse.urlsplit(uri)  # the browser asks for the password
         server = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
         yield _served(server, experiment)
         return
@@ -80,7 +80,7 @@ def _served(server: str, experiment: str) -> Served:
 
 
 def _experiment(sweep: str, uri: str) -> str:
-    """The number of a sweep's experiment."""
+    """The id of a sweep's experiment."""
     file = database(uri)
     try:
         if file is None:
@@ -109,21 +109,21 @@ def _start(uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | ALONE | {"MLFLOW_BACKEND_STORE_URI": place},  # everybody sees a command line
-            start_new_session=True,  # Ctrl-C is for us; we end it
+            env=os.environ | ALONE | {"MLFLOW_BACKEND_STORE_URI": place},  # a command line is visible to everybody
+            start_new_session=True,  # Ctrl-C reaches only us; we end the server
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
 
 def _end_with_parent() -> None:
-    """In the new process: be told to end when the one that started it is gone, however it went."""
+    """Runs in the new process: end it when its parent is gone, however that ended."""
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) -> None:
-    """Until /health answers."""
+    """Wait until /health answers."""
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -138,7 +138,7 @@ def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) ->
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and its children; a Ctrl-C meanwhile does not leave them behind."""
+    """End the server and its children, even if Ctrl-C is pressed meanwhile."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -146,4 +146,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(END_S)
             break
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what its parent did not take along
+        os.killpg(process.pid, signal.SIGKILL)  # children that outlived their parent

@@ -1,7 +1,7 @@
-"""The view that the link of `nagbench ui` opens: chosen columns, cells only, charts of price, parameters and score.
+"""The view that `nagbench ui` links to: chosen columns, cells only, charts of cost, parameters and scores.
 
-MLflow keeps such a view as an experiment tag in a form that it documents nowhere. So it is optional: where another
-MLflow reads it otherwise, its plain table shows.
+MLflow keeps such a view as an experiment tag in an undocumented form. So it is optional: an MLflow that cannot read
+it shows its plain table.
 """
 
 from __future__ import annotations

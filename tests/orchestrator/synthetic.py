@@ -1,4 +1,4 @@
-"""Results made up through the real dataclasses, for pages and figures: any sweep file, nothing trained or sampled."""
+"""Synthetic results for pages and figures: of any sweep file, in the real dataclasses, nothing trained or sampled."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def made(
     nag_gain: float = 1.6,
     samples: bool = True,
 ) -> tuple[Results, Store]:
-    """Results of every cell whose place `scored` allows. nag_gain: what NAG takes off the distance, negative if it
-    loses.
-    """
+    """Results of every cell whose place `scored` allows. nag_gain: by how much NAG lowers the distance."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.yaml").write_text(text)
     planned = plan(read_sweep(folder / "sweep.yaml"))
@@ -115,7 +113,7 @@ def _score(planned: Plan, cell: PlannedCell, result: CellResult, nag_gain: float
 
 
 def _shift(task: str, nag: float, cfg: float, seed: int, store: Store) -> dict[str, Any]:
-    """Shaped like TRIAL.md, section 4: largest late, which NAG lowers, while it raises the early part."""
+    """A shift that is largest late, where NAG lowers it, while NAG raises the early part."""
     t = np.linspace(0.96, 0.04, 24)
     delta = (0.04 + 0.003 * seed) * np.exp(-(((t - 0.16) / 0.3) ** 2)) * (1 - 0.3 * nag - 0.4 * cfg)
     delta += 0.009 * nag * np.exp(-(((t - 0.75) / 0.18) ** 2))

@@ -1,4 +1,4 @@
-"""A distance against its price: network calls for one sample. The best setting of each arm at each price."""
+"""A distance against NFE (network function evaluations). The best setting of each arm at each NFE."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
         _panel(axes, results, panel, metric, colours)
         if floor:
             muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
-    axis_titles(found, "network calls for one sample", title)
+    axis_titles(found, "NFE of one sample", title)
     caption = " ".join(
         filter(
             None,
             (
-                f"{title} against the number of network calls that one sample costs, {sample_words(results, metric)}.",
-                "Large: the best setting of an arm at that price, chosen on the same samples; pale: its others.",
-                band_words(known, "Upright"),
+                f"{title} against NFE (network function evaluations of one sample), {sample_words(results, metric)}.",
+                "Large: the best setting of an arm at this NFE, chosen on the same samples; pale: its other settings.",
+                band_words(known, "Vertical bars"),
                 floor_words(results, metric),
                 CROWD_WORDS if any(map(is_crowd, shown)) else "",
             ),
         )
     )
-    return Drawing(f"{metric}_calls", "calls", f"{title} against network calls", caption, figure, len(shown) > 1)
+    return Drawing(f"{metric}_calls", "calls", f"{title} against NFE", caption, figure, len(shown) > 1)
 
 
 def _groups(panel: Panel) -> list[Group]:
@@ -72,9 +72,9 @@ def _price_axis(axes: Axes, prices: list[float]) -> None:
         axes.set_xlim(min(few) / 1.35, max(few) * 1.9)
     else:
         low, high = limits(few, pad=0.15)
-        axes.set_xlim(low, high + 0.12 * (high - low))  # room for the names
+        axes.set_xlim(low, high + 0.12 * (high - low))  # for the names
     ticks: list[float] = []
-    for value in few:  # those whose figures do not touch
+    for value in few:  # labels that do not touch
         places = axes.transData.transform([(value, 1.0), (ticks[-1] if ticks else value, 1.0)])[:, 0]
         if not ticks or places[0] - places[1] > 20:
             ticks.append(value)
@@ -137,7 +137,7 @@ def _best(axes: Axes, x: float, known: Estimate, mark: str) -> None:
 
 
 def _dodges(axes: Axes, by_arm: dict[str, dict[float, list[Group]]]) -> Callable[[str, float], float]:
-    """Arms of one price are set a hair apart. A function of arm and calls -> x."""
+    """A function of arm and NFE -> x, which sets arms of the same NFE slightly apart."""
     step = 7.0  # points
 
     def place(arm: str, calls: float) -> float:

@@ -1,11 +1,11 @@
-"""What a caption owes its reader: how many samples, how many seeds, what a band is."""
+"""Captions: how many samples and seeds there are, and what a band is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from orchestrator.report.estimates import Estimate
-from orchestrator.report.formatting import count_text, plural, value_text
+from orchestrator.report.formatting import SAMPLING_NOISE, count_text, over_seeds_text, plural, value_text
 from orchestrator.report.results import Results
 
 
@@ -18,21 +18,17 @@ def sample_words(results: Results, metric: str) -> str:
 
 
 def band_words(known: Sequence[Estimate], what: str) -> str:
-    """What the intervals of these estimates are, and how many seeds are behind them."""
+    """What the intervals of these estimates are, and over how many seeds."""
     kinds = {one.interval for one in known}
     seeds = {len(one.seeds) for one in known}
     words = []
     if "t" in kinds:
-        over = plural(max(seeds), "training seed") if len(seeds) == 1 else f"{count_text(seeds)} training seeds"
         words.append(
-            f"{what}: 95 % interval (Student's t) over {over} of each arm by itself; small circles: the seeds. "
+            f"{what}: {over_seeds_text(seeds)} of each arm by itself; small circles: the seeds. "
             "Differences, paired by seed, are more certain than overlapping intervals suggest."
         )
     if "influence" in kinds:
-        words.append(
-            f"{what}{' with one seed' if 't' in kinds else ''}: 95 % sampling noise of one training only; "
-            "another training may differ by more."
-        )
+        words.append(f"{what}{' with one seed' if 't' in kinds else ''}: {SAMPLING_NOISE}.")
     if not kinds & {"t", "influence"}:
         words.append(f"No interval: {plural(max(seeds, default=0), 'training seed')}.")
     return " ".join(words)
@@ -43,5 +39,5 @@ def floor_words(results: Results, metric: str) -> str:
     if not floor:
         return ""
     words = f"Dotted: held-out images, {value_text(floor.value)}, {floor.words}"
-    unlike = counts(results, metric) - {floor.at or floor.count}
-    return f"{words} (a distance grows as N falls: not to be compared with the cells)." if unlike else f"{words}."
+    other_counts = counts(results, metric) - {floor.at or floor.count}
+    return f"{words} (distances grow as N falls: do not compare it with the cells)." if other_counts else f"{words}."

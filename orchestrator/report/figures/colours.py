@@ -1,6 +1,6 @@
-"""Colours of figures and pages: one an arm, and ink, muted, grid and paper for a light and a dark page.
+"""Colours of figures and pages: one an arm, and ink, muted, grid and paper for light and dark pages.
 
-A figure is drawn in the light colours. On a page each of them becomes a CSS variable, so that it follows the theme.
+A figure is drawn in the light colours. On a page each becomes a CSS variable, which follows the theme.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIGHT = {"ink": "#1c2024", "muted": "#5c6570", "grid": "#dde1e6", "paper": "#fff
 DARK = {"ink": "#e7eaee", "muted": "#a3abb6", "grid": "#343b44", "paper": "#14171b"}
 INK, MUTED, GRID = LIGHT["ink"], LIGHT["muted"], LIGHT["grid"]
 TEXT_CONTRAST = 4.6  # WCAG AA for small text is 4.5
-MARKERS = "os^Dv<>p"  # so that arms differ without colour too
+MARKERS = "os^Dv<>p"  # arms differ without colour too
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Colours:
         return {arm: colour.lower() for arm, colour in arm_colours(self.arms).items()}
 
     def mark(self, arm: str) -> str:
-        """Of its lines and points, on light and dark."""
+        """Colour of an arm's lines and points, on light and dark."""
         return self.marks[arm]
 
     def text(self, arm: str) -> str:
-        """Of its name, readable on light."""
+        """Colour of its name, readable on light."""
         return readable(self.marks[arm], LIGHT["paper"])
 
     def marker(self, arm: str) -> str:
@@ -42,7 +42,7 @@ class Colours:
 
     @cached_property
     def variables(self) -> dict[str, str]:
-        """Colour as it is drawn -> name of its CSS variable."""
+        """Colour in the drawing -> name of its CSS variable."""
         found = {colour: name for name, colour in LIGHT.items()}
         for place, arm in enumerate(self.arms):
             found.setdefault(self.mark(arm), f"arm{place}")
@@ -60,7 +60,7 @@ class Colours:
 
 
 def readable(colour: str, paper: str, contrast_wanted: float = TEXT_CONTRAST) -> str:
-    """The colour, made darker on light paper or lighter on dark until text in it can be read. Never the colour itself,
+    """The colour, darkened on light paper or lightened on dark until text in it is readable. Never the colour itself,
     so that text and mark stay two variables.
     """
     red, green, blue = _rgb(colour)

@@ -1,4 +1,4 @@
-"""Groups of cells as curves: one an arm and panel, along the guidance scale that varies in it."""
+"""Groups of cells as curves along a guidance scale: one for each arm and panel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of
 from orchestrator.report.formatting import short
 from orchestrator.report.results import Results
 
-CROWD = 10  # curves in a panel, above which only the best few are named and have bands
+CROWD = 10  # curves in a panel; with more, only the best few are named
 NAMED = 5
-CROWD_WORDS = f"Named are the {NAMED} best and those without a scale; the table has all."
+CROWD_WORDS = f"Only the {NAMED} best and those without a scale are named; the table has all."
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Point:
 @dataclass(frozen=True)
 class Curve:
     arm: str
-    name: str  # the arm, and what tells its curves apart
+    name: str  # the arm, and what differs between its curves
     scale: str | None  # the parameter along x
     points: tuple[Point, ...]
 
@@ -55,7 +55,7 @@ def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel
 
 
 def _measured(stamps: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> dict[str, Any]:
-    """What tells a stamp from the others, as parameters of a panel: values under unlike stamps share none."""
+    """What differs between stamps, as parameters of a panel: values with different stamps share no panel."""
     return {key: _brief(stamp[key]) for key in stamp if any(other.get(key) != stamp[key] for other in stamps)}
 
 
@@ -68,7 +68,7 @@ def is_crowd(panel: Panel) -> bool:
 
 
 def named(results: Results, metric: str, panel: Panel) -> set[str]:
-    """The curves to be named: all, or in a crowd those without a scale and the best few."""
+    """The curves to name: all, or in a crowd those without a scale and the best few."""
     if not is_crowd(panel):
         return {curve.name for curve in panel.curves}
 
@@ -80,7 +80,7 @@ def named(results: Results, metric: str, panel: Panel) -> set[str]:
 
 
 def scale_of(results: Results, arm: str) -> str | None:
-    """The scale that varies most in an arm; of equals the one that its baseline has not."""
+    """The scale that varies most in an arm; of equals, one that its baseline does not have."""
     found = groups(results, arm)
     is_guidance = results.plan.sweep.is_guidance
     keys = [key for key in found[0].params if is_guidance(key) and key.endswith(".scale")] if found else []
@@ -120,7 +120,7 @@ def _key(key: str) -> str:
 
 
 def scale_title(panels: Sequence[Panel]) -> str:
-    """What the x axis of scales is, with where each guidance is off."""
+    """The title of an x axis of scales, with the scale at which each guidance is off."""
     used = dict.fromkeys(
         curve.scale.partition(".")[0] for panel in panels for curve in panel.curves if curve.scale is not None
     )
@@ -129,7 +129,7 @@ def scale_title(panels: Sequence[Panel]) -> str:
 
 
 def off_at(guidance: str) -> int | None:
-    """The scale at which a guidance changes nothing; None where it is not known, as of one of the user's own."""
+    """The scale at which a guidance changes nothing; None where it is not known, as for a user's own guidance."""
     from pydantic import ValidationError
 
     from nag.registry import METHODS, build
@@ -140,6 +140,6 @@ def off_at(guidance: str) -> int | None:
         try:
             if build("guidance", guidance, scale=float(scale)).off:
                 return scale
-        except ValidationError:  # it has fields that only a sweep can fill
+        except ValidationError:  # some of its fields need a sweep
             return None
     return None

@@ -1,4 +1,4 @@
-"""Every arm's difference from its baseline with its interval: the comparison itself, one row a setting."""
+"""Every arm's difference from its baseline with its interval, one row a setting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.report.figures.captions import sample_words
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import limits, panels
-from orchestrator.report.formatting import against, label, metric_name, plural, row_of
+from orchestrator.report.formatting import SAMPLING_NOISE, against, label, metric_name, over_seeds_text, row_of
 from orchestrator.report.results import Results
 
 if TYPE_CHECKING:
@@ -50,23 +50,17 @@ def differences(
         text.set_color(colours.text(group.arm))
     seeds = max(len(row.per_seed) for row in comparisons)
     kinds = {row.interval for row in comparisons if row.metric in metrics}
-    caption = (
-        f"Difference from the baseline, left of zero is better; each distance corrected for its bias in N, "
-        f"{sample_words(results, metrics[0])}. "
-        + (
-            f"Bars: 95 % interval (Student's t) over {plural(seeds, 'training seed')}, paired by seed; "
-            if "t" in kinds
-            else ""
-        )
-        + ("small circles: each seed. " if "t" in kinds else "")
-        + (
-            "Bars: 95 % sampling noise of one training only, paired by sample; another training may differ by more. "
-            if "influence" in kinds
-            else ""
-        )
-        + ("Only the best setting of each arm, for each sampler, is shown." if len(shown) < every else "")
-    )
-    return Drawing("differences", "arms", "Difference from the baseline", caption.strip(), figure, tall=True)
+    words = [
+        "Difference from the baseline; left of zero is better. Each distance is corrected for its bias in N, "
+        f"{sample_words(results, metrics[0])}."
+    ]
+    if "t" in kinds:
+        words.append(f"Bars: {over_seeds_text({seeds})}, paired by seed; small circles: each seed.")
+    if "influence" in kinds:
+        words.append(f"Bars{' with one seed' if 't' in kinds else ''}, paired by sample: {SAMPLING_NOISE}.")
+    if len(shown) < every:
+        words.append("Only the best setting of each arm, for each sampler, is shown.")
+    return Drawing("differences", "arms", "Difference from the baseline", " ".join(words), figure, tall=True)
 
 
 def _best_in_panels(results: Results, shown: Sequence[Group]) -> list[Group]:

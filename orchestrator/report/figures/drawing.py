@@ -1,6 +1,6 @@
-"""A figure and its renderings: an SVG file for a paper, an SVG inside a page that follows its theme, a PNG.
+"""A figure and its renderings: an SVG file for a paper, an SVG that follows a page's theme, a PNG.
 
-Text stays text. Equal figures give equal bytes: ids come from the name, nothing holds a date.
+Text stays text. Equal figures give equal bytes: ids come from the name, and there are no dates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FONT = "system-ui, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 PNG_DPI = 160
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that the layout is the same everywhere
+    "font.family": "DejaVu Sans",  # part of matplotlib, so the layout is the same everywhere
     "font.size": 8.5,
     "text.color": INK,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -66,7 +66,7 @@ class Drawing:
 
 @contextlib.contextmanager
 def styled(**more: Any) -> Iterator[None]:
-    """Draw and render inside of this; matplotlib's own settings are as before afterwards."""
+    """A context to draw and render in; restores matplotlib's settings."""
     import matplotlib
 
     settings: Any = {**STYLE, **more}
@@ -75,7 +75,7 @@ def styled(**more: Any) -> Iterator[None]:
 
 
 def svg_file(drawing: Drawing) -> str:
-    """A file of its own: light colours on white, for papers, READMEs and viewers that know no CSS variables."""
+    """An SVG file: light colours on white, for papers, READMEs and viewers without CSS variables."""
     text, width, height = _svg(drawing)
     paper = f'<rect width="{width}" height="{height}" style="fill: {LIGHT["paper"]}"/>'
     head = (
@@ -88,7 +88,7 @@ def svg_file(drawing: Drawing) -> str:
 
 
 def svg_inline(drawing: Drawing, colours: Colours) -> str:
-    """For a page of HTML: no namespaces, colours as CSS variables, and what it shows as its label."""
+    """An SVG element for HTML: no namespaces, colours as CSS variables, title and caption as its label."""
     text, width, height = _svg(drawing)
     variables = colours.variables
 
@@ -102,7 +102,7 @@ def svg_inline(drawing: Drawing, colours: Colours) -> str:
 
 
 def png(drawing: Drawing) -> bytes:
-    """The same as pixels, on white."""
+    """A PNG on white."""
     out = io.BytesIO()
     with styled():
         drawing.figure.savefig(out, format="png", dpi=PNG_DPI, facecolor=LIGHT["paper"], metadata={"Software": None})
@@ -110,7 +110,7 @@ def png(drawing: Drawing) -> bytes:
 
 
 def _svg(drawing: Drawing) -> tuple[str, str, str]:
-    """What is inside matplotlib's <svg>, and its width and height in points."""
+    """The inside of matplotlib's <svg>, and its width and height in points."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with styled(**{"svg.hashsalt": drawing.name}):
@@ -119,8 +119,8 @@ def _svg(drawing: Drawing) -> tuple[str, str, str]:
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
     text = text[text.index("</defs>") + len("</defs>") : text.rindex("</svg>")]  # without its own style sheet
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[A-Za-z0-9.]+_\d+"', "<g", text)  # numbers that only one figure of a page could have
-    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # equal for equal samples, and not referred to
+    text = re.sub(r'<g id="[A-Za-z0-9.]+_\d+"', "<g", text)  # numbers that repeat between figures of a page
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # equal for equal samples, and not used
     text = re.sub(r"font-family: [^;\"]+", f"font-family: {FONT}", text)
     text = re.sub(r"(font: [^;\"]*?[\d.]+px) [^;\"]+", rf"\1 {FONT}", text)
     text = re.sub(r"\n\s+", "\n", text).strip()

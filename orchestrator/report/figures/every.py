@@ -1,4 +1,4 @@
-"""Every figure of a report, in its order."""
+"""All figures of a report, in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.store.store import Store
 
 
 def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) -> tuple[list[Drawing], list[str]]:
-    """The figures that these results have data for, and notes on samples that cannot be shown."""
+    """The figures that these results have data for, and why some samples are not shown."""
     colours = colours_of(results)
     best = chosen(results)
     main = headline_metric(results)

@@ -1,4 +1,4 @@
-"""Small multiples with margins in inches, their limits, and names set at the lines they belong to."""
+"""Panels with margins in inches, their limits, and names beside their lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def panels(
     gap_y: float = GAP_Y,
     top: float = TOP,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of `columns`, on common axes unless told otherwise."""
+    """A figure with `count` panels in rows of `columns`, on common axes by default."""
     from matplotlib.figure import Figure
 
     width, height = size or {1: ONE, 2: TWO, 4: TWO}.get(count, MANY)
@@ -55,7 +55,7 @@ def panels(
 
 
 def across(count: int) -> int:
-    """How many panels stand side by side."""
+    """The number of panels in a row."""
     return 2 if count == 4 else min(count, COLUMNS)
 
 
@@ -70,7 +70,7 @@ def axis_titles(found: Sequence[Axes], x: str, y: str) -> None:
 
 
 def limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: float = 0.08) -> tuple[float, float]:
-    """Room for all values; bands may at most double it, and are cut beyond."""
+    """Limits with room for all values. Bands widen them up to a limit and are cut beyond."""
     inside = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(inside), max(inside)
     span = (high - low) or abs(high) * 0.2 or 1.0
@@ -82,7 +82,7 @@ def limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: flo
 
 @dataclass
 class Name:
-    """A name to set beside one of its anchors, the first that has room."""
+    """A name to place beside one of its anchors, the first with room."""
 
     text: str
     colour: str
@@ -100,7 +100,7 @@ REACH = 8.0  # points from an anchor to its name
 
 @dataclass
 class Names:
-    """Sets names so that they cover neither each other nor points and lines. All in points of the page."""
+    """Places names so that they cover neither each other nor points and lines. In points of the page."""
 
     axes: Axes
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -149,7 +149,7 @@ class Names:
             ha=side,
             va="center_baseline",
         )
-        if math.hypot(x - anchor[0], middle[1] - anchor[1]) > 2.2 * REACH:  # too far to be seen as its own
+        if math.hypot(x - anchor[0], middle[1] - anchor[1]) > 2.2 * REACH:  # far away: a line leads to it
             ends = self.axes.transAxes.inverted().transform([anchor, (x, middle[1])])
             self.axes.plot(
                 ends[:, 0], ends[:, 1], transform=self.axes.transAxes, color=name.colour, linewidth=0.5, zorder=1.5
@@ -177,7 +177,7 @@ def _outside(box: tuple[float, float, float, float], frame: tuple[float, float, 
 
 
 def muted_line(axes: Axes, y: float, text: str, x: float = 0.995) -> None:
-    """A dotted line across the panel, with what it is."""
+    """A dotted, labelled line across the panel."""
     axes.axhline(y, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     axes.annotate(
         text,

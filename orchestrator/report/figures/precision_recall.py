@@ -1,4 +1,4 @@
-"""Precision against recall: what a gain in fidelity costs in diversity. One panel a sampler."""
+"""Precision against recall: fidelity against diversity. One panel a sampler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMED_POINTS = 10  # in a panel; with more, only the last of each line is named
 
 
 def precision_recall(results: Results, recall: str, precision: str, colours: Colours) -> Drawing | None:
-    """Two metrics of one extractor, the diversity and the fidelity of samples: `plane` of their metric's class."""
+    """Diversity and fidelity by one extractor: the two metrics that `plane` of their class names."""
     shown = panels_of(results, precision)
     if not shown:
         return None
@@ -48,7 +48,7 @@ def precision_recall(results: Results, recall: str, precision: str, colours: Col
 
 
 def _bare(results: Results, metric: str) -> str:
-    """Its name in words, without that of its extractor."""
+    """A metric's name without its extractor."""
     return metric_name(results, metric).partition(" (")[0]
 
 

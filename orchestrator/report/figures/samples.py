@@ -1,4 +1,4 @@
-"""Samples side by side: the same noise and class in a column, an arm in a row."""
+"""Samples of all arms: a row an arm, the same noise and class in a column."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from orchestrator.tasks.sample import seed_of
 if TYPE_CHECKING:
     import numpy as np
 
-CLASSES_AT_MOST = 12  # with more classes, the first samples whatever their class
+CLASSES_AT_MOST = 12  # with more classes, the first samples of any class
 COLUMNS = 10
-TILE = 64  # pixels a tile has at least: smaller ones are enlarged by whole factors
+TILE = 64  # pixels; smaller samples are enlarged by whole factors
 INCHES, GAP = 0.56, 0.06
 
 
@@ -31,11 +31,11 @@ class Row:
     name: str
     samples: np.ndarray  # (n, C, H, W) uint8, the first ones
     labels: np.ndarray
-    source: tuple[object, ...]  # what decides noise and labels
+    source: tuple[object, ...]  # what determines noise and labels
 
 
 def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[Row], list[str]]:
-    """The first samples of each arm's best cell, first training seed; and why an arm has none."""
+    """The first samples of each arm's best setting and first training seed; and why an arm has none."""
     planned_of = {id(cell): planned for planned, cell in zip(results.plan.cells, results.cells, strict=True)}
     found: list[Row] = []
     reasons: dict[str, list[str]] = {}
@@ -96,14 +96,14 @@ def sample_grid(found: Sequence[Row], notes: Sequence[str], colours: Colours) ->
             axes = figure.add_axes((x / whole[0], low / whole[1], INCHES / whole[0], INCHES / whole[1]))
             axes.set_axis_off()
             axes.imshow(picture(row.samples[index]), interpolation="none", aspect="equal")
-            if place == 0 and by_class and np.isfinite(labels[index]):  # a store may hold labels that are none
+            if place == 0 and by_class and np.isfinite(labels[index]):  # a store may have labels that are not numbers
                 axes.set_title(
                     str(int(labels[index])), loc="center", fontsize=8, fontweight="normal", color=MUTED, pad=4
                 )
     what = "the first sample of each class" if by_class else f"samples 0 to {len(indices) - 1}"
     caption = (
         f"A row is the best setting of an arm (first training seed), a column {what}: the same noise and class in "
-        "every row. Not picked by hand."
+        "every row. Not cherry-picked."
     )
     if others:
         caption += f" Drawn from other noise or labels, so not shown: {listed(others)}."
@@ -113,7 +113,7 @@ def sample_grid(found: Sequence[Row], notes: Sequence[str], colours: Colours) ->
 
 
 def picture(sample: np.ndarray) -> np.ndarray:
-    """(C, H, W) uint8 as (h, w, 3) at a size that every viewer shows without blur."""
+    """(C, H, W) uint8 to (h, w, 3), enlarged so that no viewer blurs it."""
     import numpy as np
 
     pixels = np.moveaxis(np.broadcast_to(sample, (3, *sample.shape[1:])), 0, -1)

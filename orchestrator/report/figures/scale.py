@@ -33,7 +33,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
         [bound for one in known for bound in (one.low, one.high)],
     )
     left, right = limits(xs or [0.0, 1.0], pad=0.06)
-    right += 0.14 * (right - left)  # room for the names
+    right += 0.14 * (right - left)  # for the names
     found[0].set(xlim=(left, right), ylim=(low, high))
     for axes, panel in zip(found, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
@@ -54,7 +54,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
                 f"{title} against the guidance scale, {sample_words(results, metric)}.",
                 band_words(known, "Bands"),
                 "An arm without a scale is a horizontal line.",
-                "Of an arm with several lines, the best has the band." if several else "",
+                "Where an arm has several lines, the best has the band." if several else "",
                 "Bands are cut at the frame." if cut else "",
                 CROWD_WORDS if any(map(is_crowd, shown)) else "",
                 floor_words(results, metric),
@@ -65,7 +65,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
 
 
 def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
-    """Of each arm the curve with its best point; where an arm has several, only this one has a band."""
+    """The curve of each arm with its best point. Where an arm has several curves, only this one has a band."""
     best: dict[str, tuple[float, Curve]] = {}
     for curve in panel.curves:
         value = min(standings(results, metric, [point.estimate for point in curve.points]))
@@ -134,7 +134,7 @@ def _level(axes: Axes, known: Estimate, colour: str, frame: tuple[float, float])
 
 
 def bar(axes: Axes, x: float, known: Estimate, colour: str) -> None:
-    """The interval of a single point, upright."""
+    """The interval of a single point, as a vertical bar."""
     if known.low is not None and known.high is not None:
         axes.plot([x, x], [known.low, known.high], color=colour, linewidth=1.2, alpha=0.7, zorder=2)
 
@@ -157,7 +157,7 @@ def seeds(axes: Axes, xs: list[float], ys: tuple[float, ...] | list[float], colo
 
 
 def _dodges(panel: Panel, step: float) -> dict[str, float]:
-    """Single points at one scale are set a hair apart, so that both are seen."""
+    """Offsets that set single points at one scale slightly apart."""
     at: dict[float, list[Curve]] = {}
     for curve in panel.curves:
         for point in curve.points:

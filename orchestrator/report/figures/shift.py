@@ -1,4 +1,4 @@
-"""Noise shift: delta(t), what g_phi reads above the nominal level along the sampling, and the densities behind it."""
+"""Noise shift: delta(t), what g_phi reads above the nominal level during sampling, and densities of its readings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.report.estimates import best, chosen, headline_metric, panel_o
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
-from orchestrator.report.formatting import count_text, label, listed, plural
+from orchestrator.report.formatting import SAMPLING_NOISE, count_text, label, listed, over_seeds_text, plural
 from orchestrator.report.results import CellResult, Results
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Shift:
 
 
 def shift_of(group: Group) -> Shift | None:
-    """Of the group's measured cells; None if there is none, or if their levels differ."""
+    """The shift over a group's measured cells; None if there are none, or if their levels differ."""
     import numpy as np
 
     from nag.intervals import t_interval
@@ -102,16 +102,12 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
     axis_titles(all_axes, "nominal noise level t", "noise shift δ(t)")
     seeds = {shift.seeds for shift in every}
     counts = {count for shift in every for count in shift.counts}
-    band = (
-        f"95 % interval (Student's t) over {count_text(seeds)} training seeds"
-        if max(seeds) > 1
-        else ("95 % sampling noise of one training only; another training may differ by more")
-    )
+    band = over_seeds_text(seeds) if max(seeds) > 1 else SAMPLING_NOISE
     caption = (
         "Noise shift δ(t): the level that the estimator g_phi reads in sampled states, less what it reads in true "
-        "states of the same nominal level; above zero the states look noisier than they should. Sampling runs from "
+        "states of the same nominal level. Above zero, states look noisier than they should. Sampling runs from "
         f"left to right. {count_text(counts)} samples a cell. "
-        f"Bands: {band}. Dotted: the estimator's own error on true states, which is already taken off."
+        f"Bands: {band}. Dotted: the estimator's own error on true states, which is already subtracted."
     )
     left_out = sum(len(shifts) for _, shifts in found.values()) > len(every)
     several = any(len(shifts) > len({shift.group.arm for shift in shifts}) for _, shifts in shown)
@@ -169,7 +165,7 @@ def _panel(axes: Axes, results: Results, shifts: Sequence[Shift], colours: Colou
 
 
 def _name(results: Results, shift: Shift, shifts: Sequence[Shift]) -> str:
-    """The arm; with its setting where a panel has several of it. The sampler stands above the panel."""
+    """The arm, with its setting where a panel has several. The panel's title names the sampler."""
     arm = shift.group.arm
     own = [other.group for other in shifts if other.group.arm == arm]
     if len(own) == 1 and len(groups(results, arm)) == 1:
@@ -178,7 +174,7 @@ def _name(results: Results, shift: Shift, shifts: Sequence[Shift]) -> str:
 
 
 def _setting(results: Results, group: Group) -> str:
-    """A group without what its panel says already."""
+    """A group's label without what its panel's title says."""
     mine = {k: v for k, v in group.params.items() if k not in panel_of(results, group)}
     return label(results, Group(group.arm, mine, group.cells))
 
@@ -260,7 +256,7 @@ def kernel_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def readings(results: Results, arrays: Any) -> list[Readings]:
-    """Of the best cells of the baseline, of the arms with NAG, of the others.
+    """Readings of the best cells: of the baseline, of the arms with NAG, of the others.
 
     arrays(task) -> {"t", "sampled", "true"}, or None.
     """

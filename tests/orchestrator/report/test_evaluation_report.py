@@ -10,10 +10,10 @@ from rich.console import Console
 
 from orchestrator.report.comparisons import compare, groups
 from orchestrator.report.content import Content, content
-from orchestrator.report.estimates import chosen, lowest
+from orchestrator.report.estimates import chosen, lowest_run
 from orchestrator.report.formatting import metric_name
 from orchestrator.report.results import Floor, Results
-from orchestrator.report.tables import Table
+from orchestrator.report.table import Table
 from orchestrator.report.terminal import comparison
 from orchestrator.tracking.runs import best_cells
 from tests.orchestrator.synthetic import SWEEP, made
@@ -35,6 +35,10 @@ def tables(results: tuple[Results, Content]) -> tuple[Table, ...]:
     return results[1].arms
 
 
+def headings(table: Table) -> list[str]:
+    return [column.heading for column in table.on_page().columns]
+
+
 def test_metrics_have_the_names_of_the_field(results: tuple[Results, Content]) -> None:
     names = {metric: metric_name(results[0], metric) for metric in results[0].metrics}
     assert names["fid"] == "FID"
@@ -47,32 +51,32 @@ def test_metrics_have_the_names_of_the_field(results: tuple[Results, Content]) -
 
 def test_the_first_table_compares_and_the_second_does_not(tables: tuple[Table, ...]) -> None:
     first, second, third = tables
-    distances = [name for name in first.columns if name not in ("arm", "setting", "difference")]
+    distances = [name for name in headings(first) if name not in ("arm", "setting", "difference")]
     assert distances == ["FID", "sFID", "FID at infinite N", "FD-DINOv2", "FD-DINOv2 at infinite N"]
-    assert first.columns.count("difference") == len(distances)
+    assert headings(first).count("difference") == len(distances)
     shown = ("FID to held-out images", "memorisation", "FD-DINOv2 to held-out images", "memorisation (dinov2)")
-    assert set(shown) < set(second.columns)
-    assert "difference" not in second.columns
-    assert {"KID", "Inception Score", "precision", "coverage (dinov2)", "calls"} < set(third.columns)
-    assert not {name for table in (first, third) for name in table.columns if "held-out" in name}
+    assert set(shown) < set(headings(second))
+    assert "difference" not in headings(second)
+    assert {"KID", "Inception Score", "precision", "coverage (dinov2)", "NFE"} < set(headings(third))
+    assert not {name for table in (first, third) for name in headings(table) if "held-out" in name}
 
 
 def test_the_lowest_run_is_a_column_of_its_own(results: tuple[Results, Content]) -> None:
-    second = results[1].arms[1]
-    place = second.columns.index("FID, lowest run")
+    second = results[1].arms[1].on_page()
+    place = headings(second).index("FID, lowest run")
     plain = groups(results[0], "plain")[0]
     runs = [cell.value("fid") for cell in plain.cells]
-    assert lowest(plain, "fid") == (min(run for run in runs if run is not None), 3)
-    item = second.rows[0][place]
-    assert (item.text, item.detail) == (f"{lowest(plain, 'fid')[0]:.2f}", "of 3 runs")  # type: ignore[index]
+    assert lowest_run(plain, "fid") == (min(run for run in runs if run is not None), 3)
+    cell = second.rows[0].cells[place]
+    assert (cell.text, cell.detail) == (f"{lowest_run(plain, 'fid')[0]:.2f}", "of 3 runs")  # type: ignore[index]
     assert "It flatters" in " ".join(second.notes)
 
 
 def test_one_run_has_no_lowest(tmp_path: Path) -> None:
     results, store = made(tmp_path, SWEEP.replace("seed: {grid: [0, 1, 2]}", "seed: 0"))
     found = content(results, compare(results, store), store, "nagbench run x.yaml").arms
-    assert not [name for table in found for name in table.columns if "lowest" in name]
-    assert [name for table in found for name in table.columns if "held-out" in name]
+    assert not [name for table in found for name in headings(table) if "lowest" in name]
+    assert [name for table in found for name in headings(table) if "held-out" in name]
 
 
 def test_sample_seeds_are_runs_too(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_sample_seeds_are_runs_too(tmp_path: Path) -> None:
         "block: 100}", "block: 100, seed: {grid: [0, 1, 2]}}"
     )
     results, _ = made(tmp_path, text)
-    found = lowest(groups(results, "plain")[0], "fid")
+    found = lowest_run(groups(results, "plain")[0], "fid")
     assert found is not None
     assert found[1] == 3
 
@@ -88,7 +92,7 @@ def test_sample_seeds_are_runs_too(tmp_path: Path) -> None:
 def test_the_stamp_has_hash_size_resize_and_k(results: tuple[Results, Content]) -> None:
     stamps = results[1].stamps
     assert stamps is not None
-    rows = {row[0].text: [item.text for item in row] for row in stamps.rows}
+    rows = {row.cells[0].text: [cell.text for cell in row.cells] for row in stamps.rows}
     assert rows["precision k 3"][1] == "1,000"
     assert rows["precision k 3"][2].startswith("inception mode legacy_tensorflow weights ")
     assert rows["density k 5"][3].startswith("1,438 images, ")
@@ -104,7 +108,7 @@ def test_the_terminal_shows_it_in_eighty_columns(tmp_path: Path) -> None:
         Console(file=out, width=80, color_system=None).print(piece)
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    assert "To held-out images, and the lowest of 3 runs" in " ".join(text.split())
+    assert "To held-out images and the lowest of 3 runs" in " ".join(text.split())
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if "To held-out" in line)
     cells = next(line for line in lines[start:] if line.strip().startswith("plain")).split()
@@ -118,8 +122,8 @@ def test_the_floor_is_corrected_to_the_number_of_samples(tmp_path: Path) -> None
     assert floor is not None
     assert floor.value == pytest.approx(0.25 + 0.15 * 0.359)
     assert floor.words == "N = 359, corrected to 1,000"
-    row = content(results, compare(results, store), store, "x").arms[0].rows[-1]
-    assert [(item.text, item.detail) for item in row[2:3]] == [("0.304", "N = 359, corrected to 1,000")]
+    row = content(results, compare(results, store), store, "x").arms[0].on_page().rows[-1]
+    assert [(cell.text, cell.detail) for cell in row.cells[2:3]] == [("0.304", "N = 359, corrected to 1,000")]
     results.floor["fid"]["extrapolated"] = None
     assert results.floor_of("fid") == Floor(0.4, 359, None)
     for cell in results.cells:

@@ -109,7 +109,7 @@ def test_a_partial_sweep_gives_a_partial_file(finished: Ran, tmp_path: Path) -> 
 def test_nothing_is_replaced_unless_forced(finished: Ran, tmp_path: Path) -> None:
     target = tmp_path / "out.zip"
     target.write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         export(finished.plan, finished.store, target)
     assert target.read_text() == "mine"
     export(finished.plan, finished.store, target, force=True)
@@ -120,7 +120,7 @@ def test_nothing_is_replaced_unless_forced(finished: Ran, tmp_path: Path) -> Non
 def test_what_cannot_be_a_file(finished: Ran, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is a folder; give the name of the zip file, such as .*tiny\.zip"):
         export(finished.plan, finished.store, tmp_path)
-    with pytest.raises(BadInput, match="there is no folder"):
+    with pytest.raises(BadInput, match="does not exist"):
         export(finished.plan, finished.store, tmp_path / "deep" / "out.zip")
 
 

@@ -1,4 +1,4 @@
-"""The pages of a report and its figures say what the results say: all of it, escaped, and twice the same."""
+"""Report pages and figures show all results, escaped, and the same bytes each time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def made_page(tmp_path: Path, text: str = SWEEP, **options: object) -> tuple[Res
 
 
 class Made:
-    """A report of made-up results, written once; nobody may change it."""
+    """A report of synthetic results, written once. No test changes it."""
 
     def __init__(self, folder: Path, text: str = SWEEP) -> None:
         self.results, self.store = made(folder / "made", text)
@@ -175,14 +175,14 @@ def test_answer_is_two_sentences_with_their_limits(standard: Made) -> None:
     assert answer.count("<p>") == 2
     assert "chosen on the very samples that score it" in page.text
     assert "nag 2 is the best of 4 settings" in page.text or "nag 1 is the best of 4 settings" in page.text
-    assert "Student's t over 3 training seeds" in page.text
-    assert "Not at equal price, in network calls a sample: cfg 1.5 makes 20 against 10" in page.text
+    assert "95 % intervals (Student's t) over 3 training seeds" in page.text
+    assert "Not at equal cost, in NFE a sample: cfg 1.5 needs 20 against 10" in page.text
     assert "selected, best of 4" in page.text
 
 
 def test_one_seed_is_said_to_be_sampling_noise_only(tmp_path: Path) -> None:
     _, page = made_page(tmp_path, ONE_SEED)
-    assert "One training seed: the intervals are sampling noise only" in page.text
+    assert "Intervals: 95 % sampling noise of one training only" in page.text
     assert "Student's t" not in page.text
 
 
@@ -320,8 +320,8 @@ def test_what_is_measured_otherwise_is_neither_ranked_nor_drawn_together(tmp_pat
     shown = panels_of(results, "fid")
     assert [sorted({curve.arm for curve in panel.curves}) for panel in shown] == [["cfg", "cfg_nag", "plain"], ["nag"]]
     assert "measured differently (count), so not compared" in page.text
-    assert "unlike ones are not ranked with each other" in page.text
-    assert re.search("the lowest FID without its bias in N is that of cfg_nag", page.text)
+    assert "only those measured alike are ranked" in page.text
+    assert re.search("cfg_nag has the lowest bias-corrected FID: ", page.text)
 
 
 def test_no_bias_corrected_difference_is_said(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_crowd_of_arms_is_still_a_page(tmp_path: Path) -> None:
     results, page = made_page(tmp_path, ONE_SEED.split("  cfg:")[0] + arms, samples=False)
     assert len(results.plan.sweep.arms) == 26
     assert "22 more arms in the table" in page.text
-    assert "Named are the 5 best" in page.text
+    assert "Only the 5 best" in page.text
 
 
 def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

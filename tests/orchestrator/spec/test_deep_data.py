@@ -95,7 +95,7 @@ def test_images_that_are_skipped_are_counted(sweep: Callable[..., Path], tmp_pat
     ran = run_here(sweep(on_error="skip"), tmp_path / "store")
     assert not ran.failed
     told = "\n".join(costs(collect(ran.plan, ran.store), ran.store))
-    assert "3 images could not be read, and others of their classes stand in for them (on_error: skip)" in told
+    assert "3 images could not be read and were replaced by others of their classes (on_error: skip)" in told
     assert "such as test/a/000.png" in told
 
 

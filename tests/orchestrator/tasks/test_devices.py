@@ -17,8 +17,8 @@ from nag.numerics import arithmetic
 from orchestrator.errors import TaskError
 from orchestrator.report.answer import limits
 from orchestrator.report.comparisons import compare
-from orchestrator.report.content import _stamps
 from orchestrator.report.results import collect
+from orchestrator.report.stamps import stamps_table
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import measure
@@ -112,7 +112,7 @@ def test_states_within_rounding_elsewhere(measured: Ran, store: Store, change: C
     assert found["states"].startswith("states within rounding of the samples: ")
     assert ("Another CPU" in found["states"]) == (change is elsewhere)
     results = collect(measured.plan, store)
-    table = _stamps(results)
+    table = stamps_table(results)
     assert table is not None
     assert found["states"] in str(table)
     document = Ran(measured.plan, store, None, measured.observer, {}).document()

@@ -256,7 +256,7 @@ def test_export_that_cannot_be(ran: Ran, folder: Path, tmp_path: Path) -> None:
     ):
         export_images(ran.plan, ran.store, tmp_path / "out.npz", cell, count=21)
     (tmp_path / "out.npz").write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         export_images(ran.plan, ran.store, tmp_path / "out.npz", cell)
     with pytest.raises(BadInput, match=r"give the name of the npz file, such as .*latents.npz"):
         export_images(ran.plan, ran.store, tmp_path, cell)

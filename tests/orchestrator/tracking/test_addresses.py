@@ -32,13 +32,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
     ("uri", "words"),
     [
         ("htp://127.0.0.1:5000", "unknown scheme 'htp'. Did you mean 'http'?"),
-        ("mlruns", "is a folder or a word; MLflow keeps no runs in folders. Write sqlite:///results/mlflow.db"),
+        ("mlruns", "is a folder or a word, and MLflow keeps no runs in folders. Write sqlite:///results/mlflow.db"),
         ("file:///tmp/mlruns", "MLflow keeps no runs in folders"),
-        ("sqlite://mlflow.db", "names no file; a SQLite address has three slashes"),
-        ("sqlite:///", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("http://", "there is no host, or a port that is no number"),
-        ("http://me:secret@host:port", "'http://***@host:port': there is no host, or a port that is no number"),
+        ("sqlite://mlflow.db", "is not a file: a SQLite address has three slashes"),
+        ("sqlite:///", "is not a file"),
+        ("sqlite:///:memory:", "is not a file"),
+        ("http://", "the host is missing, or the port is not a number"),
+        ("http://me:secret@host:port", "'http://***@host:port': the host is missing, or the port is not a number"),
     ],
 )
 def test_a_wrong_address_is_bad_input(uri: str, words: str) -> None:
@@ -94,10 +94,10 @@ def test_another_nagbench_at_work(uri: str, finished: Ran, monkeypatch: pytest.M
 
 def test_a_file_that_is_no_database(finished: Ran, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database, but long enough to be read as the header of one" * 10)
-    assert "is no database, or is damaged" in said(results_of(finished), f"sqlite:///{tmp_path}/text.db")
+    assert "is not a database, or is damaged" in said(results_of(finished), f"sqlite:///{tmp_path}/text.db")
     assert "cannot be opened" in said(results_of(finished), f"sqlite:///{tmp_path}")
     change(f"sqlite:///{tmp_path}/other.db", "CREATE TABLE accounts (name TEXT)")
-    assert "a database of something else" in said(results_of(finished), f"sqlite:///{tmp_path}/other.db")
+    assert "a database of another program" in said(results_of(finished), f"sqlite:///{tmp_path}/other.db")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
@@ -114,7 +114,7 @@ def test_a_read_only_database(empty: Path, finished: Ran) -> None:
             nowhere = said(results, f"sqlite:///{folder}/deep/mlflow.db")
         finally:
             os.seteuid(0)
-    assert all("cannot be opened or made. Check the path and its permissions" in text for text in (locked_out, nowhere))
+    assert all("cannot be opened or created. Check its path and permissions" in text for text in (locked_out, nowhere))
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ def test_a_server_that_is_not_there(finished: Ran, monkeypatch: pytest.MonkeyPat
         refused = said(results, f"http://user:secret@127.0.0.1:{nobody.getsockname()[1]}")
     assert "//***@127.0.0.1" in refused
     assert "nothing listens there. Start the server, or use --tracking none." in refused
-    assert "no host of this name" in said(results, "http://nowhere.invalid:5000")
+    assert "host name is unknown" in said(results, "http://nowhere.invalid:5000")
     monkeypatch.setattr(address, "ANSWER_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never says a word
         assert "no answer within 1 s" in said(results, f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -155,8 +155,8 @@ def test_a_server_that_is_not_there(finished: Ran, monkeypatch: pytest.MonkeyPat
     [
         (401, "", "refuses (HTTP 401). Set MLFLOW_TRACKING_USERNAME"),
         (403, "DNS rebinding", "refuses (HTTP 403)"),
-        (404, "<html>", "answers HTTP 404; it may be no MLflow server"),
-        (200, "<html>", "what answers there is no MLflow server"),
+        (404, "<html>", "answers HTTP 404: it may not be an MLflow server"),
+        (200, "<html>", "what answers there is not an MLflow server"),
     ],
 )
 def test_a_server_that_refuses(finished: Ran, status: int, body: str, words: str) -> None:

@@ -28,8 +28,9 @@ from orchestrator.store.store import Store
 from orchestrator.tasks import train
 from orchestrator.tasks.checkpoints import progress
 from orchestrator.tasks.context import Context, Options
+from orchestrator.tracking.address import written_state
 from orchestrator.tracking.runs import best_cells
-from orchestrator.tracking.sync import ARTIFACTS, follow, look, sync
+from orchestrator.tracking.sync import ARTIFACTS, follow, sync
 from orchestrator.tracking.view import TAG
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import ROOT, client, experiment, found, held, results_of
@@ -312,9 +313,9 @@ def test_two_threads_write_each_run_once(uri: str, finished: Ran) -> None:
 def test_follow_writes_during_a_run_and_costs_it_nothing(uri: str, finished: Ran) -> None:
     with follow(lambda: results_of(finished), uri, finished.store, every_s=0.05):
         until = time.monotonic() + 30
-        while look(uri, "tiny") is None and time.monotonic() < until:
+        while written_state(uri, "tiny") is None and time.monotonic() < until:
             time.sleep(0.05)
-    assert look(uri, "tiny") is not None
+    assert written_state(uri, "tiny") is not None
     began = time.monotonic()
     with follow(lambda: results_of(finished), "http://127.0.0.1:9", every_s=0.01):
         time.sleep(0.1)
