@@ -1,4 +1,4 @@
-"""The server from which tests fork processes that have imported the libraries already. Python has one a process."""
+"""The server from which tests fork processes that have imported all they need. Python has one a process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import functools
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-LIBRARIES = (
+MODULES = (  # not orchestrator.commands: its consoles look at the environment when they are imported
     *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "sklearn.datasets", "matplotlib.pyplot"),
-    *("typer", "rich.progress", "pydantic", "yaml", "fsspec"),
+    *("typer", "rich.progress", "pydantic", "yaml", "fsspec", "orchestrator.notebook"),
 )
 
 
 @functools.cache
 def context() -> ForkServerContext:
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(list(LIBRARIES))
+    found.set_forkserver_preload(list(MODULES))
     return found

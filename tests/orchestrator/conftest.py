@@ -129,7 +129,7 @@ atexit.register(shutil.rmtree, AWAY, ignore_errors=True)
 
 
 def nagbench(*arguments: str | Path, cwd: str | Path = AWAY, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, forked from a process that has imported its libraries. Options: env, timeout."""
+    """The command, in a process that has its modules already. Options: env, timeout."""
     return forked.run(list(map(str, arguments)), cwd, **options)
 
 
