@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/slurm --ignore tests/ray -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow"
 
 robustness: $(STAMP)
 	$(VENV)/bin/python -m pytest -s -m slow tests/robustness

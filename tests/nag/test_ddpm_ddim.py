@@ -62,7 +62,6 @@ def test_ddim_meets_its_order(path, predicts):
         assert math.log2(coarse / fine) == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("y", [0, 3])
 @pytest.mark.parametrize(
     ("sampler", "path", "predicts"),
     [
@@ -77,10 +76,10 @@ def test_ddim_meets_its_order(path, predicts):
     ],
     ids=repr,
 )
-def test_they_sample_a_mixture(sampler, path, predicts, y):
+def test_they_sample_a_mixture(sampler, path, predicts):
     field = mixture(predicts, path)
-    x = sample(field, sampler, noise=draws(4000), labels=torch.full((4000,), y))
-    assert_moments(x, field, y)
+    x = sample(field, sampler, noise=draws(4000), labels=torch.full((4000,), 3))
+    assert_moments(x, field, 3)
 
 
 def test_a_learned_variance_is_exact_in_few_steps():

@@ -51,14 +51,13 @@ def test_odes_meet_their_order_on_other_paths(cls, path):
         assert math.log2(coarse / fine) == pytest.approx(cls.order, abs=0.25)
 
 
-@pytest.mark.parametrize("y", [0, 3])
 @pytest.mark.parametrize(
     "sampler", [Euler(300), Heun(100), EulerMaruyama(400), EulerMaruyama(600, last_step="none")], ids=repr
 )
-def test_they_sample_a_mixture(sampler, y):
+def test_they_sample_a_mixture(sampler):
     field = mixture("eps", VP())
-    x = sample(field, sampler, noise=draws(3000), labels=torch.full((3000,), y))
-    assert_moments(x, field, y)
+    x = sample(field, sampler, noise=draws(3000), labels=torch.full((3000,), 3))
+    assert_moments(x, field, 3)
 
 
 @pytest.mark.parametrize("path", [Linear(), GVP()], ids=repr)

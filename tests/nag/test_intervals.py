@@ -84,6 +84,11 @@ def test_the_standard_error_is_the_bootstraps(d, n):
     assert by_influence == pytest.approx(by_bootstrap, rel=0.15)
 
 
+def test_few_samples_widen_the_interval():
+    """The variance of a sample is divided by N - 1: at two samples, twice what a division by N gives."""
+    assert influence_interval(3.0, np.array([-1.0, 1.0])) == pytest.approx((3.0 - 1.96, 3.0 + 1.96))
+
+
 def test_the_influences_of_several_sample_seeds_one_after_another_give_the_interval_of_their_mean():
     rng = np.random.default_rng(0)
     cells = [(scale, scale * rng.standard_normal(400)) for scale in (1.0, 2.0, 5.0)]

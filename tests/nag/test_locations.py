@@ -86,6 +86,11 @@ def test_what_is_no_place(place: str, words: str) -> None:
         files.look(place)
 
 
+def test_the_longest_names_are_places() -> None:
+    for place in ("x" * 255, "a/" + "é" * 127 + "b", "a/" * 2047 + "b"):
+        assert locations.refusal(place) is None
+
+
 def test_memory_is_for_tests() -> None:
     code = "from nag import locations; print(locations.refusal('memory://x'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

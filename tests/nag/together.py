@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
-import multiprocessing
 import os
 import socket
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 from nag.distributed import environment
-
-
-@functools.cache
-def context() -> ForkServerContext:
-    found = multiprocessing.get_context("forkserver")
-    heavy = ["torch._dynamo", "torch.nn.parallel", "safetensors.torch", "sklearn.datasets"]
-    found.set_forkserver_preload([*heavy, "tests.nag.test_distributed"])
-    return found
+from tests.forkserver import context
 
 
 def free_port() -> int:

@@ -25,6 +25,7 @@ from orchestrator.report.results import collect
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
+from tests.orchestrator import forked
 
 TINY = """\
 name: tiny
@@ -127,8 +128,13 @@ AWAY = tempfile.mkdtemp(prefix="nagbench-tests-")  # where commands run: they wr
 atexit.register(shutil.rmtree, AWAY, ignore_errors=True)
 
 
-def nagbench(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, as a user runs it."""
+def nagbench(*arguments: str | Path, cwd: str | Path = AWAY, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command, in a process that has its modules already. Options: env, timeout."""
+    return forked.run(list(map(str, arguments)), cwd, **options)
+
+
+def new_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command, as a user's shell starts it."""
     options = {"capture_output": True, "text": True, "timeout": 240, "cwd": AWAY, **options}
     return subprocess.run(command(*arguments), **options)
 

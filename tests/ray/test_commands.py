@@ -14,7 +14,7 @@ import pytest
 from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.site import read_site
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
+from tests.orchestrator.conftest import TINY, Ran, command, metrics, new_process, run_here
 from tests.orchestrator.store.test_s3 import bucket  # noqa: F401  (a fixture)
 from tests.ray.conftest import made_again, until
 
@@ -47,7 +47,7 @@ class User:
         return [name, sweep, *where, "--store", self.store.root, *tracking, *options]
 
     def __call__(self, name: str, sweep: str | Path, *options: str) -> subprocess.CompletedProcess[str]:
-        return nagbench(*self.words(name, sweep, *options), env=self.env, timeout=600)
+        return new_process(*self.words(name, sweep, *options), env=self.env, timeout=600)
 
     def json(self, name: str, sweep: str | Path) -> Any:
         done = self(name, sweep, "--json")
@@ -140,9 +140,9 @@ def test_the_digits_sweep_on_a_private_ray(ray_environment: str, tmp_path: Path)
     for backend in ("ray", "local"):
         options = ("--smoke", "--store", tmp_path / backend, "--tracking", "none")
         words = (*options, "--backend", backend, "--workers", "2")
-        done = nagbench("run", sweep, *words, env=env, cwd=tmp_path, timeout=600)
+        done = new_process("run", sweep, *words, env=env, cwd=tmp_path, timeout=600)
         assert done.returncode == 0, done.stderr
-        told.append(json.loads(nagbench("report", sweep, *options, "--json", env=env, cwd=tmp_path).stdout))
+        told.append(json.loads(new_process("report", sweep, *options, "--json", env=env, cwd=tmp_path).stdout))
     assert metrics(told[0]) == metrics(told[1])
     assert len(told[0]["cells"]) > 4
 
@@ -151,7 +151,7 @@ def test_a_store_on_s3(ray_environment: str, bucket: str, tiny: Ran, tmp_path: P
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     store = ("--store", f"{bucket}/ray", "--tracking", "none")
     words = ("run", tiny.plan.sweep.path, *store, "--backend", "ray", "--workers", "2")
-    done = nagbench(*words, env=env, cwd=tmp_path, timeout=800)
+    done = new_process(*words, env=env, cwd=tmp_path, timeout=800)
     assert done.returncode == 0, done.stderr
     again = run_here(tiny.plan.sweep.path, f"{bucket}/ray")
     assert again.backend is None

@@ -20,7 +20,7 @@ import pytest
 from orchestrator.commands.environment import settle
 from orchestrator.commands.interrupts import SENTENCE
 from orchestrator.tracking.address import free_port
-from tests.orchestrator.conftest import AWAY, Ran, command, nagbench, started
+from tests.orchestrator.conftest import AWAY, Ran, command, nagbench, new_process, started
 
 OURS = re.compile(r'outermost\.py", line|cli\.py", line \d+, in _commands')  # where ours has begun
 
@@ -52,8 +52,8 @@ def interrupted(arguments: tuple[str | Path, ...], moments: list[float], times: 
     assert 130 in codes
 
 
-def test_ctrl_c_in_every_twentieth_of_the_first_second(write: Callable[..., Path]) -> None:
-    interrupted(("check", write()), [moment / 20 for moment in range(20)])
+def test_ctrl_c_in_every_tenth_of_the_first_second(write: Callable[..., Path]) -> None:
+    interrupted(("check", write()), [moment / 10 for moment in range(10)])
 
 
 @pytest.mark.parametrize("name", ["plan", "status", "report"])
@@ -123,7 +123,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_a_log(tmp_path: Path, write: Call
             "XDG_CACHE_HOME": str(cache),
             "TMPDIR": str(tmp_path),
         }
-        done = nagbench("plan", path.with_name("absent.yaml"), "--json", env=env)
+        done = new_process("plan", path.with_name("absent.yaml"), "--json", env=env)
         assert done.returncode == 3
         said = re.fullmatch(
             r"nagbench met something that it did not foresee: TypeError: .*\. The traceback is in (\S+\.log)\.\n",
@@ -181,7 +181,7 @@ def test_odd_environments_are_harmless(finished: Ran, store: Path, tmp_path: Pat
     usual = {file.name: file.read_bytes() for file in pages.rglob("*") if file.is_file()}
     shutil.rmtree(pages)
     env = {key: value for key, value in os.environ.items() if key != "HOME"} | ODD
-    done = nagbench(*arguments, cwd=tmp_path, env=env | ({} if home is None else {"HOME": home}))
+    done = new_process(*arguments, cwd=tmp_path, env=env | ({} if home is None else {"HOME": home}))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert {file.name: file.read_bytes() for file in pages.rglob("*") if file.is_file()} == usual
@@ -228,7 +228,7 @@ def test_no_success_is_claimed_where_the_disk_is_full(
         "run": ("run", write("count: 40", "count: 60"), "--tracking", "none", "--device", "cpu", *more),
         "init": ("init", tmp_path / "first.yaml"),
     }[what]  # type: ignore[assignment]
-    done = nagbench(*arguments, cwd=tmp_path, preexec_fn=little_space)
+    done = new_process(*arguments, cwd=tmp_path, preexec_fn=little_space)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot be written: File too large" in done.stderr or "report " in done.stderr

@@ -1,0 +1,19 @@
+"""The server from which tests fork processes that have imported all they need. Python has one a process."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from multiprocessing.context import ForkServerContext
+
+MODULES = (  # not orchestrator.commands: its consoles look at the environment when they are imported
+    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "sklearn.datasets", "matplotlib.pyplot"),
+    *("typer", "rich.progress", "pydantic", "yaml", "fsspec", "orchestrator.notebook"),
+)
+
+
+@functools.cache
+def context() -> ForkServerContext:
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(list(MODULES))
+    return found
