@@ -3,6 +3,8 @@
 A family is a folder of this package, a method one file in it: a small frozen object whose fields are its configuration.
 Nothing here imports torch; neither does importing a method, so names and fields can be checked in milliseconds.
 
+What the methods of a family have, a Protocol in it says; `OPTIONAL` names the members that a class may leave out.
+
 A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
 weights) to the name under which `nag.pretrained` finds it where the field is None. `FOLDERS` names the fields that hold
 the place of a data set. In identities their content stands in place of the path.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict
@@ -82,6 +85,11 @@ METHODS: dict[str, dict[str, str]] = {
     "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
 }
+# By family: the Protocol, and those of its members that a class without them gets from it.
+OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
+    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses")),
+}
 LARGEST = 2**63
 
 
@@ -116,8 +124,23 @@ def find(family: str, name: str) -> type:
         raise KeyError(f"unknown family {family!r}; known: {', '.join(METHODS)}")
     if name not in METHODS[family]:
         raise KeyError(f"unknown name {name!r} in {family}; known: {', '.join(METHODS[family])}")
-    module, _, attribute = METHODS[family][name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return completed(family, _imported(METHODS[family][name]))
+
+
+def completed(family: str, cls: type) -> type:
+    """`cls` with the optional members of its family that it lacks, at their defaults."""
+    if family in OPTIONAL:
+        protocol, names = OPTIONAL[family]
+        for name in names:
+            if not hasattr(cls, name) and name not in getattr(cls, "__dataclass_fields__", {}):
+                setattr(cls, name, inspect.getattr_static(_imported(protocol), name))
+    return cls
+
+
+def _imported(place: str) -> Any:
+    """The object at "module:name"."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def build(family: str, name: str, **fields: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
 from nag.guidance.guided_field import GuidedField, Slope
-from nag.guidance.mixing import Part, along_noise, part, without_cancelled
-from nag.guidance.terms import Guidance, Term
+from nag.guidance.mixing import Part, part, without_cancelled
+from nag.guidance.terms import Guidance, Term, own_terms
 from nag.interpolants import convert
+from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def sample(
         raise ValueError(f"labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}")
     if y.numel() and not 0 <= int(y.min()) <= int(y.max()) <= field.num_classes:
         raise ValueError(f"labels must be in [0, {field.num_classes}], got {int(y.min())} to {int(y.max())}")
-    reason = sampler.refuses(field.interpolant, field.predicts) if hasattr(sampler, "refuses") else None
+    completed("samplers", type(sampler))
+    reason = sampler.refuses(field.interpolant, field.predicts)
     if reason is not None:
         raise ValueError(f"{type(sampler).__name__} cannot sample this network: {reason}")
     parts = guidance if isinstance(guidance, tuple | list) else () if guidance is None else (guidance,)
@@ -59,14 +61,17 @@ def guided(
     """The field D + the terms of all `guidance`, a field again; `field` itself where all of it is off or cancels.
 
     references: the networks that guidance names. One that is `field` itself is no other network: its terms merge with
-    those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance along the noise condition (`nag`)
-    inside every branch of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
+    those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance that nests (`nag`) inside every branch
+    of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
     Raises ValueError if a network lacks a null condition or is missing, or does not fit.
     """
     if compose not in get_args(Compose):
         raise ValueError(f"unknown compose {compose!r}; known: {', '.join(get_args(Compose))}")
     active = [g for g in guidance if not g.off]
     for g in active:
+        completed("guidance", type(g))
+        if compose == "nested" and g.nests and not own_terms(g.terms()):
+            raise ValueError(f"{type(g).__name__} nests, so its terms must be predictions of the guided network")
         for condition in sorted(g.needs):
             _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
     terms = [(g, term) for g in active for term in g.terms()]
@@ -81,9 +86,8 @@ def guided(
             slopes.append((_name(term), Slope(network, term.weight, term.interval)))
         else:
             number = next(i for i, each in enumerate(networks) if each is network)
-            parts.append(part(term, number, compose == "nested" and along_noise(g.terms())))
-    if any(each.inside for each in parts):
-        _check_nested(networks, parts)
+            parts.append(part(term, number, compose == "nested" and g.nests))
+    _check_nested(networks, parts)
     left = without_cancelled(parts)
     slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
     return GuidedField(networks, left, tuple(slope for _, slope in slopes)) if left or slopes else field
@@ -160,7 +164,10 @@ def _check_converts(name: str, network: Field, field: Field) -> None:
 
 
 def _check_nested(networks: tuple[Field, ...], parts: list[Part]) -> None:
+    """Raises ValueError if a network lacks a null condition that guidance inside its branch asks it for."""
+    inner = [each.branch for each in parts if each.inside]
+    conditions = [name for name in ("null_class", "null_noise") if any(getattr(branch, name) for branch in inner)]
     for each in parts:
-        if not each.inside:
-            needs = "nested guidance along the noise condition needs a reference"
-            _check_trained(networks[each.branch.network], "null_noise", needs, "this one was not")
+        for condition in conditions if not each.inside else ():
+            needs = f"nested guidance along the {condition.removeprefix('null_')} condition needs a reference"
+            _check_trained(networks[each.branch.network], condition, needs, "this one was not")

@@ -44,12 +44,6 @@ def part(term: Term, network: int, inside: bool = False) -> Part:
     return Part(branch, term.weight, term.channels, term.interval, inside)
 
 
-def along_noise(terms: tuple[Term, ...]) -> bool:
-    """Whether a guidance moves along the noise condition alone: with `nested` it acts inside the branches of others."""
-    own = all(term.reference is None and not term.null_class and not term.gradient for term in terms)
-    return own and any(term.null_noise for term in terms)
-
-
 def without_cancelled(parts: list[Part]) -> tuple[Part, ...]:
     """The parts in a fixed order, without those that are alike but for their weight and sum to 0."""
     alike: dict[Part, list[Part]] = defaultdict(list)

@@ -79,7 +79,25 @@ class Term(NamedTuple):
     gradient: bool = False
 
 
+def away_from(
+    weight: float,
+    *,
+    null_noise: bool = False,
+    null_class: bool = False,
+    reference: Reference | None = None,
+    channels: int | None = None,
+    interval: Interval = EVERYWHERE,
+) -> tuple[Term, Term]:
+    """`weight` times (D - D'): D' is the network, or the reference, under the null conditions that are true."""
+    return (
+        Term(False, False, weight, channels=channels, interval=interval),
+        Term(null_noise, null_class, -weight, reference, channels, interval),
+    )
+
+
 class Guidance(Protocol):
+    """`nests` and `reference` may be left out: `nag.registry.OPTIONAL`."""
+
     needs: ClassVar[frozenset[str]]  # of {"null_class", "null_noise"}: what the network must have been trained with
 
     @property
@@ -90,3 +108,22 @@ class Guidance(Protocol):
     def terms(self) -> tuple[Term, ...]:
         """What is added to D. The weights sum to 0 (gradients apart), so that those of the whole mix sum to 1."""
         ...
+
+    @property
+    def nests(self) -> bool:
+        """Whether `compose: nested` puts it inside every branch of the guidance that does not nest.
+
+        Its terms are then of the guided network alone. By default: whether it acts along the noise condition alone.
+        """
+        terms = self.terms()
+        return own_terms(terms) and any(t.null_noise for t in terms) and not any(t.null_class for t in terms)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The network that its terms ask besides the guided one."""
+        return None
+
+
+def own_terms(terms: tuple[Term, ...]) -> bool:
+    """Whether all terms are predictions of the guided network."""
+    return all(term.reference is None and not term.gradient for term in terms)

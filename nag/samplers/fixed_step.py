@@ -23,9 +23,15 @@ STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
 class Sampler(Protocol):
-    """One with `adaptive = True` chooses its own steps for the batch it is given, so a block is never split for it."""
+    """`adaptive`, `steps` and `refuses` may be left out: `nag.registry.OPTIONAL`."""
 
     order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
+    adaptive: ClassVar[bool] = False  # its steps depend on all samples of a batch, so a block is never split for it
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps it takes, as they are counted for `observe`; None where that depends on the states."""
+        return None
 
     @property
     def deterministic(self) -> bool:
@@ -38,7 +44,7 @@ class Sampler(Protocol):
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
         """Why it cannot sample a network of this path and kind of prediction; None if it can."""
-        ...
+        return None
 
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
         """Samples (N, C, H, W). `noise(0)` is the initial state, `noise(k)` the draw of step k, asked for if used.

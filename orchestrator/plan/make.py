@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nag.guidance.mixing import along_noise
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
@@ -92,21 +91,21 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         extracts.append(extract)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, scoring, what, (extract,))
-    if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
+    if sweep.measure is not None and cell.sampler.steps is not None:  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
     return PlannedCell(cell, key, stream, blocks, tuple(extracts), tuple(scores))
 
 
 def _composed(cell: Cell) -> bool:
-    """Whether there is guidance along the noise condition and another to put it into."""
-    return len({along_noise(guidance.terms()) for guidance in cell.guidance}) == 2
+    """Whether there is guidance that nests and another to put it into."""
+    return len({guidance.nests for guidance in cell.guidance}) == 2
 
 
 def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
     """A guidance's identity, with the digest of its reference network in place of the name."""
     found = builder.identity(guidance)
-    if getattr(guidance, "reference", None) is None:
+    if guidance.reference is None:
         return found
     return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from nag import locations
 from nag.autoencoders.kl import Autoencoder, files
-from nag.registry import METHODS, find
+from nag.registry import METHODS, completed, find
 from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
@@ -156,7 +156,7 @@ class Builder:
                 if lacking is not None:
                     raise ValueError(f"{code.shown(code.main)}:{statement.lineno}: {lacking}.")
                 load = user_code.load if self.run_user_code else user_code.stand_in
-                self._classes[key] = load(code, name)
+                self._classes[key] = completed(family, load(code, name))
             except ValueError as error:
                 raise node.error(str(error)) from error.__cause__
         return self._classes[key]

@@ -8,14 +8,18 @@ from typing import Any
 
 def spread(values: list[Any], field: str, first: int, last: int) -> list[Any]:
     """`field` set to `first` in the values that agree with the first one, to `last` in the others."""
-    having = [value for value in values if hasattr(value, field)]
+    having = [value for value in values if _has(value, field)]
     start = getattr(having[0], field) if having else None
     return [
         dataclasses.replace(value, **{field: first if getattr(value, field) == start else last})
-        if hasattr(value, field)
+        if _has(value, field)
         else value
         for value in values
     ]
+
+
+def _has(value: Any, field: str) -> bool:
+    return any(each.name == field for each in dataclasses.fields(value))
 
 
 def smoked(values: list[Any]) -> list[Any]:

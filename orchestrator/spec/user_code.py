@@ -258,6 +258,7 @@ class StandIn:
     generates: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     off: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     names: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
