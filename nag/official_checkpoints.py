@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nag.interpolants import GVP, LEVELS, VP, Interpolant, Linear, Prediction
-from nag.models.checks import widths_fit
+from nag.models.description import widths_fit
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from nag.models.sizes import heads_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nag.field import NULL_NOISE
+
+if TYPE_CHECKING:
+    from nag.models.description import Generator
 
 FREQUENCIES = 256
 
@@ -197,27 +200,8 @@ class LevelTransformer(nn.Module):
         return self.final_layer(x, c).mean(dim=1)
 
 
-class Description(Protocol):
-    """What `generator` reads of the frozen description of a network."""
-
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def patch(self) -> int: ...
-    @property
-    def mlp_ratio(self) -> float: ...
-    @property
-    def learned_variance(self) -> bool: ...
-
-    def fits(self, shape: tuple[int, int, int]) -> None: ...
-
-
 def generator(
-    model: Description,
+    model: Generator,
     shape: tuple[int, int, int],
     num_classes: int,
     null_noise: bool,
