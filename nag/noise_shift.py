@@ -47,6 +47,7 @@ class NoiseShift:
     names: ClassVar[tuple[str, ...]] = ("shift_mean", "shift_late")
     lower_is_better: ClassVar[dict[str, bool | None]] = {"shift_mean": None, "shift_late": None}
     extrapolates: ClassVar[bool] = False
+    plane: ClassVar[None] = None
     shown: ClassVar[dict[str, Shown]] = {"shift_mean": Shown(format="signed"), "shift_late": Shown(format="signed")}
 
     def smoke(self) -> NoiseShift:
@@ -66,10 +67,11 @@ def true_states(split: Split, interpolant: Any, t: float, count: int, seed: int 
     import torch
 
     from nag import noise
+    from nag.datasets.dataset import drawn
 
     order = np.concatenate([noise.permutation(seed, epoch, len(split)) for epoch in range(-(-count // len(split)))])
-    draw, t = getattr(split, "draw", None), float(t)  # a numpy float would make the states float64
-    x0 = split.images(order[:count]) if draw is None else draw(order[:count], seed, 0, np.arange(count))
+    t = float(t)  # a numpy float would make the states float64
+    x0 = drawn(split, order[:count], seed, 0, np.arange(count))
     eps = noise.normal(seed, np.arange(count), 0, x0.shape[1:], purpose=noise.MEASURE)
     return torch.from_numpy(interpolant.alpha(t) * x0 + interpolant.sigma(t) * eps)
 

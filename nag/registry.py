@@ -7,7 +7,8 @@ What the methods of a family have, a Protocol in it says; `OPTIONAL` names the m
 
 A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
 weights) to the name under which `nag.pretrained` finds it where the field is None. `FOLDERS` names the fields that hold
-the place of a data set. In identities their content stands in place of the path.
+the place of a data set; with `REMOTE` it may be a URL. In identities their content stands in place of the path.
+`smoke()` gives a small stand-in for `--smoke`. A class without them gets `DEFAULTS`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ METHODS: dict[str, dict[str, str]] = {
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses")),
+    "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
+    "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
+    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
 }
+DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}
 LARGEST = 2**63
 
 
@@ -114,6 +119,9 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True)
 def method(cls: type[T]) -> type[T]:
     """Make `cls` a method: a frozen dataclass whose fields are checked strictly and by name when it is built."""
+    for name, default in DEFAULTS.items():
+        if not hasattr(cls, name):
+            setattr(cls, name, default)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return dataclass(frozen=True, config=config)(cls)  # type: ignore[return-value]
 

@@ -154,11 +154,11 @@ class Batches:
         import numpy as np
 
         from nag import noise
+        from nag.datasets.dataset import drawn
 
         training, place = self.training, self.place
         picked = self.indices(step)
-        draw = getattr(self.split, "draw", None)
-        x0 = self.split.images(picked) if draw is None else draw(picked, training.seed, step, place)
+        x0 = drawn(self.split, picked, training.seed, step, place)
         eps = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
         t = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_LEVEL).astype(np.float32)
         drop_noise = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_NOISE)

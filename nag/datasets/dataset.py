@@ -7,7 +7,7 @@ One that reads files where they lie names the fields that say where in `FOLDERS`
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +17,52 @@ if TYPE_CHECKING:
 SPLITS = ("train", "held_out")
 
 
+class Dataset(Protocol):
+    """`official`, `flip` and `inspect` may be left out: `nag.registry.OPTIONAL`."""
+
+    official: ClassVar[Official | None] = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def stores(self) -> str:
+        """pixels or latents."""
+        ...
+
+    @property
+    def flip(self) -> bool:
+        """Whether the training split has each image twice, the second one mirrored."""
+        return False
+
+    def open(self, split: str) -> Split: ...
+
+    def inspect(self) -> list[str]:
+        """What is wrong with its files, a line a problem."""
+        return []
+
+
+class Official(NamedTuple):
+    """The classes and images of a known data set."""
+
+    classes: tuple[int, ...]  # any of these
+    train: int | None  # images; None: no one split is the data set's own
+    held_out: int | None
+    total: tuple[int, ...] = ()  # images of both, where only that is known
+
+
 class Split(Protocol):
     """One part of a data set, read by index. Its order is a shuffled one, so that any run of indices is a fair draw.
 
-    A split may have `originals`, the number of its images before flips: those come first, and a reference is made of
-    them alone; and `name(i)`, where image i lies, for messages. A held-out split may be empty: the data set then has no
-    held-out images.
+    A split may also have `originals`, the number of its images before flips: those come first, and a reference is made
+    of them alone; `name(i)`, where image i lies, for messages; `skipped`, what was wrong with images that others
+    replace, by name; `draw`, as `LatentSplit` has it, for images that are drawn anew in each epoch. A held-out split
+    may be empty: the data set then has no held-out images.
     """
 
     def __len__(self) -> int: ...
@@ -67,6 +107,17 @@ def check_split(split: str) -> None:
 def originals(split: Split) -> int:
     """The number of its images that are not flips of others: a reference, a count or a share means these."""
     return getattr(split, "originals", len(split))
+
+
+def skipped(split: Split) -> dict[str, str]:
+    """What was wrong with images that could not be read and were replaced, by name."""
+    return dict(getattr(split, "skipped", {}))
+
+
+def drawn(split: Split, indices: np.ndarray, seed: int, step: int, places: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W), drawn from (seed, step, place) where the split has a distribution for each image."""
+    draw = getattr(split, "draw", None)
+    return split.images(indices) if draw is None else draw(indices, seed, step, places)
 
 
 def listing(path: str, *, compute: bool = True) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from nag.datasets.dataset import check_split
+from nag.datasets.dataset import Dataset, check_split
 from nag.datasets.images import SUFFIXES, Unreadable
 from nag.locations import is_web
 from nag.registry import Int, method
@@ -26,7 +26,7 @@ TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit
 
 
 @method
-class ImageFolder:
+class ImageFolder(Dataset):
     """RGB images, cut by ADM's centre crop to `resolution`; classes are the folders below `path`, sorted by name.
 
     path: class folders; or train/ with the class folders in it, and held_out/, val/ or test/ beside it (the first of

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.datasets.dataset import check_split
+from nag.datasets.dataset import Dataset, check_split
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @method
-class MadeUp:
+class MadeUp(Dataset):
     """Image i is a function of (seed, i): nothing is read. Classes take turns, and none is learned from anything else
     than its colour. `images` are to train on; a quarter as many, others, are held out.
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
+from nag.features.extractor import Extractor
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def _tuple(value: Any) -> Any:
 
 
 @method
-class MadeUp:
+class MadeUp(Extractor):
     """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands
     for, which names it apart.
     """

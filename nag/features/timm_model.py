@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from nag.features.extractor import Extractor
 from nag.features.resizing import Kind, check_images, resize
 from nag.features.synthetic import MadeUp
 from nag.pretrained import located, read_state
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @method
-class Timm:
+class Timm(Extractor):
     """features (N, d): what the network gives without its classifier.
 
     The whole image is resized to the network's size (no crop, by Pillow's filter, to whole numbers) and normalised with

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from nag.features.extractor import Extractor
 from nag.features.resizing import check_images, resize
 from nag.features.synthetic import MadeUp
 from nag.features.torchscript_file import load, plainly, reason
@@ -27,7 +28,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
 @method
-class TorchScript:
+class TorchScript(Extractor):
     """The network is called with x (N, channels, size, size) float32 and gives the outputs that `outputs` names: one
     tensor, a tuple of them in that order, or a dict that has those names. Each is flattened to (N, d).
 

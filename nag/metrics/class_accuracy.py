@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Scores, Shown, plain
+from nag.metrics.metric import Metric, Scores, Shown, plain
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @method
-class ClassAccuracy:
+class ClassAccuracy(Metric):
     """Share of samples whose largest logit is their label. It says nothing of quality or diversity within a class."""
 
     VERSION: ClassVar[int] = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, Shown, feature_pair, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, feature_pair, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ PERCENT = 1  # of new images are as near to a training image as what counts as m
 
 
 @method
-class Memorisation:
+class Memorisation(Metric):
     """Share of samples that are as near to a training image as the nearest 1 % of new images are.
 
     New images are the held-out ones; without any, each training image is held against the others. A model that draws

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
-from nag.registry import method
+from nag.registry import completed, method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,17 +58,18 @@ class Shown:
 
 def shown(metric: Any, name: str) -> Shown:
     """How a report writes the value `name` of a metric or measure: as its class says in `shown`, or by default."""
-    declared = getattr(type(metric), "shown", None)
-    found = declared.get(name) if isinstance(declared, Mapping) else None
-    return found if isinstance(found, Shown) else Shown()
+    cls: Any = completed("metrics", type(metric))
+    declared = cls.shown.get(name) if isinstance(cls.shown, Mapping) else None
+    return declared if isinstance(declared, Shown) else Shown()
 
 
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
-    # One that has `of_training = True` is held against the images that the network was trained on, whatever the others
-    # are held against. `shown`, from its names to `Shown`, says how reports write its values. `plane = (x, y)`, two of
-    # its names, both better the higher they are (x the diversity, y the fidelity), gets a figure of y against x.
+    # The rest may be left out (nag.registry.OPTIONAL).
+    of_training: ClassVar[bool] = False  # compared with the network's training images, whatever the reference is
+    shown: ClassVar[Mapping[str, Shown]] = {}  # by name, how reports write its values
+    plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two of its names, drawn against each other
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -80,6 +81,11 @@ class Metric(Protocol):
     def least(self) -> int:
         """The fewest samples that it can be computed of."""
         ...
+
+    @property
+    def against(self) -> Literal["train", "held_out"] | None:
+        """The images of the reference that it takes, where there is a choice."""
+        return None
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
 

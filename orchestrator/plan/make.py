@@ -207,7 +207,7 @@ def _scores(
 
 def _held_out(metric: Any) -> Any:
     """The same distance to images that were not trained on; None for a metric that has no such thing."""
-    return _twin(metric) if getattr(metric, "against", "") == "train" else None
+    return _twin(metric) if metric.against == "train" else None
 
 
 @functools.cache

@@ -98,7 +98,7 @@ def results(plan: Plan, store: Store) -> Iterator[Found]:
                 "metric": task.params["metric"],
                 "count": record["count"],
                 "extractor": reference.params["extractor"],
-                "mode": getattr(_by_name(plan, scored.extractor), "mode", None),
+                "mode": _by_name(plan, scored.extractor).mode,
                 "reference_content": content if used else None,
                 "reference_size": record["reference_size"],
             }

@@ -141,7 +141,7 @@ def _measured_by(results: Results, stamp: Mapping[str, Any]) -> str:
     """The extractor with its weights, and what made images of latents; or the meter."""
     told = [_named(stamp.get("extractor") or stamp.get("measure"))]
     for extractor in results.plan.sweep.score.features if results.plan.sweep.score else ():
-        mode = getattr(extractor, "mode", None)
+        mode = extractor.mode
         if mode and told[0].split()[0] == name_of(extractor) and f"mode {mode}" not in told[0]:
             told[0] += f" mode {mode}"  # how it resizes, also where that is the default
     weights = stamp.get("weights") or stamp.get("estimator")

@@ -124,7 +124,7 @@ class Results:
         found: dict[tuple[str, str], None] = {}
         for planned in self.plan.cells:
             for scored in planned.scores:
-                plane = getattr(type(scored.metric), "plane", None)
+                plane = scored.metric.plane
                 if isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*scored.metric.names}:
                     found[plane[0] + scored.suffix, plane[1] + scored.suffix] = None
         return [plane for plane in found if {*plane} <= {*self.metrics}]
@@ -144,8 +144,8 @@ class Results:
     def _distance_name(self, extractor: str) -> str | None:
         """What the field calls FID on this extractor, as the extractor's class says; None where it has no such name."""
         score = self.plan.sweep.score
-        found = [type(one) for one in (score.features if score else ()) if name_of(one) == extractor]
-        name = getattr(found[0], "distance_name", None) if found else None
+        found = [one for one in (score.features if score else ()) if name_of(one) == extractor]
+        name = found[0].distance_name if found else None
         return name if isinstance(name, str) else None
 
     def extractor(self, metric: str) -> str:

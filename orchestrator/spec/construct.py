@@ -161,15 +161,15 @@ class Builder:
                 raise node.error(str(error)) from error.__cause__
         return self._classes[key]
 
-    def fields(self, cls: type, node: Node, partly: bool = False) -> Any:
+    def fields(self, cls: Any, node: Node, partly: bool = False) -> Any:
         """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
         node.only(_known(cls))
         values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
-        for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
+        files, folders = getattr(cls, "FILES", {}), getattr(cls, "FOLDERS", ())  # an Interval, say, has neither
+        for key in {*files, *folders} & values.keys():
             if isinstance(values[key], str):
-                remote = key in getattr(cls, "FOLDERS", ()) or getattr(cls, "REMOTE", False)
-                values[key] = beside(fields[key], remote)
+                values[key] = beside(fields[key], remote=key in folders or cls.REMOTE)
         key = (cls, repr(values))
         if key not in self._built:
             try:

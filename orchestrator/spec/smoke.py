@@ -23,8 +23,8 @@ def _has(value: Any, field: str) -> bool:
 
 
 def smoked(values: list[Any]) -> list[Any]:
-    """`smoke()` of each value that has it. Values that differed still do: an axis keeps its two ends."""
-    return [_apart(value, values) if hasattr(value, "smoke") else value for value in values]
+    """`smoke()` of each value that is not None. Values that differed still do: an axis keeps its two ends."""
+    return [value if value is None else _apart(value, values) for value in values]
 
 
 def _apart(value: Any, values: list[Any]) -> Any:

@@ -21,7 +21,7 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 from types import CodeType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from nag.registry import SOURCE, method
 from orchestrator.errors import unknown
@@ -255,6 +255,8 @@ class StandIn:
     fields: Any
 
     VERSION: ClassVar[int] = 1
+    FILES: ClassVar[dict[str, str | None]] = {}
+    FOLDERS: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     off: ClassVar[bool] = False
@@ -265,6 +267,9 @@ class StandIn:
     least: ClassVar[int] = 1
     stores: ClassVar[str] = "pixels"
     shape: ClassVar[None] = None
+
+    def smoke(self) -> Self:
+        return self
 
     def fits(self, shape: Any) -> None:
         pass

@@ -190,13 +190,13 @@ class Context:
             raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
         return instance
 
-    def located(self, cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def located(self, cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an identity with the places of files and data sets here (FILES and FOLDERS, nag.registry)."""
         here = dict(fields)
-        for name in getattr(cls, "FILES", {}):
+        for name in cls.FILES:
             if name in fields:
                 here[name] = self.asset(fields[name])
-        for name in getattr(cls, "FOLDERS", ()):
+        for name in cls.FOLDERS:
             here[name] = self.place(fields[name])
         return here
 

@@ -43,6 +43,8 @@ class Images(NamedTuple):
 
 
 def run(context: Context, task: Task) -> None:
+    from nag.datasets.dataset import skipped
+
     started = time.time()
     made = _Made(context, task)
     if "statistics" in task.params:
@@ -61,7 +63,7 @@ def run(context: Context, task: Task) -> None:
                 made.add(name, sizes[name], made.looked_at(images, partial(_named_image, data, split)))
             else:
                 made.add(name, sizes[name], _of_blocks(context, taken, made.skipped))
-            made.skipped |= getattr(split, "skipped", {})
+            made.skipped |= skipped(split)
     if made.moments:
         made.publish(MOMENTS, made.moments)
     record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
@@ -273,7 +275,7 @@ class Held(Mapping[str, Any]):
         needs = metric.needs - {"labels", "logits"}
         if not needs:
             return None
-        against = getattr(metric, "against", "train")
+        against = metric.against or "train"
         if not metric.extrapolates:
             return self.record["rows"].get(against)
         return None if needs & set(self.task.params.get("moments", ())) else self.record["sizes"].get(against)
