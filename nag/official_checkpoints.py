@@ -205,7 +205,7 @@ def _inferred(
 
 def _heads(heads: Any, hidden: int, depth: int) -> int:
     if heads is None:
-        raise ValueError(f"hidden {hidden}, depth {depth} is no known size, and weights do not show heads: give heads")
+        raise ValueError(f"hidden {hidden}, depth {depth} is not a known size; weights do not show heads: give heads")
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise ValueError(f"heads must be a whole number, at least 1, not {heads!r}")
     widths_fit(hidden, heads, 1.0)

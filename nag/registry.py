@@ -3,12 +3,12 @@
 A family is a folder of this package, a method one file in it: a small frozen object whose fields are its configuration.
 Nothing here imports torch; neither does importing a method, so names and fields can be checked in milliseconds.
 
-What the methods of a family have, a Protocol in it says; `OPTIONAL` names the members that a class may leave out.
+Each family has a Protocol of its methods' members; `OPTIONAL` names those that a class may leave out.
 
-A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
-weights) to the name under which `nag.pretrained` finds it where the field is None. `FOLDERS` names the fields that hold
-the place of a data set; with `REMOTE` it may be a URL. In identities their content stands in place of the path.
-`smoke()` gives a small stand-in for `--smoke`. A class without them gets `DEFAULTS`.
+A method that reads files declares them on its class. `FILES` maps each field with the path of a file (or a folder of
+weights) to the name that `nag.pretrained` looks for if the field is None. `FOLDERS` names the fields with the path of a
+data set. `REMOTE`: such a path may be a URL. In identities the content replaces the path. `smoke()` gives a small
+stand-in for `--smoke`. A class without them gets `DEFAULTS`.
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ LARGEST = 2**63
 
 
 def _whole(value: Any) -> Any:
-    """5e4 is a whole number written as a float; anything else is left for the strict check to judge. None needs 64 bits
-    or more: beyond, arrays and floats overflow.
-    """
+    """5e4 is a whole number written as a float. The strict check judges the rest. From 2^63 on arrays overflow."""
     if isinstance(value, float) and value.is_integer():
         value = int(value) if abs(value) < LARGEST else LARGEST
     if isinstance(value, int) and abs(value) >= LARGEST:
@@ -111,7 +109,7 @@ def _whole(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_whole)]
 
-SOURCE = "__nagbench_source__"  # an attribute of a class of the user's own that takes part in a sweep
+SOURCE = "__nagbench_source__"  # the attribute of a user's class that holds the digest of its code
 
 T = TypeVar("T")
 

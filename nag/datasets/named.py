@@ -25,9 +25,9 @@ class Task(ImageFolder):
     @property
     def num_classes(self) -> int:
         """Raises ValueError where the folders are not the classes of the data set."""
-        from nag.datasets.listing import look
+        from nag.datasets.listing import read_listing
 
-        return self._classes(look(self.path, names=False, folder=True))
+        return self._classes(read_listing(self.path, names=False, folder=True))
 
     def _open(self, split: str, found: Listing) -> ImageSplit:
         self._classes(found)

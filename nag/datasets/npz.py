@@ -58,7 +58,7 @@ class Npz(Dataset):
         return path, stat.st_size, stat.st_mtime_ns
 
     def open(self, split: str) -> NpzSplit:
-        """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such file."""
+        """ "train" or "held_out". Raises OSError or ValueError, with the path, if it is not such a file."""
         from nag.noise import permutation
 
         check_split(split)

@@ -101,7 +101,7 @@ class Digits(Extractor):
         expected = {name: tuple(p.shape) for name, p in self._start().items()}
         found = {name: tuple(p.shape) for name, p in state.items()}
         if found != expected:
-            raise ValueError(f"these are no weights of the digits extractor: expected {expected}; got {found}")
+            raise ValueError(f"these are not weights of the digits extractor: expected {expected}; got {found}")
         weights = {name: p.to(device, torch.float32) for name, p in state.items()}
 
         def extract(images: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Fixed random projections under the names of another extractor's outputs: they stand in for it under `--smoke`."""
+"""Fixed random projections with the output names of another extractor: `--smoke` uses them in its place."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def _tuple(value: Any) -> Any:
 
 @method
 class MadeUp(Extractor):
-    """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands
-    for, which names it apart.
-    """
+    """Each output has 8 columns: projections of the image, resized to SIDE x SIDE. of: the extractor it stands for."""
 
     of: str = ""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ("features",)

@@ -103,5 +103,5 @@ def created(
     except (RuntimeError, KeyError, AttributeError, AssertionError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = "; ".join(line if len(line) < 200 else f"{line[:200]} ..." for line in lines[1:3] or lines)
-        raise ValueError(f"{path}: these are no weights of timm's {model}: {reason}") from error
+        raise ValueError(f"{path}: these are not weights of timm's {model}: {reason}") from error
     return network.to(device).eval()

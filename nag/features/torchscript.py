@@ -1,4 +1,4 @@
-"""A network of one's own as a TorchScript file: the way in for everything that has no file of its own here."""
+"""Any network as a TorchScript file: for extractors that have no file of their own here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TorchScript(Extractor):
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to the outputs, (N, d) float32.
 
-        Raises FileNotFoundError, and ValueError that names the file where it is no TorchScript; the function raises
+        Raises FileNotFoundError, and ValueError that names the file if it is not TorchScript; the function raises
         ValueError for images that the network cannot take, and where it gives something else than `outputs`.
         """
         import torch

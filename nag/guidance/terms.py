@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from nag.estimator import Estimator
     from nag.field import Field
 
-ROUNDING = 1e-6  # levels reach a field as float32: so near to an end of an interval a level is at that end
+ROUNDING = 1e-6  # levels are float32: so near to an end of an interval, a level is at that end
 
 
 @dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 class Interval:
-    """The levels at which a guidance acts: low <= t <= high in our t, 0 data and 1 noise. All of them is no interval.
+    """The levels at which a guidance acts: low <= t <= high in our t, 0 data and 1 noise. By default all.
 
     (Kynkäänniemi et al., arXiv 2404.07724, write it in sigma.) Outside it a guidance is not evaluated.
     """
@@ -55,7 +55,7 @@ def _name_or_network(value: Any, name: Callable[[Any], str]) -> Any:
     return value if callable(value) else name(value)
 
 
-# The name of a network, which `references` then maps to it; or, in Python, the network itself.
+# The name of a network in `references`; or, in Python, the network itself.
 if TYPE_CHECKING:
     Reference: TypeAlias = str | Field | Estimator
 else:
@@ -67,7 +67,7 @@ class Term(NamedTuple):
 
     null_noise, null_class: which of its conditions are replaced by the network's null ones. channels: how many of the
     first channels it acts on, None is all. gradient: instead of a prediction it is grad_x log g(t | x) of the estimator
-    `reference`, which adds to the score whatever the network predicts.
+    `reference`, added to the score whatever the network predicts.
     """
 
     null_noise: bool
@@ -102,7 +102,7 @@ class Guidance(Protocol):
 
     @property
     def off(self) -> bool:
-        """True where it changes nothing: then it is left out, and costs nothing."""
+        """True if it changes nothing: then it is left out, and costs nothing."""
         ...
 
     def terms(self) -> tuple[Term, ...]:

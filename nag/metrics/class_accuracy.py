@@ -1,4 +1,4 @@
-"""How often the extractor's classifier sees the class that was asked for."""
+"""How often the extractor's classifier finds the class of the label."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ClassAccuracy(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.
 
-        Raises ValueError for shapes that do not fit, logits that are not finite and labels that are no class.
+        Raises ValueError for shapes that do not fit, logits that are not finite and labels that are not a class.
         """
         import numpy as np
 

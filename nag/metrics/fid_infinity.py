@@ -1,4 +1,4 @@
-"""FID at infinite N: what is left of it without its bias (Chong and Forsyth, CVPR 2020, have the idea)."""
+"""FID at infinite N: FID without its bias (after Chong and Forsyth, CVPR 2020)."""
 
 from __future__ import annotations
 

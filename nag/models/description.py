@@ -1,7 +1,7 @@
-"""Networks, one a file: frozen descriptions that build a torch module, and say what it is trained on.
+"""Networks, one a file: frozen descriptions that build a torch module and give its training loss.
 
 Add one: a file here with a class that has `generates`, `fits`, `module` and `loss`, and a line in `nag/registry.py`.
-Here is what the descriptions of transformers share.
+This file has the fields that all transformers share.
 """
 
 from __future__ import annotations

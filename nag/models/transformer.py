@@ -107,18 +107,18 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(x, shift, scale))
 
 
-def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, recompute: bool) -> Tensor:
-    """The blocks in turn. recompute: what they compute on the way is not kept for the gradient but computed again."""
+def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, checkpointing: bool) -> Tensor:
+    """Apply the blocks in turn. checkpointing: their activations are computed again for the gradient."""
     for block in blocks:
-        x = checkpoint(block, x, c, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x, c)
+        x = checkpoint(block, x, c, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else block(x, c)
     return x
 
 
-def recompute_blocks(module: nn.Module) -> None:
-    """From now on, train with less memory and a third more work; modules that are not ours stay as they are."""
+def checkpoint_activations(module: nn.Module) -> None:
+    """Use activation checkpointing: less memory, a third more compute. Modules that are not ours do not change."""
     for part in module.modules():
         if isinstance(part, Transformer | LevelTransformer):
-            part.recompute = True
+            part.checkpointing = True
 
 
 class Transformer(nn.Module):
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
     """
 
     pos_embed: Tensor
-    recompute = False
+    checkpointing = False
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
             c = torch.where((t == NULL_NOISE)[:, None], self.null_noise, c)
         c = c + self.y_embedder(y)
         x = self.x_embedder(x) + self.pos_embed
-        x = through(self.blocks, x, c, self.recompute)
+        x = through(self.blocks, x, c, self.checkpointing)
         return self.output(self._unpatchify(self.final_layer(x, c)))
 
     def _unpatchify(self, x: Tensor) -> Tensor:
@@ -174,12 +174,10 @@ class Transformer(nn.Module):
 
 
 class LevelTransformer(nn.Module):
-    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, told neither noise nor
-    class.
-    """
+    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, unconditional."""
 
     pos_embed: Tensor
-    recompute = False
+    checkpointing = False
 
     def __init__(
         self, *, shape: tuple[int, int, int], hidden: int, depth: int, heads: int, patch: int, inner: int, bins: int
@@ -196,7 +194,7 @@ class LevelTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c = self.null_noise.expand(len(x), -1)
         x = self.x_embedder(x) + self.pos_embed
-        x = through(self.blocks, x, c, self.recompute)
+        x = through(self.blocks, x, c, self.checkpointing)
         return self.final_layer(x, c).mean(dim=1)
 
 
@@ -210,7 +208,7 @@ def generator(
     time: Callable[[Tensor], Tensor],
     output: Callable[[Tensor], Tensor],
 ) -> nn.Module:
-    """The network that `model` describes, with its initial weights. ValueError if patches do not tile H, W."""
+    """The network that `model` describes, with initial weights. ValueError if patches do not tile H, W."""
     model.fits(shape)
     return built(
         lambda: Transformer(
@@ -231,9 +229,9 @@ def generator(
 
 
 def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.Module:
-    """A network with its initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
-    left_on_meta = torch.empty(0).is_meta  # torch 2.6 tells it by a tensor alone
-    with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
+    """A network with initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
+    left_on_meta = torch.empty(0).is_meta  # torch 2.6 has no other way to ask
+    with torch.device("meta"):  # torch's own initial weights would come from the global generator
         network = make()
     if not left_on_meta:
         network.to_empty(device="cpu")

@@ -102,9 +102,9 @@ def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
     import numpy as np
 
     from nag.datasets.dataset import to_uint8
-    from nag.datasets.prefetch import read_ahead
+    from nag.datasets.prefetch import prefetch
 
-    for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, size))):
+    for images, labels in prefetch(split, (np.arange(*piece) for piece in _pieces(context, size))):
         yield Images(to_uint8(images), labels)
 
 

@@ -137,7 +137,7 @@ def test_references_that_do_not_fit_are_refused():
     blind = other()
     blind.has_null_noise = False
     for guidance, references, message in (
-        (DoG(1.5, "pre"), None, "reference network 'pre'; and there is none"),
+        (DoG(1.5, "pre"), None, "reference network 'pre'; no references were given"),
         (DoG(1.5, "pre"), {"a": small, "b": small}, "reference network 'pre'; known: a, b"),
         (DoG(1.5, "pre"), {"pre": small}, r"states of shape \(1, 2, 2\), the network \(2, 1, 1\)"),
         (DoG(1.5, "pre"), {"pre": curved}, "interpolant is GVP, the network Linear"),
