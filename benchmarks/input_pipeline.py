@@ -84,7 +84,7 @@ def images(folder: Path, count: int) -> None:
     from PIL import Image
 
     from nag.datasets.image_folder import ImageFolder
-    from nag.datasets.prefetch import read_ahead
+    from nag.datasets.prefetch import prefetch
 
     rng = np.random.default_rng(2)
     for i in range(count):
@@ -95,7 +95,7 @@ def images(folder: Path, count: int) -> None:
     split = ImageFolder(path=str(folder), resolution=256).open("train")
     parts = [np.arange(first, min(first + 32, count)) for first in range(0, count, 32)]
     started = time.perf_counter()
-    seen = sum(len(x) for x, _ in read_ahead(split, parts))
+    seen = sum(len(x) for x, _ in prefetch(split, parts))
     print(f"{'JPEGs of 500 x 375 to 256 x 256':50s} {seen / (time.perf_counter() - started):9,.0f} images/s")
 
 

@@ -151,7 +151,7 @@ def main() -> None:
 
 def waited(ahead: bool) -> float:
     """Milliseconds a step that noise(k) takes while something else than this core is busy between two steps."""
-    noise, found = Noise(0, range(16), (4, 32, 32), ahead=ahead), []
+    noise, found = Noise(0, range(16), (4, 32, 32), prefetch=ahead), []
     for k in range(1, 20):
         began = time.perf_counter()
         noise(k)

@@ -1,5 +1,6 @@
-"""Several processes that train one network. Our launchers say in the environment of each which it is; one failing ends
-all.
+"""Distributed training: several processes train one network. Our launchers tell each its rank in the environment.
+
+If one process fails, all end.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-TIMEOUT_S = 600.0  # how long one waits for the others, where a machine was lost without a word
-FAREWELL_S = 3.0  # how long the first process stays to tell the others why it failed
+TIMEOUT_S = 600.0  # wait for the others: a lost machine sends no error
+FAREWELL_S = 3.0  # the first process stays so long to tell the others why it failed
 
 # Only these make a process one of a group, and only our own launchers set them: RANK, MASTER_ADDR and the like may be
 # left from somebody else's, and every process under `srun` has a SLURM_PROCID.
@@ -35,14 +36,14 @@ LOOPBACK = "127.0.0.1"
 
 
 class World(NamedTuple):
-    """Which of how many processes this is. local_rank: its number among those of its machine."""
+    """This process among those of the training. local_rank: its number on its machine."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
 
     def part(self, batch: int) -> tuple[int, int]:
-        """First and end of this process's part of a global batch. Raises ValueError where the parts are not equal."""
+        """Start and end of this process's part of a global batch. Raises ValueError if the parts are not equal."""
         if batch % self.size:
             below, above = batch - batch % self.size, batch + self.size - batch % self.size
             sizes = " or ".join(str(n) for n in (below, above) if n)
@@ -75,7 +76,7 @@ class PeerFailed(RuntimeError):
 
 
 def world(environ: Mapping[str, str] = os.environ) -> World:
-    """What the environment says, in our own names. Raises ValueError where it contradicts itself."""
+    """The World that our own environment variables describe. Raises ValueError if they contradict each other."""
     rank, size, local = (environ.get(name) for name in (RANK, SIZE, LOCAL_RANK))
     if size is None:
         return ALONE
@@ -85,12 +86,12 @@ def world(environ: Mapping[str, str] = os.environ) -> World:
 
 
 def alone(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment without what says that a process is one of a group: for a process that is started for itself."""
+    """The environment without the variables of a group: for a process that works alone."""
     return {name: value for name, value in environ.items() if name not in NAMES}
 
 
 def environment(rank: int, size: int, port: int, host: str = LOOPBACK, local_rank: int | None = None) -> dict[str, str]:
-    """The variables for process `rank` of `size`: on this machine, or where each sees no GPUs but its own.
+    """The variables for process `rank` of `size`: on this machine, or where each sees only its own GPUs.
 
     A group of one machine talks over its loopback interface alone, so that nobody outside can reach it.
     """
@@ -103,7 +104,7 @@ def environment(rank: int, size: int, port: int, host: str = LOOPBACK, local_ran
 
 
 def _loopback_interface() -> str:
-    """`lo` on Linux, `lo0` elsewhere; empty where it cannot be known."""
+    """`lo` on Linux, `lo0` elsewhere; empty if unknown."""
     with contextlib.suppress(OSError):
         return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "")
     return ""
@@ -119,21 +120,21 @@ def free_port() -> int:
 def of_slurm(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables for a process that `srun` started as one of a group; none if it is the only one.
 
-    Called by our own element alone, where it knows that it was queued as a group: every process of every Slurm job has
-    the like of these. Raises ValueError where Slurm does not say who the others are.
+    Only an array task that was queued as a group calls it: every process of every Slurm job has such variables. Raises
+    ValueError if Slurm does not say which processes there are.
     """
     rank, size, local = (environ.get(f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
     if size == "1":
         return {}
     if rank is None or size is None or not rank.isdecimal() or not size.isdecimal() or int(rank) >= int(size):
         raise ValueError(f"Slurm has SLURM_STEP_NUM_TASKS={size} and SLURM_PROCID={rank}: no such process")
-    host, port = meeting_of_slurm(environ)
+    host, port = rendezvous_of_slurm(environ)
     return environment(int(rank), int(size), port, host, int(local or 0))
 
 
-def meeting_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port at which the processes of a job step meet: on its first node, or this machine if it is the only
-    one. Raises ValueError where Slurm does not tell.
+def rendezvous_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Rendezvous host and port of a job step: on its first node, or this machine if it is the only one. Raises
+    ValueError if Slurm does not tell.
     """
     step = [environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
     port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system gives to anybody
@@ -141,7 +142,7 @@ def meeting_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
         return LOOPBACK, port
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST"))
     if not nodes:
-        raise ValueError("where do the processes of the training meet? Slurm gives no SLURM_STEP_NODELIST")
+        raise ValueError("no rendezvous for the processes of the training: Slurm gives no SLURM_STEP_NODELIST")
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert first is not None
     host = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
@@ -154,19 +155,19 @@ def meeting_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
     return host, port
 
 
-def meeting(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Host and port at which the processes meet. Raises ValueError where the environment does not tell."""
+def rendezvous(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Rendezvous host and port. Raises ValueError if the environment does not tell."""
     host, _, port = environ.get(MEETING, "").rpartition(":")
     if not host or not port.isdecimal():
-        raise ValueError(f"where do the processes of the training meet? {MEETING} is {environ.get(MEETING)!r}")
+        raise ValueError(f"no rendezvous for the processes of the training: {MEETING} is {environ.get(MEETING)!r}")
     return host, int(port)
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that waits for the other processes at the address by which they know this one, and at no other.
+    """A socket that listens only on the address by which the other processes know this one.
 
-    On several machines, where that name is a loopback address on its own machine or no address of it, all addresses are
-    listened at: nothing else is sure to be reached.
+    On several machines that name may be a loopback address, or not an address of this machine; then it listens on all
+    addresses: no other is sure to be reachable.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     if host != LOOPBACK and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
@@ -175,7 +176,7 @@ def listening(host: str, port: int) -> socket.socket:
         return _bound(family, address)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
-            raise OSError(error.errno, f"port {port} of {host} cannot be listened at: {error.strerror}") from error
+            raise OSError(error.errno, f"port {port} of {host} cannot be used to listen: {error.strerror}") from error
         return _bound(socket.AF_INET, ("", port))
 
 
@@ -192,23 +193,21 @@ def _bound(family: int, address: Any) -> socket.socket:
 
 
 @functools.cache
-def _meet(host: str, port: int, world: World, timeout: datetime.timedelta) -> tuple[Any, Iterator[int]]:
-    """What the processes tell each other by, which the first one holds for as long as it lives; and numbers for their
-    groups, since these processes met.
-    """
+def _rendezvous_store(host: str, port: int, world: World, timeout: datetime.timedelta) -> tuple[Any, Iterator[int]]:
+    """The store of the processes, which the first one holds while it lives; and numbers for their groups."""
     from torch import distributed
 
     first = world.rank == 0
-    ours = listening(host, port).detach() if first else None  # by itself the store listens at all addresses
+    ours = listening(host, port).detach() if first else None  # by default the store listens on all addresses
     given: dict[str, Any] = {"is_master": first, "timeout": timeout, "master_listen_fd": ours}
     return distributed.TCPStore(host, port, world.size, **given), itertools.count()
 
 
 @contextlib.contextmanager
 def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
-    """The processes joined, by gloo on the CPU and by NCCL on GPUs. A group that is there already is used and left.
+    """A process group, with gloo on the CPU and NCCL on GPUs. An existing group is used, and not ended.
 
-    Where one fails, with an exception or by being killed, all others soon raise PeerFailed.
+    If one process fails or is killed, all others soon raise PeerFailed.
     """
     if world.size == 1:
         yield
@@ -223,8 +222,8 @@ def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> It
     if on_gpu:
         torch.cuda.set_device(world.device(device))
     timeout = datetime.timedelta(seconds=timeout_s)
-    # a store for each group, so that one who comes early to the next does not read what is of the one before
-    common, numbers = _meet(*meeting(), world, timeout)
+    # a store for each group, so that a process that is early for the next one does not read the last one's values
+    common, numbers = _rendezvous_store(*rendezvous(), world, timeout)
     store = distributed.PrefixStore(f"group {next(numbers)}", common)
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout
@@ -251,7 +250,7 @@ def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> It
 
 
 def _cause(store: Any, error: BaseException) -> PeerFailed | None:
-    """The failure of another process by which this one's connection ended; None if the error is its own."""
+    """The failure of another process that ended this one's connection; None if the error is its own."""
     from torch import distributed
 
     words = str(error)
@@ -267,8 +266,8 @@ def _cause(store: Any, error: BaseException) -> PeerFailed | None:
 
 
 def _forget(error: BaseException) -> None:
-    """What was alive where an error was raised. Gloo's connections end with the last object that uses them, and on
-    that the others notice; a process may live on for long, and the error with it.
+    """Free the frames of an error. Gloo's connections end with the last object that uses them, and only then do the
+    others notice; the process, and with it the error, may live on for long.
     """
     link: BaseException | None = error
     while link is not None:
@@ -277,7 +276,7 @@ def _forget(error: BaseException) -> None:
 
 
 def _leave(abruptly: bool) -> None:
-    """Abruptly: without waiting for what is under way, and now cannot end."""
+    """End the group. abruptly: without waiting for operations that cannot end any more."""
     from torch import distributed
 
     end = distributed.destroy_process_group
@@ -288,7 +287,7 @@ def _leave(abruptly: bool) -> None:
 
 
 def _stay(store: Any, world: World) -> None:
-    """The others ask this process, which holds the store, why they were left."""
+    """Wait for the others to read the failure from the store, which this process holds."""
     end = time.monotonic() + FAREWELL_S
     with contextlib.suppress(RuntimeError):
         while store.add("left", 0) < world.size - 1 and time.monotonic() < end:
@@ -296,7 +295,7 @@ def _stay(store: Any, world: World) -> None:
 
 
 def broadcast(world: World, tensor: torch.Tensor) -> torch.Tensor:
-    """In place, what the first process has."""
+    """Broadcast from the first process, in place."""
     if world.size > 1:
         from torch import distributed
 
@@ -305,7 +304,7 @@ def broadcast(world: World, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def mean(world: World, tensor: torch.Tensor) -> torch.Tensor:
-    """In place, the mean over processes."""
+    """The mean over processes, in place."""
     if world.size > 1:
         from torch import distributed
 
@@ -315,15 +314,15 @@ def mean(world: World, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather(world: World, tensor: torch.Tensor) -> list[torch.Tensor]:
-    """What every process has, by rank."""
+    """The tensors of all processes, by rank."""
     if world.size == 1:
         return [tensor]
     import torch
     from torch import distributed
 
-    found = [torch.empty_like(tensor) for _ in range(world.size)]
-    distributed.all_gather(found, tensor)
-    return found
+    gathered = [torch.empty_like(tensor) for _ in range(world.size)]
+    distributed.all_gather(gathered, tensor)
+    return gathered
 
 
 def barrier(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What a network is to the rest of the library: a field that is called, and says what it predicts."""
+"""A network as the library sees it: a field, called with states, levels and classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Field(Protocol):
     def has_null_class(self) -> bool: ...
     @property
     def calls(self) -> int:
-        """Network calls that one evaluation makes for each sample."""
+        """Network function evaluations (NFE) of one call, for each sample."""
         ...
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
@@ -66,18 +66,18 @@ class NetworkField:
 
         n = len(x)
         if x.shape != (n, *self.shape) or t.shape != (n,) or y.shape != (n,):
-            found = ", ".join(str(tuple(v.shape)) for v in (x, t, y))
-            raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {found}")
+            shapes = ", ".join(str(tuple(v.shape)) for v in (x, t, y))
+            raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {shapes}")
         with torch.no_grad(), self.precision.arithmetic(x.device.type):
             out = self.module(x, t, y)
         return out if self.precision.dtype == "float32" else out.float()
 
 
 class Calls:
-    """Counts the network calls that are really made, one for each sample of a batch: `made`.
+    """Counts the network function evaluations (NFE) that are made, one for each sample of a batch: `made`.
 
-    Sample with `counted(network)` in place of the network, and of each reference. Equal arguments give equal results,
-    so that a network that is its own reference still is. A gradient of an estimator counts as one call.
+    Sample with `counted(network)` in place of the network, and of each reference. The same network gives the same
+    wrapper, so a network that is its own reference still is. A gradient of an estimator counts as one call.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Calls:
 
 
 class _Counted:
-    """A network, field or estimator, that tells its calls; in all else the network itself."""
+    """A field or estimator that reports its calls; all else is the network's."""
 
     def __init__(self, network: Any, calls: Calls) -> None:
         self._network, self._calls = network, calls
@@ -99,12 +99,12 @@ class _Counted:
         return self._network(x, *conditions)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._network, name)
+        member = getattr(self._network, name)
         if name != "gradient":
-            return found
+            return member
 
         def gradient(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             self._calls.made += len(x)
-            return found(x, t)
+            return member(x, t)
 
         return gradient

@@ -1,4 +1,4 @@
-"""Headers of our network files, checked before a tensor is read: one that lies is a ValueError, whatever it claims.
+"""Headers of our network files, checked before a tensor is read: one that does not fit its file is a ValueError.
 
 A network is a safetensors file. Its header lists the tensors (dtype, shape, offsets) and has, as JSON under our own
 key, the `Description` of the network.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMAT = "nagbench-network-1"
 KEY = "nagbench"  # our only key in a header: safetensors writes several in no fixed order
 HEADER_AT_MOST = 2**24  # bytes; a thousand tensors take 0.1 MB
-SPARSE_FROM = 2**24  # bytes of a file; smaller ones are read whatever they are
+SPARSE_FROM = 2**24  # bytes of a file; smaller ones are not checked for holes
 
 BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 8),
@@ -64,7 +64,7 @@ class Described(BaseModel):
 
 
 class Description(BaseModel):
-    """What a network is, beside its weights: all that builds it again. shape: (C, H, W) of a state."""
+    """A network without its weights: all that is needed to build it. shape: (C, H, W) of a state."""
 
     model_config = STRICT
 
@@ -103,8 +103,8 @@ STRINGS = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
 
 
 def read(file: BinaryIO, size: int) -> Listed:
-    """The header of an open safetensors file of `size` bytes. Raises ValueError, in one sentence, where it is damaged
-    or does not fit the file: nothing beyond the header is read.
+    """The header of an open safetensors file of `size` bytes. Raises ValueError, in one sentence, if it is damaged
+    or does not fit the file. Only the header is read.
     """
     table = _table(file, size)
     try:

@@ -153,15 +153,14 @@ def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uni
 class Noise:
     """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k.
 
-    From the first step on the next draw is made ahead, in a thread, while the device works; on the CPU itself, which
-    has nothing to spare then, only if `ahead` asks for it.
+    From the first step on a thread prefetches the next draw while the device works; on the CPU only with `prefetch`.
     """
 
     seed: int
     indices: npt.ArrayLike  # (N,)
     shape: tuple[int, ...]  # (C, H, W)
     device: str | torch.device = "cpu"
-    ahead: bool | None = None
+    prefetch: bool | None = None
     _made: dict[int, Future[npt.NDArray[np.float32]]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, k: int) -> torch.Tensor:
@@ -170,7 +169,7 @@ class Noise:
 
         made = self._made.pop(k, None)
         draw = self._draw(k) if made is None else made.result()
-        if k and (torch.device(self.device).type != "cpu" if self.ahead is None else self.ahead):
+        if k and (torch.device(self.device).type != "cpu" if self.prefetch is None else self.prefetch):
             self._made[k + 1] = _thread().submit(self._draw, k + 1)
         return torch.from_numpy(draw).to(self.device)
 

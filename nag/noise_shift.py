@@ -1,8 +1,8 @@
 """The noise shift (arXiv 2510.12497, section 3): how far from its nominal level a sampled state looks.
 
-g_phi(t | x) is trained on exact x_t. At a nominal level t its predictions on states x̂_t that a sampler passed through
-are held against its predictions on true x_t; delta(t) is the difference of the two means, so that what g_phi gets
-wrong on true states (its bias, reported beside it) does not count as shift.
+g_phi(t | x) is trained on exact x_t. delta(t) is the mean of its predictions on states x̂_t of a sampler at the nominal
+level t, minus the mean on true x_t. So the error of g_phi on true states (its bias, reported too) is not part of the
+shift.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nag.datasets.dataset import Split
 
-LATE = 0.3  # levels below are late in sampling: there the paper finds the largest shift
+LATE = 0.3  # late in sampling, where the paper finds the largest shift
 
 
 @method
@@ -34,9 +34,8 @@ class NoiseShift:
     shift_mean is the mean of delta(t) over the observed levels, shift_late over those below t = 0.3. Zero is ideal: a
     negative shift is no better than a positive one.
 
-    True states are of the training images as they come, with their classes; sampled ones have the labels of the
-    stream's label rule, all classes alike. Where classes are not equally frequent in the data, delta holds that
-    difference of labels too.
+    True states are of training images with their own classes; samples have labels by the stream's label rule, all
+    classes equally often. If classes are not equally frequent in the data, delta contains that difference too.
     """
 
     estimator: str
@@ -47,6 +46,7 @@ class NoiseShift:
     names: ClassVar[tuple[str, ...]] = ("shift_mean", "shift_late")
     lower_is_better: ClassVar[dict[str, bool | None]] = {"shift_mean": None, "shift_late": None}
     extrapolates: ClassVar[bool] = False
+    plane: ClassVar[None] = None
     shown: ClassVar[dict[str, Shown]] = {"shift_mean": Shown(format="signed"), "shift_late": Shown(format="signed")}
 
     def smoke(self) -> NoiseShift:
@@ -66,10 +66,11 @@ def true_states(split: Split, interpolant: Any, t: float, count: int, seed: int 
     import torch
 
     from nag import noise
+    from nag.datasets.dataset import drawn
 
     order = np.concatenate([noise.permutation(seed, epoch, len(split)) for epoch in range(-(-count // len(split)))])
-    draw, t = getattr(split, "draw", None), float(t)  # a numpy float would make the states float64
-    x0 = split.images(order[:count]) if draw is None else draw(order[:count], seed, 0, np.arange(count))
+    t = float(t)  # a numpy float would make the states float64
+    x0 = drawn(split, order[:count], seed, 0, np.arange(count))
     eps = noise.normal(seed, np.arange(count), 0, x0.shape[1:], purpose=noise.MEASURE)
     return torch.from_numpy(interpolant.alpha(t) * x0 + interpolant.sigma(t) * eps)
 

@@ -1,4 +1,4 @@
-"""How exactly a network is evaluated. All but the default changes samples, so it is part of a stream's digest."""
+"""Numerical precision of networks. Any change of it changes samples, so it is part of a stream's digest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DType = Literal["float32", "bfloat16"]
 
 @contextlib.contextmanager
 def arithmetic(device: str = "cpu", *, tf32: bool = False, dtype: DType = "float32") -> Iterator[None]:
-    """Within, torch computes like this, whatever was set before: torch's flags are of the whole process, and another
-    network, or a file of the user's own, may have left others. device: "cpu", "cuda", ...; dtype: of matrix products.
+    """Set torch's flags for the precision of arithmetic, and restore them afterwards.
 
-    All networks, extractors, autoencoders and trainings are run within; afterwards the flags are as they were.
+    They are global, so another network or a user's code may have changed them. device: "cpu", "cuda", ...; dtype: of
+    matrix products. All networks, extractors, autoencoders and trainings run in it.
     """
     import torch
 
@@ -38,7 +38,7 @@ OLDER = (
     *("cuda.matmul.allow_tf32", "cudnn.allow_tf32", "cuda.matmul.allow_bf16_reduced_precision_reduction"),
     "cudnn.benchmark",
 )
-# Since torch 2.9 there are these too, which decide where both are set.
+# torch 2.9 has these too; they take precedence.
 NEWER = tuple(
     f"{name}.fp32_precision" for name in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nag.interpolants import GVP, LEVELS, VP, Interpolant, Linear, Prediction
-from nag.models.checks import widths_fit
+from nag.models.description import widths_fit
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from nag.models.sizes import heads_of
@@ -205,7 +205,7 @@ def _inferred(
 
 def _heads(heads: Any, hidden: int, depth: int) -> int:
     if heads is None:
-        raise ValueError(f"hidden {hidden}, depth {depth} is no known size, and weights do not show heads: give heads")
+        raise ValueError(f"hidden {hidden}, depth {depth} is not a known size; weights do not show heads: give heads")
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise ValueError(f"heads must be a whole number, at least 1, not {heads!r}")
     widths_fit(hidden, heads, 1.0)

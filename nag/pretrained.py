@@ -1,7 +1,7 @@
-"""Weights of feature networks as files: where they are kept, how they get there, how they are read.
+"""Weights of feature networks: download, cache and reading.
 
-A file is downloaded to a temporary name beside its place, under a lock file, checked by size and SHA-256, and only then
-published. So the cache may lie on a file system that many machines share. Where there is no network, put it by hand.
+A file is downloaded to a temporary name in the same folder, under a lock file, checked by size and SHA-256, then
+renamed. So many machines may share the cache. Without a network, copy the file there.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ KNOWN: dict[str, Known] = {
 }
 
 CHUNK = 2**20
-BEAT_S = 2.0  # the holder of a lock touches it so often
-STALE_S = 30.0  # a lock that is seen untouched for so long is of a process that is gone
+BEAT_S = 2.0  # how often the holder of a lock touches it
+STALE_S = 30.0  # a lock untouched for so long belongs to a dead process
 POLL_S = 0.5
-LEFT_S = 86_400.0  # a temporary file so old is of a process that was killed
+LEFT_S = 86_400.0  # a temporary file so old belongs to a killed process
 
 Report = Callable[[int, int], None]  # bytes done, bytes in all or 0
 
@@ -74,7 +74,7 @@ def find(name: str) -> Path | None:
 
 
 def located(path: str | None, name: str) -> Path:
-    """The file that a method shall read: `path`, or `name` in the cache. FileNotFoundError with what to do."""
+    """The file that a method reads: `path`, or `name` in the cache. FileNotFoundError says what to do."""
     place = Path(path) if path is not None else find(name)
     if place is None:
         raise FileNotFoundError(
@@ -97,7 +97,7 @@ def check(path: Path, known: Known) -> None:
 
 
 def check_cached(path: Path) -> None:
-    """Raise ValueError for a file of the cache that is not what its name says. One that lies elsewhere was chosen."""
+    """Raise ValueError if a file in the cache does not have the hash of its name. Files elsewhere are not checked."""
     if path.parent == cache() and path.name in KNOWN:
         check(path, KNOWN[path.name])
 

@@ -1,4 +1,4 @@
-"""Statistics of reference images that others have published, and samples in the form that the official evaluator reads.
+"""Published statistics of reference images, and samples in the format of the official evaluator.
 
 ADM's .npz files have mu, sigma (FID), mu_s, sigma_s (sFID) and often arr_0, the images; clean-fid's have mu and sigma.
 """
@@ -28,8 +28,8 @@ class Statistics(NamedTuple):
 def read_statistics(path: str, dims: dict[str, int] | None = None) -> dict[str, Statistics]:
     """ "features" (mu, sigma) and, where the file has them, "spatial" (mu_s, sigma_s).
 
-    `dims`: what the extractor at hand gives, such as {"features": 2048}. Raises OSError, or ValueError that names the
-    file, for other dimensions and for what are no mean and covariance.
+    `dims`: columns of the extractor's outputs, such as {"features": 2048}. Raises OSError, or ValueError that names the
+    file, for other dimensions, or if they are not a mean and a covariance.
     """
     from nag.datasets.arrays import array, headers
 
@@ -75,7 +75,7 @@ def _checked(path: str, mean_name: str, cov_name: str, mean: np.ndarray, cov: np
             raise ValueError(f"{path}: {name} has values that are not finite")
     largest = np.abs(cov).max(initial=0)
     if np.abs(cov - cov.T).max(initial=0) > ASYMMETRY * largest or cov.diagonal().min(initial=0) < -ASYMMETRY * largest:
-        raise ValueError(f"{path}: {cov_name} is no covariance: not symmetric, or a variance is negative")
+        raise ValueError(f"{path}: {cov_name} is not a covariance matrix: not symmetric, or a variance is negative")
     return Statistics(mean, (cov + cov.T) / 2)
 
 

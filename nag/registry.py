@@ -3,15 +3,19 @@
 A family is a folder of this package, a method one file in it: a small frozen object whose fields are its configuration.
 Nothing here imports torch; neither does importing a method, so names and fields can be checked in milliseconds.
 
-A method that reads files says so on its class. `FILES` maps a field that holds the path of a file (or of a folder of
-weights) to the name under which `nag.pretrained` finds it where the field is None. `FOLDERS` names the fields that hold
-the place of a data set. In identities their content stands in place of the path.
+Each family has a Protocol of its methods' members; `OPTIONAL` names those that a class may leave out.
+
+A method that reads files declares them on its class. `FILES` maps each field with the path of a file (or a folder of
+weights) to the name that `nag.pretrained` looks for if the field is None. `FOLDERS` names the fields with the path of a
+data set. `REMOTE`: such a path may be a URL. In identities the content replaces the path. `smoke()` gives a small
+stand-in for `--smoke`. A class without them gets `DEFAULTS`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict
@@ -82,13 +86,20 @@ METHODS: dict[str, dict[str, str]] = {
     "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
 }
+# By family: the Protocol, and those of its members that a class without them gets from it.
+OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
+    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses")),
+    "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
+    "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
+    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
+}
+DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}
 LARGEST = 2**63
 
 
 def _whole(value: Any) -> Any:
-    """5e4 is a whole number written as a float; anything else is left for the strict check to judge. None needs 64 bits
-    or more: beyond, arrays and floats overflow.
-    """
+    """5e4 is a whole number written as a float. The strict check judges the rest. From 2^63 on arrays overflow."""
     if isinstance(value, float) and value.is_integer():
         value = int(value) if abs(value) < LARGEST else LARGEST
     if isinstance(value, int) and abs(value) >= LARGEST:
@@ -98,7 +109,7 @@ def _whole(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_whole)]
 
-SOURCE = "__nagbench_source__"  # an attribute of a class of the user's own that takes part in a sweep
+SOURCE = "__nagbench_source__"  # the attribute of a user's class that holds the digest of its code
 
 T = TypeVar("T")
 
@@ -106,6 +117,9 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True)
 def method(cls: type[T]) -> type[T]:
     """Make `cls` a method: a frozen dataclass whose fields are checked strictly and by name when it is built."""
+    for name, default in DEFAULTS.items():
+        if not hasattr(cls, name):
+            setattr(cls, name, default)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return dataclass(frozen=True, config=config)(cls)  # type: ignore[return-value]
 
@@ -116,8 +130,23 @@ def find(family: str, name: str) -> type:
         raise KeyError(f"unknown family {family!r}; known: {', '.join(METHODS)}")
     if name not in METHODS[family]:
         raise KeyError(f"unknown name {name!r} in {family}; known: {', '.join(METHODS[family])}")
-    module, _, attribute = METHODS[family][name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return completed(family, _imported(METHODS[family][name]))
+
+
+def completed(family: str, cls: type) -> type:
+    """`cls` with the optional members of its family that it lacks, at their defaults."""
+    if family in OPTIONAL:
+        protocol, names = OPTIONAL[family]
+        for name in names:
+            if not hasattr(cls, name) and name not in getattr(cls, "__dataclass_fields__", {}):
+                setattr(cls, name, inspect.getattr_static(_imported(protocol), name))
+    return cls
+
+
+def _imported(place: str) -> Any:
+    """The object at "module:name"."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def build(family: str, name: str, **fields: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Guide a field, and sample from it."""
+"""Guidance of a field, and sampling from it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
 from nag.guidance.guided_field import GuidedField, Slope
-from nag.guidance.mixing import Part, along_noise, part, without_cancelled
-from nag.guidance.terms import Guidance, Term
+from nag.guidance.mixing import Part, part, without_cancelled
+from nag.guidance.terms import Guidance, Term, own_terms
 from nag.interpolants import convert
+from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def sample(
         raise ValueError(f"labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}")
     if y.numel() and not 0 <= int(y.min()) <= int(y.max()) <= field.num_classes:
         raise ValueError(f"labels must be in [0, {field.num_classes}], got {int(y.min())} to {int(y.max())}")
-    reason = sampler.refuses(field.interpolant, field.predicts) if hasattr(sampler, "refuses") else None
+    completed("samplers", type(sampler))
+    reason = sampler.refuses(field.interpolant, field.predicts)
     if reason is not None:
         raise ValueError(f"{type(sampler).__name__} cannot sample this network: {reason}")
     parts = guidance if isinstance(guidance, tuple | list) else () if guidance is None else (guidance,)
@@ -58,15 +60,18 @@ def guided(
 ) -> Field:
     """The field D + the terms of all `guidance`, a field again; `field` itself where all of it is off or cancels.
 
-    references: the networks that guidance names. One that is `field` itself is no other network: its terms merge with
-    those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance along the noise condition (`nag`)
-    inside every branch of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
+    references: the networks that guidance names. A reference that is `field` itself is not another network: its terms
+    merge with those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance that nests (`nag`) inside
+    every branch of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
     Raises ValueError if a network lacks a null condition or is missing, or does not fit.
     """
     if compose not in get_args(Compose):
         raise ValueError(f"unknown compose {compose!r}; known: {', '.join(get_args(Compose))}")
     active = [g for g in guidance if not g.off]
     for g in active:
+        completed("guidance", type(g))
+        if compose == "nested" and g.nests and not own_terms(g.terms()):
+            raise ValueError(f"{type(g).__name__} nests, so its terms must be predictions of the guided network")
         for condition in sorted(g.needs):
             _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
     terms = [(g, term) for g in active for term in g.terms()]
@@ -75,27 +80,26 @@ def guided(
     parts: list[Part] = []
     slopes: list[tuple[str, Slope]] = []
     for g, term in terms:
-        network = _found(term, field, references or {})
+        network = _network_of(term, field, references or {})
         _check_term(type(g).__name__, term, field, network)
         if term.gradient:
             slopes.append((_name(term), Slope(network, term.weight, term.interval)))
         else:
             number = next(i for i, each in enumerate(networks) if each is network)
-            parts.append(part(term, number, compose == "nested" and along_noise(g.terms())))
-    if any(each.inside for each in parts):
-        _check_nested(networks, parts)
+            parts.append(part(term, number, compose == "nested" and g.nests))
+    _check_nested(networks, parts)
     left = without_cancelled(parts)
     slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
     return GuidedField(networks, left, tuple(slope for _, slope in slopes)) if left or slopes else field
 
 
-def _found(term: Term, field: Field, references: References) -> Any:
+def _network_of(term: Term, field: Field, references: References) -> Any:
     if term.reference is None:
         return field
     if not isinstance(term.reference, str):
         return term.reference
     if term.reference not in references:
-        known = f"known: {', '.join(references)}" if references else "and there is none"
+        known = f"known: {', '.join(references)}" if references else "no references were given"
         raise ValueError(f"guidance asks for the reference network {term.reference!r}; {known}")
     return references[term.reference]
 
@@ -105,14 +109,14 @@ def _name(term: Term) -> str:
 
 
 def _references(field: Field, terms: list[tuple[Guidance, Term]], references: References) -> list[Field]:
-    """The networks of the terms but `field` itself, each once, by name: the order of guidance must not matter."""
-    found: dict[int, tuple[str, Field]] = {}
+    """The other networks of the terms, each once, sorted by name: the order of guidance must not matter."""
+    by_id: dict[int, tuple[str, Field]] = {}
     for _, term in terms:
-        network = _found(term, field, references)
+        network = _network_of(term, field, references)
         if network is not field and not term.gradient:
             named = (_name(term), network)
-            found[id(network)] = min(named, found.get(id(network), named), key=lambda pair: pair[0])
-    return [network for _, network in sorted(found.values(), key=lambda pair: (pair[0], id(pair[1])))]
+            by_id[id(network)] = min(named, by_id.get(id(network), named), key=lambda pair: pair[0])
+    return [network for _, network in sorted(by_id.values(), key=lambda pair: (pair[0], id(pair[1])))]
 
 
 def _check_trained(network: Any, condition: str, needs: str, not_so: str) -> None:
@@ -122,7 +126,7 @@ def _check_trained(network: Any, condition: str, needs: str, not_so: str) -> Non
 
 
 def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
-    """Raises ValueError if a term asks for what its network, or the field, does not have."""
+    """Raises ValueError if the network or the field lacks what the term needs."""
     if term.channels is not None and term.channels > field.shape[0]:
         raise ValueError(f"{name} guides {term.channels} channels, and states have {field.shape[0]}")
     wanted, method = ("a noise-level estimator", "gradient") if term.gradient else ("a network", "num_classes")
@@ -134,7 +138,7 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
         raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
     if network.interpolant != field.interpolant:
         paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
-        raise ValueError(f"{name}: a level means another state to the reference: its interpolant is {paths}")
+        raise ValueError(f"{name}: the reference has other states at the same level: its interpolant is {paths}")
     if term.gradient:
         return
     for condition, wants in (("null_class", term.null_class), ("null_noise", term.null_noise)):
@@ -147,7 +151,7 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
 
 
 def _check_converts(name: str, network: Field, field: Field) -> None:
-    """Its predictions must be convertible wherever samplers ask: from t = 1, and velocities down to t = 0."""
+    """Raises ValueError if its predictions cannot be converted at t = 1, or for velocities at t = 0."""
     import torch
 
     x = torch.zeros(1, 1, 1, 1)
@@ -160,7 +164,10 @@ def _check_converts(name: str, network: Field, field: Field) -> None:
 
 
 def _check_nested(networks: tuple[Field, ...], parts: list[Part]) -> None:
+    """Raises ValueError if a network lacks a null condition that guidance inside its branch asks it for."""
+    inner = [each.branch for each in parts if each.inside]
+    conditions = [name for name in ("null_class", "null_noise") if any(getattr(branch, name) for branch in inner)]
     for each in parts:
-        if not each.inside:
-            needs = "nested guidance along the noise condition needs a reference"
-            _check_trained(networks[each.branch.network], "null_noise", needs, "this one was not")
+        for condition in conditions if not each.inside else ():
+            needs = f"nested guidance along the {condition.removeprefix('null_')} condition needs a reference"
+            _check_trained(networks[each.branch.network], condition, needs, "this one was not")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nag.losses import Loss
     from nag.training_state import State, Weights
 
-# Recipes, as published: fields of Training, beside which a sweep may set others or the same ones anew.
+# Published recipes: fields of Training, which a sweep may override.
 PRESETS: dict[str, dict[str, Any]] = {
     "dog_sft": {  # fine-tuning on other classes, of Domain Guidance and of arXiv 2510.12497 after it
         "steps": 24_000,
@@ -114,14 +114,14 @@ class Batches:
         num_classes: int,
         device: str,
         part: tuple[int, int] | None = None,
-        ahead: bool | None = None,
+        prefetch: bool | None = None,
     ) -> None:
         import numpy as np
 
         self.split, self.training, self.num_classes, self.device = split, training, num_classes, device
         self.place = np.arange(*(part or (0, training.batch)))
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-        wanted = device != "cpu" if ahead is None else ahead
+        wanted = device != "cpu" if prefetch is None else prefetch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches") if wanted else None
         self._made: dict[int, Future[list[np.ndarray]]] = {}
 
@@ -154,11 +154,11 @@ class Batches:
         import numpy as np
 
         from nag import noise
+        from nag.datasets.dataset import drawn
 
         training, place = self.training, self.place
         picked = self.indices(step)
-        draw = getattr(self.split, "draw", None)
-        x0 = self.split.images(picked) if draw is None else draw(picked, training.seed, step, place)
+        x0 = drawn(self.split, picked, training.seed, step, place)
         eps = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
         t = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_LEVEL).astype(np.float32)
         drop_noise = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_NOISE)
@@ -188,8 +188,8 @@ def train(
 
     world: this process among those that train together, in a `distributed.group`; all give the same arguments, the
     first one's `resume` counts, it alone saves, and it alone gets the weights. micro_batch: images that a process has
-    in the network at once, all of its part by default. recompute: keep no activations of a transformer's blocks, but
-    compute them twice; the same bits, for less memory.
+    in the network at once, all of its part by default. recompute: activation checkpointing
+    in a transformer's blocks; the same bits, for less memory.
 
     `resume`: what `save(step, state)` was given, from which the training goes on. `due()` is asked after every step
     whether a checkpoint is wanted. `report(step, loss, gradient norm)` after every step. Raises ValueError where the
@@ -205,9 +205,9 @@ def train(
         for name, weight in module.named_parameters():
             weight.requires_grad_(name == training.only)
     if recompute:
-        from nag.models.transformer import recompute_blocks
+        from nag.models.transformer import checkpoint_activations
 
-        recompute_blocks(module)
+        checkpoint_activations(module)
     weights: Weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()} if world.rank == 0 else {}
     optimizer = torch.optim.AdamW(weights.values(), lr=training.lr, weight_decay=training.weight_decay)

@@ -92,7 +92,7 @@ class Outside:
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
     """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
     found = {}
-    for name, default in getattr(instance, "FILES", {}).items():
+    for name, default in instance.FILES.items():
         place = getattr(instance, name)
         if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
             place = instance.located()
@@ -106,7 +106,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
             found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
         elif default is not None:
             found[name] = Outside("", f"missing {default}", copied=True)
-    for name in getattr(type(instance), "FOLDERS", ()):
+    for name in instance.FOLDERS:
         from nag.datasets.dataset import listing
 
         place = getattr(instance, name)

@@ -63,7 +63,7 @@ class Autoencoder:
         return BlockMeans()
 
     def open(self, device: str = "cpu") -> OpenAutoencoder:
-        """Raises OSError, ImportError without diffusers, or ValueError for what is no such file or does not fit."""
+        """Raises OSError, ImportError without diffusers, or ValueError if a file is not valid or does not fit."""
         return OpenAutoencoder(self, device)
 
 

@@ -17,7 +17,7 @@ LOCAL_HEADER = 30  # bytes before the name in a member of a zip file; the length
 
 
 class Header(NamedTuple):
-    """What an array says of itself."""
+    """The header of an array."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -26,8 +26,9 @@ class Header(NamedTuple):
 
 
 def headers(path: str) -> dict[str, Header]:
-    """The arrays of an .npz file, by name. Raises FileNotFoundError, or ValueError for what is no such file and for one
-    that holds Python objects.
+    """The headers of the arrays of an .npz file, by name.
+
+    Raises FileNotFoundError; ValueError if it is not a valid .npz file or holds Python objects.
     """
     check_regular(path)
     try:
@@ -37,7 +38,7 @@ def headers(path: str) -> dict[str, Header]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # of a damaged file zipfile, its decoders and numpy raise some twenty kinds
-        raise ValueError(f"{path} is no whole .npz file ({_words(error)})") from error
+        raise ValueError(f"{path} is not a valid .npz file ({_words(error)})") from error
     for name, header in found.items():
         if header.dtype.hasobject:
             raise ValueError(f"{path}: {name} holds pickled Python objects, which are never loaded")

@@ -1,13 +1,13 @@
-"""Data sets: images in [-1, 1] with class labels. A data set is a method with one call, `open(split) -> Split`.
+"""Data sets: images in [-1, 1] with class labels. A data set is a method with `open(split) -> Split`.
 
 Add one: a file here with a class that has `shape`, `num_classes`, `stores` and `open`, and a line in `nag/registry.py`.
-One that reads files where they lie names the fields that say where in `FOLDERS`; its identity is then their listing.
+One that reads files in place names the fields with their paths in `FOLDERS`; their listing is its identity.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +17,52 @@ if TYPE_CHECKING:
 SPLITS = ("train", "held_out")
 
 
-class Split(Protocol):
-    """One part of a data set, read by index. Its order is a shuffled one, so that any run of indices is a fair draw.
+class Dataset(Protocol):
+    """`official`, `flip` and `inspect` may be left out: `nag.registry.OPTIONAL`."""
 
-    A split may have `originals`, the number of its images before flips: those come first, and a reference is made of
-    them alone; and `name(i)`, where image i lies, for messages. A held-out split may be empty: the data set then has no
-    held-out images.
+    official: ClassVar[Official | None] = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def stores(self) -> str:
+        """pixels or latents."""
+        ...
+
+    @property
+    def flip(self) -> bool:
+        """Whether the training split has each image twice, the second one mirrored."""
+        return False
+
+    def open(self, split: str) -> Split: ...
+
+    def inspect(self) -> list[str]:
+        """The problems of its files, a line each."""
+        return []
+
+
+class Official(NamedTuple):
+    """The classes and images of a known data set."""
+
+    classes: tuple[int, ...]  # any of these
+    train: int | None  # images; None: no one split is the data set's own
+    held_out: int | None
+    total: tuple[int, ...] = ()  # images of both, where only that is known
+
+
+class Split(Protocol):
+    """One part of a data set, read by index. It is in shuffled order, so any run of indices is a fair sample.
+
+    A split may also have `originals`, the number of its images before flips: those come first, and a reference is made
+    of them alone; `name(i)`, where image i lies, for messages; `skipped`, what was wrong with images that others
+    replace, by name; `draw`, as `LatentSplit` has it, for images that are drawn anew in each epoch. A held-out split
+    may be empty: the data set then has no held-out images.
     """
 
     def __len__(self) -> int: ...
@@ -37,7 +77,7 @@ class Split(Protocol):
 class ArraySplit:
     """A split that fits in memory.
 
-    images: (N, C, H, W) in [-1, 1]; labels: (N,) integers. Raises ValueError where the two do not fit together.
+    images: (N, C, H, W) in [-1, 1]; labels: (N,) integers. Raises ValueError if their shapes do not fit.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -59,27 +99,38 @@ class ArraySplit:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for a name that is none."""
+    """Raises ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
 def originals(split: Split) -> int:
-    """The number of its images that are not flips of others: a reference, a count or a share means these."""
+    """The number of its images without flips: a reference, a count or a share means these."""
     return getattr(split, "originals", len(split))
 
 
+def skipped(split: Split) -> dict[str, str]:
+    """What was wrong with images that could not be read and were replaced, by name."""
+    return dict(getattr(split, "skipped", {}))
+
+
+def drawn(split: Split, indices: np.ndarray, seed: int, step: int, places: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W), drawn from (seed, step, place) where the split has a distribution for each image."""
+    draw = getattr(split, "draw", None)
+    return split.images(indices) if draw is None else draw(indices, seed, step, places)
+
+
 def listing(path: str, *, compute: bool = True) -> str:
-    """The identity of a data set where it lies: a checksum of the names and sizes of its files and of what is in them
-    (`nag.datasets.listing`); of a single file, of its content. The place itself is no part of it. Without `compute` a
-    large single file that was never read has a name of its own, equal to no other.
+    """The identity of a data set: a checksum of names, sizes and content of its files (`nag.datasets.listing`); of a
+    single file, of its content. The path is not part of it. Without `compute` a large single file that was never read
+    has an identity equal to no other.
 
-    Not seen: in a data set of very many files, one that has another of the same name and size in its place; and, until
-    its folder changes or `check --deep` reads all again, one of very many that is written over in place.
+    Not noticed in a data set of very many files: a file replaced by another of the same name and size; and, until its
+    folder changes or `check --deep` reads all again, a file overwritten in place.
     """
-    from nag.datasets.listing import look
+    from nag.datasets.listing import read_listing
 
-    return look(path, names=False, compute=compute).checksum
+    return read_listing(path, names=False, compute=compute).checksum
 
 
 @overload
@@ -89,7 +140,7 @@ def to_uint8(x: Tensor) -> Tensor: ...
 def to_uint8(x: Any) -> Any:
     """Pixels as they are stored: [-1, 1] to 0 .. 255, clipped, (x + 1) * 127.5 rounded half to even.
 
-    An array gives an array, a tensor a tensor on its device. Raises ValueError where a value is not finite.
+    An array gives an array, a tensor a tensor on its device. Raises ValueError if a value is not finite.
     """
     if not bool((abs(x) < math.inf).all()):
         raise ValueError("to_uint8: a pixel is not finite")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from nag.datasets.dataset import ArraySplit
+from nag.datasets.dataset import ArraySplit, Dataset
 from nag.registry import method
 
 SPLITS = ("train", "held_out")
 
 
 @method
-class Digits:
+class Digits(Dataset):
     """Image i of the file is held out where i % 5 == 4 (359 images), else it is for training (1,438).
 
     Neighbours in the file are alike (often one hand), so held out means new images, not new hands. And each part is in

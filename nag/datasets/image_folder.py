@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from nag.datasets.dataset import check_split
+from nag.datasets.dataset import Dataset, check_split
 from nag.datasets.images import SUFFIXES, Unreadable
 from nag.locations import is_web
 from nag.registry import Int, method
@@ -26,17 +26,17 @@ TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit
 
 
 @method
-class ImageFolder:
+class ImageFolder(Dataset):
     """RGB images, cut by ADM's centre crop to `resolution`; classes are the folders below `path`, sorted by name.
 
     path: class folders; or train/ with the class folders in it, and held_out/, val/ or test/ beside it (the first of
-        these that is there is the held-out split, other folders are passed over); or images alone, which are one class.
-        Images may lie deeper than a class folder's first level. Files that are no images by suffix are passed over.
+        these that is there is the held-out split, other folders are ignored); or images alone, which are one class.
+        Images may also be in folders inside a class folder. Files without the suffix of an image are ignored.
     flip: the training split has each image twice: N + i is image i, mirrored. The held-out one never does.
     held_out: this share of the images, the same at any resolution, is kept out of the training split, where there is no
         held-out folder. 0 and no such folder: the held-out split is empty.
-    on_error: what an image that cannot be read does. `fail` names it and stops; `skip` puts the next image of its class
-        in its place, and the split counts it (`skipped`). A disk or network that fails is never skipped.
+    on_error: for an image that cannot be read. `fail` names it and stops; `skip` uses the next image of its class, and
+        the split records it (`skipped`). A disk or network error always stops.
     """
 
     path: str
@@ -59,17 +59,17 @@ class ImageFolder:
 
     @property
     def num_classes(self) -> int:
-        """From the kept listing's folders: no file is read."""
-        from nag.datasets.listing import look
+        """From the folders of the cached listing: no file is read."""
+        from nag.datasets.listing import read_listing
 
-        return max(1, len(layout_of(look(self.path, names=False, folder=True).folders).classes))
+        return max(1, len(layout_of(read_listing(self.path, names=False, folder=True).folders).classes))
 
     def open(self, split: str) -> ImageSplit:
-        """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such data set."""
-        from nag.datasets.listing import look
+        """ "train" or "held_out". Raises OSError or ValueError, with the path, if it is not such a data set."""
+        from nag.datasets.listing import read_listing
 
         check_split(split)
-        return self._open(split, look(self.path, folder=True))
+        return self._open(split, read_listing(self.path, folder=True))
 
     def _open(self, split: str, found: Listing) -> ImageSplit:
         import numpy as np
@@ -93,7 +93,7 @@ class ImageFolder:
         )
 
     def smoke(self) -> MadeUp:
-        """Small made-up images in its place, which need no folder; other ones for another class or folder name."""
+        """Small synthetic images, which need no folder; they differ by class and folder name."""
         from nag.datasets.synthetic import MadeUp
 
         named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
@@ -107,13 +107,13 @@ class ImageFolder:
             return otherwise
 
     def inspect(self) -> list[str]:
-        """What is wrong with the data set, one line a problem: the folders are read again, and the first image of each
-        class is decoded; with `on_error: skip`, the first that can be.
+        """The problems of the data set, a line each. The folders are read again, and the first image of each class is
+        decoded; with `on_error: skip`, the first that can be.
         """
-        from nag.datasets.listing import look
+        from nag.datasets.listing import read_listing
 
         try:
-            found = look(self.path, fresh=True, folder=True)
+            found = read_listing(self.path, fresh=True, folder=True)
             splits = {split: self._open(split, found) for split in ("train", "held_out")}
         except (OSError, ValueError) as error:
             return [str(error)]
@@ -126,12 +126,12 @@ class ImageFolder:
         return problems
 
     def _disagreements(self, splits: dict[str, ImageSplit]) -> list[str]:
-        """Where the folders are not those of the task (nag/datasets/named.py)."""
+        """Differences from the official data set (nag/datasets/named.py)."""
         return []
 
 
 class ImageSplit:
-    """Images read from their files when they are asked for, by several threads at a time."""
+    """Images that several threads read from their files on demand."""
 
     def __init__(self, data: ImageFolder, files: list[tuple[str, int]], labels: np.ndarray, flip: bool) -> None:
         self.data, self.files, self.flip = data, files, flip  # files: name below the path, size in bytes
@@ -170,7 +170,7 @@ class ImageSplit:
         return self._labels[np.asarray(indices, dtype=np.int64) % max(1, self.originals)]
 
     def first_of_each_class(self) -> list[str]:
-        """What is wrong with the first image of each class."""
+        """Why the first image of a class cannot be read, a line each."""
         import numpy as np
 
         problems = []
@@ -182,7 +182,7 @@ class ImageSplit:
         return problems
 
     def _pixels(self, i: int) -> np.ndarray:
-        """(R, R, 3) uint8 of image i, or of the one that stands in for it."""
+        """(R, R, 3) uint8 of image i, or of its replacement."""
         if self.data.on_error == "fail":
             return self._read(i)
         for j in self._of_its_class(i):
@@ -195,7 +195,7 @@ class ImageSplit:
         raise ValueError(f"no image of the class of {self.name(i)} can be read")
 
     def _of_its_class(self, i: int) -> Iterator[int]:
-        """i itself, then the other images of its class in the order of the split, from i on and round."""
+        """i itself, then the other images of its class in the order of the split, starting after i."""
         import numpy as np
 
         yield i
@@ -252,7 +252,7 @@ def _indexed(
         if classes and not inside:
             raise ValueError(f"{path.rstrip('/')}/{name} lies beside the class folders; each image belongs in one")
         if classes and first not in number:
-            raise ValueError(f"{where}/{first} is no class of the training images")
+            raise ValueError(f"{where}/{first} is not a class of the training images")
         files.append((name, size))
         labels.append(number.get(first, 0))
     if not files:
@@ -265,7 +265,7 @@ def _indexed(
 
 @functools.cache
 def _threads(process: int) -> ThreadPoolExecutor:
-    """The decoders of a process, its forks have their own: Pillow lets go of the interpreter while it decodes."""
+    """Decoder threads of a process; a fork has its own. Pillow releases the GIL while it decodes."""
     del process
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")

@@ -1,8 +1,8 @@
 """One image file -> (size, size, 3) bytes: decoded as the field does, then ADM's centre crop.
 
-Every file becomes RGB by Pillow's own conversion: grey is repeated, a palette looked up, CMYK converted, and of an
-alpha channel only the colours are kept, transparent parts too. 16-bit grey is scaled by 1/257, where Pillow would clip.
-The orientation that a camera noted in EXIF is ignored, as in guided-diffusion, DiT and SiT.
+Every file becomes RGB by Pillow's own conversion: grey is repeated, a palette looked up, CMYK converted, and an
+alpha channel is dropped, so transparent parts keep their colours. 16-bit grey is scaled by 1/257; Pillow would clip it.
+The orientation in EXIF is ignored, as in guided-diffusion, DiT and SiT.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, Ove
 
 
 class Unreadable(ValueError):
-    """A file that is no whole image, or one whose pixels have no known range."""
+    """A file that is not a valid image, or whose pixels have no known range."""
 
 
 def pixels(data: bytes, size: int, name: str) -> np.ndarray:

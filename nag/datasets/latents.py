@@ -31,22 +31,22 @@ def encode_shard(
     dtype: str = "float16",
     see: Callable[[np.ndarray, np.ndarray], None] = lambda images, labels: None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of the shard of images `indices`, which are originals, `batch` at a time; reading goes on meanwhile.
+    """The arrays of the shard of images `indices` (originals), `batch` at a time, with prefetching.
 
-    `see(images, labels)` is given each batch of images, float32 in [-1, 1], for what else is made in the same pass.
-    Raises ValueError, naming the image, where a latent is not finite or too large for `dtype`.
+    `see(images, labels)` gets each batch of images, float32 in [-1, 1], for other work in the same pass.
+    Raises ValueError, naming the image, if a latent is not finite or too large for `dtype`.
     """
     import numpy as np
     import torch
 
     from nag.datasets.dataset import originals
-    from nag.datasets.prefetch import read_ahead
+    from nag.datasets.prefetch import prefetch
 
     if len(indices) and not 0 <= indices.min() <= indices.max() < originals(split):
         raise ValueError(f"images {indices.min()} to {indices.max()} of {originals(split)}; flips are made here")
     parts = [indices[first : first + batch] for first in range(0, len(indices), batch)]
     posteriors, labels = [], []
-    for part, (images, y) in zip(parts, read_ahead(split, parts), strict=True):
+    for part, (images, y) in zip(parts, prefetch(split, parts), strict=True):
         x = torch.from_numpy(images)
         both = [torch.stack(autoencoder.encode(turned), 1) for turned in (x, x.flip(3))]  # (n, mean and std, C, h, w)
         with np.errstate(over="ignore"):  # what is too large is found below
@@ -61,10 +61,10 @@ def encode_shard(
 
 
 class LatentSplit:
-    """Latents from local shards, mapped: what is read of a batch is its rows alone.
+    """Latents from memory-mapped local shards: only the rows of a batch are read.
 
     shards: paths, in order. flip: N + i is the mirrored image i, as in `image_folder`. Raises OSError, or ValueError
-    that names the file, for what is no whole shard or does not fit the others.
+    that names the file, for what is not a valid shard or does not fit the others.
     """
 
     def __init__(self, shards: Sequence[str], flip: bool = False) -> None:
@@ -144,5 +144,5 @@ def _mapped(path: str) -> dict[str, np.ndarray]:
         if posterior.ndim != 6 or posterior.shape[1:3] != (2, 2) or found["labels"].shape != posterior.shape[:1]:
             raise ValueError(f"posterior is {posterior.shape}, labels {found['labels'].shape}")
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise ValueError(f"{path} is no whole shard of latents ({error})") from error
+        raise ValueError(f"{path} is not a valid shard of latents ({error})") from error
     return found

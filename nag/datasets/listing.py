@@ -1,12 +1,12 @@
 """The files of a data set where they lie, in a folder or at a URL: names, sizes, a checksum, local copies.
 
-The checksum is of names, sizes and content. Of a small file, or one in a format without compression, whose size says
-nothing, all content counts; of larger ones four pieces. Of a data set of more than EVERY files only SAMPLE are read,
-those whose hashed names come first: opening a million files takes minutes on a network disk.
+The checksum is of names, sizes and content. Small files, and those in a format without compression, whose size says
+nothing, are read whole; of larger ones four pieces. In a data set of more than EVERY files only SAMPLE are read, those
+whose hashed names come first: opening a million files takes minutes on a network disk.
 
-A listing is kept in the user's cache: for a local folder it holds as long as no folder below it has changed, and none
-of the first STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same.
-`fresh` reads it again. Names that begin with a dot are passed over.
+A listing is cached: for a local folder it is valid as long as no folder below it has changed, and none of the first
+STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same. `fresh` reads
+it again. Names that begin with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ QUICK = 1 << 28  # bytes of a single file that are read where nothing is to take
 
 
 class Listing(NamedTuple):
-    """What lies at a path. Names are relative, with '/', sorted; a single file has the one name ''."""
+    """The files at a path. Names are relative, with '/', sorted; a single file has the one name ''."""
 
     checksum: str  # of names, sizes and content; of a single file: of its content
     folders: tuple[str, ...]  # every one below the path, sorted, empty ones too (a URL has none that are empty)
@@ -48,18 +48,20 @@ class Listing(NamedTuple):
 
 
 def cache(kind: str) -> Path:
-    """A folder for what can be made again."""
+    """A cache folder."""
     from nag.cache import folder
 
     return folder(kind)
 
 
-def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False) -> Listing:
-    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders. Without
+def read_listing(
+    path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False
+) -> Listing:
+    """The listing of a folder, a file or a URL. Without `names` only the folders of a cached one are read. Without
     `compute` a single local file of more than QUICK bytes that was never read has a checksum equal to no other.
 
-    Raises FileNotFoundError where nothing is there, ValueError for what is neither file nor folder or is never read,
-    for a single file where a `folder` is needed (it is not read), locations.Unreachable.
+    Raises FileNotFoundError if nothing is there; ValueError if it is neither file nor folder, is never read, or is a
+    single file where a `folder` is needed (it is not read); locations.Unreachable.
     """
     place = _place(path)
     if (reason := locations.refusal(path)) is not None:
@@ -90,10 +92,10 @@ def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = 
 
 
 def local(path: str, name: str = "", size: int = 0) -> str:
-    """A local path of a file of the data set. One at a URL is fetched once, and kept by URL, name and size.
+    """A local path of a file of the data set. A remote file is downloaded once, and cached by URL, name and size.
 
-    It appears under its name when it is whole: fsspec's own file caches write in place, so that a second process could
-    read half a file. Raises OSError where it comes with another size than was listed.
+    It appears under its name when it is complete: fsspec's own file caches write in place, so a second process could
+    read half a file. Raises OSError if it does not have the size that was listed.
     """
     if not _is_url(path):
         return os.path.join(_place(path), name) if name else _place(path)
@@ -111,7 +113,7 @@ def local(path: str, name: str = "", size: int = 0) -> str:
                 system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
             came = temporary.stat().st_size
             if name and came != size:
-                raise OSError(f"{path.rstrip('/')}/{name} came with {came} bytes; {size} are listed")
+                raise OSError(f"{path.rstrip('/')}/{name} has {came} bytes; {size} are listed")
     return str(kept)
 
 
@@ -132,12 +134,12 @@ def digest(text: str) -> str:
 
 
 def _first(names: tuple[str, ...], count: int) -> list[str]:
-    """So many of the names, in the order of their hashes: the same ones wherever the data set lies."""
+    """The first names in the order of their hashes: the same ones wherever the data set is."""
     return sorted(names, key=digest)[:count]
 
 
 def _checksum(path: str, names: tuple[str, ...], sizes: dict[str, int], chosen: list[str]) -> str:
-    """Of names and sizes, and of the content of the chosen files."""
+    """The checksum of names and sizes, and of the content of the chosen files."""
     hashed = hashlib.blake2b(digest_size=16)
     for name in names:
         hashed.update(f"{name}\0{sizes[name]}\0".encode("utf-8", "surrogateescape"))
@@ -148,7 +150,7 @@ def _checksum(path: str, names: tuple[str, ...], sizes: dict[str, int], chosen: 
 
 
 def _pieces(name: str, size: int) -> list[tuple[int, int]]:
-    """Where the pieces of a file that count start and end: the first and the last ones are at its ends."""
+    """Start and end of the pieces that are read; the first and the last one are at the ends of the file."""
     whole = PLAIN_WHOLE if name.lower().endswith(PLAIN_SUFFIXES) else WHOLE
     if size <= whole:
         return [(0, size)] if size else []
@@ -172,7 +174,7 @@ def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
                     file.seek(start)
                     hashed.update(file.read(end - start))
         except FileNotFoundError as error:
-            raise ValueError(f"{place} went away while it was read") from error
+            raise ValueError(f"{place} was removed while it was read") from error
         return hashed.digest()
 
     parts = [wanted[first : first + 64] for first in range(0, len(wanted), 64)]
@@ -182,7 +184,7 @@ def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
 
 
 def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
-    """A hash of the pieces of each remote file: requests for parts of files, many at once."""
+    """A hash of the pieces of each remote file, by many range requests at once."""
     system, root = locations.system(url)
     base = root.rstrip("/")
     for first in range(0, len(wanted), AT_ONCE):
@@ -199,7 +201,7 @@ def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
 
 
 def _changed(root: str, name: str) -> list[int]:
-    """What shows that a file is another one; of a single file also what a program cannot set."""
+    """Size and time of change, which differ for another file; of a single file also what a program cannot set."""
     stat = os.stat(os.path.join(root, name) if name else root)
     return [stat.st_size, stat.st_mtime_ns] + ([] if name else [stat.st_ctime_ns, stat.st_ino])
 
@@ -264,14 +266,14 @@ def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str
 
 
 def _top(system: Any, root: str) -> str:
-    """What the first level below a URL shows, in one request: names, and of files what changes with them."""
+    """A digest of the first level below a URL, in one request: names, and of files what changes with them."""
     told = ("size", "ETag", "etag", "LastModified", "updated", "mtime", "created")
     shown = [[str(entry["name"]), *(str(entry.get(key)) for key in told)] for entry in system.ls(root, detail=True)]
     return digest(json.dumps(sorted(shown)))
 
 
 def _read(kept: Path, path: str, names: bool) -> Listing | None:
-    """A kept listing, where it still holds. A file that is damaged or of another format is as good as none."""
+    """A cached listing, or None where there is none, it is out of date, damaged, or of another format."""
     try:
         with open(kept, encoding="utf-8", errors="surrogateescape") as file:
             head = json.loads(file.readline())
@@ -306,7 +308,7 @@ def _content(path: str) -> str:
 
 
 def _publish(kept: Path, lines: list[str]) -> None:
-    with contextlib.suppress(OSError):  # a home that cannot be written only costs reading the folders again
+    with contextlib.suppress(OSError):  # without a cache the folders are read again
         kept.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(kept) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
@@ -314,7 +316,7 @@ def _publish(kept: Path, lines: list[str]) -> None:
 
 @contextlib.contextmanager
 def _temporary(kept: Path) -> Iterator[Path]:
-    """A name beside `kept` to write to, which becomes `kept` at the end or is gone."""
+    """A temporary path in the same folder, which becomes `kept` at the end, or is removed."""
     temporary = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         yield temporary

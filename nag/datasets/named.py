@@ -7,20 +7,14 @@ the one that the data set's own authors published stands here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
+from nag.datasets.dataset import Official
 from nag.datasets.image_folder import HELD_OUT, ImageFolder, ImageSplit, layout_of
 from nag.registry import method
 
 if TYPE_CHECKING:
     from nag.datasets.listing import Listing
-
-
-class Official(NamedTuple):
-    classes: tuple[int, ...]  # any of these
-    train: int | None  # images; None: no one split is the data set's own
-    held_out: int | None
-    total: tuple[int, ...] = ()  # images of both, where only that is known
 
 
 class Task(ImageFolder):
@@ -31,9 +25,9 @@ class Task(ImageFolder):
     @property
     def num_classes(self) -> int:
         """Raises ValueError where the folders are not the classes of the data set."""
-        from nag.datasets.listing import look
+        from nag.datasets.listing import read_listing
 
-        return self._classes(look(self.path, names=False, folder=True))
+        return self._classes(read_listing(self.path, names=False, folder=True))
 
     def _open(self, split: str, found: Listing) -> ImageSplit:
         self._classes(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.datasets.dataset import check_split
+from nag.datasets.dataset import Dataset, check_split
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FORMS = "uint8 (N, H, W, 1 or 3) for pixels, or floating-point (N, C, H, W) for 
 
 
 @method
-class Npz:
+class Npz(Dataset):
     """`arr_0` (or `images`, `latents`): uint8 (N, H, W, C) are pixels, floating-point (N, C, H, W) are latents, taken
     as they are. `arr_1` (or `labels`): (N,) whole numbers from 0; without them all is one class.
 
@@ -58,7 +58,7 @@ class Npz:
         return path, stat.st_size, stat.st_mtime_ns
 
     def open(self, split: str) -> NpzSplit:
-        """ "train" or "held_out". Raises OSError or ValueError, with the path, for what is no such file."""
+        """ "train" or "held_out". Raises OSError or ValueError, with the path, if it is not such a file."""
         from nag.noise import permutation
 
         check_split(split)

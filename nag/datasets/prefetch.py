@@ -1,4 +1,4 @@
-"""Reading ahead: the next parts of a split are made in a thread while the caller works on this one."""
+"""Prefetch: a thread reads the next parts of a split while the caller works on this one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 Part = tuple["np.ndarray", "np.ndarray"]
 
 
-def read_ahead(split: Split, parts: Iterable[np.ndarray], depth: int = 2) -> Iterator[Part]:
-    """Images and labels of every part of indices, in order; at most `depth` parts are ready or being made ahead."""
+def prefetch(split: Split, parts: Iterable[np.ndarray], depth: int = 2) -> Iterator[Part]:
+    """Images and labels of every part of indices, in order; at most `depth` parts are read in advance."""
 
     def read(part: np.ndarray) -> Part:
         images = split.images(part)
         return images, split.labels(part)
 
     waiting: deque[Future[Part]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         try:
             for part in parts:
                 waiting.append(thread.submit(read, part))

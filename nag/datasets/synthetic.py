@@ -1,4 +1,4 @@
-"""Made-up images: a disc of its class's colour somewhere on a ground. They stand in for a folder under `--smoke`."""
+"""Synthetic images: a disc in the colour of its class. `--smoke` uses them in place of a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.datasets.dataset import check_split
+from nag.datasets.dataset import Dataset, check_split
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @method
-class MadeUp:
-    """Image i is a function of (seed, i): nothing is read. Classes take turns, and none is learned from anything else
-    than its colour. `images` are to train on; a quarter as many, others, are held out.
+class MadeUp(Dataset):
+    """Image i is a function of (seed, i). Classes alternate, and only the colour tells them apart. `images` are for
+    training; a quarter as many others are held out.
     """
 
     classes: Annotated[Int, Field(ge=1, le=100_000)] = 10

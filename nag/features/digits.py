@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from nag.features.extractor import Extractor
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ BATCH, LR, WARMUP, WEIGHT_DECAY, SMOOTHING = 128, 3e-3, 50, 0.05, 0.1
 
 
 @method
-class Digits:
+class Digits(Extractor):
     """Features are the 64 values of the hidden layer *before* its ReLU, as they are (no scaling).
 
     The Fréchet distance sees mean and covariance only. Before the ReLU the covariance is of full rank and every unit
@@ -100,7 +101,7 @@ class Digits:
         expected = {name: tuple(p.shape) for name, p in self._start().items()}
         found = {name: tuple(p.shape) for name, p in state.items()}
         if found != expected:
-            raise ValueError(f"these are no weights of the digits extractor: expected {expected}; got {found}")
+            raise ValueError(f"these are not weights of the digits extractor: expected {expected}; got {found}")
         weights = {name: p.to(device, torch.float32) for name, p in state.items()}
 
         def extract(images: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nag.features.extractor import Extractor
 from nag.features.synthetic import MadeUp
 from nag.features.timm_model import created, extractor
 from nag.pretrained import DINOV2 as FILE
@@ -24,7 +25,7 @@ OFFSET = 0.1  # of dinov2's interpolation of positions
 
 
 @method
-class DINOv2:
+class DINOv2(Extractor):
     """features (N, 1024): the class token after the last norm.
 
     As dgm-eval has it: the whole image to 224x224, bicubic, by Pillow on 8 bits, ImageNet's mean and deviation. The

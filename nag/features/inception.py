@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from nag.features.extractor import Extractor
 from nag.features.resizing import Kind, check_images, resize
 from nag.features.synthetic import MadeUp
 from nag.pretrained import INCEPTION, PYTORCH_FID, located
@@ -37,7 +38,7 @@ class _File:
 
 
 @method
-class Inception:
+class Inception(Extractor):
     """features: the last pooled layer (N, 2048). logits: (N, 1008), without the bias, as ADM's and StyleGAN's Inception
     Scores take them. spatial: the first 7 channels of mixed_6/conv (N, 2023) in the order height, width, channel, as
     ADM's `mu_s` and `sigma_s` have them.

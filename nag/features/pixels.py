@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nag.features.extractor import Extractor
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @method
-class Pixels:
+class Pixels(Extractor):
     """Flattened pixels in [-1, 1]. On digits three of the 64 never change, so their covariance is singular."""
 
     VERSION: ClassVar[int] = 1

@@ -68,12 +68,12 @@ def opened(path: Path, device: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, 
         with torch.no_grad():
             found = [tuple(out.shape) for out in run(torch.zeros(1, 3, 299, 299, device=device))]
     except KeyError as error:
-        raise ValueError(f"{path}: these are no weights of pytorch-fid's Inception: {error} is missing") from None
+        raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: {error} is missing") from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: these are no weights of pytorch-fid's Inception: {reason}") from error
+        raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: {reason}") from error
     if found[0] != (1, 2048) or found[1][0] != 1 or found[2] != (1, 192, 17, 17):
-        raise ValueError(f"{path}: these are no weights of pytorch-fid's Inception: its outputs are {found}")
+        raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: its outputs are {found}")
     return run
 
 

@@ -1,4 +1,4 @@
-"""Fixed random projections under the names of another extractor's outputs: they stand in for it under `--smoke`."""
+"""Fixed random projections with the output names of another extractor: `--smoke` uses them in its place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
+from nag.features.extractor import Extractor
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ def _tuple(value: Any) -> Any:
 
 
 @method
-class MadeUp:
-    """Each output is 8 columns: projections of the image, made SIDE x SIDE. No weights are read. of: what it stands
-    for, which names it apart.
-    """
+class MadeUp(Extractor):
+    """Each output has 8 columns: projections of the image, resized to SIDE x SIDE. of: the extractor it stands for."""
 
     of: str = ""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ("features",)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from nag.features.extractor import Extractor
 from nag.features.resizing import Kind, check_images, resize
 from nag.features.synthetic import MadeUp
 from nag.pretrained import located, read_state
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @method
-class Timm:
+class Timm(Extractor):
     """features (N, d): what the network gives without its classifier.
 
     The whole image is resized to the network's size (no crop, by Pillow's filter, to whole numbers) and normalised with
@@ -102,5 +103,5 @@ def created(
     except (RuntimeError, KeyError, AttributeError, AssertionError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = "; ".join(line if len(line) < 200 else f"{line[:200]} ..." for line in lines[1:3] or lines)
-        raise ValueError(f"{path}: these are no weights of timm's {model}: {reason}") from error
+        raise ValueError(f"{path}: these are not weights of timm's {model}: {reason}") from error
     return network.to(device).eval()

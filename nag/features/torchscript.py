@@ -1,4 +1,4 @@
-"""A network of one's own as a TorchScript file: the way in for everything that has no file of its own here."""
+"""Any network as a TorchScript file: for extractors that have no file of their own here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from nag.features.extractor import Extractor
 from nag.features.resizing import check_images, resize
 from nag.features.synthetic import MadeUp
 from nag.features.torchscript_file import load, plainly, reason
@@ -27,7 +28,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
 @method
-class TorchScript:
+class TorchScript(Extractor):
     """The network is called with x (N, channels, size, size) float32 and gives the outputs that `outputs` names: one
     tensor, a tuple of them in that order, or a dict that has those names. Each is flattened to (N, d).
 
@@ -67,7 +68,7 @@ class TorchScript:
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to the outputs, (N, d) float32.
 
-        Raises FileNotFoundError, and ValueError that names the file where it is no TorchScript; the function raises
+        Raises FileNotFoundError, and ValueError that names the file if it is not TorchScript; the function raises
         ValueError for images that the network cannot take, and where it gives something else than `outputs`.
         """
         import torch

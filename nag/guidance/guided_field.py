@@ -1,4 +1,4 @@
-"""A guided network is a field again: it evaluates the branches of a mix in one batch and sums them."""
+"""A guided network is a field again: it evaluates all branches in one batch and sums them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from nag.estimator import Estimator
 
-# On a CPU a batch that leaves its caches is slower than the same samples in turn (benchmarks/sampling.py), so there no
-# more branches share a batch than keep it at so many numbers, or at so many samples.
+# On a CPU a batch that does not fit its caches is slower than the same samples in turn (benchmarks/sampling.py), so a
+# batch of branches has at most so many numbers, or so many samples.
 CPU_NUMBERS, CPU_SAMPLES = 4096, 4
-PURE_NOISE = 1e-6  # at an alpha below it nothing is divided by alpha
+PURE_NOISE = 1e-6  # below this alpha, never divide by alpha
 
 
 class Slope(NamedTuple):
@@ -36,16 +36,16 @@ Acting = tuple[bool, ...]  # which of the parts, then which of the slopes, act a
 
 @dataclass(frozen=True)
 class GuidedField:
-    """D and `parts`, a weighted sum of branches, and `slopes`. Where the network says a variance, it is that of D.
+    """D and `parts`, a weighted sum of branches, and `slopes`. If the network predicts a variance, it is that of D.
 
-    networks: the guided one, then the references. Branches of one network are evaluated in one batch, but for large
-    batches on a CPU; what does not act at a level is not evaluated. Samples may be at different levels.
+    networks: the guided one, then the references. Branches of one network are evaluated in one batch, except large
+    batches on a CPU; only what acts at a level is evaluated. Samples may be at different levels.
     """
 
     networks: tuple[Field, ...]
     parts: tuple[Part, ...]
     slopes: tuple[Slope, ...] = ()
-    _found: dict[Acting, tuple[Stretch, ...]] = dataclasses.field(
+    _plans: dict[Acting, tuple[Stretch, ...]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -79,7 +79,7 @@ class GuidedField:
 
     @property
     def calls(self) -> int:
-        """Where everything acts. With intervals there are fewer, which `nag.field.Calls` counts."""
+        """If everything acts. With intervals there are fewer, which `nag.field.Calls` counts."""
         everything = (True,) * (len(self.parts) + len(self.slopes))
         branches = _branches(self._stretches(everything))
         return sum(getattr(self.networks[b.network], "calls", 1) for b in branches) + len(self.slopes)
@@ -96,24 +96,24 @@ class GuidedField:
         return mixed[torch.tensor([row for some in rows.values() for row in some]).argsort()]
 
     def _acting(self, t: torch.Tensor) -> list[Acting]:
-        """What acts on each sample; one entry for all where their levels do not matter."""
+        """What acts on each sample; one entry for all if their levels do not matter."""
         if all(part.interval.whole for part in self.parts) and not self.slopes:
             return [(True,) * len(self.parts)]
-        levels = t.tolist() or [0.0]  # of no samples at all
+        levels = t.tolist() or [0.0]  # for an empty batch
         acting = {level: self._acting_at(level) for level in set(levels)}
         return [acting[level] for level in levels]
 
     def _acting_at(self, t: float) -> Acting:
-        """A slope needs a nominal level with a trace of data, so it does not act under the null noise condition."""
+        """A slope needs a nominal level at which the state holds data: not t = 1, not the null noise condition."""
         has_slope = t >= 0 and self.interpolant.alpha(t) > PURE_NOISE
         slopes = (has_slope and t in slope.interval for slope in self.slopes)
         return (*(t in part.interval for part in self.parts), *slopes)
 
     def _stretches(self, acting: Acting) -> tuple[Stretch, ...]:
-        if acting not in self._found:
+        if acting not in self._plans:
             parts = [part for part, acts in zip(self.parts, acting, strict=False) if acts]
-            self._found[acting] = stretches(parts, self.shape[0])
-        return self._found[acting]
+            self._plans[acting] = stretches(parts, self.shape[0])
+        return self._plans[acting]
 
     def _mixed(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, acting: Acting) -> torch.Tensor:
         import torch
@@ -132,7 +132,7 @@ class GuidedField:
     def _evaluated(
         self, branches: list[Evaluation], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
     ) -> dict[Evaluation, torch.Tensor]:
-        """Every branch (N, C, H, W) as the guided network predicts; its own with a variance they may add."""
+        """Every branch (N, C, H, W), as the guided network predicts; its own branches may have a variance too."""
         import torch
 
         values: dict[Evaluation, torch.Tensor] = {}
@@ -156,7 +156,7 @@ class GuidedField:
     def _variance(
         self, values: dict[Evaluation, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
     ) -> torch.Tensor | None:
-        """What D says beyond C channels. Where the mix has no D but its network says a variance, D is evaluated."""
+        """The channels of D beyond C. If the sum has no D, but its network predicts a variance, D is evaluated."""
         channels = self.shape[0]
         own = [value for branch, value in values.items() if branch.network == 0]
         if not own or own[0].shape[1] == channels:

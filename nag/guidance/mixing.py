@@ -1,10 +1,11 @@
-"""The weights of a mix: which evaluations of which networks, times what, on which channels. No tensors here."""
+"""The weights of a guided prediction: evaluations of networks, weights, channels. No tensors here."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nag.guidance.terms import EVERYWHERE, Interval, Term
@@ -22,7 +23,7 @@ D = Evaluation(0, False, False)  # the conditional prediction
 
 
 class Part(NamedTuple):
-    """A term with its network found. `inside`: it acts within every branch of the parts that are not."""
+    """A term with the number of its network. `inside`: it acts within every branch of the parts that are not inside."""
 
     branch: Evaluation
     weight: float
@@ -32,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Channels first to last - 1, and the branches that are summed there."""
+    """Channels first to last - 1, and the branches that are summed on them."""
 
     first: int
     last: int
@@ -44,14 +45,8 @@ def part(term: Term, network: int, inside: bool = False) -> Part:
     return Part(branch, term.weight, term.channels, term.interval, inside)
 
 
-def along_noise(terms: tuple[Term, ...]) -> bool:
-    """Whether a guidance moves along the noise condition alone: with `nested` it acts inside the branches of others."""
-    own = all(term.reference is None and not term.null_class and not term.gradient for term in terms)
-    return own and any(term.null_noise for term in terms)
-
-
 def without_cancelled(parts: list[Part]) -> tuple[Part, ...]:
-    """The parts in a fixed order, without those that are alike but for their weight and sum to 0."""
+    """The parts in a fixed order, without those that differ in weight only and sum to 0."""
     alike: dict[Part, list[Part]] = defaultdict(list)
     for each in parts:
         alike[each._replace(weight=0.0)].append(each)
@@ -64,17 +59,17 @@ def _order(part: Part) -> Any:
 
 
 def stretches(parts: Iterable[Part], channels: int) -> tuple[Stretch, ...]:
-    """D and `parts` on each range of channels that has weights of its own."""
+    """The weights of D and `parts` on each range of channels."""
     parts = tuple(parts)
     ends = sorted({channels, *(p.channels for p in parts if p.channels is not None)})
-    found = []
-    for first, last in zip([0, *ends], ends, strict=False):
-        found.append(Stretch(first, last, _weights([p for p in parts if p.channels is None or p.channels > first])))
-    return tuple(found)
+    return tuple(
+        Stretch(first, last, _weights([p for p in parts if p.channels is None or p.channels > first]))
+        for first, last in pairwise((0, *ends))
+    )
 
 
 def _weights(parts: list[Part]) -> tuple[tuple[Evaluation, float], ...]:
-    """D + the parts outside, with D + the parts inside put in place of every branch. Weights of 0 are left out."""
+    """D + the outer parts, where D + the inner parts replaces every branch. Weights of 0 are left out."""
     outer, inner = (_sums([(p.branch, p.weight) for p in parts if p.inside is inside]) for inside in (False, True))
     product = [
         (Evaluation(a.network, a.null_noise or b.null_noise, a.null_class or b.null_class), outer[a] * inner[b])
@@ -89,7 +84,7 @@ def _sums(pairs: list[tuple[Evaluation, float]]) -> dict[Evaluation, float]:
 
 
 def _total(pairs: list[tuple[Evaluation, float]]) -> dict[Evaluation, float]:
-    """Equal branches are one; their weights are summed exactly, so that their order does not matter."""
+    """The total weight of each branch, summed exactly, so that the order does not matter."""
     weights: dict[Evaluation, list[float]] = defaultdict(list)
     for branch, weight in pairs:
         weights[branch].append(weight)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import pydantic
-
-from nag.guidance.terms import Interval, Term
+from nag.guidance.scaled import Scaled
+from nag.guidance.terms import Interval, Term, away_from
 from nag.registry import method
 
 
 @method
-class NAG:
+class NAG(Scaled):
     """Classifier-free NAG, in the paper's notation: s_w(x|t) = (w + 1) s(x|t) - w s(x); w = `scale`, 0 is off.
 
     s(x) is the same network with its noise condition replaced by the learned null embedding, its class kept. The
@@ -19,16 +18,13 @@ class NAG:
     scale: 0 to 1000. interval: the levels t at which it acts.
     """
 
-    scale: Annotated[float, pydantic.Field(ge=0, le=1000)]
     interval: Interval = Interval()
 
     VERSION: ClassVar[int] = 1
+    OFF: ClassVar[float] = 0
     needs: ClassVar[frozenset[str]] = frozenset({"null_noise"})
-
-    @property
-    def off(self) -> bool:
-        return self.scale == 0
+    nests: ClassVar[bool] = True
+    reference: ClassVar[None] = None
 
     def terms(self) -> tuple[Term, ...]:
-        w = self.scale
-        return Term(False, False, w, interval=self.interval), Term(True, False, -w, interval=self.interval)
+        return away_from(self.scale, null_noise=True, interval=self.interval)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import pydantic
-
-from nag.guidance.terms import Interval, Reference, Term
+from nag.guidance.scaled import Referenced
+from nag.guidance.terms import Term
 from nag.registry import method
 
 
 @method
-class NAGClassifier:
+class NAGClassifier(Referenced):
     """s(x|t) + w grad_x log g_phi(t | x), in the paper's notation; w = `scale`, 0 is off.
 
     g_phi is the noise-level estimator `reference`, asked at the nominal level t; it must not be the one that measures
@@ -20,16 +19,8 @@ class NAGClassifier:
     scale: 0 to 1000. interval: the levels t at which it acts.
     """
 
-    scale: Annotated[float, pydantic.Field(ge=0, le=1000)]
-    reference: Reference
-    interval: Interval = Interval()
-
     VERSION: ClassVar[int] = 1
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    @property
-    def off(self) -> bool:
-        return self.scale == 0
+    OFF: ClassVar[float] = 0
 
     def terms(self) -> tuple[Term, ...]:
         return (Term(False, False, self.scale, self.reference, interval=self.interval, gradient=True),)

@@ -1,7 +1,6 @@
-"""What is computed of a reference, kept for the next cell that is scored against it in this process, and of a cell for
-its next metric.
+"""A cache of intermediate results: of a reference for the next cell in this process, of a cell for its next metric.
 
-It is found by the content of the arrays that it was made of, so an array that was changed, or read again, is no trap.
+Keys are the content of the input arrays, so changed arrays, or arrays that were read again, are safe.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_MOST = 12  # all that the metrics of one cell keep; the largest, a covariance's factor, is 34 MB at dimension 2,048
+AT_MOST = 12  # enough for the metrics of one cell; the largest, a covariance's factor, has 34 MB at dimension 2,048
 _kept: dict[str, Any] = {}
 
 
 def kept(what: str, make: Callable[[], T], *arrays: np.ndarray) -> T:
-    """`make()`, or what it gave when the same was asked of the same arrays, if that is among the last few.
+    """`make()`, or its cached result for the same `what` and arrays.
 
-    what: all that the result depends on besides the arrays.
+    what: everything that the result depends on, apart from the arrays.
     """
     import numpy as np
 

@@ -1,10 +1,10 @@
-"""How often the extractor's classifier sees the class that was asked for."""
+"""How often the extractor's classifier finds the class of the label."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Scores, Shown, plain
+from nag.metrics.metric import Metric, Scores, Shown, plain
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @method
-class ClassAccuracy:
+class ClassAccuracy(Metric):
     """Share of samples whose largest logit is their label. It says nothing of quality or diversity within a class."""
 
     VERSION: ClassVar[int] = 1
@@ -26,7 +26,7 @@ class ClassAccuracy:
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.
 
-        Raises ValueError for shapes that do not fit, logits that are not finite and labels that are no class.
+        Raises ValueError for shapes that do not fit, logits that are not finite and labels that are not a class.
         """
         import numpy as np
 

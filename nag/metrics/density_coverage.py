@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Scores, Shown, feature_pair, plain
+from nag.metrics.metric import Metric, Scores, Shown, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @method
-class DensityCoverage:
+class DensityCoverage(Metric):
     """density: in how many of the reference's balls a sample lies, over k; coverage: share of these balls that hold a
     sample. 1 and nearly 1 where both are alike; density may be above 1.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nag.metrics.metric import Score, Scores, Shown, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @method
-class FID:
+class FID(Metric):
     """`value` is D(N), as papers report it; `low`, `high` are its 95 % influence interval for this reference.
 
     `extrapolated` is 2 D(N) - mean of D on two random halves, the same for all cells of N samples, whatever their

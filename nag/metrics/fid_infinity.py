@@ -1,10 +1,10 @@
-"""FID at infinite N: what is left of it without its bias (Chong and Forsyth, CVPR 2020, have the idea)."""
+"""FID at infinite N: FID without its bias (after Chong and Forsyth, CVPR 2020)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, Shown, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ LEAST_RATIO = 10  # samples per dimension
 
 
 @method
-class FIDInfinity:
+class FIDInfinity(Metric):
     """(8 D(N) - 6 D(N/2) + D(N/4)) / 3, with means over two random halves and four quarters: D's bias c / N + c' / N^2
     cancels. At least 10 samples per dimension (the rank of the reference's covariance), else no value.
 

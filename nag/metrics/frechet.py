@@ -30,7 +30,7 @@ def frechet_distance(
     """The squared 2-Wasserstein distance between N(mu1, cov1) and N(mu2, cov2), which is what FID reports.
 
     mu: (d,), cov: (d, d), arrays or tensors. Raises ValueError for shapes that do not fit, values that are not finite
-    and matrices that are no covariance.
+    and matrices that are not a covariance.
     """
     return Reference(mu2, cov2).distance(mu1, cov1)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Score, Scores, Shown, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, rows
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @method
-class InceptionScore:
+class InceptionScore(Metric):
     """exp of the mean of KL(p_i || mean p), p_i = softmax of sample i's logits: of all samples, or, with `splits`, the
     mean over as many random parts of them, as the field's 10. The parts are the same for all cells of N samples.
 

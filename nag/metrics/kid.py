@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, feature_pair
+from nag.metrics.metric import Metric, Score, Scores, feature_pair
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @method
-class KID:
+class KID(Metric):
     """mean k(x, x') + mean k(r, r') - 2 mean k(x, r) over all pairs of different images; k(a, b) = (a.b / d + 1)^3.
 
     It is unbiased at every N, so it may be below 0 and needs no extrapolation. It is of *all* pairs: the field takes

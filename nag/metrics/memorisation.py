@@ -1,10 +1,10 @@
-"""Are samples copies of training images? The distance of each to its nearest one, and how many are too near."""
+"""Memorisation: the distance of each sample to the nearest training image, and the share that is too near."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Score, Scores, Shown, feature_pair, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, feature_pair, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -14,11 +14,11 @@ PERCENT = 1  # of new images are as near to a training image as what counts as m
 
 
 @method
-class Memorisation:
+class Memorisation(Metric):
     """Share of samples that are as near to a training image as the nearest 1 % of new images are.
 
-    New images are the held-out ones; without any, each training image is held against the others. A model that draws
-    like the data gives 0.01 and one that copies more; below that says nothing, since bad samples are far from all.
+    New images are the held-out ones; without any, each training image is compared with the others. A perfect model has
+    0.01 and one that copies has more; less means nothing, since bad samples are far from all images.
     The interval is Wilson's, for this reference and its threshold. Compare on one extractor and reference only.
     """
 
@@ -32,8 +32,8 @@ class Memorisation:
         "memorisation": Shown(
             heading="copied",
             beside="Memorisation",
-            note="Memorisation: the share of samples that are as near to a training image as the nearest hundredth of "
-            "new images is. 0.01 is what a network that draws like the data has.",
+            note="Memorisation: the share of samples that are as near to a training image as the nearest 1 % of "
+            "new images are. A perfect network has 0.01.",
         )
     }
     of_training: ClassVar[bool] = True

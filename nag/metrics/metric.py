@@ -2,13 +2,12 @@
 
 Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
 may hold more: "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
-"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances take the
-moments where they are there: they may stand alone, as in what others publish, or be of more images than the rows.
+"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances use
+the moments if they are there: without rows, as in published statistics, or of more images than the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
-a line in `nag/registry.py`. How reports write its values, its `shown` says, or the defaults of `Shown`. `moments.py`
-and `frechet.py` are the arithmetic below Fréchet distances, `neighbours.py` that below everything over pairs,
-`cache.py` what is computed of a reference once.
+a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` are the
+arithmetic of Fréchet distances, `neighbours.py` that of metrics over pairs, `cache.py` keeps results of a reference.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
-from nag.registry import method
+from nag.registry import completed, method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +28,11 @@ class Score(TypedDict):
     low: float | None  # 95 % interval from this cell alone
     high: float | None
     extrapolated: float | None  # the value without its bias in N, for differences
-    reason: str | None  # why one of them is None although the metric has it
+    reason: str | None  # why one of them is None although the metric usually has it
 
 
 class Scores(TypedDict):
-    """arrays: "influence", (N,) float32, where the metric has it: how far each sample moves the (first) value."""
+    """arrays: "influence", (N,) float32, if the metric has it: how far each sample moves the (first) value."""
 
     values: dict[str, Score]
     arrays: dict[str, np.ndarray]
@@ -43,9 +42,9 @@ class Scores(TypedDict):
 class Shown:
     """How a report writes one of a metric's values.
 
-    label: in words, where that is not the name in words. heading: over a narrow column of the terminal.
+    label: the name in words, if it is not just the name. heading: of a narrow column in the terminal.
     format: `number` has three significant digits, `share` three decimals, `signed` those and a sign.
-    beside: "" for what is compared; else it is only shown, in a table beside the distances, which these words name.
+    beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
     note: what a reader of that table must know.
     """
 
@@ -58,17 +57,18 @@ class Shown:
 
 def shown(metric: Any, name: str) -> Shown:
     """How a report writes the value `name` of a metric or measure: as its class says in `shown`, or by default."""
-    declared = getattr(type(metric), "shown", None)
-    found = declared.get(name) if isinstance(declared, Mapping) else None
-    return found if isinstance(found, Shown) else Shown()
+    cls: Any = completed("metrics", type(metric))
+    declared = cls.shown.get(name) if isinstance(cls.shown, Mapping) else None
+    return declared if isinstance(declared, Shown) else Shown()
 
 
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
-    # One that has `of_training = True` is held against the images that the network was trained on, whatever the others
-    # are held against. `shown`, from its names to `Shown`, says how reports write its values. `plane = (x, y)`, two of
-    # its names, both better the higher they are (x the diversity, y the fidelity), gets a figure of y against x.
+    # The rest may be left out (nag.registry.OPTIONAL).
+    of_training: ClassVar[bool] = False  # compared with the network's training images, whatever the reference is
+    shown: ClassVar[Mapping[str, Shown]] = {}  # by name, how reports write its values
+    plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two of its names, drawn against each other
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -81,6 +81,11 @@ class Metric(Protocol):
         """The fewest samples that it can be computed of."""
         ...
 
+    @property
+    def against(self) -> Literal["train", "held_out"] | None:
+        """The images of the reference that it takes, where there is a choice."""
+        return None
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
 
 
@@ -92,17 +97,17 @@ def plain(value: float) -> Score:
 def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -> np.ndarray:
     """An output of the extractor, (N, d). `what` says whose in a message: "sample features".
 
-    Raises ValueError where it is not there, has fewer rows than `least` or values that are not finite.
+    Raises ValueError if it is missing, has fewer rows than `least` or values that are not finite.
     """
     from nag.metrics.moments import check_features
 
     if output not in source:
         raise ValueError(f"there are no {what}: this metric needs a row for each image (there is: {', '.join(source)})")
-    found = source[output]
-    check_features(found, what)
-    if len(found) < least:
-        raise ValueError(f"at least {least} {what} are needed; got {len(found)}")
-    return found
+    features = source[output]
+    check_features(features, what)
+    if len(features) < least:
+        raise ValueError(f"at least {least} {what} are needed; got {len(features)}")
+    return features
 
 
 def feature_pair(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from nag.metrics.metric import Scores, Shown, feature_pair, plain
+from nag.metrics.metric import Metric, Scores, Shown, feature_pair, plain
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @method
-class PrecisionRecall:
+class PrecisionRecall(Metric):
     """precision: share of samples inside the reference's balls; recall: share of the reference inside the samples'.
 
     A point's ball reaches its k-th nearest neighbour among its own kind, itself not counted, and is closed: ties and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Scores, Shown, rows
+from nag.metrics.metric import Metric, Scores, Shown, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @method
-class SFID:
+class SFID(Metric):
     """The Fréchet distance of an inner layer before its pooling, which sees where things are in the image; interval,
     extrapolation and influence as FID's.
     """

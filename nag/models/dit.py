@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
-
-import pydantic
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nag.interpolants import LEVELS, VP, convert, posterior, target
-from nag.models.checks import patches_fit, widths_fit
-from nag.registry import Int, method
+from nag.models.description import Generator
+from nag.registry import method
 
 if TYPE_CHECKING:
     import torch
@@ -18,32 +16,14 @@ if TYPE_CHECKING:
 
 
 @method
-class DiT:
+class DiT(Generator):
     """Its module has the official names and shapes, so official weights load (they predict eps on the path `vp`);
     DiT-XL/2 is DiT(**SIZES["XL/2"], learned_variance=True), of `nag.models.sizes`.
 
-    hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
     learned_variance: the last C of its 2C channels say where between its two bounds the variance of a DDPM step lies.
     """
 
-    hidden: Annotated[Int, pydantic.Field(ge=4)]
-    depth: Annotated[Int, pydantic.Field(ge=1)]
-    heads: Annotated[Int, pydantic.Field(ge=1)]
-    patch: Annotated[Int, pydantic.Field(ge=1)]
-    mlp_ratio: Annotated[float, pydantic.Field(gt=0)] = 4.0
-    learned_variance: bool = False
-
     VERSION: ClassVar[int] = 1
-    generates: ClassVar[bool] = True
-
-    @pydantic.model_validator(mode="after")
-    def _widths_fit(self) -> Self:
-        widths_fit(self.hidden, self.heads, self.mlp_ratio)
-        return self
-
-    def fits(self, shape: tuple[int, int, int]) -> None:
-        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
-        patches_fit(self.patch, shape)
 
     def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
         """A new network on the CPU, `forward(x, t, y) -> prediction`, C or 2C channels, its weights drawn from `seed`.
@@ -66,10 +46,6 @@ class DiT:
         if not isinstance(interpolant, VP):
             raise ValueError("learned_variance is of the steps of trained betas: it needs interpolant vp")
         return hybrid_loss(interpolant, predicts)
-
-    def smoke(self) -> DiT:
-        """A network as small as can be with the same patches: to see that everything connects."""
-        return DiT(hidden=8, depth=1, heads=2, patch=self.patch, learned_variance=self.learned_variance)
 
 
 def official_level(t: torch.Tensor) -> torch.Tensor:

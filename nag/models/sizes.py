@@ -13,5 +13,5 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def heads_of(hidden: int, depth: int) -> int | None:
-    """The heads of the known size of this width and depth; None if there is no such size. Weights do not tell them."""
+    """The heads of the known size of this width and depth, or None. Weights do not show them."""
     return {(width, blocks): heads for width, blocks, heads in _WIDTHS.values()}.get((hidden, depth))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nag.field import NULL_NOISE
+
+if TYPE_CHECKING:
+    from nag.models.description import Generator
 
 FREQUENCIES = 256
 
@@ -104,18 +107,18 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(x, shift, scale))
 
 
-def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, recompute: bool) -> Tensor:
-    """The blocks in turn. recompute: what they compute on the way is not kept for the gradient but computed again."""
+def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, checkpointing: bool) -> Tensor:
+    """Apply the blocks in turn. checkpointing: their activations are computed again for the gradient."""
     for block in blocks:
-        x = checkpoint(block, x, c, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x, c)
+        x = checkpoint(block, x, c, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else block(x, c)
     return x
 
 
-def recompute_blocks(module: nn.Module) -> None:
-    """From now on, train with less memory and a third more work; modules that are not ours stay as they are."""
+def checkpoint_activations(module: nn.Module) -> None:
+    """Use activation checkpointing: less memory, a third more compute. Modules that are not ours do not change."""
     for part in module.modules():
         if isinstance(part, Transformer | LevelTransformer):
-            part.recompute = True
+            part.checkpointing = True
 
 
 class Transformer(nn.Module):
@@ -126,7 +129,7 @@ class Transformer(nn.Module):
     """
 
     pos_embed: Tensor
-    recompute = False
+    checkpointing = False
 
     def __init__(
         self,
@@ -161,7 +164,7 @@ class Transformer(nn.Module):
             c = torch.where((t == NULL_NOISE)[:, None], self.null_noise, c)
         c = c + self.y_embedder(y)
         x = self.x_embedder(x) + self.pos_embed
-        x = through(self.blocks, x, c, self.recompute)
+        x = through(self.blocks, x, c, self.checkpointing)
         return self.output(self._unpatchify(self.final_layer(x, c)))
 
     def _unpatchify(self, x: Tensor) -> Tensor:
@@ -171,12 +174,10 @@ class Transformer(nn.Module):
 
 
 class LevelTransformer(nn.Module):
-    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, told neither noise nor
-    class.
-    """
+    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, unconditional."""
 
     pos_embed: Tensor
-    recompute = False
+    checkpointing = False
 
     def __init__(
         self, *, shape: tuple[int, int, int], hidden: int, depth: int, heads: int, patch: int, inner: int, bins: int
@@ -193,31 +194,12 @@ class LevelTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c = self.null_noise.expand(len(x), -1)
         x = self.x_embedder(x) + self.pos_embed
-        x = through(self.blocks, x, c, self.recompute)
+        x = through(self.blocks, x, c, self.checkpointing)
         return self.final_layer(x, c).mean(dim=1)
 
 
-class Description(Protocol):
-    """What `generator` reads of the frozen description of a network."""
-
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def patch(self) -> int: ...
-    @property
-    def mlp_ratio(self) -> float: ...
-    @property
-    def learned_variance(self) -> bool: ...
-
-    def fits(self, shape: tuple[int, int, int]) -> None: ...
-
-
 def generator(
-    model: Description,
+    model: Generator,
     shape: tuple[int, int, int],
     num_classes: int,
     null_noise: bool,
@@ -226,7 +208,7 @@ def generator(
     time: Callable[[Tensor], Tensor],
     output: Callable[[Tensor], Tensor],
 ) -> nn.Module:
-    """The network that `model` describes, with its initial weights. ValueError if patches do not tile H, W."""
+    """The network that `model` describes, with initial weights. ValueError if patches do not tile H, W."""
     model.fits(shape)
     return built(
         lambda: Transformer(
@@ -247,9 +229,9 @@ def generator(
 
 
 def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.Module:
-    """A network with its initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
-    left_on_meta = torch.empty(0).is_meta  # torch 2.6 tells it by a tensor alone
-    with torch.device("meta"):  # so that torch draws no weights of its own from the global generator
+    """A network with initial weights, on the CPU. Under `torch.device("meta")` it stays there, without weights."""
+    left_on_meta = torch.empty(0).is_meta  # torch 2.6 has no other way to ask
+    with torch.device("meta"):  # torch's own initial weights would come from the global generator
         network = make()
     if not left_on_meta:
         network.to_empty(device="cpu")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pydantic
 
 from nag.field import Field
-from nag.interpolants import LEVELS, VP, Interpolant, Prediction, convert, posterior
+from nag.interpolants import LEVELS, VP, Interpolant, convert, posterior
 from nag.registry import Int, method
-from nag.samplers.fixed_step import Draw, Observe, levels, march, predict, respaced, undetermined
+from nag.samplers.fixed_step import FixedStep, predict, respaced
 
 if TYPE_CHECKING:
     import torch
 
 
 @method
-class DDIM:
+class DDIM(FixedStep):
     """x_s = alpha_s x_0 + sqrt(sigma_s^2 - d^2) eps + d z (equation 12), d^2 = eta^2 times the variance of
     q(x_s | x_t, x_0); eta 0 draws no noise, eta 1 is the ancestral step.
 
@@ -36,15 +36,8 @@ class DDIM:
     def deterministic(self) -> bool:
         return self.eta == 0
 
-    def network_calls(self) -> int:
-        return self.steps
-
-    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
-        return undetermined(interpolant, predicts, 1.0)
-
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        grid = respaced(self.steps) if isinstance(field.interpolant, VP) else levels(1.0, 0.0, self.steps)
-        return march(self, field, y, noise, grid, observe)
+    def grid(self, interpolant: Interpolant) -> list[float]:
+        return respaced(self.steps) if isinstance(interpolant, VP) else super().grid(interpolant)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

@@ -11,14 +11,16 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import LEVELS, VP, Interpolant, Prediction, convert, posterior
 from nag.registry import Int, method
-from nag.samplers.fixed_step import Draw, Observe, evaluate, march, respaced
+from nag.samplers.fixed_step import FixedStep, evaluate, respaced
 
 if TYPE_CHECKING:
     import torch
 
+NOT_VP = "its steps are those of trained betas (interpolant vp); ddim with eta 1 takes such steps on any path"
+
 
 @method
-class DDPM:
+class DDPM(FixedStep):
     """A draw of q(x_s | x_t, x_0) at the predicted x_0, not clipped, on DiT's respaced levels; one call a step.
 
     Where the network says a variance (2C channels), it lies between the two bounds as learned (Nichol and Dhariwal,
@@ -31,20 +33,14 @@ class DDPM:
     order: ClassVar[int] = 1
     deterministic: ClassVar[bool] = False
 
-    def network_calls(self) -> int:
-        return self.steps
-
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
-        if not isinstance(interpolant, VP):
-            return "its steps are those of trained betas (interpolant vp); ddim with eta 1 takes such steps on any path"
-        return None
+        return None if isinstance(interpolant, VP) else NOT_VP
 
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        """Raises ValueError for a field whose path is not VP."""
-        reason = self.refuses(field.interpolant, field.predicts)
-        if reason is not None:
-            raise ValueError(f"ddpm cannot sample this network: {reason}")
-        return march(self, field, y, noise, respaced(self.steps), observe)
+    def grid(self, interpolant: Interpolant) -> list[float]:
+        """Raises ValueError for a path that is not VP."""
+        if not isinstance(interpolant, VP):
+            raise ValueError(f"ddpm cannot sample this network: {NOT_VP}")
+        return respaced(self.steps)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

@@ -32,6 +32,7 @@ class Dopri5:
     order: ClassVar[int] = 5
     deterministic: ClassVar[bool] = True
     adaptive: ClassVar[bool] = True
+    steps: ClassVar[None] = None
 
     def network_calls(self) -> None:
         """Known only afterwards: count them with `nag.field.Calls`."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-import pydantic
+from typing import TYPE_CHECKING, ClassVar
 
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
-from nag.registry import Int, method
-from nag.samplers.fixed_step import STEPS_AT_MOST, Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
+from nag.registry import method
+from nag.samplers.fixed_step import FixedStep, data, half_log_snr, not_by_log_snr
 
 if TYPE_CHECKING:
     import torch
 
 
 @method
-class DPMpp2M:
+class DPMpp2M(FixedStep):
     """Algorithm 2 of the paper on `steps` equal steps from t = 1 to 0; one network call a step, at the state's level.
 
     With h the step in lambda = log(alpha / sigma) and m the predicted x_0:
@@ -30,27 +28,18 @@ class DPMpp2M:
     between 10 and 40 steps, and as steps^-1.6 to ^-1.8 from there to 320.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
-
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 2
-    deterministic: ClassVar[bool] = True
-
-    def network_calls(self) -> int:
-        return self.steps
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
         return not_by_log_snr(interpolant, predicts, self.steps)
 
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self.started(), field, y, noise, levels(1.0, 0.0, self.steps), observe)
-
-    def started(self) -> Run:
-        return Run()
+    def solver(self) -> Solver:
+        return Solver()
 
 
-class Run:
-    """One run of the solver: its steps remember the prediction before."""
+class Solver:
+    """The solver of one batch: its steps use the prediction before."""
 
     def __init__(self) -> None:
         self._before: tuple[float, torch.Tensor] | None = None  # lambda and m

@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-import pydantic
+from typing import TYPE_CHECKING, ClassVar
 
 from nag.field import Field
-from nag.interpolants import Interpolant, Prediction
-from nag.registry import Int, method
-from nag.samplers.fixed_step import (
-    STEPS_AT_MOST,
-    Draw,
-    Observe,
-    data,
-    march,
-    ode_levels,
-    reaches_data,
-    undetermined,
-    velocity,
-)
+from nag.interpolants import Interpolant
+from nag.registry import method
+from nag.samplers.fixed_step import FixedStep, data, ode_levels, reaches_data, velocity
 
 if TYPE_CHECKING:
     import torch
 
 
 @method
-class Euler:
+class Euler(FixedStep):
     """x(t') = x + (t' - t) v(x, t) on `steps` equal steps from t = 1 to 0; one network call a step.
 
     On VP the last step is from t = 1/1000 and returns the predicted x_0.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
-
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 1
-    deterministic: ClassVar[bool] = True
 
-    def network_calls(self) -> int:
-        return self.steps
-
-    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
-        return undetermined(interpolant, predicts, 1.0)
-
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self, field, y, noise, ode_levels(self.steps, field.interpolant), observe)
+    def grid(self, interpolant: Interpolant) -> list[float]:
+        return ode_levels(self.steps, interpolant)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

@@ -11,17 +11,7 @@ import pydantic
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction, convert
 from nag.registry import Int, method
-from nag.samplers.fixed_step import (
-    FIRST_LEVEL,
-    STEPS_AT_MOST,
-    Draw,
-    Observe,
-    levels,
-    march,
-    predict,
-    reaches_data,
-    undetermined,
-)
+from nag.samplers.fixed_step import FIRST_LEVEL, STEPS_AT_MOST, FixedStep, levels, predict, reaches_data
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +20,7 @@ LAST_STEP_SIZE = 0.04  # 0.04 of SiT's published samples
 
 
 @method
-class EulerMaruyama:
+class EulerMaruyama(FixedStep):
     """dx = (v - D(t) s) dt + sqrt(2 D(t)) dw backwards in t (SiT, arXiv 2401.08740, section 2, with w = 2 D).
 
     As in SiT `steps` counts the points of the grid, `steps` of them from t = 1 to `last_step_size`: steps - 1
@@ -59,15 +49,12 @@ class EulerMaruyama:
         return self.steps - (self.last_step == "none")
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
-        last = self._levels()[-2]
+        last = self.grid(interpolant)[-2]
         if not reaches_data(interpolant) and last < FIRST_LEVEL:
             return f"its last call is at t = {last:g}, and below t = {FIRST_LEVEL:g} the network was not trained"
-        return undetermined(interpolant, predicts, 1.0)
+        return super().refuses(interpolant, predicts)
 
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self, field, y, noise, self._levels(), observe)
-
-    def _levels(self) -> list[float]:
+    def grid(self, interpolant: Interpolant) -> list[float]:
         if self.last_step == "none":
             return levels(1.0, 0.0, self.steps - 1)
         return [*levels(1.0, self.last_step_size, self.steps - 1), 0.0]

@@ -1,14 +1,17 @@
-"""What samplers share: the grids, the loop, what a field says at one level, and where it says too little."""
+"""What samplers share: the base of those with fixed steps, grids of levels, and a field's prediction at one level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+
+import pydantic
 
 from nag.field import Field
 from nag.interpolants import GVP, LEVELS, Interpolant, Prediction, convert
+from nag.registry import Int, method
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +23,15 @@ STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
 class Sampler(Protocol):
-    """One with `adaptive = True` chooses its own steps for the batch it is given, so a block is never split for it."""
+    """`adaptive`, `steps` and `refuses` may be left out: `nag.registry.OPTIONAL`."""
 
     order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
+    adaptive: ClassVar[bool] = False  # its steps depend on all samples of a batch, so a block is never split for it
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps it takes, as they are counted for `observe`; None where that depends on the states."""
+        return None
 
     @property
     def deterministic(self) -> bool:
@@ -35,7 +44,7 @@ class Sampler(Protocol):
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
         """Why it cannot sample a network of this path and kind of prediction; None if it can."""
-        ...
+        return None
 
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
         """Samples (N, C, H, W). `noise(0)` is the initial state, `noise(k)` the draw of step k, asked for if used.
@@ -45,7 +54,7 @@ class Sampler(Protocol):
         ...
 
 
-class FixedStep(Protocol):
+class Stepper(Protocol):
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
@@ -53,16 +62,56 @@ class FixedStep(Protocol):
         ...
 
 
+@method
+class FixedStep:
+    """A sampler on a fixed grid of levels. A subclass has `order` and `step`, and its own version of what differs.
+
+    By default: `steps` equal steps from t = 1 to 0, one network call each, no noise after the initial state.
+    """
+
+    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
+
+    order: ClassVar[int]
+    adaptive: ClassVar[bool] = False
+
+    @property
+    def deterministic(self) -> bool:
+        return True
+
+    def network_calls(self) -> int:
+        return self.steps
+
+    def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
+        return undetermined(interpolant, predicts, 1.0)
+
+    def grid(self, interpolant: Interpolant) -> list[float]:
+        """The falling levels, from where the initial state is to where samples are."""
+        return levels(1.0, 0.0, self.steps)
+
+    def solver(self) -> Stepper:
+        """What takes the steps of one batch: an object of its own where steps remember earlier ones."""
+        return self
+
+    def step(
+        self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """As `Stepper.step`."""
+        raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
+        return march(self.solver(), field, y, noise, self.grid(field.interpolant), observe)
+
+
 def march(
-    sampler: FixedStep, field: Field, y: torch.Tensor, noise: Draw, grid: list[float], observe: Observe | None = None
+    solver: Stepper, field: Field, y: torch.Tensor, noise: Draw, grid: list[float], observe: Observe | None = None
 ) -> torch.Tensor:
-    """Take the sampler's steps along the falling levels of `grid`, from `noise(0)` at grid[0]."""
+    """Take the solver's steps along the falling levels of `grid`, from `noise(0)` at grid[0]."""
     x = noise(0)
     y = y.to(x.device)
     for k, (t, t_next) in enumerate(pairwise(grid), start=1):
         if observe is not None:
             observe(k, t, x)
-        x = sampler.step(field, x, y, t, t_next, lambda k=k: noise(k))  # type: ignore[misc]
+        x = solver.step(field, x, y, t, t_next, lambda k=k: noise(k))  # type: ignore[misc]
     if observe is not None:
         observe(len(grid), grid[-1], x)
     return x

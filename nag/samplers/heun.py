@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-import pydantic
+from typing import TYPE_CHECKING, ClassVar
 
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
-from nag.registry import Int, method
-from nag.samplers.fixed_step import (
-    STEPS_AT_MOST,
-    Draw,
-    Observe,
-    data,
-    march,
-    ode_levels,
-    reaches_data,
-    undetermined,
-    velocity,
-)
+from nag.registry import method
+from nag.samplers.fixed_step import FixedStep, data, ode_levels, reaches_data, undetermined, velocity
 
 if TYPE_CHECKING:
     import torch
 
 
 @method
-class Heun:
+class Heun(FixedStep):
     """The explicit trapezoid (torchdiffeq's heun2) on `steps` equal steps from t = 1 to 0.
 
     Two network calls in each step, the last one too, where the second is at t = 0. On VP the last step is from
     t = 1/1000 and returns the predicted x_0, with one call: one less than `network_calls` says.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
-
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 2
-    deterministic: ClassVar[bool] = True
 
     def network_calls(self) -> int:
         return 2 * self.steps
@@ -47,8 +32,8 @@ class Heun:
         at_data = undetermined(interpolant, predicts, 0.0) if reaches_data(interpolant) else None
         return undetermined(interpolant, predicts, 1.0) or at_data
 
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self, field, y, noise, ode_levels(self.steps, field.interpolant), observe)
+    def grid(self, interpolant: Interpolant) -> list[float]:
+        return ode_levels(self.steps, interpolant)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

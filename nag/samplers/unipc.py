@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
-
-import pydantic
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from nag.field import Field
 from nag.interpolants import Interpolant, Prediction
-from nag.registry import Int, method
-from nag.samplers.fixed_step import STEPS_AT_MOST, Draw, Observe, data, half_log_snr, levels, march, not_by_log_snr
+from nag.registry import method
+from nag.samplers.fixed_step import FixedStep, data, half_log_snr, not_by_log_snr
 
 if TYPE_CHECKING:
     import torch
 
 
 @method
-class UniPC:
+class UniPC(FixedStep):
     """UniPC-2 with B(h) = e^h - 1 (bh2) for x_0, on `steps` equal steps from t = 1 to 0; one network call a step.
 
     In each step the prediction m at the state corrects the state itself (UniC-2), then UniP-2 goes on from there, which
@@ -29,23 +27,14 @@ class UniPC:
     path its error falls as steps^-1.3 to ^-1.8 between 10 and 40 steps, and as steps^-2 from there to 320.
     """
 
-    steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]
-
     VERSION: ClassVar[int] = 1
     order: ClassVar[int] = 2
-    deterministic: ClassVar[bool] = True
-
-    def network_calls(self) -> int:
-        return self.steps
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
         return not_by_log_snr(interpolant, predicts, self.steps)
 
-    def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
-        return march(self.started(), field, y, noise, levels(1.0, 0.0, self.steps), observe)
-
-    def started(self) -> Run:
-        return Run()
+    def solver(self) -> Solver:
+        return Solver()
 
 
 class Point(NamedTuple):
@@ -57,8 +46,8 @@ class Point(NamedTuple):
     m: torch.Tensor
 
 
-class Run:
-    """One run of the solver: its steps remember the two points before."""
+class Solver:
+    """The solver of one batch: its steps use the two points before."""
 
     def __init__(self) -> None:
         self._points: tuple[Point, ...] = ()  # the last one, after the one before it

@@ -40,7 +40,6 @@ LIBRARY = 'import json, {0}\nprint("\\n" + json.dumps([getattr({0}, "__version__
 # name, module, what to install, whether nagbench needs it, what it is for
 LIBRARIES = (
     ("torch", "torch", "torch", True, "all computing"),
-    ("torchvision", "torchvision", "torchvision", True, "images and Inception"),
     ("scipy", "scipy", "scipy", True, "intervals"),
     ("scikit-learn", "sklearn", "scikit-learn", True, "the digits data"),
     ("matplotlib", "matplotlib", "matplotlib", True, "figures"),

@@ -111,7 +111,7 @@ class Builder:
         params = {"data": images, "autoencoder": self.identity(network.autoencoder), "count": count, "block": SHARD}
         encode = self.add("encode", params, (), -(-count // SHARD))
         self.encoded[canonical(images)] = encode
-        return {"encode": encode, "flip": getattr(network.data, "flip", False)}, (encode,)
+        return {"encode": encode, "flip": network.data.flip}, (encode,)
 
     def taken_while_encoded(self, opened: Mapping[str, Any], images: Mapping[str, Any]) -> tuple[str, ...]:
         """The task that takes an extractor's outputs on images that are encoded too, in the same pass over them."""
@@ -171,7 +171,7 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
     try:
         found = originals(data.open("train"))
     except FileNotFoundError:
-        official = getattr(data, "official", None)
+        official = data.official
         return (official.train or max(official.total)) if official else SHARD
     except (OSError, ValueError) as error:
         file, text = (sweep.path, sweep.text) if sweep else ("", "")

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nag.guidance.mixing import along_noise
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
@@ -144,7 +143,7 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
         extracts.append(extract)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, scoring, what, (extract,))
-    if sweep.measure is not None and hasattr(cell.sampler, "steps"):  # an adaptive solver is not observed
+    if sweep.measure is not None and cell.sampler.steps is not None:  # an adaptive solver is not observed
         scores.append(_measured(builder, sweep, cell, stream))
     key = digest({"stream": stream, "count": cell.sample.count})
     return PlannedCell(
@@ -160,14 +159,14 @@ def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
 
 
 def _composed(cell: Cell) -> bool:
-    """Whether there is guidance along the noise condition and another to put it into."""
-    return len({along_noise(guidance.terms()) for guidance in cell.guidance}) == 2
+    """Whether there is guidance that nests and another to put it into."""
+    return len({guidance.nests for guidance in cell.guidance}) == 2
 
 
 def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
     """A guidance's identity, with the digest of its reference network in place of the name."""
     found = builder.identity(guidance)
-    if getattr(guidance, "reference", None) is None:
+    if guidance.reference is None:
         return found
     return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
@@ -268,7 +267,7 @@ def _scores(
 
 def _held_out(metric: Any) -> Any:
     """The same distance to images that were not trained on; None for a metric that has no such thing."""
-    return _twin(metric) if getattr(metric, "against", "") == "train" else None
+    return _twin(metric) if metric.against == "train" else None
 
 
 @functools.cache

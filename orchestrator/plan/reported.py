@@ -51,7 +51,7 @@ class Reported:
 def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
     """extractor: None for a measure."""
     fields = [f.name for f in dataclasses.fields(metric) if f.name not in ("estimator", "against")]
-    plane = getattr(type(metric), "plane", None)
+    plane = getattr(metric, "plane", None)
     drawn = isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*metric.names}
     return Reported(
         name=name_of(metric),
@@ -61,7 +61,7 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
         needs=tuple(sorted(getattr(metric, "needs", ()))),
         extrapolates=metric.extrapolates,
         setting="".join(f" {name} {getattr(metric, name)}" for name in fields),
-        mode=getattr(extractor, "mode", None) or "",
+        mode=(extractor.mode or "") if extractor else "",
         plane=plane if drawn else None,
     )
 
@@ -69,7 +69,7 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
 def _value(metric: Any, name: str, extractor: Any, suffix: str) -> Value:
     how = shown(metric, name)
     words = how.label or (name.upper() if len(name) <= 3 else name.replace("_", " "))
-    own = getattr(type(extractor), "distance_name", None)  # what the field calls FID on this extractor
+    own = extractor.distance_name if extractor else None  # what the field calls FID on this extractor
     if isinstance(own, str) and words.startswith("FID"):
         words = words.replace("FID", own, 1)
     elif suffix:

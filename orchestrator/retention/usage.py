@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nag.features.extractor import columns
 from nag.header import description_in
 from nag.registry import name_of
 from orchestrator.errors import BadInput
@@ -146,8 +147,7 @@ def images_shape(network: Network) -> tuple[int, ...] | None:
 
 def _dims(extractor: Any, shape: tuple[int, ...] | None) -> int:
     """Columns of all outputs of an extractor; 0 where it does not say."""
-    dims = getattr(extractor, "dims", None)
-    return sum(dims(shape).values()) if callable(dims) and shape else 0
+    return columns(extractor, shape) if shape else 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from nag import locations
 from nag.autoencoders.kl import Autoencoder, files
-from nag.registry import METHODS, find
+from nag.registry import METHODS, completed, find
 from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
@@ -156,20 +156,20 @@ class Builder:
                 if lacking is not None:
                     raise ValueError(f"{code.shown(code.main)}:{statement.lineno}: {lacking}.")
                 load = user_code.load if self.run_user_code else user_code.stand_in
-                self._classes[key] = load(code, name)
+                self._classes[key] = completed(family, load(code, name))
             except ValueError as error:
                 raise node.error(str(error)) from error.__cause__
         return self._classes[key]
 
-    def fields(self, cls: type, node: Node, partly: bool = False) -> Any:
+    def fields(self, cls: Any, node: Node, partly: bool = False) -> Any:
         """`cls` built from the fields of a mapping. Raises SpecError for the first wrong one in the file."""
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
         node.only(_known(cls))
         values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
-        for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
+        files, folders = getattr(cls, "FILES", {}), getattr(cls, "FOLDERS", ())  # an Interval, say, has neither
+        for key in {*files, *folders} & values.keys():
             if isinstance(values[key], str):
-                remote = key in getattr(cls, "FOLDERS", ()) or getattr(cls, "REMOTE", False)
-                values[key] = beside(fields[key], remote)
+                values[key] = beside(fields[key], remote=key in folders or cls.REMOTE)
         key = (cls, repr(values))
         if key not in self._built:
             try:

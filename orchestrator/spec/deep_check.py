@@ -71,7 +71,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
     from nag.datasets.dataset import originals
 
     try:
-        problems = data.inspect() if hasattr(data, "inspect") else []
+        problems = data.inspect()
         sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
     except Exception as error:
         own = place(error)  # a data set of the user's own may raise anything
@@ -153,7 +153,7 @@ def _check_hash(extractor: Any) -> None:
     """Weights that are known by name, and were not named by a path, must be the right ones."""
     from nag.pretrained import check_cached, find
 
-    for field, name in getattr(extractor, "FILES", {}).items():
+    for field, name in extractor.FILES.items():
         found = find(name) if name and getattr(extractor, field) is None else None
         if found is not None:
             check_cached(found)
@@ -242,6 +242,6 @@ def _fits(place: str, cell: Cell, field: Any) -> None:
                 condition = need.replace("_", " ")
                 fix = "fine-tune it with noise_dropout first, as sweeps/nag_ready.yaml does"
                 raise BadInput(f"{place}: arm {cell.arm!r} needs the {condition} condition, and it has none; {fix}")
-    reason = cell.sampler.refuses(field.interpolant, field.predicts) if hasattr(cell.sampler, "refuses") else None
+    reason = cell.sampler.refuses(field.interpolant, field.predicts)
     if reason is not None:
         raise BadInput(f"{place}: the sampler of arm {cell.arm!r} cannot sample it: {reason}")

@@ -147,7 +147,7 @@ class Networks:
 
     def _stand_in(self, method: Any, is_read: bool = True) -> Any:
         """What takes the place of a method that reads files, under --smoke."""
-        return method.smoke() if self.smoke and is_read and hasattr(method, "smoke") else method
+        return method.smoke() if self.smoke and is_read and method is not None else method
 
     def _loaded(self, name: str, node: Node) -> Network:
         place = node.value["checkpoint"]

@@ -69,10 +69,14 @@ def breach(family: str, instance: Any) -> str | None:
         if not fits(getattr(instance, name)):
             return f"{name} of a class for {family} must be {words}"
     if family == "guidance":
-        known = (None, getattr(instance, "reference", None))
+        from nag.guidance.terms import own_terms
+
+        known = (None, instance.reference)
         if any(term.reference not in known for term in instance.terms()):
             return "a guidance whose terms have a reference network must have its name in a field `reference`"
-    if family == "features" and getattr(instance, "reads", "pixels") not in ("pixels", "latents"):
+        if instance.nests and not own_terms(instance.terms()):
+            return "a guidance with nests: True must have terms of the guided network alone"
+    if family == "features" and instance.reads not in ("pixels", "latents"):
         return "reads of a class for features, if it is there, must be pixels or latents"
     if family == "features" and instance.trained and not callable(getattr(instance, "train", None)):
         return "it lacks train (a method), which a trained extractor needs"

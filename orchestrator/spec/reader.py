@@ -26,6 +26,7 @@ from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import Scalar, axis_keys, on_axes, overridden, written
 from orchestrator.spec.score_section import check_cells, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
+from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
 
 SWEEP_KEYS = (
@@ -275,7 +276,7 @@ class _Reading:
         for combination in itertools.product(*(sections[name] for name in sorted(sections))):
             on = sorted((guidance for guidance, _ in combination if not guidance.off), key=_by_name)
             guidances.append((tuple(on), {key: value for _, params in combination for key, value in params.items()}))
-        compose = self.compose(entry)
+        compose = self.compose(entry, [guidance for name in sections for guidance, _ in sections[name]])
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
             _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
             for references in self.references(guidance[0], network):
@@ -291,19 +292,24 @@ class _Reading:
                 }
                 self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params, references, compose))
 
-    def compose(self, entry: Node) -> str:
+    def compose(self, entry: Node, guidance: list[Any]) -> str:
         node = entry.get("compose")
         if node is None:
             return "sum"
         if node.text() not in COMPOSE:
             raise node.error(unknown("way to compose", node.value, COMPOSE))
-        if node.value == "nested" and not {"cfg", "nag"} <= entry.value.keys():
-            raise node.error("nested is NAG inside both branches of CFG; the arm needs cfg and nag.")
+        read_only = any(isinstance(each, StandIn) for each in guidance)
+        if node.value == "nested" and not read_only and len({each.nests for each in guidance}) < 2:
+            names = ", ".join(sorted({name_of(each) for each in guidance})) or "no guidance"
+            raise node.error(
+                "nested puts one guidance inside the branches of another, such as nag inside cfg; "
+                f"this arm has {names}."
+            )
         return node.value
 
     def check_reference(self, key: str, guidance: Any, node: Node) -> None:
         """The network that a guidance names must be there, and of the right kind; the meter is no guide."""
-        if getattr(guidance, "reference", None) is None:
+        if guidance.reference is None:
             return
         place = node.value.get("reference", node)
         estimates = any(term.gradient for term in guidance.terms())
@@ -316,7 +322,7 @@ class _Reading:
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
-        names = sorted({g.reference for g in guidance if getattr(g, "reference", None) is not None})
+        names = sorted({g.reference for g in guidance if g.reference is not None})
         line = {n.name: n for n in network.line}
         choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
         return [
@@ -332,9 +338,7 @@ def _by_name(guidance: Any) -> tuple[str, str]:
 
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
-    """Raise where a sampler cannot sample such a network; one of the user's own need not say so."""
-    if not hasattr(sampler, "refuses"):
-        return
+    """Raise where a sampler cannot sample such a network."""
     family = network.line[-1].family  # of the checkpoint that it comes from, if that does not describe itself
     described = FAMILIES[family] if family else network
     reason = sampler.refuses(described.interpolant, described.predicts)

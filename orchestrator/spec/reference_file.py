@@ -143,7 +143,7 @@ _FIX = "give a file with images, as ADM's reference batches are, or a data set, 
 
 
 def _shown(extractor: Any) -> str:
-    mode = getattr(extractor, "mode", None)
+    mode = extractor.mode
     return f"{name_of(extractor)} with mode: {mode}" if mode else name_of(extractor)
 
 

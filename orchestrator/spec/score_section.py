@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nag.features.extractor import columns
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import Builder
@@ -126,7 +127,7 @@ def metric_names(score: Score) -> list[str]:
 
 def reads_pixels(extractor: Any) -> bool:
     """All of ours do; one of the user's own may say `reads = "latents"`."""
-    return getattr(extractor, "reads", "pixels") == "pixels"
+    return extractor.reads == "pixels"
 
 
 def _check_published(score: Score, reference: Published, node: Node, place: Node) -> None:
@@ -150,7 +151,7 @@ def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
 
 def of_training(metric: Any) -> bool:
     """Whether a metric is held against the images that the network was trained on."""
-    return getattr(metric, "of_training", False)
+    return metric.of_training
 
 
 def trained_on(score: Score, data: Any) -> Any:
@@ -205,13 +206,13 @@ def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int]
     """How many columns an extractor gives of the network's images and of the reference's, where it says so and they
     differ: then nothing can be compared.
     """
-    dims, data = getattr(extractor, "dims", None), network.data
-    if reference is None or data is None or isinstance(data, StandIn) or dims is None:
+    data = network.data
+    if reference is None or data is None or isinstance(data, StandIn):
         return None
     with contextlib.suppress(OSError, ValueError):  # what is not there, or no such file, is told elsewhere
         shape = images_of(reference)
         if data.stores == "pixels" and shape is not None:
-            ours, theirs = (sum(dims(each).values()) for each in (data.shape, shape))
+            ours, theirs = (columns(extractor, each) for each in (data.shape, shape))
             return (ours, theirs) if ours != theirs else None
     return None
 

@@ -8,19 +8,23 @@ from typing import Any
 
 def spread(values: list[Any], field: str, first: int, last: int) -> list[Any]:
     """`field` set to `first` in the values that agree with the first one, to `last` in the others."""
-    having = [value for value in values if hasattr(value, field)]
+    having = [value for value in values if _has(value, field)]
     start = getattr(having[0], field) if having else None
     return [
         dataclasses.replace(value, **{field: first if getattr(value, field) == start else last})
-        if hasattr(value, field)
+        if _has(value, field)
         else value
         for value in values
     ]
 
 
+def _has(value: Any, field: str) -> bool:
+    return any(each.name == field for each in dataclasses.fields(value))
+
+
 def smoked(values: list[Any]) -> list[Any]:
-    """`smoke()` of each value that has it. Values that differed still do: an axis keeps its two ends."""
-    return [_apart(value, values) if hasattr(value, "smoke") else value for value in values]
+    """`smoke()` of each value that is not None. Values that differed still do: an axis keeps its two ends."""
+    return [value if value is None else _apart(value, values) for value in values]
 
 
 def _apart(value: Any, values: list[Any]) -> Any:

@@ -21,7 +21,7 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 from types import CodeType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from nag.registry import SOURCE, method
 from orchestrator.errors import unknown
@@ -255,15 +255,21 @@ class StandIn:
     fields: Any
 
     VERSION: ClassVar[int] = 1
+    FILES: ClassVar[dict[str, str | None]] = {}
+    FOLDERS: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     off: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     names: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
     least: ClassVar[int] = 1
     stores: ClassVar[str] = "pixels"
     shape: ClassVar[None] = None
+
+    def smoke(self) -> Self:
+        return self
 
     def fits(self, shape: Any) -> None:
         pass

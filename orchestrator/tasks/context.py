@@ -182,7 +182,7 @@ class Context:
 
             return Latents(self.store, self.task(identity["encode"]), bool(identity.get("flip")))
         if "source" in identity:
-            return self.own(identity)
+            return self.own(family, identity)
         cls = find(family, identity["name"])
         instance = cls(**self.located(cls, identity["fields"]))
         if identity["version"] != type(instance).VERSION:
@@ -190,13 +190,13 @@ class Context:
             raise ValueError(f"{family} {identity['name']} has version {here} here, the task wants {wanted}")
         return instance
 
-    def located(self, cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def located(self, cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an identity with the places of files and data sets here (FILES and FOLDERS, nag.registry)."""
         here = dict(fields)
-        for name in getattr(cls, "FILES", {}):
+        for name in cls.FILES:
             if name in fields:
                 here[name] = self.asset(fields[name])
-        for name in getattr(cls, "FOLDERS", ()):
+        for name in cls.FOLDERS:
             here[name] = self.place(fields[name])
         return here
 
@@ -216,15 +216,16 @@ class Context:
                 raise ValueError(
                     f"its model is of code {str(described['source'])[:40]!r}, which this sweep does not use"
                 )
-            return self.own(described)
+            return self.own("models", described)
 
         return model
 
-    def own(self, identity: Mapping[str, Any]) -> Any:
+    def own(self, family: str, identity: Mapping[str, Any]) -> Any:
         """A method of the user's own."""
+        from nag.registry import completed
         from orchestrator.spec.user_code import revived
 
-        cls = self.code(identity["source"], identity["name"])
+        cls = completed(family, self.code(identity["source"], identity["name"]))
         return revived(cls, self.located(cls, identity["fields"]))
 
     def code(self, source: str, name: str) -> type:

@@ -28,7 +28,7 @@ Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 def run(context: Context, task: Task, number: int) -> None:
     import numpy as np
 
-    from nag.datasets.dataset import to_uint8
+    from nag.datasets.dataset import skipped, to_uint8
     from nag.datasets.latents import encode_shard
 
     started = time.time()
@@ -53,7 +53,7 @@ def run(context: Context, task: Task, number: int) -> None:
         "number": number,
         "count": len(indices),
         "num_classes": data.num_classes,
-        "skipped": dict(getattr(split, "skipped", {})),
+        "skipped": skipped(split),
         "started": round(started, 3),
         "seconds": round(time.time() - started, 4),
         "device": context.options.device,
@@ -67,12 +67,12 @@ def run(context: Context, task: Task, number: int) -> None:
 
 def images_of(context: Context, task: Task, number: int) -> Images:
     """The images behind a block, uint8 (N, 3, H, W), and their labels; those that were just encoded are still there."""
-    from nag.datasets.dataset import to_uint8
+    from nag.datasets.dataset import skipped, to_uint8
 
     def make() -> Images:
         _, split, indices = _source(context, task, number)
         images = {"samples": to_uint8(split.images(indices)), "labels": split.labels(indices)}
-        return images, {"skipped": dict(getattr(split, "skipped", {}))}
+        return images, {"skipped": skipped(split)}
 
     return context.load("block", _images_key(task, number), make)
 

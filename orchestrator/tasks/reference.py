@@ -43,6 +43,8 @@ class Images(NamedTuple):
 
 
 def run(context: Context, task: Task) -> None:
+    from nag.datasets.dataset import skipped
+
     started = time.time()
     made = _Made(context, task)
     if "statistics" in task.params:
@@ -61,7 +63,7 @@ def run(context: Context, task: Task) -> None:
                 made.add(name, sizes[name], made.looked_at(images, partial(_named_image, data, split)))
             else:
                 made.add(name, sizes[name], _of_blocks(context, taken, made.skipped))
-            made.skipped |= getattr(split, "skipped", {})
+            made.skipped |= skipped(split)
     if made.moments:
         made.publish(MOMENTS, made.moments)
     record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
@@ -100,9 +102,9 @@ def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
     import numpy as np
 
     from nag.datasets.dataset import to_uint8
-    from nag.datasets.prefetch import read_ahead
+    from nag.datasets.prefetch import prefetch
 
-    for images, labels in read_ahead(split, (np.arange(*piece) for piece in _pieces(context, size))):
+    for images, labels in prefetch(split, (np.arange(*piece) for piece in _pieces(context, size))):
         yield Images(to_uint8(images), labels)
 
 
@@ -273,7 +275,7 @@ class Held(Mapping[str, Any]):
         needs = metric.needs - {"labels", "logits"}
         if not needs:
             return None
-        against = getattr(metric, "against", "train")
+        against = metric.against or "train"
         if not metric.extrapolates:
             return self.record["rows"].get(against)
         return None if needs & set(self.task.params.get("moments", ())) else self.record["sizes"].get(against)

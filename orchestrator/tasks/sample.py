@@ -103,13 +103,13 @@ def draw(
 
     def finite(step: int, t: float, x: torch.Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
-            of = f" of {sampler.steps}" if hasattr(sampler, "steps") else ""
+            of = f" of {sampler.steps}" if sampler.steps is not None else ""
             raise NotFinite(f"samples stopped being finite at step {step - 1}{of} (t = {t:.4g})")
         if observe is not None:
             observe(step, t, x)
 
     parts: list[Any] = []
-    at_once = len(indices) if getattr(sampler, "adaptive", False) else context.options.micro_batch
+    at_once = len(indices) if sampler.adaptive else context.options.micro_batch
     for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on all that it is given
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)

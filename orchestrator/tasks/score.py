@@ -54,7 +54,7 @@ def _held_out_needed(task: Task, metric: Any) -> int:
     """How many held-out images there must be: none, those that a distance needs, or those that are scored."""
     if _split(task) == "held_out":
         return metric.least
-    return 2 if getattr(metric, "against", "") == "held_out" else 0
+    return 2 if metric.against == "held_out" else 0
 
 
 def _split(task: Task) -> str | None:

@@ -56,7 +56,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_names_sizes_and_folders(root):
-    found = files.look(str(root))
+    found = files.read_listing(str(root))
     assert found.names == ("a/1.png", "a/deeper/3.png", "b/2.png", "notes.txt")
     assert found.sizes == (7, 14, 7, 9)
     assert found.folders == ("a", "a/deeper", "b", "empty")
@@ -84,30 +84,30 @@ def test_another_name_or_size_is_another_data_set(root, change):
             (root / "b/2.png").unlink()
         case "another name":
             (root / "b/2.png").rename(root / "b/two.png")
-    assert files.look(str(root), fresh=True).checksum != before
+    assert files.read_listing(str(root), fresh=True).checksum != before
 
 
 def test_hidden_files_do_not_count(root):
     before = listing(str(root))
     write(root / ".DS_Store", b"x")
     write(root / "a/.cache/x.png", b"x")
-    assert files.look(str(root), fresh=True) == files.look(str(root))
+    assert files.read_listing(str(root), fresh=True) == files.read_listing(str(root))
     assert listing(str(root)) == before
 
 
 def test_a_kept_listing_is_not_read_from_the_folders_again(root, monkeypatch):
-    found = files.look(str(root))
+    found = files.read_listing(str(root))
     monkeypatch.setattr(files, "_scan", None)  # to call it would fail
-    assert files.look(str(root)) == found
-    assert files.look(str(root), names=False) == found._replace(names=(), sizes=())
+    assert files.read_listing(str(root)) == found
+    assert files.read_listing(str(root), names=False) == found._replace(names=(), sizes=())
     assert listing(str(root)) == found.checksum
 
 
 @pytest.mark.parametrize("folder", ["", "a", "a/deeper", "empty"])
 def test_a_change_in_any_folder_is_seen(root, folder):
-    before = files.look(str(root))
+    before = files.read_listing(str(root))
     write(root / folder / "new.png", b"new")
-    found = files.look(str(root))
+    found = files.read_listing(str(root))
     assert set(found.names) - set(before.names) == {f"{folder}/new.png".lstrip("/")}
     assert found.checksum != before.checksum
 
@@ -115,22 +115,22 @@ def test_a_change_in_any_folder_is_seen(root, folder):
 def test_a_folder_that_changed_just_now_is_not_trusted(root, monkeypatch):
     """Two changes within one tick of a disk's clock have one time of change."""
     write(root / "a/4.png", b"4")
-    files.look(str(root))
+    files.read_listing(str(root))
     assert not list(files.cache("listings").glob("*"))
 
 
 def test_a_damaged_kept_listing_is_made_again(root):
-    found = files.look(str(root))
+    found = files.read_listing(str(root))
     (kept,) = files.cache("listings").iterdir()
     for damage in (b"", b"{", kept.read_bytes()[:-20], b"\0" * 50, b"[]\n[]\n[]\n"):
         kept.write_bytes(damage)
-        assert files.look(str(root)) == found
+        assert files.read_listing(str(root)) == found
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(files.look(str(root)).names) == 4
+    assert len(files.read_listing(str(root)).names) == 4
 
 
 def test_a_single_file_is_known_by_its_content(tmp_path):
@@ -163,15 +163,15 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_a_link_to_nothing_and_a_circle_are_named(root):
     (root / "a/dead.png").symlink_to("nowhere.png")
     with pytest.raises(ValueError, match=r"dead\.png is neither a file nor a folder"):
-        files.look(str(root), fresh=True)
+        files.read_listing(str(root), fresh=True)
     (root / "a/dead.png").unlink()
     (root / "a/back").symlink_to(root)
     with pytest.raises(ValueError, match="does a link lead back"):
-        files.look(str(root), fresh=True)
+        files.read_listing(str(root), fresh=True)
 
 
 def test_names_at_a_url():
-    found = files.look(memory("remote", {"a/1.png": b"x" * 50, "a/.hidden": b"", "b/2.png": b"y"}))
+    found = files.read_listing(memory("remote", {"a/1.png": b"x" * 50, "a/.hidden": b"", "b/2.png": b"y"}))
     assert (found.names, found.sizes, found.folders) == (("a/1.png", "b/2.png"), (50, 1), ("a", "b"))
 
 
@@ -200,7 +200,7 @@ def test_a_url_is_fetched_once_and_appears_whole(root, monkeypatch):
 def test_a_file_of_another_size_than_listed_is_not_kept():
     url = memory("cut", {"a/1.png": b"half"})
     for _ in range(2):
-        with pytest.raises(OSError, match=r"cut/a/1\.png came with 4 bytes; 8 are listed"):
+        with pytest.raises(OSError, match=r"cut/a/1\.png has 4 bytes; 8 are listed"):
             files.local(url, "a/1.png", 8)
 
 
@@ -211,7 +211,7 @@ def test_a_new_class_at_a_url_is_seen_and_fresh_sees_everything():
     second = listing(url)
     assert second != first
     fsspec.filesystem("memory").pipe_file("/growing/b/3.png", b"3")
-    assert files.look(url, fresh=True).checksum != second
+    assert files.read_listing(url, fresh=True).checksum != second
 
 
 def of(folder: Path, images: dict[str, bytes]) -> str:
@@ -226,7 +226,7 @@ def test_equal_names_and_sizes_of_other_content_are_another_data_set(tmp_path, s
     one = {f"{name}{suffix}": name.encode() * size for name in "abc"}
     other = {name: bytes(reversed(data[:-1])) + b"." for name, data in one.items()}
     first, second = of(tmp_path / "one", one), of(tmp_path / "other", other)
-    assert files.look(first)[1:] == files.look(second)[1:]
+    assert files.read_listing(first)[1:] == files.read_listing(second)[1:]
     assert listing(first) != listing(second)
     assert listing(memory("one", one)) == listing(first)
     assert listing(memory("other", other)) == listing(second)
@@ -259,10 +259,10 @@ def test_of_very_many_files_a_sample_is_read(tmp_path, monkeypatch):
 
 def test_a_file_that_is_written_over_in_place_is_seen(root):
     """No folder changes then, and neither does a size."""
-    before = files.look(str(root))
+    before = files.read_listing(str(root))
     assert list(files.cache("listings").iterdir())
     (root / "a/1.png").write_bytes(b"a/2.png")
-    after = files.look(str(root))
+    after = files.read_listing(str(root))
     assert after[1:] == before[1:]
     assert after.checksum != before.checksum
 
@@ -282,7 +282,7 @@ def test_a_file_where_a_folder_is_needed_is_not_read(tmp_path):
     began = time.monotonic()
     for path in (str(tmp_path / "huge.safetensors"), memory("alone", {"x": b"x"}) + "/x"):
         with pytest.raises(ValueError, match="is a file, not a folder"):
-            files.look(path, folder=True)
+            files.read_listing(path, folder=True)
     assert time.monotonic() - began < 1.0
 
 

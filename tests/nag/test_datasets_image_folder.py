@@ -17,7 +17,7 @@ from nag.datasets import listing as files
 from nag.datasets.dataset import listing, to_uint8
 from nag.datasets.image_folder import ImageFolder
 from nag.datasets.images import Unreadable, as_rgb, centre_crop
-from nag.datasets.prefetch import read_ahead
+from nag.datasets.prefetch import prefetch
 from tests.nag.image_files import fill, noise_image, save
 
 
@@ -187,7 +187,7 @@ def test_reading_ahead_changes_nothing_and_is_bounded(root):
             taken.append(first)
             yield np.arange(first, first + 3)
 
-    for number, (x, y) in enumerate(read_ahead(split, parts(), depth=2)):
+    for number, (x, y) in enumerate(prefetch(split, parts(), depth=2)):
         assert (x == images[3 * number : 3 * number + 3]).all()
         assert (y == labels[3 * number : 3 * number + 3]).all()
         assert len(taken) <= number + 3
@@ -313,7 +313,7 @@ def test_what_is_no_data_set_is_named(tmp_path):
     save(noise_image(0), beside / "x.png")
     fails(beside, r"beside/x\.png lies beside the class folders")
     strange = fill(tmp_path / "strange", {"train/a": 2, "test/b": 2})
-    fails(strange, "strange/test/b is no class of the training images", "held_out")
+    fails(strange, "strange/test/b is not a class of the training images", "held_out")
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, held_out"):
         ImageFolder(path=str(strange)).open("test")
 

@@ -131,7 +131,7 @@ def test_what_is_no_whole_shard_is_named(tmp_path):
     data = (tmp_path / "000010.safetensors").read_bytes()
     for damage in (b"", data[:5], data[:200], data[:-1], b"\xff" * 400):
         (tmp_path / "000010.safetensors").write_bytes(damage)
-        with pytest.raises(ValueError, match=r"000010\.safetensors is no whole shard of latents"):
+        with pytest.raises(ValueError, match=r"000010\.safetensors is not a valid shard of latents"):
             LatentSplit(paths)
     for arrays in (
         {"posterior": np.zeros((2, 2, 2, 4, 4), np.float32), "labels": np.zeros(2, np.int64)},
@@ -140,7 +140,7 @@ def test_what_is_no_whole_shard_is_named(tmp_path):
         {"labels": np.zeros(2, np.int64)},
     ):
         save_file(arrays, paths[1])
-        with pytest.raises(ValueError, match="is no whole shard"):
+        with pytest.raises(ValueError, match="is not a valid shard"):
             LatentSplit(paths)
     with pytest.raises(FileNotFoundError):
         LatentSplit([str(tmp_path / "nowhere")])

@@ -156,7 +156,7 @@ def test_a_file_that_is_cut_is_named(tmp_path, keep):
     path = tmp_path / "x.npz"
     np.savez(path, PIXELS, LABELS)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"x\.npz is no whole \.npz file"):
+    with pytest.raises(ValueError, match=r"x\.npz is not a valid \.npz file"):
         Npz(path=str(path)).open("train")
 
 
@@ -175,7 +175,7 @@ def test_what_is_not_there_and_what_is_no_array(tmp_path):
         _ = Npz(path=str(tmp_path / "nowhere.npz")).shape
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("arr_0.npy", b"no array")
-    with pytest.raises(ValueError, match="no whole"):
+    with pytest.raises(ValueError, match="is not a valid"):
         headers(str(tmp_path / "x.npz"))
 
 
@@ -233,7 +233,7 @@ def test_a_file_that_lies_or_is_damaged_is_one_error(tmp_path: Path, kind: str) 
         lambda: Npz(path=str(tmp_path / "x.npz")).shape,
         lambda: Npz(path=str(tmp_path / "x.npz")).open("train"),
     ):
-        with pytest.raises(ValueError, match=r"x\.npz(: arr_0)? (is no whole \.npz file|cannot be read) \(.+\)"):
+        with pytest.raises(ValueError, match=r"x\.npz(: arr_0)? (is not a valid \.npz file|cannot be read) \(.+\)"):
             read()
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nag import distributed
 from nag.datasets.digits import Digits
-from nag.distributed import ALONE, World, meeting, world
+from nag.distributed import ALONE, World, rendezvous, world
 from nag.interpolants import Linear
 from nag.models.sit import SiT
 from nag.training import Training, train
@@ -152,7 +152,7 @@ def test_other_launchers_make_no_group(launcher: str) -> None:
     assert world(FOREIGN[launcher]) == ALONE
     ours = distributed.environment(2, 4, 1234)
     assert world(FOREIGN[launcher] | ours) == World(2, 4, 2)
-    assert meeting(FOREIGN[launcher] | ours) == ("127.0.0.1", 1234)
+    assert rendezvous(FOREIGN[launcher] | ours) == ("127.0.0.1", 1234)
     assert world(distributed.alone(FOREIGN[launcher] | ours)) == ALONE
 
 
@@ -161,9 +161,9 @@ def test_a_group_of_slurm() -> None:
     step = {"SLURM_STEP_NODELIST": "node[7-8]", "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0"}
     found = distributed.of_slurm(SLURM | step)
     assert world(found) == World(5, 8, 1)
-    assert meeting(found)[0] == "node7"
+    assert rendezvous(found)[0] == "node7"
     one = distributed.of_slurm(SLURM | step | {"SLURM_STEP_NUM_NODES": "1"})
-    assert meeting(one) == ("127.0.0.1", meeting(found)[1])
+    assert rendezvous(one) == ("127.0.0.1", rendezvous(found)[1])
     assert distributed.of_slurm({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == {}
     for wrong in ({}, {"SLURM_STEP_NUM_TASKS": "2"}, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "2"}):
         with pytest.raises(ValueError, match="no such process"):
@@ -188,20 +188,20 @@ def test_no_such_process(rank: str | None) -> None:
 )
 def test_where_processes_of_slurm_meet(nodes: str, first: str) -> None:
     environ = {"SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0"}
-    host, port = distributed.meeting_of_slurm(environ)
+    host, port = distributed.rendezvous_of_slurm(environ)
     assert host == first
     assert 15_000 <= port < 30_000
-    assert distributed.meeting_of_slurm(environ | {"SLURM_RESTART_COUNT": "1"})[1] != port
+    assert distributed.rendezvous_of_slurm(environ | {"SLURM_RESTART_COUNT": "1"})[1] != port
     with pytest.raises(ValueError, match="no SLURM_STEP_NODELIST"):
-        distributed.meeting_of_slurm({})
+        distributed.rendezvous_of_slurm({})
     with pytest.raises(ValueError, match="NAGBENCH_MEETING is None"):
-        meeting(environ)
+        rendezvous(environ)
 
 
 def test_a_node_that_only_slurm_knows() -> None:
     for name, found in (("n1.invalid", "127.0.0.7"), ("localhost", "localhost")):
         environ = {"SLURM_JOB_NODELIST": name, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.7"}
-        assert distributed.meeting_of_slurm(environ)[0] == found
+        assert distributed.rendezvous_of_slurm(environ)[0] == found
 
 
 def test_at_which_address_the_others_are_awaited() -> None:

@@ -34,7 +34,7 @@ def test_their_steps_meet_their_order_away_from_the_last(cls, order, path, predi
     field = mixture(predicts, path)
     exact = exact_flow(field, noise(0), Y, 1.0, 0.04)
     counts = (200, 400, 800)
-    runs = [march(cls(steps=n).started(), field, Y, noise, levels(1.0, 0.04, n)) for n in counts]
+    runs = [march(cls(steps=n).solver(), field, Y, noise, levels(1.0, 0.04, n)) for n in counts]
     errors = [float((run - exact).abs().max()) for run in runs]
     for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
@@ -156,7 +156,7 @@ def test_on_trained_betas_it_is_diffusers(diffusers, cls, steps):
     scheduler.set_timesteps(steps)
     grid = [(int(level) + 1) / 1000 for level in scheduler.timesteps]
     field = mixture("eps", VP())
-    ours = march(cls(steps=steps).started(), field, Y, noise, [*grid, 0.0])
+    ours = march(cls(steps=steps).solver(), field, Y, noise, [*grid, 0.0])
     torch.testing.assert_close(ours.float(), by_scheduler(scheduler, field, grid), atol=2e-4, rtol=2e-4)
 
 
@@ -171,7 +171,7 @@ def test_on_the_linear_path_it_is_diffusers(diffusers, cls, steps):
     grid = [float(sigma) for sigma in scheduler.sigmas]
     assert grid[0] < 1.0
     assert grid[-1] == 0.0
-    ours = march(cls(steps=steps).started(), mixture(), Y, noise, grid)
+    ours = march(cls(steps=steps).solver(), mixture(), Y, noise, grid)
     torch.testing.assert_close(ours.float(), by_scheduler(scheduler, mixture(), grid[:-1]), atol=2e-4, rtol=2e-4)
 
 
@@ -191,7 +191,7 @@ def test_unipc_from_pure_noise_is_the_limit_of_starting_near_it():
     exact = UniPC(steps=8)(mixture(), Y, noise)
     distances = []
     for gap in (1e-4, 1e-6, 1e-8):
-        near = march(UniPC(steps=8).started(), mixture(), Y, noise, [1 - gap, *levels(1.0, 0.0, 8)[1:]])
+        near = march(UniPC(steps=8).solver(), mixture(), Y, noise, [1 - gap, *levels(1.0, 0.0, 8)[1:]])
         distances.append(float((near - exact).abs().max()))
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 0.02  # a slope in lambda vanishes as slowly as 1 / log(gap)

@@ -268,13 +268,13 @@ def test_other_files_are_refused_and_named(tmp_path, torchscript, state_dict):
         with pytest.raises(ValueError, match=rf"{path.name}: not a "):
             Inception(weights=str(path), mode="legacy_pytorch").open()
     with pytest.raises(
-        ValueError, match=r"other\.pth: these are no weights of pytorch-fid's Inception: 'Conv2d_1a_3x3"
+        ValueError, match=r"other\.pth: these are not weights of pytorch-fid's Inception: 'Conv2d_1a_3x3"
     ):
         Inception(weights=str(other), mode="legacy_pytorch").open()
     weights = torch.load(state_dict, weights_only=True)
     weights["Mixed_7c.branch1x1.conv.weight"] = weights["Mixed_7c.branch1x1.conv.weight"][:, :5]
     torch.save(weights, other)
-    with pytest.raises(ValueError, match=r"other\.pth: these are no weights of pytorch-fid's Inception: .*channels"):
+    with pytest.raises(ValueError, match=r"other\.pth: these are not weights of pytorch-fid's Inception: .*channels"):
         Inception(weights=str(other), mode="legacy_pytorch").open()
 
 

@@ -104,11 +104,11 @@ def test_timm_names_what_is_wrong(timm, tiny, tmp_path):
         Timm(model="vit_tinyy", weights=str(path)).open()
     with pytest.raises(FileNotFoundError, match="gone"):
         Timm(model=TINY, weights=str(tmp_path / "gone")).open()
-    with pytest.raises(ValueError, match=r"weights\.safetensors: these are no weights of timm's test_resnet: .*conv"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: these are not weights of timm's test_resnet: .*conv"):
         Timm(model="test_resnet", weights=str(path)).open()
     missing = {name: weight for name, weight in tiny.state_dict().items() if name != "blocks.1.norm1.weight"}
     save_file(missing, other)
-    with pytest.raises(ValueError, match=r"other\.safetensors: these are no weights .*blocks\.1\.norm1\.weight"):
+    with pytest.raises(ValueError, match=r"other\.safetensors: these are not weights .*blocks\.1\.norm1\.weight"):
         Timm(model=TINY, weights=str(other)).open()
 
 
@@ -207,7 +207,7 @@ def test_dinov2_names_what_is_missing(timm, tiny, monkeypatch, tmp_path):
         DINOv2().open()
     save_file(tiny.state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(
-        ValueError, match=r"other\.safetensors: these are no weights of timm's vit_small_patch14_dinov2"
+        ValueError, match=r"other\.safetensors: these are not weights of timm's vit_small_patch14_dinov2"
     ):
         opened(tmp_path / "other.safetensors")
 

@@ -23,7 +23,7 @@ def test_every_other_protocol_that_fsspec_knows_is_refused(protocol: str, monkey
     monkeypatch.setattr(fsspec.core, "url_to_fs", None)  # to call it would fail
     monkeypatch.setattr(fsspec, "filesystem", None)
     for place in (f"{protocol}://x", f"{protocol}:///x/y.npz", f"{protocol}://x::file:///etc"):
-        for read in (locations.system, files.look, files.local, locations.exists):
+        for read in (locations.system, files.read_listing, files.local, locations.exists):
             with pytest.raises(ValueError, match=r"unknown protocol '[^']+'.*Give a path, or a URL of file, s3, gs"):
                 read(place)
 
@@ -39,7 +39,7 @@ def test_every_other_protocol_that_fsspec_knows_is_refused(protocol: str, monkey
     ],
 )
 def test_no_protocols_are_joined(place: str) -> None:
-    for read in (locations.system, files.look):
+    for read in (locations.system, files.read_listing):
         with pytest.raises(ValueError, match="cannot be joined with '::'"):
             read(place)
 
@@ -50,7 +50,7 @@ def test_a_local_name_may_hold_colons(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "x.png").write_bytes(b"x")
-        assert files.look(str(folder)).names == ("x.png",)
+        assert files.read_listing(str(folder)).names == ("x.png",)
         system, root = locations.system(str(folder))
         assert system.cat_file(f"{root}/x.png") == b"x"
 
@@ -83,7 +83,7 @@ def test_what_is_no_place(place: str, words: str) -> None:
     assert len(str(locations.refusal(place))) < 300
     assert "p@" not in str(locations.refusal(place))
     with pytest.raises(ValueError, match=words):
-        files.look(place)
+        files.read_listing(place)
 
 
 def test_the_longest_names_are_places() -> None:
@@ -104,7 +104,7 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("pipe")
     kinds = {"pipe": "a named pipe", "socket": "a socket", "link": "a named pipe", "/dev/zero": "a device"}
     for name, words in kinds.items():
-        for read in (locations.check_regular, files.look):
+        for read in (locations.check_regular, files.read_listing):
             with pytest.raises(ValueError, match=words):
                 read(str(tmp_path / name))
     with pytest.raises(ValueError, match="a folder"):
@@ -136,4 +136,4 @@ def test_a_cloud_without_network_or_credentials_is_one_error(protocol: str, monk
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     place = {"s3": "s3://nagbench-no-such-bucket/x", "hf": "hf://datasets/nobody/nothing/x"}[protocol]
     with pytest.raises((locations.Unreachable, FileNotFoundError), match=place.split("/x")[0]):
-        files.look(place)
+        files.read_listing(place)

@@ -187,7 +187,7 @@ def test_draws_are_made_ahead_and_are_the_same(monkeypatch):
         return normal(seed, indices, draw, shape)
 
     monkeypatch.setattr(noise, "normal", watched)
-    plain, ahead = (noise.Noise(2, [4, 9], (1, 8, 8), ahead=ahead) for ahead in (None, True))
+    plain, ahead = (noise.Noise(2, [4, 9], (1, 8, 8), prefetch=ahead) for ahead in (None, True))
     expected = [plain(k) for k in range(4)]
     assert {thread for _, thread in made} == {"MainThread"}
     made.clear()

@@ -137,7 +137,7 @@ def test_references_that_do_not_fit_are_refused():
     blind = other()
     blind.has_null_noise = False
     for guidance, references, message in (
-        (DoG(1.5, "pre"), None, "reference network 'pre'; and there is none"),
+        (DoG(1.5, "pre"), None, "reference network 'pre'; no references were given"),
         (DoG(1.5, "pre"), {"a": small, "b": small}, "reference network 'pre'; known: a, b"),
         (DoG(1.5, "pre"), {"pre": small}, r"states of shape \(1, 2, 2\), the network \(2, 1, 1\)"),
         (DoG(1.5, "pre"), {"pre": curved}, "interpolant is GVP, the network Linear"),
@@ -257,6 +257,36 @@ def test_a_guidance_of_ones_own_may_have_a_reference():
     torch.testing.assert_close(guided(field, (Away(),), {"pre": ref})(x, t, y), expected)
     with pytest.raises(ValueError, match="reference network 'pre'"):
         guided(field, (Away(),))
+
+
+def test_a_guidance_of_ones_own_nests_along_noise_or_where_it_says_so():
+    class AlongNoise:
+        needs, off = frozenset({"null_noise"}), False
+
+        def terms(self):
+            return Term(False, False, 1.3), Term(True, False, -1.3)
+
+    class AlongClass:
+        needs, off, nests = frozenset({"null_class"}), False, True
+
+        def terms(self):
+            return Term(False, False, 0.5), Term(False, True, -0.5)
+
+    class AlongReference(AlongClass):
+        def terms(self):
+            return Term(False, False, 0.5), Term(False, False, -0.5, "pre")
+
+    field, ref, (x, t, y) = mixture(), other(), state()
+    as_nag, expected = (guided(field, (DoG(1.5, ref), g), compose="nested") for g in (AlongNoise(), NAG(1.3)))
+    assert torch.equal(as_nag(x, t, y), expected(x, t, y))
+
+    n, n_ref = (guided(each, (AlongClass(),))(x, t, y) for each in (field, ref))
+    nested = guided(field, (Autoguidance(2.0, ref), AlongClass()), compose="nested")
+    torch.testing.assert_close(nested(x, t, y), n + (n - n_ref))
+    with pytest.raises(ValueError, match=r"class condition needs a reference that was trained with a null class"):
+        guided(field, (Autoguidance(2.0, replace(ref, has_null_class=False)), AlongClass()), compose="nested")
+    with pytest.raises(ValueError, match="AlongReference nests, so its terms must be predictions of the guided"):
+        guided(field, (CFG(1.5), AlongReference()), {"pre": ref}, compose="nested")
 
 
 def test_the_variance_is_that_of_the_guided_network_under_its_condition():

@@ -26,11 +26,6 @@ EVERY_SAMPLER = [
 ]
 
 
-def stepper(sampler):
-    """What `march` takes: the sampler itself, or a new run of one that remembers."""
-    return sampler.started() if hasattr(sampler, "started") else sampler
-
-
 def sampled_by(sampler):
     """The mixture on the linear path, or on VP for a sampler that takes no other."""
     field = mixture()
@@ -74,7 +69,7 @@ def test_deterministic_samplers_meet_their_order(name):
     errors = []
     for steps in (40, 80, 160):
         sampler = build("samplers", name, steps=steps)
-        errors.append(float((march(stepper(sampler), field, y, noise, levels(1.0, 0.04, steps)) - exact).abs().max()))
+        errors.append(float((march(sampler.solver(), field, y, noise, levels(1.0, 0.04, steps)) - exact).abs().max()))
     order = 3 if name == "unipc" else sampler.order  # UniPC's steps away from the ends; its whole runs are of order 2
     for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
@@ -91,7 +86,7 @@ def test_euler_maruyama_meets_its_weak_order_on_gaussian_data(diffusion):
         draws[1:] = torch.eye(steps + 1)[:, :, None, None, None]
         y = torch.zeros(steps + 2, dtype=torch.int64)
         sampler = EulerMaruyama(steps + 1, diffusion)
-        x = march(stepper(sampler), field, y, lambda k, d=draws: d[:, k], levels(1.0, end, steps)).flatten()
+        x = march(sampler.solver(), field, y, lambda k, d=draws: d[:, k], levels(1.0, end, steps)).flatten()
         variance = float(((x[1:] - x[0]) ** 2).sum())
         errors.append(abs(variance - ((1 - end) ** 2 * std**2 + end**2)))
         assert float(x[0]) == pytest.approx((1 - end) * mean), "the mean is linear in t, so Euler's steps keep it"
@@ -156,8 +151,8 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 def test_what_the_network_predicts_does_not_matter(name, predicts):
     noise, y, grid = Draws(3, 2, 1, 1), torch.tensor([0, 1, 3]), levels(0.96, 0.04, 6)
     sampler = build("samplers", name, steps=7)
-    expected = march(stepper(sampler), mixture(), y, noise, grid)
-    torch.testing.assert_close(march(stepper(sampler), mixture(predicts), y, noise, grid), expected)
+    expected = march(sampler.solver(), mixture(), y, noise, grid)
+    torch.testing.assert_close(march(sampler.solver(), mixture(predicts), y, noise, grid), expected)
 
 
 @pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=repr)

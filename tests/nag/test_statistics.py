@@ -61,8 +61,8 @@ NEGATIVE[3, 3] = -1
         ({"mu": MEAN.astype(int)}, "mu is int64"),
         ({"mu": MEAN * np.nan}, "mu has values that are not finite"),
         ({"sigma_s": np.full((5, 5), np.inf)}, "sigma_s has values that are not finite"),
-        ({"sigma": LOPSIDED}, "sigma is no covariance"),
-        ({"sigma": NEGATIVE}, "sigma is no covariance"),
+        ({"sigma": LOPSIDED}, "sigma is not a covariance matrix"),
+        ({"sigma": NEGATIVE}, "sigma is not a covariance matrix"),
         ({"sigma": np.array([None])}, "pickled"),
     ],
 )

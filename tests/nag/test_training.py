@@ -179,7 +179,7 @@ def test_parts_make_the_batch(split: ArraySplit) -> None:
     whole = Batches(split, TRAINING, CLASSES, "cpu")
     for bounds in ([0, 10], [0, 5, 10], [0, 1, 7, 10]):
         parts = [
-            Batches(split, TRAINING, CLASSES, "cpu", part, ahead=part[0] == 0) for part in itertools.pairwise(bounds)
+            Batches(split, TRAINING, CLASSES, "cpu", part, prefetch=part[0] == 0) for part in itertools.pairwise(bounds)
         ]
         for step in range(TRAINING.steps):
             made = [part(step) for part in parts]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nag.distributed import meeting, world
+from nag.distributed import rendezvous, world
 from orchestrator.backends.ray.backend import Ray, why
 from orchestrator.backends.ray.handles import SETTLE_S, Hand, Peer
 from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing
@@ -192,7 +192,7 @@ def test_processes_meet_at_the_first(nodes: tuple[str, ...], host: str) -> None:
     assert hand.host == "h1"
     assert [world(each.remote.told).rank for each in hand.all] == [0, 1, 2]
     assert {world(each.remote.told).size for each in hand.all} == {3}
-    assert {meeting(each.remote.told) for each in hand.all} == {(host, 9)}
+    assert {rendezvous(each.remote.told) for each in hand.all} == {(host, 9)}
 
 
 def test_when_a_training_has_ended() -> None:

@@ -138,7 +138,14 @@ ARMS = [
     (
         PLAIN,
         "plain: {compose: nested}",
-        "11: arms.plain.compose: nested is NAG inside both branches of CFG; the arm needs cfg and nag.",
+        "11: arms.plain.compose: nested puts one guidance inside the branches of another, such as nag inside cfg; "
+        "this arm has no guidance.",
+    ),
+    (
+        PLAIN,
+        "plain: {cfg: {scale: 1.5}, compose: nested}",
+        "11: arms.plain.compose: nested puts one guidance inside the branches of another, such as nag inside cfg; "
+        "this arm has cfg.",
     ),
     (
         PLAIN,

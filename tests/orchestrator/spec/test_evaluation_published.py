@@ -122,7 +122,7 @@ NO_IMAGES = "has moments and no images (arr_0), and"
         ("plain.npz", "legacy_tensorflow", "sfid", f"'sfid' on 'inception': plain.npz {NO_IMAGES} none of spatial; "),
         ("other.npz", "", "fid", "other.npz has neither mu and sigma nor images (arr_0); it has x."),
         ("floats.npz", "", "fid", "floats.npz: arr_0 is float64 (2, 3); images are uint8 (N, H, W, 3)."),
-        ("cut.npz", "", "fid", "cut.npz is no whole .npz file"),
+        ("cut.npz", "", "fid", "cut.npz is not a valid .npz file"),
     ],
 )
 def test_a_file_that_cannot_be_held_against(

@@ -115,6 +115,15 @@ def test_equal_guidance_is_one_stream_whatever_it_is_called(tmp_path: Path) -> N
     assert set(digests(first).values()) == set(digests(second).values())
 
 
+def test_a_guidance_of_ones_own_can_be_nested(tmp_path: Path) -> None:
+    both = "{late: {use: ./guidance.py:LateNAG, scale: 1}, cfg: {scale: 1.5}%s}"
+    arms = f"  plain: {{}}\n  sum: {both % ''}\n  nested: {both % ', compose: nested'}"
+    path = laid_out(tmp_path, FILES | {"sweep.yaml": SWEEP.replace("  plain: {}", arms)})
+    found = {cell.cell.arm: cell.stream for cell in plan(read_sweep(path)).cells}
+    assert found["nested"] != found["sum"]
+    assert len(plan(read_sweep(path, run_user_code=False)).cells) == len(plan(read_sweep(path)).cells)
+
+
 def test_check_reads_sweeps_of_every_family_without_running_them(tmp_path: Path) -> None:
     sweep = read_sweep(laid_out(tmp_path, EVERYTHING), run_user_code=False)
     assert len(plan(sweep).cells) == 2

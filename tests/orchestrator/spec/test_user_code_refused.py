@@ -67,6 +67,12 @@ BAD_WHEN_RUN = [
         f"{AT}.use: needs of a class for guidance must be a frozenset of null",
     ),
     (
+        GUIDANCE.replace("    scale: float", "    scale: float\n    reference: str = 'x'")
+        .replace("    off", "    nests: ClassVar[bool] = True\n    off")
+        .replace("-self.scale,", "-self.scale, self.reference,"),
+        f"{AT}.use: a guidance with nests: True must have terms of the guided network alone.",
+    ),
+    (
         GUIDANCE.replace("late = ", "late = self.x"),
         f"{AT}.use: guidance.py:17: AttributeError: 'LateNAG' object has no",
     ),

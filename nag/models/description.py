@@ -1,0 +1,68 @@
+"""Networks, one a file: frozen descriptions that build a torch module and give its training loss.
+
+Add one: a file here with a class that has `generates`, `fits`, `module` and `loss`, and a line in `nag/registry.py`.
+This file has the fields that all transformers share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, ClassVar, Self
+
+import pydantic
+
+from nag.registry import Int, method
+
+WIDEST = 2**20  # of a transformer or its MLPs; XL has 1,152 and 4,608
+
+
+@method
+class Backbone:
+    """The sizes of a transformer over patches.
+
+    hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
+    """
+
+    hidden: Annotated[Int, pydantic.Field(ge=4)]
+    depth: Annotated[Int, pydantic.Field(ge=1)]
+    heads: Annotated[Int, pydantic.Field(ge=1)]
+    patch: Annotated[Int, pydantic.Field(ge=1)]
+    mlp_ratio: Annotated[float, pydantic.Field(gt=0)] = 4.0
+
+    @pydantic.model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        widths_fit(self.hidden, self.heads, self.mlp_ratio)
+        return self
+
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
+        _, height, width = shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
+
+    def smoke(self) -> Self:
+        """The smallest network with the same patches and outputs: to see that everything connects."""
+        return dataclasses.replace(self, hidden=8, depth=1, heads=2, mlp_ratio=4.0)
+
+
+@method
+class Generator(Backbone):
+    """A transformer that predicts. learned_variance: its output has 2C channels."""
+
+    learned_variance: bool = False
+
+    generates: ClassVar[bool] = True
+
+
+def widths_fit(hidden: int, heads: int, mlp_ratio: float) -> None:
+    """Raises ValueError if no transformer has these widths."""
+    if hidden % heads:
+        raise ValueError(f"hidden ({hidden}) must be a multiple of heads ({heads})")
+    if hidden % 4:
+        raise ValueError(f"hidden ({hidden}) must be a multiple of 4, for sine and cosine of row and column")
+    if hidden > WIDEST:
+        raise ValueError(f"hidden ({hidden}) is above {WIDEST:,}")
+    if hidden * mlp_ratio > WIDEST:
+        raise ValueError(f"mlp_ratio ({mlp_ratio}) makes the MLPs wider than {WIDEST:,}")
+    if int(hidden * mlp_ratio) < 1:
+        raise ValueError(f"mlp_ratio ({mlp_ratio}) leaves the MLPs no width")
