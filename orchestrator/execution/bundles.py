@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from orchestrator.execution.protocol import Bundle
 from orchestrator.execution.retries import Decision
 from orchestrator.plan.model import Plan
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import KINDS, kind_of
 
 Todo = Mapping[str, "list[int] | None"]
 Step = tuple[str, tuple[int, ...] | None]
@@ -38,11 +38,9 @@ def bundles(
     small: list[str] = []
     for digest in todo:
         task = plan.tasks[digest]
-        if task.kind in ("sample", "encode"):
-            streams[digest] = streams[digest]
-        elif task.kind == "extract":
-            streams[task.params["stream"]].append(digest)
-        elif task.kind in ("score", "measure"):
+        if task.makes_blocks:
+            streams[task.stream] += [digest] if task.stream != digest else []
+        elif kind_of(task.kind).scores_cells:
             scores[task.kind, task.inputs].append(digest)
         else:
             small.append(digest)
@@ -50,27 +48,26 @@ def bundles(
     def needs(*digests: str) -> frozenset[str]:
         return frozenset(need for digest in digests for need in plan.tasks[digest].inputs if need in open_)
 
-    doublings: dict[str, int] = defaultdict(int)  # of the memory; what one task needs, others of its sort do
+    doublings: dict[str, int] = defaultdict(int)  # by memory class
     for digest, decision in decisions.items():
-        sort = _sort(plan, digest)
-        doublings[sort] = max(doublings[sort], decision.doublings)
+        alike = _memory_class(plan, digest)
+        doublings[alike] = max(doublings[alike], decision.doublings)
 
-    def bundle(steps: Sequence[Step], kind: str, network: str = "") -> Bundle:
+    def bundle(steps: Sequence[Step], kind: str) -> Bundle:
         told = [decisions[digest] for digest in dict.fromkeys(digest for digest, _ in steps) if digest in decisions]
         return Bundle(
             tuple(steps),
             name,
             kind,
-            network,
+            _network(plan, steps[0][0]),
             micro_batch=min((d.micro_batch for d in told if d.micro_batch), default=0),
-            doublings=max(doublings[_sort(plan, digest)] for digest, _ in steps),
+            doublings=max(doublings[_memory_class(plan, digest)] for digest, _ in steps),
             avoid=tuple(dict.fromkeys(host for d in told for host in d.avoid)),
             alone=any(d.single for d in told),
         )
 
     found = []
-    # The extractors' short trainings go first: all sampling of a trained network can then start.
-    for digest in sorted(small, key=lambda d: (plan.tasks[d].kind != "train", "extractor" not in plan.tasks[d].params)):
+    for digest in sorted(small, key=lambda digest: KINDS.index(plan.tasks[digest].kind)):
         found.append(Waiting(bundle([(digest, None)], plan.tasks[digest].kind), needs(digest)))
     numbers = {stream: _blocks(todo, stream, extracts) for stream, extracts in streams.items()}
     total = sum(map(len, numbers.values()))
@@ -79,7 +76,7 @@ def bundles(
         single = any(decisions[digest].single for digest in together if digest in decisions)
         length = 1 if single else size(plan, stream, total)
         waits = needs(*together) - {stream}
-        kind = plan.tasks[stream].kind if stream in todo else "extract"
+        kind = plan.tasks[stream if stream in todo else extracts[0]].kind
         for first in range(0, len(numbers[stream]), length):
             steps: list[Step] = [
                 (digest, (number,))
@@ -87,31 +84,36 @@ def bundles(
                 for digest in together
                 if number in (todo.get(digest) or ())
             ]
-            found.append(Waiting(bundle(steps, kind, plan.tasks[stream].params.get("network", "")), waits))
+            found.append(Waiting(bundle(steps, kind), waits))
     for (kind, inputs), digests in scores.items():
         waits = frozenset(need for need in inputs if need in open_)
-        network = plan.tasks[inputs[0]].params["network"] if kind == "measure" else ""
-        found.append(Waiting(bundle([(digest, None) for digest in digests], kind, network), waits))
+        found.append(Waiting(bundle([(digest, None) for digest in digests], kind), waits))
     return _in_order(plan, found)
 
 
 def _in_order(plan: Plan, found: list[Waiting]) -> list[Waiting]:
-    """Extractors' trainings, then what is made while images are encoded, then all that may need either."""
+    """The short trainings of extractors first, so that sampling can start as soon as a network is trained; then what is
+    made while images are encoded, then all that may need either.
+    """
 
     def rank(waiting: Waiting) -> int:
         task = plan.tasks[waiting.bundle.steps[0][0]]
-        if task.kind == "train" and "extractor" in task.params:
+        if task.trains == "extractor":
             return 0
-        stream = plan.tasks.get(task.params.get("stream", ""), task)
-        return 1 if stream.kind == "encode" else 2
+        return 1 if kind_of(plan.tasks[task.stream].kind).finite else 2
 
     return sorted(found, key=rank)
 
 
-def _sort(plan: Plan, digest: str) -> str:
-    """What tasks share that need about the same memory: a network for what is done with it, else the kind."""
-    task = plan.tasks[plan.tasks[digest].params.get("stream", digest)]
-    return digest if task.kind == "train" else str(task.params.get("network", task.kind))
+def _network(plan: Plan, digest: str) -> str:
+    """The network with which a task, or the stream that it reads, is sampled; "" where none is."""
+    return str(plan.tasks[plan.tasks[digest].stream].params.get("network", ""))
+
+
+def _memory_class(plan: Plan, digest: str) -> str:
+    """What tasks share that need as much memory: the network that samples, else the kind; a training is alone."""
+    kind = plan.tasks[plan.tasks[digest].stream].kind
+    return digest if kind_of(kind).distributed else _network(plan, digest) or kind
 
 
 def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
@@ -141,9 +143,9 @@ def units(plan: Plan, bundle: Bundle) -> dict[str, float]:
 
 def step_units(plan: Plan, digest: str, blocks: tuple[int, ...] | None) -> float:
     task = plan.tasks[digest]
-    if task.kind not in BLOCK_KINDS or blocks is None:
+    if not task.makes_blocks or blocks is None:
         return 1.0
-    stream = plan.tasks[task.params.get("stream", digest)].params
+    stream = plan.tasks[task.stream].params
     last = stream.get("count", math.inf)  # of an encode task; streams have no end
     return float(sum(max(0, min(stream["block"], last - number * stream["block"])) for number in blocks))
 

@@ -24,7 +24,7 @@ from orchestrator.retention.policy import Tidier
 from orchestrator.store.layout import file_name, plan_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import assets, attempts, code, stored
-from orchestrator.tasks.task import BLOCK_KINDS, ORIGINAL
+from orchestrator.tasks.task import ORIGINAL, makes_blocks
 
 REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
 HELD_WAIT_S = 2.0
@@ -172,7 +172,7 @@ class _Run:
             if event.blocks is None:
                 self.observer.finished(kind, event.digest)
                 self.tidier.finished(event.digest)
-        elif kind not in BLOCK_KINDS:
+        elif not makes_blocks(kind):
             self.partial[event.digest] = event.done / max(1, event.of)
         running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
         self.observer.progress(kind, self.done[kind] + running)
@@ -271,7 +271,7 @@ class _Run:
             return ""
 
         tasks = [self.plan.tasks[digest] for digest in self.plan.goals]
-        names = [task.record_name for task in tasks if task.kind not in BLOCK_KINDS and done.small_done(task)]
+        names = [task.record_name for task in tasks if not task.makes_blocks and done.small_done(task)]
         for text in filter(None, self.store.at_once(problem, names)):
             self.observer.note(text)
 

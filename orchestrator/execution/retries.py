@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import makes_blocks
 
 HOPELESS = ("bad_input", "not_finite", "stopped")
 PASSING, PASSING_AT_MOST = ("node", "environment"), 8
@@ -80,7 +80,7 @@ def _exhausted(here: Sequence[Attempt]) -> str:
         return f"{unknown[-1]['reason']}, the third time"
     if len(_of(here, *PASSING)) >= PASSING_AT_MOST:
         return f"{last}; that happened {PASSING_AT_MOST} times"
-    splits = here[-1].get("kind") in BLOCK_KINDS
+    splits = makes_blocks(here[-1].get("kind"))
     timeouts = _of(here, "timeout")
     if len(timeouts) >= (TIMEOUTS_TOGETHER + TIMEOUTS_ALONE if splits else TIMEOUTS):
         return f"{timeouts[-1]['reason']}; {'one block' if splits else 'it'} does not fit into it: give the stage more"

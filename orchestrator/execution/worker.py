@@ -30,6 +30,7 @@ from orchestrator.spec import user_code
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, Held, Options
 from orchestrator.tasks.context import run as run_task
+from orchestrator.tasks.task import Task
 
 TELL_EVERY_S = 0.2
 LOG_EVERY_S = 5.0
@@ -103,26 +104,30 @@ class Worker:
     @contextlib.contextmanager
     def _together(self, digest: str, message: dict[str, Any]) -> Iterator[None]:
         """While a network is trained, the others that train it are there."""
-        train = self.context.task(digest).params.get("train")
-        if self.options.processes == 1 or train is None:
+        task = self.context.task(digest)
+        if self.options.processes == 1 or task.trains != "network":
             yield
             return
-        from nag.training import Training
-
-        World(0, self.options.processes).part(Training(**train["fields"]).batch)  # ValueError before anybody is called
+        World(0, self.options.processes).part(_batch(task))  # ValueError before another process is started
         step = {**message, "steps": [(digest, None)]}
         with beside(self.context.store, self.options, step) as ours, _variables(ours):
             yield
 
     def _at_once(self, digest: str) -> int:
         """How many samples a task has had in the network at once, as far as there is one."""
-        from nag.training import Training
+        most, task = self.context.options.micro_batch, self.context.tasks.get(digest)
+        if task is None:
+            return most
+        if task.trains == "network":
+            return min(most, _batch(task) // max(world().size, self.options.processes))
+        return min(most, task.params.get("block", most))
 
-        most = self.context.options.micro_batch
-        params = self.context.tasks[digest].params if digest in self.context.tasks else {}
-        if "train" in params:
-            return min(most, Training(**params["train"]["fields"]).batch // max(world().size, self.options.processes))
-        return min(most, params.get("block", most))
+
+def _batch(task: Task) -> int:
+    """The batch of the training of a network."""
+    from nag.training import Training
+
+    return Training(**task.params["train"]["fields"]).batch
 
 
 @contextlib.contextmanager

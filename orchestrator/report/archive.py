@@ -28,7 +28,6 @@ from orchestrator.store.store import Store
 from orchestrator.tasks import extract
 from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import read_block
-from orchestrator.tasks.task import BLOCK_KINDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,7 +201,7 @@ def _records(plan: Plan, store: Store) -> Iterator[tuple[str, Any]]:
     told = {key: value for key, value in plan.document().items() if key != "places"}  # paths are nobody's business
     yield "plan.json", (canonical(told) + "\n").encode
     for task in plan.tasks.values():
-        if task.kind not in BLOCK_KINDS:
+        if not task.makes_blocks:
             try:
                 record = store.read_record(task.record_name, repair=False)
             except (MissingFile, CorruptFile):

@@ -17,12 +17,12 @@ from typing import Any
 from orchestrator.errors import CorruptFile
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import makes_blocks
 
 
 def place(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:
     """Where a task stands: the first of these blocks that is not made, or the step of the newest checkpoint."""
-    if kind in BLOCK_KINDS:
+    if makes_blocks(kind):
         return next((number for number in blocks if not store.exists(block_name(digest, number))), -1)
     names = store.list(f"files/{digest}")
     steps = [int(n.removeprefix("checkpoint-").partition(".")[0]) for n in names if n.startswith("checkpoint-")]

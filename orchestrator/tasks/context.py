@@ -1,15 +1,8 @@
-"""The kinds of task, one a file: what it is called in a digest, and how it is done. torch is imported only when one
-runs.
-
-Each file has `VERSION`, bumped by hand when the task's result would change, and `run`. A small task writes its files
-and then its record; a block task writes blocks whose headers are their records. Both may be done twice: the first
-result stays.
-"""
+"""What a task runs with: its store, the options of its worker, and what that worker has loaded already."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.tasks.outputs import read_output
+from orchestrator.tasks.task import kind_of
 
 if TYPE_CHECKING:
     from nag.estimator import Estimator
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a worker works; none of it changes a result beyond the tolerances of DESIGN.md (contract 4)."""
+    """How a worker works; none of it changes a result beyond rounding."""
 
     device: str = "cpu"
     micro_batch: int = 256  # samples, or images of a training, that are in the network at once, on each device
@@ -268,15 +262,15 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
 def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | None]:
     """Do a task of the store, or some blocks of it, where they are not there yet. Returns what was done."""
     task = context.task(digest)
-    module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
+    run_kind = kind_of(task.kind).run
     if blocks is None:
         if context.store.exists(task.record_name):
             return []
-        module.run(context, task)
+        run_kind(context, task)
         return [None]
     made: list[int | None] = []
     for number in blocks:
         if not context.store.exists(block_name(digest, number)):
-            module.run(context, task, number)
+            run_kind(context, task, number)
             made.append(number)
     return made

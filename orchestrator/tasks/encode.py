@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name
+from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nag.datasets.dataset import Split
     from orchestrator.tasks.context import Context
-    from orchestrator.tasks.task import Task
 
-VERSION = 2
 ENCODED = 16  # images in the autoencoder at once: at 256 x 256 each takes a third of a GB there
 Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
@@ -103,3 +102,18 @@ def _opened(context: Context, data: Mapping[str, Any]) -> tuple[Any, Split]:
 def opened(context: Context, autoencoder: Mapping[str, Any]) -> Any:
     """The autoencoder of this identity with its weights, on the device."""
     return context.rebuild("autoencoders", autoencoder).open(context.options.device)
+
+
+def _images_in(task: Task, costs: Costs, record: Mapping[str, Any] | None) -> float:
+    return float(record["count"] if record else task.params["block"])
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: 25.0,
+    makes_blocks=True,
+    finite=True,
+    unit="images",
+    cost_units=_images_in,
+)

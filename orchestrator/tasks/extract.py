@@ -14,12 +14,11 @@ from orchestrator.store.layout import block_name
 from orchestrator.tasks import encode, previews
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.outputs import not_finite, read_block
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Costs, Kind, Task, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
 DECODED = 8  # latents in the autoencoder at once: at 256 x 256 each takes over half a GB there
 
 Block = tuple[dict[str, "np.ndarray"], dict[str, Any]]
@@ -111,3 +110,24 @@ def _check(context: Context, outputs: Mapping[str, np.ndarray], task: Task, numb
             f"{task.params['extractor']['name']} gives {name} that are not finite for sample {sample} "
             f"({block_name(stream, number)}, and {count - 1} more of it)"
         )
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    stream = costs.tasks[task.stream]
+    return [task.params["extractor"], stream.kind, kind_of(stream.kind).cost_class(stream, costs)]
+
+
+def _images_in(task: Task, costs: Costs, record: Mapping[str, Any] | None) -> float:
+    return float(costs.tasks[task.stream].params["block"])
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: 25.0,
+    makes_blocks=True,
+    unit="samples",
+    column="features",
+    cost_class=_cost_class,
+    cost_units=_images_in,
+)

@@ -21,12 +21,11 @@ from orchestrator.store.arrays import pack, unpack
 from orchestrator.store.layout import block_name, file_name, record_name
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import not_finite, read_block, read_output
-from orchestrator.tasks.task import Task, shards
+from orchestrator.tasks.task import Kind, Task, shards
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 3
 PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are those of all rows in one array
 MOMENTS = "moments.safetensors"
 WIDEST = 8192  # beyond it a covariance has over half a GB
@@ -310,3 +309,6 @@ class Held(Mapping[str, Any]):
                 found = np.empty((self.record["rows"][split], *rows.shape[1:]), rows.dtype)
             found[place * PART : place * PART + len(rows)] = rows
         return found
+
+
+KIND = Kind(version=3, run=run, guess_s=lambda task, costs: 300.0, column="references")

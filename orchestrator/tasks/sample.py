@@ -6,12 +6,13 @@ Its noise and label come from the sample seed and the network's training seeds (
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.context import Context
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from nag.samplers.fixed_step import Observe
 
-VERSION = 2
+UNKNOWN_CALLS = 100.0  # of a sampler that does not say how many it makes
 
 
 def run(context: Context, task: Task, number: int) -> None:
@@ -116,3 +117,41 @@ def draw(
         draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
         parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    network = costs.tasks[task.params["network"]].params
+    while "init" in network:
+        network = costs.tasks[network["init"]].params
+    return [network.get("checkpoint") or network.get("model"), task.params["precision"], task.params["stores"]]
+
+
+def _evaluations(task: Task, costs: Costs, record: Mapping[str, Any] | None = None) -> float:
+    return float(task.params["block"] * (record["network_calls"] if record else _planned_calls(task)))
+
+
+def _planned_calls(task: Task) -> float:
+    """Network calls of a sample: those of its sampler, for each term that is evaluated."""
+    from nag.registry import find
+
+    sampler = task.params["sampler"]
+    evaluations = 1.0 + len(task.params["guidance"])
+    if "source" in sampler:
+        return UNKNOWN_CALLS * evaluations
+    try:
+        calls = find("samplers", sampler["name"])(**sampler["fields"]).network_calls()
+    except TypeError:  # of the user's own
+        calls = None
+    return (calls or UNKNOWN_CALLS) * evaluations
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: _evaluations(task, costs) * costs.evaluation_s(task.params["network"]),
+    makes_blocks=True,
+    unit="samples",
+    column="samples",
+    cost_class=_cost_class,
+    cost_units=_evaluations,
+)

@@ -16,12 +16,11 @@ from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.reference import Held
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
 NO_HELD_OUT = "the data set has no held-out images, or too few"
 
 
@@ -106,3 +105,13 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
         "devices": sorted(devices),
         "kinds_of_device": [kinds[key] for key in sorted(kinds)],
     }
+
+
+KIND = Kind(
+    version=1,
+    run=run,
+    guess_s=lambda task, costs: 20.0,
+    scores_cells=True,
+    column="scores",
+    cost_class=lambda task, costs: [task.params["metric"], task.params.get("count")],
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nag import distributed
@@ -19,18 +20,18 @@ from orchestrator.tasks.checkpoints import Checkpoints
 from orchestrator.tasks.context import Context, Held, finish
 from orchestrator.tasks.lease import lease
 from orchestrator.tasks.outputs import read_output
-from orchestrator.tasks.task import ORIGINAL, Task
+from orchestrator.tasks.task import ORIGINAL, Costs, Kind, Task
 
 if TYPE_CHECKING:
     from nag.training import Training
 
-VERSION = 1
+BACKWARD = 3  # what a training step costs in evaluations of its images
 TO_DO, DONE, HELD = range(3)
 
 
 def run(context: Context, task: Task) -> None:
     world = distributed.world()
-    if "train" in task.params:
+    if task.trains == "network":
         _network(context, task, world)
         return
     if world.rank:
@@ -38,7 +39,7 @@ def run(context: Context, task: Task) -> None:
     with lease(context.store, task.digest):
         if context.store.exists(task.record_name):  # done by another engine while this one waited
             return
-        if "extractor" in task.params:
+        if task.trains == "extractor":
             _extractor(context, task)
         else:
             _loaded(context, task)
@@ -228,3 +229,33 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    return {key: value for key, value in task.params.items() if key not in ("train", "init")}
+
+
+def _steps(task: Task, costs: Costs, record: Mapping[str, Any] | None = None) -> float:
+    steps = task.params["train"]["fields"].get("steps", 1) if task.trains == "network" else 1
+    return float(steps - (record or {}).get("resumed_at", 0))
+
+
+def _guess_s(task: Task, costs: Costs) -> float:
+    from nag.training import Training
+
+    if task.trains != "network":
+        return 120.0
+    batch = task.params["train"]["fields"].get("batch", Training(steps=1).batch)
+    return _steps(task, costs) * batch * BACKWARD * costs.evaluation_s(task.digest)
+
+
+KIND = Kind(
+    version=1,
+    run=run,
+    guess_s=_guess_s,
+    distributed=True,
+    resumes=True,
+    column="networks",
+    cost_class=_cost_class,
+    cost_units=_steps,
+)

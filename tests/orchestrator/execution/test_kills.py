@@ -141,7 +141,7 @@ def test_killed_training_resumes_to_the_same_weights(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     undisturbed = run_here(sweep, tmp_path / "other")
-    network = next(d for d, t in undisturbed.plan.tasks.items() if t.kind == "train" and "train" in t.params)
+    network = next(d for d, t in undisturbed.plan.tasks.items() if t.trains == "network")
     record = Store(str(store)).read_record(f"records/train/{network}.json")
     assert record["resumed_at"] >= 400
     name = f"files/{network}/network.safetensors"

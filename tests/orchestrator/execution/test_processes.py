@@ -57,7 +57,7 @@ def run_locally(planned: Plan, store: Path, tell: Callable[[Local], None] = lamb
 
 def trained(ran: Ran) -> tuple[bytes, dict[str, Any]]:
     """The file of the one network that is trained, and its record."""
-    (task,) = [t for t in ran.plan.tasks.values() if "train" in t.params]
+    (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]
     return ran.store.read(f"files/{task.digest}/network.safetensors"), ran.store.read_record(task.record_name)
 
 
@@ -161,7 +161,7 @@ def test_nobody_is_called_for_a_batch_that_does_not_divide(
     assert "--device cuda:1: 2 processes take a GPU each, so say --device cuda" in done.stderr
 
     ran, sent = run_here(sweep, tmp_path / "store"), []
-    (task,) = [t for t in ran.plan.tasks.values() if "train" in t.params]
+    (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]
     monkeypatch.setattr("orchestrator.execution.worker.beside", lambda *told: pytest.fail("called"))
     worker = Worker(ran.store, Options(processes=3), sent.append)
     worker.bundle({"id": 1, "plan": ran.store.list("plans")[0].removesuffix(".json"), "steps": [(task.digest, None)],

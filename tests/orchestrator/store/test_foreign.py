@@ -242,7 +242,7 @@ def test_something_else_in_the_place_of_a_file_is_set_aside(finished: Ran, tmp_p
     store = copied(finished, tmp_path)
     cell = finished.plan.cells[0]
     tasks = finished.plan.tasks
-    train = next(digest for digest, task in tasks.items() if task.kind == "train" and "train" in task.params)
+    train = next(digest for digest, task in tasks.items() if task.trains == "network")
     places = [tasks[cell.scores[0].task].record_name, block_name(cell.stream, 0), f"files/{train}/network.safetensors"]
     places += [block_name(cell.extracts[0], 1), *(tasks[scored.task].record_name for scored in cell.scores[1:])]
     for name in places:

@@ -110,7 +110,7 @@ def described(store: Store, digest: str, model: dict[str, Any]) -> None:
 
 
 def network_of(ran: Ran) -> str:
-    return next(d for d, task in ran.plan.tasks.items() if task.kind == "train" and "train" in task.params)
+    return next(d for d, task in ran.plan.tasks.items() if task.trains == "network")
 
 
 def test_other_code_under_the_digest_of_the_users_own_file(own: Ran, store: Store, marker: Path) -> None:
