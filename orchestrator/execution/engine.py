@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, Passing
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, TransientError
 from orchestrator.execution.bundles import bundles, step_units, units, without
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.execution.retries import Decision, decide, hopeless
@@ -195,7 +195,7 @@ class _Run:
         kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
         self.partial.pop(end.digest, None)
         if end.outcome == "environment":
-            raise Passing(end.reason)
+            raise TransientError(end.reason)
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1

@@ -28,7 +28,7 @@ from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, 
 from orchestrator.execution.failure_causes import cause_of
 from orchestrator.spec import user_code
 from orchestrator.store.store import Store
-from orchestrator.tasks.context import Context, Held, Options
+from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.context import run as run_task
 from orchestrator.tasks.task import Task
 
@@ -43,7 +43,7 @@ def run(store_url: str, digest: str, blocks: list[int] | None = None, options: O
 
 def outcome(error: BaseException) -> dict[str, Any]:
     """An error as what the engine acts on: who is to blame, in one line, and the traceback for the log."""
-    if isinstance(error, Held):
+    if isinstance(error, HeldElsewhere):
         return {"outcome": "held"}
     if isinstance(error, CorruptFile) and not isinstance(error, Unreadable):
         return {"outcome": "corrupt", "reason": str(error)}

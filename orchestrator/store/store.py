@@ -38,7 +38,7 @@ from orchestrator.errors import (
     EnvironmentProblem,
     MissingFile,
     NagbenchError,
-    Passing,
+    TransientError,
     Unreadable,
 )
 from orchestrator.identity import canonical, checksum
@@ -128,7 +128,7 @@ class Store:
         except FileExistsError:
             return False
         except OSError as error:
-            raise Passing(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
+            raise TransientError(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
 
     def _create_remote(self, path: str, data: bytes) -> bool:
         for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):
@@ -180,7 +180,7 @@ class Store:
         except OSError as error:
             if error.errno in NO_FILE:
                 raise CorruptFile(f"{self.path(name)} cannot be read: {error.strerror}") from error
-            raise Passing(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
+            raise TransientError(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
 
     def list(self, folder: str, strict: bool = False) -> list[str]:
         """Names in a folder, sorted; empty if it is not there. Names that are not nagbench's are passed over.
@@ -199,7 +199,7 @@ class Store:
             return []
         except OSError as error:
             if strict or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
-                raise Passing(f"{path} cannot be read: {error.strerror or error}.") from error
+                raise TransientError(f"{path} cannot be read: {error.strerror or error}.") from error
             self.pass_over(folder, f"cannot be read ({error.strerror})")
             return []
         found = sorted(name for name in names if layout.is_name(folder, name))

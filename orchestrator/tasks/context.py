@@ -40,7 +40,7 @@ class Options:
         return replace(self, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Held(Exception):
+class HeldElsewhere(Exception):
     """Another process is at work on this task; not a failure."""
 
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile, NagbenchError
 from orchestrator.store.store import Store
-from orchestrator.tasks.context import Held
+from orchestrator.tasks.context import HeldElsewhere
 
 LASTS_S = 120.0
 
 
 @contextmanager
 def lease(store: Store, digest: str) -> Iterator[None]:
-    """Hold the lease of a task while it is done. Raises Held if another process has it."""
+    """Hold the lease of a task while it is done. Raises HeldElsewhere if another process has it."""
     folder = f"leases/{digest}"
     number = _last(store, folder)
     if number:
@@ -34,9 +34,9 @@ def lease(store: Store, digest: str) -> Iterator[None]:
         except CorruptFile:
             holder = {"until": 0.0}
         if holder["until"] > time.time() and not _gone(holder):
-            raise Held(digest)
+            raise HeldElsewhere(digest)
     if not store.create_record(_name(folder, number + 1), _mine()):
-        raise Held(digest)
+        raise HeldElsewhere(digest)
     stop = threading.Event()
     keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, stop), daemon=True)
     keeper.start()

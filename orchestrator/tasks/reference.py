@@ -240,7 +240,7 @@ def part_name(split: str, output: str, first: int) -> str:
     return f"{split}.{output}.{first // PART:04d}.safetensors"
 
 
-class Held(Mapping[str, Any]):
+class ReferenceArrays(Mapping[str, Any]):
     """The arrays of a reference as metrics take them, each read when it is first asked for.
 
     Outputs by their names, of the held-out split "held_out" (its features); moments as they are called in MOMENTS.

@@ -15,7 +15,7 @@ from orchestrator.spec.user_code import place
 from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
-from orchestrator.tasks.reference import Held
+from orchestrator.tasks.reference import ReferenceArrays
 from orchestrator.tasks.task import Kind, Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(context: Context, task: Task) -> None:
     started = time.time()
     params = task.params
     metric = context.rebuild("metrics", params["metric"])
-    reference = Held(context, params["reference"])
+    reference = ReferenceArrays(context, params["reference"])
     samples, cost = _samples(context, task, metric.needs)
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
     wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]  # none of no held-out images
@@ -71,7 +71,7 @@ def _samples(context: Context, task: Task, needs: frozenset[str]) -> tuple[dict[
     if task.params["features"] is not None:
         key = f"{task.params['features']} {task.params['count']} {names}"
         return context.load("features", key, lambda: _of_cell(context, task, names))
-    images = Held(context, task.params.get("samples", task.params["reference"]), _split(task) or "train")
+    images = ReferenceArrays(context, task.params.get("samples", task.params["reference"]), _split(task) or "train")
     count = task.params.get("count")
     return {name: images[name][:count] if name in images else np.empty(0) for name in names}, {}
 

@@ -17,7 +17,7 @@ from orchestrator.errors import CorruptFile
 from orchestrator.identity import checksum
 from orchestrator.store.layout import file_name
 from orchestrator.tasks.checkpoints import Checkpoints
-from orchestrator.tasks.context import Context, Held, finish
+from orchestrator.tasks.context import Context, HeldElsewhere, finish
 from orchestrator.tasks.lease import lease
 from orchestrator.tasks.outputs import read_output
 from orchestrator.tasks.task import ORIGINAL, Costs, Kind, Task
@@ -86,7 +86,7 @@ def _network(context: Context, task: Task, world: World) -> None:
             if stand == TO_DO:
                 network, record, checkpoints = _trained(context, task, training, world)
         if stand == HELD and world.rank == 0:
-            raise Held(task.digest)
+            raise HeldElsewhere(task.digest)
         if stand == TO_DO and checkpoints is not None:
             finish(context, task, {"network.safetensors": network}, record, started)
             checkpoints.clear()
@@ -101,7 +101,7 @@ def _stand(context: Context, task: Task, world: World, kept: contextlib.ExitStac
         try:
             kept.enter_context(lease(context.store, task.digest))
             found = DONE if context.store.exists(task.record_name) else TO_DO  # by another engine, while this waited
-        except Held:
+        except HeldElsewhere:
             found = HELD
     return int(distributed.broadcast(world, torch.tensor(found, device=world.device(context.options.device))))
 

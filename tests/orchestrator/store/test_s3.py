@@ -20,7 +20,7 @@ import pytest
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import MARKER, Store
-from orchestrator.tasks.context import Held
+from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, metrics, nagbench, run_here
 
@@ -179,7 +179,7 @@ def test_another_process_is_seen_at_once(bucket: str) -> None:
 def test_a_lease(bucket: str) -> None:
     store = Store(f"{bucket}/leases")
     store.open()
-    with lease(store, "d"), pytest.raises(Held), lease(Store(store.url), "d"):
+    with lease(store, "d"), pytest.raises(HeldElsewhere), lease(Store(store.url), "d"):
         pass
     with lease(store, "d"):
         assert len(store.list("leases/d")) == 1

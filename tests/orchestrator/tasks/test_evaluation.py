@@ -18,7 +18,7 @@ from orchestrator.report.results import collect
 from orchestrator.store.store import Store
 from orchestrator.tasks import reference
 from orchestrator.tasks.context import Context, Options
-from orchestrator.tasks.reference import Held
+from orchestrator.tasks.reference import ReferenceArrays
 from orchestrator.tasks.score import NO_HELD_OUT
 from orchestrator.tasks.task import Task
 from tests.orchestrator.conftest import Ran, run_here
@@ -38,10 +38,10 @@ def reference_task(store: Store, **params: Any) -> Task:
     return task
 
 
-def done(store: Store, task: Task, micro_batch: int = 256) -> Held:
+def done(store: Store, task: Task, micro_batch: int = 256) -> ReferenceArrays:
     context = Context(store, Options(micro_batch=micro_batch), tasks={task.digest: task})
     reference.run(context, task)
-    return Held(context, task.digest)
+    return ReferenceArrays(context, task.digest)
 
 
 def digits(split: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_both_distances_are_reported(finished: Ran) -> None:
         }
         assert sizes == {"fid": 1438, "fid_held_out": 359, "class_accuracy_digits": None}
     planned = finished.plan.cells[0]
-    held = Held(Context(finished.store, tasks=dict(finished.plan.tasks)), finished.plan.floors[0][0])
+    held = ReferenceArrays(Context(finished.store, tasks=dict(finished.plan.tasks)), finished.plan.floors[0][0])
     samples = np.concatenate(
         [finished.store.read_arrays(f"blocks/{planned.extracts[0]}/{n:06d}.safetensors")[0]["features"] for n in (0, 1)]
     )

@@ -20,7 +20,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks import train
 from orchestrator.tasks.checkpoints import COLUMNS, progress
-from orchestrator.tasks.context import Context, Held, Options
+from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.task import Task
 from tests.nag.together import note, noted, together
 
@@ -264,7 +264,7 @@ def two_processes(folder: Path, task: Task) -> None:
         try:
             train.run(context(name, step), task)
             said.append("done")
-        except (Held, Stop, distributed.PeerFailed) as error:
+        except (HeldElsewhere, Stop, distributed.PeerFailed) as error:
             said.append(type(error).__name__)
     note(folder, here.rank, " ".join(said))
 
@@ -276,7 +276,7 @@ def test_two_processes(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
         store.open()
     stores[0].create_record(f"leases/{task.digest}/000001.json", {"until": time.time() + 100, "host": "elsewhere"})
     assert together(2, two_processes, tmp_path, task) == [0, 0]
-    assert noted(tmp_path, 0) == "Held Stop done done done"
+    assert noted(tmp_path, 0) == "HeldElsewhere Stop done done done"
     assert noted(tmp_path, 1) == "done PeerFailed done done done"
     assert network(stores[1], task) == network(stores[2], task)
     assert record(stores[1], task)["resumed_at"] > 0
