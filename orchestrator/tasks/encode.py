@@ -1,7 +1,7 @@
-"""encode: one block of a data set's training images as latents, both flips, with mean and deviation of the posterior.
+"""encode: one block of a data set's training images as latents: of both flips, mean and deviation of the posterior.
 
-A block is a shard of nag.datasets.latents; the last one may be shorter. While its images are in memory, the extract
-tasks of the same bundle take the features of the reference from them. `Latents` is what a training reads.
+A block is a shard of nag.datasets.latents; the last one may be shorter. The extract tasks of the same bundle take the
+reference's features from its images while they are in memory. Trainings read the blocks as `Latents`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def run(context: Context, task: Task, number: int) -> None:
     data, split, indices = _source(context, task, number)
     autoencoder = task.params["autoencoder"]
     vae = context.load("decoder", digest(autoencoder), lambda: opened(context, autoencoder))
-    seen: list[np.ndarray] = []
-    looked_at = any(other.params.get("stream") == task.digest for other in context.tasks.values())
+    kept: list[np.ndarray] = []  # for those extract tasks
+    extracted = any(other.params.get("stream") == task.digest for other in context.tasks.values())
     done = 0
 
     def see(images: np.ndarray, labels: np.ndarray) -> None:
         nonlocal done
         done += len(labels)
         context.tell(task.digest, done, len(indices))
-        if looked_at:
-            seen.append(to_uint8(images))
+        if extracted:
+            kept.append(to_uint8(images))
 
     arrays = encode_shard(split, indices, vae, batch=min(ENCODED, context.options.micro_batch), see=see)
     record = {
@@ -59,13 +59,13 @@ def run(context: Context, task: Task, number: int) -> None:
         "micro_batch": min(ENCODED, context.options.micro_batch),
     }
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
-    if seen:
-        images = {"samples": np.concatenate(seen), "labels": arrays["labels"]}
+    if kept:
+        images = {"samples": np.concatenate(kept), "labels": arrays["labels"]}
         context.load("block", _images_key(task, number), lambda: (images, {"skipped": record["skipped"]}))
 
 
 def images_of(context: Context, task: Task, number: int) -> Images:
-    """The images behind a block, uint8 (N, 3, H, W), and their labels; those that were just encoded are still there."""
+    """The images that a block encodes, uint8 (N, 3, H, W), and their labels; from memory if it was just encoded."""
     from nag.datasets.dataset import to_uint8
 
     def make() -> Images:
@@ -81,7 +81,7 @@ def _images_key(task: Task, number: int) -> str:
 
 
 def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.ndarray]:
-    """The data set, its training split, the originals of a block. Raises ValueError for other images than planned."""
+    """The data set, its training split, the originals of a block. Raises ValueError if their number has changed."""
     import numpy as np
 
     from nag.datasets.dataset import originals

@@ -1,9 +1,8 @@
-"""A lease keeps two engines from doing one training twice. It is a courtesy, not a lock: were it to fail, the first
-writer of the result still wins, and only time is lost.
+"""A lease keeps two engines from doing one training twice. It is advisory: if it fails, the first writer of the result
+still wins, and only time is lost.
 
-Lease files are numbered and never changed: a holder renews by writing the next number, a newcomer takes over a lease
-that has run out, or whose holder was a process of this machine that is gone, in the same way; who creates the number
-has it.
+Lease files are numbered and never changed. The holder renews its lease by creating the next number. So does a newcomer
+that takes over a lease that has expired, or whose holder was a process of this machine that is gone.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ def _keep(store: Store, folder: str, number: int, stop: threading.Event) -> None
         number += 1
         try:
             if not store.create_record(_name(folder, number), _mine()):
-                return  # somebody took over; both go on, the first result stays
+                return  # another process took over; both go on, the first result stays
             store.delete(_name(folder, number - 1))
-        except NagbenchError:  # the store cannot be written just now: try again at the next turn
+        except NagbenchError:  # the store cannot be written: try again next time
             number -= 1
 
 
@@ -74,9 +73,7 @@ def _mine() -> dict[str, Any]:
 
 
 def _born(pid: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; empty if there is no such process, or no
-    /proc.
-    """
+    """When a process of this machine started, in clock ticks since boot; "" if there is no such process or no /proc."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[19]
@@ -85,6 +82,7 @@ def _born(pid: int) -> str:
 
 
 def _gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
     return (
         holder.get("host") == platform.node()
         and os.path.exists("/proc/self")

@@ -1,4 +1,4 @@
-"""Task: a node of the plan, known by its digest. Kind: what the rest of nagbench needs to know of the tasks of a file.
+"""Task: a node of the plan, named by its digest. Kind: the properties that tasks of one kind share.
 
 To add a kind, write a file beside this one with a `KIND`, and add its name to KINDS.
 """
@@ -63,12 +63,12 @@ class Task:
 
 
 def shards(task: Task) -> range:
-    """The numbers of all blocks of an encode task, which alone knows how many it has."""
+    """The numbers of all blocks of an encode task, the only kind that has a last one."""
     return range(-(-task.params["count"] // task.params["block"]))
 
 
 class Costs(Protocol):
-    """What an estimate of a task may ask."""
+    """What the estimate of a task may ask of a plan."""
 
     @property
     def tasks(self) -> Mapping[str, Task]: ...
@@ -77,7 +77,7 @@ class Costs(Protocol):
         """Seconds of a small task, or of one block."""
 
     def evaluation_s(self, network: str) -> float:
-        """Seconds of one evaluation for one sample, of the network that this task makes."""
+        """Seconds of one evaluation, for one sample, of the network with this digest."""
 
 
 def _cost_class(task: Task, costs: Costs) -> Any:
@@ -86,30 +86,28 @@ def _cost_class(task: Task, costs: Costs) -> Any:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of task; the defaults are those of a small task that nothing is special about.
-
-    A small task writes its files and then its record; a block task writes blocks whose headers are their records. Both
-    may be done twice: the first result stays.
+    """The properties of a kind of task. A small task writes its files and then its record; a block task writes blocks,
+    each with its record in the header. Both may be done twice: the first result stays.
     """
 
     version: int  # part of the digest; raise it when the task's result would change
     run: Callable[..., None]  # run(context, task), or run(context, task, number) for one block
-    guess_s: Callable[[Task, Costs], float]  # seconds of a task or block, where nothing alike was measured
+    guess_s: Callable[[Task, Costs], float]  # seconds of a task or block if none of its cost class was measured
     makes_blocks: bool = False
-    finite: bool = False  # its blocks have an end, and whoever reads them reads all
-    scores_cells: bool = False  # a cell is for it; those that read the same share a bundle
+    finite: bool = False  # the number of blocks is fixed, and whoever reads them reads all
+    scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
     distributed: bool = False  # several processes may do one task together
-    resumes: bool = False  # it goes on from its newest checkpoint
-    unit: str = "tasks"  # that progress is counted in
-    column: str = ""  # of `du`, for its files
-    cost_class: Callable[[Task, Costs], Any] = _cost_class  # equal for tasks that take as long per unit of cost
-    # What the cost of a task or block grows with: as planned, or, given its record, as it was.
+    resumes: bool = False  # an interrupted task goes on from its newest checkpoint
+    unit: str = "tasks"  # of the progress bars
+    column: str = ""  # of `du`, that counts its files
+    cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take as long per unit of cost
+    # What the seconds of a task or block grow with: as planned or, if its record is given, as it was done.
     cost_units: Callable[[Task, Costs, Mapping[str, Any] | None], float] = lambda task, costs, record: 1.0
 
 
 @functools.cache
 def kind_of(name: str) -> Kind:
-    """The `KIND` of the file of this name. Raises KeyError for a name that is not in KINDS."""
+    """The `KIND` of the file with this name. Raises KeyError for a name that is not in KINDS."""
     if name not in KINDS:
         raise KeyError(name)
     kind: Kind = importlib.import_module(f"orchestrator.tasks.{name}").KIND
@@ -117,5 +115,5 @@ def kind_of(name: str) -> Kind:
 
 
 def makes_blocks(name: object) -> bool:
-    """Whether a task of this kind makes blocks; False for what is no kind, such as in a record of another version."""
+    """Whether tasks of this kind make blocks. False for what is not a kind: a record may come from another version."""
     return isinstance(name, str) and name in KINDS and kind_of(name).makes_blocks
