@@ -1,7 +1,7 @@
-"""How long tasks take, from the records of what was done: for bundles of a good length, and for what a sweep will cost.
+"""How long tasks will take, from the records of finished ones: to size bundles and to forecast the cost of a sweep.
 
-What was never measured is guessed; `measured` tells the two apart. Seconds are those of one worker on one device, or of
-a training on all of its devices.
+Without a record of its cost class a task is guessed (`measured` says which). Seconds are of one worker on one device,
+or of a training on all of its devices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import Task, kind_of
 
 MEASURED_AT_MOST = 3  # tasks or blocks of each cost class
-SUSTAINED = 2.4e13  # multiplications and additions a second, a guess for one A100: 100 evaluations a second of XL/2
+SUSTAINED = 2.4e13  # multiply-adds a second on an A100, a guess: 100 evaluations a second of XL/2
 EVALUATION_S = 1e-4  # of one sample, at least
 
 
@@ -60,12 +60,12 @@ class Speeds:
         return seconds / self.trained_on if task.trains == "network" else seconds
 
     def blocks_in(self, minutes: float, stream: str) -> int:
-        """How many blocks of a stream, with all features of them, are done in so many minutes; one at least."""
+        """How many blocks of a stream, with all of their features, fit into so many minutes; at least one."""
         return max(1, int(minutes * 60 / max(sum(map(self.task_s, (stream, *self._extracts[stream]))), 1e-3)))
 
     @cached_property
     def _extracts(self) -> dict[str, list[str]]:
-        """Of each stream, the tasks that make features of it."""
+        """The extract tasks of each stream."""
         extracts: dict[str, list[str]] = defaultdict(list)
         for digest, task in self.plan.tasks.items():
             if task.makes_blocks and task.stream != digest:
@@ -90,7 +90,7 @@ class Speeds:
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
-        """The networks of the cells and those that they start from, by the digests of their trainings."""
+        """The networks of the cells and those that they were fine-tuned from, by the digests of their tasks."""
         networks: dict[str, Network] = {}
         for planned in self.plan.cells:
             cell, inputs = planned.cell, self.plan.tasks[planned.stream].inputs
@@ -111,7 +111,7 @@ class Speeds:
 
 
 def evaluation_s(network: Network | None) -> float:
-    """A guess at the seconds of one evaluation of a transformer for one sample; XL/2 where nothing is known."""
+    """A guess at the seconds of one evaluation of a transformer for one sample; of XL/2 if nothing is known."""
     model = network.model if network else None
     known = {key: getattr(model, key, size) for key, size in SIZES["XL/2"].items()}
     _, height, width = (network.shape if network else None) or (4, 32, 32)

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from nag.distributed import ALONE, world
 from orchestrator.backends.local import Local
 from orchestrator.execution import engine
-from orchestrator.execution.worker import Worker, beside
+from orchestrator.execution.worker import Worker, peers
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Plan
 from orchestrator.spec.reader import read_sweep
@@ -140,8 +140,8 @@ def test_whoever_left_a_rank_in_the_environment(sweep: Path, tmp_path: Path, mon
 def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     began = time.monotonic()
-    words = r"a process that was to train with this one did not start \(exit code 1\)"
-    with pytest.raises(RuntimeError, match=words), beside(Store(str(tmp_path)), TWO, {}):
+    words = r"another process of this training did not start \(exit code 1\)"
+    with pytest.raises(RuntimeError, match=words), peers(Store(str(tmp_path)), TWO, {}):
         pytest.fail("it has started")
     assert time.monotonic() - began < 30
 
@@ -162,7 +162,7 @@ def test_nobody_is_called_for_a_batch_that_does_not_divide(
 
     ran, sent = run_here(sweep, tmp_path / "store"), []
     (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]
-    monkeypatch.setattr("orchestrator.execution.worker.beside", lambda *told: pytest.fail("called"))
+    monkeypatch.setattr("orchestrator.execution.worker.peers", lambda *told: pytest.fail("called"))
     worker = Worker(ran.store, Options(processes=3), sent.append)
     worker.bundle({"id": 1, "plan": ran.store.list("plans")[0].removesuffix(".json"), "steps": [(task.digest, None)],
                    "micro_batch": 0})  # fmt: skip

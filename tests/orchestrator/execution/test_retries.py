@@ -98,7 +98,7 @@ def test_after_a_failure_of_its_node_it_goes_elsewhere() -> None:
 def test_a_bundle_without_progress_is_split_and_then_given_up() -> None:
     assert [decide(times(count, "timeout")).single for count in (1, 2, 3)] == [False, True, True]
     assert decide(times(4, "timeout")).give_up == (
-        "its time limit came; one block does not fit into it: give the stage more"
+        "its time limit came; one block does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -111,7 +111,7 @@ def test_timeouts_on_the_way_do_not_count() -> None:
 def test_what_cannot_be_split_has_three_tries_without_progress() -> None:
     assert not decide(times(2, "timeout", at=300, kind="train")).give_up
     assert decide(times(3, "timeout", at=300, kind="train")).give_up == (
-        "its time limit came; it does not fit into it: give the stage more"
+        "its time limit came; it does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -140,7 +140,7 @@ def test_memory_of_the_device_halves_the_micro_batch() -> None:
     assert decide(late).micro_batch == 64
     assert decide([*down, attempt("preempted", micro_batch=16)]).micro_batch == 16  # it stays halved
     assert decide([attempt("device_memory", micro_batch=3)]).micro_batch == 1
-    words = "CUDA out of memory, with one sample at a time"
+    words = "CUDA out of memory, even with one sample at a time"
     assert decide([attempt("device_memory", micro_batch=1)]).give_up == words
     assert decide([attempt("died", micro_batch=256)]).micro_batch == 0
 
