@@ -1,4 +1,4 @@
-"""Anything may be killed at any moment; the same command goes on and ends in the same numbers. Real signals."""
+"""Anything may be killed at any moment; the same command resumes and gives the same numbers. Real signals."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def same_numbers(sweep: Path, store: Path, undisturbed: Ran) -> bool:
 
 
 def test_killed_engine(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    """Killed three times, at different points; its workers end by themselves within seconds."""
+    """Killed three times, at different points; its workers end on their own within seconds."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
     for enough in (1, 40, 120):
         process = running(sweep)
@@ -107,7 +107,7 @@ def test_killed_worker(undisturbed: Ran, running: Callable[..., subprocess.Popen
 
 
 def test_a_worker_that_always_dies_fails_its_cell(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Three deaths at one bundle are enough: it fails with the cause, and the run ends."""
+    """After three deaths at one bundle it fails with the cause, and the run ends."""
     store = tmp_path / "store"
     process = started("run", write(), "--store", store, "--tracking", "none", "--workers", "1", "--arm", "plain")
     killed: set[int] = set()
@@ -190,7 +190,7 @@ def test_ctrl_c(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]],
 def test_two_engines_on_one_sweep(
     undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Both end well, with the numbers of one; no training is done twice."""
+    """Both succeed, with the numbers of one; no training is done twice."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
     both = [running(sweep, "--workers", "1") for _ in range(2)]
     for process in both:

@@ -1,4 +1,4 @@
-"""`run --processes`: a network trained by several processes of this machine, which workers start and end."""
+"""`run --processes`: several processes of this machine, started and ended by a worker, train one network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sweep(write: Callable[..., Path]) -> Path:
 
 
 def run_locally(planned: Plan, store: Path, tell: Callable[[Local], None] = lambda backend: None) -> Ran:
-    """With one worker, which has another process train with it. tell: asked again and again."""
+    """With one worker that starts another process for the training. tell: called at every poll."""
     opened, observer = Store(str(store)), Quiet()
 
     def make() -> Local:
@@ -78,7 +78,7 @@ def peers_of(backend: Local) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks for processes in /proc")
 def test_one_of_two_is_killed(sweep: Path, tmp_path: Path) -> None:
-    """In the middle: the training goes on from its checkpoint, and ends as one that was left alone does."""
+    """In the middle: the training resumes from its checkpoint, and gives what an undisturbed one gives."""
     planned, killed, seen = plan(read_sweep(sweep)), [], []
 
     def kill(backend: Local) -> None:
@@ -149,7 +149,7 @@ def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch:
 def test_nobody_is_called_for_a_batch_that_does_not_divide(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said by `run` before anything begins, and by a worker."""
+    """`run` reports it before anything starts, and so does a worker."""
     for options in (("--processes", "3"), ("--site", tmp_path / "three.yaml")):
         (tmp_path / "three.yaml").write_text("kind: local\nprocesses: 3\n")
         done = nagbench("run", sweep, *options, "--store", tmp_path / "none", "--tracking", "none")

@@ -1,4 +1,4 @@
-"""What is done after attempts that ended badly: every line of the table at the top of execution/retries.py."""
+"""Retries: every line of the table at the top of execution/retries.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_no_attempts() -> None:
 
 @pytest.mark.parametrize("cause", ["bad_input", "not_finite", "stopped"])
 def test_hopeless_is_not_tried_again(cause: str) -> None:
-    """Whatever came before or after it: another bundle of the stream may have been preempted since."""
+    """Whatever happened before or after: another bundle of the stream may have been preempted since."""
     for attempts in ([attempt(cause)], [attempt("died"), attempt(cause), attempt("preempted", at=5)]):
         assert decide(attempts).give_up == REASONS[cause]
 
@@ -68,7 +68,7 @@ def test_what_gets_on_may_die_often() -> None:
 
 
 def test_a_machine_that_takes_many_blocks_uses_up_one_try_of_each() -> None:
-    """Eight bundles of one stream ran on it, at eight blocks."""
+    """Eight bundles of one stream ran on it, each at a block of its own."""
     for cause in ("died", "node", "timeout", "lost"):
         assert not decide([attempt(cause, at=block) for block in range(0, 64, 8)]).give_up
         assert not decide([attempt(cause, at=block) for block in range(0, 64, 8)]).single
@@ -127,7 +127,7 @@ def test_memory_of_the_host_is_doubled_up_to_the_bound() -> None:
 
 
 def test_only_memory_makes_the_bound_matter() -> None:
-    """A site may give all that it allows from the beginning."""
+    """A site may give the most that it allows from the start."""
     for cause in ("preempted", "node", "died", "timeout", "device_memory"):
         assert not decide([attempt(cause, at_memory_bound=True, micro_batch=8)]).give_up
 
