@@ -99,8 +99,8 @@ def _make_private(folder: Path) -> None:
         folder.chmod(0o700)
     if why := exposed(folder):
         raise EnvironmentProblem(
-            f"{folder}: {why}, so they could put code of theirs there that your jobs would run. "
-            "Name a folder of your own as `folder` in the site file, or take that right away (chmod go-w)."
+            f"{folder}: {why}, so they could put code there that your jobs would run. "
+            "Name a folder of your own as `folder` in the site file, or take away their right to write (chmod go-w)."
         )
 
 

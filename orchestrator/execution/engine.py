@@ -256,7 +256,7 @@ class _Execution:
                     failed.setdefault(planned.stream, self.failed[digest])
         for arm, (count, rest) in hopeless(self.plan.arms, failed).items():
             if left := rest - self.failed.keys():
-                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are left")
+                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are skipped")
                 self.failed |= dict.fromkeys(left, f"{NOT_TRIED}: {count} cells of arm {arm} failed alike")
 
     def _check_goals(self) -> None:

@@ -77,7 +77,7 @@ def _exhausted(here: Sequence[Attempt]) -> str:
     """Why to give up, from the attempts at one place; "" to retry."""
     last = here[-1]["reason"]
     if len(unknown := _of(here, *UNKNOWN)) >= UNKNOWN_AT_MOST:
-        return f"{unknown[-1]['reason']}, the third time"
+        return f"{unknown[-1]['reason']}, for the third time"
     if len(_of(here, *TRANSIENT)) >= TRANSIENT_AT_MOST:
         return f"{last}; that happened {TRANSIENT_AT_MOST} times"
     splits = makes_blocks(here[-1].get("kind"))

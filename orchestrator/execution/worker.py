@@ -204,7 +204,7 @@ def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterat
             what = "" if made == [None] else f", blocks {made}"
             _write(f"done in {time.monotonic() - started:.1f} s by process {os.getpid()}{what}")
         else:
-            _write("it is there already")
+            _write("it was done before")
     finally:
         os.dup2(kept, 1)
         os.dup2(kept, 2)

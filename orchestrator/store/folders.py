@@ -159,7 +159,7 @@ def append(root: str, name: str) -> int:
     try:
         _check_regular(file)
         if os.fstat(file).st_nlink > 1:
-            raise OSError(errno.EMLINK, "the file has another name elsewhere", name)
+            raise OSError(errno.EMLINK, "the file has a second name elsewhere (a hard link)", name)
     except BaseException:
         os.close(file)
         raise

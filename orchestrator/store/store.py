@@ -62,7 +62,7 @@ class Store:
     def __init__(self, url: str, warn: Callable[[str], None] = lambda text: None) -> None:
         """warn: called once for each thing that is ignored because it is not nagbench's or cannot be read."""
         if not url.strip():
-            raise BadInput("the store is empty: name a folder or a URL, with --store or NAGBENCH_STORE.")
+            raise BadInput("the name of the store is empty: give a folder or a URL, with --store or NAGBENCH_STORE.")
         self.url, self.warn = url, warn
         self._warned: set[str] = set()
         self._is_store = False

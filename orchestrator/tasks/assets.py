@@ -63,7 +63,7 @@ def _private_path(place: str, content: str) -> str | None:
     at = kept if content.endswith("/") else kept / os.path.basename(place)
     if _is_private_copy(at, content):
         return str(at)
-    with file_errors(f"a copy of {place}, to which others can write, cannot be made in {kept.parent}"):
+    with file_errors(f"others can write to {place}, and a private copy in {kept.parent} cannot be made"):
         made = _temporary_folder(kept)
         try:
             for name in names:

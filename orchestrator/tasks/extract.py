@@ -106,9 +106,10 @@ def _check(context: Context, outputs: Mapping[str, np.ndarray], task: Task, numb
         name, row, count = bad
         stream = task.params["stream"]
         sample = number * context.task(stream).params["block"] + row  # encode's last block may be shorter
+        more = f", and {count - 1} more in it" if count > 1 else ""
         raise NotFinite(
             f"{task.params['extractor']['name']} gives {name} that are not finite for sample {sample} "
-            f"({block_name(stream, number)}, and {count - 1} more of it)"
+            f"({block_name(stream, number)}{more})"
         )
 
 

@@ -101,12 +101,12 @@ def _why_rounded(
     if why is None:
         raise TaskError(
             f"sampling the stream again on the same kind of device gave other samples (by up to {gap.max():.3g}); "
-            "measure nothing from them"
+            "nothing is measured from them"
         )
     if not _within(gap, kept, stream.params["precision"]):
         raise TaskError(
             f"sampling the stream again gave other samples (by up to {gap.max():.3g}), more than rounding explains "
-            f"({why}); measure nothing from them"
+            f"({why}); nothing is measured from them"
         )
     return why
 

@@ -54,7 +54,7 @@ def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.nda
         return arrays, record
     store.remove(name)
     whole = f"{claimed} of {record.get('digest')}" if "labels" in arrays else "without labels"
-    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and made again")
+    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and will be made again")
 
 
 def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:

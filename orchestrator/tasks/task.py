@@ -97,9 +97,9 @@ class Kind:
     finite: bool = False  # the number of blocks is fixed, and whoever reads them reads all
     scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
     distributed: bool = False  # several processes may do one task together
-    resumes: bool = False  # an interrupted task goes on from its newest checkpoint
+    resumes: bool = False  # an interrupted task resumes from its newest checkpoint
     unit: str = "tasks"  # of the progress bars
-    column: str = ""  # of `du`, that counts its files
+    column: str = ""  # of `du`, in which its files are counted
     cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take as long per unit of cost
     # What the seconds of a task or block grow with: as planned or, if its record is given, as it was done.
     cost_units: Callable[[Task, Costs, Mapping[str, Any] | None], float] = lambda task, costs, record: 1.0

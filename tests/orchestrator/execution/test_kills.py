@@ -122,7 +122,7 @@ def test_a_worker_that_always_dies_fails_its_cell(write: Callable[..., Path], tm
     output, _ = process.communicate()
     assert process.returncode == 1
     assert "its worker died (signal 9; log: " in output
-    assert ", the third time" in output
+    assert ", for the third time" in output
 
 
 def test_killed_training_resumes_to_the_same_weights(

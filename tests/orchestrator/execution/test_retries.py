@@ -56,9 +56,9 @@ def test_preemption_is_free() -> None:
 @pytest.mark.parametrize("cause", ["died", "lost", "cancelled"])
 def test_unknown_ends_are_bounded_at_one_place(cause: str) -> None:
     assert decide(times(2, cause)) == Decision()
-    assert decide(times(3, cause)).give_up == f"{REASONS[cause]}, the third time"
+    assert decide(times(3, cause)).give_up == f"{REASONS[cause]}, for the third time"
     mixed = [attempt("died"), attempt("preempted"), attempt("lost"), attempt("cancelled"), attempt("preempted")]
-    assert decide(mixed).give_up == "somebody ended it, the third time"
+    assert decide(mixed).give_up == "somebody ended it, for the third time"
 
 
 def test_what_gets_on_may_die_often() -> None:
