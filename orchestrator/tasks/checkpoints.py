@@ -27,8 +27,8 @@ COLUMNS = ("step", "time", "loss", "gradient_norm", "images_per_s", "memory_gb",
 
 
 class Telemetry:
-    """Points of a training's curves, with the values of COLUMNS. device_hours: of all processes, in this attempt and in
-    earlier ones up to the checkpoint that it resumes from.
+    """The points of a training's curves, each a row with the values of COLUMNS. device_hours: of all processes, in this
+    attempt and in earlier ones up to the checkpoint that it resumes from.
     """
 
     def __init__(self, training: Training, processes: int, device: str, rows: Iterable[list[float]] = ()) -> None:
