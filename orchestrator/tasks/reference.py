@@ -1,4 +1,4 @@
-"""reference: one extractor's outputs on the images that samples are held against, and their moments.
+"""reference: one extractor's outputs on the images that samples are compared with, and their moments.
 
 The images are a data set's training split, against which cells are scored, and its held-out split; or those in a
 published file of statistics. Moments are float64 and of all images. Rows, for metrics that compare single images, are
