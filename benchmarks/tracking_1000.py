@@ -39,7 +39,7 @@ def made_up(folder: Path, count: int) -> tuple[Results, Store]:
     file.write_text(SWEEP.replace("SCALES", ", ".join(f"{(i + 1) / 50:g}" for i in range(count // 10))))
     planned, store = plan(read_sweep(file)), Store(str(folder / "store"))
     for task in planned.tasks.values():
-        if task.kind == "train" and "model" in task.params:
+        if task.trains == "network":
             loss = [[step, 1 / math.sqrt(step)] for step in range(2, 501, 2)]
             store.create_record(task.record_name, {"loss": loss, "steps": 500, "started": 1.7e9, "seconds": 60.0})
     cells = [

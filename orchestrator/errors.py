@@ -4,7 +4,7 @@ NagbenchError
 ├── BadInput            exit 2: the sweep, an option or a file that the user gave is wrong
 │   └── SpecError       the same, with the place in the YAML
 ├── EnvironmentProblem  exit 3: a missing library, an unreachable server
-│   └── Passing         the same, and it may pass: a store that cannot be written, a scheduler that does not answer
+│   └── TransientError  worth another try: a store that cannot be written, a scheduler that does not answer
 └── TaskError           exit 1: a task could not do its work
     ├── NotFinite       a network or a training turned NaN or infinite
     └── CorruptFile     a file of the store does not match its checksum; it has been set aside
@@ -49,7 +49,7 @@ class EnvironmentProblem(NagbenchError):
     exit_code = 3
 
 
-class Passing(EnvironmentProblem):
+class TransientError(EnvironmentProblem):
     pass
 
 

@@ -78,7 +78,7 @@ def test_a_training_on_more_gpus_is_shorter_and_no_dearer(tmp_path: Path) -> Non
         return narrow.gpu_hours, sum(trained[: len(trained) // 2]) / 3600
 
     guessed = told()
-    trainings = [task for task in planned.tasks.values() if "train" in task.params]
+    trainings = [task for task in planned.tasks.values() if task.trains == "network"]
     task = next(each for each in trainings if each.params["train"]["fields"]["steps"] == 100_000)
     record = {"started": 0.0, "seconds": 3600.0, "processes": 4, "resumed_at": 90_000, "files": {}}
     store.create_record(task.record_name, record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nag.distributed import World
 from orchestrator.backends.slurm.commands import Absent
 from orchestrator.display import address
-from orchestrator.errors import BadInput, EnvironmentProblem, Passing
+from orchestrator.errors import BadInput, EnvironmentProblem, TransientError
 from orchestrator.plan.stored_plan import plan_checksum
 
 if TYPE_CHECKING:
@@ -126,13 +126,13 @@ def shared_folder(store: Store, site: Site) -> Path:
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
     """`do()`, begun again where what stopped it on a cluster may pass: an engine goes on from what the store has.
-    Raises Passing after ten minutes of that.
+    Raises TransientError after ten minutes of that.
     """
     since = began = time.monotonic()
     while True:
         try:
             return do()
-        except Passing as error:
+        except TransientError as error:
             now = time.monotonic()
             since = now if now - began > PATIENCE_S else since  # it had gone well for long
             if now - since > PATIENCE_S or isinstance(error, Absent):

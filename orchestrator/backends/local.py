@@ -20,6 +20,7 @@ from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, even
 from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
+from orchestrator.tasks.task import kind_of
 
 BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
 
@@ -161,9 +162,10 @@ class Local:
 
     def _has_room(self, work: Work) -> bool:
         """A training of several processes takes as many of the workers' places."""
-        trained = sum(each.bundle.kind == "train" for each in self.running.values())
+        trained = sum(kind_of(each.bundle.kind).distributed for each in self.running.values())
         together = self.options.processes
-        return work.bundle.kind != "train" or not trained or (trained + 1) * together <= max(self.workers, together)
+        alone = not kind_of(work.bundle.kind).distributed
+        return alone or not trained or (trained + 1) * together <= max(self.workers, together)
 
     def _give(self, process: Process, handle: int) -> None:
         work = self.running[handle] = self.waiting.pop(handle)

@@ -13,14 +13,7 @@ from orchestrator.commands.app import command, open_store, out, print_json, stor
 from orchestrator.commands.options import JsonOption, SmokeOption, StoreOption
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
-
-COLUMNS = {  # of `du`: the kinds of task whose files it adds up
-    "samples": ("sample",),
-    "features": ("extract",),
-    "networks": ("train",),
-    "references": ("reference",),
-    "scores": ("score", "measure"),
-}
+from orchestrator.tasks.task import KINDS, kind_of
 
 
 @command
@@ -41,14 +34,15 @@ def du(
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(what)
-    for column in (*COLUMNS, "all", "files"):
+    columns = [column for column in dict.fromkeys(kind_of(kind).column for kind in KINDS) if column]
+    for column in (*columns, "all", "files"):
         table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, Space]] = defaultdict(dict)
     for (name, kind), space in found.rows.items():
         names[name][kind] = space
     for name, kinds in names.items():
         whole = sum(kinds.values(), Space())
-        cells = [size(sum(kinds[k].bytes for k in some if k in kinds)) for some in COLUMNS.values()]
+        cells = [size(sum(kinds[k].bytes for k in kinds if kind_of(k).column == column)) for column in columns]
         table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
     out.print(table)
     if found.shared.files:

@@ -1,1 +1,1 @@
-"""From a plan to finished tasks: the engine, its workers, and what it does with failures."""
+"""From a plan to finished tasks: the engine, its workers, and retries."""

@@ -1,4 +1,4 @@
-"""What is to do, as bundles: steps that one worker does in one go because they share a network or what they read."""
+"""Missing work as bundles: steps that one worker does together because they share a network or their input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from orchestrator.execution.protocol import Bundle
 from orchestrator.execution.retries import Decision
 from orchestrator.plan.model import StoredPlan
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import KINDS, kind_of
 
 Todo = Mapping[str, "list[int] | None"]
 Step = tuple[str, tuple[int, ...] | None]
@@ -18,68 +18,65 @@ Size = Callable[[StoredPlan, str, int], int]
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A bundle, and the digests of unfinished tasks that it reads."""
+class PendingBundle:
+    """A bundle, and the digests of the unfinished tasks that it reads."""
 
     bundle: Bundle
     needs: frozenset[str] = field(default_factory=frozenset)
 
 
 def bundles(
-    plan: StoredPlan, name: str, todo: Todo, open_: Container[str], size: Size, decisions: Mapping[str, Decision]
-) -> list[Waiting]:
-    """Bundles of all that is to do, in an order in which each comes after what it needs.
+    plan: StoredPlan, name: str, todo: Todo, unfinished: Container[str], size: Size, decisions: Mapping[str, Decision]
+) -> list[PendingBundle]:
+    """Bundles of all that is to do, each after those that it needs.
 
-    name: of the plan in the store. open_: all that is not done, on its way or not. size: how many blocks of a stream
-    make a bundle. decisions: how to try those tasks again that have failed.
+    name: of the plan in the store. unfinished: all tasks that are not done, also those on their way. size: how many
+    blocks of a stream make a bundle. decisions: how to retry the tasks that have failed.
     """
     streams: dict[str, list[str]] = defaultdict(list)  # stream -> its extract tasks
-    scores: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)  # kind and what they read -> tasks
+    scores: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)  # kind and inputs -> tasks
     small: list[str] = []
     for digest in todo:
         task = plan.tasks[digest]
-        if task.kind in ("sample", "encode"):
-            streams[digest] = streams[digest]
-        elif task.kind == "extract":
-            streams[task.params["stream"]].append(digest)
-        elif task.kind in ("score", "measure"):
+        if task.makes_blocks:
+            streams[task.stream] += [digest] if task.stream != digest else []
+        elif kind_of(task.kind).scores_cells:
             scores[task.kind, task.inputs].append(digest)
         else:
             small.append(digest)
 
     def needs(*digests: str) -> frozenset[str]:
-        return frozenset(need for digest in digests for need in plan.tasks[digest].inputs if need in open_)
+        return frozenset(need for digest in digests for need in plan.tasks[digest].inputs if need in unfinished)
 
-    doublings: dict[str, int] = defaultdict(int)  # of the memory; what one task needs, others of its sort do
+    doublings: dict[str, int] = defaultdict(int)  # by memory class
     for digest, decision in decisions.items():
-        sort = _sort(plan, digest)
-        doublings[sort] = max(doublings[sort], decision.doublings)
+        alike = _memory_class(plan, digest)
+        doublings[alike] = max(doublings[alike], decision.doublings)
 
-    def bundle(steps: Sequence[Step], kind: str, network: str = "") -> Bundle:
-        told = [decisions[digest] for digest in dict.fromkeys(digest for digest, _ in steps) if digest in decisions]
+    def bundle(steps: Sequence[Step], kind: str) -> Bundle:
+        retries = [decisions[digest] for digest in dict.fromkeys(digest for digest, _ in steps) if digest in decisions]
         return Bundle(
             tuple(steps),
             name,
             kind,
-            network,
-            micro_batch=min((d.micro_batch for d in told if d.micro_batch), default=0),
-            doublings=max(doublings[_sort(plan, digest)] for digest, _ in steps),
-            avoid=tuple(dict.fromkeys(host for d in told for host in d.avoid)),
-            alone=any(d.single for d in told),
+            _network(plan, steps[0][0]),
+            micro_batch=min((d.micro_batch for d in retries if d.micro_batch), default=0),
+            doublings=max(doublings[_memory_class(plan, digest)] for digest, _ in steps),
+            avoid=tuple(dict.fromkeys(host for d in retries for host in d.avoid)),
+            alone=any(d.single for d in retries),
         )
 
-    found = []
-    # The extractors' short trainings go first: all sampling of a trained network can then start.
-    for digest in sorted(small, key=lambda d: (plan.tasks[d].kind != "train", "extractor" not in plan.tasks[d].params)):
-        found.append(Waiting(bundle([(digest, None)], plan.tasks[digest].kind), needs(digest)))
+    pending = []
+    for digest in sorted(small, key=lambda digest: KINDS.index(plan.tasks[digest].kind)):
+        pending.append(PendingBundle(bundle([(digest, None)], plan.tasks[digest].kind), needs(digest)))
     numbers = {stream: _blocks(todo, stream, extracts) for stream, extracts in streams.items()}
     total = sum(map(len, numbers.values()))
     for stream, extracts in streams.items():
         together = (stream, *extracts)
         single = any(decisions[digest].single for digest in together if digest in decisions)
         length = 1 if single else size(plan, stream, total)
-        waits = needs(*together) - {stream}
-        kind = plan.tasks[stream].kind if stream in todo else "extract"
+        needed = needs(*together) - {stream}
+        kind = plan.tasks[stream if stream in todo else extracts[0]].kind
         for first in range(0, len(numbers[stream]), length):
             steps: list[Step] = [
                 (digest, (number,))
@@ -87,38 +84,43 @@ def bundles(
                 for digest in together
                 if number in (todo.get(digest) or ())
             ]
-            found.append(Waiting(bundle(steps, kind, plan.tasks[stream].params.get("network", "")), waits))
+            pending.append(PendingBundle(bundle(steps, kind), needed))
     for (kind, inputs), digests in scores.items():
-        waits = frozenset(need for need in inputs if need in open_)
-        network = plan.tasks[inputs[0]].params["network"] if kind == "measure" else ""
-        found.append(Waiting(bundle([(digest, None) for digest in digests], kind, network), waits))
-    return _in_order(plan, found)
+        needed = frozenset(need for need in inputs if need in unfinished)
+        pending.append(PendingBundle(bundle([(digest, None) for digest in digests], kind), needed))
+    return _in_order(plan, pending)
 
 
-def _in_order(plan: StoredPlan, found: list[Waiting]) -> list[Waiting]:
-    """Extractors' trainings, then what is made while images are encoded, then all that may need either."""
+def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBundle]:
+    """First the short trainings of extractors, which bundles of samples wait for; then what is made while images are
+    encoded; then the rest, which may need either.
+    """
 
-    def rank(waiting: Waiting) -> int:
-        task = plan.tasks[waiting.bundle.steps[0][0]]
-        if task.kind == "train" and "extractor" in task.params:
+    def rank(pending: PendingBundle) -> int:
+        task = plan.tasks[pending.bundle.steps[0][0]]
+        if task.trains == "extractor":
             return 0
-        stream = plan.tasks.get(task.params.get("stream", ""), task)
-        return 1 if stream.kind == "encode" else 2
+        return 1 if kind_of(plan.tasks[task.stream].kind).finite else 2
 
-    return sorted(found, key=rank)
-
-
-def _sort(plan: StoredPlan, digest: str) -> str:
-    """What tasks share that need about the same memory: a network for what is done with it, else the kind."""
-    task = plan.tasks[plan.tasks[digest].params.get("stream", digest)]
-    return digest if task.kind == "train" else str(task.params.get("network", task.kind))
+    return sorted(pending, key=rank)
 
 
-def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
-    """What is to do and in none of these bundles."""
-    whole = {digest for bundle in flying for digest, blocks in bundle.steps if blocks is None}
+def _network(plan: StoredPlan, digest: str) -> str:
+    """The network with which a task, or the stream that it reads, is sampled; "" where none is."""
+    return str(plan.tasks[plan.tasks[digest].stream].params.get("network", ""))
+
+
+def _memory_class(plan: StoredPlan, digest: str) -> str:
+    """What tasks share that need as much memory: the network that samples, else the kind; a training is alone."""
+    kind = plan.tasks[plan.tasks[digest].stream].kind
+    return digest if kind_of(kind).distributed else _network(plan, digest) or kind
+
+
+def without(todo: Todo, in_flight: list[Bundle]) -> dict[str, list[int] | None]:
+    """The part of `todo` that is in none of these bundles."""
+    whole = {digest for bundle in in_flight for digest, blocks in bundle.steps if blocks is None}
     parts: dict[str, set[int]] = defaultdict(set)
-    for bundle in flying:
+    for bundle in in_flight:
         for digest, blocks in bundle.steps:
             parts[digest].update(blocks or ())
     left: dict[str, list[int] | None] = {}
@@ -132,7 +134,7 @@ def without(todo: Todo, flying: list[Bundle]) -> dict[str, list[int] | None]:
 
 
 def units(plan: StoredPlan, bundle: Bundle) -> dict[str, float]:
-    """How much of each kind a bundle does: tasks, or samples and images."""
+    """How much of each kind of task a bundle does, in the units of the kind."""
     total: dict[str, float] = defaultdict(float)
     for digest, blocks in bundle.steps:
         total[plan.tasks[digest].kind] += step_units(plan, digest, blocks)
@@ -141,10 +143,10 @@ def units(plan: StoredPlan, bundle: Bundle) -> dict[str, float]:
 
 def step_units(plan: StoredPlan, digest: str, blocks: tuple[int, ...] | None) -> float:
     task = plan.tasks[digest]
-    if task.kind not in BLOCK_KINDS or blocks is None:
+    if not task.makes_blocks or blocks is None:
         return 1.0
-    stream = plan.tasks[task.params.get("stream", digest)].params
-    last = stream.get("count", math.inf)  # of an encode task; streams have no end
+    stream = plan.tasks[task.stream].params
+    last = stream.get("count", math.inf)  # of encode; a stream of samples has no end
     return float(sum(max(0, min(stream["block"], last - number * stream["block"])) for number in blocks))
 
 

@@ -1,10 +1,10 @@
-"""The code as it is when a sweep is queued. What waits in a queue runs that, whatever is edited meanwhile.
+"""Snapshot of the code when a sweep is queued. Queued jobs run it, whatever is edited meanwhile.
 
-Only the two packages are taken: the files that git tracks, with those that are new and not ignored (they run here too),
-or else all that is in their folders. The user's own files (`use`) are in the store already.
+It has the two packages only: the files that git tracks and new ones that it does not ignore (they run here too), or,
+without git, all files in their folders. The user's own files (`use`) are in the store already.
 
-What runs from a snapshot is trusted by its place, so that must be a folder that nobody else can write to or replace. A
-snapshot that is there already is compared file by file.
+A snapshot is trusted because of where it is, so nobody else may be able to write to that folder or replace it. One that
+is there already is compared file by file.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from orchestrator.store.folders import exposed
 
 PACKAGES = ("nag", "orchestrator")
 MAX_BYTES = 50_000_000
-LARGEST = 5  # files that the message about it names
+LARGEST = 5  # files that the error message names
 EXCLUDED = ("__pycache__", ".*", "*.py[co]", "*~", "*.log", "*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.np[yz]")
 GIT_S = 30.0
 
 
 def snapshot(folder: Path, packages: Path | None = None) -> Path:
-    """A folder below `folder`/code with the packages in it, for PYTHONPATH; the same one for the same code.
+    """A folder below `folder`/code that holds the packages, for PYTHONPATH; the same one for the same code.
 
-    packages: the folder that holds them; None: the ones that run. Raises BadInput if they are too large, and
-    EnvironmentProblem if they cannot be written, or if others could put code of theirs in their place.
+    packages: the folder to copy them from; None: the running ones. Raises BadInput if they are too large, and
+    EnvironmentProblem if they cannot be written or others could replace them.
     """
     root = packages or Path(__file__).resolve().parents[2]
     try:
@@ -43,7 +43,7 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
     made = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
     try:
         _make_private(made.parent)
-        if not _whole(made, content):
+        if not _is_whole(made, content):
             _write(made, content)
     except OSError as error:
         raise EnvironmentProblem(f"{made.parent} cannot be written: {error.strerror}") from error
@@ -52,12 +52,12 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
 
 def files(root: Path) -> list[str]:
     """The files of the packages, relative to `root`, sorted. Raises BadInput if they are too large."""
-    listed = _tracked(root)
+    listed = _listed_by_git(root)
     names = sorted(
         name
-        for name in (_found(root) if listed is None else listed)
+        for name in (_all_files(root) if listed is None else listed)
         if not any(fnmatch.fnmatch(part, pattern) for part in Path(name).parts for pattern in EXCLUDED)
-        and (root / name).is_file()  # git lists what has been deleted but not committed, and submodules
+        and (root / name).is_file()  # git also lists submodules, and deleted files until they are committed
     )
     sizes = {name: (root / name).stat().st_size for name in names}
     if sum(sizes.values()) > MAX_BYTES:
@@ -70,8 +70,8 @@ def files(root: Path) -> list[str]:
     return names
 
 
-def _tracked(root: Path) -> list[str] | None:
-    """What git knows of the packages; None where they are no part of a repository (an installed package)."""
+def _listed_by_git(root: Path) -> list[str] | None:
+    """The packages' files that git lists; None if they are not in a repository (installed with pip)."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
@@ -81,39 +81,39 @@ def _tracked(root: Path) -> list[str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-    whole = all(f"{package}/__init__.py" in names for package in PACKAGES)  # not where a repository ignores them
+    whole = all(f"{package}/__init__.py" in names for package in PACKAGES)  # a repository may ignore them
     return sorted(set(names)) if done.returncode == 0 and whole else None
 
 
-def _found(root: Path) -> Iterator[str]:
+def _all_files(root: Path) -> Iterator[str]:
     for package in PACKAGES:
         for path in (root / package).rglob("*"):
             yield path.relative_to(root).as_posix()
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder of this user's alone. Raises EnvironmentProblem where others could write to it, or replace it."""
+    """Make a folder for this user alone. Raises EnvironmentProblem if others could write to it or replace it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     if folder.stat().st_uid == os.geteuid():
         folder.chmod(0o700)
     if why := exposed(folder):
         raise EnvironmentProblem(
-            f"{folder}: {why}, so they could put code of theirs there that your jobs would run. "
-            "Name a folder of your own as `folder` in the site file, or take that right away (chmod go-w)."
+            f"{folder}: {why}, so they could put code there that your jobs would run. "
+            "Name a folder of your own as `folder` in the site file, or take away their right to write (chmod go-w)."
         )
 
 
-def _whole(made: Path, content: dict[str, bytes]) -> bool:
-    """Whether it has every file as it should be, and no others but what Python compiles of them. Some sites remove
-    files that nobody has read for weeks.
+def _is_whole(made: Path, content: dict[str, bytes]) -> bool:
+    """Whether a snapshot has every file unchanged, and no others but Python's compiled ones. Some sites remove files
+    that nobody has read for weeks.
     """
     try:
         for folder, names, others in os.walk(made):
             for name in (*names, *others):
                 path = Path(folder, name)
-                found, inside = path.lstat(), path.relative_to(made)
-                if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+                about, inside = path.lstat(), path.relative_to(made)
+                if about.st_uid != os.geteuid() or stat.S_ISLNK(about.st_mode):
                     return False
                 if name in others and inside.as_posix() not in content and inside.parent.name != "__pycache__":
                     return False
@@ -123,7 +123,7 @@ def _whole(made: Path, content: dict[str, bytes]) -> bool:
 
 
 def _write(made: Path, content: dict[str, bytes]) -> None:
-    """Under a temporary name first, so that `made` is there whole or not at all."""
+    """Write under a temporary name and rename it, so that `made` is there whole or not at all."""
     temporary = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True, mode=0o700)
@@ -131,12 +131,12 @@ def _write(made: Path, content: dict[str, bytes]) -> None:
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        if made.exists() and not _whole(made, content):
+        if made.exists() and not _is_whole(made, content):
             made.rename(made.with_name(f".{made.name}.{uuid.uuid4().hex}.old"))
         try:
             temporary.rename(made)
         except OSError:
-            if not _whole(made, content):  # else another process was faster
+            if not _is_whole(made, content):  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""From a plan to finished tasks: what is missing, in which bundles, and what to do when one ends. The records are the
-state, so to resume, extend or repair a sweep is to run it again, and two engines on one sweep are safe.
+"""Engine: queues what is missing of a plan as bundles, and retries what fails. The records in the store are all of its
+state, so running a sweep again resumes, extends or repairs it, and two engines on one sweep are safe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, Passing
+from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, TransientError
 from orchestrator.execution.bundles import bundles, step_units, units, without
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.execution.retries import Decision, decide, hopeless
@@ -25,15 +25,15 @@ from orchestrator.retention.policy import Tidier
 from orchestrator.store.layout import file_name, plan_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import assets, attempts, code, stored
-from orchestrator.tasks.task import BLOCK_KINDS, ORIGINAL
+from orchestrator.tasks.task import ORIGINAL, makes_blocks
 
-REPAIRS_AT_MOST = 20  # damaged files in one run, before it is the storage that is at fault
+REPAIRS_AT_MOST = 20  # damaged files in one run; with more, the storage is at fault
 HELD_WAIT_S = 2.0
-TAKEN_S = 0.5  # a look at the store takes in what ends within this time of each other
+TAKEN_S = 0.5  # bundles that end within this time share one look at the store
 
 
 class Observer(Protocol):
-    """Who watches a run. Units are tasks for train, reference and score, samples for sample and extract."""
+    """Watches a run. Amounts are in the units of their kind of task."""
 
     def stages(self, total: dict[str, float]) -> None: ...
     def progress(self, kind: str, done: float) -> None: ...
@@ -44,14 +44,14 @@ class Observer(Protocol):
 def run(
     plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> dict[str, str]:
-    """Do all that is missing. Returns digest -> reason of what failed; what depends on it was not tried.
+    """Do all that is missing. Returns digest -> reason of what failed; tasks that need it were not tried.
 
-    since: attempts from this time on (seconds since the epoch) count; by default only those of this run. Raises
-    EnvironmentProblem when the store cannot be written. What is published by then stays.
+    since: only attempts from this time on count (seconds since the epoch); by default those of this run. Raises
+    EnvironmentProblem if the store cannot be written; what is published by then stays.
     """
-    work = _Run(plan, store, backend, observer, since)
+    work = _Execution(plan, store, backend, observer, since)
     try:
-        while work.submit() or work.flying:
+        while work.submit() or work.in_flight:
             work.wait()
         work.tidier.rest()
         return work.failed
@@ -62,33 +62,33 @@ def run(
 def advance(
     plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> tuple[int, dict[str, str]]:
-    """Take in what has ended, queue what is missing, and leave it to itself. Returns how many bundles are on their way,
+    """Handle what has ended, queue what is missing, and return without waiting: how many bundles are queued or running,
     and what failed.
     """
-    work = _Run(plan, store, backend, observer, since)
+    work = _Execution(plan, store, backend, observer, since)
     try:
         work.submit()
         work.tidier.rest()
-        return len(work.flying), work.failed
+        return len(work.in_flight), work.failed
     finally:
         work.close()
 
 
 @dataclass
-class _Run:
+class _Execution:
     plan: StoredPlan
     store: Store
     make: Callable[[], Backend]
     observer: Observer
     since: float | None
-    flying: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
+    in_flight: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
     failed: dict[str, str] = field(default_factory=dict)
-    held: dict[str, float] = field(default_factory=dict)  # digest -> when to look again; another engine has it
-    stepped: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # steps of a bundle that are published
+    held: dict[str, float] = field(default_factory=dict)  # by another engine: digest -> when to look again
+    steps_done: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # published steps of a bundle
     done: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by kind
     partial: dict[str, float] = field(default_factory=dict)
-    told: dict[str, float] = field(default_factory=dict)
-    count: int = 0
+    announced: dict[str, float] = field(default_factory=dict)
+    last_handle: int = 0
     repairs: int = 0
     name: str = ""
     backend: Backend | None = None
@@ -105,102 +105,102 @@ class _Run:
             self.backend.close()
 
     def submit(self) -> bool:
-        """Queue what is missing, not on its way and not hopeless. False if there is no such thing, now or later."""
+        """Queue what is missing, not on its way and not given up. False if nothing will have to be queued any more."""
         todo = missing(self.plan, Done(self.store))
         if not todo:
             return False
         if self.backend is None:
             self.backend = self.make()
             for bundle in self.backend.adopt():
-                self.count += 1
-                self.flying[self.count] = bundle
-            if self.flying:
-                self._tell()
-                self.wait(0)  # what has ended meanwhile
+                self.last_handle += 1
+                self.in_flight[self.last_handle] = bundle
+            if self.in_flight:
+                self._announce()
+                self.wait(0)  # handles what has ended meanwhile
                 todo = missing(self.plan, Done(self.store))
         decisions = self._decisions(todo)
         held = {digest for digest, until in self.held.items() if digest in todo and until > time.monotonic()}
         reachable = self._reachable(todo, {*self.failed, *held})
-        new = without(reachable, list(self.flying.values()))
+        new = without(reachable, list(self.in_flight.values()))
         if new:
             for name in take_in(self.plan, self.store, new):
                 self.observer.note(f"{self.store.path(name)} was not what this sweep put there; it was set aside")
             self._queue(new, reachable, decisions)
         return bool(new or held)
 
-    def _queue(self, new: dict[str, Any], open_: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
+    def _queue(self, new: dict[str, Any], unfinished: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
         assert self.backend is not None
         makers: dict[str, set[int]] = defaultdict(set)  # digest -> handles of the bundles that make it
-        for handle, bundle in self.flying.items():
+        for handle, bundle in self.in_flight.items():
             for digest, _ in bundle.steps:
                 makers[digest].add(handle)
         work = []
-        for waiting in bundles(self.plan, self.name, new, open_, self.backend.size, decisions):
-            self.count += 1
-            after = frozenset(maker for need in waiting.needs for maker in makers[need])
-            work.append(Work(self.count, waiting.bundle, after))
-            self.flying[self.count] = waiting.bundle
-            for digest, _ in waiting.bundle.steps:
-                makers[digest].add(self.count)
-        self._tell()
+        for pending in bundles(self.plan, self.name, new, unfinished, self.backend.size, decisions):
+            self.last_handle += 1
+            after = frozenset(maker for need in pending.needs for maker in makers[need])
+            work.append(Work(self.last_handle, pending.bundle, after))
+            self.in_flight[self.last_handle] = pending.bundle
+            for digest, _ in pending.bundle.steps:
+                makers[digest].add(self.last_handle)
+        self._announce()
         self.backend.submit(work)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Take events until all is done, or something ended otherwise than done and the store wants another look."""
+        """Handle events until all bundles have ended, or one did not end as done and `submit` must look again."""
         look_at = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        if not self.flying:
+        if not self.in_flight:
             time.sleep(HELD_WAIT_S / 4)
             return
-        while self.flying:
+        while self.in_flight:
             assert self.backend is not None
             for event in self.backend.poll(0 if timeout_s == 0 else TAKEN_S):
                 if isinstance(event, End):
                     if not self._ended(event):
                         look_at = min(look_at, time.monotonic() + TAKEN_S)
                 else:
-                    self._went_on(event)
+                    self._progressed(event)
             if time.monotonic() >= look_at:
                 return
 
-    def _went_on(self, event: Progress | Step) -> None:
+    def _progressed(self, event: Progress | Step) -> None:
         kind = self.plan.tasks[event.digest].kind if event.digest in self.plan.tasks else ""
         if not kind:
-            return  # of another sweep's bundle that this one waits for
+            return  # of another sweep's bundle, which this one waits for
         if isinstance(event, Step):
-            self.stepped[event.handle] += 1
+            self.steps_done[event.handle] += 1
             self.partial.pop(event.digest, None)
             self.done[kind] += step_units(self.plan, event.digest, event.blocks)
             if event.blocks is None:
                 self.observer.finished(kind, event.digest)
                 self.tidier.finished(event.digest)
-        elif kind not in BLOCK_KINDS:
+        elif not makes_blocks(kind):
             self.partial[event.digest] = event.done / max(1, event.of)
         running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
         self.observer.progress(kind, self.done[kind] + running)
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         total: dict[str, float] = defaultdict(float, self.done)
-        for handle, bundle in self.flying.items():
-            left = Bundle(bundle.steps[self.stepped[handle] :])
+        for handle, bundle in self.in_flight.items():
+            left = Bundle(bundle.steps[self.steps_done[handle] :])
             for kind, number in units(self.plan, left).items():
                 total[kind] += number
-        if total != self.told:
-            self.told = dict(total)
-            self.observer.stages(self.told)
+        if total != self.announced:
+            self.announced = dict(total)
+            self.observer.stages(self.announced)
             for kind, number in self.done.items():
                 self.observer.progress(kind, number)
 
     def _ended(self, end: End) -> bool:
-        """Take in the end of a bundle; True if it is done."""
-        bundle = self.flying.pop(end.handle)
+        """Handle the end of a bundle; True if it is done."""
+        bundle = self.in_flight.pop(end.handle)
         kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
         self.partial.pop(end.digest, None)
         if end.outcome == "environment":
-            raise Passing(end.reason)
+            raise TransientError(end.reason)
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1
-            keep_plan(self.plan, self.store)  # that may be what is damaged
+            keep_plan(self.plan, self.store)  # it may be the plan that is damaged
             if self.repairs > REPAIRS_AT_MOST:
                 raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
         if end.outcome == "held":
@@ -208,10 +208,10 @@ class _Run:
                 self.observer.note(f"{kind} {end.digest[:12]} is being done by another run; waiting for it")
             self.held[end.digest] = time.monotonic() + HELD_WAIT_S
         if end.outcome == "failed":
-            self._failed(end, bundle, kind)
+            self._record_failure(end, bundle, kind)
         return end.outcome == "done"
 
-    def _failed(self, end: End, bundle: Bundle, kind: str) -> None:
+    def _record_failure(self, end: End, bundle: Bundle, kind: str) -> None:
         blocks = [number for digest, several in bundle.steps if digest == end.digest for number in several or ()]
         attempt = {
             "kind": kind,
@@ -236,7 +236,7 @@ class _Run:
             self.observer.note(f"{kind} {end.digest[:12]}: {end.reason}; trying again")
 
     def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
-        """How to try those tasks again that have failed; those that are given up are in `failed` then."""
+        """How to retry the tasks that have failed. Puts those that are given up into `failed`."""
         decisions = {}
         attempted = Done(self.store).attempted
         for digest in todo:
@@ -249,7 +249,7 @@ class _Run:
         return decisions
 
     def _stop_arms(self) -> None:
-        """Leave an arm of which several cells have failed alike: the next forty would as well."""
+        """Skip the rest of an arm of which several cells failed alike."""
         failed: dict[str, str] = {}  # by stream
         for planned in self.plan.cells if self.failed else ():
             for digest in (planned.stream, *planned.extracts, *(scored.task for scored in planned.scores)):
@@ -257,11 +257,11 @@ class _Run:
                     failed.setdefault(planned.stream, self.failed[digest])
         for arm, (count, rest) in hopeless(self.plan.arms, failed).items():
             if left := rest - self.failed.keys():
-                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are left")
+                self.observer.note(f"arm {arm}: {count} cells failed alike, so the other {len(left)} are skipped")
                 self.failed |= dict.fromkeys(left, f"{NOT_TRIED}: {count} cells of arm {arm} failed alike")
 
     def _check_goals(self) -> None:
-        """Read the records that no task will read any more, so that a damaged one is set aside and made again."""
+        """Read the records of the goals, which no task reads, so that damaged ones are set aside and made again."""
         done = Done(self.store)
 
         def problem(name: str) -> str:
@@ -272,12 +272,12 @@ class _Run:
             return ""
 
         tasks = [self.plan.tasks[digest] for digest in self.plan.goals]
-        names = [task.record_name for task in tasks if task.kind not in BLOCK_KINDS and done.small_done(task)]
+        names = [task.record_name for task in tasks if not task.makes_blocks and done.small_done(task)]
         for text in filter(None, self.store.at_once(problem, names)):
             self.observer.note(text)
 
     def _reachable(self, todo: Mapping[str, list[int] | None], stopped: set[str]) -> dict[str, list[int] | None]:
-        """What is to do, without what is stopped and what needs it."""
+        """What is to do, without what is stopped and all that needs it."""
         left: dict[str, list[int] | None] = {}
         for digest, blocks in todo.items():  # inputs come first
             if digest in stopped or stopped.intersection(self.plan.tasks[digest].inputs):
@@ -291,13 +291,13 @@ NOT_TRIED = "not tried"
 
 
 def keep_plan(plan: StoredPlan, store: Store) -> str:
-    """Write the plan into the store; its name."""
+    """Write the plan into the store and make it the newest of its sweep. Returns its name."""
     name = plan_checksum(plan)
     try:
         stored.read(store, name)
     except MissingFile:
         store.create_record(plan_name(name), document(plan))
-    except CorruptFile:  # something else was put in its place
+    except CorruptFile:  # another file is in its place
         store.remove(plan_name(name))
         store.create_record(plan_name(name), document(plan))
     folder = f"sweeps/{plan.sweep.name}"
@@ -311,10 +311,9 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
 
 
 def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
-    """Copy what tasks read from files of the user's into the store: workers, and later runs, need no path of this
-    machine, and what is queued does not change with those files. Returns the files of the store that had other content
-    under their names, and were set aside. Raises BadInput for one that is not there, or is in the cache of weights and
-    not what its name says.
+    """Copy the user's files that tasks read into the store. So workers and later runs need no path of this machine, and
+    queued work does not change with those files. Returns the files of the store that had other content and were set
+    aside. Raises BadInput for a missing file, or one in the cache of weights whose content does not match its name.
     """
     from nag.pretrained import check_cached
 
@@ -326,11 +325,11 @@ def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
         task = plan.tasks[digest]
         if task.source and not store.exists(file_name(digest, ORIGINAL)):
             store.create(file_name(digest, ORIGINAL), Path(task.source).read_bytes())
-    for found in plan.outside.values():
-        content = found.content
-        if not found.copied or assets.is_there(store, content):
+    for file in plan.outside.values():
+        content = file.content
+        if not file.copied or assets.is_there(store, content):
             continue
-        place = Path(found.place)
+        place = Path(file.place)
         try:
             check_cached(place)
         except ValueError as error:
@@ -340,7 +339,7 @@ def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
 
 
 def failures(plan: StoredPlan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Why these tasks, or tasks that they need, are not done: the last attempt at each that was given up."""
+    """Of these tasks and those that they need, the ones that were given up, with their last attempt."""
     last: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()
     while pending:

@@ -1,10 +1,10 @@
-"""Why a task ended badly, in one word that all backends share; orchestrator.execution.retries decides by it.
+"""Why a task failed, in one word that all backends share; orchestrator.execution.retries decides by it.
 
-device_memory   the GPU's memory was not enough     host_memory  nor was the machine's
-not_finite      a network or a training turned NaN  bad_input    it would end like this every time
-node            the machine is broken               environment  a disk, a server: it may pass
-timeout         its time limit came                 preempted    others needed the machine more
-cancelled       somebody ended it                   lost         nobody knows what became of it
+device_memory   out of GPU memory                   host_memory  out of the machine's memory
+not_finite      a network or a training turned NaN  bad_input    it would fail like this every time
+node            the machine is broken               environment  a disk, a server: it may recover
+timeout         the time limit was reached          preempted    a job of higher priority took its place
+cancelled       somebody cancelled it               lost         nothing is known of its end
 died            anything else
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, NotFinite
 
-# What libraries write. Order matters: the words of a GPU's allocator before those of any.
+# What libraries write. Order matters: a GPU's allocator before any other.
 WORDS = (
     (
         "device_memory",
@@ -49,13 +49,13 @@ def cause_of(error: BaseException) -> str:
         return "environment"
     if isinstance(error, (NagbenchError, *EVERY_TIME)):
         return "bad_input"
-    if isinstance(error, OSError):  # a file that is not there may be there on another machine: tried a few times
+    if isinstance(error, OSError):  # another machine may have the file: worth a few tries
         return "died" if isinstance(error, ELSEWHERE) else "environment"
     return "died"
 
 
 def cause_in(text: str) -> str | None:
-    """The cause that the words of a library name."""
+    """The cause that a message of a library points to."""
     return next((cause for cause, pattern in WORDS if re.search(pattern, text)), None)
 
 

@@ -1,6 +1,6 @@
-"""Where bundles run. A backend starts them when what they wait for has ended, says what happens, and no more.
+"""Backend: where bundles run. It starts each bundle after those that it waits for, and reports what happens.
 
-To add a backend, write a file with a class of this shape; tests/orchestrator/contract.py holds them all to it.
+To add a backend, write a class with these methods; tests/orchestrator/contract.py tests all of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Outcome = Literal["done", "failed", "corrupt", "held", "environment", "skipped"]
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one worker does in one go: steps of (task digest, block numbers or None), in order.
+    """What one worker does together: steps of (task digest, block numbers or None), in order.
 
-    plan: the plan of the store that has the tasks. kind: that of the main task; a site gives each kind its resources.
-    network: what it loads. The rest is how to try again (execution/retries.py): a smaller micro-batch (0: the worker's
-    own), how often the memory is doubled, hosts to keep away from, whether nothing else is to wait behind it.
+    plan: the plan of the store that has the tasks. kind: of the main task; a site gives each kind its resources.
+    network: the one that it loads. The rest is how to retry (execution/retries.py): a smaller micro-batch (0: the
+    worker's own), how often the memory is doubled, hosts to avoid, whether it shares a job with no other bundle.
     """
 
     steps: tuple[tuple[str, tuple[int, ...] | None], ...]
@@ -41,7 +41,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a bundle is published."""
+    """A step of a bundle is done and published."""
 
     handle: int
     digest: str
@@ -50,10 +50,10 @@ class Step:
 
 @dataclass(frozen=True)
 class End:
-    """A bundle has ended. `digest` is the task that was at fault, where one was; `cause` one of failure_causes.py.
+    """A bundle has ended. `digest` is the task that failed, if one did; `cause` one of failure_causes.py.
 
-    name: of this attempt, sortable by time and the same whoever reports it. What is known besides goes into the record
-    of the attempt: host, job, log, the command that repeats it, seconds.
+    name: of this attempt; names sort by time and do not depend on who reports it. details: more for the record of the
+    attempt: host, job, log, the command that repeats it, seconds.
     """
 
     handle: int
@@ -82,13 +82,13 @@ def event_of(message: Mapping[str, Any]) -> Event:
 
 
 def message_of(handle: int, bundle: Bundle) -> dict[str, Any]:
-    """A bundle as what orchestrator.execution.worker takes."""
+    """A bundle as a message to orchestrator.execution.worker."""
     return {"id": handle, "plan": bundle.plan, "steps": bundle.steps, "micro_batch": bundle.micro_batch}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A bundle to queue under a handle, to start once those with the handles in `after` have ended."""
+    """A bundle to queue under a handle. It starts once those with the handles in `after` have ended."""
 
     handle: int
     bundle: Bundle
@@ -97,18 +97,18 @@ class Work:
 
 class Backend(Protocol):
     def size(self, plan: Any, stream: str, blocks: int) -> int:
-        """How many blocks of a stream a bundle should have, of `blocks` that are to do in all streams."""
+        """How many blocks of a stream make a bundle; `blocks` are to do in all streams together."""
 
     def adopt(self) -> list[Bundle]:
-        """Bundles that an earlier engine queued here and whose end no engine has seen. Their handles are 1, 2, ..."""
+        """Bundles that an earlier engine queued and whose end no engine has seen. Their handles are 1, 2, ..."""
 
     def submit(self, work: Sequence[Work]) -> None:
-        """Queue bundles. Each stands behind those that it waits for; if one of these ends otherwise than done, it ends
-        as skipped; a backend that looks into the store may do it all the same, where all that it reads is there.
+        """Queue bundles, each listed after those that it waits for. If one of these does not end as done, the bundle
+        ends as skipped; a backend that checks the store may still do it, if all of its input is there.
         """
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """What happened since the last call; waits up to `timeout_s` for something to happen."""
+        """Events since the last call; waits up to `timeout_s` for the first one."""
 
     def close(self) -> None:
-        """Let go: what cannot go on without this process is ended at once, the rest goes on."""
+        """Stop what cannot go on without this process. The rest goes on."""

@@ -1,9 +1,9 @@
-"""What runs where the work is done. `run` does one task; `main` is a process that takes bundles from the one that
-started it.
+"""Worker: does tasks on the machine where it runs. `run` does one task; `main` is a worker process, which takes bundles
+from the process that started it.
 
-The conversation is one JSON object a line. In: {"id", "plan", "steps": [[digest, blocks or null], ...],
-"micro_batch"}. Out: {"id", "event": "progress" | "step" | "end", ...}. When the other side is gone, however it went,
-the input ends and this process ends with it.
+They talk in lines of JSON. In: {"id", "plan", "steps": [[digest, blocks or null], ...], "micro_batch"}. Out: {"id",
+"event": "progress" | "step" | "end", ...}. When the other process ends, however it does, the input ends and so does
+this process.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, 
 from orchestrator.execution.failure_causes import cause_of
 from orchestrator.spec import user_code
 from orchestrator.store.store import Store
-from orchestrator.tasks.context import Context, Held, Options
+from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.context import run as run_task
+from orchestrator.tasks.task import Task
 
-TELL_EVERY_S = 0.2
+REPORT_EVERY_S = 0.2
 LOG_EVERY_S = 5.0
 
 
 def run(store_url: str, digest: str, blocks: list[int] | None = None, options: Options | None = None) -> None:
-    """Do a task that the store knows, or some blocks of it. Raises the errors of orchestrator.errors."""
+    """Do a task of a plan in the store, or some blocks of it. Raises the errors of orchestrator.errors."""
     run_task(Context(Store(store_url), options or Options()), digest, blocks)
 
 
 def outcome(error: BaseException) -> dict[str, Any]:
-    """An error as what the engine acts on: who is to blame, in one line, and the traceback for the log."""
-    if isinstance(error, Held):
+    """Convert an exception to an outcome for the engine: cause, one line for the user, traceback for the log."""
+    if isinstance(error, HeldElsewhere):
         return {"outcome": "held"}
     if isinstance(error, CorruptFile) and not isinstance(error, Unreadable):
         return {"outcome": "corrupt", "reason": str(error)}
     if isinstance(error, EnvironmentProblem | Unreadable):
         return {"outcome": "environment", "reason": str(error), "cause": "environment"}
-    known = isinstance(error, NagbenchError | FloatingPointError)  # nag says FloatingPointError where nothing is finite
+    known = isinstance(error, NagbenchError | FloatingPointError)  # nag's error for values that are not finite
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     if (place := user_code.place(error)) is not None:
         reason = f"{place}: {reason}"
-    told = "".join(traceback.format_exception(error))
-    return {"outcome": "failed", "reason": reason, "cause": cause_of(error), "traceback": told}
+    text = "".join(traceback.format_exception(error))
+    return {"outcome": "failed", "reason": reason, "cause": cause_of(error), "traceback": text}
 
 
 class Worker:
@@ -70,65 +71,69 @@ class Worker:
         options = options.here()
         self.send, self.logs, self.raises, self.options = send, logs, raises, options
         self.context = Context(store, options, tell=self._tell)
-        self.current, self.told, self.logged = 0, 0.0, 0.0
+        self.current, self.reported, self.logged = 0, 0.0, 0.0
 
     def _tell(self, digest: str, done: int, of: int) -> None:
-        if time.monotonic() - self.told >= TELL_EVERY_S:
-            self.told = time.monotonic()
-            if self.logs and self.told - self.logged >= LOG_EVERY_S:
-                self.logged = self.told
+        if time.monotonic() - self.reported >= REPORT_EVERY_S:
+            self.reported = time.monotonic()
+            if self.logs and self.reported - self.logged >= LOG_EVERY_S:
+                self.logged = self.reported
                 _write(f"{done:,} of {of:,}")
             self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of})
 
     def bundle(self, message: dict[str, Any]) -> None:
-        """Do {"id", "plan", "steps", "micro_batch"}; the last event is its end, whatever happens."""
+        """Do the bundle of a message {"id", "plan", "steps", "micro_batch"}; the last event is always its end."""
         self.current = message["id"]
         micro_batch = message["micro_batch"] or self.options.micro_batch
         self.context.options = dataclasses.replace(self.options, micro_batch=micro_batch)
         for digest, blocks in message["steps"]:
             try:
                 self.context.read_plan(message["plan"])
-                with logged(self.logs, digest, blocks) as made, self._together(digest, message):
+                with logged(self.logs, digest, blocks) as made, self._training_group(digest, message):
                     made += run_task(self.context, digest, blocks)
             except Exception as error:
                 end = outcome(error)
                 if self.raises and end["outcome"] == "failed":
                     raise
-                end["micro_batch"] = self._at_once(digest)
+                end["micro_batch"] = self._micro_batch(digest)
                 self.send({"id": self.current, "event": "end", "digest": digest, **end})
                 return
             self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
         self.send({"id": self.current, "event": "end", "outcome": "done"})
 
     @contextlib.contextmanager
-    def _together(self, digest: str, message: dict[str, Any]) -> Iterator[None]:
-        """While a network is trained, the others that train it are there."""
-        train = self.context.task(digest).params.get("train")
-        if self.options.processes == 1 or train is None:
+    def _training_group(self, digest: str, message: dict[str, Any]) -> Iterator[None]:
+        """For the training of a network: with the other processes that take part in it."""
+        task = self.context.task(digest)
+        if self.options.processes == 1 or task.trains != "network":
             yield
             return
-        from nag.training import Training
-
-        World(0, self.options.processes).part(Training(**train["fields"]).batch)  # ValueError before anybody is called
+        World(0, self.options.processes).part(_batch(task))  # ValueError before another process is started
         step = {**message, "steps": [(digest, None)]}
-        with beside(self.context.store, self.options, step) as ours, _variables(ours):
+        with peers(self.context.store, self.options, step) as ours, _variables(ours):
             yield
 
-    def _at_once(self, digest: str) -> int:
-        """How many samples a task has had in the network at once, as far as there is one."""
-        from nag.training import Training
+    def _micro_batch(self, digest: str) -> int:
+        """The micro-batch that a task really had: at most its batch, or its block."""
+        most, task = self.context.options.micro_batch, self.context.tasks.get(digest)
+        if task is None:
+            return most
+        if task.trains == "network":
+            return min(most, _batch(task) // max(world().size, self.options.processes))
+        return min(most, task.params.get("block", most))
 
-        most = self.context.options.micro_batch
-        params = self.context.tasks[digest].params if digest in self.context.tasks else {}
-        if "train" in params:
-            return min(most, Training(**params["train"]["fields"]).batch // max(world().size, self.options.processes))
-        return min(most, params.get("block", most))
+
+def _batch(task: Task) -> int:
+    """The batch of the training of a network."""
+    from nag.training import Training
+
+    return Training(**task.params["train"]["fields"]).batch
 
 
 @contextlib.contextmanager
-def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[Mapping[str, str]]:
-    """Other processes of this machine, which do what the message says; what this one is to have in its environment
-    meanwhile (nag.distributed). They end with it, however it ends.
+def peers(store: Store, options: Options, message: dict[str, Any]) -> Iterator[Mapping[str, str]]:
+    """Start the other processes of a distributed training on this machine, with the same message. Gives the environment
+    variables for this process (nag.distributed). The others end with this process, however it ends.
     """
     size, port = options.processes, free_port()
     alone = json.dumps(dataclasses.asdict(dataclasses.replace(options, processes=1)))
@@ -147,13 +152,11 @@ def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[
             assert other.stdin is not None
             assert other.stdout is not None
             if not other.stdout.readline():
-                raise RuntimeError(
-                    f"a process that was to train with this one did not start (exit code {other.wait()})"
-                )
+                raise RuntimeError(f"another process of this training did not start (exit code {other.wait()})")
             other.stdin.write(json.dumps(message) + "\n")
             other.stdin.flush()
         yield environment(0, size, port)
-    finally:  # none of them writes anything, so each may be ended anywhere
+    finally:  # they write nothing, so they may be killed at any point
         for other in others:
             other.kill()
         for other in others:
@@ -163,6 +166,7 @@ def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[
 
 @contextlib.contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
     kept = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -177,8 +181,8 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterator[list[int | None]]:
-    """While a task runs, all that this process prints goes to the end of the task's own log in the store, with what
-    became of it: what was made is put into the list.
+    """Append all that this process prints, while it runs a task, to the task's log in the store, and the outcome. The
+    caller adds what was made to the list that this gives.
     """
     made: list[int | None] = []
     if store is None:
@@ -200,7 +204,7 @@ def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterat
             what = "" if made == [None] else f", blocks {made}"
             _write(f"done in {time.monotonic() - started:.1f} s by process {os.getpid()}{what}")
         else:
-            _write("it is there already")
+            _write("it was done before")
     finally:
         os.dup2(kept, 1)
         os.dup2(kept, 2)
@@ -215,15 +219,15 @@ def _write(text: str) -> None:
 
 def main() -> None:
     """`python -m orchestrator.execution.worker STORE OPTIONS_AS_JSON`, started by a backend."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which kills this process
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints goes to the log, not into the conversation
+    os.dup2(2, 1)  # what a library prints goes to the log, not to the engine
     bundles: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
             bundles.put(json.loads(line))
-        os._exit(0)  # the engine is gone; nothing half-written is ever visible in the store
+        os._exit(0)  # the engine is gone; the store never shows half-written files
 
     threading.Thread(target=listen, daemon=True).start()
     import torch
@@ -238,7 +242,7 @@ def main() -> None:
     store = Store(sys.argv[1])
     worker = Worker(store, options, send, store)
     if world().size > 1:
-        send({"event": "ready"})  # to the first process of a training, which has started this one
+        send({"event": "ready"})  # to the first process of the training, which started this one
     while True:
         worker.bundle(bundles.get())
 

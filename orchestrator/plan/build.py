@@ -15,7 +15,7 @@ from orchestrator.identity import Outside, canonical, content, digest
 from orchestrator.spec.model import REFERENCE_ROWS, Network, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.yaml_nodes import mistake_at
-from orchestrator.tasks.task import BLOCK_KINDS, Task
+from orchestrator.tasks.task import Task
 
 BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory several times
 SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
@@ -51,7 +51,7 @@ class Builder:
         task = Task(kind, params, inputs, source)
         key = task.digest
         self.tasks.setdefault(key, task)
-        if kind in BLOCK_KINDS:
+        if task.makes_blocks:
             self.blocks[key] = max(blocks, self.blocks.get(key, 0))
         return key
 

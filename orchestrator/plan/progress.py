@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.tasks.task import BLOCK_KINDS, KINDS
+from orchestrator.tasks.task import KINDS, kind_of, makes_blocks
 
 if TYPE_CHECKING:
     from orchestrator.store.store import Store
@@ -21,7 +21,7 @@ class Done:
         self.small: dict[str, set[str]] = {
             kind: {name.removesuffix(".json") for name in store.list(f"records/{kind}")}
             for kind in KINDS
-            if kind not in BLOCK_KINDS
+            if not makes_blocks(kind)
         }
         self._blocks: dict[str, set[int]] = {}
 
@@ -49,7 +49,7 @@ class Done:
 
     def complete(self, plan: Graph, digest: str) -> bool:
         task = plan.tasks[digest]
-        if task.kind in BLOCK_KINDS:
+        if task.makes_blocks:
             return self.blocks(digest) >= set(range(plan.blocks[digest]))
         return self.small_done(task)
 
@@ -73,10 +73,10 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     wanted: dict[str, set[int]] = {}
     todo: dict[str, list[int] | None] = {}
     if not done.store.local and not all(done.complete(plan, goal) for goal in plan.goals):
-        done.look(key for key, task in plan.tasks.items() if task.kind in BLOCK_KINDS)
+        done.look(key for key, task in plan.tasks.items() if task.makes_blocks)
     for key in reversed(list(plan.tasks)):
         task = plan.tasks[key]
-        if task.kind in BLOCK_KINDS:
+        if task.makes_blocks:
             asked = set(range(plan.blocks[key])) if key in plan.goals else wanted.get(key, set())
             absent = sorted(asked - done.blocks(key)) if asked else []
             if not absent:
@@ -89,7 +89,7 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
             todo[key] = None
             needs = set(range(-(-task.params["count"] // task.params["block"]))) if "block" in task.params else set()
         for source in task.inputs:
-            whole = plan.tasks[source].kind == "encode" or task.kind == "reference"
+            whole = kind_of(plan.tasks[plan.tasks[source].stream].kind).finite
             reads = set(range(plan.blocks[source])) if whole and source in plan.blocks else needs
-            wanted.setdefault(source, set()).update(reads if plan.tasks[source].kind in BLOCK_KINDS else ())
+            wanted.setdefault(source, set()).update(reads if plan.tasks[source].makes_blocks else ())
     return {key: todo[key] for key in plan.tasks if key in todo}

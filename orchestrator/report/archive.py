@@ -29,7 +29,6 @@ from orchestrator.store.store import Store
 from orchestrator.tasks import code, extract
 from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import read_block
-from orchestrator.tasks.task import BLOCK_KINDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -214,7 +213,7 @@ def _records(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
     told = {key: value for key, value in document_of(plan).items() if key != "places"}  # paths are nobody's business
     yield "plan.json", (canonical(told) + "\n").encode
     for task in plan.tasks.values():
-        if task.kind not in BLOCK_KINDS:
+        if not task.makes_blocks:
             try:
                 record = store.read_record(task.record_name, repair=False)
             except (MissingFile, CorruptFile):

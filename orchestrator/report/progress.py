@@ -22,7 +22,7 @@ from orchestrator.report.results import Results, collect
 from orchestrator.report.table import Cell, Column, Row, Table
 from orchestrator.report.terminal_tables import TerminalTable
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import BLOCK_KINDS, KINDS
+from orchestrator.tasks.task import KINDS, kind_of, makes_blocks
 
 Counts = dict[str, dict[str, int]]
 LINE_EVERY_S = 10.0
@@ -36,7 +36,7 @@ def counts(plan: StoredPlan, done: Done) -> Counts:
         count = found.setdefault(task.kind, {"tasks": 0, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0})
         count["tasks"] += 1
         count["tasks_to_do"] += digest in todo
-        if task.kind in BLOCK_KINDS:
+        if task.makes_blocks:
             count["blocks"] += plan.blocks[digest]
             count["blocks_to_do"] += len(todo.get(digest) or ())
     return {kind: found[kind] for kind in KINDS if kind in found}
@@ -52,7 +52,7 @@ def counts_table(counts: Counts) -> TerminalTable:
     rows = []
     for kind, count in counts.items():
         left = count["tasks_to_do"]
-        blocks = f"{count['blocks_to_do']:,} of {count['blocks']:,}" if kind in BLOCK_KINDS else ""
+        blocks = f"{count['blocks_to_do']:,} of {count['blocks']:,}" if makes_blocks(kind) else ""
         rows.append((kind, f"{count['tasks']:,}", f"{count['tasks'] - left:,}", f"{left:,}", blocks))
     return TerminalTable(_numbers("task", ("all", "done", "to do", "blocks to do"), rows))
 
@@ -112,7 +112,7 @@ class Bars:
         for bar in self.bars.values():
             self.shown.remove_task(bar)
         self.bars = {
-            kind: self.shown.add_task(kind, total=total[kind], unit=unit(kind), start=False)
+            kind: self.shown.add_task(kind, total=total[kind], unit=kind_of(kind).unit, start=False)
             for kind in KINDS
             if kind in total
         }
@@ -125,7 +125,7 @@ class Bars:
     def finished(self, kind: str, digest: str) -> None:
         """Update the table, so seldom that reading the scores takes at most a twentieth of the time."""
         started = time.monotonic()
-        if kind in ("score", "measure") and started - self.filled >= max(1.0, 20 * self.cost):
+        if kind_of(kind).scores_cells and started - self.filled >= max(1.0, 20 * self.cost):
             table = filling_table(collect(self.plan, self.store), self.console.height - len(self.bars) - 6)
             self.live.update(RichGroup(self.shown, table))
             self.filled = time.monotonic()
@@ -161,13 +161,14 @@ class Lines:
 
     def stages(self, total: Mapping[str, float]) -> None:
         self.total, self.done = dict(total), {}
-        self._print("to do: " + ", ".join(f"{kind} {total[kind]:,.0f} {unit(kind)}" for kind in KINDS if kind in total))
+        parts = [f"{kind} {total[kind]:,.0f} {kind_of(kind).unit}" for kind in KINDS if kind in total]
+        self._print("to do: " + ", ".join(parts))
 
     def progress(self, kind: str, done: float) -> None:
         finished = done >= self.total[kind] > self.done.get(kind, 0)
         self.done[kind] = done
         if finished:
-            self._print(f"{kind}: all {self.total[kind]:,.0f} {unit(kind)} done")
+            self._print(f"{kind}: all {self.total[kind]:,.0f} {kind_of(kind).unit} done")
         elif time.monotonic() - self.last >= LINE_EVERY_S:
             parts = [f"{kind} {self.done.get(kind, 0):,.1f}/{total:,.0f}" for kind, total in self.total.items()]
             self._print(", ".join(parts))
@@ -181,10 +182,6 @@ class Lines:
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
         self.console.print(text, markup=False)
-
-
-def unit(kind: str) -> str:
-    return "images" if kind == "encode" else "samples" if kind in BLOCK_KINDS else "tasks"
 
 
 @contextlib.contextmanager

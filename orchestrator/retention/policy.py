@@ -18,14 +18,13 @@ from orchestrator.errors import BadInput, CorruptFile
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store import folders
 from orchestrator.tasks import stored
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import kind_of
 
 if TYPE_CHECKING:
     from orchestrator.plan.model import StoredPlan
     from orchestrator.store.store import Store
     from orchestrator.tasks.task import Task
 
-SCORED = ("score", "measure")  # the tasks that a cell is for
 UNFINISHED = re.compile(folders.TEMPORARY)
 FOLDERS = {"assets", "attempts", "blocks", "code", "files", "leases", "plans", "quarantine", "records", "sweeps"}
 
@@ -49,9 +48,10 @@ class Recorded:
         found: dict[str, set[str]] = {}
         for digest in reversed(list(self.tasks)):
             task = self.tasks[digest]
-            readers = {digest} if task.kind in (*SCORED, "reference") else found.get(digest, set())
+            last = kind_of(task.kind).scores_cells or task.kind == "reference"
+            readers = {digest} if last else found.get(digest, set())
             for source in task.inputs:
-                if source in self.tasks and self.tasks[source].kind in BLOCK_KINDS:
+                if source in self.tasks and self.tasks[source].makes_blocks:
                     found.setdefault(source, set()).update(readers)
         return found
 
@@ -60,9 +60,9 @@ class Recorded:
         task = self.tasks.get(digest)
         if task is None or self.keep == "samples":
             return task is not None
-        if task.kind in SCORED:
+        if kind_of(task.kind).scores_cells:
             return self.keep != "scores" or digest not in done.small[task.kind]
-        if task.kind not in BLOCK_KINDS or (self.keep == "features" and task.kind == "extract"):
+        if not task.makes_blocks or (self.keep == "features" and task.kind == "extract"):
             return True
         users = self.users.get(digest)
         return not users or not all(user in done.small[self.tasks[user].kind] for user in users)
@@ -162,7 +162,7 @@ class Tidier:
 
 def folder_of(task: Task) -> str:
     """Where the store has what a task makes."""
-    return f"{'blocks' if task.kind in BLOCK_KINDS else 'files'}/{task.digest}"
+    return f"{'blocks' if task.makes_blocks else 'files'}/{task.digest}"
 
 
 def again(plan: StoredPlan, done: Done) -> int:

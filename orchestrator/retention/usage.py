@@ -16,7 +16,7 @@ from orchestrator.errors import BadInput
 from orchestrator.plan.build import SHARD, images_in
 from orchestrator.plan.model import Plan, StoredPlan, behind
 from orchestrator.retention.garbage import File, files
-from orchestrator.retention.policy import SCORED, Plans
+from orchestrator.retention.policy import Plans
 from orchestrator.spec.model import Network
 from orchestrator.store.store import Store
 from orchestrator.tasks import previews
@@ -76,7 +76,7 @@ class Estimate:
 
 def estimate(plan: Plan) -> Estimate:
     """Networks and references apart. No file is opened but for headers."""
-    parts = {kind: Space() for kind in ("sample", "extract", *SCORED)}
+    parts: dict[str, Space] = defaultdict(Space)
     unknown: dict[str, None] = {}
     seen: set[str] = set()
     for planned in plan.cells:

@@ -1,4 +1,4 @@
-"""Arrays as one file: safetensors whose header holds the record and the checksum of the content."""
+"""Arrays with their record as one file: safetensors, with record and checksum of the content in the header."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pack(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and record of a packed file. Raises ValueError if it is cut off, damaged or something else."""
+    """Arrays and record of a packed file. Raises ValueError if it is truncated, damaged or another file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -1,7 +1,8 @@
-"""Files of a folder that others can write too: nothing is made, changed or deleted through a link below its root.
+"""Files in a folder to which others can write too: no symbolic link below the root is followed to create, change or
+delete a file.
 
-Functions take the root, which may itself be reached through links, and a name below it with forward slashes. They raise
-OSError. `exposed` says whether others could put code of theirs into a folder.
+Functions take the root, whose own path may have links, and a name below it with forward slashes. They raise OSError.
+`exposed` says whether others could put their code into a folder.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
-CLAIM_S = 30.0  # a claim is made for the time of one rename
-LINKS_AT_MOST = 40  # one behind the other, as Linux has it
+CLAIM_S = 30.0  # an older claim has lost its process: it is held for one rename only
+LINKS_AT_MOST = 40  # in a chain, as in Linux
 TEMPORARY = r"\..+\.(?:[0-9a-f]{32}|claim-[0-9]{1,9})"  # unfinished files of `create`
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-_NOBODY = 65534  # who owns what a container does not know the owner of
+_NOBODY = 65534  # in a container, the owner of files whose real owner it does not know
 
 
 @contextlib.contextmanager
 def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
-    """A descriptor of the folder of root/name, and the last part of the name. make: the folders that are missing."""
+    """A descriptor of the folder of root/name, and the last part of the name. make: create missing folders."""
     *parts, base = name.split("/")
     if not {*parts, base}.isdisjoint(("", ".", "..")):
         raise OSError(errno.EINVAL, "not a name below a folder", name)
@@ -56,18 +57,18 @@ def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]
 
 
 def create(root: str, name: str, data: bytes) -> bool:
-    """Publish a whole file; False if there is one of that name already. A link that leads nowhere is none."""
+    """Publish a whole file; False if there is one of that name already. A dangling link is replaced."""
     with inside(root, name, make=True) as (folder, base):
         temporary = f".{base}.{uuid.uuid4().hex}"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
                 file.write(data)
-            _claim(temporary, base, folder, _leads_nowhere, lambda: os.unlink(base, dir_fd=folder))
+            _claim(temporary, base, folder, _is_dangling_link, lambda: os.unlink(base, dir_fd=folder))
             try:  # fails if the name is taken: the first writer wins
                 os.link(temporary, base, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
-                with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                     return os.path.samestat(_lstat(temporary, folder), _lstat(base, folder))  # NFS may lose the answer
                 return False
             except OSError as error:
@@ -93,7 +94,7 @@ def _is_free(name: str, folder: int) -> bool:
     return False
 
 
-def _leads_nowhere(name: str, folder: int) -> bool:
+def _is_dangling_link(name: str, folder: int) -> bool:
     try:
         if not stat.S_ISLNK(_lstat(name, folder).st_mode):
             return False
@@ -107,9 +108,9 @@ def _leads_nowhere(name: str, folder: int) -> bool:
 
 
 def _claim(mine: str, base: str, folder: int, wanted: Callable[[str, int], bool], change: Callable[[], object]) -> bool:
-    """Change what stands under a name, while it is `wanted`: one of many does, the one that makes the claim beside it.
-    A claim whose maker has died in between is followed by the next one. False: it is not wanted, or no more. mine: a
-    file of this process, which tells the time of the file system.
+    """Call `change` on a name if it is `wanted`, in one process only: the one that creates a claim file for it. If the
+    process that holds a claim has died, the next claim counts. False if it is not wanted (any more). mine: a file of
+    this process, to read the clock of the file system.
     """
     number = 0
     while wanted(base, folder):
@@ -132,7 +133,7 @@ def _claim(mine: str, base: str, folder: int, wanted: Callable[[str, int], bool]
 
 
 def _is_old(claim: str, mine: str, folder: int) -> bool:
-    """Whether a claim has lost its maker, by the clock of the file system."""
+    """Whether the process that made a claim must have died, by the clock of the file system."""
     os.utime(mine, dir_fd=folder)
     try:
         return _lstat(mine, folder).st_mtime - _lstat(claim, folder).st_mtime > CLAIM_S
@@ -141,7 +142,7 @@ def _is_old(claim: str, mine: str, folder: int) -> bool:
 
 
 def read(path: str, follow: bool = True) -> bytes:
-    """The bytes of a regular file; anything else, such as a pipe that would never end, is an error."""
+    """The bytes of a regular file; anything else, such as a pipe that never ends, is an error."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     with open(os.open(path, flags), "rb") as file:
         _check_regular(file.fileno())
@@ -149,8 +150,8 @@ def read(path: str, follow: bool = True) -> bytes:
 
 
 def append(root: str, name: str) -> int:
-    """A descriptor that appends to a file, which is made if it is not there. Neither a link nor a file that has another
-    name elsewhere (a hard link) is written to.
+    """A descriptor that appends to a file, which is created if missing. Refuses symbolic links, and files with a second
+    name (hard link).
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with inside(root, name, make=True) as (folder, base):
@@ -158,7 +159,7 @@ def append(root: str, name: str) -> int:
     try:
         _check_regular(file)
         if os.fstat(file).st_nlink > 1:
-            raise OSError(errno.EMLINK, "the file has another name elsewhere", name)
+            raise OSError(errno.EMLINK, "the file has a second name elsewhere (a hard link)", name)
     except BaseException:
         os.close(file)
         raise
@@ -178,44 +179,44 @@ def delete(root: str, name: str) -> None:
 
 
 def delete_folder(root: str, name: str) -> None:
-    """Only if it is empty."""
+    """Delete a folder if it is empty."""
     with inside(root, name) as (folder, base):
         os.rmdir(base, dir_fd=folder)
 
 
 def move(root: str, name: str, target: str) -> None:
-    """Rename a file, or whatever is in its place; a link itself, not what it leads to."""
+    """Rename a file, or whatever is in its place; of a link, the link itself."""
     with inside(root, name) as (source, base), inside(root, target, make=True) as (folder, new):
         os.rename(base, new, src_dir_fd=source, dst_dir_fd=folder)
 
 
 def exposed(folder: Path) -> str:
-    """Why others than this user and root could put files of theirs into a folder, or another folder in its place; ""
-    where they could not. The folder must be there.
+    """Why others than this user and root could put files into a folder, or replace it by another; "" if they could not.
+    The folder must exist.
     """
     target = Path(os.path.realpath(folder))
     for place in sorted({target, *target.parents, *_on_the_way(Path(os.path.abspath(folder)))}):
-        found = os.lstat(place)
-        if found.st_uid != os.geteuid() and (place == target or found.st_uid not in (0, _NOBODY)):
-            return f"{place} is not yours (its owner is user {found.st_uid})"
-        writable = found.st_mode & (stat.S_IWOTH | (0 if _is_own(found.st_gid) else stat.S_IWGRP))
-        sticky = bool(found.st_mode & stat.S_ISVTX) and place != target
-        if writable and not sticky and not stat.S_ISLNK(found.st_mode):
+        about = os.lstat(place)
+        if about.st_uid != os.geteuid() and (place == target or about.st_uid not in (0, _NOBODY)):
+            return f"{place} is not yours (its owner is user {about.st_uid})"
+        writable = about.st_mode & (stat.S_IWOTH | (0 if _is_own(about.st_gid) else stat.S_IWGRP))
+        sticky = bool(about.st_mode & stat.S_ISVTX) and place != target
+        if writable and not sticky and not stat.S_ISLNK(about.st_mode):
             return f"others can write to {place}"
     return ""
 
 
 def _is_own(group: int) -> bool:
-    """Whether a group is the one that many systems give each user, with nobody else in it."""
+    """Whether a group is this user's private group, with nobody else in it."""
     try:
-        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        user, about = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
     except KeyError:
         return False
-    return group == user.pw_gid and found.gr_name == user.pw_name and {*found.gr_mem} <= {user.pw_name}
+    return group == user.pw_gid and about.gr_name == user.pw_name and {*about.gr_mem} <= {user.pw_name}
 
 
 def _on_the_way(path: Path, links: int = 0) -> Iterator[Path]:
-    """The folders and links through which a path is reached."""
+    """The folders and links that a path leads through."""
     for place in (path, *path.parents):
         yield place
         if place.is_symlink() and links < LINKS_AT_MOST:

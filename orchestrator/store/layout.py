@@ -1,7 +1,6 @@
-"""Names of the files in a store, and what a record must have to be used as one.
+"""Names of the files in a store, and the keys that a record must have.
 
-A store may be a folder that many write to. What has another name, or another shape, than nagbench gives is passed over
-by all who read, and never deleted.
+A store may be a folder that many write to. Files with other names or shapes than nagbench's are never read or deleted.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 DIGEST = "[0-9a-f]{32}"
 NUMBER = "[0-9]{6,18}"  # of a block, a plan of a sweep, a wave
 
-# Folder -> names in it. A folder that is not here may have any names.
+# Folder -> names in it. Folders that are not listed may have any names.
 NAMES = [
     ("plans", rf"{DIGEST}\.json"),
     ("(sweeps|leases)/[^/]+", rf"{NUMBER}\.json"),
@@ -26,20 +25,20 @@ NAMES = [
 ]
 _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 
-# What `gc` may delete: files that nagbench writes, and no others.
+# What `gc` may delete: only files that nagbench writes.
 OURS = re.compile(
     rf"(blocks/{DIGEST}/{NUMBER}\.safetensors|(files|attempts|leases)/{DIGEST}/[^/]+|records/[a-z]+/{DIGEST}\.json"
     rf"|logs/{DIGEST}\.log|plans/{DIGEST}\.json|sweeps/[^/]+/{NUMBER}\.json|assets/{DIGEST}/[^/]+"
     rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+)"
 )
 TEXT, NUMERIC, WHOLE, LIST, MAP = str, (int, float), int, list, dict
-JOB = re.compile(r"[0-9]*")  # as Slurm names one; it goes into options of its commands
+JOB = re.compile(r"[0-9]*")  # Slurm's id, which goes into options of its commands
 END: dict[str, Any] = {"bundle": WHOLE, "outcome": TEXT, "digest?": TEXT, "reason?": TEXT, "cause?": TEXT}
 END |= {"traceback?": TEXT, "micro_batch?": WHOLE, "time?": NUMERIC}
 SCORE = {"value": (int, float, type(None))}
 
-# Name of a record -> what it must have, by key. "key?": if it is there; {"": shape}: a mapping of such values;
-# [shape]: a list of such values.
+# Name of a record -> its keys and the shapes of their values. "key?": optional; {"": shape}: a mapping to such values;
+# [shape]: a list of them.
 SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "plans/.*",
@@ -85,14 +84,14 @@ _SHAPES = [(re.compile(name), shape) for name, shape in SHAPES]
 
 
 def is_name(folder: str, name: str) -> bool:
-    """Whether nagbench gives such names in that folder."""
+    """Whether nagbench gives such names to files in that folder."""
     return not name.startswith(".") and all(
         pattern.fullmatch(name) for known, pattern in _NAMES if known.fullmatch(folder)
     )
 
 
 def lacks(name: str, record: Any) -> str:
-    """The first key that a record of this name lacks, or has with another kind of value; "" if it has them all."""
+    """The first key that a record of this name lacks, or that has a value of the wrong shape; "" if all is right."""
     if not isinstance(record, dict):
         return "a mapping"
     for known, shape in _SHAPES:
@@ -107,19 +106,19 @@ def _lacks(record: Mapping[str, Any], shape: Mapping[str, Any]) -> str:
         if name not in record:
             if name == key:
                 return name
-        elif not any(_is(record[name], kind) for kind in (wanted if isinstance(wanted, tuple) else (wanted,))):
+        elif not any(_has_shape(record[name], kind) for kind in (wanted if isinstance(wanted, tuple) else (wanted,))):
             return name
     return ""
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _has_shape(value: Any, kind: Any) -> bool:
     if isinstance(kind, dict):
         each = kind.get("")
         if not isinstance(value, dict):
             return False
-        return not _lacks(value, kind) if each is None else all(_is(one, each) for one in value.values())
+        return not _lacks(value, kind) if each is None else all(_has_shape(one, each) for one in value.values())
     if isinstance(kind, list):
-        return isinstance(value, list) and all(_is(one, kind[0]) for one in value)
+        return isinstance(value, list) and all(_has_shape(one, kind[0]) for one in value)
     if isinstance(kind, re.Pattern):
         return isinstance(value, str) and kind.fullmatch(value) is not None
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -1,8 +1,8 @@
-"""Where results live: an fsspec URL. Nothing else in nagbench writes results to a file system.
+"""Store: where results live, a folder or an fsspec URL. Nothing else in nagbench writes results.
 
-A file appears whole or not at all, and the first writer wins; nothing is ever changed in place. Every file carries the
-checksum of its content, checked when it is read; a file that fails is set aside (quarantine/) and made again. Others
-may write to a store: files of theirs are passed over, and nothing is made or deleted through a link (folders.py).
+A file appears whole or not at all, the first writer wins, and nothing is changed in place. Every file carries the
+checksum of its content, which is checked when it is read; a file that fails is set aside (quarantine/) and made again.
+Others may write to a store: their files are ignored, and no link is followed to create or delete a file (folders.py).
 
     plans/<checksum>.json               every task of a sweep as it was run, and the YAML
     sweeps/<name>/<number>.json         which plans the sweep of that name had, the newest last
@@ -11,7 +11,7 @@ may write to a store: files of theirs are passed over, and nothing is made or de
     files/<digest>/<name>               its output: weights, reference features, influences
     blocks/<digest>/<number>.safetensors    a block of samples or features; the record is its header
     attempts/<digest>/<name>.json       an attempt that failed, with the cause; names sort by time
-    leases/<digest>/<number>.json       who is at work on a training
+    leases/<digest>/<number>.json       which process is doing a training
     code/<digest>/<path>                the user's own code that a sweep uses; <digest>.json has the checksums
 """
 
@@ -38,7 +38,7 @@ from orchestrator.errors import (
     EnvironmentProblem,
     MissingFile,
     NagbenchError,
-    Passing,
+    TransientError,
     Unreadable,
 )
 from orchestrator.identity import canonical, checksum
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FORMAT = 1
 MARKER = "nagbench.json"
-AT_ONCE = 32  # questions to a remote file system
-NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # what stands in a file's place is not a file
-NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what stands where something is to be deleted
+AT_ONCE = 32  # requests to a remote file system
+NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # something else is in the file's place
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # something else is in the place of the file to delete
 
 
 class Store:
     """A folder on a local or remote file system. Paths are relative to it, with forward slashes."""
 
     def __init__(self, url: str, warn: Callable[[str], None] = lambda text: None) -> None:
-        """warn: is told, once each, what is passed over because it is not nagbench's or cannot be read."""
+        """warn: called once for each thing that is ignored because it is not nagbench's or cannot be read."""
         if not url.strip():
-            raise BadInput("the store is empty: name a folder or a URL, with --store or NAGBENCH_STORE.")
+            raise BadInput("the name of the store is empty: give a folder or a URL, with --store or NAGBENCH_STORE.")
         self.url, self.warn = url, warn
         self._warned: set[str] = set()
         self._is_store = False
@@ -77,7 +77,7 @@ class Store:
 
     @property
     def logs(self) -> Path:
-        """Where workers of this machine write a log for each task: in a local store, else in the user's cache."""
+        """The folder of this machine's task logs: in a local store, else in the user's cache."""
         if self.local:
             return Path(self.path("logs"))
         return cache.folder("logs") / checksum(self.url.encode())
@@ -86,14 +86,14 @@ class Store:
         return posixpath.join(self.root, name)
 
     def open(self) -> None:
-        """Make the store if it is not there. Raises BadInput for the store of another format, EnvironmentProblem if it
-        cannot be written.
+        """Create the store if it is missing. Raises BadInput if it has another format, EnvironmentProblem if it cannot
+        be written.
         """
         if not self.create(MARKER, canonical({"format": FORMAT}).encode()):
             self.check_format()
 
     def check_is_store(self) -> None:
-        """Raises BadInput where there is no marker of ours: nothing is deleted in a folder that is not a store."""
+        """Raise BadInput if this is not a store: nothing may be deleted there."""
         if not self._is_store and not self.exists(MARKER):
             raise BadInput(
                 f"{self.url} is not a store of nagbench (it has no {MARKER}), so nothing is deleted there. "
@@ -103,23 +103,21 @@ class Store:
         self._is_store = True
 
     def check_format(self) -> None:
-        """Raises BadInput if there is a store of another format; a store that is not there yet is fine."""
+        """Raise BadInput if the store has another format; one that does not exist yet is fine."""
         try:
-            found = json.loads(self.read(MARKER)).get("format")
+            version = json.loads(self.read(MARKER)).get("format")
         except FileNotFoundError:
             return
         except (ValueError, AttributeError, RecursionError) as error:
             raise BadInput(f"store {self.url}: {MARKER} is not readable; is this a folder of nagbench?") from error
-        if found != FORMAT:
+        if version != FORMAT:
             raise BadInput(
-                f"store {self.url} has format {found}, this nagbench writes format {FORMAT}: "
+                f"store {self.url} has format {version}, this nagbench writes format {FORMAT}: "
                 "use another --store, or the nagbench version that made it"
             )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Publish a whole file; False if there was one already, which then stays. Raises EnvironmentProblem if it
-        cannot.
-        """
+        """Publish a whole file; False if there is one already, which stays. Raises EnvironmentProblem if it cannot."""
         try:
             if self.local:
                 return folders.create(self.root, name, data)
@@ -128,7 +126,7 @@ class Store:
         except FileExistsError:
             return False
         except OSError as error:
-            raise Passing(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
+            raise TransientError(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
 
     def _create_remote(self, path: str, data: bytes) -> bool:
         for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):
@@ -136,14 +134,14 @@ class Store:
                 self.fs.pipe_file(path, data, mode="create")
                 return True
             except OSError as error:
-                if error.errno != errno.EBUSY or not wait_s:  # S3: somebody else is writing it at this moment
+                if error.errno != errno.EBUSY or not wait_s:  # S3: another process is writing it just now
                     raise
                 time.sleep(wait_s)
         return False
 
     @contextlib.contextmanager
     def _reached(self, name: str) -> Iterator[None]:
-        """What the library of a remote file system says of networks and credentials, as an error of ours."""
+        """Turn errors of a remote file system's library (network, credentials) into EnvironmentProblem."""
         try:
             yield
         except (FileNotFoundError, FileExistsError, NagbenchError):
@@ -154,16 +152,16 @@ class Store:
             words = "refuses" if isinstance(error, PermissionError) else "cannot be reached"
             raise EnvironmentProblem(f"store {self.url} {words}: {error} ({name})") from error
 
-    def at_once(self, look: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
-        """`look` at each of these names: on a remote file system, where an answer takes its time, many at once."""
+    def at_once(self, request: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+        """`request(name)` for each name; on a remote file system, where answers are slow, many at once."""
         if self.local:
-            yield from map(look, names)
+            yield from map(request, names)
             return
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            yield from pool.map(look, names)
+            yield from pool.map(request, names)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises MissingFile, CorruptFile for what is not a file, Unreadable."""
+        """The bytes of a file. Raises MissingFile, Unreadable, and CorruptFile for what is not a file."""
         try:
             if self.local:
                 return folders.read(self.path(name))
@@ -180,12 +178,12 @@ class Store:
         except OSError as error:
             if error.errno in NO_FILE:
                 raise CorruptFile(f"{self.path(name)} cannot be read: {error.strerror}") from error
-            raise Passing(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
+            raise TransientError(f"store {self.url} cannot be read: {error.strerror or error} ({name})") from error
 
     def list(self, folder: str, strict: bool = False) -> list[str]:
-        """Names in a folder, sorted; empty if it is not there. Names that are not nagbench's are passed over.
+        """Names in a folder, sorted; empty if it is missing. Names that are not nagbench's are left out.
 
-        strict: raise EnvironmentProblem for a folder that cannot be read, rather than pass it over.
+        strict: raise EnvironmentProblem for a folder that cannot be read, instead of ignoring it.
         """
         path = self.path(folder)
         try:
@@ -199,15 +197,15 @@ class Store:
             return []
         except OSError as error:
             if strict or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
-                raise Passing(f"{path} cannot be read: {error.strerror or error}.") from error
+                raise TransientError(f"{path} cannot be read: {error.strerror or error}.") from error
             self.pass_over(folder, f"cannot be read ({error.strerror})")
             return []
-        found = sorted(name for name in names if layout.is_name(folder, name))
-        others = sorted(name for name in set(names).difference(found) if not name.startswith("."))
+        ours = sorted(name for name in names if layout.is_name(folder, name))
+        others = sorted(name for name in set(names).difference(ours) if not name.startswith("."))
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             self.pass_over(folder, f"has files that are not nagbench's: {others[0][:80]!r}{more}")
-        return found
+        return ours
 
     def pass_over(self, name: str, why: str) -> None:
         if name not in self._warned:
@@ -215,7 +213,7 @@ class Store:
             self.warn(f"Passed over: {self.path(name)} {why}.")
 
     def local_copy(self, folder: str) -> str:
-        """A folder of files that never change, as one of this machine: the store's own, or a copy in a cache."""
+        """A local path of a folder whose files never change: the store's own, or a copy in the cache."""
         if self.local:
             return self.path(folder)
         base = cache.folder("store")
@@ -230,7 +228,7 @@ class Store:
             return self.fs.exists(self.path(name))
 
     def remove(self, name: str) -> None:
-        """Set a file aside under quarantine/, so that it is made again and can still be looked at."""
+        """Move a file to quarantine/, so that it is made again and can still be inspected."""
         self.check_is_store()
         kept = f"quarantine/{name}.{uuid.uuid4().hex[:8]}"
         try:
@@ -246,8 +244,8 @@ class Store:
             raise EnvironmentProblem(f"{self.path(name)} is damaged and cannot be set aside: {words}.") from error
 
     def delete(self, name: str) -> bool:
-        """Remove a file of which a newer one has taken the place (an old training checkpoint, a lease). A folder, and
-        what lies behind a link, stays: False.
+        """Delete a file that is not needed any more, such as an old checkpoint or a lease. False for a folder or a file
+        behind a link, which stay, and if there is none.
         """
         self.check_is_store()
         try:
@@ -266,7 +264,7 @@ class Store:
         return True
 
     def open_log(self, name: str) -> int:
-        """A descriptor that appends to a log of this machine. What others have put in its place is set aside."""
+        """A descriptor that appends to a log of this machine. Something else in its place is set aside."""
         root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
         try:
             try:

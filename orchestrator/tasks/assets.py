@@ -1,7 +1,7 @@
-"""Files that a sweep names (weights, references), in a store by their content: copied at submission, checked at use.
+"""Assets: the files that a sweep names (weights, references), in the store under the hash of their content. They are
+copied there at submission and checked before use.
 
-Where others can write to them, they could be exchanged between the check and their use: then a copy is used, which is
-this user's alone.
+Where others can write to an asset, they could swap it between check and use, so a private copy of this user is used.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from orchestrator.store.store import Store, unreadable
 
 
 def path(store: Store, content: str) -> str:
-    """A local path of a file (or folder of weights) that has this content as long as it is used.
+    """A local path of the file (or folder of weights) with this content. Nobody else can change it while it is used.
 
-    Raises CorruptFile, after setting aside what has other content, and EnvironmentProblem where the copy of a file that
-    others can write to cannot be made.
+    Raises CorruptFile, after setting aside what has other content, and EnvironmentProblem if a private copy is needed
+    and cannot be made.
     """
-    found = _found(store, content)
-    if found is None and not store.local:  # or is it the copy here that is damaged?
+    checked = _checked_path(store, content)
+    if checked is None and not store.local:  # perhaps only the copy on this machine is damaged
         shutil.rmtree(store.local_copy(asset_folder(content)))
-        found = _found(store, content)
-    if found is not None and store.local:
-        found = _private(found, content)
-    if found is None:
+        checked = _checked_path(store, content)
+    if checked is not None and store.local:
+        checked = _private_path(checked, content)
+    if checked is None:
         set_aside(store, content)
         raise CorruptFile(f"{asset_folder(content)} is not what was put there; it will be copied again")
-    return found
+    return checked
 
 
-def _found(store: Store, content: str) -> str | None:
-    """Where it lies; None where it does not, or is something else."""
+def _checked_path(store: Store, content: str) -> str | None:
+    """The path of an asset; None if it is not there or has other content."""
     folder = store.local_copy(asset_folder(content))
     try:
         names = sorted(os.listdir(folder))
@@ -54,47 +54,47 @@ def _found(store: Store, content: str) -> str | None:
         raise unreadable(folder, error) from error
 
 
-def _private(place: str, content: str) -> str | None:
-    """The place itself, or, where others can write to it, a copy of this user's own; None if it has other content."""
+def _private_path(place: str, content: str) -> str | None:
+    """The place itself, or, where others can write to it, this user's own copy; None if it has other content."""
     names = identity.members(place) if content.endswith("/") else [""]
     if not any(exposed(Path(place, name)) for name in names):
         return place
     kept = cache.folder("assets") / content.rstrip("/")
     at = kept if content.endswith("/") else kept / os.path.basename(place)
-    if _is(at, content):
+    if _is_private_copy(at, content):
         return str(at)
-    with file_errors(f"a copy of {place}, to which others can write, cannot be made in {kept.parent}"):
-        made = _folder_beside(kept)
+    with file_errors(f"others can write to {place}, and a private copy in {kept.parent} cannot be made"):
+        made = _temporary_folder(kept)
         try:
             for name in names:
-                if not _copied(Path(place, name), made / (name or at.name)):
+                if not _copy_regular_file(Path(place, name), made / (name or at.name)):
                     return None
             copy = made if content.endswith("/") else made / at.name
             if identity.content(str(copy)) != content:
                 return None
-            if made.parent != kept.parent:  # a folder of this process alone
+            if made.parent != kept.parent:  # it goes with this process
                 return str(copy)
-            if kept.exists() and not _is(at, content):
+            if kept.exists() and not _is_private_copy(at, content):
                 shutil.rmtree(kept)
             with contextlib.suppress(OSError):  # another process was faster
                 made.rename(kept)
-            return str(at) if _is(at, content) else None
+            return str(at) if _is_private_copy(at, content) else None
         finally:
             if made.parent == kept.parent:
                 shutil.rmtree(made, ignore_errors=True)
 
 
-def _is(at: Path, content: str) -> bool:
-    """Whether a copy is there, is whole, and nobody else can write to it."""
+def _is_private_copy(at: Path, content: str) -> bool:
+    """Whether a whole copy is there and nobody else can write to it."""
     names = identity.members(str(at)) if content.endswith("/") and at.is_dir() else [""]
     with contextlib.suppress(OSError):
         return not any(exposed(at / name) for name in names) and identity.content(str(at)) == content
     return False
 
 
-def _folder_beside(kept: Path) -> Path:
-    """A new folder that only this user can enter: in the user's cache, or, where nobody else is kept out of that or it
-    cannot be written, a temporary one that goes with this process.
+def _temporary_folder(kept: Path) -> Path:
+    """A new folder that only this user can enter: beside `kept` in the user's cache or, if others can write there or
+    this user cannot, a temporary folder that is deleted when this process ends.
     """
     with contextlib.suppress(OSError):
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,8 +105,8 @@ def _folder_beside(kept: Path) -> Path:
     return Path(made)
 
 
-def _copied(place: Path, target: Path) -> bool:
-    """Copy a regular file; False for anything else, such as a pipe that would never end, and where nothing is."""
+def _copy_regular_file(place: Path, target: Path) -> bool:
+    """Copy a regular file. False if there is none: nothing, or something else, such as a pipe that never ends."""
     try:
         number = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -120,11 +120,12 @@ def _copied(place: Path, target: Path) -> bool:
 
 
 def is_there(store: Store, content: str) -> bool:
-    """Whether the store has it; a remote one is believed, and what it has is checked where it is used."""
-    return _found(store, content) is not None if store.local else bool(store.list(asset_folder(content)))
+    """Whether the store has an asset. The content of a remote one is only checked when it is used."""
+    return _checked_path(store, content) is not None if store.local else bool(store.list(asset_folder(content)))
 
 
 def set_aside(store: Store, content: str) -> list[str]:
+    """Move the files of an asset to quarantine/; their names."""
     names = [f"{asset_folder(content)}/{name}" for name in store.list(asset_folder(content))]
     for name in names:
         store.remove(name)
@@ -132,7 +133,7 @@ def set_aside(store: Store, content: str) -> list[str]:
 
 
 def keep(store: Store, content: str, place: Path) -> list[str]:
-    """Copy a file (or folder of weights) into the store. Returns what was there instead, and is set aside."""
+    """Copy a file (or folder of weights) into the store. Returns the files in its place that were set aside."""
     others = set_aside(store, content)
     for file in [place / name for name in identity.members(str(place))] if place.is_dir() else [place]:
         store.create(f"{asset_folder(content)}/{file.name}", file.read_bytes())

@@ -1,10 +1,10 @@
-"""Each try at a task that ended badly: attempts/<digest>/<name>.json, for execution/retries.py to decide by, and for
-people. Names sort by time; two who report one attempt give it one name.
+"""Attempts at a task that failed: attempts/<digest>/<name>.json. execution/retries.py decides by them how to go on.
+Names sort by time; if two processes report one attempt, they give it the same name.
 
-    kind, cause, reason, traceback    which task, and why it ended (orchestrator.execution.failure_causes)
-    at                                where the task stood (`place`)
-    time, host, job, seconds, log     when and where, and what it wrote
-    micro_batch, doublings            how it was tried
+    kind, cause, reason, traceback    the kind of task, and why it ended (orchestrator.execution.failure_causes)
+    at                                how far the task was (`place`)
+    time, host, job, seconds, log     when and where it ran, and its log
+    micro_batch, doublings            the samples at once, and how often the memory was doubled
     again                             the command that repeats it by hand
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 from orchestrator.errors import CorruptFile
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import makes_blocks
 
 
 def place(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:
-    """Where a task stands: the first of these blocks that is not made, or the step of the newest checkpoint."""
-    if kind in BLOCK_KINDS:
+    """How far a task is: the first of these blocks that is missing, or the step of the newest checkpoint."""
+    if makes_blocks(kind):
         return next((number for number in blocks if not store.exists(block_name(digest, number))), -1)
     names = store.list(f"files/{digest}")
     steps = [int(n.removeprefix("checkpoint-").partition(".")[0]) for n in names if n.startswith("checkpoint-")]
@@ -34,9 +34,9 @@ def keep(store: Store, digest: str, name: str, attempt: Mapping[str, Any]) -> No
 
 
 def read(store: Store, digest: str, since: float = 0.0) -> list[dict[str, Any]]:
-    """The attempts at a task from that time on, oldest first."""
-    found = []
+    """The failed attempts at a task since then, oldest first."""
+    failed = []
     for name in store.list(f"attempts/{digest}"):
         with contextlib.suppress(CorruptFile):
-            found.append(store.read_record(f"attempts/{digest}/{name}", repair=False))
-    return [attempt for attempt in found if attempt["time"] >= since]
+            failed.append(store.read_record(f"attempts/{digest}/{name}", repair=False))
+    return [attempt for attempt in failed if attempt["time"] >= since]

@@ -1,7 +1,7 @@
-"""What a training leaves in the store while it runs: checkpoints to resume from, and how far it has come.
+"""Checkpoints of a training that runs, and the points of its curves so far.
 
-Both are numbered by step in files/<digest>: `checkpoint-<step>.safetensors`, of which the last few stay, and
-`progress-<step>.json` with the points since the one before. Both go when the training is done.
+In files/<digest>, by step: `checkpoint-<step>.safetensors`, of which the last few are kept, and `progress-<step>.json`
+with the points since the previous one. Both are deleted when the training is done.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from nag.training import Training
     from nag.training_state import State
 
-KEPT = 2  # checkpoints that stay while a training runs
+KEPT = 2  # checkpoints
 POINTS = 200  # points of a training's curves
-COPYING_AT_MOST = 0.05  # of a training's time, where a checkpoint's copy takes long
+COPYING_AT_MOST = 0.05  # share of a training's time that may go into copying its state for checkpoints
 COLUMNS = ("step", "time", "loss", "gradient_norm", "images_per_s", "memory_gb", "device_hours")
 
 
 class Telemetry:
-    """Points of a training's curves, columns as in COLUMNS. device_hours: of all processes, of this attempt and of the
-    earlier ones up to the checkpoint from which it goes on.
+    """The points of a training's curves, each a row with the values of COLUMNS. device_hours: of all processes, in this
+    attempt and in earlier ones up to the checkpoint that it resumes from.
     """
 
     def __init__(self, training: Training, processes: int, device: str, rows: Iterable[list[float]] = ()) -> None:
@@ -40,7 +40,7 @@ class Telemetry:
         self.hours = self.rows[-1][-1] if self.rows else 0.0
 
     def add(self, step: int, loss: float, gradient: float) -> None:
-        """After a step; most make no point."""
+        """Call after each step; most steps add no point."""
         if step % self.every and step != self.training.steps:
             return
         now = time.monotonic()
@@ -54,7 +54,7 @@ class Telemetry:
 
 
 def memory_gb(device: str) -> float:
-    """The most that this process has held so far: of the GPU's memory, or else of the machine's."""
+    """Peak memory of this process: of the GPU, or of the machine if it runs on a CPU."""
     if device.startswith("cuda"):
         import torch
 
@@ -66,7 +66,7 @@ def memory_gb(device: str) -> float:
 
 
 def progress(store: Store, digest: str) -> list[dict[str, float]]:
-    """The points so far of a training that runs, or has stopped midway; for those who only look on."""
+    """The points so far of a training that runs or was interrupted. Damaged files are left where they are."""
     return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(store, digest, repair=False)]
 
 
@@ -79,28 +79,27 @@ def _step(name: str) -> int:
 
 
 def _rows(store: Store, digest: str, repair: bool = True) -> list[list[float]]:
-    found: dict[float, list[float]] = {}
+    rows: dict[float, list[float]] = {}
     for name in _names(store, digest, "progress"):
         try:
-            found |= {row[0]: row for row in store.read_record(name, repair=repair)["rows"]}
-        except (CorruptFile, MissingFile):  # a gap in a curve
+            rows |= {row[0]: row for row in store.read_record(name, repair=repair)["rows"]}
+        except (CorruptFile, MissingFile):  # leaves a gap in the curve
             continue
-    return [found[step] for step in sorted(found)]
+    return [rows[step] for step in sorted(rows)]
 
 
 class Checkpoints:
-    """Written in a thread, one at a time, while the training goes on. The newest that is whole is resumed from.
-
-    A context in which the training runs.
+    """Writes checkpoints in a thread, one at a time, while the training goes on; a context manager around the training.
+    A training resumes from the newest checkpoint that is whole.
     """
 
     def __init__(self, context: Context, digest: str) -> None:
         self.store, self.digest, self.every_s = context.store, digest, context.options.checkpoint_s
-        self.warned, self.answered = context.warned, 0  # warnings
+        self.warned, self.warnings_seen = context.warned, 0
         self.resumed_at = 0
         self.telemetry: Telemetry | None = None
-        self.told = 0  # points that are in the store
-        self.begun = time.monotonic()  # the last one, or the training
+        self.stored = 0  # points
+        self.begun = time.monotonic()  # the last checkpoint or, before the first one, the training
         self.copying_s = 0.0
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.writing: Future[None] | None = None
@@ -109,7 +108,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: object) -> None:
-        """What is being written is finished, however the training ended."""
+        """Finish the checkpoint that is being written, however the training ended."""
         try:
             self.wait()
         except NagbenchError:
@@ -127,7 +126,7 @@ class Checkpoints:
                 arrays, record = self.store.read_arrays(name)
             except (CorruptFile, MissingFile):
                 continue
-            if "rounded" not in record:  # written before this form: as good as none
+            if "rounded" not in record:  # written by an early version that did not say so: unusable
                 self.store.delete(name)
                 continue
             state = {key: torch.from_numpy(array) for key, array in arrays.items()}
@@ -136,21 +135,21 @@ class Checkpoints:
             return state
         return None
 
-    def measured(self, training: Training, processes: int, device: str) -> Telemetry:
-        """The curves so far, as far as the training is resumed; points beyond will be made again."""
+    def resume_telemetry(self, training: Training, processes: int, device: str) -> Telemetry:
+        """The curves up to the checkpoint that the training resumes from; later points are deleted and made again."""
         for name in _names(self.store, self.digest, "progress"):
             if _step(name) > self.resumed_at:
                 self.store.delete(name)
         rows = _rows(self.store, self.digest) if self.resumed_at else []
-        self.telemetry, self.told = Telemetry(training, processes, device, rows), len(rows)
+        self.telemetry, self.stored = Telemetry(training, processes, device, rows), len(rows)
         return self.telemetry
 
     def due(self) -> bool:
-        """Every so often, and once after each warning that this process will be ended."""
+        """Whether to save now: every so often, and once after each warning that this process will be killed."""
         if self.writing is not None and self.writing.done():
             self.wait()
-        if len(self.warned) > self.answered:
-            self.answered, self.begun = len(self.warned), time.monotonic()
+        if len(self.warned) > self.warnings_seen:
+            self.warnings_seen, self.begun = len(self.warned), time.monotonic()
             return True
         wanted_s = max(self.every_s, self.copying_s / COPYING_AT_MOST)
         if self.writing is not None or time.monotonic() - self.begun < wanted_s:
@@ -159,17 +158,17 @@ class Checkpoints:
         return True
 
     def save(self, step: int, state: State) -> None:
-        """Begin to write a state, which from now on is ours. Raises what went wrong with the one before."""
+        """Start to write a state, which the caller must not change any more. Raises the error of the previous write."""
         self.copying_s = time.monotonic() - self.begun
         self.wait()
-        rows = self.telemetry.rows[self.told :] if self.telemetry is not None else []
-        self.told += len(rows)
+        rows = self.telemetry.rows[self.stored :] if self.telemetry is not None else []
+        self.stored += len(rows)
         self.writing = self.thread.submit(self._write, step, state, rows)
 
     def _write(self, step: int, state: State, rows: list[list[float]]) -> None:
         import torch
 
-        rounded = sorted(key for key, tensor in state.items() if tensor.dtype == torch.bfloat16)  # numpy has no such
+        rounded = sorted(key for key, tensor in state.items() if tensor.dtype == torch.bfloat16)  # not in numpy
         arrays = {key: (t.view(torch.int16) if key in rounded else t).numpy() for key, t in state.items()}
         path = file_name(self.digest, f"checkpoint-{step:09d}.safetensors")
         self.store.create_arrays(path, arrays, {"step": step, "rounded": rounded})
@@ -178,18 +177,18 @@ class Checkpoints:
             self.store.delete(name)
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises what went wrong."""
+        """Wait until nothing is being written. Raises the error of the last write."""
         writing, self.writing = self.writing, None
         if writing is not None:
             writing.result()
 
     def newest(self) -> str:
-        """The newest one, in words."""
+        """The newest checkpoint, for messages."""
         names = _names(self.store, self.digest, "checkpoint")
         return f"the last checkpoint is {names[-1]}" if names else "there is no checkpoint yet"
 
     def clear(self) -> None:
-        """The training is done."""
+        """Delete the checkpoints and points of a training that is done."""
         for kind in ("checkpoint", "progress"):
             for name in _names(self.store, self.digest, kind):
                 self.store.delete(name)

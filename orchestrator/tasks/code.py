@@ -1,7 +1,7 @@
-"""The user's own code in a store: put there at submission, and imported only if it has the digest that a task names.
+"""The user's own code in a store: copied there at submission, and imported only if it has the digest that a task names.
 
-A digest is that of all paths and contents (spec/user_code.py), so other code under it, or other files beside it,
-are found before anything is imported.
+The digest covers all paths and contents (spec/user_code.py), so changed or added files are found before anything is
+imported.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from orchestrator.store.store import Store
 
 
 def read(store: Store, source: str) -> Code:
-    """The code of that digest. Raises CorruptFile, after setting aside what is something else."""
+    """The code with this digest. Raises CorruptFile, after setting aside what differs."""
     manifest = store.read_record(code_record(source))
     files = {"main": manifest["main"], "files": manifest["files"]}
     if digest(files) != source:
         store.remove(code_record(source))
         raise CorruptFile(f"{code_record(source)} lists other code than that of its name; it was set aside")
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for path, wanted in manifest["files"].items():
         name = code_name(source, path)
         data = _read(store, name)
         if checksum(data) != wanted:
             store.remove(name)
             raise CorruptFile(f"{name} is not the file that this sweep uses; it was set aside")
-        found[path] = data
-    return Code(manifest["main"], found, code_name(source, ""))
+        contents[path] = data
+    return Code(manifest["main"], contents, code_name(source, ""))
 
 
 def _read(store: Store, name: str) -> bytes:
@@ -44,18 +44,18 @@ def _read(store: Store, name: str) -> bytes:
 
 
 def keep(store: Store, code: Code) -> list[str]:
-    """Put code into the store. What has one of its names and other content is set aside: the names of such files."""
+    """Put code into the store. Returns the files in its place that had other content and were set aside."""
     others = []
     for path, data in code.files.items():
         if _put(store, code_name(code.digest, path), data):
             others.append(code_name(code.digest, path))
     try:
-        held = store.read_record(code_record(code.digest), repair=False)
+        manifest = store.read_record(code_record(code.digest), repair=False)
     except MissingFile:
-        held = code.manifest
+        manifest = code.manifest
     except CorruptFile:
-        held = {}
-    if held != code.manifest:
+        manifest = {}
+    if manifest != code.manifest:
         store.remove(code_record(code.digest))
         others.append(code_record(code.digest))
     store.create_record(code_record(code.digest), code.manifest)
@@ -63,7 +63,7 @@ def keep(store: Store, code: Code) -> list[str]:
 
 
 def _put(store: Store, name: str, data: bytes) -> bool:
-    """Create a file; True if there was another one in its place, which is set aside."""
+    """Create a file; True if another one was in its place and was set aside."""
     if store.create(name, data):
         return False
     with contextlib.suppress(CorruptFile):

@@ -1,15 +1,8 @@
-"""The kinds of task, one a file: what it is called in a digest, and how it is done. torch is imported only when one
-runs.
-
-Each file has `VERSION`, bumped by hand when the task's result would change, and `run`. A small task writes its files
-and then its record; a block task writes blocks whose headers are their records. Both may be done twice: the first
-result stays.
-"""
+"""Context: what a task runs with. `run` does a task, `finish` publishes a small one."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.tasks.outputs import read_output
+from orchestrator.tasks.task import kind_of
 
 if TYPE_CHECKING:
     from nag.estimator import Estimator
@@ -29,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a worker works; none of it changes a result beyond the tolerances of DESIGN.md (contract 4)."""
+    """How a worker works; none of it changes a result beyond rounding."""
 
     device: str = "cpu"
-    micro_batch: int = 256  # samples, or images of a training, that are in the network at once, on each device
-    checkpoint_s: float = 30.0  # seconds between checkpoints of a training
+    micro_batch: int = 256  # samples, or images of a training, in the network at once, on each device
+    checkpoint_s: float = 30.0  # between checkpoints of a training
     processes: int = 1  # that train one network together; on Slurm the job says how many
-    recompute: bool = False  # a training keeps no activations but computes them again: less memory, a third more work
+    recompute: bool = False  # activation checkpointing in trainings: less memory, a third more work
 
     def here(self) -> Options:
         """With the device that `auto` is on this machine."""
@@ -46,8 +40,8 @@ class Options:
         return replace(self, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Held(Exception):
-    """Another process is at work on this task; not a failure."""
+class HeldElsewhere(Exception):
+    """Another process holds the lease of this task. Not a failure."""
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
@@ -56,20 +50,20 @@ LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
 
 @dataclass
 class Context:
-    """What a task is given: the store, how to work, whom to tell, and what this worker has loaded already."""
+    """What a task is given: the store, its worker's options, where to report progress, and what is loaded already."""
 
     store: Store
     options: Options = field(default_factory=Options)
     tell: Callable[[str, int, int], None] = lambda digest, done, of: None
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     loads: int = 0  # networks read from the store
-    warned: list[float] = field(default_factory=list)  # times (monotonic) of warnings that this process will end
-    tasks: dict[str, Task] = field(default_factory=dict)  # those of the plans read so far
-    places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by content
-    plans: set[str] = field(default_factory=set)
+    warned: list[float] = field(default_factory=list)  # times (monotonic) of warnings that this process will be killed
+    tasks: dict[str, Task] = field(default_factory=dict)  # of the plans read so far
+    places: dict[str, str] = field(default_factory=dict)  # paths of data sets, by content
+    plans: set[str] = field(default_factory=set)  # read so far
 
     def load(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
-        """`make()`, kept while it is among the last few of its kind that were used."""
+        """`make()`, cached while it is among the last few used of its kind."""
         kept = self.loaded.setdefault(kind, {})
         value = kept.pop(key) if key in kept else make()
         kept[key] = value
@@ -78,7 +72,7 @@ class Context:
         return value
 
     def network(self, digest: str, precision: Precision) -> Field:
-        """The field of a trained network, at this precision."""
+        """A trained network as a field, at this precision."""
 
         def make() -> Field:
             from nag.checkpoint import parse_network
@@ -104,7 +98,7 @@ class Context:
         return self.load("estimator", digest, make)
 
     def read_plan(self, checksum: str) -> None:
-        """Learn the tasks of a plan of the store: one whose name somebody gave who is trusted."""
+        """Take in the tasks of a plan of the store. Its name must come from a trusted source."""
         from orchestrator.tasks import stored
 
         if checksum in self.plans:
@@ -115,9 +109,7 @@ class Context:
         self.plans.add(checksum)
 
     def task(self, digest: str) -> Task:
-        """A task of a plan of the store. Raises ValueError if there is none, or if this code would give it another
-        digest.
-        """
+        """A task of a plan of the store. Raises ValueError if there is none, or this code gives it another digest."""
         if digest not in self.tasks:
             self._find(digest)
         task = self.tasks[digest]
@@ -126,7 +118,7 @@ class Context:
         return task
 
     def _find(self, digest: str) -> None:
-        """Look for a task in all plans of the store: `task` checks that it has the digest, so any plan will do."""
+        """Look for a task in all plans of the store. Any plan will do, since `task` checks its digest."""
         from orchestrator.errors import CorruptFile
         from orchestrator.tasks import stored
 
@@ -140,13 +132,13 @@ class Context:
         raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
 
     def asset(self, content: str) -> str:
-        """A local path of a file (or a folder of weights) that the sweep names, as the store has it."""
+        """A local path of the store's copy of a file (or a folder of weights) that the sweep names."""
         from orchestrator.tasks import assets
 
         return self.load("asset", content, lambda: assets.path(self.store, content))
 
     def place(self, content: str) -> str:
-        """Where the data set with this listing lies. Raises ValueError where it is not what it was."""
+        """The path of the data set with this listing. Raises ValueError if its files have changed."""
         from nag.datasets.dataset import listing
 
         place = self.places[content]
@@ -156,7 +148,6 @@ class Context:
 
     def extractor(self, params: Mapping[str, Any]) -> Callable[[Any], dict[str, Any]]:
         """The open extractor of `params` ({"extractor": identity, "weights": digest of its training or None})."""
-
         weights = params["weights"]
 
         def make() -> Callable[[Any], dict[str, Any]]:
@@ -171,7 +162,7 @@ class Context:
         return self.load("extractor", digest([params["extractor"], weights]), make)
 
     def rebuild(self, family: str, identity: Mapping[str, Any]) -> Any:
-        """The method that an identity names; one of the user's own from the copy of its source in the store.
+        """The method that an identity names; a method of the user's from the copy of its source in the store.
 
         Raises ValueError if this code has another VERSION of one of ours.
         """
@@ -191,7 +182,7 @@ class Context:
         return instance
 
     def located(self, cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of an identity with the places of files and data sets here (FILES and FOLDERS, nag.registry)."""
+        """The fields of an identity, with local paths of files and data sets (FILES and FOLDERS, nag.registry)."""
         here = dict(fields)
         for name in cls.FILES:
             if name in fields:
@@ -201,8 +192,9 @@ class Context:
         return here
 
     def model_of(self, digest: str) -> Callable[[Mapping[str, Any]], Any]:
-        """What gives the model that the file of a trained network describes. Code of the user's own it may only name if
-        the task does (or the one that trained what this network starts from): the file is anybody's, the digest is not.
+        """A function that makes the model which the file of a trained network describes. The file may name code of the
+        user's only if its task does, or that of the network that it was fine-tuned from: others may have written the
+        file, but a digest cannot be forged.
         """
         from nag.checkpoint import described_model
 
@@ -221,7 +213,7 @@ class Context:
         return model
 
     def own(self, family: str, identity: Mapping[str, Any]) -> Any:
-        """A method of the user's own."""
+        """A method of the user's, from the copy of its source in the store."""
         from nag.registry import completed
         from orchestrator.spec.user_code import revived
 
@@ -229,7 +221,7 @@ class Context:
         return revived(cls, self.located(cls, identity["fields"]))
 
     def code(self, source: str, name: str) -> type:
-        """A class of the user's own, whose digest a task names. Raises CorruptFile where the store has other code."""
+        """A class of the user's, whose digest a task names. Raises CorruptFile if the store has other code."""
         from orchestrator.spec.user_code import load
         from orchestrator.tasks.code import read
 
@@ -267,17 +259,17 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
 
 
 def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | None]:
-    """Do a task of the store, or some blocks of it, where they are not there yet. Returns what was done."""
+    """Do a task of the store, or some blocks of it, unless they are there. Returns the blocks made, or [None]."""
     task = context.task(digest)
-    module = importlib.import_module(f"orchestrator.tasks.{task.kind}")
+    run_kind = kind_of(task.kind).run
     if blocks is None:
         if context.store.exists(task.record_name):
             return []
-        module.run(context, task)
+        run_kind(context, task)
         return [None]
     made: list[int | None] = []
     for number in blocks:
         if not context.store.exists(block_name(digest, number)):
-            module.run(context, task, number)
+            run_kind(context, task, number)
             made.append(number)
     return made

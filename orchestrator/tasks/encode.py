@@ -1,7 +1,7 @@
-"""encode: one block of a data set's training images as latents, both flips, with mean and deviation of the posterior.
+"""encode: one block of a data set's training images as latents: of both flips, mean and deviation of the posterior.
 
-A block is a shard of nag.datasets.latents; the last one may be shorter. While its images are in memory, the extract
-tasks of the same bundle take the features of the reference from them. `Latents` is what a training reads.
+A block is a shard of nag.datasets.latents; the last one may be shorter. The extract tasks of the same bundle take the
+reference's features from its images while they are in memory. Trainings read the blocks as `Latents`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name
+from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nag.datasets.dataset import Split
     from orchestrator.tasks.context import Context
-    from orchestrator.tasks.task import Task
 
-VERSION = 2
 ENCODED = 16  # images in the autoencoder at once: at 256 x 256 each takes a third of a GB there
 Images = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
@@ -35,16 +34,16 @@ def run(context: Context, task: Task, number: int) -> None:
     data, split, indices = _source(context, task, number)
     autoencoder = task.params["autoencoder"]
     vae = context.load("decoder", digest(autoencoder), lambda: opened(context, autoencoder))
-    seen: list[np.ndarray] = []
-    looked_at = any(other.params.get("stream") == task.digest for other in context.tasks.values())
+    kept: list[np.ndarray] = []  # for those extract tasks
+    extracted = any(other.params.get("stream") == task.digest for other in context.tasks.values())
     done = 0
 
     def see(images: np.ndarray, labels: np.ndarray) -> None:
         nonlocal done
         done += len(labels)
         context.tell(task.digest, done, len(indices))
-        if looked_at:
-            seen.append(to_uint8(images))
+        if extracted:
+            kept.append(to_uint8(images))
 
     arrays = encode_shard(split, indices, vae, batch=min(ENCODED, context.options.micro_batch), see=see)
     record = {
@@ -60,13 +59,13 @@ def run(context: Context, task: Task, number: int) -> None:
         "micro_batch": min(ENCODED, context.options.micro_batch),
     }
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
-    if seen:
-        images = {"samples": np.concatenate(seen), "labels": arrays["labels"]}
+    if kept:
+        images = {"samples": np.concatenate(kept), "labels": arrays["labels"]}
         context.load("block", _images_key(task, number), lambda: (images, {"skipped": record["skipped"]}))
 
 
 def images_of(context: Context, task: Task, number: int) -> Images:
-    """The images behind a block, uint8 (N, 3, H, W), and their labels; those that were just encoded are still there."""
+    """The images that a block encodes, uint8 (N, 3, H, W), and their labels; from memory if it was just encoded."""
     from nag.datasets.dataset import skipped, to_uint8
 
     def make() -> Images:
@@ -82,7 +81,7 @@ def _images_key(task: Task, number: int) -> str:
 
 
 def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.ndarray]:
-    """The data set, its training split, the originals of a block. Raises ValueError for other images than planned."""
+    """The data set, its training split, the originals of a block. Raises ValueError if their number has changed."""
     import numpy as np
 
     from nag.datasets.dataset import originals
@@ -103,3 +102,18 @@ def _opened(context: Context, data: Mapping[str, Any]) -> tuple[Any, Split]:
 def opened(context: Context, autoencoder: Mapping[str, Any]) -> Any:
     """The autoencoder of this identity with its weights, on the device."""
     return context.rebuild("autoencoders", autoencoder).open(context.options.device)
+
+
+def _images_in(task: Task, costs: Costs, record: Mapping[str, Any] | None) -> float:
+    return float(record["count"] if record else task.params["block"])
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: 25.0,
+    makes_blocks=True,
+    finite=True,
+    unit="images",
+    cost_units=_images_in,
+)

@@ -1,5 +1,5 @@
-"""extract: every output of one extractor on one block of stored samples, decoded first if they are latents; or on the
-images behind a block of encode, for the reference.
+"""extract: every output of one extractor on one block of samples, which are decoded first if they are latents; or, for
+the reference, on the images that a block of encode is made of.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from orchestrator.store.layout import block_name
 from orchestrator.tasks import encode, previews
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.outputs import not_finite, read_block
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Costs, Kind, Task, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
 DECODED = 8  # latents in the autoencoder at once: at 256 x 256 each takes over half a GB there
 
 Block = tuple[dict[str, "np.ndarray"], dict[str, Any]]
@@ -52,7 +51,7 @@ def run(context: Context, task: Task, number: int) -> None:
 
 
 def _images(context: Context, task: Task, number: int) -> Block:
-    """What is looked at: samples, decoded if they are latents, or the images behind encoded ones."""
+    """The input of the extractor: samples, decoded if they are latents, or the images that were encoded."""
     stream = task.params["stream"]
     if _is_encoded(context, task):
         return encode.images_of(context, context.tasks[stream], number)
@@ -71,8 +70,8 @@ def stored(context: Context, stream: str, number: int) -> Block:
 
 
 def images(context: Context, stream: str, number: int, decode: Mapping[str, Any]) -> Block:
-    """The block with its latents decoded, (N, 3, H, W) uint8; kept for the other extractors of this bundle. Raises
-    TaskError, naming the block, for latents that give no image.
+    """The block with its latents decoded, (N, 3, H, W) uint8; cached for the other extractors of this bundle. Raises
+    TaskError, with the name of the block, for latents that cannot be decoded.
     """
 
     def make() -> Block:
@@ -88,7 +87,7 @@ def images(context: Context, stream: str, number: int, decode: Mapping[str, Any]
 
 
 def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray) -> np.ndarray:
-    """Latents (N, C, h, w) as images (N, 3, H, W) uint8, by the autoencoder of this identity."""
+    """Latents (N, C, h, w) decoded to images (N, 3, H, W) uint8 by the autoencoder with this identity."""
     import numpy as np
     import torch
 
@@ -103,11 +102,33 @@ def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray)
 
 
 def _check(context: Context, outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:
-    if found := not_finite(outputs):
-        name, row, count = found
+    if bad := not_finite(outputs):
+        name, row, count = bad
         stream = task.params["stream"]
-        sample = number * context.task(stream).params["block"] + row  # the last block of encoded images may be shorter
+        sample = number * context.task(stream).params["block"] + row  # encode's last block may be shorter
+        more = f", and {count - 1} more in it" if count > 1 else ""
         raise NotFinite(
             f"{task.params['extractor']['name']} gives {name} that are not finite for sample {sample} "
-            f"({block_name(stream, number)}, and {count - 1} more of it)"
+            f"({block_name(stream, number)}{more})"
         )
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    stream = costs.tasks[task.stream]
+    return [task.params["extractor"], stream.kind, kind_of(stream.kind).cost_class(stream, costs)]
+
+
+def _images_in(task: Task, costs: Costs, record: Mapping[str, Any] | None) -> float:
+    return float(costs.tasks[task.stream].params["block"])
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: 25.0,
+    makes_blocks=True,
+    unit="samples",
+    column="features",
+    cost_class=_cost_class,
+    cost_units=_images_in,
+)

@@ -1,4 +1,4 @@
-"""Latents: the blocks of an encode task as a data set to train on."""
+"""Latents: the blocks of an encode task as a data set for trainings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKED_AT_ONCE = 4
 
 
 class Latents:
-    """The latents of an encode task as a data set. flip: whether the flipped images are part of it."""
+    """The latents of an encode task as a data set. flip: include those of the flipped images."""
 
     stores: ClassVar[str] = "latents"
 
@@ -34,8 +34,8 @@ class Latents:
         self.num_classes: int = record["num_classes"]
 
     def open(self, split: str) -> LatentSplit:
-        """Every block is checked once on this machine. Raises CorruptFile, after setting aside what is damaged, so that
-        it is made again; ValueError for another split than "train".
+        """The training split. Each block is checked once on this machine. Raises CorruptFile after setting a damaged
+        block aside, so that it is made again, and ValueError for another split than "train".
         """
         from nag.datasets.latents import LatentSplit
 
@@ -45,14 +45,14 @@ class Latents:
         numbers = shards(self.task)
         paths = [os.path.join(folder, os.path.basename(block_name(self.task.digest, number))) for number in numbers]
         rank, size, _ = world()
-        start = len(paths) * rank // size  # processes that train together begin at other places, and share
-        turned = [*zip(numbers, paths, strict=True)]
+        start = len(paths) * rank // size  # processes that train together share the work by starting at other blocks
+        blocks = [*zip(numbers, paths, strict=True)]
         with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
-            list(pool.map(lambda one: self._check(*one), turned[start:] + turned[:start]))
+            list(pool.map(lambda block: self._check(*block), blocks[start:] + blocks[:start]))
         return LatentSplit(paths, self.flip)
 
     def _check(self, number: int, path: str) -> None:
-        """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
+        """Check a file against its checksum; once it is right, its size and modification time are enough."""
         from nag.datasets.listing import cache
 
         name = block_name(self.task.digest, number)
@@ -60,8 +60,8 @@ class Latents:
             stat = os.stat(path)
         except FileNotFoundError:
             raise MissingFile(f"{name} is not in the store; it will be made again") from None
-        seen = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
-        if seen.exists():
+        checked = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+        if checked.exists():
             return
         try:
             record = unpack(Path(path).read_bytes())[1]
@@ -69,7 +69,7 @@ class Latents:
                 raise ValueError(f"it is block {record['number']} of {record['digest']}")
         except ValueError as error:
             self.store.remove(name)
-            Path(path).unlink(missing_ok=True)  # a copy of this machine's own
+            Path(path).unlink(missing_ok=True)  # this machine's copy
             raise CorruptFile(f"{name}: {error}; it was set aside and will be made again") from error
-        seen.parent.mkdir(parents=True, exist_ok=True)
-        seen.touch()
+        checked.parent.mkdir(parents=True, exist_ok=True)
+        checked.touch()

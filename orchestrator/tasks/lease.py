@@ -1,9 +1,8 @@
-"""A lease keeps two engines from doing one training twice. It is a courtesy, not a lock: were it to fail, the first
-writer of the result still wins, and only time is lost.
+"""A lease keeps two engines from doing one training twice. It is advisory: if it fails, the first writer of the result
+still wins, and only time is lost.
 
-Lease files are numbered and never changed: a holder renews by writing the next number, a newcomer takes over a lease
-that has run out, or whose holder was a process of this machine that is gone, in the same way; who creates the number
-has it.
+Lease files are numbered and never changed. The holder renews its lease by creating the next number. So does a newcomer
+that takes over a lease that has expired, or whose holder was a process of this machine that is gone.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile, NagbenchError
 from orchestrator.store.store import Store
-from orchestrator.tasks.context import Held
+from orchestrator.tasks.context import HeldElsewhere
 
 LASTS_S = 120.0
 
 
 @contextmanager
 def lease(store: Store, digest: str) -> Iterator[None]:
-    """Hold the lease of a task while it is done. Raises Held if another process has it."""
+    """Hold the lease of a task while it is done. Raises HeldElsewhere if another process has it."""
     folder = f"leases/{digest}"
     number = _last(store, folder)
     if number:
@@ -34,9 +33,9 @@ def lease(store: Store, digest: str) -> Iterator[None]:
         except CorruptFile:
             holder = {"until": 0.0}
         if holder["until"] > time.time() and not _gone(holder):
-            raise Held(digest)
+            raise HeldElsewhere(digest)
     if not store.create_record(_name(folder, number + 1), _mine()):
-        raise Held(digest)
+        raise HeldElsewhere(digest)
     stop = threading.Event()
     keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, stop), daemon=True)
     keeper.start()
@@ -54,9 +53,9 @@ def _keep(store: Store, folder: str, number: int, stop: threading.Event) -> None
         number += 1
         try:
             if not store.create_record(_name(folder, number), _mine()):
-                return  # somebody took over; both go on, the first result stays
+                return  # another process took over; both go on, the first result stays
             store.delete(_name(folder, number - 1))
-        except NagbenchError:  # the store cannot be written just now: try again at the next turn
+        except NagbenchError:  # the store cannot be written: try again next time
             number -= 1
 
 
@@ -74,9 +73,7 @@ def _mine() -> dict[str, Any]:
 
 
 def _born(pid: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; empty if there is no such process, or no
-    /proc.
-    """
+    """When a process of this machine started, in clock ticks since boot; "" if there is no such process or no /proc."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[19]
@@ -85,6 +82,7 @@ def _born(pid: int) -> str:
 
 
 def _gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
     return (
         holder.get("host") == platform.node()
         and os.path.exists("/proc/self")

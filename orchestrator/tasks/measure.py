@@ -1,5 +1,5 @@
-"""measure: the noise shift of a stream. Its first blocks are sampled once more, observed, and must equal the stored
-ones: bit for bit on the kind of device that sampled them, within the promised tolerance on another.
+"""measure: the noise shift of a stream. Its first blocks are sampled again under observation, and must equal the stored
+ones: bit for bit on the kind of device that sampled them, up to rounding on another.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.sample import draw, seed_of, stored
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
-ROUGH = 5e-2  # of bfloat16 to float32, in [-1, 1] (nag.numerics); between two devices it is less
+ROUGH = 5e-2  # between bfloat16 and float32, in [-1, 1] (nag.numerics); between two devices it is less
 
 
 def run(context: Context, task: Task) -> None:
@@ -33,7 +32,7 @@ def run(context: Context, task: Task) -> None:
     g = context.estimator(params["estimator"])
     observed, states = _observe(context, task, g)
     split = context.rebuild("datasets", params["data"]).open("train")
-    seed = seed_of(context.task(params["stream"]))  # true states of its own for each training seed, as its samples are
+    seed = seed_of(context.task(params["stream"]))  # the true states differ by training seed, as samples do
     device, batch = context.options.device, context.options.micro_batch
     true = [
         predictions(g, true_states(split, g.interpolant, t, params["count"], seed), device, batch)
@@ -44,21 +43,21 @@ def run(context: Context, task: Task) -> None:
     arrays = {"t": t, "sampled": np.array(sampled, dtype=np.float32), "true": np.array(true, dtype=np.float32)}
     if not len(t):
         raise TaskError("a sampler of one step passes through no level between noise and data")
-    found = shift(t, arrays["sampled"].astype(np.float64), arrays["true"].astype(np.float64))
+    measured = shift(t, arrays["sampled"].astype(np.float64), arrays["true"].astype(np.float64))
     values = {}
     for name in NoiseShift.names:
-        score = found.pop(name)
+        score = measured.pop(name)
         reason = None if score else "the sampler stops at no level below 0.3"
         empty = {"value": None, "low": None, "high": None}
         values[name] = {**(score or empty), "extrapolated": None, "reason": reason}
     files = {"shift.safetensors": pack(arrays, {})}
-    record = {"values": values, "shift": found, "count": params["count"], "states": states}
+    record = {"values": values, "shift": measured, "count": params["count"], "states": states}
     finish(context, task, files, record, started)
 
 
 def _observe(context: Context, task: Task, g: Any) -> tuple[dict[float, np.ndarray], str | None]:
-    """level -> predictions (count,) on the states that the sampler passed through there; in words, why these states are
-    those of the stored samples up to rounding only, or None.
+    """level -> predictions (count,) on the sampler's states at that level; and, if these states are those of the stored
+    samples up to rounding only, the reason in words, else None.
     """
     import numpy as np
 
@@ -77,15 +76,17 @@ def _observe(context: Context, task: Task, g: Any) -> tuple[dict[float, np.ndarr
     for number in range(-(-params["count"] // block)):
         x, _, _ = draw(context, stream, np.arange(number * block, (number + 1) * block), observe)
         arrays, record = read_block(context.store, stream.digest, number)
-        found = _same(stream, stored(stream, x), arrays["samples"], record, context)
-        states = states if found is None else f"states within rounding of the samples: {found}"
+        why = _why_rounded(stream, stored(stream, x), arrays["samples"], record, context)
+        states = states if why is None else f"states within rounding of the samples: {why}"
         context.tell(task.digest, number + 1, -(-params["count"] // block) + 1)
     return {t: np.concatenate(parts)[: params["count"]] for t, parts in seen.items()}, states
 
 
-def _same(stream: Task, again: np.ndarray, kept: np.ndarray, record: dict[str, Any], context: Context) -> str | None:
-    """What is measured must be what is scored. None where both are equal; where they are equal within the tolerance
-    only, why that is enough: another kind of device, or another micro-batch. Raises TaskError for anything else.
+def _why_rounded(
+    stream: Task, again: np.ndarray, kept: np.ndarray, record: dict[str, Any], context: Context
+) -> str | None:
+    """None if the samples are equal, bit for bit; else why they differ by rounding: another kind of device, or another
+    micro-batch. Raises TaskError for any other difference, since what is measured must be what is scored.
     """
     import numpy as np
 
@@ -100,19 +101,19 @@ def _same(stream: Task, again: np.ndarray, kept: np.ndarray, record: dict[str, A
     if why is None:
         raise TaskError(
             f"sampling the stream again on the same kind of device gave other samples (by up to {gap.max():.3g}); "
-            "measure nothing from them"
+            "nothing is measured from them"
         )
     if not _within(gap, kept, stream.params["precision"]):
         raise TaskError(
             f"sampling the stream again gave other samples (by up to {gap.max():.3g}), more than rounding explains "
-            f"({why}); measure nothing from them"
+            f"({why}); nothing is measured from them"
         )
     return why
 
 
 def _within(gap: np.ndarray, kept: np.ndarray, precision: Mapping[str, Any]) -> bool:
-    """Whether stored samples are as far apart as nag.numerics and rounding to the stored type allow: one quantum each,
-    or 5e-2 in root mean square (of [-1, 1]) where the network was not evaluated in float32.
+    """Whether rounding explains the gap (nag.numerics): at most one step of the stored type, or a root mean square of
+    5e-2 (in [-1, 1]) if the network was not evaluated in float32.
     """
     import numpy as np
 
@@ -123,3 +124,11 @@ def _within(gap: np.ndarray, kept: np.ndarray, precision: Mapping[str, Any]) -> 
     if kept.dtype == np.uint8:
         return bool((gap <= 1).all())
     return bool((gap <= np.maximum(2e-3, 1e-5 + np.spacing(np.abs(kept)).astype(np.float64))).all())
+
+
+def _guess_s(task: Task, costs: Costs) -> float:
+    """The time of the blocks that are sampled again."""
+    return -(-task.params["count"] // task.params["block"]) * costs.task_s(task.stream)
+
+
+KIND = Kind(version=2, run=run, guess_s=_guess_s, scores_cells=True, column="scores")

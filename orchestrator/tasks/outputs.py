@@ -1,4 +1,4 @@
-"""Reading what tasks have made, checked against its checksum."""
+"""Read the outputs of tasks, checked against their checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
     """An output file of a finished small task, checked against its record.
 
-    Raises CorruptFile, after setting file and record aside so that the task is done again, if it does not match.
+    If it does not match, raises CorruptFile after setting file and record aside, so that the task is done again.
     """
     from orchestrator.errors import CorruptFile, MissingFile, Unreadable
     from orchestrator.identity import checksum
@@ -38,27 +38,27 @@ def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
 
 
 def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside: also where it is a
-    whole block, but another one, as after a restore into the wrong place.
+    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside; also for another
+    block, as after a restore into the wrong folder.
     """
     from orchestrator.errors import CorruptFile
 
     name = block_name(digest, number)
     arrays, record = store.read_arrays(name)
-    starts = (
+    claimed = (
         record.get("first", 0) // (record.get("count") or 1)
         if record.get("kind") == "sample"
         else record.get("number", number)
     )
-    if record.get("digest", digest) == digest and starts == number and "labels" in arrays:
+    if record.get("digest", digest) == digest and claimed == number and "labels" in arrays:
         return arrays, record
     store.remove(name)
-    whole = f"{starts} of {record.get('digest')}" if "labels" in arrays else "without labels"
-    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and made again")
+    whole = f"{claimed} of {record.get('digest')}" if "labels" in arrays else "without labels"
+    raise CorruptFile(f"{name} is another block ({whole}); it was set aside and will be made again")
 
 
 def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:
-    """Of an extractor's outputs the first with values that are not finite: its name, the first such row, how many."""
+    """The first output of an extractor with rows that are not finite: its name, the first such row, how many rows."""
     import numpy as np
 
     for name, rows in outputs.items():

@@ -1,5 +1,5 @@
-"""The first samples of a stream as small pictures. They are in block 0 of its features: decoded if it has latents, and
-still there when the samples are let go.
+"""Previews: the first samples of a stream as small pictures, decoded if they are latents. They are in block 0 of its
+features, so they outlive the samples.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SIDE = 128  # pixels at most; larger pictures are averaged by a whole factor
 
 
 class NoPicture(ValueError):
-    """These samples are no images; the message says what they are."""
+    """These samples are not images; the message says what they are."""
 
 
 def of(samples: np.ndarray) -> dict[str, np.ndarray]:
-    """The preview of samples (N, C, H, W), by its name: uint8, N at most COUNT, sides at most SIDE. None of latents."""
+    """{PREVIEW: pictures} of samples (N, C, H, W): uint8, N at most COUNT, sides at most SIDE; {} of latents."""
     return {PREVIEW: smaller(samples[:COUNT])} if _are_images(samples) else {}
 
 
@@ -35,7 +35,7 @@ def _arrays(store: Store, name: str) -> dict[str, np.ndarray]:
         arrays, _ = unpack(store.read(name))
     except MissingFile:
         raise
-    except CorruptFile as error:  # a folder, or of somebody who lets nobody read it
+    except CorruptFile as error:  # a folder, or not readable for this user
         raise ValueError(f"{error}") from error
     if "labels" not in arrays:
         raise ValueError("a block without labels")
@@ -45,7 +45,7 @@ def _arrays(store: Store, name: str) -> dict[str, np.ndarray]:
 def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (N, C, H, W) uint8, C 1 or 3, and their labels (N,), of a stream with these extract tasks.
 
-    Raises FileNotFoundError where neither features nor samples are kept, NoPicture, and ValueError for what is damaged.
+    Raises FileNotFoundError if neither features nor samples are kept, NoPicture, and ValueError for a damaged block.
     """
     for extract in extracts:
         try:
@@ -57,8 +57,8 @@ def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray
     arrays = _arrays(store, block_name(stream, 0))
     if "samples" not in arrays:
         raise ValueError("a block without samples")
-    if found := of(arrays["samples"]):
-        return found[PREVIEW], arrays["labels"][:COUNT]
+    if preview := of(arrays["samples"]):
+        return preview[PREVIEW], arrays["labels"][:COUNT]
     what = "latents" if arrays["samples"].dtype == "float16" else "samples"
     raise NoPicture(f"{what} of shape {arrays['samples'].shape[1:]}")
 
@@ -68,7 +68,7 @@ def _are_images(samples: np.ndarray) -> bool:
 
 
 def smaller(images: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) uint8 with sides of at most SIDE."""
+    """Images (N, C, H, W) uint8, averaged by a whole factor so that sides are at most SIDE."""
     import numpy as np
 
     factor = -(-max(images.shape[2:]) // SIDE)

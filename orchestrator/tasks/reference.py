@@ -1,9 +1,9 @@
-"""reference: one extractor's outputs on the images that samples are held against, and their moments.
+"""reference: one extractor's outputs on the images that samples are compared with, and their moments.
 
-The images are a data set's training split, which is scored against, with the held-out one beside it; or what a
-published file of statistics has. Moments are float64 and of all images; rows, for what compares images one by one, are
-kept of the first ones (a split is shuffled), in files of PART rows for each output. Where the training images are also
-encoded, their outputs were taken in that pass, as blocks of an extract task among the inputs.
+The images are a data set's training split, against which cells are scored, and its held-out split; or those in a
+published file of statistics. Moments are float64 and of all images. Rows, for metrics that compare single images, are
+kept of the first images (a split is shuffled), in files of PART rows per output. If the training images are also
+encoded, their outputs come from that pass over them: as blocks of an extract task among the inputs.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from orchestrator.store.arrays import pack, unpack
 from orchestrator.store.layout import block_name, file_name, record_name
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import not_finite, read_block, read_output
-from orchestrator.tasks.task import Task, shards
+from orchestrator.tasks.task import Kind, Task, shards
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 3
 PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are those of all rows in one array
 MOMENTS = "moments.safetensors"
 WIDEST = 8192  # beyond it a covariance has over half a GB
 SPLITS = ("train", "held_out")
 
-Outputs = dict[str, "np.ndarray"]  # of some images, by name, with their labels
+Outputs = dict[str, "np.ndarray"]  # of an extractor on some images, by name, and their labels
 
 
 class Images(NamedTuple):
-    """uint8 (n, C, H, W) and labels of consecutive images, and where they are from, for messages."""
+    """Consecutive images: pixels uint8 (n, C, H, W) and labels (n,)."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -46,28 +45,29 @@ def run(context: Context, task: Task) -> None:
     from nag.datasets.dataset import skipped
 
     started = time.time()
-    made = _Made(context, task)
+    files = _Files(context, task)
     if "statistics" in task.params:
-        _published(context, task, made)
+        _published(context, task, files)
     else:
         data = context.rebuild("datasets", task.params["data"])
-        splits = {name: data.open(name) for name in (SPLITS[:1] if made.rows_only else SPLITS)}
+        splits = {name: data.open(name) for name in (SPLITS[:1] if files.rows_only else SPLITS)}
         sizes = {name: _size(split) for name, split in splits.items()}
-        if made.rows_only:  # images that are scored, so nothing is held against their moments
+        if files.rows_only:  # these images are scored, so their moments are not needed
             sizes = {name: min(size, task.params["rows"]) for name, size in sizes.items()}
-        made.total = sum(sizes.values())
+        files.total = sum(sizes.values())
         for name, split in splits.items():
-            taken = _taken_before(context, task) if name == "train" else None
-            if taken is None:
-                images = _of_split(context, split, sizes[name])
-                made.add(name, sizes[name], made.looked_at(images, partial(_named_image, data, split)))
+            extract = _extracted_while_encoded(context, task) if name == "train" else None
+            if extract is None:
+                images = _images_of(context, split, sizes[name])
+                files.add(name, sizes[name], files.extracted(images, partial(_image_name, data, split)))
             else:
-                made.add(name, sizes[name], _of_blocks(context, taken, made.skipped))
-            made.skipped |= skipped(split)
-    if made.moments:
-        made.publish(MOMENTS, made.moments)
-    record = {"sizes": made.sizes, "rows": made.rows, "moments": sorted(made.moments), "outputs": sorted(made.outputs)}
-    finish(context, task, made, {**record, "skipped": made.skipped}, started)
+                files.add(name, sizes[name], _from_blocks(context, extract, files.skipped))
+            files.skipped |= skipped(split)
+    if files.moments:
+        files.publish(MOMENTS, files.moments)
+    record = {"sizes": files.sizes, "rows": files.rows, "skipped": files.skipped}
+    record |= {"moments": sorted(files.moments), "outputs": sorted(files.outputs)}
+    finish(context, task, files, record, started)
 
 
 def _size(split: Any) -> int:
@@ -76,20 +76,20 @@ def _size(split: Any) -> int:
     return originals(split)
 
 
-def _taken_before(context: Context, task: Task) -> Task | None:
-    """The extract task among the inputs whose blocks have the outputs on all training images, if they are there."""
-    for made in (context.task(source) for source in task.inputs):
-        if made.kind == "extract":
-            names = [block_name(made.digest, number) for number in shards(context.task(made.params["stream"]))]
-            return made if all(map(context.store.exists, names)) else None
+def _extracted_while_encoded(context: Context, task: Task) -> Task | None:
+    """The extract task among the inputs, if the store has all of its blocks: its outputs on all training images."""
+    for extract in (context.task(source) for source in task.inputs):
+        if extract.kind == "extract":
+            names = [block_name(extract.digest, number) for number in shards(context.task(extract.stream))]
+            return extract if all(map(context.store.exists, names)) else None
     return None
 
 
-def _of_blocks(context: Context, taken: Task, skipped: dict[str, str]) -> Iterator[Outputs]:
-    """The outputs in blocks, in pieces that end where a part ends; what could not be read is added to `skipped`."""
+def _from_blocks(context: Context, extract: Task, skipped: dict[str, str]) -> Iterator[Outputs]:
+    """The outputs in the blocks of a task, cut where parts end. Adds the images that it could not read to `skipped`."""
     first = 0
-    for number in shards(context.task(taken.params["stream"])):
-        arrays, record = read_block(context.store, taken.digest, number)
+    for number in shards(context.task(extract.stream)):
+        arrays, record = read_block(context.store, extract.digest, number)
         skipped |= record["sampled"].get("skipped", {})
         size = len(arrays["labels"])
         for start, end in itertools.pairwise(sorted({0, *range(-first % PART, size, PART), size})):
@@ -97,8 +97,8 @@ def _of_blocks(context: Context, taken: Task, skipped: dict[str, str]) -> Iterat
         first += size
 
 
-def _of_split(context: Context, split: Any, size: int) -> Iterator[Images]:
-    """The images of a split but for flips, in order, in micro-batches that end where a part ends."""
+def _images_of(context: Context, split: Any, size: int) -> Iterator[Images]:
+    """The images of a split without flips, in order, in micro-batches that are cut where parts end."""
     import numpy as np
 
     from nag.datasets.dataset import to_uint8
@@ -115,41 +115,42 @@ def _pieces(context: Context, size: int) -> Iterator[tuple[int, int]]:
             yield first, min(first + context.options.micro_batch, end)
 
 
-def _published(context: Context, task: Task, made: _Made) -> None:
-    """What ADM's and clean-fid's files hold: moments, where they are of this very extractor, and images."""
+def _published(context: Context, task: Task, files: _Files) -> None:
+    """From files like those of ADM and clean-fid: moments, if they are of this very extractor, and images."""
     import numpy as np
 
     from nag.reference_statistics import read_statistics, reference_images
 
     path = context.asset(task.params["statistics"])
     if task.params["moments"]:
-        dims = {name: rows.shape[1] for name, rows in made.outputs_of(np.zeros((1, 3, 64, 64), np.uint8)).items()}
-        found = read_statistics(path, dims)
+        dims = {name: rows.shape[1] for name, rows in files.outputs_of(np.zeros((1, 3, 64, 64), np.uint8)).items()}
+        moments = read_statistics(path, dims)
         for output in task.params["moments"]:
-            made.moments |= {_named("mean", output): found[output].mean, _named("cov", output): found[output].cov}
+            mean, cov = moments[output].mean, moments[output].cov
+            files.moments |= {_moment_name("mean", output): mean, _moment_name("cov", output): cov}
     images = reference_images(path)
     if images is None:
         return
     pieces = _pieces(context, len(images))
     none = np.zeros(PART, np.int64)
-    made.total = len(images)
+    files.total = len(images)
     parts = (Images(np.ascontiguousarray(images[a:b].transpose(0, 3, 1, 2)), none[: b - a]) for a, b in pieces)
-    made.add("train", len(images), made.looked_at(parts, lambda i: f"row {i} of arr_0 of {path}"))
+    files.add("train", len(images), files.extracted(parts, lambda i: f"row {i} of arr_0 of {path}"))
 
 
-def _named_image(data: Any, split: Any, i: int) -> str:
+def _image_name(data: Any, split: Any, i: int) -> str:
     if hasattr(split, "name"):
         return split.name(i)
     return f"image {i} of {type(data).__name__}"
 
 
-def _named(what: str, output: str) -> str:
+def _moment_name(what: str, output: str) -> str:
     """The name of a moment, as metrics look for it."""
     return what if output == "features" else f"{what}_{output}"
 
 
-class _Made(Mapping[str, bytes]):
-    """The files of a reference, which are published as they are made and read back one at a time."""
+class _Files(Mapping[str, bytes]):
+    """The files of a reference. They are published as they are made, and read back one at a time."""
 
     def __init__(self, context: Context, task: Task) -> None:
         self.context, self.task = context, task
@@ -158,7 +159,7 @@ class _Made(Mapping[str, bytes]):
         self.outputs: set[str] = set()
         self.sizes: dict[str, int] = {}
         self.rows: dict[str, int] = {}
-        self.skipped: dict[str, str] = {}  # images that could not be read, by name, and what was wrong with them
+        self.skipped: dict[str, str] = {}  # images that could not be read, by name, and why
         self.total = self.seen = 0
         self.rows_only = task.params.get("only") == "rows"
 
@@ -184,13 +185,13 @@ class _Made(Mapping[str, bytes]):
         given = self.context.extractor(self.task.params)(torch.from_numpy(pixels).to(self.context.options.device))
         return {name: tensor.cpu().numpy() for name, tensor in given.items()}
 
-    def looked_at(self, images: Iterable[Images], name: Callable[[int], str]) -> Iterator[Outputs]:
-        """Raises NotFinite, with the image by its name, where an output is not finite."""
+    def extracted(self, images: Iterable[Images], name: Callable[[int], str]) -> Iterator[Outputs]:
+        """The extractor's outputs. Raises NotFinite, with the name of the image, if one is not finite."""
         first = 0
         for pixels, labels in images:
             outputs = self.outputs_of(pixels)
-            if found := not_finite(outputs):
-                output, row, count = found
+            if bad := not_finite(outputs):
+                output, row, count = bad
                 more = f" (and {count - 1} more of {len(labels)})" if count > 1 else ""
                 extractor = self.task.params["extractor"]["name"]
                 raise NotFinite(f"{extractor} gives {output} that are not finite for {name(first + row)}{more}")
@@ -198,7 +199,7 @@ class _Made(Mapping[str, bytes]):
             first += len(labels)
 
     def add(self, split: str, size: int, outputs: Iterator[Outputs]) -> None:
-        """Rows and moments of all images of a split."""
+        """Publish the rows of a split, and take the moments of all of its images."""
         import numpy as np
 
         self.sizes[split], kept = size, min(size, self.task.params.get("rows", REFERENCE_ROWS))
@@ -222,10 +223,10 @@ class _Made(Mapping[str, bytes]):
             parts.clear()
         for name, seen in moments.items():
             if seen.n > 1:
-                self.moments |= {_named("mean", name): seen.mean, _named("cov", name): seen.cov}
+                self.moments |= {_moment_name("mean", name): seen.mean, _moment_name("cov", name): seen.cov}
 
-    def _moments(self, found: dict[str, Any], split: str, output: str, rows: np.ndarray) -> None:
-        """Add a part to the moments of an output that are not known from elsewhere."""
+    def _moments(self, moments: dict[str, Any], split: str, output: str, rows: np.ndarray) -> None:
+        """Add rows to the moments of an output, unless a published file has them."""
         from nag.metrics.moments import Moments
 
         if output == "labels":
@@ -234,19 +235,19 @@ class _Made(Mapping[str, bytes]):
         if self.rows_only:
             return
         named = output if split == "train" else split if output == "features" else f"{split}_{output}"
-        if output == "logits" or rows.ndim != 2 or rows.shape[1] > WIDEST or _named("mean", named) in self.moments:
+        known = _moment_name("mean", named) in self.moments
+        if known or output == "logits" or rows.ndim != 2 or rows.shape[1] > WIDEST:
             return
-        found.setdefault(named, Moments(rows.shape[1])).add(rows)
+        moments.setdefault(named, Moments(rows.shape[1])).add(rows)
 
 
 def part_name(split: str, output: str, first: int) -> str:
     return f"{split}.{output}.{first // PART:04d}.safetensors"
 
 
-class Held(Mapping[str, Any]):
-    """The arrays of a reference as metrics take them, each read when it is first asked for.
-
-    Outputs by their names, of the held-out split "held_out" (its features); moments as they are called in MOMENTS.
+class ReferenceArrays(Mapping[str, Any]):
+    """The arrays of a reference as metrics take them, each read when first used: outputs of the split by name, moments
+    by their names in MOMENTS, and "held_out", the features of the held-out images.
     """
 
     def __init__(self, context: Context, digest: str, split: str = "train") -> None:
@@ -260,17 +261,17 @@ class Held(Mapping[str, Any]):
 
     @property
     def source(self) -> str:
-        """What it is made of, for messages: the name of a published file, or where a data set lies."""
+        """What it is made of, for messages: the name of a published file, or the path of a data set."""
         if "statistics" in self.task.params:
             return os.path.basename(self.context.asset(self.task.params["statistics"]))
         data = self.task.params["data"]
-        found = (self.context.places.get(value) for value in data["fields"].values() if isinstance(value, str))
-        return next(filter(None, found), data["name"])
+        paths = (self.context.places.get(value) for value in data["fields"].values() if isinstance(value, str))
+        return next(filter(None, paths), data["name"])
 
     def size_for(self, metric: Any) -> int | None:
-        """How many images a metric is held against; None where only their moments are published, or none are needed.
+        """How many images a metric compares with; None if only their moments are published, or it needs none.
 
-        A Fréchet distance needs moments, which are of all images; the others compare rows.
+        A Fréchet distance uses moments, which are of all images; the other metrics compare rows.
         """
         needs = metric.needs - {"labels", "logits"}
         if not needs:
@@ -305,10 +306,13 @@ class Held(Mapping[str, Any]):
 
         split, output = self.sources[name]
         parts = [part_name(split, output, first) for first in range(0, self.record["rows"][split], PART)]
-        found = None
+        whole = None
         for place, part in enumerate(parts):
             rows = self._file(part)[output]
-            if found is None:
-                found = np.empty((self.record["rows"][split], *rows.shape[1:]), rows.dtype)
-            found[place * PART : place * PART + len(rows)] = rows
-        return found
+            if whole is None:
+                whole = np.empty((self.record["rows"][split], *rows.shape[1:]), rows.dtype)
+            whole[place * PART : place * PART + len(rows)] = rows
+        return whole
+
+
+KIND = Kind(version=3, run=run, guess_s=lambda task, costs: 300.0, column="references")

@@ -1,4 +1,4 @@
-"""sample: one block of a stream. Sample i is a function of the task's params and of i alone.
+"""sample: one block of a stream. Sample i depends on the task's params and on i alone.
 
 Its noise and label come from the sample seed and the network's training seeds (`nag.noise.replicate`).
 """
@@ -6,12 +6,13 @@ Its noise and label come from the sample seed and the network's training seeds (
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.context import Context
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from nag.samplers.fixed_step import Observe
 
-VERSION = 2
+UNKNOWN_CALLS = 100.0  # a guess for samplers that do not say
 
 
 def run(context: Context, task: Task, number: int) -> None:
@@ -49,9 +50,8 @@ def run(context: Context, task: Task, number: int) -> None:
     }
     arrays = {"samples": samples, "labels": labels}
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
-    context.load(
-        "block", block_name(task.digest, number), lambda: (arrays, record)
-    )  # for the extract tasks of this bundle
+    # For the extract tasks of this bundle.
+    context.load("block", block_name(task.digest, number), lambda: (arrays, record))
 
 
 def seed_of(task: Task) -> int:
@@ -62,7 +62,7 @@ def seed_of(task: Task) -> int:
 
 
 def stored(task: Task, x: np.ndarray) -> np.ndarray:
-    """Samples as a block keeps them: pixels in uint8, latents in float16."""
+    """Samples as a block stores them: pixels as uint8, latents as float16."""
     import numpy as np
 
     from nag.datasets.dataset import to_uint8
@@ -73,10 +73,10 @@ def stored(task: Task, x: np.ndarray) -> np.ndarray:
 def draw(
     context: Context, task: Task, indices: np.ndarray, observe: Observe | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Samples (N, C, H, W) float32, labels (N,), network calls a sample, for any indices of the stream.
+    """Samples (N, C, H, W) float32, labels (N,) and network calls (NFE) per sample, for any indices of the stream.
 
-    `observe(k, t, x)` sees each micro-batch before step k, and once more at the end. Raises NotFinite with the step at
-    which the state stopped being finite.
+    `observe(k, t, x)` is called for each micro-batch before step k, and once more at the end. Raises NotFinite, naming
+    the step, once a state is not finite.
     """
     import numpy as np
     import torch
@@ -110,9 +110,47 @@ def draw(
 
     parts: list[Any] = []
     at_once = len(indices) if sampler.adaptive else context.options.micro_batch
-    for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on all that it is given
+    for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on the whole batch
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)
         draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
         parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    network = costs.tasks[task.params["network"]].params
+    while "init" in network:
+        network = costs.tasks[network["init"]].params
+    return [network.get("checkpoint") or network.get("model"), task.params["precision"], task.params["stores"]]
+
+
+def _evaluations(task: Task, costs: Costs, record: Mapping[str, Any] | None = None) -> float:
+    return float(task.params["block"] * (record["network_calls"] if record else _planned_calls(task)))
+
+
+def _planned_calls(task: Task) -> float:
+    """Network calls per sample: those of the sampler, times the terms that are evaluated."""
+    from nag.registry import find
+
+    sampler = task.params["sampler"]
+    evaluations = 1.0 + len(task.params["guidance"])
+    if "source" in sampler:
+        return UNKNOWN_CALLS * evaluations
+    try:
+        calls = find("samplers", sampler["name"])(**sampler["fields"]).network_calls()
+    except TypeError:  # a sampler of the user's
+        calls = None
+    return (calls or UNKNOWN_CALLS) * evaluations
+
+
+KIND = Kind(
+    version=2,
+    run=run,
+    guess_s=lambda task, costs: _evaluations(task, costs) * costs.evaluation_s(task.params["network"]),
+    makes_blocks=True,
+    unit="samples",
+    column="samples",
+    cost_class=_cost_class,
+    cost_units=_evaluations,
+)

@@ -1,7 +1,7 @@
-"""score: one metric of a cell against a reference; or of other images: the held-out ones, which give the floor, and in
-`nagbench score` any.
+"""score: one metric of a cell against a reference; or of other images: of held-out ones, for the floor, or, for
+`nagbench score`, of any.
 
-What the metric does not ask for is not read: of 50,000 samples each output of Inception has 0.4 GB.
+Only the outputs that the metric needs are read: each output of Inception is 0.4 GB for 50,000 samples.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from orchestrator.spec.user_code import place
 from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
-from orchestrator.tasks.reference import Held
-from orchestrator.tasks.task import Task
+from orchestrator.tasks.reference import ReferenceArrays
+from orchestrator.tasks.task import Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
 NO_HELD_OUT = "the data set has no held-out images, or too few"
 
 
@@ -29,11 +28,12 @@ def run(context: Context, task: Task) -> None:
     started = time.time()
     params = task.params
     metric = context.rebuild("metrics", params["metric"])
-    reference = Held(context, params["reference"])
+    reference = ReferenceArrays(context, params["reference"])
     samples, cost = _samples(context, task, metric.needs)
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
-    wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]  # none of no held-out images
-    if metric.extrapolates and wide:  # whether N is enough for it, a report judges
+    # Empty where there are no held-out images.
+    wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]
+    if metric.extrapolates and wide:  # the report judges whether N is enough for it
         record["dimension"] = max(wide)
     if reference.record["sizes"].get("held_out", 0) < _held_out_needed(task, metric):
         empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": NO_HELD_OUT}
@@ -42,7 +42,7 @@ def run(context: Context, task: Task) -> None:
     try:
         scores = metric(samples, reference)
     except ValueError as error:
-        if place(error):  # in the user's own metric, at a line that is told
+        if place(error):  # from a metric of the user's, whose file and line are reported
             raise
         whose = context.task(params["reference"]).params["extractor"]["name"]
         raise TaskError(f"{params['metric']['name']} on {whose}, against {reference.source}: {error}") from error
@@ -51,20 +51,20 @@ def run(context: Context, task: Task) -> None:
 
 
 def _held_out_needed(task: Task, metric: Any) -> int:
-    """How many held-out images there must be: none, those that a distance needs, or those that are scored."""
+    """How many held-out images the task needs: to score them, as a reference, or none."""
     if _split(task) == "held_out":
         return metric.least
     return 2 if metric.against == "held_out" else 0
 
 
 def _split(task: Task) -> str | None:
-    """The split of the reference's data that is scored like a cell, if it is one."""
+    """The split of the reference that is scored like a cell, if the task scores one."""
     return "held_out" if task.params["features"] is None and "samples" not in task.params else None
 
 
 def _samples(context: Context, task: Task, needs: frozenset[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The outputs that a metric needs of what it scores, and what making them cost. Kept for the next metric that needs
-    the same.
+    """The outputs that a metric needs of the images it scores, and what they cost. Cached for metrics that need the
+    same.
     """
     import numpy as np
 
@@ -72,24 +72,24 @@ def _samples(context: Context, task: Task, needs: frozenset[str]) -> tuple[dict[
     if task.params["features"] is not None:
         key = f"{task.params['features']} {task.params['count']} {names}"
         return context.load("features", key, lambda: _of_cell(context, task, names))
-    images = Held(context, task.params.get("samples", task.params["reference"]), _split(task) or "train")
+    images = ReferenceArrays(context, task.params.get("samples", task.params["reference"]), _split(task) or "train")
     count = task.params.get("count")
     return {name: images[name][:count] if name in images else np.empty(0) for name in names}, {}
 
 
 def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Of the first `count` samples of the stream, in the order of their indices."""
+    """The same for a cell: its first `count` samples, in the order of their indices."""
     import numpy as np
 
     count, block = task.params["count"], task.params["block"]
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     sample_s = extract_s = calls = 0.0
     micro_batches, devices, kinds = set(), set(), {}
     for number in range(-(-count // block)):
         arrays, record = read_block(context.store, task.params["features"], number)
         taken = min(block, count - number * block)
         for name in names:
-            whole = found.setdefault(name, np.empty((count, *arrays[name].shape[1:]), arrays[name].dtype))
+            whole = outputs.setdefault(name, np.empty((count, *arrays[name].shape[1:]), arrays[name].dtype))
             whole[number * block : number * block + taken] = arrays[name][:taken]
         sample_s, extract_s = sample_s + record["sampled"]["seconds"], extract_s + record["seconds"]
         calls += record["sampled"]["network_calls"] * taken / count
@@ -98,7 +98,7 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
         kind = record["sampled"].get("kind_of_device", {})
         kinds[canonical(kind)] = kind
         context.tell(task.digest, number + 1, -(-count // block) + 1)
-    return found, {
+    return outputs, {
         "sample_seconds": round(sample_s, 3),
         "extract_seconds": round(extract_s, 3),
         "network_calls": round(calls) if abs(calls - round(calls)) < 1e-9 else round(calls, 2),
@@ -106,3 +106,13 @@ def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, 
         "devices": sorted(devices),
         "kinds_of_device": [kinds[key] for key in sorted(kinds)],
     }
+
+
+KIND = Kind(
+    version=1,
+    run=run,
+    guess_s=lambda task, costs: 20.0,
+    scores_cells=True,
+    column="scores",
+    cost_class=lambda task, costs: [task.params["metric"], task.params.get("count")],
+)

@@ -1,43 +1,58 @@
-"""Task: a node of the plan, known by its digest."""
+"""Task: a node of the plan, named by its digest. Kind: the properties that tasks of one kind share.
+
+To add a kind, write a file beside this one with a `KIND`, and add its name to KINDS.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from orchestrator.identity import digest
 from orchestrator.store.layout import record_name
 
-KINDS = ("encode", "train", "reference", "sample", "extract", "measure", "score")
-BLOCK_KINDS = ("encode", "sample", "extract")
+KINDS = ("encode", "train", "reference", "sample", "extract", "measure", "score")  # in the order of the work
 ORIGINAL = "original"  # a checkpoint as the user gave it
-
-
-@functools.cache
-def version(kind: str) -> int:
-    return importlib.import_module(f"orchestrator.tasks.{kind}").VERSION
 
 
 @dataclass(frozen=True)
 class Task:
-    """A node of the plan. `params` is all that changes the result; `inputs` are the digests, named in it, that it
-    reads.
+    """A node of the plan.
+
+    params: all that changes the result. inputs: the digests in params of the tasks whose output it reads. source: a
+    file of the user's that the engine copies into the store first; params has its content.
     """
 
     kind: str
     params: Mapping[str, Any]
     inputs: tuple[str, ...] = ()
-    source: str = (
-        ""  # a file of the user's that the engine takes into the store before the task; params has its content
-    )
+    source: str = ""
 
     @cached_property
     def digest(self) -> str:
-        return digest({"kind": self.kind, "version": version(self.kind), "params": self.params})
+        return digest({"kind": self.kind, "version": kind_of(self.kind).version, "params": self.params})
+
+    @property
+    def makes_blocks(self) -> bool:
+        return kind_of(self.kind).makes_blocks
+
+    @property
+    def stream(self) -> str:
+        """The digest of the task whose blocks this one reads, or of this one itself."""
+        return str(self.params["stream"]) if "stream" in self.params else self.digest
+
+    @property
+    def trains(self) -> Literal["network", "extractor", ""]:
+        """What a train task trains: a network (a generator or an estimator) or an extractor. Empty where it only
+        converts a checkpoint, and for other kinds.
+        """
+        if self.kind != "train":
+            return ""
+        return "network" if "train" in self.params else "extractor" if "extractor" in self.params else ""
 
     @property
     def record_name(self) -> str:
@@ -48,5 +63,57 @@ class Task:
 
 
 def shards(task: Task) -> range:
-    """The numbers of all blocks of an encode task, which alone knows how many it has."""
+    """The numbers of all blocks of an encode task, the only kind that has a last one."""
     return range(-(-task.params["count"] // task.params["block"]))
+
+
+class Costs(Protocol):
+    """What the estimate of a task may ask of a plan."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task]: ...
+
+    def task_s(self, digest: str) -> float:
+        """Seconds of a small task, or of one block."""
+
+    def evaluation_s(self, network: str) -> float:
+        """Seconds of one evaluation, for one sample, of the network with this digest."""
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    return {key: value for key, value in task.params.items() if key not in ("stream", "estimator", "weights")}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The properties of a kind of task. A small task writes its files and then its record; a block task writes blocks,
+    each with its record in the header. Both may be done twice: the first result stays.
+    """
+
+    version: int  # part of the digest; raise it when the task's result would change
+    run: Callable[..., None]  # run(context, task), or run(context, task, number) for one block
+    guess_s: Callable[[Task, Costs], float]  # seconds of a task or block if none of its cost class was measured
+    makes_blocks: bool = False
+    finite: bool = False  # the number of blocks is fixed, and whoever reads them reads all
+    scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
+    distributed: bool = False  # several processes may do one task together
+    resumes: bool = False  # an interrupted task resumes from its newest checkpoint
+    unit: str = "tasks"  # of the progress bars
+    column: str = ""  # of `du`, in which its files are counted
+    cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take as long per unit of cost
+    # What the seconds of a task or block grow with: as planned or, if its record is given, as it was done.
+    cost_units: Callable[[Task, Costs, Mapping[str, Any] | None], float] = lambda task, costs, record: 1.0
+
+
+@functools.cache
+def kind_of(name: str) -> Kind:
+    """The `KIND` of the file with this name. Raises KeyError for a name that is not in KINDS."""
+    if name not in KINDS:
+        raise KeyError(name)
+    kind: Kind = importlib.import_module(f"orchestrator.tasks.{name}").KIND
+    return kind
+
+
+def makes_blocks(name: object) -> bool:
+    """Whether tasks of this kind make blocks. False for what is not a kind: a record may come from another version."""
+    return isinstance(name, str) and name in KINDS and kind_of(name).makes_blocks

@@ -1,13 +1,14 @@
-"""train: weights of a network (trained, fine-tuned, from a checkpoint), or of an extractor that the plan trains.
+"""train: the weights of a network (trained, fine-tuned, or from a checkpoint), or of an extractor.
 
-A network may be trained by several processes, which their environment tells of each other (nag.distributed): `run` is
-called in all of them; the first one holds the lease and writes, the others take part in the steps and return.
+Several processes may train a network together (nag.distributed). `run` is called in all of them; the first one holds
+the lease and writes, the others only take part in the steps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nag import distributed
@@ -16,35 +17,35 @@ from orchestrator.errors import CorruptFile
 from orchestrator.identity import checksum
 from orchestrator.store.layout import file_name
 from orchestrator.tasks.checkpoints import Checkpoints
-from orchestrator.tasks.context import Context, Held, finish
+from orchestrator.tasks.context import Context, HeldElsewhere, finish
 from orchestrator.tasks.lease import lease
 from orchestrator.tasks.outputs import read_output
-from orchestrator.tasks.task import ORIGINAL, Task
+from orchestrator.tasks.task import ORIGINAL, Costs, Kind, Task
 
 if TYPE_CHECKING:
     from nag.training import Training
 
-VERSION = 1
+BACKWARD = 3  # what a training step costs in evaluations of its images
 TO_DO, DONE, HELD = range(3)
 
 
 def run(context: Context, task: Task) -> None:
     world = distributed.world()
-    if "train" in task.params:
-        _network(context, task, world)
+    if task.trains == "network":
+        _train_network(context, task, world)
         return
     if world.rank:
         return
     with lease(context.store, task.digest):
-        if context.store.exists(task.record_name):  # done by another engine while this one waited
+        if context.store.exists(task.record_name):  # another engine was faster
             return
-        if "extractor" in task.params:
-            _extractor(context, task)
+        if task.trains == "extractor":
+            _train_extractor(context, task)
         else:
-            _loaded(context, task)
+            _convert(context, task)
 
 
-def _extractor(context: Context, task: Task) -> None:
+def _train_extractor(context: Context, task: Task) -> None:
     from safetensors.torch import save
 
     from nag.numerics import exact
@@ -57,8 +58,8 @@ def _extractor(context: Context, task: Task) -> None:
     finish(context, task, {"extractor.safetensors": save(state)}, {}, started)
 
 
-def _loaded(context: Context, task: Task) -> None:
-    """A checkpoint of the user's, checked and written in our own form."""
+def _convert(context: Context, task: Task) -> None:
+    """Convert a checkpoint of the user's to our own form."""
     from nag.checkpoint import own_form
 
     started = time.time()
@@ -73,42 +74,42 @@ def _loaded(context: Context, task: Task) -> None:
     finish(context, task, {"network.safetensors": network}, {}, started)
 
 
-def _network(context: Context, task: Task, world: World) -> None:
+def _train_network(context: Context, task: Task, world: World) -> None:
     from nag.training import Training
 
     started = time.time()
     training = Training(**task.params["train"]["fields"])
-    world.part(training.batch)  # ValueError, at once, where the processes do not divide it
+    world.part(training.batch)  # raises ValueError, before anything starts, if the processes do not divide it
     with contextlib.ExitStack() as kept:
         with distributed.group(world, context.options.device):
-            stand = _stand(context, task, world, kept)
-            if stand == TO_DO:
+            status = _take_lease(context, task, world, kept)
+            if status == TO_DO:
                 network, record, checkpoints = _trained(context, task, training, world)
-        if stand == HELD and world.rank == 0:
-            raise Held(task.digest)
-        if stand == TO_DO and checkpoints is not None:
+        if status == HELD and world.rank == 0:
+            raise HeldElsewhere(task.digest)
+        if status == TO_DO and checkpoints is not None:
             finish(context, task, {"network.safetensors": network}, record, started)
             checkpoints.clear()
 
 
-def _stand(context: Context, task: Task, world: World, kept: contextlib.ExitStack) -> int:
-    """Whether the task is to do; the first process finds out, and then holds the lease until `kept` ends."""
+def _take_lease(context: Context, task: Task, world: World, kept: contextlib.ExitStack) -> int:
+    """TO_DO, DONE or HELD. The first process finds out, and holds the lease until `kept` closes; all get the answer."""
     import torch
 
-    found = TO_DO
+    status = TO_DO
     if world.rank == 0:
         try:
             kept.enter_context(lease(context.store, task.digest))
-            found = DONE if context.store.exists(task.record_name) else TO_DO  # by another engine, while this waited
-        except Held:
-            found = HELD
-    return int(distributed.broadcast(world, torch.tensor(found, device=world.device(context.options.device))))
+            status = DONE if context.store.exists(task.record_name) else TO_DO  # done if another engine was faster
+        except HeldElsewhere:
+            status = HELD
+    return int(distributed.broadcast(world, torch.tensor(status, device=world.device(context.options.device))))
 
 
 def _trained(
     context: Context, task: Task, training: Training, world: World
 ) -> tuple[bytes, dict[str, Any], Checkpoints | None]:
-    """The file of the network, and what its record says; in the first process, which alone has checkpoints."""
+    """The file of the network, its record, and its checkpoints; empty but in the first process, which writes them."""
     import torch
 
     from nag.checkpoint import dump_network
@@ -138,7 +139,7 @@ def _trained(
         train(module, data.open("train"), training, **given)
         return b"", {}, None
     with checkpoints:
-        telemetry = checkpoints.measured(training, world.size, world.device(device))
+        telemetry = checkpoints.resume_telemetry(training, world.size, world.device(device))
 
         def report(step: int, loss: float, gradient: float) -> None:
             telemetry.add(step, loss, gradient)
@@ -172,9 +173,7 @@ def _trained(
 
 
 def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> Any:
-    """A new module. Where a checkpoint will give all its weights, initial ones are not drawn: of XL that takes half a
-    minute.
-    """
+    """A new module. Its initial weights are not drawn if a checkpoint has them all: for XL that takes half a minute."""
     import torch
 
     from nag.registry import source_of
@@ -193,8 +192,7 @@ def _tuned(
 ) -> tuple[Any, Any, Any, str]:
     """A new network with its parent's weights wherever they fit: module, model, interpolant, what it predicts.
 
-    What the parent does not have starts as in a new network: a class table of another size, or one that is to be new, a
-    null-noise embedding.
+    The rest starts as in a new network: a null-noise embedding, a class table of another size or with class_table: new.
     """
     from nag.checkpoint import parse
 
@@ -205,8 +203,8 @@ def _tuned(
     if description.state != tuple(data.shape):
         raise ValueError(f"the images are {list(data.shape)}, {source} is of {description.shape}")
     module = _new(model, data, training, resumed)
-    found, new = old.state_dict(), module.state_dict()
-    kept = {name: found[name] for name in new if name in found and found[name].shape == new[name].shape}
+    parents, new = old.state_dict(), module.state_dict()
+    kept = {name: parents[name] for name in new if name in parents and parents[name].shape == new[name].shape}
     if training.only != "all" and description.num_classes != data.num_classes:
         classes = f"{description.num_classes} classes, the data {data.num_classes}"
         raise ValueError(f"{source} has {classes}: train all of it, only: {training.only} would leave those untrained")
@@ -224,7 +222,37 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     from nag.registry import source_of
     from nag.seeding import seeded
 
-    # As in nag.checkpoint: a module that is not ours may not be made without weights.
+    # As in nag.checkpoint: a module of the user's may not be made on the meta device.
     with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
+
+
+def _cost_class(task: Task, costs: Costs) -> Any:
+    return {key: value for key, value in task.params.items() if key not in ("train", "init")}
+
+
+def _steps(task: Task, costs: Costs, record: Mapping[str, Any] | None = None) -> float:
+    steps = task.params["train"]["fields"].get("steps", 1) if task.trains == "network" else 1
+    return float(steps - (record or {}).get("resumed_at", 0))
+
+
+def _guess_s(task: Task, costs: Costs) -> float:
+    from nag.training import Training
+
+    if task.trains != "network":
+        return 120.0
+    batch = task.params["train"]["fields"].get("batch", Training(steps=1).batch)
+    return _steps(task, costs) * batch * BACKWARD * costs.evaluation_s(task.digest)
+
+
+KIND = Kind(
+    version=1,
+    run=run,
+    guess_s=_guess_s,
+    distributed=True,
+    resumes=True,
+    column="networks",
+    cost_class=_cost_class,
+    cost_units=_steps,
+)

@@ -71,7 +71,7 @@ class Watched:
 
     def _trains(self, digest: str) -> bool:
         """Whether it is the network; the extractor's training is short."""
-        return "train" in self.plan.tasks[digest].params
+        return self.plan.tasks[digest].trains == "network"
 
     def _see(self, backend: Ray) -> None:
         at_work = [hand for hand in backend.hands if hand.peers and hand.work]

@@ -269,7 +269,7 @@ def cells_that_always_fail(lab: Lab) -> None:
     trial = lab.trial("failing", *ONE_ELEMENT, text=text)
     done = trial.run("run")
     assert done.returncode == 1, done.stderr
-    assert "arm broken: 3 cells failed alike, so the other 4 are left" in done.stderr
+    assert "arm broken: 3 cells failed alike, so the other 4 are skipped" in done.stderr
     attempts = trial.attempts()
     assert sorted(attempt["cause"] for attempt in attempts) == ["bad_input"] * 3 + ["not_finite"]
     assert all("by hand: " in line for line in done.stderr.splitlines() if " failed: " in line)

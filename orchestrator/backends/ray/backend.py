@@ -30,6 +30,7 @@ from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, even
 from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import LOADED_AT_MOST, Options
+from orchestrator.tasks.task import kind_of
 
 LOOK_EVERY_S = 2.0  # at the nodes
 ROOM_S = 15.0  # an actor that is not up by then waits for a place on a node
@@ -76,7 +77,7 @@ class Ray:
         wanted = said.gpus if said.gpus is not None else float(self.has_gpus and self.options.device != "cpu")
         memory = int((said.memory_gb or 0) * GB)
         custom = tuple(sorted(said.resources.items()))
-        processes = self.options.processes if bundle.kind == "train" else 1
+        processes = self.options.processes if kind_of(bundle.kind).distributed else 1
         avoid = bundle.avoid if processes > 1 else ()
         asked = Request(0.0 if on_cpu else wanted, said.cpus, memory, said.gpu_type or "", custom, processes, avoid)
         if bundle.doublings:

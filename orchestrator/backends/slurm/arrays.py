@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.backends.slurm.settings import Resources, Slurm
 from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.tasks.task import kind_of
 
 WORTHWHILE_S = 120.0  # an element's start (10 to 15 s) is less than an eighth of this
 
@@ -66,8 +67,7 @@ def arrays(
             if handle in member or handle in known
         )
         bundle = each.bundle
-        network = "" if bundle.kind == "train" else bundle.network
-        key = (bundle.kind, network, bundle.doublings, tuple(sorted(bundle.avoid)), after)
+        key = (bundle.kind, bundle.network, bundle.doublings, tuple(sorted(bundle.avoid)), after)
         group = groups.setdefault(key, _Group(key))
         group.work.append(each)
         member[each.handle] = group
@@ -107,7 +107,7 @@ def more(site: Slurm, kind: str, doublings: int) -> Resources:
 
 def _token(group: _Group, handle: int) -> str:
     """What waits for a training waits for its element only; what waits for anything else for the whole array."""
-    place = f"/{handle}" if group.key[0] == "train" else ""
+    place = f"/{handle}" if kind_of(group.key[0]).distributed else ""
     return f"#{id(group)}{place}"
 
 
@@ -136,8 +136,8 @@ def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
     for work, cost in zip(group.work, costs, strict=True):
         # a training stands alone; equal micro-batches go together, since a worker is set to one
         last = group.elements[-1][-1].bundle if group.elements else None
-        alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
-        if last is not None and (last.alone or work.bundle.alone):
+        alike = last is not None and last.micro_batch == work.bundle.micro_batch
+        if last is not None and (last.alone or work.bundle.alone or kind_of(group.key[0]).distributed):
             alike = False
         if not alike or filled + cost > target:
             group.elements.append([])

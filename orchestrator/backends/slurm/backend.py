@@ -41,7 +41,7 @@ from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import BLOCK_KINDS
+from orchestrator.tasks.task import kind_of, makes_blocks
 
 BLOCKS_A_BUNDLE = 8  # what an element does before it looks at the next bundle; not what one element does
 FIRST_LOOK_S, LAST_LOOK_S = 1.0, 30.0  # between looks at the store, less and less often; Slurm is asked every `poll_s`
@@ -139,7 +139,7 @@ class Slurm:
         main = work.bundle.steps[0][0]
         if self.after_wave is None or work.bundle.kind != "sample" or self.speeds.measured(main):
             return None
-        return self.speeds.sort(self.plan.tasks[main])
+        return self.speeds.cost_class(self.plan.tasks[main])
 
     def _queue(self, work: Sequence[Work]) -> None:
         if not work:
@@ -156,7 +156,7 @@ class Slurm:
 
     def _arrays(self, work: Sequence[Work], stem: str) -> list[Array]:
         known = {
-            handle: f"{job.array.name}/{element}" if job.array.kind == "train" else job.array.name
+            handle: f"{job.array.name}/{element}" if kind_of(job.array.kind).distributed else job.array.name
             for handle, places in self.places.items()
             for key, element in places
             if (job := self.jobs.known.get(key)) is not None
@@ -214,9 +214,10 @@ class Slurm:
         array, asked = job.array, job.array.resources
         by_name = self.jobs.by_name()
         after = [token for name in array.after if (token := _dependency(name, by_name)) is not None]
-        tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
+        together = kind_of(array.kind).distributed
+        tasks = max(1, asked.gpus) if together else 1  # processes on each node, one a GPU
         options = {**self.options, "folder": str(self.folder), "command": self._command()}
-        options |= {"group": array.kind == "train" and tasks * asked.nodes > 1}
+        options |= {"group": together and tasks * asked.nodes > 1}
         remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
         folder, count = self.folder / array.name, len(array.elements)
         return queue(
@@ -294,7 +295,7 @@ class Slurm:
         left = []
         for digest, blocks in bundle.steps:
             kind = self.plan.tasks[digest].kind if digest in self.plan.tasks else bundle.kind
-            if not (done.blocks(digest) >= set(blocks or ()) if kind in BLOCK_KINDS else digest in done.small[kind]):
+            if not (done.blocks(digest) >= set(blocks or ()) if makes_blocks(kind) else digest in done.small[kind]):
                 left.append((digest, blocks))
         return left
 

@@ -28,7 +28,7 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_partitions,
     parse_queue,
 )
-from orchestrator.errors import Passing
+from orchestrator.errors import TransientError
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ ANSWERS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}  #
 NO_ACCOUNTS = ("accounting storage is disabled", "supported accounting_storage plugin")
 
 
-class QueryFailed(Passing):
+class QueryFailed(TransientError):
     """A command of Slurm failed; nothing is known about any job because of that."""
 
 

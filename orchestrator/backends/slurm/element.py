@@ -34,7 +34,7 @@ from orchestrator.store.layout import block_name, plan_name, record_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import attempts
 from orchestrator.tasks.context import Context, Options
-from orchestrator.tasks.task import BLOCK_KINDS, shards
+from orchestrator.tasks.task import kind_of, makes_blocks, shards
 
 if TYPE_CHECKING:
     from orchestrator.execution.protocol import Bundle
@@ -200,14 +200,14 @@ class Running:
 
             _say(str(error))
             return {"digest": self.current, **outcome(error)}
-        if end.get("cause") in HOPELESS and bundle.kind in BLOCK_KINDS and not self.by_hand:
+        if end.get("cause") in HOPELESS and makes_blocks(bundle.kind) and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
                 give_up(self.store, self.wave, self._stream(end["digest"]), end["reason"])
         return end
 
     def _hopeless(self, bundle: Bundle) -> str:
         """Why not to begin a bundle: its cell has failed for good, or several of its arm have alike; else empty."""
-        if bundle.kind not in BLOCK_KINDS or self.by_hand:
+        if not makes_blocks(bundle.kind) or self.by_hand:
             return ""
         failed = self._patiently(lambda: given_up(self.store, self.wave))
         if not failed:
@@ -225,23 +225,23 @@ class Running:
 
     def _stream(self, digest: str) -> str:
         """The stream that a task of blocks belongs to."""
-        return str(self.context.task(digest).params.get("stream", digest))
+        return self.context.task(digest).stream
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
             self.current = digest
             kind = self._kind(bundle, digest)
-            if self._published(digest, blocks, kind) or (self.rank and kind != "train"):
+            if self._published(digest, blocks, kind) or (self.rank and not kind_of(kind).distributed):
                 continue
             if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
-            if self.steps and kind != "train" and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
+            if self.steps and not kind_of(kind).resumes and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
             if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
             if self.worker is None and self._worker() and blocks and self._published(digest, blocks, kind):
                 continue  # somebody else was faster than torch
-            self.training = digest if kind == "train" else ""
+            self.training = digest if kind_of(kind).resumes else ""
             self.resumed_at, began = self._checkpoint(), time.time()
             end = self._step(bundle, digest, blocks)
             self.training = ""
@@ -300,9 +300,9 @@ class Running:
         if blocks is None and "count" in task.params:
             blocks = tuple(range(-(-task.params["count"] // task.params["block"])))
         for need in map(self.context.task, task.inputs):
-            numbers = shards(need) if need.kind == "encode" else blocks or ()  # a training reads all latents
+            numbers = shards(need) if kind_of(need.kind).finite else blocks or ()  # a training reads all latents
             several = [block_name(need.digest, number) for number in numbers]
-            for name in several if need.kind in BLOCK_KINDS else [need.record_name]:
+            for name in several if need.makes_blocks else [need.record_name]:
                 if not self.store.exists(name):
                     return name
         return ""

@@ -23,7 +23,7 @@ from orchestrator.backends.slurm.slurm_output import Run
 from orchestrator.backends.slurm.waves import Wave, begin, close, newest_marks, read_array, read_job, stopped, waves
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store.store import Store
-from orchestrator.tasks.context import Held
+from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long another engine may be queueing
@@ -84,7 +84,7 @@ def alone(store: Store) -> Iterator[None]:
             try:
                 held.enter_context(lease(store, "queue"))
                 break
-            except Held:
+            except HeldElsewhere:
                 if time.monotonic() > end:
                     raise EnvironmentProblem(f"another nagbench is still queueing for {store.url}") from None
                 time.sleep(0.5)

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
 from orchestrator.backends.slurm.settings import Resources, Slurm
-from orchestrator.errors import EnvironmentProblem, Passing
+from orchestrator.errors import EnvironmentProblem, TransientError
 
 AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
 
@@ -75,8 +75,8 @@ def queue(
     """Queue `work(0)` to `work(count - 1)` as the elements of one array; the id that Slurm gave it.
 
     folder: on a file system that the nodes share, for submitit's files and the logs. code: the packages that run there.
-    tasks: processes on each node. when: what a job in `after` must have come to. Raises Refused, or Passing where
-    slurmctld does not answer just now.
+    tasks: processes on each node. when: what a job in `after` must have come to. Raises Refused, or TransientError
+    where slurmctld does not answer just now.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -105,7 +105,7 @@ def queue(
             passes = isinstance(error, OSError) or re.search(AWAY, words)
             if avoid and not passes:  # perhaps there are no other nodes
                 return queue(site, folder, code, name, asked, work, count, after, (), throttle, tasks, when)
-            raise (Passing if passes else Refused)(f"sbatch refused {name}: {words}") from error
+            raise (TransientError if passes else Refused)(f"sbatch refused {name}: {words}") from error
 
 
 def _words(error: BaseException) -> str:

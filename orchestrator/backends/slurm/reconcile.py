@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.backends.campaign import Campaign, patiently, tracking_of
 from orchestrator.backends.kinds import at
 from orchestrator.backends.slurm.ledger import tidy
-from orchestrator.errors import EnvironmentProblem, Passing
+from orchestrator.errors import EnvironmentProblem, TransientError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def reconcile(begun: Campaign) -> int:
 
         ended = engine.advance(found, opened, backend, observer, begun.since)
         if any(each.jobs.unsure for each in made):
-            raise Passing("Slurm does not say what became of some elements")
+            raise TransientError("Slurm does not say what became of some elements")
         return ended
 
     try:
@@ -70,7 +70,7 @@ def reconcile(begun: Campaign) -> int:
             tidy(opened, sweep.name)
     except EnvironmentProblem as error:  # what is done by now is reported all the same
         observer.note(str(error))
-        code, away = error.exit_code, error if isinstance(error, Passing) else None
+        code, away = error.exit_code, error if isinstance(error, TransientError) else None
     results = collect(found, opened)
     pages = None
     try:

@@ -1,4 +1,4 @@
-"""Why a task ended badly: from the error, whichever library it came from."""
+"""Causes of failures, from the errors of any library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs end in the same numbers whatever workers, order, micro-batch or accident; and do nothing twice."""
+"""Runs give the same numbers whatever the workers, order, micro-batch or accidents, and do nothing twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def copied(ran: Ran, folder: Path) -> Store:
 
 
 def test_three_workers_make_the_bits_of_one(finished: Ran, write: Callable[..., Path], tmp_path: Path) -> None:
-    """Here one process did everything in order; there three processes share the blocks, in whatever order."""
+    """`finished` was done by one process in order; here three processes share the blocks in any order."""
     path = write()
     done = nagbench(
         "run", path, "--store", tmp_path / "store", "--tracking", "none", "--workers", "3", "--device", "cpu"
@@ -56,7 +56,7 @@ def test_three_workers_make_the_bits_of_one(finished: Ran, write: Callable[..., 
 
 
 def test_one_cell_in_this_process_on_whatever_device_there_is(finished: Ran, tmp_path: Path) -> None:
-    """As the README has it, without --device: `auto` is for every backend."""
+    """As in the README, without --device: every backend knows `auto`."""
     store = shutil.copytree(finished.store.root, tmp_path / "store")
     cell = finished.plan.cells[0].digest
     ran = nagbench("run", finished.plan.sweep.path, "--store", store, "--cell", cell, "--count", "44", "--here")
@@ -77,7 +77,7 @@ def test_blocks_in_any_order(finished: Ran, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("micro_batch", [1, 7, 20])
 def test_another_micro_batch_agrees_before_storing(finished: Ran, micro_batch: int) -> None:
-    """Within 1e-5, in every cell (DESIGN.md, contract 4); the reference here is a micro-batch of the whole block."""
+    """Within 1e-5, in every cell; compared with a micro-batch of the whole block."""
     for digest in streams(finished):
         task = finished.plan.tasks[digest]
         indices = np.arange(20)
@@ -87,7 +87,7 @@ def test_another_micro_batch_agrees_before_storing(finished: Ran, micro_batch: i
 
 
 def test_cells_are_paired(finished: Ran) -> None:
-    """Sample i of two cells of one training seed starts from the same label; its noise is tested below."""
+    """Sample i of two cells with one training seed has the same label; the noise is tested below."""
     by_network: dict[str, list[np.ndarray]] = {}
     for digest in streams(finished):
         arrays, _ = finished.store.read_arrays(block_name(digest, 1))
@@ -101,7 +101,7 @@ def test_cells_are_paired(finished: Ran) -> None:
 def test_initial_noise_is_shared_by_the_cells_of_a_training_seed(
     finished: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the sampler of each cell is given as noise(0), observed while it runs."""
+    """The noise(0) that each cell's sampler gets, observed while it runs."""
     from nag.samplers.euler import Euler
 
     seen: dict[int, list[np.ndarray]] = {}
@@ -123,7 +123,7 @@ def test_initial_noise_is_shared_by_the_cells_of_a_training_seed(
 
 
 def test_off_is_plain(write: Callable[..., Path]) -> None:
-    """NAG 0 and CFG 1 are plain: the same stream, so they cost nothing."""
+    """NAG 0 and CFG 1 are plain sampling: the same stream, so they cost nothing."""
     ran = read_sweep(write("scale: {grid: [1.0, 2.0]}", "scale: 0.0", "scale: 1.5", "scale: 1.0"))
     from orchestrator.plan.make import plan
 
@@ -184,7 +184,7 @@ def test_a_network_is_loaded_once(finished: Ran) -> None:
 
 
 def test_a_corrupt_block_is_made_again(finished: Ran, tmp_path: Path) -> None:
-    """Flipped bits in features and samples of a cell that is not scored yet: set aside, said, and made again."""
+    """Flipped bits in features and samples of a cell that is not scored yet: set aside, reported, and made again."""
     store = copied(finished, tmp_path)
     features = next(d for d, task in finished.plan.tasks.items() if task.kind == "extract")
     stream = finished.plan.tasks[features].params["stream"]
@@ -237,7 +237,7 @@ def test_any_damaged_file_is_repaired(finished: Ran, tmp_path: Path, kind: str, 
 @pytest.mark.parametrize("kind", ["sample", "extract"])
 @pytest.mark.parametrize("source", ["number", "stream"])
 def test_a_whole_block_in_the_wrong_place_is_made_again(finished: Ran, tmp_path: Path, kind: str, source: str) -> None:
-    """A block of another number, or of another cell: its checksum is right, its place is not."""
+    """A block with another number, or of another cell: its checksum is right, its name is not."""
     store = copied(finished, tmp_path)
     digest, other = [d for d, task in finished.plan.tasks.items() if task.kind == kind][:2]
     wrong = block_name(digest, 0) if source == "number" else block_name(other, 1)
@@ -254,7 +254,7 @@ def test_a_whole_block_in_the_wrong_place_is_made_again(finished: Ran, tmp_path:
 
 
 def test_a_nan_network_fails_its_cells_only(write: Callable[..., Path], tmp_path: Path) -> None:
-    """A training at an absurd rate: seed by seed it fails with the step, and nothing that needs it is tried."""
+    """A training with an absurd learning rate: each seed fails, with the step, and nothing that needs it is tried."""
     path = write("lr: 1e-2", "lr: {grid: [1e-2, 1e30]}", "seed: {grid: [0, 1]}", "seed: 0")
     ran = run_here(path, tmp_path / "store")
     found = ran.document()
@@ -281,7 +281,7 @@ def test_samples_that_turn_nan_name_their_step(write: Callable[..., Path], tmp_p
 
 
 def test_precision_is_part_of_a_stream(finished: Ran, write: Callable[..., Path], tmp_path: Path) -> None:
-    """bfloat16 makes other samples, near by, under other digests; the trainings are the same."""
+    """bfloat16 gives slightly different samples, under other digests; the trainings are the same."""
     ran = run_here(write("sampler:", "precision: {dtype: bfloat16}\nsampler:"), tmp_path / "store")
     assert not ran.failed
     trained = [{d for d, t in r.plan.tasks.items() if t.kind == "train"} for r in (ran, finished)]

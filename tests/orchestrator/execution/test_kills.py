@@ -1,4 +1,4 @@
-"""Anything may be killed at any moment; the same command goes on and ends in the same numbers. Real signals."""
+"""Anything may be killed at any moment; the same command resumes and gives the same numbers. Real signals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def same_numbers(sweep: Path, store: Path, undisturbed: Ran) -> bool:
 
 
 def test_killed_engine(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    """Killed twice, at different points; its workers end by themselves within seconds."""
+    """Killed twice, at different points; its workers end on their own within seconds."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
     for enough in (1, 40):
         process = running(sweep)
@@ -102,7 +102,7 @@ def test_killed_worker(undisturbed: Ran, running: Callable[..., subprocess.Popen
 
 
 def test_a_worker_that_always_dies_fails_its_cell(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Three deaths at one bundle are enough: it fails with the cause, and the run ends."""
+    """After three deaths at one bundle it fails with the cause, and the run ends."""
     store = tmp_path / "store"
     process = started("run", write(), "--store", store, "--tracking", "none", "--workers", "1", "--arm", "plain")
     killed: set[int] = set()
@@ -117,7 +117,7 @@ def test_a_worker_that_always_dies_fails_its_cell(write: Callable[..., Path], tm
     output, _ = process.communicate()
     assert process.returncode == 1
     assert "its worker died (signal 9; log: " in output
-    assert ", the third time" in output
+    assert ", for the third time" in output
 
 
 def test_killed_training_resumes_to_the_same_weights(
@@ -140,7 +140,7 @@ def test_killed_training_resumes_to_the_same_weights(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     undisturbed = run_here(sweep, tmp_path / "other")
-    network = next(d for d, t in undisturbed.plan.tasks.items() if t.kind == "train")
+    network = next(d for d, t in undisturbed.plan.tasks.items() if t.trains == "network")
     record = Store(str(store)).read_record(f"records/train/{network}.json")
     assert record["resumed_at"] >= 500
     name = f"files/{network}/network.safetensors"
@@ -155,7 +155,7 @@ def newest_checkpoint(store: Path) -> int:
 def test_two_engines_on_one_sweep(
     undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Both end well, with the numbers of one; no training is done twice."""
+    """Both succeed, with the numbers of one; no training is done twice."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
     both = [running(sweep, "--workers", "1") for _ in range(2)]
     for process in both:

@@ -1,4 +1,4 @@
-"""`run --processes`: a network trained by several processes of this machine, which workers start and end."""
+"""`run --processes`: several processes of this machine, started and ended by a worker, train one network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import load
 from nag.distributed import ALONE, world
 from orchestrator.backends.local import Local
 from orchestrator.execution import engine
-from orchestrator.execution.worker import Worker, beside
+from orchestrator.execution.worker import Worker, peers
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Plan
 from orchestrator.spec.reader import read_sweep
@@ -37,7 +37,7 @@ def sweep(write: Callable[..., Path]) -> Path:
 
 
 def run_locally(planned: Plan, store: Path, tell: Callable[[Local], None] = lambda backend: None) -> Ran:
-    """With one worker, which has another process train with it. tell: asked again and again."""
+    """With one worker that starts another process for the training. tell: called at every poll."""
     opened, observer = Store(str(store)), Quiet()
 
     def make() -> Local:
@@ -57,7 +57,7 @@ def run_locally(planned: Plan, store: Path, tell: Callable[[Local], None] = lamb
 
 def trained(ran: Ran) -> tuple[bytes, dict[str, Any]]:
     """The file of the one network that is trained, and its record."""
-    (task,) = [t for t in ran.plan.tasks.values() if "train" in t.params]
+    (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]
     return ran.store.read(f"files/{task.digest}/network.safetensors"), ran.store.read_record(task.record_name)
 
 
@@ -78,7 +78,7 @@ def peers_of(backend: Local) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks for processes in /proc")
 def test_one_of_two_is_killed(sweep: Path, tmp_path: Path) -> None:
-    """In the middle: the training goes on from its checkpoint, and ends as one that was left alone does."""
+    """In the middle: the training resumes from its checkpoint, and gives what an undisturbed one gives."""
     planned, killed, seen = plan(read_sweep(sweep)), [], []
 
     def kill(backend: Local) -> None:
@@ -140,8 +140,8 @@ def test_whoever_left_a_rank_in_the_environment(sweep: Path, tmp_path: Path, mon
 def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     began = time.monotonic()
-    words = r"a process that was to train with this one did not start \(exit code 1\)"
-    with pytest.raises(RuntimeError, match=words), beside(Store(str(tmp_path)), TWO, {}):
+    words = r"another process of this training did not start \(exit code 1\)"
+    with pytest.raises(RuntimeError, match=words), peers(Store(str(tmp_path)), TWO, {}):
         pytest.fail("it has started")
     assert time.monotonic() - began < 30
 
@@ -149,7 +149,7 @@ def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch:
 def test_nobody_is_called_for_a_batch_that_does_not_divide(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said by `run` before anything begins, and by a worker."""
+    """`run` reports it before anything starts, and so does a worker."""
     for options in (("--processes", "3"), ("--site", tmp_path / "three.yaml")):
         (tmp_path / "three.yaml").write_text("kind: local\nprocesses: 3\n")
         done = nagbench("run", sweep, *options, "--store", tmp_path / "none", "--tracking", "none")
@@ -161,8 +161,8 @@ def test_nobody_is_called_for_a_batch_that_does_not_divide(
     assert "--device cuda:1: 2 processes take a GPU each, so say --device cuda" in done.stderr
 
     ran, sent = run_here(sweep, tmp_path / "store"), []
-    (task,) = [t for t in ran.plan.tasks.values() if "train" in t.params]
-    monkeypatch.setattr("orchestrator.execution.worker.beside", lambda *told: pytest.fail("called"))
+    (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]
+    monkeypatch.setattr("orchestrator.execution.worker.peers", lambda *told: pytest.fail("called"))
     worker = Worker(ran.store, Options(processes=3), sent.append)
     worker.bundle({"id": 1, "plan": ran.store.list("plans")[0].removesuffix(".json"), "steps": [(task.digest, None)],
                    "micro_batch": 0})  # fmt: skip

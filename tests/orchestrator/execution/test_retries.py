@@ -1,4 +1,4 @@
-"""What is done after attempts that ended badly: every line of the table at the top of execution/retries.py."""
+"""Retries: every line of the table at the top of execution/retries.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_no_attempts() -> None:
 
 @pytest.mark.parametrize("cause", ["bad_input", "not_finite", "stopped"])
 def test_hopeless_is_not_tried_again(cause: str) -> None:
-    """Whatever came before or after it: another bundle of the stream may have been preempted since."""
+    """Whatever happened before or after: another bundle of the stream may have been preempted since."""
     for attempts in ([attempt(cause)], [attempt("died"), attempt(cause), attempt("preempted", at=5)]):
         assert decide(attempts).give_up == REASONS[cause]
 
@@ -56,9 +56,9 @@ def test_preemption_is_free() -> None:
 @pytest.mark.parametrize("cause", ["died", "lost", "cancelled"])
 def test_unknown_ends_are_bounded_at_one_place(cause: str) -> None:
     assert decide(times(2, cause)) == Decision()
-    assert decide(times(3, cause)).give_up == f"{REASONS[cause]}, the third time"
+    assert decide(times(3, cause)).give_up == f"{REASONS[cause]}, for the third time"
     mixed = [attempt("died"), attempt("preempted"), attempt("lost"), attempt("cancelled"), attempt("preempted")]
-    assert decide(mixed).give_up == "somebody ended it, the third time"
+    assert decide(mixed).give_up == "somebody ended it, for the third time"
 
 
 def test_what_gets_on_may_die_often() -> None:
@@ -68,7 +68,7 @@ def test_what_gets_on_may_die_often() -> None:
 
 
 def test_a_machine_that_takes_many_blocks_uses_up_one_try_of_each() -> None:
-    """Eight bundles of one stream ran on it, at eight blocks."""
+    """Eight bundles of one stream ran on it, each at a block of its own."""
     for cause in ("died", "node", "timeout", "lost"):
         assert not decide([attempt(cause, at=block) for block in range(0, 64, 8)]).give_up
         assert not decide([attempt(cause, at=block) for block in range(0, 64, 8)]).single
@@ -98,7 +98,7 @@ def test_after_a_failure_of_its_node_it_goes_elsewhere() -> None:
 def test_a_bundle_without_progress_is_split_and_then_given_up() -> None:
     assert [decide(times(count, "timeout")).single for count in (1, 2, 3)] == [False, True, True]
     assert decide(times(4, "timeout")).give_up == (
-        "its time limit came; one block does not fit into it: give the stage more"
+        "its time limit came; one block does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -111,7 +111,7 @@ def test_timeouts_on_the_way_do_not_count() -> None:
 def test_what_cannot_be_split_has_three_tries_without_progress() -> None:
     assert not decide(times(2, "timeout", at=300, kind="train")).give_up
     assert decide(times(3, "timeout", at=300, kind="train")).give_up == (
-        "its time limit came; it does not fit into it: give the stage more"
+        "its time limit came; it does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -127,7 +127,7 @@ def test_memory_of_the_host_is_doubled_up_to_the_bound() -> None:
 
 
 def test_only_memory_makes_the_bound_matter() -> None:
-    """A site may give all that it allows from the beginning."""
+    """A site may give the most that it allows from the start."""
     for cause in ("preempted", "node", "died", "timeout", "device_memory"):
         assert not decide([attempt(cause, at_memory_bound=True, micro_batch=8)]).give_up
 
@@ -140,7 +140,7 @@ def test_memory_of_the_device_halves_the_micro_batch() -> None:
     assert decide(late).micro_batch == 64
     assert decide([*down, attempt("preempted", micro_batch=16)]).micro_batch == 16  # it stays halved
     assert decide([attempt("device_memory", micro_batch=3)]).micro_batch == 1
-    words = "CUDA out of memory, with one sample at a time"
+    words = "CUDA out of memory, even with one sample at a time"
     assert decide([attempt("device_memory", micro_batch=1)]).give_up == words
     assert decide([attempt("died", micro_batch=256)]).micro_batch == 0
 

@@ -1,4 +1,4 @@
-"""The copy of the code that queued work runs: what is in it, that it is shared, and that editing changes nothing."""
+"""The snapshot of the code that queued work runs: what is in it; equal code shares it; editing does not change it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_git_knows(code: Callable[..., Path]) -> None:
 
 
 def test_a_repository_that_is_about_something_else(code: Callable[..., Path]) -> None:
-    """An environment with the packages inside somebody's repository, ignored by it."""
+    """The packages are installed inside another project's repository, which ignores them."""
     root = code(repository=False)
     (root / ".gitignore").write_text("*\n")
     if shutil.which("git") is None:
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written(code: Callable[..., Path], tmp_path: Pa
 
 
 def test_our_own_code_runs_from_it(tmp_path: Path) -> None:
-    """And a snapshot that is made of it there is the same one: a reconcile job queues from a node."""
+    """A snapshot made of a snapshot is the same one: a reconcile job queues from a node."""
     made = snapshot(tmp_path)
     assert {path.name for path in made.iterdir()} == set(PACKAGES)
     program = "import nag, sys\nfrom pathlib import Path\nfrom orchestrator.execution.code_snapshot import snapshot\n"

@@ -1,4 +1,4 @@
-"""Where a snapshot of the code may lie, and what may lie there with it: nobody else's."""
+"""Folders for snapshots of the code: nobody else may be able to write there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def package(root: Path) -> Path:
 
 
 def test_a_snapshot_that_was_there_first(tmp_path: Path) -> None:
-    """Equal sizes are no equal content; nor may other files stand beside what is imported."""
+    """It must have equal content, not only equal sizes, and no other files."""
     root = package(tmp_path / "checkout")
     made = snapshot(tmp_path / "shared", root)
     good = (made / "nag/__init__.py").read_text()

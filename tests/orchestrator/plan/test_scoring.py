@@ -19,7 +19,7 @@ from orchestrator.report.archive import export_images
 from orchestrator.retention.garbage import garbage
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context
-from orchestrator.tasks.reference import Held
+from orchestrator.tasks.reference import ReferenceArrays
 from tests.nag.inception_file import network, save
 from tests.orchestrator.conftest import Quiet, Ran, nagbench, run_here
 from tests.orchestrator.made_images import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
@@ -143,7 +143,7 @@ def test_clean_fid_on_the_folder_agrees(
     ran = run_plan(plan, tmp_path / "store")
     tasks = plan.tasks[plan.floors[0][1][0].task]
     context = Context(ran, tasks=dict(plan.tasks))
-    ours = [Held(context, tasks.params[side])["features"] for side in ("samples", "reference")]
+    ours = [ReferenceArrays(context, tasks.params[side])["features"] for side in ("samples", "reference")]
     assert low_rank_distance(*ours) == pytest.approx(wanted, rel=1e-3)
     assert wanted > 1e-3
 

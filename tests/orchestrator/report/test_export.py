@@ -19,7 +19,6 @@ from orchestrator.report.archive import export
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.results import collect
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import BLOCK_KINDS
 from tests.orchestrator.conftest import Ran, metrics
 
 
@@ -42,7 +41,7 @@ def inside(file: zipfile.ZipFile, name: str) -> bytes:
 
 def test_everything_of_the_sweep_is_in_it(exported: zipfile.ZipFile, finished: Ran) -> None:
     names = {name.removeprefix("tiny/") for name in exported.namelist()}
-    records = {task.record_name for task in finished.plan.tasks.values() if task.kind not in BLOCK_KINDS}
+    records = {task.record_name for task in finished.plan.tasks.values() if not task.makes_blocks}
     influences = {f"influence/{cell.digest}.npz" for cell in finished.plan.cells}
     tops = {
         "README.txt",

@@ -21,7 +21,7 @@ from orchestrator.plan.make import plan
 from orchestrator.spec.deep_check import look
 from orchestrator.spec.reader import read_sweep
 from orchestrator.tasks.context import Context
-from orchestrator.tasks.reference import Held
+from orchestrator.tasks.reference import ReferenceArrays
 from tests.nag.inception_file import network, save
 from tests.orchestrator.conftest import nagbench, run_here
 from tests.orchestrator.made_images import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
@@ -80,7 +80,7 @@ def test_adms_file(inception: Path, adm: tuple[Path, dict[str, np.ndarray], np.n
     samples = np.concatenate([block["features"] for block in blocks])
     assert cell["metrics"]["fid"]["value"] == pytest.approx(low_rank_distance(samples, outputs["features"]), rel=1e-6)
     stamp = cell["stamps"]["fid"]
-    held = Held(Context(ran.store, tasks=dict(ran.plan.tasks)), stamp["reference"])
+    held = ReferenceArrays(Context(ran.store, tasks=dict(ran.plan.tasks)), stamp["reference"])
     np.testing.assert_allclose(held["mean"], outputs["features"].mean(axis=0, dtype=np.float64), rtol=1e-12)
     assert held["mean_spatial"].shape == (2023,)
     np.testing.assert_allclose(held["features"], outputs["features"], rtol=1e-4, atol=1e-5)

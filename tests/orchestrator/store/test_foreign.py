@@ -1,4 +1,4 @@
-"""What is not nagbench's: folders that are no store, links, foreign and unreadable files."""
+"""What is not nagbench's: folders that are not a store, links, foreign and unreadable files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_empty_store_is_an_error(finished: Ran, tmp_path: Path, command: str)
 
 
 def test_gc_deletes_names_of_our_own_form_only(finished: Ran, tmp_path: Path) -> None:
-    """In a project folder that was used as a store as well, by mistake."""
+    """In a project folder that was also used as a store, by mistake."""
     store = copied(finished, tmp_path)
     others = ("code/mine.py", "plans/next year.md", "files/thesis.tex", ".env", "blocks/.hidden", "assets/x/y.pt")
     others += ("sweeps/tiny/notes", "logs/mine.log", f"records/score/{HEX}.json.bak", "attempts/x/1.json")
@@ -93,7 +93,7 @@ def test_gc_deletes_names_of_our_own_form_only(finished: Ran, tmp_path: Path) ->
 
 
 def test_links_in_a_store_lead_nobody_out_of_it(tmp_path: Path) -> None:
-    """A folder of blocks that is a link, with `keep: scores`; what lies behind it stays, whatever it is called."""
+    """A folder of blocks is a link, with `keep: scores`; the files behind it stay, whatever their names."""
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(KEEPS)
     victim = tmp_path / "victim"
@@ -170,7 +170,7 @@ def test_many_writers_over_a_link_to_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_file_made_while_a_writer_looks_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One writer asks where the name leads, and another makes the file between its questions."""
+    """One writer checks where the name leads, and another creates the file between two checks."""
     store, looked, real = Store(str(tmp_path)), [], os.stat
     store.create("x/other", b"x")
 
@@ -242,7 +242,7 @@ def test_something_else_in_the_place_of_a_file_is_set_aside(finished: Ran, tmp_p
     store = copied(finished, tmp_path)
     cell = finished.plan.cells[0]
     tasks = finished.plan.tasks
-    train = next(digest for digest, task in tasks.items() if task.kind == "train" and "train" in task.params)
+    train = next(digest for digest, task in tasks.items() if task.trains == "network")
     places = [tasks[cell.scores[0].task].record_name, block_name(cell.stream, 0), f"files/{train}/network.safetensors"]
     places += [block_name(cell.extracts[0], 1), *(tasks[scored.task].record_name for scored in cell.scores[1:])]
     for name in places:
@@ -275,7 +275,7 @@ os.execv(sys.executable, [sys.executable, "-m", "orchestrator.cli", *sys.argv[1:
 
 
 def bound(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command, by somebody who keeps to permissions."""
+    """The command, as a user to whom permissions apply (not root)."""
     command = [sys.executable, "-c", BOUND, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
     if done.returncode == 99:
@@ -284,7 +284,7 @@ def bound(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_files_that_cannot_be_read(finished: Ran, tmp_path: Path) -> None:
-    """A sentence, never a traceback; what only looks goes on without them."""
+    """A message, never a traceback; commands that only read go on without them."""
     store, sweep = copied(finished, tmp_path), finished.plan.sweep.path
     cell = finished.plan.cells[0]
     record = finished.plan.tasks[cell.scores[0].task].record_name
@@ -320,7 +320,7 @@ def test_files_that_cannot_be_read(finished: Ran, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be a colleague's good result; only what is damaged is set aside."""
+    """It may be a colleague's good result; only damaged files are set aside."""
     store = Store(str(tmp_path))
     store.open()
     store.create_record("notes/x.json", {})
@@ -335,7 +335,7 @@ def test_a_file_that_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    """The limit on the size of a file is the same to whoever writes."""
+    """A limit on the size of files has the same effect as a full disk."""
     program = (
         "import resource, signal, sys\nfrom orchestrator.store.store import Store\n"
         "from orchestrator.errors import NagbenchError\n"

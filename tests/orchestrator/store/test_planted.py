@@ -56,7 +56,7 @@ class {name}:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A sweep with a user's own network and guidance, finished."""
+    """A finished sweep with a network and a guidance of the user's."""
     folder = tmp_path_factory.mktemp("own")
     return run_here(laid_out(folder / "sweeps", FILES), folder / "store")
 
@@ -70,7 +70,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store(own: Ran, tmp_path: Path) -> Store:
-    """A copy of the finished one without scores, samples and features: these are to be made again."""
+    """A copy of the finished store without scores, samples and features, which have to be made again."""
     ignored = shutil.ignore_patterns("score", "blocks", "logs")
     return Store(str(shutil.copytree(own.store.root, tmp_path / "store", ignore=ignored)))
 
@@ -90,7 +90,7 @@ def evil(marker: Path, name: str = "Convolutions", main: str = "adapter.py") -> 
 
 
 def plant_code(store: Store, source: str, code: Code) -> None:
-    """Other code under a digest, with a manifest that fits it."""
+    """Put other code under a digest, with a manifest that matches it."""
     shutil.rmtree(store.path(f"code/{source}"), ignore_errors=True)
     for path, data in code.files.items():
         overwrite(store, code_name(source, path), data)
@@ -98,7 +98,7 @@ def plant_code(store: Store, source: str, code: Code) -> None:
 
 
 def described(store: Store, digest: str, model: dict[str, Any]) -> None:
-    """The finished training of a network, of which the file describes another model."""
+    """Make a finished training of a network whose file describes another model."""
     data = store.read(f"files/{digest}/network.safetensors")
     header = json.loads(metadata(data)[KEY])
     header["network"]["model"] = model
@@ -110,11 +110,11 @@ def described(store: Store, digest: str, model: dict[str, Any]) -> None:
 
 
 def network_of(ran: Ran) -> str:
-    return next(d for d, task in ran.plan.tasks.items() if task.kind == "train" and "train" in task.params)
+    return next(d for d, task in ran.plan.tasks.items() if task.trains == "network")
 
 
 def test_other_code_under_the_digest_of_the_users_own_file(own: Ran, store: Store, marker: Path) -> None:
-    """Put there first, or instead: it is set aside, the user's own takes its place, and the results are theirs."""
+    """It is set aside, the user's own code takes its place, and the results are of that."""
     for source, code in own.plan.sweep.code.items():
         plant_code(store, source, evil(marker, main=code.main))
     again = run_here(own.plan.sweep.path, store.root)
@@ -124,7 +124,7 @@ def test_other_code_under_the_digest_of_the_users_own_file(own: Ran, store: Stor
 
 
 def test_a_worker_that_reads_planted_code_refuses_it(own: Ran, store: Store, marker: Path) -> None:
-    """After the engine has looked, before the worker does: on the node, the digest of the task is what counts."""
+    """Planted after the engine has checked and before the worker does: the worker trusts only the task's digest."""
     digest = next(d for d, task in own.plan.tasks.items() if task.kind == "sample")
     sources = list(own.plan.sweep.code)
     for source, code in own.plan.sweep.code.items():
@@ -138,7 +138,7 @@ def test_a_worker_that_reads_planted_code_refuses_it(own: Ran, store: Store, mar
 
 
 def test_a_finished_training_that_names_other_code(own: Ran, store: Store, marker: Path) -> None:
-    """The file of the network, its record and the code that it names are all consistent, and none is of this sweep."""
+    """The network's file, its record and the code that it names match each other, but are not of this sweep."""
     code = evil(marker)
     plant_code(store, code.digest, code)
     described(store, network_of(own), {"name": "Convolutions", "fields": {}, "source": code.digest})
@@ -171,7 +171,7 @@ def test_a_finished_training_of_a_sweep_without_own_code(finished: Ran, tmp_path
 
 
 def test_a_plan_under_the_name_of_another(own: Ran, store: Store, marker: Path) -> None:
-    """A plan's name is the checksum of its content, so whoever was told the name notices."""
+    """A plan's name is the checksum of its content, so a reader that was given the name notices."""
     name = plan_checksum(own.plan)
     code = evil(marker)
     plant_code(store, code.digest, code)
@@ -186,7 +186,7 @@ def test_a_plan_under_the_name_of_another(own: Ran, store: Store, marker: Path) 
 
 
 def payloads(marker: Path) -> dict[str, bytes]:
-    """Contents that run something where they are loaded carelessly."""
+    """Contents that run code if they are loaded carelessly."""
     pickled = f"cposix\nsystem\n(S'touch \"{marker}\"'\ntR.".encode()
     return {
         "python": f"open({str(marker)!r}, 'a').write('python')\n".encode(),
@@ -224,7 +224,7 @@ def test_every_file_of_a_store_is_planted(finished: Ran, tmp_path: Path, marker:
 
 
 def test_an_asset_of_equal_size_and_time(tmp_path: Path, marker: Path) -> None:
-    """TorchScript is code: size and time are no proof of what it is."""
+    """TorchScript is code, so equal size and time do not prove that it is the same file."""
     store = Store(str(tmp_path / "store"))
     store.open()
     file = tmp_path / "net.pt"
@@ -248,7 +248,7 @@ def test_an_asset_of_equal_size_and_time(tmp_path: Path, marker: Path) -> None:
 def test_an_asset_of_a_shared_store_is_used_from_ones_own_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """Others can write to the store, and exchange the file after it was checked: what is opened is not theirs."""
+    """Others can write to the store and swap the file after the check, so a private copy is opened."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store, given = Store(str(tmp_path / "store")), tmp_path / "given"
     store.open()
@@ -296,7 +296,7 @@ def test_without_a_cache_of_ones_own_the_copy_is_of_this_process(
 
 
 def test_a_job_on_ray_refuses_another_plan_under_the_name_it_was_told(finished: Ran, tmp_path: Path) -> None:
-    """Its own checksum is right: what counts is that of the name."""
+    """Its own checksum is right, but it is not that of the name."""
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
     name = plan_checksum(finished.plan)
     assert plan_checksum(read_plan(store, name)) == name
@@ -308,7 +308,7 @@ def test_a_job_on_ray_refuses_another_plan_under_the_name_it_was_told(finished: 
 
 
 def test_blocks_and_records_of_right_checksum_and_wrong_shape(finished: Ran, tmp_path: Path) -> None:
-    """They are damaged, like any other: set aside, and made again."""
+    """They count as damaged: set aside, and made again."""
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store")))
     stream, scores = finished.plan.cells[0].stream, [scored.task for scored in finished.plan.cells[0].scores]
     shapes: list[Any] = [
@@ -361,7 +361,7 @@ def test_a_plan_of_another_sweep_that_is_none(
 
 
 def test_a_sweep_in_a_store_that_others_fill_while_it_runs(tmp_path: Path, marker: Path) -> None:
-    """A record that is there before the task is begun: the result is another, and no more than that."""
+    """Records are planted before their tasks start; the run still finishes."""
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(changed(TINY, "grid: [0, 1]", "grid: [0]"))
     planned = plan(read_sweep(sweep))

@@ -20,7 +20,7 @@ import pytest
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import MARKER, Store
-from orchestrator.tasks.context import Held
+from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, metrics, nagbench, run_here
 
@@ -31,7 +31,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAU
 
 
 def forget() -> None:
-    """fsspec keeps connections; these are of other environment variables."""
+    """Forget fsspec's connections, which were made with other environment variables."""
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()
@@ -82,7 +82,7 @@ def swept(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is asked of S3, by this process: method and key."""
+    """The requests of this process to S3: method and key."""
     from s3fs import S3FileSystem
 
     made: list[tuple[str, str]] = []
@@ -125,7 +125,7 @@ def test_a_start_reads_little(swept: tuple[Path, Store], calls: list[tuple[str, 
 
 
 def test_many_questions_at_once(swept: tuple[Path, Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done of a whole plan is asked for in parallel: here each answer takes 0.1 s."""
+    """Requests for what is done of a plan run in parallel: here each takes 0.1 s."""
     from s3fs import S3FileSystem
 
     from orchestrator.plan.progress import Done, missing
@@ -162,7 +162,7 @@ def test_the_first_writer_wins(bucket: str) -> None:
 
 
 def test_another_process_is_seen_at_once(bucket: str) -> None:
-    """No list and no absence is kept."""
+    """Neither listings nor missing files are cached."""
     store = Store(f"{bucket}/seen")
     store.open()
     assert store.list("records") == []
@@ -179,7 +179,7 @@ def test_another_process_is_seen_at_once(bucket: str) -> None:
 def test_a_lease(bucket: str) -> None:
     store = Store(f"{bucket}/leases")
     store.open()
-    with lease(store, "d"), pytest.raises(Held), lease(Store(store.url), "d"):
+    with lease(store, "d"), pytest.raises(HeldElsewhere), lease(Store(store.url), "d"):
         pass
     with lease(store, "d"):
         assert len(store.list("leases/d")) == 1

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, the first writer wins, and what is damaged is found."""
+"""A file appears whole or not at all, the first writer wins, and damage is detected."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_first_writer_wins(store: Store) -> None:
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_sixty_four_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
-    """Of one file: one winner, and a reader sees nothing or a whole file."""
+    """They write one file: one wins, and a reader sees nothing or a whole file."""
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     store = Store(str(tmp_path))
@@ -77,7 +77,7 @@ def refuse(source: str, target: str, **folders: object) -> None:
 
 
 def test_a_writer_that_died_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its claim and its file; others wait a while for it, then one of them follows."""
+    """It died between its claim and its file; others wait for it, then one of them takes over."""
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr("orchestrator.store.folders.CLAIM_S", 0.5)
     store = Store(str(tmp_path))
@@ -119,7 +119,7 @@ def test_equal_content_is_equal_bytes() -> None:
 
 
 def test_every_bit_and_every_length_is_guarded() -> None:
-    """One flipped bit anywhere, or any missing end, is found (or changes nothing that is read)."""
+    """A flipped bit anywhere, or a truncation at any length, is detected (or changes nothing that is read)."""
     arrays = {"x": np.arange(8, dtype=np.float32)}
     data = pack(arrays, {"n": 8})
     for place in range(len(data)):

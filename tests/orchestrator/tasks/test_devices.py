@@ -1,4 +1,4 @@
-"""Kinds of device: what a block says of the one that sampled it, and what `measure` and the report make of another."""
+"""Kinds of device: blocks record which one sampled them; `measure` and the report notice another."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tasks(ran: Ran, kind: str) -> list[Task]:
 
 
 def rewritten(store: Store, stream: str, number: int, change: Callable[[dict[str, Any]], None], far: int = 0) -> None:
-    """A block whose record is another, and whose samples are `far` off in one place."""
+    """Replace a block: its record is changed, and one value of its samples is off by `far`."""
     arrays, record = read_block(store, stream, number)
     samples = arrays["samples"].copy()
     samples.flat[0] = int(samples.flat[0]) + (far if samples.flat[0] < 128 else -far)
@@ -87,7 +87,7 @@ def as_it_is(record: dict[str, Any]) -> None:
 
 
 def again(store: Store, task: Task) -> dict[str, Any]:
-    """The record of a measurement that is made once more."""
+    """The record of a measurement that is repeated."""
     store.remove(task.record_name)
     measure.run(Context(store), task)
     return store.read_record(task.record_name)
@@ -104,7 +104,7 @@ def test_a_block_says_what_sampled_it(measured: Ran) -> None:
 
 @pytest.mark.parametrize("change", [unknown, elsewhere])
 def test_states_within_rounding_elsewhere(measured: Ran, store: Store, change: Callable[..., None]) -> None:
-    """One quantum is what rounding gives; the record and the report's stamp say so. Two are not."""
+    """One step of the stored type is rounding, and the record and the report's stamp say so. Two steps are not."""
     task = tasks(measured, "measure")[0]
     assert again(store, task)["states"] is None
     rewritten(store, task.params["stream"], 1, change, far=1)
@@ -158,7 +158,7 @@ def test_the_promised_tolerance(kept: np.ndarray, precision: dict[str, Any], gap
 
 
 def test_comparisons_across_kinds_are_marked(measured: Ran, store: Store) -> None:
-    """Those of cells that were sampled on several known kinds, or on one that was not recorded beside a known one."""
+    """If cells were sampled on several known kinds, or one on a known and another on an unrecorded kind."""
 
     def rows() -> list[dict[str, Any]]:
         return Ran(measured.plan, store, None, measured.observer, {}).document()["comparisons"]
@@ -186,7 +186,7 @@ def test_comparisons_across_kinds_are_marked(measured: Ran, store: Store) -> Non
 
 
 class Flags(TorchDispatchMode):
-    """Notes torch's flags at every operation."""
+    """Records torch's flags at every operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Flags(TorchDispatchMode):
 
 
 def test_extractors_and_their_trainings_are_exact(measured: Ran) -> None:
-    """Whatever was set before: features have one digest, so one arithmetic."""
+    """Whatever was set before: features with one digest must come from one arithmetic."""
     context = Context(measured.store, Options())
     context.tasks.update(measured.plan.tasks)
     extracts = [task for task in tasks(measured, "extract") if task.params["weights"]]

@@ -1,4 +1,4 @@
-"""References and held-out images: what samples are held against, with which bits, and what is asked of it."""
+"""References and held-out images: which images samples are compared with, bit for bit, and which arrays are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.report.results import collect
 from orchestrator.store.store import Store
 from orchestrator.tasks import reference
 from orchestrator.tasks.context import Context, Options
-from orchestrator.tasks.reference import Held
+from orchestrator.tasks.reference import ReferenceArrays
 from orchestrator.tasks.score import NO_HELD_OUT
 from orchestrator.tasks.task import Task
 from tests.orchestrator.conftest import Ran, run_here
@@ -38,10 +38,10 @@ def reference_task(store: Store, **params: Any) -> Task:
     return task
 
 
-def done(store: Store, task: Task, micro_batch: int = 256) -> Held:
+def done(store: Store, task: Task, micro_batch: int = 256) -> ReferenceArrays:
     context = Context(store, Options(micro_batch=micro_batch), tasks={task.digest: task})
     reference.run(context, task)
-    return Held(context, task.digest)
+    return ReferenceArrays(context, task.digest)
 
 
 def digits(split: str) -> np.ndarray:
@@ -54,7 +54,7 @@ def digits(split: str) -> np.ndarray:
 
 
 def test_moments_are_those_of_all_rows_to_the_last_bit(tmp_path: Path) -> None:
-    """What FID made of the rows itself, before moments were kept; whatever the micro-batch."""
+    """Equal to the moments that FID computes from the rows, for any micro-batch."""
     for micro_batch in (256, 100):
         store = Store(str(tmp_path / str(micro_batch)))
         held = done(store, reference_task(store), micro_batch)
@@ -69,7 +69,7 @@ def test_moments_are_those_of_all_rows_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_a_large_reference_is_made_and_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are capped, moments are of all images; a part is what is in memory."""
+    """Rows are capped, moments are of all images; one part at a time is in memory."""
     monkeypatch.setattr(reference, "PART", 300)
     store = Store(str(tmp_path))
     task = reference_task(store, rows=700)
@@ -95,7 +95,7 @@ def test_a_large_reference_is_made_and_read_in_parts(tmp_path: Path, monkeypatch
 
 
 def test_both_distances_are_reported(finished: Ran) -> None:
-    """To the training images and to those held out; the score tasks say which, and what they are held against."""
+    """To the training images and to the held-out ones; the score tasks say which."""
     found = finished.document()
     for cell in found["cells"]:
         assert {"fid", "fid_held_out", "fid_digits", "fid_held_out_digits"} <= cell["metrics"].keys()
@@ -105,7 +105,7 @@ def test_both_distances_are_reported(finished: Ran) -> None:
         }
         assert sizes == {"fid": 1438, "fid_held_out": 359, "class_accuracy_digits": None}
     planned = finished.plan.cells[0]
-    held = Held(Context(finished.store, tasks=dict(finished.plan.tasks)), finished.plan.floors[0][0])
+    held = ReferenceArrays(Context(finished.store, tasks=dict(finished.plan.tasks)), finished.plan.floors[0][0])
     samples = np.concatenate(
         [finished.store.read_arrays(f"blocks/{planned.extracts[0]}/{n:06d}.safetensors")[0]["features"] for n in (0, 1)]
     )
@@ -151,7 +151,7 @@ def test_images_of_another_data_set_as_the_reference(tmp_path: Path) -> None:
 
 
 def test_copies_are_looked_for_among_the_training_images(tmp_path: Path) -> None:
-    """Whatever distances are held against: here a published file of other images, and another data set."""
+    """Whatever the reference of distances is: here a published file of other images, and another data set."""
     picture_folder(tmp_path / "data")
     picture_folder(tmp_path / "other", each=20)
     adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)

@@ -1,4 +1,4 @@
-"""Streams of latents: decoded where they are scored and exported, by the autoencoder that the score section names."""
+"""Streams of latents: decoded for scores and exports, by the autoencoder that the score section names."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_features_are_of_the_decoded_images(ran: Ran, folder: Path) -> None:
 
 
 def test_latents_have_pictures(ran: Ran, folder: Path) -> None:
-    """Those of block 0, decoded in the pass that took the features."""
+    """Those of block 0, decoded in the pass that extracts the features."""
     (cell,) = ran.plan.cells
     pictures, labels = previews.read(ran.store, cell.stream, cell.extracts)
     assert (pictures.shape, labels.shape) == ((10, 3, 16, 16), (10,))
@@ -117,7 +117,7 @@ def test_latents_have_pictures(ran: Ran, folder: Path) -> None:
 
 
 def test_what_an_autoencoder_is_is_its_content(ran: Ran, folder: Path, tmp_path: Path) -> None:
-    """Its folder may lie anywhere; other settings are another task; the stream knows nothing of it."""
+    """Its folder may be anywhere; other settings make another task, but not another stream."""
     extracts = {}
     for name, change in (
         ("moved", ("path: vae", "path: elsewhere/vae")),
@@ -141,7 +141,7 @@ def test_what_an_autoencoder_is_is_its_content(ran: Ran, folder: Path, tmp_path:
 
 
 def test_the_autoencoder_is_read_from_the_store(ran: Ran, folder: Path) -> None:
-    """A node has no path of ours: what decodes is the copy among the store's assets."""
+    """Nodes do not have the user's paths, so they decode with the copy among the store's assets."""
     task = ran.plan.tasks[ran.plan.cells[0].extracts[0]]
     content = task.params["decode"]["fields"]["path"]
     assert ran.store.list(f"assets/{content.rstrip('/')}") == ["config.json", "diffusion_pytorch_model.safetensors"]

@@ -99,7 +99,7 @@ def test_every_arm_is_compared(ran: Ran) -> None:
 
 
 def test_dog_names_its_reference(ran: Ran) -> None:
-    """The edge is in the plan, to the network before its fine-tuning."""
+    """The plan has the edge to the network before its fine-tuning."""
     streams = {planned.cell.arm: ran.plan.tasks[planned.stream] for planned in ran.plan.cells}
     networks = {arm: stream.params["network"] for arm, stream in streams.items()}
     assert streams["dog"].inputs == (networks["tuned"], networks["pre"])
@@ -118,7 +118,7 @@ def test_the_class_table_is_new(ran: Ran) -> None:
 
 
 def test_a_preset_is_its_fields(folder: Path, read: Callable[..., Sweep]) -> None:
-    """Digests hold the fields, so a recipe written out is the same training, and what stands beside a preset counts."""
+    """Digests are of fields, so a recipe written out is the same training, and fields beside a preset override it."""
     recipe = ", ".join(f"{key}: {str(value).lower()}" for key, value in PRESETS["dog_sft"].items())
     whole = plan(read_sweep(folder / "sweep.yaml"))
     long = (

@@ -1,4 +1,4 @@
-"""Images to latents once: shards as blocks, both flips, the reference in the same pass, a training that reads them."""
+"""Images are encoded once, as blocks with both flips; the same pass makes the reference; trainings read the blocks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def of_kind(ran: Ran, kind: str) -> list[str]:
 
 
 def test_a_training_reads_the_shards(sweep: Callable[..., Path], source: Path, tmp_path: Path) -> None:
-    """Weight for weight what a training by hand gives on the same latents; samples are latents, scored as images."""
+    """It gives the weights of a training by hand on the same latents; samples are latents, scored as images."""
     ran = run_here(sweep(), tmp_path / "store")
     assert not ran.failed
     [encode] = of_kind(ran, "encode")
@@ -107,7 +107,7 @@ def test_a_training_reads_the_shards(sweep: Callable[..., Path], source: Path, t
 
 
 def test_images_are_read_once(sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The features of the reference are taken while the images are encoded, and are those of a pass of their own."""
+    """The reference's features are extracted while the images are encoded, and equal those of a separate pass."""
     seen: Counter[str] = Counter()
     read = ImageSplit._read
 
@@ -130,7 +130,7 @@ def test_images_are_read_once(sweep: Callable[..., Path], tmp_path: Path, monkey
 
 
 def _pixels(path: Path) -> tuple[str, str]:
-    """The change that makes the network one of pixels."""
+    """The replacement that makes the network one of pixels."""
     line = next(line for line in path.read_text().splitlines() if "autoencoder" in line)
     return line + "\n", ""
 
@@ -150,7 +150,7 @@ def test_the_latents_are_made_once_for_all(sweep: Callable[..., Path], tmp_path:
 
 
 def test_shards_are_shared_out(sweep: Callable[..., Path], tmp_path: Path) -> None:
-    """Each is a bundle with its features, ahead of the training, which waits for all of them."""
+    """Each is a bundle with its features, before the training, which waits for all of them."""
     planned = plan(read_sweep(sweep()))
     todo = missing(planned, Done(Store(str(tmp_path / "none"))))
     found = bundles(planned, "plan", todo, todo, lambda *_: 1, {})
@@ -206,7 +206,7 @@ def test_shards_in_each_other_s_place_are_made_again(sweep: Callable[..., Path],
 
 
 def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
-    """Killed when the first of its shards is there; the same command goes on with the others. Real processes."""
+    """Killed after its first shard; the same command goes on with the others. Real processes."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "images.npz", arr_0=rng.integers(0, 256, (1200, 8, 8, 3), np.uint8), arr_1=np.arange(1200) % 3)
     data = "{name: image_folder, path: images, resolution: 16, flip: true}"
@@ -257,7 +257,7 @@ def deep(path: Path) -> str:
 
 
 def test_an_autoencoder_of_another_width(sweep: Callable[..., Path], source: Path, tmp_path: Path) -> None:
-    """Its latents are not what the checkpoint that is fine-tuned has for states; only `check --deep` reads weights."""
+    """Its latents do not have the shape that the fine-tuned checkpoint needs; only `check --deep` reads weights."""
     wide = autoencoder(tmp_path / "wide", latent_channels=8)
     ran = run_here(sweep(), tmp_path / "store")
     network = ran.plan.tasks[ran.plan.cells[0].stream].params["network"]
@@ -278,7 +278,7 @@ def test_an_autoencoder_of_another_width(sweep: Callable[..., Path], source: Pat
 
 
 def test_other_images_than_planned(sweep: Callable[..., Path], source: Path, tmp_path: Path) -> None:
-    """The plan counts them; a task whose count is another does nothing."""
+    """The plan has their number; a task that finds another number refuses."""
     from orchestrator.tasks.context import Context, Options
     from orchestrator.tasks.encode import run
     from orchestrator.tasks.task import Task

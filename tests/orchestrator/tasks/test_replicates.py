@@ -1,4 +1,4 @@
-"""Which cells share the noise of their samples: those of one training seed, whatever their network and guidance."""
+"""Cells of one training seed share the noise of their samples, whatever their network and guidance."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 def seeds(planned: Plan, arm: str, sample_seed: int) -> dict[int | None, int]:
-    """The seeds of an arm's noise by training seed."""
+    """The noise seeds of an arm, by training seed."""
     found = {}
     for one in planned.cells:
         params = one.cell.params
@@ -124,7 +124,7 @@ arms: {plain: {}}
 
 
 def test_partners_in_a_report_sample_from_the_same_noise(tmp_path: Path) -> None:
-    """Each pair that a comparison averages over: equal seeds of noise within it, others in every other pair."""
+    """In each pair of a comparison both have the same noise seed, and no two pairs share one."""
     results, store = made(tmp_path)
     assert isinstance(store, Store)
     for row in compare(results, store):

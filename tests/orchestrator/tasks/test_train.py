@@ -1,4 +1,4 @@
-"""The train task: killed, damaged, warned, diverging, in several processes; what it leaves behind each time."""
+"""The train task: killed, warned, diverging, with damaged checkpoints, in several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks import train
 from orchestrator.tasks.checkpoints import COLUMNS, progress
-from orchestrator.tasks.context import Context, Held, Options
+from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.task import Task
 from tests.nag.together import note, noted, together
 
@@ -99,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_interrupted_and_resumed(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
-    """At several steps, the newest checkpoint damaged once: the same bytes, and curves without a gap."""
+    """At several steps, once with a damaged newest checkpoint: the same bytes, and curves without a gap."""
     store = opened(tmp_path)
     resumed = []
     for step in (13, 26, 35):
@@ -128,7 +128,7 @@ def test_interrupted_and_resumed(task: Task, tmp_path: Path, undisturbed: bytes)
 
 
 def test_all_checkpoints_damaged(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
-    """It begins anew, and says so; so it does with a checkpoint of a form that is no longer written."""
+    """It starts again, and the record says so; also with a checkpoint in an old format."""
     store = opened(tmp_path)
     for name in interrupted(store, task, 20):
         Path(store.path(f"files/{task.digest}/{name}")).write_bytes(b"nothing")
@@ -159,7 +159,7 @@ def test_each_warning_is_answered_once(task: Task, tmp_path: Path, undisturbed: 
 
 
 def test_steps_go_on_while_a_checkpoint_is_written(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
-    """To a store in which the first one takes until step 30; none is begun meanwhile, and it holds its own step."""
+    """The first write takes until step 30; no other starts meanwhile, and the checkpoint is of its own step."""
     going_on, begun = threading.Event(), []
 
     class Slow(Store):
@@ -188,7 +188,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(task: Task, tmp_path: Path, u
 
 
 def test_a_store_that_cannot_be_written_stops_the_training(task: Task, tmp_path: Path) -> None:
-    """Though a thread writes; and not before the attempt that failed is known."""
+    """Although a thread writes, the training gets the error of the failed write."""
     from orchestrator.errors import EnvironmentProblem
 
     class Full(Store):
@@ -212,7 +212,7 @@ def test_a_training_that_diverges_names_its_checkpoint(tmp_path: Path) -> None:
 
 
 def test_classes(task: Task, tmp_path: Path) -> None:
-    """A fine-tuning on as many classes keeps their table, or starts a new one; on others it has to."""
+    """Fine-tuning on as many classes keeps the class table, or starts a new one; with another number it must be new."""
 
     class Four:
         shape, num_classes = (1, 8, 8), 4
@@ -252,7 +252,7 @@ class ReadOnly(Store):
 
 
 def two_processes(folder: Path, task: Task) -> None:
-    """Refused while another engine has the lease; interrupted; done; and once more, undisturbed, in another store."""
+    """Refused because another engine has the lease; interrupted; resumed; done before; undisturbed in another store."""
     here = distributed.world()
 
     def context(name: str, step: int = -1) -> Context:
@@ -264,19 +264,19 @@ def two_processes(folder: Path, task: Task) -> None:
         try:
             train.run(context(name, step), task)
             said.append("done")
-        except (Held, Stop, distributed.PeerFailed) as error:
+        except (HeldElsewhere, Stop, distributed.PeerFailed) as error:
             said.append(type(error).__name__)
     note(folder, here.rank, " ".join(said))
 
 
 def test_two_processes(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
-    """The first one alone holds the lease and writes; the weights are those of one process, and resume bit by bit."""
+    """Only the first one holds the lease and writes; the weights agree with one process, and resume bit for bit."""
     stores = [Store(str(tmp_path / name)) for name in ("held", "store", "other")]
     for store in stores:
         store.open()
     stores[0].create_record(f"leases/{task.digest}/000001.json", {"until": time.time() + 100, "host": "elsewhere"})
     assert together(2, two_processes, tmp_path, task) == [0, 0]
-    assert noted(tmp_path, 0) == "Held Stop done done done"
+    assert noted(tmp_path, 0) == "HeldElsewhere Stop done done done"
     assert noted(tmp_path, 1) == "done PeerFailed done done done"
     assert network(stores[1], task) == network(stores[2], task)
     assert record(stores[1], task)["resumed_at"] > 0
@@ -288,7 +288,7 @@ def test_two_processes(task: Task, tmp_path: Path, undisturbed: bytes) -> None:
 
 
 def test_processes_that_do_not_divide_the_batch(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said at once, though the others are not there."""
+    """It is reported at once, without waiting for the others."""
     for name, value in distributed.environment(1, 3, 9).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="a global batch of 16 cannot be divided equally among 3 processes"):
