@@ -116,7 +116,7 @@ Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # of a campaign, w
 
 
 def shared_folder(store: Store, site: Site) -> Path:
-    """Where code, submitit's files and the logs of elements lie; the nodes must see it."""
+    """Where code, submitit's files and the logs of array tasks lie; the nodes must see it."""
     if site.settings.folder is not None:
         return Path(site.settings.folder).expanduser()
     if store.local:

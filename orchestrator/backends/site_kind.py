@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Queued:
     """What is on its way for a sweep."""
 
-    elements: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind of task and state
+    array_tasks: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind of task and state
     jobs: tuple[dict[str, str], ...] = ()  # each id and status
     unknown: str | None = None  # why it is not known
 
@@ -38,7 +38,7 @@ class Submitted:
 @dataclass(frozen=True)
 class Ended:
     count: int
-    what: str  # an element, a Ray job
+    what: str  # an array task, a Ray job
     gone: bool = True  # or told to end, and still running
 
 
@@ -54,7 +54,7 @@ class Queue(Protocol):
         self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]
     ) -> Ended: ...  # only: of these tasks alone
 
-    def logs(self, sweep: str, store: Store) -> str | None: ...  # None: they are files, a task or an element each
+    def logs(self, sweep: str, store: Store) -> str | None: ...  # None: they are files, a task or an array task each
 
 
 class SiteKind(Queue, Protocol):

@@ -111,7 +111,7 @@ CLOCK_S = 2.0  # logs have whole seconds
 
 
 def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
-    """The sweep, done in this process in peace, with one thread, as an element does it."""
+    """The sweep, done in this process in peace, with one thread, as an array task does it."""
     import torch
 
     torch.set_num_threads(1)
@@ -130,7 +130,7 @@ def says(folder: Path, **settings: float) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """A process that does the work of an element."""
+    """A process that does the work of an array task."""
 
     pid: int
     job: str  # `7_0`, or `7`
@@ -215,7 +215,7 @@ class Trial(Place):
         return [json.loads(path.read_text()) for path in paths]
 
     def tasks(self, kind: str) -> list[Task]:
-        """The processes that do elements of a kind."""
+        """The processes that do array tasks of a kind."""
         kinds = {array["name"]: array["kind"] for array in self.arrays()}
         return [task for name, task in self._processes() if kinds.get(name) == kind]
 
@@ -233,8 +233,8 @@ class Trial(Place):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if mine else [b""]
                 if b"python" in os.path.basename(words[0]) and b"submitit.core._submit" in words:
-                    element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
-                    job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"]) + element
+                    index = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
+                    job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"]) + index
                     found.append((known["SLURM_JOB_NAME"], Task(pid, job, known["SLURMD_NODENAME"])))
         return sorted(found, key=lambda each: each[1].pid)
 
@@ -307,7 +307,7 @@ class Trial(Place):
             assert kept.items() <= _metrics(self.base).items()
 
     def made_again(self) -> list[str]:
-        """Blocks and tasks that an element began to make when they had been published."""
+        """Blocks and tasks that an array task began to make when they had been published."""
         found = []
         for line in MADE.finditer(self.logs()):
             stamp, kind, digest, blocks, seconds = line.groups()

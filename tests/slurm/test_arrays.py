@@ -1,4 +1,4 @@
-"""Bundles become elements of arrays: each once, in good lengths, behind what they wait for. Slurm is not needed."""
+"""Bundles become array tasks of arrays: each once, in good lengths, behind what they wait for. Slurm is not needed."""
 
 from __future__ import annotations
 
@@ -47,39 +47,39 @@ def packed(work: list[Work], site: Slurm, most: int = 1000, known: dict[int, str
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_bundle_is_in_one_element_behind_what_it_waits_for(seed: int) -> None:
+def test_every_bundle_is_in_one_array_task_behind_what_it_waits_for(seed: int) -> None:
     draw = random.Random(seed)
     site = Slurm(throttle=draw.choice([1, 3, 64]), target_minutes=draw.choice([2.0, 30.0, 60.0]))
     most = draw.choice([2, 7, 1000])
     work = a_sweep(draw.randint(1, 4), draw.randint(1, 6), draw.randint(1, 5), draw.randint(1, 8))
     found = packed(work, site, most)
-    place = {h: (a.name, e) for a in found for e, element in enumerate(a.elements) for h in element.handles}
+    place = {h: (a.name, index) for a in found for index, task in enumerate(a.tasks) for h in task.handles}
     assert sorted(place) == [each.handle for each in work]
-    assert [h for a in found for e in a.elements for h in e.handles if h not in place] == []
+    assert [h for a in found for e in a.tasks for h in e.handles if h not in place] == []
     order = [array.name for array in found]
     by_name = {array.name: array for array in found}
     for each in work:
         mine = by_name[place[each.handle][0]]
         for handle in each.after:
-            name, element = place[handle]
+            name, index = place[handle]
             exact = by_name[name].kind == "train"
-            assert (f"{name}/{element}" if exact else name) in mine.after
+            assert (f"{name}/{index}" if exact else name) in mine.after
             assert order.index(name) < order.index(mine.name)
     for array in found:
-        assert 1 <= len(array.elements) <= most
+        assert 1 <= len(array.tasks) <= most
         assert 1 <= array.throttle <= site.throttle
-        assert len({(b.kind, b.network, b.doublings) for e in array.elements for b in e.bundles}) == 1
-        for element in array.elements:
-            assert len(element.bundles) == 1 or sum(map(seconds, element.bundles)) <= site.target_minutes * 60
-            assert array.kind != "train" or len(element.bundles) == 1
+        assert len({(b.kind, b.network, b.doublings) for e in array.tasks for b in e.bundles}) == 1
+        for task in array.tasks:
+            assert len(task.bundles) == 1 or sum(map(seconds, task.bundles)) <= site.target_minutes * 60
+            assert array.kind != "train" or len(task.bundles) == 1
 
 
-def test_elements_are_as_many_as_may_run_but_not_too_short() -> None:
+def test_array_tasks_are_as_many_as_may_run_but_not_too_short() -> None:
     work = [each for each in a_sweep(1, 40, 1, blocks=1) if each.bundle.kind == "sample"]  # 40 bundles of 40 s
     wide = packed(work, Slurm(throttle=512, target_minutes=30))
     narrow = packed(work, Slurm(throttle=4, target_minutes=30))
-    assert [len(array.elements) for array in wide] == [len(work) // int(WORTHWHILE_S // BLOCK_S) + 1]
-    assert [len(array.elements) for array in narrow] == [4]
+    assert [len(array.tasks) for array in wide] == [len(work) // int(WORTHWHILE_S // BLOCK_S) + 1]
+    assert [len(array.tasks) for array in narrow] == [4]
 
 
 def test_what_is_tried_again_differently_stands_apart() -> None:
@@ -92,7 +92,7 @@ def test_what_is_tried_again_differently_stands_apart() -> None:
     ]
     found = packed(work, Slurm(memory_gb_at_most=40))
     assert [(array.resources.memory_gb, array.avoid) for array in found] == [(16, ()), (40, ()), (16, ("n1",))]
-    assert [element.handles for element in found[0].elements] == [
+    assert [task.handles for task in found[0].tasks] == [
         (1,),
         (3,),
         (5,),
@@ -121,7 +121,7 @@ def test_what_fits_into_the_queue_and_into_the_hours() -> None:
     found = packed(a_sweep(2, 4, 2), Slurm(throttle=64, target_minutes=6))
     kinds = [array.kind for array in found]
     assert kinds == ["train", "sample", "score", "sample", "score"]
-    sizes = [len(array.elements) for array in found]
+    sizes = [len(array.tasks) for array in found]
     kept, left = fitting(found, sizes[0] + sizes[1] + sizes[2], None)
     assert [array.kind for array in kept] == ["train", "sample", "score"]
     assert set(left.values()) == {ROOM}
@@ -141,7 +141,7 @@ def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):
         write_array(store, wave, place, array)
         kept = read_array(store, wave.array_name(place))
-        assert [e.bundles for e in kept.elements] == [e.bundles for e in array.elements]
+        assert [e.bundles for e in kept.tasks] == [e.bundles for e in array.tasks]
         assert (kept.after, kept.resources, kept.throttle) == (array.after, array.resources, array.throttle)
     close(store, wave)
     assert [each.number for each in waves(store, "sweep")] == [2]
@@ -164,7 +164,7 @@ def test_what_the_user_ended_adds_up(tmp_path: object) -> None:
 
 def test_a_throttle_and_a_number_of_gpus_bound_the_simulation() -> None:
     (array,) = packed([each for each in a_sweep(1, 64, 1) if each.bundle.kind == "sample"], Slurm(throttle=8))
-    lasting = {array.name: [100.0] * len(array.elements)}
-    turns = -(-len(array.elements) // 8)
+    lasting = {array.name: [100.0] * len(array.tasks)}
+    turns = -(-len(array.tasks) // 8)
     assert makespan([array], lasting) == pytest.approx(100.0 * turns)
-    assert makespan([array], lasting, gpus=2) == pytest.approx(100.0 * -(-len(array.elements) // 2))
+    assert makespan([array], lasting, gpus=2) == pytest.approx(100.0 * -(-len(array.tasks) // 2))

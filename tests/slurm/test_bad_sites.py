@@ -68,7 +68,7 @@ def test_what_the_cluster_does_not_have(place: Place, old: str, new: str, code: 
     assert nothing(place)
     place.closed()
     assert place("submit").exit_code == 0  # mended, the same command goes on
-    assert len(place.elements()) == 5
+    assert len(place.array_tasks()) == 5
 
 
 @pytest.mark.parametrize("fails", [4, 6, 7])  # an array, the reconcile job, the one that stands in for it

@@ -59,13 +59,13 @@ ACCOUNTS = """\
         ("123+1", ["123+1"]),
     ],
 )
-def test_ids_stand_for_elements(job: str, ids: list[str]) -> None:
+def test_ids_stand_for_array_tasks(job: str, ids: list[str]) -> None:
     assert expand(job) == ids
 
 
 @pytest.mark.parametrize("job", ["", "x", "1_", "1_[a]", "1_[0-99999999]", "1_[0x1f]", "1 2"])
 def test_what_is_no_id_is_an_error(job: str) -> None:
-    with pytest.raises(ValueError, match=r"no id of a job|too many elements"):
+    with pytest.raises(ValueError, match=r"no id of a job|too many array tasks"):
         expand(job)
 
 
@@ -154,15 +154,15 @@ def states(commands: Commands) -> dict[str, str]:
     return {job.id: job.state for job in commands.queue()}
 
 
-def test_the_queue_shows_elements_one_by_one_and_how_they_ended(slurm: Cluster) -> None:
+def test_the_queue_shows_array_tasks_one_by_one_and_how_they_ended(slurm: Cluster) -> None:
     commands = Commands(slurm.env)
     script = "case $SLURM_ARRAY_TASK_ID in 0) exit 3;; 1) kill -9 $$;; 2) exit 0;; *) sleep 60;; esac"
     array = slurm.submit(script, "--array=0-5%4", "--job-name=nb.me.tiny", "--partition=gpu")
     before = time.time()
     rows = {job.id: job for job in commands.queue() if job.id.startswith(f"{array}_")}
     assert set(rows) == {f"{array}_{n}" for n in range(6)}  # at once, whatever they do
-    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "element 1 has died", 20)
-    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "element 5 runs", 20)
+    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "array task 1 has died", 20)
+    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "array task 5 runs", 20)
     rows = {job.id: job for job in commands.queue()}
     assert rows[f"{array}_0"].exit_code == 3
     assert rows[f"{array}_1"].signal == 9
@@ -184,7 +184,7 @@ def test_the_queue_shows_elements_one_by_one_and_how_they_ended(slurm: Cluster) 
     assert states(commands)[f"{array}_3"] == "CANCELLED"
 
 
-def test_a_requeued_element_comes_back_under_its_id(slurm: Cluster) -> None:
+def test_a_requeued_array_task_comes_back_under_its_id(slurm: Cluster) -> None:
     commands = Commands(slurm.env)
     array = slurm.submit("trap '' TERM; [ -n \"$SLURM_RESTART_COUNT\" ] || sleep 60", "--array=0-1")
     wait(lambda: states(commands).get(f"{array}_1") == "RUNNING", "it runs", 20)

@@ -32,7 +32,7 @@ SITE = Settings(
     partition="gpu",
     cpu_partition="cpu",
     stages=Stages(sample=SHORT, extract=SHORT),
-    target_minutes=0.0001,  # an element for each bundle, so that they could all run at once
+    target_minutes=0.0001,  # an array task for each bundle, so that they could all run at once
     throttle=4,
     poll_s=0.5,
     signal_s=5,
@@ -48,7 +48,7 @@ def slurm(store: Store, plan: Plan) -> Iterator[Slurm]:
 
 
 def workers(backend: Slurm) -> list[int]:
-    """The processes that do the work of this backend's elements."""
+    """The processes that do the work of this backend's array tasks."""
     found = []
     for pid in processes():
         names = [each for each in environment(pid) if each.startswith(b"SLURM_JOB_NAME=" + backend.stem.encode())]
@@ -70,7 +70,7 @@ def cancel(backend: Slurm) -> Any:
 
 @pytest.fixture(scope="module")
 def used(whole_session: Cluster, truth: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
-    """The session's cluster; a sampling element has one of the fake GPUs."""
+    """The session's cluster; a sampling array task has one of the fake GPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(whole_session.conf))
         with using(Kind(slurm, workers, cancel, gpus=1), truth, tmp_path_factory.mktemp("slurm")) as made:

@@ -40,7 +40,7 @@ def test_doctor_runs_one_job_and_says_what_the_cluster_can_do(place: Place) -> N
     code, found = rows(place)
     assert code == 0, found
     assert found["site"]["state"] == "ok"
-    assert found["arrays"]["detail"].startswith("up to 21 elements, ")
+    assert found["arrays"]["detail"].startswith("up to 21 array tasks, ")
     assert found["preemption"]["detail"] == "none on this cluster"
     assert found["accounting"]["detail"] == "sacct answers"
     assert re.fullmatch(r"(c|g)pu: 2 of 4 CPU, \d+ GB, 2 GPU \(idle\)", found["nodes"]["detail"])
@@ -104,14 +104,14 @@ def test_plan_says_what_submit_then_queues(place: Place) -> None:
     planned = json.loads(place("plan", "--json").stdout)["site"]
     assert planned["guessed"]
     assert place("submit").exit_code == 0
-    arrays, elements = Counter[str](), Counter[str]()
+    arrays, tasks = Counter[str](), Counter[str]()
     for wave in waves(place.store, place.name):
         for job in jobs_of(place.store, wave):
             arrays[job.array.kind] += 1
-            elements[job.array.kind] += len(job.array.elements)
-    assert elements["sample"] > 1
+            tasks[job.array.kind] += len(job.array.tasks)
+    assert tasks["sample"] > 1
     assert {each["stage"]: (each["arrays"], each["elements"]) for each in planned["stages"]} == {
-        kind: (arrays[kind], elements[kind]) for kind in arrays
+        kind: (arrays[kind], tasks[kind]) for kind in arrays
     }
 
 
@@ -133,7 +133,7 @@ def test_a_limit_of_the_account_is_told(place: Place) -> None:
 
 
 def test_gpu_hours_of_earlier_lives_count(place: Place) -> None:
-    """Two elements of waves that are over, one of them by a death that Slurm told: two hours are used."""
+    """Two array tasks of waves that are over, one of them by a death that Slurm told: two hours are used."""
     now = time.time()
     for number in (1, 2):
         wave = begin(place.store, "small", {"arrays": 0, "stem": f"x{number}", "time": now, "folder": "x"})
@@ -149,5 +149,5 @@ def test_gpu_hours_of_earlier_lives_count(place: Place) -> None:
     assert "GPU hours: 2.00 used, 0.00 queued, of 2" in refused.output
     assert "nothing is queued: what is left waits for GPU hours (--max-gpu-hours)" in refused.output
     assert place("submit", "--max-gpu-hours", "9").exit_code == 0
-    assert place.elements()
+    assert place.array_tasks()
     place.cluster.run("scancel", "--user=root")

@@ -16,7 +16,7 @@ SITE = Slurm(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, 
 
 
 def stamp(folder: str, index: int) -> None:
-    """What an element of these tests does: it says from when to when."""
+    """What an array task of these tests does: it says from when to when."""
     began = time.time()
     time.sleep(0.5)
     (Path(folder) / f"{index}").write_text(f"{began} {time.time()}")
@@ -32,7 +32,7 @@ def test_the_throttle_is_obeyed_and_an_array_of_one_is_none(slurm: Cluster, tmp_
         work = functools.partial(stamp, str(tmp_path / "many"))
         many = queue(SITE, tmp_path / "f6", ROOT, "nb.many", asked, work, 6, after=[one], throttle=2)
         ids = {row.id for row in Commands().queue() if row.name in ("nb.one", "nb.many")}
-    assert ids == {one, *(f"{many}_{element}" for element in range(6))}
+    assert ids == {one, *(f"{many}_{index}" for index in range(6))}
     slurm.wait_idle(100)
     times = {int(path.name): tuple(map(float, path.read_text().split())) for path in (tmp_path / "many").iterdir()}
     assert sorted(times) == list(range(6))

@@ -1,4 +1,4 @@
-"""Bundles as elements of Slurm job arrays. What is queued is in the store (waves), what is done in the records; this
+"""Bundles as array tasks of Slurm job arrays. What is queued is in the store (waves), what is done in the records; this
 process may end at any moment, and another one, on any host, goes on from there.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.backends.slurm.array_task import STOP, RunArrayTask
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.element import STOP, Element
 from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import HOURS, ROOM, SPEED, committed, fitting, uncalibrated
@@ -42,7 +42,7 @@ from orchestrator.plan.progress import Done
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import BLOCK_KINDS
 
-BLOCKS_A_BUNDLE = 8  # what an element does before it looks at the next bundle; not what one element does
+BLOCKS_A_BUNDLE = 8  # what an array task does before it looks at the next bundle; not what one array task does
 FIRST_LOOK_S, LAST_LOOK_S = 1.0, 30.0  # between looks at the store, less and less often; Slurm is asked every `poll_s`
 
 AfterWave = Callable[[str, Sequence[str]], None]
@@ -53,9 +53,11 @@ class Overtaken(EnvironmentProblem):
 
 
 class Slurm:
-    """`note` is told what a person may want to know. `record` is kept with every wave: owner, generation, since.
-    `options` go to the elements. `after_wave(stem, jobs)` queues what goes on when these jobs have ended. `hours`: of
-    GPUs, that the sweep may use over its whole life; None for any number.
+    """Job arrays on a Slurm cluster.
+
+    note: called with messages for the user. record: kept with every wave (owner, generation, since). options: passed to
+    the array tasks. after_wave(stem, jobs): queues the job that continues once these have ended. hours: the GPU hours
+    that the sweep may use over its whole life; None for no limit.
     """
 
     def __init__(
@@ -80,10 +82,10 @@ class Slurm:
         self.jobs = Jobs(store, plan.sweep.name, commands, note, others=True)
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.bundles: dict[int, Bundle] = {}  # open handles
-        self.places: dict[int, set[tuple[Any, int]]] = {}  # handle -> (key of a job, element) that do it
+        self.places: dict[int, set[tuple[Any, int]]] = {}  # handle -> (key of a job, index) that do it
         self.told: dict[int, int] = {}  # handle -> steps of which the engine knows
         self.later: dict[int, str] = {}  # handle -> what it waits for, outside of the queue
-        self.room = 1  # elements of the smallest array that waits for room
+        self.room = 1  # array tasks of the smallest array that waits for room
         self.began = False  # whether anything was in the queue since this engine looks
         self.followed = False  # whether this engine has queued what goes on after its last wave
         self.looked, self.look_every, self.asked = -1e9, FIRST_LOOK_S, -1e9
@@ -96,20 +98,20 @@ class Slurm:
             self.jobs.settle()
         found: list[Bundle] = []
         for job in self.jobs.known.values():
-            for element in sorted(job.open):
-                for bundle in job.array.elements[element].bundles:
+            for index in sorted(job.open):
+                for bundle in job.array.tasks[index].bundles:
                     # another sweep, or this one before its file was changed, has tasks of its own
                     if steps := tuple(step for step in bundle.steps if step[0] in self.plan.tasks):
                         found.append(replace(bundle, steps=steps))
-                        self._follow(len(found), found[-1], job, element)
+                        self._follow(len(found), found[-1], job, index)
         return found
 
-    def _follow(self, handle: int, bundle: Bundle, job: Job, element: int) -> None:
+    def _follow(self, handle: int, bundle: Bundle, job: Job, index: int) -> None:
         self.began = True
         self.jobs.rely(job, {**self.record, "time": round(time.time(), 3), "folder": str(self.folder)})
         self.bundles[handle] = bundle
         self.told.setdefault(handle, 0)
-        self.places.setdefault(handle, set()).add((job.key, element))
+        self.places.setdefault(handle, set()).add((job.key, index))
 
     # Queueing.
 
@@ -128,9 +130,9 @@ class Slurm:
         """Whether somebody else has queued this, or a part of it, meanwhile; then the end of that is waited for."""
         wanted = set(work.bundle.steps)
         for job in others:
-            for element in job.open:
-                if any(wanted.intersection(bundle.steps) for bundle in job.array.elements[element].bundles):
-                    self._follow(work.handle, work.bundle, job, element)
+            for index in job.open:
+                if any(wanted.intersection(bundle.steps) for bundle in job.array.tasks[index].bundles):
+                    self._follow(work.handle, work.bundle, job, index)
         return work.handle in self.places
 
     def _unmeasured(self, work: Work) -> str | None:
@@ -155,9 +157,9 @@ class Slurm:
 
     def _arrays(self, work: Sequence[Work], stem: str) -> list[Array]:
         known = {
-            handle: f"{job.array.name}/{element}" if job.array.kind == "train" else job.array.name
+            handle: f"{job.array.name}/{index}" if job.array.kind == "train" else job.array.name
             for handle, places in self.places.items()
-            for key, element in places
+            for key, index in places
             if (job := self.jobs.known.get(key)) is not None
         }
         most = self.commands.max_array()
@@ -181,8 +183,8 @@ class Slurm:
         kept, left = fitting(found, room, hours)
         for array in found:
             if array.name in left:
-                later |= {handle: left[array.name] for element in array.elements for handle in element.handles}
-        self.room = min((len(array.elements) for array in found if left.get(array.name) == ROOM), default=1)
+                later |= {handle: left[array.name] for task in array.tasks for handle in task.handles}
+        self.room = min((len(array.tasks) for array in found if left.get(array.name) == ROOM), default=1)
         return kept
 
     def _hand_over_all(self, found: Sequence[Array], stem: str) -> None:
@@ -193,15 +195,15 @@ class Slurm:
         queued: list[str] = []
         try:
             for place, array in enumerate(found):
-                job = Job(wave, place, array, None, set(range(len(array.elements))))
+                job = Job(wave, place, array, None, set(range(len(array.tasks))))
                 job.id = self._hand_over(job)
                 queued.append(job.id)
                 self._write_down(job)
                 self.jobs.add(job)
-                for index, element in enumerate(array.elements):
-                    for bundle, handle in zip(element.bundles, element.handles, strict=True):
+                for index, array_task in enumerate(array.tasks):
+                    for bundle, handle in zip(array_task.bundles, array_task.handles, strict=True):
                         self._follow(handle, bundle, job, index)
-                self.note(f"queued {array.kind}: {len(array.elements)} elements, job {job.id} ({array.name})")
+                self.note(f"queued {array.kind}: {len(array.tasks)} array tasks, job {job.id} ({array.name})")
             if self.after_wave:
                 self.after_wave(stem, queued)
                 self.followed = True
@@ -216,8 +218,8 @@ class Slurm:
         tasks = max(1, asked.gpus) if array.kind == "train" else 1  # processes on each node, one a GPU
         options = {**self.options, "folder": str(self.folder), "command": self._command()}
         options |= {"group": array.kind == "train" and tasks * asked.nodes > 1}
-        remote = Element(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
-        folder, count = self.folder / array.name, len(array.elements)
+        remote = RunArrayTask(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
+        folder, count = self.folder / array.name, len(array.tasks)
         return queue(
             self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks
         )
@@ -304,20 +306,20 @@ class Slurm:
         return end
 
     def _ends(self, over: Over, done: Done) -> list[Event]:
-        """The ends of an element's bundles that are not complete. Where it died, the first has the blame."""
-        job, here = over.job, (over.job.key, over.element)
+        """The ends of an array task's bundles that are not complete. Where it died, the first has the blame."""
+        job, here = over.job, (over.job.key, over.index)
         mine = job.wave.sweep == self.plan.sweep.name
         halt = stopped(self.store, job.wave) if mine else None
         if over.cause == "environment" and mine and halt is None:  # the nodes see less than this machine does
             self._take_back(job.wave)
             raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
         said: dict[int, Any] = {end["bundle"]: end for end in over.mark.get("bundles", ())}
-        told = {bundle.steps: said.get(at) for at, bundle in enumerate(job.array.elements[over.element].bundles)}
+        told = {bundle.steps: said.get(at) for at, bundle in enumerate(job.array.tasks[over.index].bundles)}
         events: list[Event] = []
         for handle in sorted(handle for handle, places in self.places.items() if here in places):
             self.places[handle].discard(here)
             if self.places[handle]:
-                continue  # another element does the rest of it
+                continue  # another array task does the rest of it
             bundle = self.bundles[handle]
             end = told.get(bundle.steps)
             digest = self._left(bundle, done)[0][0]
@@ -337,25 +339,25 @@ class Slurm:
         job, mark, most = over.job, over.mark, self.site.memory_gb_at_most
         details = {
             "host": mark.get("host", ""),
-            "job": job.element_id(over.element),
-            "log": str(job.log(self.folder, over.element)),
-            **({"again": self._again(job, over.element)} if self._is_own(job, over.element) else {}),
+            "job": job.array_task_id(over.index),
+            "log": str(job.log(self.folder, over.index)),
+            **({"again": self._again(job, over.index)} if self._is_own(job, over.index) else {}),
             "seconds": round(max(0.0, mark.get("time", 0.0) - mark.get("started", mark.get("time", 0.0))), 1),
             "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
             **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
         }
-        name = job.wave.attempt(job.place, over.element, over.restart)
+        name = job.wave.attempt(job.place, over.index, over.restart)
         cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
         return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
 
-    def _is_own(self, job: Job, element: int) -> bool:
-        """Whether an element does tasks of this plan: what another one names, nobody here has looked at."""
-        return all(bundle.plan == self.plan_name for bundle in job.array.elements[element].bundles)
+    def _is_own(self, job: Job, index: int) -> bool:
+        """Whether an array task does tasks of this plan: what another one names, nobody here has looked at."""
+        return all(bundle.plan == self.plan_name for bundle in job.array.tasks[index].bundles)
 
-    def _again(self, job: Job, element: int) -> str:
-        """The command that does by hand what an element does."""
+    def _again(self, job: Job, index: int) -> str:
+        """The command that does by hand what an array task does."""
         array = job.wave.array_name(job.place)
-        return again(self._command(), self.store.url, array, element, self.plan_name, self.options)
+        return again(self._command(), self.store.url, array, index, self.plan_name, self.options)
 
     def _command(self) -> str:
         return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"
@@ -389,9 +391,9 @@ class Slurm:
 
 
 def _dependency(name: str, jobs: Mapping[str, Job]) -> str | None:
-    """`array` or `array/element` as Slurm names it; None for what is over."""
-    array, _, element = name.partition("/")
+    """`array` or `array/index` as Slurm names it; None for what is over."""
+    array, _, index = name.partition("/")
     job = jobs.get(array)
     if job is None or not job.open or job.id is None:
         return None
-    return job.element_id(int(element)) if element else job.id
+    return job.array_task_id(int(index)) if index else job.id

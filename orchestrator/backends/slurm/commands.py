@@ -71,14 +71,14 @@ class Commands:
         self._config: dict[str, str] | None = None
 
     def queue(self) -> list[Job]:
-        """Every job of this user that Slurm still knows, its elements one by one: those that are `over` too."""
+        """Every job of this user that Slurm still knows, its array tasks one by one: those that are `over` too."""
         fields = ",".join(f"{name}:{size}|" for name, size in QUEUE.items())
         user = f"--user={os.getuid()}"
         options = ("--noheader", "--array", "--states=all", user, "--Format", fields)
         return self.read(parse_queue, "squeue", *options)
 
     def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[Run]:
-        """Each time that jobs (`7`: all elements of an array too) ran in the last hours, and their steps.
+        """Each time that jobs (`7`: all array tasks of an array too) ran in the last hours, and their steps.
 
         Raises Absent where the cluster keeps no accounts. What is not in it may only not be in it yet.
         """
@@ -96,7 +96,7 @@ class Commands:
         return self._config
 
     def max_array(self) -> int:
-        """How many elements an array may have."""
+        """How many array tasks an array may have."""
         return int(self.config()["MaxArraySize"])
 
     def partitions(self) -> dict[str, Partition]:
@@ -114,14 +114,14 @@ class Commands:
         return self.read(parse_associations, "sacctmgr", "-nP", "show", "assoc", who, where, fields)
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """End jobs and elements; those that are over, or were never there, are left alone."""
+        """End jobs and array tasks; those that are over, or were never there, are left alone."""
         for part in _parts(sorted(set(ids))):
             self.ask("scancel", *part, harmless=("Invalid job id", "already completing or completed"))
 
     def requeue(self, ids: Iterable[str]) -> None:
-        """Put jobs and elements back into the queue; those that wait there already are left alone.
+        """Put jobs and array tasks back into the queue; those that wait there already are left alone.
 
-        `7_0`, never an element's raw id: that of the last element is the array's, and means all of them.
+        `7_0`, never an array task's raw id: that of the last array task is the array's, and means all of them.
         """
         for part in _parts(sorted(set(ids))):
             self.ask("scontrol", "requeue", ",".join(part), harmless=("pending execution",))
@@ -164,11 +164,6 @@ class Commands:
             words = "; ".join(wrong)[-500:] or f"it ended with {done.returncode}"
             raise QueryFailed(f"{command[0]} failed: {words}")
         return done.stdout
-
-
-def requeue(job: str) -> None:
-    """Put a job or an element back into the queue, from inside it. Raises QueryFailed."""
-    Commands(timeout_s=30).requeue([job])
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -112,7 +112,7 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
 def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[Row]:
     """What Slurm's configuration says."""
     yield Row(
-        "arrays", "ok", f"up to {config.get('MaxArraySize', '?')} elements, {config.get('MaxJobCount', '?')} jobs"
+        "arrays", "ok", f"up to {config.get('MaxArraySize', '?')} array tasks, {config.get('MaxJobCount', '?')} jobs"
     )
     mode, kind = config.get("PreemptMode", "OFF"), config.get("PreemptType", "")
     if "none" in kind or mode.upper().startswith("OFF"):
@@ -126,7 +126,7 @@ def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[R
         commands.accounts(["1"], 1.0)
         yield Row("accounting", "ok", "sacct answers")
     except Absent:
-        fix = "How an element ended is then read from its log, and from squeue for some minutes."
+        fix = "How an array task ended is then read from its log, and from squeue for some minutes."
         yield Row("accounting", "warning", "no sacct", fix)
     except QueryFailed as error:
         yield Row("accounting", "warning", str(error), "Is slurmdbd up?")

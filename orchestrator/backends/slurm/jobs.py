@@ -1,6 +1,6 @@
-"""The arrays that were queued for a sweep, by this engine or another one, and which of their elements are over.
+"""The arrays that were queued for a sweep, by this engine or another one, and which of their array tasks are over.
 
-State comes from our own marks first, then from squeue and sacct together. A failed query changes nothing; an element
+State comes from our own marks first, then from squeue and sacct together. A failed query changes nothing; an array task
 that Slurm does not know yet is not dead; what Slurm calls completed proves nothing about records.
 """
 
@@ -28,7 +28,7 @@ from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long another engine may be queueing
 SENDING_S = 3.0  # after an engine was killed its last sbatch may still be on its way
-GONE_S = 10.0  # how long Slurm may not know what became of an element that is gone
+GONE_S = 10.0  # how long Slurm may not know what became of an array task that is gone
 HOURS = 24.0 * 30  # how far back sacct is asked
 BEGUN_AGAIN = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may do so by itself
 UNSTARTED = ("launch failed", "launch_failed")  # reasons of Slurm's for holding what it could not start
@@ -36,8 +36,8 @@ UNSTARTED = ("launch failed", "launch_failed")  # reasons of Slurm's for holding
 
 @dataclass
 class Job:
-    """An array that was queued. `open`: elements whose end nobody has taken in. No id: its engine was killed before it
-    could write that down, or is at it.
+    """A job array that was queued. open: indices of the array tasks whose end no engine has processed. id: None while
+    its engine submits it, and if that engine was killed before it recorded the id.
     """
 
     wave: Wave
@@ -45,33 +45,33 @@ class Job:
     array: Array
     id: str | None
     open: set[int] = field(default_factory=set)
-    gone: dict[int, float] = field(default_factory=dict)  # element -> when it was first missed
+    gone: dict[int, float] = field(default_factory=dict)  # index -> when it was first missed
 
     @property
     def key(self) -> tuple[str, int, int]:
         return *self.wave.key, self.place
 
-    def element_id(self, element: int) -> str:
+    def array_task_id(self, index: int) -> str:
         """As Slurm names it; an array of one is no array."""
-        return f"{self.id}_{element}" if len(self.array.elements) > 1 else str(self.id)
+        return f"{self.id}_{index}" if len(self.array.tasks) > 1 else str(self.id)
 
-    def log(self, folder: Path, element: int) -> Path:
-        """Where submitit has the output of an element."""
-        return folder / self.array.name / f"{self.element_id(element)}_0_log.out"
+    def log(self, folder: Path, index: int) -> Path:
+        """Where submitit has the output of an array task."""
+        return folder / self.array.name / f"{self.array_task_id(index)}_0_log.out"
 
-    def digests(self, element: int) -> set[str]:
-        return {digest for bundle in self.array.elements[element].bundles for digest, _ in bundle.steps}
+    def digests(self, index: int) -> set[str]:
+        return {digest for bundle in self.array.tasks[index].bundles for digest, _ in bundle.steps}
 
 
 def jobs_of(store: Store, wave: Wave) -> list[Job]:
-    """The arrays of a wave, with their ids as far as they are known; all their elements are open."""
+    """The arrays of a wave, with their ids as far as they are known; all their array tasks are open."""
     found = []
     names = [name.removesuffix(".json") for name in store.list(wave.folder)]
     for place in sorted(int(name) for name in names if re.fullmatch("[0-9]{3,9}", name)):
         with contextlib.suppress(CorruptFile):  # who began the wave was killed before he had written this one
             array, (sent, job) = read_array(store, wave.array_name(place)), read_job(store, wave, place)
             if job is not None or not sent:
-                found.append(Job(wave, place, array, job, set(range(len(array.elements)))))
+                found.append(Job(wave, place, array, job, set(range(len(array.tasks)))))
     return found
 
 
@@ -93,10 +93,10 @@ def alone(store: Store) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Over:
-    """An element that has ended. `mark` is what it said of its end itself; else `cause` and `reason` are from Slurm."""
+    """An array task that has ended. mark: its own record of the end; without one, cause and reason are from Slurm."""
 
     job: Job
-    element: int
+    index: int
     mark: dict[str, Any]
     restart: int
     cause: str = ""
@@ -123,7 +123,7 @@ class Jobs:
         self.known: dict[tuple[str, int, int], Job] = {}  # (sweep, wave, place of the array) -> job
         self.relied: set[tuple[str, int, int]] = set()  # those of other sweeps that this one needs
         self.rows: dict[str, Row] = {}  # the queue at the last look, by id; other sweeps' jobs too
-        self.unsure = False  # whether Slurm did not know, at the last look, what became of an element
+        self.unsure = False  # whether Slurm did not know, at the last look, what became of an array task
         self.told: set[str] = set()
 
     def read(self) -> list[Job]:
@@ -138,7 +138,7 @@ class Jobs:
 
     def settle(self) -> list[Job]:
         """Read, and find the ids that engines which were killed could not write down. What they did not hand over is
-        given up: an element of it that comes up nevertheless ends at once. For who is `alone`.
+        given up: an array task of it that comes up nevertheless ends at once. For who is `alone`.
         """
         new = self.read()
         lost = [job for job in new if job.id is None]
@@ -181,14 +181,14 @@ class Jobs:
 
     @property
     def waiting(self) -> int:
-        """How many jobs and elements, of all sweeps, were in the queue at the last look."""
+        """How many jobs and array tasks, of all sweeps, were in the queue at the last look."""
         return sum(not row.over for row in self.rows.values())
 
     def by_name(self) -> dict[str, Job]:
         return {job.array.name: job for job in self.known.values()}
 
     def over(self) -> list[Over]:
-        """Elements that have ended since the last look. Raises QueryFailed where squeue cannot be asked."""
+        """Array tasks that have ended since the last look. Raises QueryFailed where squeue cannot be asked."""
         self.unsure = True
         rows = self.rows = {row.id: row for row in self.commands.queue()}
         found: list[Over] = []
@@ -199,22 +199,22 @@ class Jobs:
                 continue
             if job.open and job.wave.key not in marks:
                 marks[job.wave.key] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
-            for element in sorted(job.open):
-                row = rows.get(job.element_id(element))
+            for index in sorted(job.open):
+                row = rows.get(job.array_task_id(index))
                 if row is not None and not row.over:
-                    job.gone.pop(element, None)
-                    found += self._stuck(job, element, row)
+                    job.gone.pop(index, None)
+                    found += self._stuck(job, index, row)
                     continue
-                start, end = (kind.get((job.place, element), (-1, "")) for kind in marks[job.wave.key])
+                start, end = (kind.get((job.place, index), (-1, "")) for kind in marks[job.wave.key])
                 mark = self._mark(end[1]) if end[0] >= start[0] and end[1] else {}
                 if mark:
-                    found.append(Over(job, element, mark, end[0], mark.get("cause", ""), mark.get("reason", "")))
+                    found.append(Over(job, index, mark, end[0], mark.get("cause", ""), mark.get("reason", "")))
                 else:
                     restart = max(start[0], row.restarts if row else 0)
-                    unclear.append((job, element, restart, self._mark(start[1]) if start[1] else {}))
+                    unclear.append((job, index, restart, self._mark(start[1]) if start[1] else {}))
         found += self._asked(unclear, rows)
         for over in found:
-            over.job.open.discard(over.element)
+            over.job.open.discard(over.index)
         return found
 
     def _mark(self, name: str) -> dict[str, Any]:
@@ -222,14 +222,14 @@ class Jobs:
             return self.store.read_record(name, repair=False)
         return {}
 
-    def _stuck(self, job: Job, element: int, row: Row) -> list[Over]:
+    def _stuck(self, job: Job, index: int, row: Row) -> list[Over]:
         """What waits for ever: ended, if Slurm could not start it, so that it is queued anew; else a person is told."""
         if not row.stuck:
             return []
         if row.reason.startswith(UNSTARTED):
             if self.writes:
                 self.commands.cancel([row.id])
-            return [Over(job, element, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
+            return [Over(job, index, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
         words = f"job {job.id} ({job.array.kind}) waits for what will not come by itself: {row.reason}"
         if words not in self.told:
             self.told.add(words)
@@ -237,8 +237,8 @@ class Jobs:
         return []
 
     def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: dict[str, Row]) -> list[Over]:
-        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet, or which it
-        may begin again, are left out until they have been gone for long.
+        """Ask Slurm how array tasks ended that left no mark. One that Slurm does not know yet, or may requeue, is left
+        out until it has been missing for GONE_S.
         """
         self.unsure = False
         if not unclear:
@@ -255,17 +255,17 @@ class Jobs:
         for run in runs:
             of.setdefault(run.id, []).append(run)
         found = []
-        for job, element, restart, start in unclear:
-            name = job.element_id(element)
+        for job, index, restart, start in unclear:
+            name = job.array_task_id(index)
             seen, ran = [rows[name]] if name in rows else [], of.get(name, [])
             last = [run for run in ran if not run.step][-1:]
             said: list[Row | Run] = [*(run for run in last if run.over), *seen]
-            ended, first = self.ended(job, element), job.gone.setdefault(element, time.monotonic())
+            ended, first = self.ended(job, index), job.gone.setdefault(index, time.monotonic())
             sure = said and said[-1].state not in BEGUN_AGAIN
             if not ended and not sure and (not asked or time.monotonic() - first < GONE_S):
                 self.unsure = True
                 continue
-            log = job.log(Path(job.wave.record["folder"]), element)
+            log = job.log(Path(job.wave.record["folder"]), index)
             cause, reason = cause_of(seen, ran, tail(log))
             if any(row.state == "FAILED" for row in said) and not start and not os.path.lexists(log):
                 cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
@@ -273,14 +273,14 @@ class Jobs:
             mark = {"host": nodes[-1] if nodes else "", **start, "outcome": "ended", "cause": cause, "reason": reason}
             mark["time"] = ended or max((row.end for row in said if row.end), default=time.time())
             if self.writes:  # for the ledger, and for whoever asks after Slurm has forgotten
-                self.store.create_record(job.wave.mark("ends", job.place, element, restart), mark)
-            found.append(Over(job, element, mark, restart, cause, reason))
+                self.store.create_record(job.wave.mark("ends", job.place, index, restart), mark)
+            found.append(Over(job, index, mark, restart, cause, reason))
         return found
 
-    def ended(self, job: Job, element: int) -> float | None:
-        """When the user ended this element, if he did."""
+    def ended(self, job: Job, index: int) -> float | None:
+        """When the user ended this array task, if he did."""
         stop = stopped(self.store, job.wave)
-        return stop.time if stop is not None and stop.covers(job.digests(element)) else None
+        return stop.time if stop is not None and stop.covers(job.digests(index)) else None
 
     def close_waves(self) -> None:
         """A wave of this sweep of which every end has been taken in need not be read again."""

@@ -1,4 +1,4 @@
-"""What a sweep has used of GPUs, from the marks of its elements; what is queued for it, and ending that."""
+"""What a sweep has used of GPUs, from the marks of its array tasks; what is queued for it, and ending that."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WAIT_S = 120.0  # for what is being ended: Slurm gives a process KillWait second
 
 
 def gpu_hours(store: Store, sweep: str) -> float:
-    """GPU hours of all elements of a sweep, over its whole life, those included that run or were killed."""
+    """GPU hours of all array tasks of a sweep, over its whole life, those included that run or were killed."""
     return sum(gpu_seconds(store, wave) for wave in waves(store, sweep, closed=True)) / 3600
 
 
 def queue_states(
     store: Store, sweep: str, commands: Commands | None = None
 ) -> tuple[dict[str, dict[str, int]], str | None]:
-    """By kind of task, how many elements of the sweep are in which state, or have failed since an engine looked;
+    """By kind of task, how many array tasks of the sweep are in which state, or have failed since an engine looked;
     and why that is not known, where Slurm does not say. One call of squeue, at most one of sacct; writes nothing.
     """
     jobs = Jobs(store, sweep, commands or Commands(), writes=False)
@@ -39,10 +39,10 @@ def queue_states(
     found: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
     again: set[Any] = set()  # steps that are in the queue
     for job in jobs.known.values():
-        for element in job.open:
-            if (row := jobs.rows.get(job.element_id(element))) is not None and not row.over:
+        for index in job.open:
+            if (row := jobs.rows.get(job.array_task_id(index))) is not None and not row.over:
                 found[job.array.kind][row.state.lower()] += 1
-                again |= {step for bundle in job.array.elements[element].bundles for step in bundle.steps}
+                again |= {step for bundle in job.array.tasks[index].bundles for step in bundle.steps}
     for each in over:
         found[each.job.array.kind]["failed"] += _failed(jobs, each, again)
     shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in found.items()}
@@ -50,10 +50,10 @@ def queue_states(
 
 
 def _failed(jobs: Jobs, over: Over, again: Container[Any]) -> bool:
-    """Whether an element that is over has failed, and what it has not done is not in the queue again."""
-    if jobs.ended(over.job, over.element) is not None:
+    """Whether an array task that is over has failed, and what it has not done is not in the queue again."""
+    if jobs.ended(over.job, over.index) is not None:
         return False
-    bundles = over.job.array.elements[over.element].bundles
+    bundles = over.job.array.tasks[over.index].bundles
     bad = [end["bundle"] for end in over.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
     blamed = [bundles[number] for number in bad if 0 <= number < len(bundles)] or (bundles if over.cause else ())
     left = [step for bundle in blamed for step in bundle.steps if step not in again]
@@ -76,8 +76,8 @@ def tidy(store: Store, sweep: str) -> None:
 
 
 def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
-    """Cancel what is queued and running for a sweep, or what is for these tasks only; how many elements that were, and
-    whether they are gone. What another sweep's unfinished waves rely on is left. The store resumes.
+    """Cancel what is queued and running for a sweep, or for these tasks only. Returns how many jobs and array tasks
+    were cancelled, and whether all of them have ended. What unfinished waves of other sweeps need goes on.
     """
     store, commands = jobs.store, jobs.commands
     with alone(store):
@@ -100,20 +100,20 @@ def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAI
 
 
 def _stop(jobs: Jobs, only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
-    """Write down what is ended. Returns the elements that do nothing else, and the waves of which nothing is left."""
+    """Record what is cancelled. Returns ids of the array tasks that do nothing else, and waves that are now empty."""
     needed = _needed_elsewhere(jobs.store, jobs.sweep)
     ids: set[str] = set()
     whole = []
     for wave in jobs.waves.values():
-        elements = [(job, e) for job in jobs.known.values() if job.wave is wave for e in job.open]
-        does = [job.digests(e) for job, e in elements]
+        open_tasks = [(job, e) for job in jobs.known.values() if job.wave is wave for e in job.open]
+        does = [job.digests(e) for job, e in open_tasks]
         every = set().union(*does)
         chosen = (every if only is None else every & only) - needed
         if chosen == every:
             whole.append(wave)
         if chosen:
             stop(jobs.store, wave, None if chosen == every else chosen, whole=only is None)
-        ids |= {job.element_id(e) for (job, e), done in zip(elements, does, strict=True) if done <= chosen}
+        ids |= {job.array_task_id(e) for (job, e), done in zip(open_tasks, does, strict=True) if done <= chosen}
     return ids, whole
 
 

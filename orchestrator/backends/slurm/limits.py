@@ -12,12 +12,12 @@ from orchestrator.backends.slurm.jobs import Job
 from orchestrator.execution.protocol import Work
 
 ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
-CALIBRATED_FROM = 4  # bundles of one unmeasured speed, for each element that may run: so many are worth measuring it
+CALIBRATED_FROM = 4  # bundles of one unmeasured speed, for each array task that may run: so many are worth measuring it
 
 
 def uncalibrated(work: Sequence[Work], sort: Callable[[Work], str | None], throttle: int) -> dict[int, str]:
     """What is not queued yet because very much depends on a speed that nobody has measured: all but one bundle of it,
-    and what waits for them. A guess would make all elements too long or too short.
+    and what waits for them. A guess would make all array tasks too long or too short.
 
     sort: of an unmeasured bundle, what bundles of equal speed share. Returns handle -> what it waits for.
     """
@@ -45,12 +45,12 @@ def fitting(found: Iterable[Array], room: int | None, gpu_s: float | None) -> tu
         waits = {name.partition("/")[0] for name in array.after} & left.keys()
         if waits:
             left[array.name] = left[min(waits)]
-        elif room is not None and len(array.elements) > room:
+        elif room is not None and len(array.tasks) > room:
             left[array.name] = ROOM
         elif gpu_s is not None and 0 < gpu_seconds(array) > gpu_s:
             left[array.name] = HOURS
         else:
-            room = None if room is None else room - len(array.elements)
+            room = None if room is None else room - len(array.tasks)
             gpu_s = None if gpu_s is None else gpu_s - gpu_seconds(array)
             kept.append(array)
     return kept, left
@@ -62,5 +62,5 @@ def gpu_seconds(array: Array) -> float:
 
 
 def committed(jobs: Iterable[Job]) -> float:
-    """Seconds of GPUs that the elements in the queue are expected to use."""
-    return sum(gpu_seconds(job.array) * len(job.open) / len(job.array.elements) for job in jobs)
+    """Seconds of GPUs that the array tasks in the queue are expected to use."""
+    return sum(gpu_seconds(job.array) * len(job.open) / len(job.array.tasks) for job in jobs)

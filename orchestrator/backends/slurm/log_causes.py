@@ -1,4 +1,4 @@
-"""How an element ended that said nothing of its end itself: from what Slurm knows, and the end of its log.
+"""How an array task ended that said nothing of its end itself: from what Slurm knows, and the end of its log.
 
 Slurm's word alone is not enough: a step may run out of memory in a job that FAILED, a job that is COMPLETED may have
 published nothing, and without sacct the log is all there is. slurmstepd and srun write into it too.
@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.backends.slurm.slurm_output import Job, Run
 from orchestrator.execution.failure_causes import cause_in
 
-STARTED = "Starting with JobEnvironment"  # submitit's first words, at each start of an element
+STARTED = "Starting with JobEnvironment"  # submitit's first words, at each start of an array task
 TAIL_BYTES, LINES = 16_000, 200  # of the log that are looked at
 
 STATES = {
@@ -44,7 +44,7 @@ TERMINATED = 15
 
 
 def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, str]:
-    """Why an element ended (orchestrator.execution.failure_causes), and in words.
+    """Why an array task ended (orchestrator.execution.failure_causes), and in words.
 
     seen: what squeue has of it; ran: what sacct has, oldest first; log: the end of its output. With none of them it is
     lost.
@@ -100,7 +100,7 @@ def _was_terminated(row: Job | Run | None) -> bool:
 
 
 def cause_of_requeue(log: str) -> tuple[str, str]:
-    """Why Slurm began an element again by itself, from its log so far: what that has of the run before."""
+    """Why Slurm began an array task again by itself, from its log so far: what that has of the run before."""
     cause, reason = cause_of((), (), log.rpartition(STARTED)[0])
     if cause == "lost":  # of a preemption or a requeue there is a word
         return "node", "Slurm began it again, and its log does not say why; so its node must have failed"
@@ -117,7 +117,7 @@ def tail(log: Path) -> str:
 
 
 def _last_start(log: str) -> str:
-    """What was written since the element last started: earlier runs of it wrote into the same file."""
+    """What was written since the array task last started: earlier runs of it wrote into the same file."""
     _, _, tail = log.rpartition(STARTED)
     return "\n".join(tail.splitlines()[-LINES:])
 

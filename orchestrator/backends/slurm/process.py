@@ -1,4 +1,4 @@
-"""Threads and caches of the process of an element, set before anything heavy is imported."""
+"""Threads and caches of the process of an array task, set before anything heavy is imported."""
 
 from __future__ import annotations
 

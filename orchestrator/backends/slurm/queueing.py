@@ -23,7 +23,7 @@ class Refused(EnvironmentProblem):
 def options(
     site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
 ) -> dict[str, Any]:
-    """The parameters of submitit for a job of this name. after: job ids, or `id_element`."""
+    """The parameters of submitit for a job of this name. after: job ids, or `id_index`."""
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
@@ -72,7 +72,7 @@ def queue(
     tasks: int = 1,
     when: str = "afterany",
 ) -> str:
-    """Queue `work(0)` to `work(count - 1)` as the elements of one array; the id that Slurm gave it.
+    """Queue `work(0)` to `work(count - 1)` as the array tasks of one array; the id that Slurm gave it.
 
     folder: on a file system that the nodes share, for submitit's files and the logs. code: the packages that run there.
     tasks: processes on each node. when: what a job in `after` must have come to. Raises Refused, or Passing where

@@ -59,7 +59,7 @@ def reconcile(begun: Campaign) -> int:
 
         ended = engine.advance(found, opened, backend, observer, begun.since)
         if any(each.jobs.unsure for each in made):
-            raise Passing("Slurm does not say what became of some elements")
+            raise Passing("Slurm does not say what became of some array tasks")
         return ended
 
     try:

@@ -1,5 +1,5 @@
-"""The command that does by hand what an element of an array did: `python -m orchestrator.backends.slurm.rerun STORE
-ARRAY ELEMENT PLAN OPTIONS`. It publishes like the element; it leaves no mark, and heeds none.
+"""The command that does by hand what an array task of an array did: `python -m orchestrator.backends.slurm.rerun STORE
+ARRAY INDEX PLAN OPTIONS`. It publishes like the array task; it leaves no mark, and heeds none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> int:
-    from orchestrator.backends.slurm.element import Running
+    from orchestrator.backends.slurm.array_task import ArrayTaskRunner
     from orchestrator.backends.slurm.process import prepare
     from orchestrator.backends.slurm.waves import Wave
     from orchestrator.store.store import Store
@@ -18,7 +18,7 @@ def main() -> int:
     _, sweep, wave, array = name.removesuffix(".json").split("/")
     prepare(None)
     place = (Wave(sweep, int(wave)), int(array), int(index))
-    running = Running(Store(store), *place, plan, json.loads(options), by_hand=True)
+    running = ArrayTaskRunner(Store(store), *place, plan, json.loads(options), by_hand=True)
     return int(running.run() != "done" or bool(running.ends))
 
 

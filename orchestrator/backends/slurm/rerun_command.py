@@ -12,7 +12,7 @@ from orchestrator.tasks.context import Options
 
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an element's options that are of orchestrator.tasks.context.Options."""
+    """Those of an array task's options that are of orchestrator.tasks.context.Options."""
     known = {found.name for found in dataclasses.fields(Options)}
     return {key: value for key, value in options.items() if key in known}
 

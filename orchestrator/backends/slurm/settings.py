@@ -29,7 +29,7 @@ from orchestrator.backends.site_values import (
 
 @dataclass(frozen=True)
 class Resources:
-    """What one element of a stage asks for. `gpus`, `cpus` and `memory_gb` are those on each of `nodes`."""
+    """What one array task of a stage asks for. `gpus`, `cpus` and `memory_gb` are those on each of `nodes`."""
 
     minutes: float
     memory_gb: float
@@ -78,7 +78,7 @@ class Slurm:
     """A Slurm cluster, seen from its login node."""
 
     partition: Names | None = None  # None: the default one of the cluster
-    cpu_partition: Names | None = None  # of elements without a GPU; None: `partition`
+    cpu_partition: Names | None = None  # of array tasks without a GPU; None: `partition`
     account: Name | None = None
     qos: Name | None = None
     constraint: Constraint | None = None
@@ -98,7 +98,7 @@ class Slurm:
     memory_gb_at_most: Memory | None = None
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
     signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
-    stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring elements, up to 20
+    stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:
         for stage in STAGES:
@@ -110,12 +110,12 @@ class Slurm:
         sample = self.resources("sample").minutes
         if sample <= self.target_minutes:
             raise ValueError(
-                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an element, "
-                f"is {sample:g}: an element that reaches its target would be ended"
+                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an array task, "
+                f"is {sample:g}: an array task that reaches its target would be ended"
             )
 
     def resources(self, stage: str) -> Resources:
-        """What an element of `train`, `sample`, ... asks for. Raises KeyError for what is no stage."""
+        """What an array task of `train`, `sample`, ... asks for. Raises KeyError for what is no stage."""
         usual = STAGES[stage]
         said = dataclasses.asdict(getattr(self.stages, stage))
         return dataclasses.replace(usual, **{key: value for key, value in said.items() if value is not None})

@@ -37,14 +37,14 @@ class SlurmQueue:
     title = "Slurm"
 
     def status(self, sweep: str, store: Store) -> Queued:
-        elements, unknown = queue_states(store, sweep)
-        return Queued(elements, unknown=unknown)
+        states, unknown = queue_states(store, sweep)
+        return Queued(states, unknown=unknown)
 
     def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
-            return Ended(0, "element", True)
+            return Ended(0, "array task", True)
         count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)
-        return Ended(count, "element", gone)
+        return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:
         return None

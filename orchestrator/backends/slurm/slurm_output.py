@@ -1,6 +1,6 @@
 """What Slurm's commands print, read: pure functions, and what they make.
 
-An id is `7`, or `7_0` for an element of an array; times are seconds since 1970.
+An id is `7`, or `7_0` for an array task of an array; times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-ELEMENTS_AT_MOST = 5_000_000  # MaxArraySize is at most 4,000,001
+ARRAY_TASKS_AT_MOST = 5_000_000  # MaxArraySize is at most 4,000,001
 
 OVER = frozenset(
     {
@@ -65,7 +65,7 @@ ACCOUNTS = (
 
 @dataclass(frozen=True)
 class Job:
-    """A line of squeue: a job, or an element of an array, that waits, runs, or ended a short while ago (MinJobAge)."""
+    """A line of squeue: a job or array task that is pending, runs, or ended less than MinJobAge ago."""
 
     id: str
     state: str
@@ -91,7 +91,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A line of sacct: one time that a job or an element ran, or a step of that."""
+    """A line of sacct: one run of a job or an array task, or a step of that run."""
 
     id: str
     step: str  # "" for the job itself, else "batch", "0", ...
@@ -162,8 +162,8 @@ def expand(job: str) -> list[str]:
         if one is None:
             raise ValueError(f"no id of a job: {job!r}")
         chosen = range(int(one[1]), int(one[2] or one[1]) + 1, int(one[3] or 1))
-        if len(chosen) + len(indices) > ELEMENTS_AT_MOST:
-            raise ValueError(f"too many elements: {job!r}")
+        if len(chosen) + len(indices) > ARRAY_TASKS_AT_MOST:
+            raise ValueError(f"too many array tasks: {job!r}")
         indices += chosen
     return [f"{number}_{each}" for each in indices]
 

@@ -1,10 +1,10 @@
 """What was queued, as files of the store: enough for another process, on another host, to go on from.
 
 waves/<sweep>/<number>/wave.json            what an engine queued in one go; who creates the number has it
-waves/<sweep>/<number>/<array>.json         an array: its job name, what it waits for, the bundles of each element
+waves/<sweep>/<number>/<array>.json         an array: its job name, what it waits for, the bundles of each array task
 waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it was never handed over
-waves/<sweep>/<number>/starts/<array>-<element>-<restart>.json    an element began
-waves/<sweep>/<number>/ends/<array>-<element>-<restart>.json      how it ended: its own words, else an engine's
+waves/<sweep>/<number>/starts/<array>-<index>-<restart>.json    an array task began
+waves/<sweep>/<number>/ends/<array>-<index>-<restart>.json      how it ended: its own words, else an engine's
 waves/<sweep>/<number>/closed.json          every end has been taken in; the seconds of GPUs that it used
 waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
 waves/<sweep>/<number>/stops/<number>.json  the user ended it, or some of its tasks (`nagbench cancel`)
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.backends.slurm.arrays import Array, Element
+from orchestrator.backends.slurm.arrays import Array, ArrayTask
 from orchestrator.backends.slurm.settings import Resources
 from orchestrator.errors import CorruptFile
 from orchestrator.execution.protocol import Bundle
@@ -51,12 +51,12 @@ class Wave:
     def job_name(self, place: int) -> str:
         return f"{self.folder}/{place:03d}.job.json"
 
-    def mark(self, kind: str, place: int, element: int, restart: int) -> str:
-        return f"{self.folder}/{kind}/{place:03d}-{element:06d}-{restart:03d}.json"
+    def mark(self, kind: str, place: int, index: int, restart: int) -> str:
+        return f"{self.folder}/{kind}/{place:03d}-{index:06d}-{restart:03d}.json"
 
-    def attempt(self, place: int, element: int, restart: int) -> str:
-        """The name of a run of an element among the attempts at a task, the same whoever reports it."""
-        return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{element:06d}"
+    def attempt(self, place: int, index: int, restart: int) -> str:
+        """The name of a run of an array task among the attempts at a task, the same whoever reports it."""
+        return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{index:06d}"
 
 
 def stem(store: Store, owner: str, sweep: str) -> str:
@@ -88,7 +88,7 @@ class Stop:
 
 
 def stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
-    """End a wave, or some of its tasks: elements look before each step."""
+    """End a wave, or some of its tasks: array tasks look before each step."""
     chosen = None if only is None else sorted(only)
     record = {"only": chosen, "time": round(time.time(), 3), "whole": whole}
     store.create_record(f"{wave.folder}/stops/{time.time_ns():020d}.json", record)
@@ -109,7 +109,7 @@ def stopped(store: Store, wave: Wave) -> Stop | None:
 
 
 def give_up(store: Store, wave: Wave, stream: str, reason: str) -> None:
-    """A stream has failed for good; elements look before each bundle, whether the rest of its arm is worth it."""
+    """A stream has failed for good; array tasks look before each bundle, whether the rest of its arm is worth it."""
     store.create_record(f"{wave.folder}/failed/{stream}.json", {"reason": reason})
 
 
@@ -171,7 +171,7 @@ def read_array(store: Store, name: str) -> Array:
 
 def _array(found: Mapping[str, Any]) -> Array:
     digests: list[str] = found["digests"]
-    elements = tuple(Element(tuple(_bundle(digests, each, found) for each in element)) for element in found["elements"])
+    tasks = tuple(ArrayTask(tuple(_bundle(digests, each, found) for each in bundles)) for bundles in found["elements"])
     return Array(
         found["name"],
         found["kind"],
@@ -179,7 +179,7 @@ def _array(found: Mapping[str, Any]) -> Array:
         Resources(**found["resources"]),
         tuple(found["avoid"]),
         tuple(found["after"]),
-        elements,
+        tasks,
         found["throttle"],
         found["seconds"],
     )
@@ -187,7 +187,7 @@ def _array(found: Mapping[str, Any]) -> Array:
 
 def _flat(array: Array) -> dict[str, Any]:
     """An array as JSON; each digest is written once."""
-    bundles = [bundle for element in array.elements for bundle in element.bundles]
+    bundles = [bundle for task in array.tasks for bundle in task.bundles]
     digests = {digest: place for place, digest in enumerate(dict.fromkeys(d for b in bundles for d, _ in b.steps))}
     return {
         "name": array.name,
@@ -201,8 +201,7 @@ def _flat(array: Array) -> dict[str, Any]:
         "seconds": round(array.seconds, 1),
         "digests": list(digests),
         "elements": [
-            [[b.micro_batch, b.doublings, _flat_steps(b.steps, digests)] for b in element.bundles]
-            for element in array.elements
+            [[b.micro_batch, b.doublings, _flat_steps(b.steps, digests)] for b in task.bundles] for task in array.tasks
         ],
     }
 
@@ -240,36 +239,35 @@ def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any
 
 
 def marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int, int], str]:
-    """The marks of a wave: (array, element, restart) -> name."""
+    """The marks of a wave: (array, index, restart) -> name."""
     found = {}
     for name in store.list(f"{wave.folder}/{kind}"):
-        place, element, restart = map(int, name.removesuffix(".json").split("-"))
-        found[place, element, restart] = f"{wave.folder}/{kind}/{name}"
+        place, index, restart = map(int, name.removesuffix(".json").split("-"))
+        found[place, index, restart] = f"{wave.folder}/{kind}/{name}"
     return found
 
 
 def newest_marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int], tuple[int, str]]:
-    """(array, element) -> the highest restart that has such a mark, and the mark's name."""
+    """(array, index) -> the highest restart that has such a mark, and the mark's name."""
     return {
-        (place, element): (restart, name)
-        for (place, element, restart), name in sorted(marks(store, wave, kind).items())
+        (place, index): (restart, name) for (place, index, restart), name in sorted(marks(store, wave, kind).items())
     }
 
 
 def gpu_seconds(store: Store, wave: Wave) -> float:
-    """Seconds of GPUs that the elements of a wave have used, those included that run or were killed."""
+    """Seconds of GPUs that the array tasks of a wave have used, those included that run or were killed."""
     with contextlib.suppress(CorruptFile):
         return float(store.read_record(f"{wave.folder}/closed.json", repair=False)["gpu_seconds"])
     starts, ends = marks(store, wave, "starts"), marks(store, wave, "ends")
     total = 0.0
-    for (place, element, restart), name in starts.items():
+    for (place, index, restart), name in starts.items():
         with contextlib.suppress(CorruptFile):
             start = store.read_record(name, repair=False)
             if start["gpus"]:
                 end = time.time()
-                if (mark := ends.get((place, element, restart))) is not None:
+                if (mark := ends.get((place, index, restart))) is not None:
                     end = store.read_record(mark, repair=False)["time"]
-                elif (again := starts.get((place, element, restart + 1))) is not None:  # it was requeued without a word
+                elif (again := starts.get((place, index, restart + 1))) is not None:  # it was requeued without a word
                     end = store.read_record(again, repair=False)["started"]
                 total += start["gpus"] * max(0.0, end - start["started"])
     return total

@@ -45,7 +45,7 @@ def test_plan_says_what_it_will_take(
     assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
-    words = r"arrays?, [\d,]+ elements?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
+    words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
     assert re.search(words, said)
     assert "Disk for its cells: " in said
     assert re.search(r"in [\d,]+ files", said)

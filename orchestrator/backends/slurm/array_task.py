@@ -1,11 +1,11 @@
-"""What one element of a job array does on its node: its bundles, block by block, each published as it is made.
+"""What one array task of a job array does on its node: its bundles, block by block, each published as it is made.
 
 It is given strings only: a store, the name of an array in it, and its place there. What it does, it reads. It leaves a
 mark when it begins and one when it ends; all that matters is in the records of the tasks.
 
 Signals. Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
 (TERM). A warning makes a training write a checkpoint. Work goes on: Slurm requeues what it preempts, unless that left
-by itself; before its time limit an element requeues itself, if it has got on.
+by itself; before its time limit an array task requeues itself, if it has got on.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from orchestrator.execution.protocol import Bundle
     from orchestrator.execution.worker import Worker
 
-STOP = "STOP"  # a file of this name in the shared folder: nothing is queued, and elements come to an end
-STAGGER_AT_MOST = 20  # elements whose starts are spread
+STOP = "STOP"  # a file of this name in the shared folder: nothing is queued, and array tasks come to an end
+STAGGER_AT_MOST = 20  # array tasks whose starts are spread
 PATIENCE_S = 600.0  # with a store that cannot be written just now
 HELD_S = 300.0  # with a training that somebody else, perhaps a node that is gone, has the lease of
 WAIT_S = 5.0
-SPARE_S = 30.0  # of the time limit that an element leaves
+SPARE_S = 30.0  # of the time limit that an array task leaves
 FORGOTTEN_S = 600.0  # after a warning
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning is of something else
 REPAIRS = 3  # turns at a bundle in which a damaged file was found
@@ -53,8 +53,8 @@ MARKS = ("starts", "ends")
 
 
 @dataclass(frozen=True)
-class Element:
-    """Called by submitit on the node, on every task of the element. Only tasks of `plan` are done."""
+class RunArrayTask:
+    """Called by submitit on the node, on every task of the array task. Only tasks of `plan` are done."""
 
     store: str
     sweep: str
@@ -68,7 +68,7 @@ class Element:
         """How it ended, for the log; nobody reads it for a decision."""
         prepare(self.options.get("scratch"), self.options.get("group", False))
         wave = Wave(self.sweep, self.wave)
-        running = Running(Store(self.store), wave, self.array, index, self.plan, self.options)
+        running = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end what can go on
             signal.signal(number, running.warn)
         time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
@@ -76,8 +76,8 @@ class Element:
 
 
 @dataclass
-class Running:
-    """One run of an element, on one of its tasks; only the first task (rank 0) leaves marks."""
+class ArrayTaskRunner:
+    """One run of an array task, on one of its tasks; only the first task (rank 0) leaves marks."""
 
     store: Store
     wave: Wave
@@ -113,7 +113,7 @@ class Running:
         name = self.wave.array_name(self.array)
         found = self._patiently(lambda: read_array(self.store, name))
         self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
-        bundles = found.elements[self.index].bundles
+        bundles = found.tasks[self.index].bundles
         if any(bundle.plan != self.plan for bundle in bundles):
             raise EnvironmentProblem(f"{self.store.path(name)} is not what was submitted: it names another plan")
         if self.restart and not self.rank:
@@ -141,10 +141,10 @@ class Running:
         return again(command, self.store.url, array, self.index, self.plan, self.options)
 
     def _keep_earlier(self, array: Array) -> None:
-        """Slurm has begun this element again by itself: keep what became of its last run with the attempts."""
+        """Slurm has begun this array task again by itself: keep what became of its last run with the attempts."""
         left = (
             (bundle, digest, blocks, kind)
-            for bundle in array.elements[self.index].bundles
+            for bundle in array.tasks[self.index].bundles
             for digest, blocks in bundle.steps
             if not self._published(digest, blocks, kind := self._kind(bundle, digest))
         )
@@ -182,9 +182,9 @@ class Running:
         return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
 
     def _id(self) -> str:
-        """The job, or the element, as Slurm names it. The raw id of an array's last element means the whole array."""
-        element = os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"{self._job()}_{element}" if element else self._job()
+        """The id of the job or array task. Not SLURM_JOB_ID: in the last array task, that is the id of the array."""
+        index = os.environ.get("SLURM_ARRAY_TASK_ID")
+        return f"{self._job()}_{index}" if index else self._job()
 
     def _bundle(self, bundle: Bundle) -> dict[str, Any]:
         """Do a bundle's steps that are not done; how it ended."""
@@ -308,7 +308,7 @@ class Running:
         return ""
 
     def _left(self) -> float:
-        """Seconds until Slurm ends this element."""
+        """Seconds until Slurm ends this array task."""
         return self.started + self.minutes * 60 - time.time()
 
     def warn(self, number: int, frame: Any) -> None:
@@ -332,7 +332,7 @@ class Running:
         self._begin_again()
 
     def _begin_again(self) -> None:
-        """Requeue this element, if it got on: a run without progress is for the engine to judge."""
+        """Requeue this array task, if it got on: a run without progress is for the engine to judge."""
         if not self._progress() or self.rank or self.by_hand:
             return
         from orchestrator.backends.slurm.commands import Commands, QueryFailed
