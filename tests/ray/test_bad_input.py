@@ -37,7 +37,7 @@ def tiny(tmp_path: Path) -> Plan:
 
 @pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001", "head", "http://head:8265"])
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(BadInput, match="is no address of a Ray cluster; one is HOST:6379"):
+    with pytest.raises(BadInput, match=r"is not a valid address of a Ray cluster\. Write HOST:6379"):
         Connection(address)
 
 
@@ -68,7 +68,7 @@ def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch
     wanted = next(line for line in PYPROJECT.read_text().splitlines() if line.startswith("ray = "))
     assert re.search(rf">={SERIES},<", wanted), "what is installed is what is known"
     monkeypatch.setattr(ray, "__version__", "2.70.1")
-    words = f"Ray 2.70.1 is installed here, and nagbench works with {SERIES}, as must its cluster: pip install"
+    words = f"Ray 2.70.1 is installed here, but nagbench and the cluster need {SERIES}: pip install"
     site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
     for try_it in (lambda: Connection("127.0.0.1:9"), lambda: ray_jobs.status("tiny", Store("memory://x"), site)):
         with pytest.raises(EnvironmentProblem, match=re.escape(words)):
@@ -76,7 +76,7 @@ def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("token", "words"), [(None, "wants a token"), (secrets.token_hex(32), "does not take our token")]
+    ("token", "words"), [(None, "needs a token"), (secrets.token_hex(32), "does not accept our token")]
 )
 def test_the_token(
     cluster: Any, token: str | None, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -133,9 +133,9 @@ def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("worker: {gpus: 1.5}", "ray.yaml:2: worker: gpus is 1.5: a part of one GPU, or a whole number"),
+        ("worker: {gpus: 1.5}", "ray.yaml:2: worker: gpus is 1.5; expected a whole number, or a fraction of one GPU"),
         ("address: auto", "ray.yaml:2: address: expected HOST:PORT, such as head:6379, got 'auto'"),
-        ("cpu_worker: {gpus: 1}", "cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages"),
+        ("cpu_worker: {gpus: 1}", "cpu_worker cannot have a GPU; leave stages that need one out of cpu_stages"),
         ("worker: {resources: {disk: x}}", "resources.disk: expected a number above 0, got 'x'"),
         ("cpu_stages: [scor]", "cpu_stages: unknown stage 'scor'. Did you mean 'score'?"),
         ("wokers: 3", "unknown key 'wokers'. Did you mean 'workers'?"),

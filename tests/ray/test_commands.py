@@ -98,7 +98,7 @@ def test_a_job_from_submit_to_report(user: User, undisturbed: Ran) -> None:
     assert first["new"]
     twice = user("submit", sweep)
     assert twice.returncode == 0
-    assert f"There already: Ray job {first['job']}" in twice.stdout
+    assert f"Already submitted: Ray job {first['job']}" in twice.stdout
     (job,) = user.json("status", sweep)["ray_jobs"]
     assert (job["id"], job["status"] in ("PENDING", "RUNNING")) == (first["job"], True)
     ended = user("cancel", sweep)

@@ -74,8 +74,8 @@ class Watched:
         return "train" in self.plan.tasks[digest].params
 
     def _see(self, backend: Ray) -> None:
-        at_work = [hand for hand in backend.hands if hand.peers and hand.work]
-        team = next((hand for hand in at_work if self._trains(hand.work.bundle.steps[0][0])), None)
+        at_work = [worker for worker in backend.workers if worker.peers and worker.work]
+        team = next((worker for worker in at_work if self._trains(worker.work.bundle.steps[0][0])), None)
         if team is None:
             self.ended += [time.monotonic()] * (len(self.ended) < len(self.teams))
             return
@@ -180,15 +180,15 @@ def test_groups(cluster: Any, locally: Ran) -> None:
     backend = Ray(store, ON_CPU, TWO, cluster.address)
 
     def pids_of_one(away: str, left: str) -> list[int]:
-        backend.hands.append(start(half, [away], store.url, options, name))
-        abouts = ray.get([each.ref for each in backend.hands[-1].all], timeout=120)
+        backend.workers.append(start(half, [away], store.url, options, name))
+        abouts = ray.get([each.ref for each in backend.workers[-1].actors], timeout=120)
         assert [about["node"] for about in abouts] == [left, left]
         assert len(groups()) == 1
         return [about["pid"] for about in abouts]
 
     try:
         pids = pids_of_one(first, second)
-        backend._dismiss(backend.hands[0])
+        backend._dismiss(backend.workers[0])
         until(lambda: not groups() and not any(map(alive, pids)), 20)
         pids = pids_of_one(second, first)
     finally:

@@ -43,7 +43,7 @@ def ray(store: Store, plan: Plan) -> Iterator[Backend]:
 BACKENDS = {
     "here": Kind(here, None),
     "local": Kind(local, lambda backend: [process.process.pid for process in backend.processes]),
-    "ray": Kind(ray, lambda backend: [hand.about["pid"] for hand in backend.hands if hand.host]),
+    "ray": Kind(ray, lambda backend: [worker.about["pid"] for worker in backend.workers if worker.host]),
 }
 WITH_WORKERS = pytest.mark.parametrize("used", [name for name in BACKENDS if BACKENDS[name].workers], indirect=True)
 
