@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nag.distributed import World
-from orchestrator.backends.slurm.commands import Absent
+from orchestrator.backends.slurm.commands import Unsupported
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, Passing
 from orchestrator.plan.model import plan_checksum
@@ -135,7 +135,7 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
         except Passing as error:
             now = time.monotonic()
             since = now if now - began > PATIENCE_S else since  # it had gone well for long
-            if now - since > PATIENCE_S or isinstance(error, Absent):
+            if now - since > PATIENCE_S or isinstance(error, Unsupported):
                 raise
             note(f"{error}; going on in {WAIT_S:g} s")
             time.sleep(WAIT_S)

@@ -19,10 +19,10 @@ from orchestrator.backends.slurm import backend as slurm
 from orchestrator.backends.slurm.array_task import STOP, ArrayTaskRunner, RunArrayTask
 from orchestrator.backends.slurm.arrays import arrays
 from orchestrator.backends.slurm.backend import Slurm
-from orchestrator.backends.slurm.commands import Absent, Commands
+from orchestrator.backends.slurm.commands import Commands, Unsupported
 from orchestrator.backends.slurm.process import CACHES, prepare
 from orchestrator.backends.slurm.settings import Slurm as Settings
-from orchestrator.backends.slurm.waves import begin, give_up, write_array
+from orchestrator.backends.slurm.waves import create_wave, record_failed_stream, write_array
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.execution import protocol as backends
@@ -51,7 +51,7 @@ def running(done: Ran, tmp_path: Path) -> Callable[..., ArrayTaskRunner]:
 
     def made(*steps: tuple[str, tuple[int, ...]]) -> ArrayTaskRunner:
         bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
-        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
+        wave = create_wave(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
         (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
         return ArrayTaskRunner(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
@@ -92,7 +92,7 @@ def test_a_task_that_no_plan_has_is_bad_input_and_the_rest_is_done(
 def test_no_other_block_of_a_cell_that_has_failed_is_tried(done: Ran, running: Callable[..., ArrayTaskRunner]) -> None:
     stream = samples(done)
     made = running((stream, (0,)))
-    give_up(made.store, made.wave, stream, "not finite")
+    record_failed_stream(made.store, made.wave, stream, "not finite")
     assert made.run() == "done"
     (end,) = made.ends
     assert (end["outcome"], end["reason"]) == ("skipped", "not tried: another block of its cell failed: not finite")
@@ -135,7 +135,7 @@ class Asked(Commands):
         return []
 
     def accounts(self, *arguments: Any, **options: Any) -> list[Any]:
-        raise Absent("none here")
+        raise Unsupported("none here")
 
 
 def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

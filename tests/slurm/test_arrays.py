@@ -8,9 +8,26 @@ import pytest
 
 from orchestrator.backends.slurm.arrays import WORTHWHILE_S, Array, arrays
 from orchestrator.backends.slurm.forecast import makespan
-from orchestrator.backends.slurm.limits import CALIBRATED_FROM, HOURS, ROOM, SPEED, fitting, gpu_seconds, uncalibrated
+from orchestrator.backends.slurm.limits import (
+    CALIBRATED_FROM,
+    HOURS,
+    ROOM,
+    SPEED,
+    apply_limits,
+    gpu_seconds,
+    hold_for_calibration,
+)
 from orchestrator.backends.slurm.settings import Slurm
-from orchestrator.backends.slurm.waves import Wave, begin, close, read_array, stop, stopped, waves, write_array
+from orchestrator.backends.slurm.waves import (
+    Wave,
+    close_wave,
+    create_wave,
+    read_array,
+    read_stop,
+    record_stop,
+    waves,
+    write_array,
+)
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.store.store import Store
 
@@ -110,11 +127,11 @@ def test_what_is_queued_first_where_no_speed_is_measured() -> None:
     def sort(each: Work) -> str | None:
         return each.bundle.network if each.bundle.kind == "sample" else None
 
-    later = uncalibrated(work, sort, throttle=4)
+    later = hold_for_calibration(work, sort, throttle=4)
     now = [each for each in work if each.handle not in later]
     assert [each.bundle.kind for each in now] == ["train", "train", "sample", "sample"]  # one of each network
     assert set(later.values()) == {SPEED}
-    assert uncalibrated(work, sort, throttle=20 // CALIBRATED_FROM) == {}
+    assert hold_for_calibration(work, sort, throttle=20 // CALIBRATED_FROM) == {}
 
 
 def test_what_fits_into_the_queue_and_into_the_hours() -> None:
@@ -122,20 +139,20 @@ def test_what_fits_into_the_queue_and_into_the_hours() -> None:
     kinds = [array.kind for array in found]
     assert kinds == ["train", "sample", "score", "sample", "score"]
     sizes = [len(array.tasks) for array in found]
-    kept, left = fitting(found, sizes[0] + sizes[1] + sizes[2], None)
+    kept, left = apply_limits(found, sizes[0] + sizes[1] + sizes[2], None)
     assert [array.kind for array in kept] == ["train", "sample", "score"]
     assert set(left.values()) == {ROOM}
-    kept, left = fitting(found, None, gpu_seconds(found[0]) + gpu_seconds(found[1]))
+    kept, left = apply_limits(found, None, gpu_seconds(found[0]) + gpu_seconds(found[1]))
     assert [array.kind for array in kept] == ["train", "sample", "score"]  # scores take no GPU
     assert left == dict.fromkeys([found[3].name, found[4].name], HOURS)
-    assert fitting(found, None, None) == (found, {})
-    assert fitting(found, 0, None)[0] == []
+    assert apply_limits(found, None, None) == (found, {})
+    assert apply_limits(found, 0, None)[0] == []
 
 
 def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     store = Store(str(tmp_path))
-    wave = begin(store, "sweep", {"arrays": 2, "time": 1.0, "folder": "x"})
-    second = begin(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
+    wave = create_wave(store, "sweep", {"arrays": 2, "time": 1.0, "folder": "x"})
+    second = create_wave(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
     assert (wave.number, second.number) == (1, 2)
     odd = Bundle((("a", (0, 3)), ("b", (0,)), ("c", None)), "plan", "sample")
     for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):
@@ -143,21 +160,21 @@ def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
         kept = read_array(store, wave.array_name(place))
         assert [e.bundles for e in kept.tasks] == [e.bundles for e in array.tasks]
         assert (kept.after, kept.resources, kept.throttle) == (array.after, array.resources, array.throttle)
-    close(store, wave)
+    close_wave(store, wave)
     assert [each.number for each in waves(store, "sweep")] == [2]
     assert [each.number for each in waves(store, "sweep", closed=True)] == [1, 2]
 
 
 def test_what_the_user_ended_adds_up(tmp_path: object) -> None:
     store, wave = Store(str(tmp_path)), Wave("sweep", 1)
-    assert stopped(store, wave) is None
-    stop(store, wave, ["a"], whole=False)
-    stop(store, wave, ["b"], whole=False)
-    found = stopped(store, wave)
+    assert read_stop(store, wave) is None
+    record_stop(store, wave, ["a"], whole=False)
+    record_stop(store, wave, ["b"], whole=False)
+    found = read_stop(store, wave)
     assert found is not None
     assert (found.covers(["a", "b"]), found.covers(["a", "c"]), found.whole) == (True, False, False)
-    stop(store, wave, None)
-    found = stopped(store, wave)
+    record_stop(store, wave, None)
+    found = read_stop(store, wave)
     assert found is not None
     assert (found.covers(["z"]), found.whole) == (True, True)
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed, clean_environment, scrubbed
+from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment, scrubbed
 from orchestrator.backends.slurm.slurm_output import (
     Association,
-    Job,
     Nodes,
+    SqueueRow,
     expand,
     gpus_of,
     minutes_of,
@@ -99,7 +99,7 @@ def test_squeue_is_read() -> None:
     assert [job for job in jobs if jobs[job].over] == ["1_10", "1_2"]
     assert (jobs["1_10"].exit_code, jobs["1_10"].signal) == (0, 15)
     assert (jobs["1_2"].exit_code, jobs["1_2"].signal) == (137, 9)
-    assert jobs["1_8"] == Job("1_8", "COMPLETING", 1, 0, 0, 1795403758.0, None, None, "n1", "None", "probe")
+    assert jobs["1_8"] == SqueueRow("1_8", "COMPLETING", 1, 0, 0, 1795403758.0, None, None, "n1", "None", "probe")
     assert jobs["2"].name == "odd | name"
     assert jobs["1_6"].reason == "JobArrayTaskLimit"
     assert [job for job in jobs if jobs[job].stuck] == ["9"]
@@ -253,7 +253,7 @@ def test_limits_of_an_account(slurm: Cluster) -> None:
 
 def test_no_sacct(slurm: Cluster) -> None:
     commands = Commands(slurm.without("sacct"))
-    with pytest.raises(Absent, match="sacct: there is no such command"):
+    with pytest.raises(Unsupported, match="sacct: there is no such command"):
         commands.accounts(["1"], hours=1)
     commands.queue()  # the rest is there
 
@@ -262,9 +262,9 @@ def test_a_cluster_without_accounts(slurm_with: Callable[[Settings], Cluster]) -
     made = slurm_with(Settings(accounting=False))
     commands = Commands(made.env)
     job = made.submit("exit 4")
-    with pytest.raises(Absent, match="keeps no accounts"):
+    with pytest.raises(Unsupported, match="keeps no accounts"):
         commands.accounts([job], hours=1)
-    with pytest.raises(Absent, match="keeps no accounts"):
+    with pytest.raises(Unsupported, match="keeps no accounts"):
         commands.associations()
     wait(lambda: not made.jobs(), "it is over", 20)
     (row,) = commands.queue()  # and yet it is known how it ended
@@ -277,7 +277,7 @@ def test_slurmdbd_that_is_away_is_no_answer(slurm: Cluster) -> None:
     try:
         with pytest.raises(QueryFailed, match=r"sacct failed: .*Connection refused") as raised:
             commands.accounts(["1"], hours=1)
-        assert not isinstance(raised.value, Absent)
+        assert not isinstance(raised.value, Unsupported)
         commands.queue()
     finally:
         slurm.start_slurmdbd()

@@ -13,8 +13,8 @@ import pytest
 
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
-from orchestrator.backends.slurm.jobs import Jobs
-from orchestrator.backends.slurm.ledger import end
+from orchestrator.backends.slurm.jobs import ArrayJobs
+from orchestrator.backends.slurm.ledger import cancel_jobs
 from orchestrator.backends.slurm.settings import Slurm as Settings
 from orchestrator.backends.slurm.settings import Stage, Stages
 from orchestrator.plan.model import Plan
@@ -62,7 +62,7 @@ def workers(backend: Slurm) -> list[int]:
 
 def cancel(backend: Slurm) -> Any:
     """`nagbench cancel`."""
-    count, gone = end(Jobs(backend.store, backend.plan.sweep.name, Commands()), WHO, None)
+    count, gone = cancel_jobs(ArrayJobs(backend.store, backend.plan.sweep.name, Commands()), WHO, None)
     assert count
     assert gone
     backend.close()

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.ledger import gpu_hours
-from orchestrator.backends.slurm.waves import begin, close, waves
+from orchestrator.backends.slurm.waves import close_wave, create_wave, waves
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.configuration import Settings
 from tests.slurm.running import SMALL, Place, changed
@@ -126,7 +126,7 @@ def test_a_limit_of_the_account_is_told(place: Place) -> None:
         assert place("submit").exit_code == 0
         wait(lambda: "QOSMaxWall" in place.cluster.out("squeue", "-h", "-o", "%r"), "they wait for ever", 30)
         again = place("submit").output.replace("\n", " ")
-        assert "(train) waits for what will not come by itself: QOSMaxWallDurationPerJobLimit" in again
+        assert "(train) will not start by itself: QOSMaxWallDurationPerJobLimit" in again
     finally:
         place.cluster.out("sacctmgr", "-i", "modify", "qos", "fast", "set", "MaxWall=-1")
     assert place("cancel").exit_code == 0
@@ -136,11 +136,11 @@ def test_gpu_hours_of_earlier_lives_count(place: Place) -> None:
     """Two array tasks of waves that are over, one of them by a death that Slurm told: two hours are used."""
     now = time.time()
     for number in (1, 2):
-        wave = begin(place.store, "small", {"arrays": 0, "stem": f"x{number}", "time": now, "folder": "x"})
+        wave = create_wave(place.store, "small", {"arrays": 0, "stem": f"x{number}", "time": now, "folder": "x"})
         started = {"job": "1", "host": "n1", "gpus": 1, "started": now - 3600, "time": now - 3600}
         place.store.create_record(wave.mark("starts", 0, 0, 0), started)
         place.store.create_record(wave.mark("ends", 0, 0, 0), {**started, "outcome": "ended", "time": now})
-        close(place.store, wave)
+        close_wave(place.store, wave)
     assert gpu_hours(place.store, "small") == pytest.approx(2.0, abs=0.01)
     place.closed()
     place.sweep(changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", ""))

@@ -26,8 +26,15 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.process import prepare
-from orchestrator.backends.slurm.rerun_command import again, settings
-from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_array, read_job, stopped
+from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
+from orchestrator.backends.slurm.waves import (
+    Wave,
+    failed_streams,
+    read_array,
+    read_job_id,
+    read_stop,
+    record_failed_stream,
+)
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.store.layout import block_name, plan_name, record_name
@@ -133,12 +140,12 @@ class ArrayTaskRunner:
             self._begin_again()
         _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
         if any(end["outcome"] == "failed" for end in self.ends):
-            _say(f"the same by hand: {self._again()}")
+            _say(f"the same by hand: {self._rerun_command()}")
         return outcome
 
-    def _again(self) -> str:
+    def _rerun_command(self) -> str:
         array, command = self.wave.array_name(self.array), self.options.get("command", sys.executable)
-        return again(command, self.store.url, array, self.index, self.plan, self.options)
+        return rerun_command(command, self.store.url, array, self.index, self.plan, self.options)
 
     def _keep_earlier(self, array: Array) -> None:
         """Slurm has begun this array task again by itself: keep what became of its last run with the attempts."""
@@ -159,7 +166,7 @@ class ArrayTaskRunner:
             **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
             **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
             "seconds": round(max(0.0, self.started - began.get("started", self.started)), 1),
-            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._again()},
+            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._rerun_command()},
             "at": self._patiently(lambda: attempts.place(self.store, kind, digest, blocks or ())),
         }
         wave = replace(self.wave, record=self._earlier(f"{self.wave.folder}/wave.json"))
@@ -175,7 +182,7 @@ class ArrayTaskRunner:
 
     def _is_queued(self) -> bool:
         """Whether engines know this job by its id; one whose submitter was killed at once is queued again instead."""
-        sent, job = self._patiently(lambda: read_job(self.store, self.wave, self.array))
+        sent, job = self._patiently(lambda: read_job_id(self.store, self.wave, self.array))
         return self.by_hand or not sent or self._job() == job
 
     def _job(self) -> str:
@@ -202,14 +209,14 @@ class ArrayTaskRunner:
             return {"digest": self.current, **outcome(error)}
         if end.get("cause") in HOPELESS and bundle.kind in BLOCK_KINDS and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
-                give_up(self.store, self.wave, self._stream(end["digest"]), end["reason"])
+                record_failed_stream(self.store, self.wave, self._stream(end["digest"]), end["reason"])
         return end
 
     def _hopeless(self, bundle: Bundle) -> str:
         """Why not to begin a bundle: its cell has failed for good, or several of its arm have alike; else empty."""
         if bundle.kind not in BLOCK_KINDS or self.by_hand:
             return ""
-        failed = self._patiently(lambda: given_up(self.store, self.wave))
+        failed = self._patiently(lambda: failed_streams(self.store, self.wave))
         if not failed:
             return ""
         self._kind(bundle, bundle.steps[0][0])  # reads the plan
@@ -278,7 +285,7 @@ class ArrayTaskRunner:
             device = "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
             if device == "cpu":
                 torch.set_num_threads(1)
-            options = Options(**{"device": device, **settings(self.options)})
+            options = Options(**{"device": device, **worker_options(self.options)})
             self.worker = Worker(self.store, options, self.events.append)
             self.worker.context.warned = self.warned
         return self.worker
@@ -357,7 +364,7 @@ class ArrayTaskRunner:
         with contextlib.suppress(EnvironmentProblem, OSError):
             if self.folder and (Path(self.folder) / STOP).exists():
                 return True
-            stop = stopped(self.store, self.wave)
+            stop = read_stop(self.store, self.wave)
             return stop is not None and stop.covers([self.current])
         return False
 

@@ -85,7 +85,7 @@ def arrays(
                     name(len(found)),
                     kind,
                     network,
-                    more(site, kind, doublings),
+                    stage_resources(site, kind, doublings),
                     avoid,
                     tuple(sorted(_resolved(group.key[-1], groups, names, most))),
                     tuple(ArrayTask(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
@@ -96,7 +96,7 @@ def arrays(
     return found
 
 
-def more(site: Slurm, kind: str, doublings: int) -> Resources:
+def stage_resources(site: Slurm, kind: str, doublings: int) -> Resources:
     """The resources of a stage, with its memory doubled so often, as far as the site allows."""
     asked = site.resources(kind)
     memory = asked.memory_gb * 2**doublings

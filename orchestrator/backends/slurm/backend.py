@@ -16,22 +16,29 @@ from typing import Any
 from orchestrator.backends.slurm.array_task import STOP, RunArrayTask
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.jobs import GONE_S, Job, Jobs, Over, alone
+from orchestrator.backends.slurm.jobs import GONE_S, ArrayJob, ArrayJobs, EndedArrayTask, queue_lock
 from orchestrator.backends.slurm.ledger import gpu_hours
-from orchestrator.backends.slurm.limits import HOURS, ROOM, SPEED, committed, fitting, uncalibrated
+from orchestrator.backends.slurm.limits import (
+    HOURS,
+    ROOM,
+    SPEED,
+    apply_limits,
+    committed_gpu_seconds,
+    hold_for_calibration,
+)
 from orchestrator.backends.slurm.queueing import Refused, queue
-from orchestrator.backends.slurm.rerun_command import again
+from orchestrator.backends.slurm.rerun_command import rerun_command
 from orchestrator.backends.slurm.settings import Slurm as Settings
 from orchestrator.backends.slurm.waves import (
     RECONCILE,
     Wave,
-    begin,
-    close,
-    read_job,
-    stem,
-    stop,
-    stopped,
-    unique,
+    close_wave,
+    create_wave,
+    job_name_prefix,
+    read_job_id,
+    read_stop,
+    record_stop,
+    unique_name,
     write_array,
 )
 from orchestrator.errors import EnvironmentProblem
@@ -78,8 +85,8 @@ class Slurm:
         self.plan_name = plan_checksum(plan)
         self.commands, self.note, self.record, self.options = commands, note, record, options
         self.after_wave, self.hours = after_wave, hours
-        self.stem = stem(store, record["owner"], plan.sweep.name)
-        self.jobs = Jobs(store, plan.sweep.name, commands, note, others=True)
+        self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
+        self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.bundles: dict[int, Bundle] = {}  # open handles
         self.places: dict[int, set[tuple[Any, int]]] = {}  # handle -> (key of a job, index) that do it
@@ -94,7 +101,7 @@ class Slurm:
         return min(BLOCKS_A_BUNDLE, blocks, self.speeds.blocks_in(self.site.target_minutes, stream))
 
     def adopt(self) -> list[Bundle]:
-        with alone(self.store):
+        with queue_lock(self.store):
             self.jobs.settle()
         found: list[Bundle] = []
         for job in self.jobs.known.values():
@@ -106,7 +113,7 @@ class Slurm:
                         self._follow(len(found), found[-1], job, index)
         return found
 
-    def _follow(self, handle: int, bundle: Bundle, job: Job, index: int) -> None:
+    def _follow(self, handle: int, bundle: Bundle, job: ArrayJob, index: int) -> None:
         self.began = True
         self.jobs.rely(job, {**self.record, "time": round(time.time(), 3), "folder": str(self.folder)})
         self.bundles[handle] = bundle
@@ -118,7 +125,7 @@ class Slurm:
     def submit(self, work: Sequence[Work]) -> None:
         if (self.folder / STOP).exists():
             raise EnvironmentProblem(f"{self.folder / STOP} is there, so nothing is queued. Remove it to go on.")
-        with alone(self.store):
+        with queue_lock(self.store):
             others = self.jobs.settle()  # of an engine that was faster
             self._queue([each for each in work if not self._is_queued(each, others)])
         self.looked, self.look_every = time.monotonic(), FIRST_LOOK_S
@@ -126,7 +133,7 @@ class Slurm:
         if self.later.keys() == self.bundles.keys() and (HOURS in reasons or (ROOM in reasons and not self.began)):
             raise EnvironmentProblem(f"nothing is queued: what is left waits for {' and '.join(sorted(reasons))}")
 
-    def _is_queued(self, work: Work, others: Sequence[Job]) -> bool:
+    def _is_queued(self, work: Work, others: Sequence[ArrayJob]) -> bool:
         """Whether somebody else has queued this, or a part of it, meanwhile; then the end of that is waited for."""
         wanted = set(work.bundle.steps)
         for job in others:
@@ -145,8 +152,8 @@ class Slurm:
     def _queue(self, work: Sequence[Work]) -> None:
         if not work:
             return
-        later = uncalibrated(work, self._unmeasured, self.site.throttle)
-        stem = unique(self.stem)
+        later = hold_for_calibration(work, self._unmeasured, self.site.throttle)
+        stem = unique_name(self.stem)
         found = self._that_fit(self._arrays([each for each in work if each.handle not in later], stem), later)
         self.later |= later
         self.bundles |= {each.handle: each.bundle for each in work if each.handle in later}
@@ -177,10 +184,10 @@ class Slurm:
             queued = sum(not row.over for row in self.commands.queue())
             room = self.site.max_submit - queued - (self.after_wave is not None)
         if self.hours is not None:
-            used, expected = gpu_hours(self.store, self.plan.sweep.name), committed(self.jobs.mine()) / 3600
+            used, expected = gpu_hours(self.store, self.plan.sweep.name), committed_gpu_seconds(self.jobs.mine()) / 3600
             self.note(f"GPU hours: {used:.2f} used, {expected:.2f} queued, of {self.hours:g}")
             hours = max(0.0, self.hours - used - expected) * 3600
-        kept, left = fitting(found, room, hours)
+        kept, left = apply_limits(found, room, hours)
         for array in found:
             if array.name in left:
                 later |= {handle: left[array.name] for task in array.tasks for handle in task.handles}
@@ -189,16 +196,16 @@ class Slurm:
 
     def _hand_over_all(self, found: Sequence[Array], stem: str) -> None:
         record = {**self.record, "time": round(time.time(), 3), "stem": stem, "arrays": len(found)}
-        wave = begin(self.store, self.plan.sweep.name, {**record, "folder": str(self.folder)})
+        wave = create_wave(self.store, self.plan.sweep.name, {**record, "folder": str(self.folder)})
         for place, array in enumerate(found):
             write_array(self.store, wave, place, array)
         queued: list[str] = []
         try:
             for place, array in enumerate(found):
-                job = Job(wave, place, array, None, set(range(len(array.tasks))))
+                job = ArrayJob(wave, place, array, None, set(range(len(array.tasks))))
                 job.id = self._hand_over(job)
                 queued.append(job.id)
-                self._write_down(job)
+                self._record_id(job)
                 self.jobs.add(job)
                 for index, array_task in enumerate(array.tasks):
                     for bundle, handle in zip(array_task.bundles, array_task.handles, strict=True):
@@ -211,7 +218,7 @@ class Slurm:
             self._take_back(wave)
             raise
 
-    def _hand_over(self, job: Job) -> str:
+    def _hand_over(self, job: ArrayJob) -> str:
         array, asked = job.array, job.array.resources
         by_name = self.jobs.by_name()
         after = [token for name in array.after if (token := _dependency(name, by_name)) is not None]
@@ -224,11 +231,11 @@ class Slurm:
             self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks
         )
 
-    def _write_down(self, job: Job) -> None:
+    def _record_id(self, job: ArrayJob) -> None:
         """The id of a job, unless another engine has taken this one for dead."""
         if self.store.create_record(job.wave.job_name(job.place), {"job": job.id}):
             return
-        if read_job(self.store, job.wave, job.place)[1] != job.id:
+        if read_job_id(self.store, job.wave, job.place)[1] != job.id:
             self.commands.cancel([str(job.id)])
             raise Overtaken("this process stood still for so long that another nagbench has taken over")
 
@@ -237,8 +244,8 @@ class Slurm:
         with contextlib.suppress(EnvironmentProblem):
             rows = [row for row in self.commands.queue() if row.name.startswith(wave.record["stem"])]
             self.commands.cancel(row.id.partition("_")[0] for row in rows)
-            stop(self.store, wave, None)
-            close(self.store, wave)
+            record_stop(self.store, wave, None)
+            close_wave(self.store, wave)
         self.jobs.forget(wave)
 
     # Looking.
@@ -260,11 +267,11 @@ class Slurm:
         return events
 
     def _look(self, ask: bool) -> list[Event]:
-        over: Sequence[Over] = ()
+        over: Sequence[EndedArrayTask] = ()
         if ask:
             self.asked = time.monotonic() + random.uniform(0, 0.15) * self.site.poll_s
             try:
-                over = self.jobs.over()
+                over = self.jobs.ended()
             except QueryFailed as error:
                 self.note(f"{error}; asking again later")
         done = Done(self.store)  # read after the question: what had ended by then has its records by now
@@ -305,11 +312,11 @@ class Slurm:
         self.later.pop(end.handle, None)
         return end
 
-    def _ends(self, over: Over, done: Done) -> list[Event]:
+    def _ends(self, over: EndedArrayTask, done: Done) -> list[Event]:
         """The ends of an array task's bundles that are not complete. Where it died, the first has the blame."""
         job, here = over.job, (over.job.key, over.index)
         mine = job.wave.sweep == self.plan.sweep.name
-        halt = stopped(self.store, job.wave) if mine else None
+        halt = read_stop(self.store, job.wave) if mine else None
         if over.cause == "environment" and mine and halt is None:  # the nodes see less than this machine does
             self._take_back(job.wave)
             raise EnvironmentProblem(f"{over.reason}. Is it on a file system that every node sees?")
@@ -331,7 +338,7 @@ class Slurm:
             events.append(self._over(self._end(handle, over, end)))
         return events
 
-    def _end(self, handle: int, over: Over, end: Mapping[str, Any] | None) -> End:
+    def _end(self, handle: int, over: EndedArrayTask, end: Mapping[str, Any] | None) -> End:
         if end is None or end["outcome"] in ("skipped", "stopped"):
             return End(handle, "skipped")
         if end["outcome"] in ("held", "corrupt"):
@@ -341,7 +348,7 @@ class Slurm:
             "host": mark.get("host", ""),
             "job": job.array_task_id(over.index),
             "log": str(job.log(self.folder, over.index)),
-            **({"again": self._again(job, over.index)} if self._is_own(job, over.index) else {}),
+            **({"again": self._rerun_command(job, over.index)} if self._is_own(job, over.index) else {}),
             "seconds": round(max(0.0, mark.get("time", 0.0) - mark.get("started", mark.get("time", 0.0))), 1),
             "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
             **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
@@ -350,14 +357,14 @@ class Slurm:
         cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
         return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
 
-    def _is_own(self, job: Job, index: int) -> bool:
+    def _is_own(self, job: ArrayJob, index: int) -> bool:
         """Whether an array task does tasks of this plan: what another one names, nobody here has looked at."""
         return all(bundle.plan == self.plan_name for bundle in job.array.tasks[index].bundles)
 
-    def _again(self, job: Job, index: int) -> str:
+    def _rerun_command(self, job: ArrayJob, index: int) -> str:
         """The command that does by hand what an array task does."""
         array = job.wave.array_name(job.place)
-        return again(self._command(), self.store.url, array, index, self.plan_name, self.options)
+        return rerun_command(self._command(), self.store.url, array, index, self.plan_name, self.options)
 
     def _command(self) -> str:
         return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"
@@ -377,7 +384,7 @@ class Slurm:
         """What is queued goes on, and if this engine has queued nothing, perhaps nobody has queued what comes after."""
         if not self.bundles:
             with contextlib.suppress(EnvironmentProblem):
-                self.jobs.over()
+                self.jobs.ended()
         self.jobs.close_waves()
         queued = [job for job in self.jobs.known.values() if job.open]
         if self.after_wave is None or self.followed or not queued or (self.folder / STOP).exists():
@@ -387,10 +394,10 @@ class Slurm:
         with contextlib.suppress(EnvironmentProblem):
             rows = [row.name for row in self.commands.queue() if row.state == "PENDING"]
             if not any(name.startswith(self.stem) and name.endswith(RECONCILE) for name in rows):
-                self.after_wave(unique(self.stem), [str(job.id) for job in queued])
+                self.after_wave(unique_name(self.stem), [str(job.id) for job in queued])
 
 
-def _dependency(name: str, jobs: Mapping[str, Job]) -> str | None:
+def _dependency(name: str, jobs: Mapping[str, ArrayJob]) -> str | None:
     """`array` or `array/index` as Slurm names it; None for what is over."""
     array, _, index = name.partition("/")
     job = jobs.get(array)

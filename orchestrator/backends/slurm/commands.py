@@ -17,10 +17,10 @@ from orchestrator.backends.slurm.slurm_output import (
     ACCOUNTS,
     QUEUE,
     Association,
-    Job,
     Nodes,
     Partition,
-    Run,
+    SacctRow,
+    SqueueRow,
     parse_accounts,
     parse_associations,
     parse_config,
@@ -58,7 +58,7 @@ class QueryFailed(Passing):
     """A command of Slurm failed; nothing is known about any job because of that."""
 
 
-class Absent(QueryFailed):
+class Unsupported(QueryFailed):
     """There is no such command here, or the cluster keeps no accounts."""
 
 
@@ -70,17 +70,17 @@ class Commands:
         self.calls: Counter[str] = Counter()
         self._config: dict[str, str] | None = None
 
-    def queue(self) -> list[Job]:
+    def queue(self) -> list[SqueueRow]:
         """Every job of this user that Slurm still knows, its array tasks one by one: those that are `over` too."""
         fields = ",".join(f"{name}:{size}|" for name, size in QUEUE.items())
         user = f"--user={os.getuid()}"
         options = ("--noheader", "--array", "--states=all", user, "--Format", fields)
         return self.read(parse_queue, "squeue", *options)
 
-    def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[Run]:
+    def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[SacctRow]:
         """Each time that jobs (`7`: all array tasks of an array too) ran in the last hours, and their steps.
 
-        Raises Absent where the cluster keeps no accounts. What is not in it may only not be in it yet.
+        Raises Unsupported where the cluster keeps no accounts. What is not in it may only not be in it yet.
         """
         wanted = ",".join(sorted(set(ids)))
         if not wanted:
@@ -108,7 +108,7 @@ class Commands:
         return self.read(parse_nodes, "sinfo", "--noheader", "--exact", "--format=%R|%D|%T|%c|%m|%G|%f")
 
     def associations(self) -> list[Association]:
-        """The accounts that this user may use, with their limits. Raises Absent where the cluster keeps none."""
+        """The accounts that this user may use, with their limits. Raises Unsupported where the cluster keeps none."""
         who, where = f"user={pwd.getpwuid(os.getuid()).pw_name}", f"cluster={self.config()['ClusterName']}"
         fields = "format=account,partition,qos,maxsubmit,maxjobs,maxwall"
         return self.read(parse_associations, "sacctmgr", "-nP", "show", "assoc", who, where, fields)
@@ -150,7 +150,9 @@ class Commands:
                 check=False,
             )
         except FileNotFoundError:
-            raise Absent(f"{command[0]}: there is no such command here; is this a login node of the cluster?") from None
+            raise Unsupported(
+                f"{command[0]}: there is no such command here; is this a login node of the cluster?"
+            ) from None
         except OSError as error:
             raise QueryFailed(f"{command[0]} cannot be run: {error.strerror}") from error
         except subprocess.TimeoutExpired:
@@ -158,7 +160,7 @@ class Commands:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         wrong = [line for line in said if not any(words in line for words in harmless)]
         if any(words in done.stderr.lower() for words in NO_ACCOUNTS):
-            raise Absent(f"{command[0]}: this cluster keeps no accounts (accounting_storage/none)")
+            raise Unsupported(f"{command[0]}: this cluster keeps no accounts (accounting_storage/none)")
         silent = not done.stdout.strip() and any("error" in line.lower() for line in wrong)  # squeue may return 0 then
         if silent or (done.returncode and (wrong or not said)):
             words = "; ".join(wrong)[-500:] or f"it ended with {done.returncode}"

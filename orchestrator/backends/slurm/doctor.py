@@ -20,10 +20,10 @@ from nag import locations
 from orchestrator.backends.campaign import shared_folder
 from orchestrator.backends.doctor_rows import Row, missing_weights, weights
 from orchestrator.backends.site import Site
-from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed
+from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported
 from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.backends.slurm.settings import STAGES
-from orchestrator.backends.slurm.submission import check, owner
+from orchestrator.backends.slurm.submission import check_partitions, owner
 from orchestrator.errors import NagbenchError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
@@ -95,7 +95,7 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
     yield from weights(missing_weights(plan) if plan else ())  # what is here goes into the store, and so to the nodes
     commands = Commands()
     try:
-        check(site, commands)
+        check_partitions(site, commands)
         yield Row("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
         config = commands.config()
         folder = shared_folder(store, site)
@@ -125,7 +125,7 @@ def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[R
     try:
         commands.accounts(["1"], 1.0)
         yield Row("accounting", "ok", "sacct answers")
-    except Absent:
+    except Unsupported:
         fix = "How an array task ended is then read from its log, and from squeue for some minutes."
         yield Row("accounting", "warning", "no sacct", fix)
     except QueryFailed as error:

@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.jobs import Job
+from orchestrator.backends.slurm.jobs import ArrayJob
 from orchestrator.execution.protocol import Work
 
 ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
 CALIBRATED_FROM = 4  # bundles of one unmeasured speed, for each array task that may run: so many are worth measuring it
 
 
-def uncalibrated(work: Sequence[Work], sort: Callable[[Work], str | None], throttle: int) -> dict[int, str]:
+def hold_for_calibration(work: Sequence[Work], sort: Callable[[Work], str | None], throttle: int) -> dict[int, str]:
     """What is not queued yet because very much depends on a speed that nobody has measured: all but one bundle of it,
     and what waits for them. A guess would make all array tasks too long or too short.
 
@@ -35,7 +35,7 @@ def uncalibrated(work: Sequence[Work], sort: Callable[[Work], str | None], throt
     return later
 
 
-def fitting(found: Iterable[Array], room: int | None, gpu_s: float | None) -> tuple[list[Array], dict[str, str]]:
+def apply_limits(found: Iterable[Array], room: int | None, gpu_s: float | None) -> tuple[list[Array], dict[str, str]]:
     """The arrays for which there is room in the queue and there are GPU seconds (None: any number of either), and whose
     inputs are queued too; and for the names of the others, what they wait for.
     """
@@ -61,6 +61,6 @@ def gpu_seconds(array: Array) -> float:
     return array.seconds * array.resources.gpus * array.resources.nodes
 
 
-def committed(jobs: Iterable[Job]) -> float:
+def committed_gpu_seconds(jobs: Iterable[ArrayJob]) -> float:
     """Seconds of GPUs that the array tasks in the queue are expected to use."""
     return sum(gpu_seconds(job.array) * len(job.open) / len(job.array.tasks) for job in jobs)

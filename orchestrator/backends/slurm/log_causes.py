@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.backends.slurm.slurm_output import Job, Run
+from orchestrator.backends.slurm.slurm_output import SacctRow, SqueueRow
 from orchestrator.execution.failure_causes import cause_in
 
 STARTED = "Starting with JobEnvironment"  # submitit's first words, at each start of an array task
@@ -43,7 +43,7 @@ ENDED_ITSELF = ("COMPLETED", "FAILED")
 TERMINATED = 15
 
 
-def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, str]:
+def cause_of(seen: Sequence[SqueueRow], ran: Sequence[SacctRow], log: str) -> tuple[str, str]:
     """Why an array task ended (orchestrator.execution.failure_causes), and in words.
 
     seen: what squeue has of it; ran: what sacct has, oldest first; log: the end of its output. With none of them it is
@@ -76,7 +76,7 @@ def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, st
     return "lost", "it is gone, and Slurm does not know it any more"
 
 
-def _state(seen: Sequence[Job], ran: Sequence[Run]) -> tuple[str, str, tuple[str, ...]]:
+def _state(seen: Sequence[SqueueRow], ran: Sequence[SacctRow]) -> tuple[str, str, tuple[str, ...]]:
     """How the last of its runs ended ("" if nothing is known), in words, and the states of its steps."""
     own = [number for number, run in enumerate(ran) if not run.step]
     steps = tuple(run.state for run in ran[own[-1] :] if run.step) if own else ()
@@ -87,15 +87,15 @@ def _state(seen: Sequence[Job], ran: Sequence[Run]) -> tuple[str, str, tuple[str
     return last.state, ", ".join(filter(None, [last.state, code])), steps
 
 
-def _last(seen: Sequence[Job], ran: Sequence[Run]) -> Job | Run | None:
+def _last(seen: Sequence[SqueueRow], ran: Sequence[SacctRow]) -> SqueueRow | SacctRow | None:
     """The end of its last run. squeue knows better: sacct is told some seconds later."""
     runs = [run for run in ran if not run.step]
-    rows: list[Job | Run] = [*runs[-1:], *seen]
+    rows: list[SqueueRow | SacctRow] = [*runs[-1:], *seen]
     over = [row for row in rows if row.over]
     return over[-1] if over else None
 
 
-def _was_terminated(row: Job | Run | None) -> bool:
+def _was_terminated(row: SqueueRow | SacctRow | None) -> bool:
     return row is not None and TERMINATED in (row.signal, row.exit_code, row.exit_code - 128)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.backends.campaign import Campaign, patiently, tracking_of
 from orchestrator.backends.kinds import at
-from orchestrator.backends.slurm.ledger import tidy
+from orchestrator.backends.slurm.ledger import close_finished_waves
 from orchestrator.errors import EnvironmentProblem, Passing
 
 
@@ -67,7 +67,7 @@ def reconcile(begun: Campaign) -> int:
         observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:
-            tidy(opened, sweep.name)
+            close_finished_waves(opened, sweep.name)
     except EnvironmentProblem as error:  # what is done by now is reported all the same
         observer.note(str(error))
         code, away = error.exit_code, error if isinstance(error, Passing) else None

@@ -11,14 +11,14 @@ from typing import Any
 from orchestrator.tasks.context import Options
 
 
-def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+def worker_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an array task's options that are of orchestrator.tasks.context.Options."""
     known = {found.name for found in dataclasses.fields(Options)}
     return {key: value for key, value in options.items() if key in known}
 
 
-def again(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
+def rerun_command(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
     """What a person types. command: how Python is called with the code of the sweep, as a shell writes it."""
-    told = json.dumps(settings(options))
+    told = json.dumps(worker_options(options))
     words = ["-m", "orchestrator.backends.slurm.rerun", store, array, str(index), plan, told]
     return f"{command} {shlex.join(words)}"

@@ -17,8 +17,8 @@ from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.doctor import doctor
 from orchestrator.backends.slurm.forecast import Forecast, forecast
-from orchestrator.backends.slurm.jobs import Jobs
-from orchestrator.backends.slurm.ledger import end, queue_states, tidy
+from orchestrator.backends.slurm.jobs import ArrayJobs
+from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves, queue_states
 from orchestrator.backends.slurm.submission import open_slurm, owner
 from orchestrator.execution import engine
 from orchestrator.store.store import Store
@@ -43,7 +43,7 @@ class SlurmQueue:
     def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
             return Ended(0, "array task", True)
-        count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)
+        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only)
         return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:
@@ -73,7 +73,7 @@ class SlurmSite(SlurmQueue):
         waiting = sum(len(each.later) for each in made)  # outside of the queue; the observer was told for what
         words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
         if not flying:
-            tidy(store, plan.sweep.name)
+            close_finished_waves(store, plan.sweep.name)
             words = f"Nothing is left to queue: nagbench report {plan.sweep.path}"
         return Submitted({"queued": flying - waiting, "waiting": waiting, "failed": failed}, words, bool(failed))
 

@@ -34,7 +34,7 @@ NEVER = frozenset(
         *("launch failed requeued held", "launch_failed_requeued_held"),
     }
 )
-OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it asks for more than one job may have
+OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(SqueueRow|Node)(Limit)?$")  # it asks for more than one job may have
 
 # Sizes, because without one some versions cut a field after 20 characters.
 QUEUE = {
@@ -64,7 +64,7 @@ ACCOUNTS = (
 
 
 @dataclass(frozen=True)
-class Job:
+class SqueueRow:
     """A line of squeue: a job or array task that is pending, runs, or ended less than MinJobAge ago."""
 
     id: str
@@ -90,7 +90,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Run:
+class SacctRow:
     """A line of sacct: one run of a job or an array task, or a step of that run."""
 
     id: str
@@ -192,7 +192,7 @@ def minutes_of(words: str) -> float | None:
     return numbers[0] + (numbers[1] / 60 if len(numbers) == 2 else 0)
 
 
-def parse_queue(text: str) -> list[Job]:
+def parse_queue(text: str) -> list[SqueueRow]:
     jobs = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(QUEUE) - 1)]
@@ -201,7 +201,7 @@ def parse_queue(text: str) -> list[Job]:
         found = dict(zip(QUEUE, fields, strict=True))
         status = int(found["exit_code"] or 0)
         code, signal = status >> 8, status & 127
-        job = Job(
+        job = SqueueRow(
             id="",
             state=state_of(found["State"]),
             restarts=int(found["RestartCnt"] or 0),
@@ -218,7 +218,7 @@ def parse_queue(text: str) -> list[Job]:
     return jobs
 
 
-def parse_accounts(text: str) -> list[Run]:
+def parse_accounts(text: str) -> list[SacctRow]:
     runs = []
     for line in text.splitlines():
         fields = line.split("|")
@@ -228,7 +228,7 @@ def parse_accounts(text: str) -> list[Run]:
         job, _, step = found["JobID"].partition(".")
         code, _, signal = found["ExitCode"].partition(":")
         of_a_step = found["DerivedExitCode"].partition(":")[2]
-        run = Run(
+        run = SacctRow(
             id="",
             step=step,
             state=state_of(found["State"]),

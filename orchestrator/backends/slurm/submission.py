@@ -43,7 +43,7 @@ def open_slurm(
             raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
         folder = shared_folder(store, site)
         commands = Commands()
-        check(site, commands)
+        check_partitions(site, commands)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -89,7 +89,7 @@ def _reconciler(
     return after_wave
 
 
-def check(site: Site, commands: Commands) -> None:
+def check_partitions(site: Site, commands: Commands) -> None:
     """Hold a site against its cluster. Raises BadInput, with the key, for what the cluster does not have."""
     settings, partitions = site.settings, commands.partitions()
     default = next((name for name, found in partitions.items() if found.default), None)

@@ -59,12 +59,12 @@ class Wave:
         return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{index:06d}"
 
 
-def stem(store: Store, owner: str, sweep: str) -> str:
+def job_name_prefix(store: Store, owner: str, sweep: str) -> str:
     """What the names of all jobs of a sweep begin with: those that were queued for this store."""
     return f"nb.{owner}.{sweep}.{_short(store.url)}-"
 
 
-def unique(stem: str) -> str:
+def unique_name(stem: str) -> str:
     """A name that no other wave has."""
     return stem + _short(f"{os.getpid()} {time.time_ns()}")
 
@@ -87,14 +87,14 @@ class Stop:
         return self.only is None or self.only.issuperset(digests)
 
 
-def stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
+def record_stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
     """End a wave, or some of its tasks: array tasks look before each step."""
     chosen = None if only is None else sorted(only)
     record = {"only": chosen, "time": round(time.time(), 3), "whole": whole}
     store.create_record(f"{wave.folder}/stops/{time.time_ns():020d}.json", record)
 
 
-def stopped(store: Store, wave: Wave) -> Stop | None:
+def read_stop(store: Store, wave: Wave) -> Stop | None:
     found = None
     for name in store.list(f"{wave.folder}/stops"):
         with contextlib.suppress(CorruptFile):
@@ -108,12 +108,12 @@ def stopped(store: Store, wave: Wave) -> Stop | None:
     return found
 
 
-def give_up(store: Store, wave: Wave, stream: str, reason: str) -> None:
+def record_failed_stream(store: Store, wave: Wave, stream: str, reason: str) -> None:
     """A stream has failed for good; array tasks look before each bundle, whether the rest of its arm is worth it."""
     store.create_record(f"{wave.folder}/failed/{stream}.json", {"reason": reason})
 
 
-def given_up(store: Store, wave: Wave) -> dict[str, str]:
+def failed_streams(store: Store, wave: Wave) -> dict[str, str]:
     """Streams of a wave that have failed for good, and why."""
     found = {}
     for name in store.list(f"{wave.folder}/failed"):
@@ -136,7 +136,7 @@ def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
     return found
 
 
-def begin(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
+def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
     """A new wave, under the next free number."""
     names = store.list(f"waves/{sweep}")
     wave = Wave(sweep, int(names[-1]) + 1 if names else 1, record)
@@ -145,12 +145,12 @@ def begin(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
     return wave
 
 
-def close(store: Store, wave: Wave) -> None:
+def close_wave(store: Store, wave: Wave) -> None:
     record = {"time": round(time.time(), 3), "gpu_seconds": round(gpu_seconds(store, wave), 1)}
     store.create_record(f"{wave.folder}/closed.json", record)
 
 
-def read_job(store: Store, wave: Wave, place: int) -> tuple[bool, str | None]:
+def read_job_id(store: Store, wave: Wave, place: int) -> tuple[bool, str | None]:
     """Whether it is known what became of an array when it was to be queued, and its id: None if it never was."""
     with contextlib.suppress(CorruptFile):
         return True, store.read_record(wave.job_name(place), repair=False)["job"]
