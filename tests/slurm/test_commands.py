@@ -65,7 +65,7 @@ def test_ids_stand_for_array_tasks(job: str, ids: list[str]) -> None:
 
 @pytest.mark.parametrize("job", ["", "x", "1_", "1_[a]", "1_[0-99999999]", "1_[0x1f]", "1 2"])
 def test_what_is_no_id_is_an_error(job: str) -> None:
-    with pytest.raises(ValueError, match=r"no id of a job|too many array tasks"):
+    with pytest.raises(ValueError, match=r"not a valid job id|too many array tasks"):
         expand(job)
 
 
@@ -125,10 +125,10 @@ def test_sacct_is_read() -> None:
 
 
 def test_a_line_of_something_else_is_no_answer(slurm: Cluster) -> None:
-    with pytest.raises(ValueError, match="no line of sacct"):
+    with pytest.raises(ValueError, match="not a line of sacct"):
         parse_accounts("1_0|FAILED\n")
     commands = Commands(slurm.saying("sacct", "surprise"))
-    with pytest.raises(QueryFailed, match=r"sacct said something that cannot be read: .*surprise"):
+    with pytest.raises(QueryFailed, match=r"the output of sacct cannot be parsed: .*surprise"):
         commands.accounts(["1"], hours=1)
 
 

@@ -273,7 +273,7 @@ def cells_that_always_fail(lab: Lab) -> None:
     attempts = trial.attempts()
     assert sorted(attempt["cause"] for attempt in attempts) == ["bad_input"] * 3 + ["not_finite"]
     assert all("by hand: " in line for line in done.stderr.splitlines() if " failed: " in line)
-    assert f"the same by hand: {attempts[0]['again']}" in trial.logs()
+    assert f"to run it by hand: {attempts[0]['again']}" in trial.logs()
     again = by_hand(trial, attempts[0])
     assert again.returncode == 1
     assert "ValueError: these 20 samples are not to be had" in again.stderr

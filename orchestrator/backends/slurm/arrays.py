@@ -20,7 +20,7 @@ Key = tuple[str, str, int, tuple[str, ...], frozenset[str]]
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """What one array task does, in order; `handles` are the engine's names for the bundles."""
+    """The bundles of one array task, in order, and the engine's handles of them."""
 
     bundles: tuple[Bundle, ...]
     handles: tuple[int, ...] = ()
@@ -28,7 +28,7 @@ class ArrayTask:
 
 @dataclass(frozen=True)
 class Array:
-    """A job array to queue. `after`: the arrays, or `array/index`, that must have ended."""
+    """A job array to queue. after: the arrays, or `array/index`, that must end first."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class Array:
     after: tuple[str, ...]
     tasks: tuple[ArrayTask, ...]
     throttle: int
-    seconds: float = 0.0  # expected, of all array tasks together
+    seconds: float = 0.0  # estimate, of all array tasks together
 
 
 @dataclass
@@ -52,13 +52,13 @@ class _Group:
 def arrays(
     work: Sequence[Work], site: Slurm, seconds: Seconds, name: Callable[[int], str], known: Mapping[int, str], most: int
 ) -> list[Array]:
-    """The arrays of one wave, each behind those that it waits for.
+    """Pack work into the arrays of one wave, each behind those that it waits for.
 
-    seconds: what a bundle is expected to take. name: of the array with this number. known: for handles of earlier
-    waves, the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
+    seconds: estimates the time of a bundle. name: makes the name of an array from its number. known: handles of earlier
+    waves -> the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
     """
     groups: dict[Key, _Group] = {}
-    member: dict[int, _Group] = {}
+    member: dict[int, _Group] = {}  # handle -> its group
     for each in work:
         after = frozenset(
             (_token(member[handle], handle) if handle in member else known[handle])
@@ -71,18 +71,18 @@ def arrays(
         group = groups.setdefault(key, _Group(key))
         group.work.append(each)
         member[each.handle] = group
-    found: list[Array] = []
-    names: dict[int, list[tuple[str, int]]] = {}  # id of group -> its arrays, with the number of their first array task
+    packed: list[Array] = []
+    names: dict[int, list[tuple[str, int]]] = {}  # id of group -> its arrays, and the index of their first array task
     for group in groups.values():
         _pack(group, site, seconds)
         chunks = [group.tasks[at : at + most] for at in range(0, len(group.tasks), most)]
         names[id(group)] = []
         for at, chunk in enumerate(chunks):
-            names[id(group)].append((name(len(found)), at * most))
+            names[id(group)].append((name(len(packed)), at * most))
             kind, network, doublings, avoid, _ = group.key
-            found.append(
+            packed.append(
                 Array(
-                    name(len(found)),
+                    name(len(packed)),
                     kind,
                     network,
                     stage_resources(site, kind, doublings),
@@ -93,11 +93,11 @@ def arrays(
                     sum(seconds(w.bundle) for e in chunk for w in e),
                 )
             )
-    return found
+    return packed
 
 
 def stage_resources(site: Slurm, kind: str, doublings: int) -> Resources:
-    """The resources of a stage, with its memory doubled so often, as far as the site allows."""
+    """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
     asked = site.resources(kind)
     memory = asked.memory_gb * 2**doublings
     if site.memory_gb_at_most is not None:
@@ -106,7 +106,7 @@ def stage_resources(site: Slurm, kind: str, doublings: int) -> Resources:
 
 
 def _token(group: _Group, handle: int) -> str:
-    """What waits for a training waits for its array task only; what waits for anything else for the whole array."""
+    """A placeholder for what waits for a bundle: a training's array task, or the whole array of any other kind."""
     place = f"/{handle}" if group.key[0] == "train" else ""
     return f"#{id(group)}{place}"
 
@@ -114,6 +114,7 @@ def _token(group: _Group, handle: int) -> str:
 def _resolved(
     after: Iterable[str], groups: Mapping[Key, _Group], names: Mapping[int, list[tuple[str, int]]], most: int
 ) -> Iterable[str]:
+    """Replace placeholders by names: `array` or `array/index`."""
     by_id = {id(group): group for group in groups.values()}
     for token in after:
         if not token.startswith("#"):
@@ -134,7 +135,7 @@ def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
     target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
     filled = 0.0
     for work, cost in zip(group.work, costs, strict=True):
-        # a training stands alone; equal micro-batches go together, since a worker is set to one
+        # A training is alone in its array task; other bundles share one if their micro-batches are equal.
         last = group.tasks[-1][-1].bundle if group.tasks else None
         alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
         if last is not None and (last.alone or work.bundle.alone):

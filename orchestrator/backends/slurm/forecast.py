@@ -1,4 +1,4 @@
-"""What a sweep will take at a Slurm site: arrays, array tasks, GPU hours and how long, from measured speeds."""
+"""Forecast of a sweep at a Slurm site, from measured speeds: arrays, array tasks, GPU hours, time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from orchestrator.plan.progress import Done, missing
 from orchestrator.store.store import Store
 
 START_S = 12.0  # of an array task: Slurm, Python, torch, loading its network
-ARRAY_TASKS_AT_MOST = 1001  # of an array, where Slurm is not asked
+ARRAY_TASKS_AT_MOST = 1001  # of an array: Slurm's default MaxArraySize, as the cluster is not asked
 
 
 @dataclass(frozen=True)
 class Forecast:
     arrays: tuple[Array, ...]
-    guessed: tuple[str, ...]  # kinds of task of which a speed is a guess
+    guessed: tuple[str, ...]  # kinds of task whose speed is a guess
     gpu_hours: float
     makespan_s: float
 
@@ -35,7 +35,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
-    """What is still to do, packed as it would be queued, and simulated with the site's throttle."""
+    """Pack what is missing as it would be queued, and simulate it with the site's throttle."""
     done = Done(store)
     speeds = Speeds(plan, store, done, site.trained_on)
     todo = missing(plan, done)

@@ -1,4 +1,4 @@
-"""The command line that does by hand what an array task did."""
+"""The command line that runs an array task by hand."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from orchestrator.tasks.context import Options
 
 
 def worker_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an array task's options that are of orchestrator.tasks.context.Options."""
-    known = {found.name for found in dataclasses.fields(Options)}
+    """The options of an array task that belong to orchestrator.tasks.context.Options."""
+    known = {field.name for field in dataclasses.fields(Options)}
     return {key: value for key, value in options.items() if key in known}
 
 
 def rerun_command(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
-    """What a person types. command: how Python is called with the code of the sweep, as a shell writes it."""
-    told = json.dumps(worker_options(options))
-    words = ["-m", "orchestrator.backends.slurm.rerun", store, array, str(index), plan, told]
-    return f"{command} {shlex.join(words)}"
+    """What a person types. command: the shell words that call Python with the code of the sweep."""
+    arguments = [store, array, str(index), plan, json.dumps(worker_options(options))]
+    return f"{command} {shlex.join(['-m', 'orchestrator.backends.slurm.rerun', *arguments])}"
