@@ -81,9 +81,8 @@ def test_reasons_say_what_slurm_said() -> None:
         queue, accounts, log, _ = CASES[case]
         return cause_of(parse_queue(queue), parse_accounts(accounts), log)[1]
 
-    assert (
-        reason("exit code") == f"it ended without an error message (FAILED, exit code 3); the end of its log: {EXIT} 3"
-    )
+    died = "it ended without an error message (FAILED, exit code 3); the end of its log: "
+    assert reason("exit code") == f"{died}{EXIT} 3"
     assert reason("node failed") == "its node failed (NODE_FAIL)"
     assert reason("memory, by accounting") == (
         "it used more memory than it asked for: StepId=9.0 exceeded memory limit (512868352 > 321912832), being killed"

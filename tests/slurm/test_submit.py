@@ -134,7 +134,7 @@ def test_who_stood_still_for_too_long_gives_way(place: Place, tmp_path: Path) ->
     (folder / "sbatch").chmod(0o755)
     refused = place("submit", env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
     assert refused.exit_code == 3
-    assert "this process stood still for so long that another nagbench has taken over" in refused.output
+    assert "this process was suspended for so long that another nagbench has taken over" in refused.output
     assert len(place.queue()) == 1  # the first array, which the other one knows
     assert place("submit").exit_code == 0
     assert set(place.steps_queued().values()) == {1}

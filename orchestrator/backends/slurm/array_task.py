@@ -32,6 +32,7 @@ from orchestrator.backends.slurm.waves import (
     failed_streams,
     read_array,
     read_job_id,
+    read_or_empty,
     read_stop,
     record_failed_stream,
 )
@@ -159,7 +160,8 @@ class ArrayTaskRunner:
         if bundle is None:
             return
         log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
-        began, ended = (self._record(self.wave.mark(name, self.array, self.index, self.restart - 1)) for name in MARKS)
+        last = (self.array, self.index, self.restart - 1)
+        began, ended = (read_or_empty(self.store, self.wave.mark(name, *last)) for name in MARKS)
         timeout = ended.get("outcome") == "timeout"
         cause, reason = ("timeout", "its time limit came") if timeout else cause_of_requeue(tail(log))
         attempt = {
@@ -169,21 +171,13 @@ class ArrayTaskRunner:
             **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._rerun_command()},
             "at": self._patiently(lambda: attempts.place(self.store, kind, digest, blocks or ())),
         }
-        wave = replace(self.wave, record=self._record(f"{self.wave.folder}/wave.json"))
+        wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
         with contextlib.suppress(EnvironmentProblem):
-            attempts.keep(self.store, digest, wave.attempt(self.array, self.index, self.restart - 1), attempt)
+            attempts.keep(self.store, digest, wave.attempt(*last), attempt)
         _say(f"requeued by Slurm: {reason}")
 
-    def _record(self, name: str) -> dict[str, Any]:
-        """A record of the store; empty if it is not there."""
-        with contextlib.suppress(CorruptFile):
-            return self.store.read_record(name, repair=False)
-        return {}
-
     def _is_queued(self) -> bool:
-        """Whether this job counts: if its submitter was killed before it recorded the id, the work may have been queued
-        again.
-        """
+        """Whether this job counts: if its submitter was killed before it recorded the id, another may replace it."""
         recorded, job = self._patiently(lambda: read_job_id(self.store, self.wave, self.array))
         return self.by_hand or not recorded or self._job() == job
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from orchestrator.backends.slurm.waves import (
     newest_marks,
     read_array,
     read_job_id,
+    read_or_empty,
     read_stop,
     waves,
 )
@@ -157,7 +158,7 @@ class ArrayJobs:
         for job in lost:
             starts = newest_marks(self.store, job.wave, "starts").items()
             mark = next((name for (place, _), (_, name) in starts if place == job.place), None)
-            job.id = names.get(job.array.name) or (self._mark(mark).get("job") if mark else None)
+            job.id = names.get(job.array.name) or (read_or_empty(self.store, mark).get("job") if mark else None)
             self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
             if job.id is None:
                 del self.known[job.key]
@@ -192,8 +193,15 @@ class ArrayJobs:
         """How many jobs and array tasks, of all sweeps, were in the last answer of squeue."""
         return sum(not row.over for row in self.rows.values())
 
-    def by_name(self) -> dict[str, ArrayJob]:
-        return {job.array.name: job for job in self.known.values()}
+    def dependencies(self, names: Iterable[str]) -> list[str]:
+        """Slurm's ids of `array` and `array/index`, without those that have ended."""
+        by_name = {job.array.name: job for job in self.known.values()}
+        ids = []
+        for array, _, index in (name.partition("/") for name in names):
+            job = by_name.get(array)
+            if job is not None and job.open and job.id is not None:
+                ids.append(job.array_task_id(int(index)) if index else job.id)
+        return ids
 
     def ended(self) -> list[EndedArrayTask]:
         """Array tasks that have ended since the last call. Raises QueryFailed if squeue fails."""
@@ -214,23 +222,18 @@ class ArrayJobs:
                     ended += self._stuck(job, index, row)
                     continue
                 start, end = (kind.get((job.place, index), (-1, "")) for kind in marks[job.wave.key])
-                mark = self._mark(end[1]) if end[0] >= start[0] and end[1] else {}
+                mark = read_or_empty(self.store, end[1]) if end[0] >= start[0] and end[1] else {}
                 if mark:
                     ended.append(
                         EndedArrayTask(job, index, mark, end[0], mark.get("cause", ""), mark.get("reason", ""))
                     )
                 else:
                     restart = max(start[0], row.restarts if row else 0)
-                    unclear.append((job, index, restart, self._mark(start[1]) if start[1] else {}))
+                    unclear.append((job, index, restart, read_or_empty(self.store, start[1]) if start[1] else {}))
         ended += self._ask_slurm(unclear, rows)
         for each in ended:
             each.job.open.discard(each.index)
         return ended
-
-    def _mark(self, name: str) -> dict[str, Any]:
-        with contextlib.suppress(CorruptFile):
-            return self.store.read_record(name, repair=False)
-        return {}
 
     def _stuck(self, job: ArrayJob, index: int, row: SqueueRow) -> list[EndedArrayTask]:
         """Handle a job that will never start. What Slurm could not start is cancelled, and so queued anew; of other

@@ -70,7 +70,7 @@ class SlurmSite(SlurmQueue):
             return made[0]
 
         flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
-        waiting = sum(len(each.later) for each in made)  # outside of the queue; the observer was told for what
+        waiting = sum(len(each.held_back) for each in made)  # outside of the queue; the observer was told for what
         words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
         if not flying:
             close_finished_waves(store, plan.sweep.name)

@@ -248,6 +248,13 @@ def marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int, int], str
     return found
 
 
+def read_or_empty(store: Store, name: str) -> dict[str, Any]:
+    """A mark or another record; empty if it is not there."""
+    with contextlib.suppress(CorruptFile):
+        return store.read_record(name, repair=False)
+    return {}
+
+
 def newest_marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int], tuple[int, str]]:
     """(array, index) -> the latest restart that has such a mark, and the mark's name."""
     return {
