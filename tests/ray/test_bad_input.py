@@ -110,7 +110,7 @@ def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
     with pytest.raises(EnvironmentProblem, match=r"on node .*unknown protocol 'memory'"):
         engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
     site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
-    with pytest.raises(BadInput, match="is of this process alone; the nodes cannot see it"):
+    with pytest.raises(BadInput, match="exists in this process only; the nodes cannot see it"):
         ray_jobs.submit(tiny, store, site, Options())
 
 

@@ -47,8 +47,8 @@ def test_doctor_runs_one_job_and_says_what_the_cluster_can_do(place: Place) -> N
     assert set(found["account"]["detail"].split(", ")) == {"lab", "root"}
     assert found["job"]["detail"].startswith("ran on n")
     assert found["torch on the node"]["state"] == "ok"
-    assert found["GPUs"]["detail"] in ("1 asked for; CUDA_VISIBLE_DEVICES=0, torch sees 0", "1 asked for, 1 seen")
-    assert found["cores"]["detail"].startswith("1 asked for, ")
+    assert found["GPUs"]["detail"] in ("1 requested; CUDA_VISIBLE_DEVICES=0, torch sees 0", "1 requested, 1 seen")
+    assert found["cores"]["detail"].startswith("1 requested, ")
     assert found["store on the node"]["detail"] == "can be written"
     assert found["clocks"]["state"] == "ok"
     assert found["submission from nodes"]["detail"] == "allowed, so reconcile: job works"
@@ -116,7 +116,7 @@ def test_plan_says_what_submit_then_queues(place: Place) -> None:
 
 
 def test_a_limit_of_the_account_is_told(place: Place) -> None:
-    """Slurm takes such jobs, and they would wait for ever."""
+    """Slurm accepts such jobs, but they never start."""
     place.site("kind: slurm", "kind: slurm\nqos: fast")
     place.cluster.out("sacctmgr", "-i", "modify", "qos", "fast", "set", "MaxWall=00:02:00")
     try:

@@ -234,5 +234,5 @@ def test_reconcile_jobs(place: Place, tmp_path: Path) -> None:
     assert place.queue() == {}
     place.closed("reconcile: manual", "reconcile: job\ngenerations_at_most: 1")
     last = place("submit")
-    assert "generation 1 is the last (generations_at_most); the same command goes on by hand" in last.output
+    assert "generation 1 is the last (generations_at_most); run the same command to go on" in last.output
     assert (len(place.array_tasks()), reconcilers()) == (5, [])

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.backends.campaign import patiently
+from orchestrator.backends.campaign import check_store, patiently
 from orchestrator.backends.ray.connection import (
     environment,
     first_line,
@@ -72,8 +72,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
     Raises BadInput and EnvironmentProblem, before anything is queued.
     """
     settings: Settings = site.settings
-    if store.url.startswith("memory:"):
-        raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
+    check_store(store)
     with _client(site) as client:
         store.open()
         name = keep_plan(plan, store)

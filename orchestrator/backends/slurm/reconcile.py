@@ -1,4 +1,4 @@
-"""Reconcile: what a short job does after each wave of arrays."""
+"""Reconcile: the short job after each wave of arrays that continues the campaign."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.errors import EnvironmentProblem, Passing
 
 @dataclass(frozen=True)
 class Reconcile:
-    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
+    """Called by submitit on a CPU node after a wave. campaign: the fields of a Campaign."""
 
     campaign: Mapping[str, Any]
 
@@ -24,7 +24,7 @@ class Reconcile:
 
 
 def reconcile(begun: Campaign) -> int:
-    """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
+    """Advance a campaign: process what has ended, queue what is missing, update the report and the MLflow server."""
     from rich.console import Console
 
     from orchestrator.backends.site import read_site
@@ -44,7 +44,7 @@ def reconcile(begun: Campaign) -> int:
     found, opened = plan(sweep, frozenset(begun.arms) or None), Store(begun.store, observer.note)
     opened.check_format()
     if plan_checksum(found) != begun.plan:
-        observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
+        observer.note("files of the sweep have changed since it was submitted; run nagbench submit to use the new ones")
         return 2
     site = read_site(begun.site)
     make = at(site).open(found, opened, begun, observer.note, Reconcile)
@@ -59,7 +59,7 @@ def reconcile(begun: Campaign) -> int:
 
         ended = engine.advance(found, opened, backend, observer, begun.since)
         if any(each.jobs.unsure for each in made):
-            raise Passing("Slurm does not say what became of some array tasks")
+            raise Passing("Slurm cannot say yet how some array tasks ended")
         return ended
 
     try:
@@ -68,7 +68,7 @@ def reconcile(begun: Campaign) -> int:
         code = 1 if failed else 0
         if not flying:
             close_finished_waves(opened, sweep.name)
-    except EnvironmentProblem as error:  # what is done by now is reported all the same
+    except EnvironmentProblem as error:  # still report what is done
         observer.note(str(error))
         code, away = error.exit_code, error if isinstance(error, Passing) else None
     results = collect(found, opened)
@@ -82,10 +82,10 @@ def reconcile(begun: Campaign) -> int:
         observer.note(f"no report: {error}")
     try:
         tracking = tracking_of(begun)
-        if tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
+        if tracking.startswith(("http://", "https://")):  # only the user's host writes to a file
             sync(results, tracking, opened, pages)
     except EnvironmentProblem as error:
         observer.note(f"not tracked: {error}")
     if away is not None:
-        raise away  # this job has failed, so the one that waits for that tries again
+        raise away  # so that this job fails, and the one that waits for its failure tries again
     return code

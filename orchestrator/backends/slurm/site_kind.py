@@ -1,8 +1,8 @@
-"""A site that is a Slurm cluster: queueing a sweep and leaving; what is asked of the queue, with its file or without.
+"""Sites of kind slurm: submit a sweep, and ask for or cancel what is queued.
 
-`reconcile: job`: after each wave a short job advances the same engine, so that repairs, and what had to wait for a
-measured speed or for room in the queue, need nobody. `reconcile: manual`: all is queued at once, and the same command
-repairs.
+With `reconcile: job`, a short job after each wave runs the engine again, so repairs, and work that waits for a measured
+speed or for room in the queue, need nobody. With `reconcile: manual`, all is queued at once, and the user repairs with
+the same command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class SlurmQueue:
-    """What needs no site file, for the store has the waves."""
+    """What needs no site file, since the waves are in the store."""
 
     title = "Slurm"
 
@@ -41,7 +41,7 @@ class SlurmQueue:
         return Queued(states, unknown=unknown)
 
     def cancel(self, plan: Plan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
-        if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
+        if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm
             return Ended(0, "array task", True)
         count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only)
         return Ended(count, "array task", gone)
@@ -70,7 +70,7 @@ class SlurmSite(SlurmQueue):
             return made[0]
 
         flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
-        waiting = sum(len(each.held_back) for each in made)  # outside of the queue; the observer was told for what
+        waiting = sum(len(each.held_back) for each in made)  # the observer was told what for
         words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
         if not flying:
             close_finished_waves(store, plan.sweep.name)
