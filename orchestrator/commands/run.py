@@ -53,7 +53,7 @@ def run(
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
     from orchestrator.backends.campaign import begin, check_divides, patiently
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.inline import Inline
     from orchestrator.backends.kinds import at
     from orchestrator.backends.local import Local
     from orchestrator.backends.ray.backend import Ray
@@ -92,7 +92,7 @@ def run(
 
     def make() -> Backend:
         if here:
-            return Here(opened, options, raises=True)
+            return Inline(opened, options, raises=True)
         return Ray(opened, options, cpus=number) if backend == "ray" else Local(opened, number, options)
 
     if cell:

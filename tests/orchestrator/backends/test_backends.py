@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.inline import Here
+from orchestrator.backends.inline import Inline
 from orchestrator.backends.local import Local
 from orchestrator.execution.protocol import Backend
 from orchestrator.plan.model import Plan
@@ -24,7 +24,7 @@ from tests.orchestrator.contract import Kind, Used, using
 
 @contextlib.contextmanager
 def here(store: Store, plan: Plan) -> Iterator[Backend]:
-    yield Here(store, Options())
+    yield Inline(store, Options())
 
 
 @contextlib.contextmanager

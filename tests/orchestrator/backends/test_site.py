@@ -139,10 +139,10 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("gres: gpu:1", r":2: gres: expected gpu:\{gpus\}, gpu:TYPE:\{gpus\} or gpus_per_node, got 'gpu:1'"),
         ("gres: 'gpu:{gpus} --x'", r":2: gres: expected gpu"),
         ("setup: module load cuda", r":2: setup: .*got 'module load cuda'"),
-        ("setup:\n- |\n  a\n  b", r":3: setup\[0\]: a line break or a character that cannot be seen is in it"),
-        ('partition: "a\\nb"', r":2: partition: a line break or a character that cannot"),
-        ('container: ["a\\0b"]', r":2: container\[0\]: a line break or a character that cannot"),
-        ('setup: ["\\u2028"]', r":2: setup\[0\]: a line break or a character that cannot"),
+        ("setup:\n- |\n  a\n  b", r":3: setup\[0\]: it has a line break or an invisible character"),
+        ('partition: "a\\nb"', r":2: partition: it has a line break or an invisible"),
+        ('container: ["a\\0b"]', r":2: container\[0\]: it has a line break or an invisible"),
+        ('setup: ["\\u2028"]', r":2: setup\[0\]: it has a line break or an invisible"),
         ("setup: [export WANDB_API_KEY=abc]", r":2: setup\[0\]: WANDB_API_KEY looks like a secret.*env_file"),
         ("setup: ['export AWS_SECRET_ACCESS_KEY=\"abc\"']", r"AWS_SECRET_ACCESS_KEY looks like a secret"),
         ("container: [apptainer, exec, --env, KEY=x]", r":2: container\[3\]: KEY looks like a secret"),
@@ -168,7 +168,7 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but train has 32"),
         ("partition: gpu\npartition: cpu", r":3: repeated key 'partition'"),
         ("env_file: /nonexistent/env", r":2: env_file: /nonexistent/env: no such file or directory"),
-        ("env_file: /tmp", r":2: env_file: /tmp is no file"),
+        ("env_file: /tmp", r":2: env_file: /tmp is not a regular file"),
     ],
 )
 def test_what_is_refused(slurm: Callable[[str], Slurm], text: str, message: str) -> None:
