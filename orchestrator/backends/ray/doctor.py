@@ -26,6 +26,6 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
         yield Row("address", "warning", str(error), "`run` works on a node of the cluster, `submit` from anywhere.")
     try:
         status("", store, site)
-        yield Row("jobs", "ok", f"{settings.jobs} answers and accepts our token")
+        yield Row("jobs", "ok", f"{settings.jobs} answers and grants us access")
     except NagbenchError as error:
         yield Row("jobs", "missing", str(error), "submit, status, logs and cancel need it.")

@@ -43,7 +43,7 @@ class Probe:
 
     def __call__(self, index: int) -> None:
         now = time.time()
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
             "time": now,
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -58,17 +58,17 @@ class Probe:
         try:
             import torch
 
-            found |= {"torch": torch.__version__, "devices": torch.cuda.device_count()}
+            result |= {"torch": torch.__version__, "devices": torch.cuda.device_count()}
         except Exception as error:  # noqa: BLE001  (any error at import is the answer)
-            found["torch"] = f"broken: {error}"
+            result["torch"] = f"broken: {error}"
         try:
             opened, name = Store(self.store), f"doctor/{uuid.uuid4().hex}"
             opened.create(name, b"here")
             opened.delete(name)
         except Exception as error:  # noqa: BLE001
-            found["store"] = f"{type(error).__name__}: {error}"
-        found["submits"] = self._submits()
-        Path(self.answer).write_text(json.dumps(found))
+            result["store"] = f"{type(error).__name__}: {error}"
+        result["submits"] = self._submits()
+        Path(self.answer).write_text(json.dumps(result))
 
     def _submits(self) -> str:
         """Why no job can be submitted from here; "" if one can."""

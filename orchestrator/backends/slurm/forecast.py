@@ -53,14 +53,14 @@ def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
     def seconds(bundle: Bundle) -> float:
         return speeds.steps_s(bundle.steps)
 
-    found = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST)
-    lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in found}
-    gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in found)
+    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST)
+    lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in packed}
+    gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
-    return Forecast(tuple(found), tuple(sorted(kinds)), gpu_s / 3600, makespan(found, lasting))
+    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, makespan(packed, lasting))
 
 
-def makespan(found: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
+def makespan(arrays: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
     """Simulate the queue: seconds until all arrays are done, if every array task starts as soon as it may, in order.
 
     lasting: seconds of each array task, by array. An array runs at most `throttle` array tasks at once, all arrays
@@ -68,11 +68,11 @@ def makespan(found: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpu
     where an array task needs more GPUs than there are.
     """
     now, free = 0.0, math.inf if gpus is None else gpus
-    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.tasks) for array in found}
+    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.tasks) for array in arrays}
     over: set[str] = set()  # `array` and `array/index`
-    needs = {array.name: array.resources.gpus * array.resources.nodes for array in found}
+    needs = {array.name: array.resources.gpus * array.resources.nodes for array in arrays}
     running: list[tuple[float, str, int]] = []  # when it ends, array, index
-    waiting = list(found)
+    waiting = list(arrays)
     while waiting or running:
         for array in waiting:
             name = array.name

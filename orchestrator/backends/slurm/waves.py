@@ -126,15 +126,15 @@ def failed_streams(store: Store, wave: Wave) -> dict[str, str]:
 
 def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
     """The waves of a sweep, oldest first. closed: include those that are closed."""
-    found = []
+    known = []
     for name in store.list(f"waves/{sweep}"):
         wave = Wave(sweep, int(name))
         if not closed and store.exists(f"{wave.folder}/closed.json"):
             continue
         with contextlib.suppress(CorruptFile):  # its engine was killed while it wrote this record
             wave = Wave(sweep, int(name), store.read_record(f"{wave.folder}/wave.json", repair=False))
-            found.append(wave)
-    return found
+            known.append(wave)
+    return known
 
 
 def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
@@ -170,19 +170,19 @@ def read_array(store: Store, name: str) -> Array:
         raise CorruptFile(f"{name} is not an array ({type(error).__name__}: {error})") from error
 
 
-def _array(found: Mapping[str, Any]) -> Array:
-    digests: list[str] = found["digests"]
-    tasks = tuple(ArrayTask(tuple(_bundle(digests, each, found) for each in bundles)) for bundles in found["elements"])
+def _array(record: Mapping[str, Any]) -> Array:
+    digests: list[str] = record["digests"]
+    tasks = tuple(ArrayTask(tuple(_bundle(digests, b, record) for b in bundles)) for bundles in record["elements"])
     return Array(
-        found["name"],
-        found["kind"],
-        found["network"],
-        Resources(**found["resources"]),
-        tuple(found["avoid"]),
-        tuple(found["after"]),
+        record["name"],
+        record["kind"],
+        record["network"],
+        Resources(**record["resources"]),
+        tuple(record["avoid"]),
+        tuple(record["after"]),
         tasks,
-        found["throttle"],
-        found["seconds"],
+        record["throttle"],
+        record["seconds"],
     )
 
 
@@ -241,11 +241,11 @@ def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any
 
 def marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int, int], str]:
     """The marks of a wave: (array, index, restart) -> name."""
-    found = {}
+    names = {}
     for name in store.list(f"{wave.folder}/{kind}"):
         place, index, restart = map(int, name.removesuffix(".json").split("-"))
-        found[place, index, restart] = f"{wave.folder}/{kind}/{name}"
-    return found
+        names[place, index, restart] = f"{wave.folder}/{kind}/{name}"
+    return names
 
 
 def read_or_empty(store: Store, name: str) -> dict[str, Any]:
