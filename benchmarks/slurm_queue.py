@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.commands import THOUSAND, fill
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.forecast import makespan
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.plan.make import plan
@@ -118,7 +118,7 @@ def simulate() -> None:
         planned = plan(read_sweep(Path(folder) / "sweep.yaml"))
         store = Store(f"{folder}/store")
         store.open()
-        site = Slurm(throttle=GPUS)
+        site = SlurmSettings(throttle=GPUS)
         found = packed(planned, store, site)
         draw = random.Random(0)
         lasting: dict[str, list[float]] = {}
@@ -147,7 +147,7 @@ def seconds(planned: Plan, bundle: Bundle) -> float:
     return sum(STATED_S[kind] * number for kind, number in kinds)
 
 
-def packed(planned: Plan, store: Store, site: Slurm) -> list[Array]:
+def packed(planned: Plan, store: Store, site: SlurmSettings) -> list[Array]:
     """The arrays as `submit` would make them; the networks are trained."""
     todo = {d: blocks for d, blocks in missing(planned, Done(store)).items() if planned.tasks[d].kind != "train"}
     work: list[Work] = []

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from nag.cache import xdg
 from nag.registry import method
-from orchestrator.backends.ray.settings import Ray
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site_values import Count, Processes
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import examples
@@ -44,14 +44,14 @@ PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 
 
 @method
-class Local(Processes):
+class LocalSettings(Processes):
     """This machine."""
 
     workers: Count | None = None
     processes: Count = 1  # that train one network together, each on a GPU of its own if there are any
 
 
-KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}
+KINDS: dict[str, type] = {"slurm": SlurmSettings, "ray": RaySettings, "local": LocalSettings}
 
 
 @dataclass(frozen=True)

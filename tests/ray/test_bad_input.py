@@ -13,7 +13,7 @@ import pytest
 from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.connection import SERIES, Connection, token_of
-from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import Site, read_site
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
 from orchestrator.execution import engine
@@ -69,7 +69,7 @@ def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch
     assert re.search(rf">={SERIES},<", wanted), "what is installed is what is known"
     monkeypatch.setattr(ray, "__version__", "2.70.1")
     words = f"Ray 2.70.1 is installed here, but nagbench and the cluster need {SERIES}: pip install"
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs="http://127.0.0.1:9"))
     for try_it in (lambda: Connection("127.0.0.1:9"), lambda: ray_jobs.status("tiny", Store("memory://x"), site)):
         with pytest.raises(EnvironmentProblem, match=re.escape(words)):
             try_it()
@@ -88,7 +88,7 @@ def test_the_token(
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     with pytest.raises(EnvironmentProblem, match=f"{words}: put .*auth_token or RAY_AUTH_TOKEN"):
         Connection(cluster.address)
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(EnvironmentProblem, match=f"{words}: put the cluster's .*token_file in ray.yaml"):
         ray_jobs.status("tiny", Store(str(tmp_path)), site)
 
@@ -109,7 +109,7 @@ def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
     store = Store(f"memory://{secrets.token_hex(8)}")  # which only a test may open
     with pytest.raises(EnvironmentProblem, match=r"on node .*unknown protocol 'memory'"):
         engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(BadInput, match="exists in this process only; the nodes cannot see it"):
         ray_jobs.submit(tiny, store, site, Options())
 
@@ -117,15 +117,15 @@ def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
 def test_no_job_api(tiny: Plan, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     with pytest.raises(BadInput, match=r"ray\.yaml: jobs is missing: the address of Ray's Job API"):
-        ray_jobs.submit(tiny, store, Site("ray", "ray.yaml", "ray", Settings()), Options())
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+        ray_jobs.submit(tiny, store, Site("ray", "ray.yaml", "ray", RaySettings()), Options())
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs="http://127.0.0.1:9"))
     with pytest.raises(EnvironmentProblem, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         ray_jobs.submit(tiny, store, site, Options())
     assert not store.exists("nagbench.json"), "nothing half queued"
 
 
 def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(BadInput, match="has no job of sweep nothing on store"):
         ray_jobs.logs("nothing", Store(str(tmp_path)), site)
 

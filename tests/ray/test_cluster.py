@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.backends.ray.backend import REFRESH_NODES_EVERY_S, Ray
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -116,11 +115,16 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
-        (Settings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0})), "1 GPU H100, 1 CPU, 2 disk"),
-        (Settings(cpu_worker=RayWorker(memory_gb=9000)), "1 CPU, 9000 GB"),  # of scores, which wait for all samples
+        (
+            RaySettings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0})),
+            "1 GPU H100, 1 CPU, 2 disk",
+        ),
+        (RaySettings(cpu_worker=RayWorker(memory_gb=9000)), "1 CPU, 9000 GB"),  # of scores, which wait for all samples
     ],
 )
-def test_what_no_node_can_hold(cluster: Any, undisturbed: Ran, tmp_path: Path, settings: Settings, asked: str) -> None:
+def test_what_no_node_can_hold(
+    cluster: Any, undisturbed: Ran, tmp_path: Path, settings: RaySettings, asked: str
+) -> None:
     """Within a minute, whatever else there is to do first."""
     planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
     assert settings.wait_s < 60 - REFRESH_NODES_EVERY_S

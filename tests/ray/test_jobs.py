@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.backends.ray import jobs as ray_jobs
-from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import Site
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -25,7 +25,7 @@ from tests.ray.conftest import alive, made_again, processes, until
 
 @pytest.fixture
 def site(cluster: Any) -> Site:
-    return Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
+    return Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
 
 
 def drivers(folder: str) -> list[int]:

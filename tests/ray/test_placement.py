@@ -14,8 +14,7 @@ from orchestrator.backends.ray.backend import Ray, cause_of_death
 from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
 from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.execution.protocol import Bundle, End, Work
 from orchestrator.execution.retries import decide
 from orchestrator.tasks.context import Options
@@ -111,7 +110,7 @@ def test_the_queue_against_a_plain_account() -> None:
             assert (each.handle in ended) != lost
 
 
-def backend(settings: Settings, *nodes: Node, device: str = "auto") -> Any:
+def backend(settings: RaySettings, *nodes: Node, device: str = "auto") -> Any:
     """What Ray knows of a cluster, without one."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
@@ -121,11 +120,11 @@ def backend(settings: Settings, *nodes: Node, device: str = "auto") -> Any:
 
 def test_what_a_bundle_asks_for() -> None:
     kinds = ("train", "sample", "extract", "measure", "reference", "score")
-    with_gpus, without = backend(Settings(), A100, CPU), backend(Settings(), CPU)
+    with_gpus, without = backend(RaySettings(), A100, CPU), backend(RaySettings(), CPU)
     assert [with_gpus.request(Bundle((), kind=kind)).gpus for kind in kinds] == [1, 1, 1, 1, 0, 0]
     assert {without.request(Bundle((), kind=kind)) for kind in kinds} == {Request(0, 1)}, "one kind of worker"
-    assert backend(Settings(), A100, device="cpu").request(Bundle((), kind="train")) == Request(0, 1)
-    shared = backend(Settings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
+    assert backend(RaySettings(), A100, device="cpu").request(Bundle((), kind="train")) == Request(0, 1)
+    shared = backend(RaySettings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
     assert shared.request(Bundle((), kind="reference")) == Request(0.5, 0.5)
     assert shared.size(None, "", 1000) == 16
     assert shared.size(None, "", 64) == 2, "all eight workers end together"
@@ -135,7 +134,7 @@ def test_processes_of_a_training() -> None:
     """Each holds what a worker holds, wherever there is room for it; all else asks for as much as before."""
     other = dataclasses.replace(A100, id="3", host="c")
     for gpus in (None, 1.0):
-        many = backend(Settings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
+        many = backend(RaySettings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
         many.options = Options(device="auto", processes=6)
         asked = many.request(Bundle((), kind="train"))
         assert asked == Request(1, 1, 8 * GB, processes=6)
@@ -146,8 +145,8 @@ def test_processes_of_a_training() -> None:
         assert [each.memory for each in doubled] == [16 * GB, 64 * GB // 3, 64 * GB // 3], "three on each node"
         assert capacity(doubled[-1], many.nodes) == 1
     with pytest.raises(ValueError, match=r"each needs a GPU of its own, but worker\.gpus is below 1"):
-        Settings(worker=RayWorker(gpus=0.5), processes=2)
-    few = backend(Settings(workers=5), A100, other)
+        RaySettings(worker=RayWorker(gpus=0.5), processes=2)
+    few = backend(RaySettings(workers=5), A100, other)
     pair = Request(1, processes=2)
     assert (capacity(pair, few.nodes), few._at_most(pair), few._at_most(Request(1))) == (4, 2, 5)
 
@@ -155,7 +154,7 @@ def test_processes_of_a_training() -> None:
 def test_processes_keep_off_hosts() -> None:
     """Where a node has failed; unless the others are not enough."""
     other = dataclasses.replace(A100, id="3", host="c")
-    many = backend(Settings(), A100, CPU, other)
+    many = backend(RaySettings(), A100, CPU, other)
     many.options = Options(device="auto", processes=4)
     asked = many.request(Bundle((), kind="train", avoid=("a", "gone")))
     assert nodes_to_avoid(asked, many.nodes) == ["1"]
@@ -223,10 +222,10 @@ def test_when_a_training_has_ended() -> None:
 
 
 def test_memory_doubles_up_to_a_bound() -> None:
-    plain = backend(Settings(), A100)
+    plain = backend(RaySettings(), A100)
     asked = [plain.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(6)]
     assert asked == [0, 8, 16, 32, 64, 64]
-    bound = backend(Settings(cpu_worker=RayWorker(memory_gb=10), memory_gb_at_most=25), A100)
+    bound = backend(RaySettings(cpu_worker=RayWorker(memory_gb=10), memory_gb_at_most=25), A100)
     assert [bound.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(3)] == [10, 20, 25]
 
 

@@ -17,8 +17,7 @@ from safetensors.torch import load
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.handles import SETTLE_S, start
 from orchestrator.backends.ray.nodes import Request
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -31,7 +30,7 @@ from tests.orchestrator.execution.test_processes import ONCE, TINY, run_locally,
 from tests.ray.conftest import alive, node, until
 
 ON_CPU = Options(device="cpu", checkpoint_s=0.0)
-TWO = Settings(worker=RayWorker(gpus=1.0, cpus=1.0), processes=2)
+TWO = RaySettings(worker=RayWorker(gpus=1.0, cpus=1.0), processes=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def locally(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 class Watched:
     """A run on a cluster: which teams of actors trained, and what is done to the first that has left a checkpoint."""
 
-    def __init__(self, cluster: Any, planned: Plan, store: Path, settings: Settings = TWO) -> None:
+    def __init__(self, cluster: Any, planned: Plan, store: Path, settings: RaySettings = TWO) -> None:
         self.cluster, self.plan, self.store, self.settings = cluster, planned, Store(str(store)), settings
         self.act: Callable[[Any], Any] | None = None
         self.teams: list[Any] = []

@@ -21,7 +21,7 @@ from orchestrator.backends.slurm.arrays import arrays
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands, Unsupported
 from orchestrator.backends.slurm.process import CACHES, prepare
-from orchestrator.backends.slurm.settings import Slurm as Settings
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.backends.slurm.waves import create_wave, record_failed_stream, write_array
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
@@ -52,7 +52,7 @@ def running(done: Ran, tmp_path: Path) -> Callable[..., ArrayTaskRunner]:
     def made(*steps: tuple[str, tuple[int, ...]]) -> ArrayTaskRunner:
         bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
         wave = create_wave(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
-        (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
+        (array,) = arrays([Work(1, bundle)], SlurmSettings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
         return ArrayTaskRunner(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
 
@@ -152,7 +152,7 @@ def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.
     asked = Asked(clock)
     record = {"owner": "me", "generation": 1, "since": 0.0}
     backend: backends.Backend = Slurm(
-        done.store, done.plan, Settings(), tmp_path, ROOT, asked, lambda text: None, record, {}
+        done.store, done.plan, SlurmSettings(), tmp_path, ROOT, asked, lambda text: None, record, {}
     )
     while now < 7200:
         assert backend.poll(0.5) == []

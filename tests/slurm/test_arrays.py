@@ -17,7 +17,7 @@ from orchestrator.backends.slurm.limits import (
     gpu_seconds,
     hold_for_calibration,
 )
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.backends.slurm.waves import (
     Wave,
     close_wave,
@@ -59,14 +59,14 @@ def a_sweep(networks: int, cells: int, bundles: int, blocks: int = 8) -> list[Wo
     return work
 
 
-def packed(work: list[Work], site: Slurm, most: int = 1000, known: dict[int, str] | None = None) -> list[Array]:
+def packed(work: list[Work], site: SlurmSettings, most: int = 1000, known: dict[int, str] | None = None) -> list[Array]:
     return arrays(work, site, seconds, lambda number: f"a{number}", known or {}, most)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_bundle_is_in_one_array_task_behind_what_it_waits_for(seed: int) -> None:
     draw = random.Random(seed)
-    site = Slurm(throttle=draw.choice([1, 3, 64]), target_minutes=draw.choice([2.0, 30.0, 60.0]))
+    site = SlurmSettings(throttle=draw.choice([1, 3, 64]), target_minutes=draw.choice([2.0, 30.0, 60.0]))
     most = draw.choice([2, 7, 1000])
     work = a_sweep(draw.randint(1, 4), draw.randint(1, 6), draw.randint(1, 5), draw.randint(1, 8))
     found = packed(work, site, most)
@@ -93,8 +93,8 @@ def test_every_bundle_is_in_one_array_task_behind_what_it_waits_for(seed: int) -
 
 def test_array_tasks_are_as_many_as_may_run_but_not_too_short() -> None:
     work = [each for each in a_sweep(1, 40, 1, blocks=1) if each.bundle.kind == "sample"]  # 40 bundles of 40 s
-    wide = packed(work, Slurm(throttle=512, target_minutes=30))
-    narrow = packed(work, Slurm(throttle=4, target_minutes=30))
+    wide = packed(work, SlurmSettings(throttle=512, target_minutes=30))
+    narrow = packed(work, SlurmSettings(throttle=4, target_minutes=30))
     assert [len(array.tasks) for array in wide] == [len(work) // int(WORTHWHILE_S // BLOCK_S) + 1]
     assert [len(array.tasks) for array in narrow] == [4]
 
@@ -107,7 +107,7 @@ def test_what_is_tried_again_differently_stands_apart() -> None:
         Work(4, bundle("sample", "d", network="n", avoid=("n1",))),
         Work(5, bundle("sample", "e", network="n")),
     ]
-    found = packed(work, Slurm(memory_gb_at_most=40))
+    found = packed(work, SlurmSettings(memory_gb_at_most=40))
     assert [(array.resources.memory_gb, array.avoid) for array in found] == [(16, ()), (40, ()), (16, ("n1",))]
     assert [task.handles for task in found[0].tasks] == [
         (1,),
@@ -117,7 +117,9 @@ def test_what_is_tried_again_differently_stands_apart() -> None:
 
 
 def test_what_earlier_waves_do_is_waited_for() -> None:
-    found = packed([Work(9, bundle("sample", "a"), frozenset([1, 2, 3]))], Slurm(), known={1: "old/4", 2: "other"})
+    found = packed(
+        [Work(9, bundle("sample", "a"), frozenset([1, 2, 3]))], SlurmSettings(), known={1: "old/4", 2: "other"}
+    )
     assert found[0].after == ("old/4", "other")
 
 
@@ -135,7 +137,7 @@ def test_what_is_queued_first_where_no_speed_is_measured() -> None:
 
 
 def test_what_fits_into_the_queue_and_into_the_hours() -> None:
-    found = packed(a_sweep(2, 4, 2), Slurm(throttle=64, target_minutes=6))
+    found = packed(a_sweep(2, 4, 2), SlurmSettings(throttle=64, target_minutes=6))
     kinds = [array.kind for array in found]
     assert kinds == ["train", "sample", "score", "sample", "score"]
     sizes = [len(array.tasks) for array in found]
@@ -155,7 +157,7 @@ def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     second = create_wave(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
     assert (wave.number, second.number) == (1, 2)
     odd = Bundle((("a", (0, 3)), ("b", (0,)), ("c", None)), "plan", "sample")
-    for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):
+    for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], SlurmSettings())):
         write_array(store, wave, place, array)
         kept = read_array(store, wave.array_name(place))
         assert [e.bundles for e in kept.tasks] == [e.bundles for e in array.tasks]
@@ -180,7 +182,7 @@ def test_what_the_user_ended_adds_up(tmp_path: object) -> None:
 
 
 def test_a_throttle_and_a_number_of_gpus_bound_the_simulation() -> None:
-    (array,) = packed([each for each in a_sweep(1, 64, 1) if each.bundle.kind == "sample"], Slurm(throttle=8))
+    (array,) = packed([each for each in a_sweep(1, 64, 1) if each.bundle.kind == "sample"], SlurmSettings(throttle=8))
     lasting = {array.name: [100.0] * len(array.tasks)}
     turns = -(-len(array.tasks) // 8)
     assert makespan([array], lasting) == pytest.approx(100.0 * turns)

@@ -15,8 +15,7 @@ from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.jobs import ArrayJobs
 from orchestrator.backends.slurm.ledger import cancel_jobs
-from orchestrator.backends.slurm.settings import Slurm as Settings
-from orchestrator.backends.slurm.settings import Stage, Stages
+from orchestrator.backends.slurm.settings import SlurmSettings, Stage, Stages
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 from tests.orchestrator import contract
@@ -28,7 +27,7 @@ from tests.slurm.running import ROOT
 
 WHO = "me"
 SHORT = Stage(minutes=6, memory_gb=1, cpus=1)
-SITE = Settings(
+SITE = SlurmSettings(
     partition="gpu",
     cpu_partition="cpu",
     stages=Stages(sample=SHORT, extract=SHORT),

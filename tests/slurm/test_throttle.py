@@ -8,11 +8,11 @@ from pathlib import Path
 
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.settings import Slurm, Stage, Stages
+from orchestrator.backends.slurm.settings import SlurmSettings, Stage, Stages
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import ROOT, Place
 
-SITE = Slurm(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, cpus=1)), target_minutes=1)
+SITE = SlurmSettings(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, cpus=1)), target_minutes=1)
 
 
 def stamp(folder: str, index: int) -> None:

@@ -23,8 +23,7 @@ from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
 from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, event_of, message_of
 from orchestrator.plan.model import Plan
@@ -50,11 +49,11 @@ class Ray:
         self,
         store: Store,
         options: Options,
-        settings: Settings | None = None,
+        settings: RaySettings | None = None,
         address: str | None = None,
         cpus: int = 1,
     ) -> None:
-        self.store, self.settings = store, settings or Settings()
+        self.store, self.settings = store, settings or RaySettings()
         self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
         self.connection = Connection(address, cpus, self.settings.token_file)

@@ -32,8 +32,7 @@ from orchestrator.backends.ray.connection import (
     token_of,
     token_problem,
 )
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.backends.site import Site
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
 from orchestrator.execution.code_snapshot import snapshot
@@ -71,7 +70,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
 
     Raises BadInput and EnvironmentProblem, before anything is queued.
     """
-    settings: Settings = site.settings
+    settings: RaySettings = site.settings
     check_store(store)
     with _client(site) as client:
         store.open()
@@ -164,7 +163,7 @@ def _job(details: Any) -> RayJob:
 @contextlib.contextmanager
 def _client(site: Site) -> Any:
     """A client of Ray's Job API. Its errors are raised as EnvironmentProblem."""
-    settings: Settings = site.settings
+    settings: RaySettings = site.settings
     if settings.jobs is None:
         raise BadInput(f"{site.path}: jobs is missing: the address of Ray's Job API, such as http://head:8265")
     import_ray()
@@ -189,7 +188,7 @@ def _client(site: Site) -> Any:
 # On the cluster.
 
 
-def _job_document(store: Store, plan: str, options: Options, settings: Settings) -> dict[str, Any]:
+def _job_document(store: Store, plan: str, options: Options, settings: RaySettings) -> dict[str, Any]:
     """What the job is told. No secrets: Ray shows it to everybody."""
     public = dataclasses.replace(settings, token_file=None, address=None, jobs=None)
     return {
@@ -200,9 +199,9 @@ def _job_document(store: Store, plan: str, options: Options, settings: Settings)
     }
 
 
-def _settings(document: dict[str, Any]) -> Settings:
+def _settings(document: dict[str, Any]) -> RaySettings:
     workers = {name: RayWorker(**document[name]) for name in ("worker", "cpu_worker")}
-    return Settings(**{**document, **workers, "cpu_stages": tuple(document["cpu_stages"])})
+    return RaySettings(**{**document, **workers, "cpu_stages": tuple(document["cpu_stages"])})
 
 
 class StoredPlan(Plan):

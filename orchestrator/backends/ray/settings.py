@@ -34,7 +34,7 @@ class RayWorker:
 
 
 @method
-class Ray(Processes):
+class RaySettings(Processes):
     """A running Ray cluster. address: for `run` on one of its nodes. jobs: for `submit` from anywhere."""
 
     address: Annotated[str, checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None

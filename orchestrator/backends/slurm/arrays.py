@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.backends.slurm.settings import Resources, Slurm
+from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.execution.protocol import Bundle, Work
 
 WORTHWHILE_S = 120.0  # starting an array task (10 to 15 s) takes less than an eighth of this
@@ -50,7 +50,12 @@ class _Group:
 
 
 def arrays(
-    work: Sequence[Work], site: Slurm, seconds: Seconds, name: Callable[[int], str], known: Mapping[int, str], most: int
+    work: Sequence[Work],
+    site: SlurmSettings,
+    seconds: Seconds,
+    name: Callable[[int], str],
+    known: Mapping[int, str],
+    most: int,
 ) -> list[Array]:
     """Pack work into the arrays of one wave, each behind those that it waits for.
 
@@ -96,7 +101,7 @@ def arrays(
     return packed
 
 
-def stage_resources(site: Slurm, kind: str, doublings: int) -> Resources:
+def stage_resources(site: SlurmSettings, kind: str, doublings: int) -> Resources:
     """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
     asked = site.resources(kind)
     memory = asked.memory_gb * 2**doublings
@@ -130,7 +135,7 @@ def _resolved(
         yield f"{name}/{index - first}"
 
 
-def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
+def _pack(group: _Group, site: SlurmSettings, seconds: Seconds) -> None:
     costs = [seconds(work.bundle) for work in group.work]
     target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
     filled = 0.0

@@ -28,7 +28,7 @@ from orchestrator.backends.slurm.limits import (
 )
 from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.backends.slurm.rerun_command import rerun_command
-from orchestrator.backends.slurm.settings import Slurm as Settings
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.backends.slurm.waves import (
     RECONCILE,
     Wave,
@@ -71,7 +71,7 @@ class Slurm:
         self,
         store: Store,
         plan: Plan,
-        site: Settings,
+        site: SlurmSettings,
         folder: Path,
         code: Path,
         commands: Commands,

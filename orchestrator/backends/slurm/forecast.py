@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, Work
@@ -34,7 +34,7 @@ class Forecast:
         return sum(len(array.tasks) for array in self.arrays)
 
 
-def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
+def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     """Pack what is missing as it would be queued, and simulate it with the site's throttle."""
     done = Done(store)
     speeds = Speeds(plan, store, done, site.trained_on)

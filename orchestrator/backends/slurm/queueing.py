@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
-from orchestrator.backends.slurm.settings import Resources, Slurm
+from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.errors import EnvironmentProblem, Passing
 
 AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
@@ -21,7 +21,7 @@ class Refused(EnvironmentProblem):
 
 
 def options(
-    site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
+    site: SlurmSettings, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
 ) -> dict[str, Any]:
     """submitit's parameters for a job. after: job ids, or `id_index`."""
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
@@ -59,7 +59,7 @@ def check_options(given: Mapping[str, Any]) -> None:
 
 
 def queue(
-    site: Slurm,
+    site: SlurmSettings,
     folder: Path,
     code: Path,
     name: str,

@@ -74,7 +74,7 @@ class Stages:
 
 
 @method
-class Slurm:
+class SlurmSettings:
     """A Slurm cluster, seen from its login node."""
 
     partition: Names | None = None  # None: the cluster's default
