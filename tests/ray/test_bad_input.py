@@ -1,4 +1,4 @@
-"""What is wrong is said, in words that name the fix, and at once."""
+"""Errors are reported at once, with the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep on a real Ray cluster, left alone and not: the same numbers, and no finished block made again."""
+"""The sweep on a real Ray cluster, with and without faults: the same numbers, and no finished block made again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Disturbances:
         self.seconds = self.killed = 0.0
 
     def kill_an_actor(self) -> bool:
-        """One at work; and another, where the first was done already and had only not said so."""
+        """Kill a working actor; another one too if the first had already finished its bundle."""
         if self.backend.store.list("attempts"):
             return True
         busy = [worker for worker in self.backend.workers if worker.work and worker.request.gpus]

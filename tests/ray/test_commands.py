@@ -23,7 +23,7 @@ HALF = "worker: {gpus: 0.5, cpus: 0.5}\nworkers: 2\n"  # so that two engines hav
 
 
 class User:
-    """Somebody with a site file, and a token in a file of his own."""
+    """A user with a site file, and a token in a private file."""
 
     def __init__(self, folder: Path, cluster: Any) -> None:
         self.folder, self.store = folder, Store(str(folder / "store"))

@@ -1,4 +1,4 @@
-"""A sweep as a job of a Ray cluster: submitted, looked at, ended, and gone on with."""
+"""A sweep as a job of a Ray cluster: submit, status, cancel, and submit again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def site(cluster: Any) -> Site:
 
 
 def drivers(folder: str) -> list[int]:
-    """Those that run the engine of a job."""
+    """The processes that run the engine of a job."""
     return processes(b"orchestrator.backends.ray.jobs", folder)
 
 
@@ -38,7 +38,7 @@ def blocks(store: Store) -> int:
 
 
 def test_a_plan_from_the_store(undisturbed: Ran) -> None:
-    """An engine on the cluster, without the sweep's file, has the same to do, and leaves the same arms."""
+    """Without the sweep's file, an engine on the cluster has the same tasks, and gives up the same arms."""
     plan, store = undisturbed.plan, undisturbed.store
     stored = ray_jobs.StoredPlan(store, engine.plan_checksum(plan))
     assert (stored.tasks, stored.blocks, stored.goals, stored.arms) == (plan.tasks, plan.blocks, plan.goals, plan.arms)

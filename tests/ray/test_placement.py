@@ -1,4 +1,4 @@
-"""Who waits, who goes where, and what an end means: without a cluster."""
+"""The queue, the placement of workers, and the causes of their deaths, without a cluster."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_host_to_keep_away_from() -> None:
 
 
 def test_the_queue_against_a_plain_account() -> None:
-    """Random graphs and outcomes: what starts, and what is skipped, is what the definition says."""
+    """Random graphs and outcomes: exactly the right bundles start or are skipped."""
     for seed in range(50):
         draw = random.Random(seed)
         works = [work(n, after=tuple(draw.sample(range(1, n), draw.randrange(min(n, 4))))) for n in range(1, 30)]
@@ -111,7 +111,7 @@ def test_the_queue_against_a_plain_account() -> None:
 
 
 def backend(settings: RaySettings, *nodes: Node, device: str = "auto") -> Any:
-    """What Ray knows of a cluster, without one."""
+    """A Ray backend with these nodes, without a cluster."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
     made.options = Options(device=device)
@@ -131,7 +131,7 @@ def test_what_a_bundle_asks_for() -> None:
 
 
 def test_processes_of_a_training() -> None:
-    """Each holds what a worker holds, wherever there is room for it; all else asks for as much as before."""
+    """Each process holds what a worker holds, on any nodes; other bundles request as much as before."""
     other = dataclasses.replace(A100, id="3", host="c")
     for gpus in (None, 1.0):
         many = backend(RaySettings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
@@ -152,7 +152,7 @@ def test_processes_of_a_training() -> None:
 
 
 def test_processes_keep_off_hosts() -> None:
-    """Where a node has failed; unless the others are not enough."""
+    """Off nodes that have failed, unless the others are not enough."""
     other = dataclasses.replace(A100, id="3", host="c")
     many = backend(RaySettings(), A100, CPU, other)
     many.options = Options(device="auto", processes=4)
@@ -171,7 +171,7 @@ def test_what_a_group_is_made_of() -> None:
 
 
 class Remote:
-    """An actor that remembers who it was told to be."""
+    """An actor that remembers the rank that it was given."""
 
     def __init__(self) -> None:
         self.join, self.told = self, {}
@@ -230,7 +230,7 @@ def test_memory_doubles_up_to_a_bound() -> None:
 
 
 def test_causes() -> None:
-    """Of ends as Ray tells them; what retries make of them."""
+    """From Ray's errors; and what the retries decide."""
     exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
     taken = exceptions.RayActorError(error_msg="The actor died because its node has died.", preempted=True)
     cases = {

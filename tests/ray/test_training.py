@@ -1,4 +1,4 @@
-"""A network trained by two processes on two nodes of a real Ray: left alone, a process killed, a node lost."""
+"""Training by two processes on two nodes of a real Ray: undisturbed, a process killed, a node lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TWO = RaySettings(worker=RayWorker(gpus=1.0, cpus=1.0), processes=2)
 
 @pytest.fixture(scope="module")
 def locally(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """By two processes of this machine."""
+    """By two processes on this machine."""
     folder = tmp_path_factory.mktemp("locally")
     (folder / "sweep.yaml").write_text(changed(TINY, *ONCE[:-2]))
     return run_locally(plan(read_sweep(folder / "sweep.yaml")), folder / "store")

@@ -1,4 +1,4 @@
-"""A sweep that is there to be disturbed on a cluster of our own, and what must hold of it whatever happened."""
+"""A sweep to disturb on a cluster of our own, and what must hold whatever happened."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ CLOCK_S = 2.0  # logs have whole seconds
 
 
 def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
-    """The sweep, done in this process in peace, with one thread, as an array task does it."""
+    """The undisturbed sweep, run in this process with one thread, as an array task runs it."""
     import torch
 
     torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
 
 
 def says(folder: Path, **settings: float) -> None:
-    """What the user's code reads from now on; never half a number."""
+    """Write, in one piece, what the user's code reads from now on."""
     for name, value in settings.items():
         (folder / f".{name}").write_text(str(value))
         (folder / f".{name}").replace(folder / name)
@@ -210,7 +210,7 @@ class Trial(Place):
         return [digest for digest, task in self.plan().tasks.items() if task.kind == kind]
 
     def arrays(self) -> list[dict[str, Any]]:
-        """All that was ever queued, in order."""
+        """All arrays that were ever queued, in order."""
         paths = sorted(self.folder.glob("results/store/waves/*/*/[0-9][0-9][0-9].json"))
         return [json.loads(path.read_text()) for path in paths]
 
@@ -307,7 +307,7 @@ class Trial(Place):
             assert kept.items() <= _metrics(self.base).items()
 
     def made_again(self) -> list[str]:
-        """Blocks and tasks that an array task began to make when they had been published."""
+        """Blocks and tasks that an array task started after they had been published."""
         found = []
         for line in MADE.finditer(self.logs()):
             stamp, kind, digest, blocks, seconds = line.groups()

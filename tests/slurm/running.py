@@ -1,4 +1,4 @@
-"""A sweep of seconds on a cluster of our own, and ways to look at what is queued for it."""
+"""A sweep that takes seconds, on a cluster of our own, and what is queued for it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Place:
-    """A folder of a user's, with a sweep, a site and a store, on a cluster."""
+    """A user's folder with a sweep, a site and a store, on a cluster."""
 
     folder: Path
     cluster: Cluster
@@ -124,7 +124,7 @@ class Place:
 
     @contextlib.contextmanager
     def inside(self, env: dict[str, str] | None = None) -> Iterator[None]:
-        """While it lasts this process has the environment and the working folder of the user."""
+        """Give this process the user's environment and working folder for a while."""
         kept, at = dict(os.environ), os.getcwd()
         os.environ.clear()
         os.environ.update({**self.env, **(env or {})})
@@ -193,7 +193,7 @@ class Place:
 
 
 def counting(folder: Path, *commands: str) -> tuple[dict[str, str], Any]:
-    """A PATH on which these commands note every call, and what has been noted."""
+    """A PATH on which these commands count their calls, and the counts."""
     folder.mkdir(exist_ok=True)
     calls = folder / "calls"
     calls.touch()

@@ -161,7 +161,7 @@ FAULTS = (
 
 
 def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
-    """One round; what happened, in a line. Raises what went wrong."""
+    """Run one round. Returns what happened, in a line; raises what went wrong."""
     chance, began = random.Random(seed), time.monotonic()
     job, links, accounts = chance.random() < 0.5, chance.random() < 0.7, chance.random() < 0.7
     partition = chance.choice(("gpu", "grace20"))

@@ -1,4 +1,4 @@
-"""Why an array task ended that left no word, from what Slurm 22.05 said and wrote in each case on our cluster."""
+"""Why an array task ended that left no mark, from what Slurm 22.05 printed and logged in each case on our cluster."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SITE = SlurmSettings(partition="cpu", stages=Stages(score=Stage(minutes=5, memor
 
 
 def stamp(folder: str, index: int) -> None:
-    """What an array task of these tests does: it says from when to when."""
+    """The work of an array task of these tests: it writes when it started and ended."""
     began = time.time()
     time.sleep(0.5)
     (Path(folder) / f"{index}").write_text(f"{began} {time.time()}")

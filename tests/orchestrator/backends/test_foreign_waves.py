@@ -1,4 +1,4 @@
-"""Records of waves and attempts that others have written: nothing of them becomes an option of a job."""
+"""Records of waves and attempts that others wrote: no part of them becomes an option of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site file: every key, what is refused and how that is said, and what reaches a shell."""
+"""The site file: every key, what is refused and with which message, and what reaches a shell."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_examples_are_right(path: Path) -> None:
 
 
 def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path], tmp_path: Path) -> None:
-    """With every comment that is a key taken in, the example says all that there is to say."""
+    """With its commented keys put in, the example has every key."""
     lines = []
     for line in (SITES[0].parent / "slurm.yaml").read_text().splitlines():
         bare = line.strip().removeprefix("# ")
@@ -288,7 +288,7 @@ def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sites_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a source tree the examples lie where pip has put them."""
+    """Without a source tree, the examples are where pip installed them."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     installed = tmp_path / "data/share/nagbench/sites"
     installed.mkdir(parents=True)
