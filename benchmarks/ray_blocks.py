@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a worker
 
-from orchestrator.backends.ray import backend as backends
+from orchestrator.backends.ray import handles
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.execution import engine
@@ -109,7 +109,7 @@ def by_tasks(folder: Path, blocks: int, tasks: int) -> float:
 
 
 def driver(folder: Path, blocks: int) -> None:
-    backends.Actor = Idle  # type: ignore[misc, assignment]
+    handles.Actor = Idle  # type: ignore[misc, assignment]
     store = Store(str(folder / "idle"))
     store.open()
     found = planned(folder, blocks)
@@ -122,12 +122,12 @@ def driver(folder: Path, blocks: int) -> None:
             work.append(engine.Work(handle, waiting.bundle))
         backend.submit(work)
         ended, calls, memory = 0, 0, []
-        while not any(hand.host for hand in backend.hands):
+        while not any(worker.host for worker in backend.workers):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
         began, at = time.process_time(), time.monotonic()
         while ended < len(work):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
-            calls = max(calls, sum(hand.ref is not None for hand in backend.hands))
+            calls = max(calls, sum(worker.ref is not None for worker in backend.workers))
             memory.append(resident())
         each = (time.process_time() - began) / blocks
         tenth = len(memory) // 10

@@ -2,7 +2,7 @@
 
 python benchmarks/slurm_queue.py queue       1,000 cells x 50 blocks into a partition where nothing starts: asked 30 s,
                                              and no more than (arrays + 5) calls of Slurm's commands; then `status`: 2 s
-python benchmarks/slurm_queue.py pack        500 tiny blocks on two nodes, packed and one an element: asked 10 times
+python benchmarks/slurm_queue.py pack        500 tiny blocks on two nodes, packed and one an array task: asked 10 times
 python benchmarks/slurm_queue.py simulate    the packing on 512 GPUs, with stated times: asked 95 % in the network
 
 Machines are shared, so read orders of magnitude.
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.commands import THOUSAND, fill
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.forecast import makespan
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.plan.make import plan
@@ -39,10 +39,10 @@ from tests.slurm.running import SMALL, Place, changed, counting
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "sacctmgr", "scancel")
 TINY = changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "", "  nag: {nag: {scale: 1.0}}\n", "")
-TASKS, MEASURED = 500, 40  # tiny blocks; of one an element so many are run, and the rest is extrapolated
+TASKS, MEASURED = 500, 40  # tiny blocks; of one an array task so many are run, and the rest is extrapolated
 
 # Stated times: SiT-XL/2 at 100 evaluations a second on one GPU, 100 evaluations a sample, 1,000 samples a block;
-# Inception at 500 images a second; an element starts (Slurm, Python, torch) in 15 s and loads its network in 15 s.
+# Inception at 500 images a second; an array task starts (Slurm, Python, torch) in 15 s and loads its network in 15 s.
 GPUS, START_S, LOAD_S = 512, 15.0, 15.0
 STATED_S = {"sample": 1000.0, "extract": 2.0, "reference": 300.0, "score": 30.0}
 SPREAD = 0.15  # of the logarithm of a block's time, between nodes and moments
@@ -70,7 +70,7 @@ def queue() -> None:
         took = timed(at, "submit", path)
         first = calls()
         print(
-            f"submit: {took:.1f} s (asked: 30); {first['sbatch']} arrays, {len(at.elements()):,} elements, "
+            f"submit: {took:.1f} s (asked: 30); {first['sbatch']} arrays, {len(at.array_tasks()):,} array tasks, "
             f"{sum(first.values())} calls (asked: {first['sbatch'] + 5}): {dict(first)}"
         )
         print(f"the same again, nothing to queue: {timed(at, 'submit', path):.1f} s")
@@ -83,7 +83,7 @@ def queue() -> None:
 
 
 def pack() -> None:
-    """One an element first; the training and the speeds are there before."""
+    """One an array task first; the training and the speeds are there before."""
     with place() as at:
         text = changed(TINY, "{count: 40, block: 20}", "{count: 2, block: 1}")
         at.sweep(text)
@@ -96,7 +96,7 @@ def pack() -> None:
         packed = until_done(at)
         extrapolated = alone * TASKS / MEASURED
         print(
-            f"{TASKS} tiny blocks, packed: {packed:.0f} s; one an element: {extrapolated:.0f} s (extrapolated from "
+            f"{TASKS} tiny blocks, packed: {packed:.0f} s; one an array task: {extrapolated:.0f} s (extrapolated from "
             f"{MEASURED} in {alone:.0f} s): {extrapolated / packed:.0f} times faster (asked: 10)"
         )
 
@@ -118,24 +118,24 @@ def simulate() -> None:
         planned = plan(read_sweep(Path(folder) / "sweep.yaml"))
         store = Store(f"{folder}/store")
         store.open()
-        site = Slurm(throttle=GPUS)
+        site = SlurmSettings(throttle=GPUS)
         found = packed(planned, store, site)
         draw = random.Random(0)
         lasting: dict[str, list[float]] = {}
         inside = life = 0.0
         for array in found:
             lasting[array.name] = []
-            for element in array.elements:
-                blocks = [draw.lognormvariate(0, SPREAD) * seconds(planned, bundle) for bundle in element.bundles]
+            for task in array.tasks:
+                blocks = [draw.lognormvariate(0, SPREAD) * seconds(planned, bundle) for bundle in task.bundles]
                 lasting[array.name].append(START_S + LOAD_S * bool(array.network) + sum(blocks))
                 if array.network:
                     inside, life = inside + sum(blocks), life + lasting[array.name][-1]
         took = makespan(found, lasting, GPUS)
         busy = sum(sum(lasting[a.name]) * a.resources.gpus * a.resources.nodes for a in found)
-        count = sum(len(array.elements) for array in found if array.network)
+        count = sum(len(array.tasks) for array in found if array.network)
         print(
-            f"{len(planned.cells):,} cells x 50 blocks on {GPUS} GPUs: {len(found)} arrays; {count:,} elements sample, "
-            f"{life / count / 60:.0f} minutes each, {inside / life:.1%} of that in their network (asked: 95 %)"
+            f"{len(planned.cells):,} cells x 50 blocks on {GPUS} GPUs: {len(found)} arrays; {count:,} array tasks "
+            f"sample, {life / count / 60:.0f} minutes each, {inside / life:.1%} of that in their network (asked: 95 %)"
         )
         print(
             f"makespan {took / 3600:.1f} h, GPUs busy for {busy / took / GPUS:.1%} of it, {busy / 3600:,.0f} GPU hours"
@@ -147,7 +147,7 @@ def seconds(planned: Plan, bundle: Bundle) -> float:
     return sum(STATED_S[kind] * number for kind, number in kinds)
 
 
-def packed(planned: Plan, store: Store, site: Slurm) -> list[Array]:
+def packed(planned: Plan, store: Store, site: SlurmSettings) -> list[Array]:
     """The arrays as `submit` would make them; the networks are trained."""
     todo = {d: blocks for d, blocks in missing(planned, Done(store)).items() if planned.tasks[d].kind != "train"}
     work: list[Work] = []

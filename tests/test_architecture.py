@@ -51,7 +51,7 @@ FLOORS = {
 SPEAKS = {
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
-    "orchestrator.backends.slurm.element",
+    "orchestrator.backends.slurm.array_task",
     "orchestrator.execution.worker",
 }
 

@@ -1,1 +1,1 @@
-"""Where bundles run: this machine, Slurm, Ray."""
+"""Where bundles run: on this machine, Slurm or Ray."""

@@ -1,4 +1,4 @@
-"""A campaign: what one command began at a site, and what goes on with it later."""
+"""A campaign: what one command started at a site, and what later jobs continue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nag.distributed import World
-from orchestrator.backends.slurm.commands import Absent
+from orchestrator.backends.slurm.commands import Unsupported
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, TransientError
 from orchestrator.plan.stored_plan import plan_checksum
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from orchestrator.plan.model import Plan
     from orchestrator.store.store import Store
 
-PATIENCE_S, WAIT_S = 600.0, 10.0  # of an engine that nobody watches, with what is away
+PATIENCE_S, WAIT_S = 600.0, 10.0  # how long an engine retries after transient errors, and how often
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a user's command began, and what every reconcile job after it goes on with. Paths are absolute."""
+    """What a user's command started, and every reconcile job continues. Paths are absolute."""
 
     sweep: str
     store: str
     site: str
     tracking: str
     reports: str  # the folder of the sweep's report
-    since: float  # attempts from this time on count
-    plan: str = ""  # checksum of the plan: a reconcile job goes on with what was submitted, or not at all
-    text: str = ""  # the YAML as it was
+    since: float  # only attempts from this time on count
+    plan: str = ""  # checksum of the plan: a reconcile job continues what was submitted, and nothing else
+    text: str = ""  # the YAML at submission
     smoke: bool = False
     arms: tuple[str, ...] = ()
     generation: int = 1
@@ -53,10 +53,10 @@ def begin(
     smoke: bool,
     **more: Any,
 ) -> Campaign:
-    """What a user's command begins, here and now. Raises BadInput where the site cannot train what is to be trained."""
+    """Start a campaign. Raises BadInput for a training that the site's processes cannot do."""
     check_batches(plan, site)
     if site.settings.writes_campaigns:
-        tracking = _set_apart(tracking, plan.sweep.name, lambda: shared_folder(store, site))
+        tracking = _without_secrets(tracking, plan.sweep.name, lambda: shared_folder(store, site))
     return Campaign(
         sweep=os.path.abspath(plan.sweep.path),
         store=store.url,
@@ -72,17 +72,17 @@ def begin(
     )
 
 
-APART = "file-with-address:"  # a Campaign's tracking, where the address has a secret
+IN_FILE = "file-with-address:"  # prefix of a Campaign's tracking if the address has a secret
 
 
-def _set_apart(tracking: str, sweep: str, folder: Callable[[], Path]) -> str:
-    """What a submission may hold of an address: it is pickled into files, so one with a password or a token goes into a
-    file that only the user can read.
+def _without_secrets(tracking: str, sweep: str, folder: Callable[[], Path]) -> str:
+    """A tracking address that may be pickled into files: one with a password or a token is written into a file that
+    only the user can read, and replaced by that file's name.
     """
     if address(tracking) == tracking:
         return tracking
     if not tracking.startswith(("http://", "https://")):
-        return address(tracking)  # of a database, which only the user's host writes to
+        return address(tracking)  # a database; only the user's host writes to it
     place = folder()
     path = place / f"tracking-{sweep}"
     try:
@@ -92,41 +92,47 @@ def _set_apart(tracking: str, sweep: str, folder: Callable[[], Path]) -> str:
             file.write(tracking)
     except OSError as error:
         raise EnvironmentProblem(f"{path} cannot be written: {error.strerror}.") from error
-    return f"{APART}{path.absolute()}"
+    return f"{IN_FILE}{path.absolute()}"
 
 
 def tracking_of(campaign: Campaign) -> str:
-    """Where the runs of a campaign are tracked. Raises EnvironmentProblem where the file with the address is gone, or
-    is not the user's own.
+    """The tracking address of a campaign. Raises EnvironmentProblem if the file with the address is gone, or others can
+    read it.
     """
-    if not campaign.tracking.startswith(APART):
+    if not campaign.tracking.startswith(IN_FILE):
         return campaign.tracking
-    path = campaign.tracking.removeprefix(APART)
+    path = campaign.tracking.removeprefix(IN_FILE)
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
             stat = os.fstat(file.fileno())
             if stat.st_uid != os.geteuid() or stat.st_mode & 0o077:
-                raise EnvironmentProblem(f"{path} is not yours alone, so it is not used for tracking.")
+                raise EnvironmentProblem(f"{path} is not yours, or others can read it; it is not used for tracking.")
             return file.read()
     except OSError as error:
         raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}.") from error
 
 
-Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # of a campaign, what a reconcile job calls on its node
+Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # makes, of a campaign, what a reconcile job calls
+
+
+def check_store(store: Store) -> None:
+    """Raise BadInput for a store that other machines cannot open."""
+    if store.url.startswith("memory:"):
+        raise BadInput(f"store {store.url} exists in this process only; the nodes cannot see it")
 
 
 def shared_folder(store: Store, site: Site) -> Path:
-    """Where code, submitit's files and the logs of elements lie; the nodes must see it."""
+    """The folder of the code, submitit's files and the logs of array tasks. The nodes must see it."""
     if site.settings.folder is not None:
         return Path(site.settings.folder).expanduser()
     if store.local:
         return Path(store.path("cluster")).resolve()
-    raise BadInput(f"{site.path}: folder is missing: store {store.url} is none, so name one that all nodes share")
+    raise BadInput(f"{site.path}: folder is missing. Store {store.url} is not a folder; name one that all nodes share")
 
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
-    """`do()`, begun again where what stopped it on a cluster may pass: an engine goes on from what the store has.
-    Raises TransientError after ten minutes of that.
+    """Call `do`, again after transient errors of a cluster: an engine goes on from what the store has. Raises the error
+    if it lasts for PATIENCE_S.
     """
     since = began = time.monotonic()
     while True:
@@ -134,8 +140,8 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
             return do()
         except TransientError as error:
             now = time.monotonic()
-            since = now if now - began > PATIENCE_S else since  # it had gone well for long
-            if now - since > PATIENCE_S or isinstance(error, Absent):
+            since = now if now - began > PATIENCE_S else since  # the last error was long ago
+            if now - since > PATIENCE_S or isinstance(error, Unsupported):
                 raise
             note(f"{error}; going on in {WAIT_S:g} s")
             time.sleep(WAIT_S)
@@ -143,14 +149,14 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
 
 
 def check_batches(plan: Plan, site: Site) -> None:
-    """Raise BadInput for a training whose global batch the processes of the site do not divide."""
-    divided(plan, site.settings.trained_on, f"{site.path}: {site.settings.trained_words}")
+    """Raise BadInput if the site's processes do not divide the global batch of a training."""
+    check_divides(plan, site.settings.trained_on, f"{site.path}: {site.settings.trained_words}")
 
 
-def divided(plan: Plan, processes: int, said: str) -> None:
-    """Raise BadInput for a training whose global batch so many processes do not divide. said: where their number is."""
+def check_divides(plan: Plan, processes: int, setting: str) -> None:
+    """Raise BadInput if `processes` does not divide the global batch of a training. setting: names that number."""
     for network in plan.networks:
         try:
             World(0, processes).part(network.train.batch if network.train else 0)
         except ValueError as error:
-            raise BadInput(f"{said}, and networks.{network.name}.train.batch: {error}") from error
+            raise BadInput(f"{setting}, and networks.{network.name}.train.batch: {error}") from error

@@ -1,4 +1,4 @@
-"""What `nagbench doctor` has found, a row each; and the rows of weights, which a machine and a site both have."""
+"""A row of `nagbench doctor`, and the rows of pretrained weights, which all kinds of site share."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class Row:
     state: Literal["ok", "missing", "warning"]
     detail: str
     fix: str = ""
-    needed: bool = True  # without it nothing, or nothing on this store, runs
+    needed: bool = True  # whether nothing, or nothing on this store, runs without it
 
 
 def weights(needed: Iterable[str]) -> list[Row]:
-    """The files of feature networks that can be fetched: which are here, and are they whole?"""
+    """Which pretrained feature networks are on this machine, and whether their files are complete."""
     from nag.pretrained import KNOWN, find
 
     rows, needed = [], frozenset(needed)
     for name, known in KNOWN.items():
-        found, fix = find(name), f"nagbench fetch {name}"
-        if found is None:
+        path, fix = find(name), f"nagbench fetch {name}"
+        if path is None:
             rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
-        elif known.size is not None and found.stat().st_size != known.size:
-            detail = f"{found} has {found.stat().st_size:,} bytes, not {known.size:,}"
+        elif known.size is not None and path.stat().st_size != known.size:
+            detail = f"{path} has {path.stat().st_size:,} bytes, not {known.size:,}"
             rows.append(Row("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed))
         else:
-            rows.append(Row("weights", "ok", str(found), needed=False))
+            rows.append(Row("weights", "ok", str(path), needed=False))
     return rows
 
 
 def missing_weights(plan: Plan) -> list[str]:
-    """The names of downloaded weights that a sweep needs and that are not on this machine."""
+    """The names of pretrained weights that a sweep needs and that are not on this machine."""
     return [found.content.removeprefix("missing ") for found in plan.outside.values() if not found.place]

@@ -1,6 +1,4 @@
-"""One bundle after the other in this process: nothing to start, full tracebacks. For one cell, debugging and tests of
-the work.
-"""
+"""Run bundles one by one in this process, with full tracebacks: for a single cell, for debugging and for tests."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ from orchestrator.tasks.context import Options
 BLOCKS_A_BUNDLE = 16
 
 
-class Here:
+class Inline:
     def __init__(self, store: Store, options: Options, raises: bool = False) -> None:
-        """raises: an error in a task comes out of `poll`, with its traceback, rather than as the end of a bundle."""
+        """raises: `poll` raises the error of a task instead of reporting a failed bundle."""
         self.waiting: dict[int, Work] = {}
         self.ended: dict[int, str] = {}
         self.messages: list[dict[str, Any]] = []
@@ -36,7 +34,7 @@ class Here:
     def poll(self, timeout_s: float) -> list[Event]:
         if not self.waiting:
             return []
-        handle = next(iter(self.waiting))  # each stands behind what it waits for
+        handle = next(iter(self.waiting))  # its inputs were submitted before it
         work = self.waiting.pop(handle)
         if any(self.ended[needed] != "done" for needed in work.after):
             events: list[Event] = [End(handle, "skipped")]

@@ -1,4 +1,4 @@
-"""The table of the kinds of site: what each can do. A command looks a kind up here, and calls it."""
+"""The table of site kinds. Commands look a kind up here and call it."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def at(site: Site) -> SiteKind:
 
 
 def queue_at(site: Site | None) -> Queue:
-    """Where a sweep may be queued: at a site, or, where none is named, on Slurm if the store has waves of it."""
+    """The queue of a site; without one, Slurm's, whose waves are in the store."""
     return at(site) if site else SlurmQueue()

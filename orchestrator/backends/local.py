@@ -1,4 +1,4 @@
-"""Worker processes on this machine, one thread each. They end with the process that started them, however it ends."""
+"""Run bundles in worker processes on this machine, one thread each. They end with the process that started them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
 from orchestrator.tasks.task import kind_of
 
-BLOCKS_A_BUNDLE = 16  # at most; fewer where there is little to do, so that all workers end together
+BLOCKS_A_BUNDLE = 16  # at most; fewer if there is little to do, so that all workers end together
 
-DYING_S = 1.0  # a worker that was killed while idle takes a moment to be gone, and its pipe is open till then
+DYING_S = 1.0  # a worker that was killed while idle dies within this time; until then its pipe is open
 
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -32,14 +32,14 @@ ONE_THREAD = {
 
 
 @dataclass
-class Process:
+class WorkerProcess:
     process: subprocess.Popen[str]
     log: str
-    handle: int | None = None
-    stepped: int = 0  # steps of that bundle that are published
+    handle: int | None = None  # of the bundle that it does
+    stepped: int = 0  # published steps of that bundle
     given: float = 0.0  # when it got that bundle
-    proven: bool = False  # it has ended a bundle before
-    networks: set[str] = field(default_factory=set)  # networks that it has loaded
+    proven: bool = False  # whether it has finished a bundle before
+    networks: set[str] = field(default_factory=set)  # that it has loaded
 
 
 class Local:
@@ -47,13 +47,13 @@ class Local:
 
     def __init__(self, store: Store, workers: int, options: Options) -> None:
         self.store, self.workers, self.options = store, workers, options
-        self.events: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
+        self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any] | None]] = queue.Queue()
         self.waiting: dict[int, Work] = {}
         self.running: dict[int, Work] = {}
         self.ended: dict[int, str] = {}
-        self.processes: list[Process] = []
+        self.processes: list[WorkerProcess] = []
 
-    def _start(self) -> Process:
+    def _start(self) -> WorkerProcess:
         log = f"worker-{uuid.uuid4().hex[:8]}.log"
         with os.fdopen(self.store.open_log(log), "w") as stderr:
             process = subprocess.Popen(
@@ -71,11 +71,11 @@ class Local:
                 env=alone() | ONE_THREAD,
                 start_new_session=True,  # Ctrl-C reaches the engine alone
             )
-        started = Process(process, log)
+        started = WorkerProcess(process, log)
         threading.Thread(target=self._listen, args=(started,), daemon=True).start()
         return started
 
-    def _listen(self, process: Process) -> None:
+    def _listen(self, process: WorkerProcess) -> None:
         assert process.process.stdout is not None
         with process.process.stdout as lines:
             for line in lines:
@@ -93,16 +93,16 @@ class Local:
         self.waiting |= {each.handle: each for each in work}
 
     def poll(self, timeout_s: float) -> list[Event]:
-        found: list[Event] = self._dispatch()
+        events: list[Event] = self._dispatch()
         try:
-            message = self.events.get(timeout=0 if found else timeout_s)
+            message = self.events.get(timeout=0 if events else timeout_s)
             while True:
-                found += self._handle(*message)
+                events += self._handle(*message)
                 message = self.events.get_nowait()
         except queue.Empty:
-            return found + self._dispatch()
+            return events + self._dispatch()
 
-    def _handle(self, process: Process, message: dict[str, Any] | None) -> list[Event]:
+    def _handle(self, process: WorkerProcess, message: dict[str, Any] | None) -> list[Event]:
         if message is None:
             return self._died(process)
         event = event_of(message)
@@ -113,8 +113,8 @@ class Local:
             self.ended[event.handle] = event.outcome
         return [event]
 
-    def _died(self, process: Process) -> list[Event]:
-        """A worker is gone, and with it its bundle; one that was dying when it got it has not begun it."""
+    def _died(self, process: WorkerProcess) -> list[Event]:
+        """Handle a worker's death. Its bundle has failed; one that it got while dying is given to another worker."""
         if process not in self.processes:
             return []
         self.processes.remove(process)
@@ -131,17 +131,15 @@ class Local:
         return [End(process.handle, "failed", at, reason, cause="died")]
 
     def _dispatch(self) -> list[Event]:
-        """Give every idle worker a bundle, one whose network it has loaded if there is one; end bundles that can never
-        start.
-        """
+        """Give idle workers bundles, preferably of networks that they have loaded; skip those that can never start."""
         skipped: list[Event] = []
-        for handle, work in list(self.waiting.items()):  # in the order of submission, so one pass is enough
+        for handle, work in list(self.waiting.items()):  # in order of submission, so one pass is enough
             if any(self.ended.get(needed, "done") != "done" for needed in work.after):
                 del self.waiting[handle]
                 self.ended[handle] = "skipped"
                 skipped.append(End(handle, "skipped"))
         for process in [each for each in self.processes if each.handle is None and each.process.poll() is not None]:
-            self._died(process)  # an idle one: no bundle is given to it
+            self._died(process)
         while len(self.processes) < min(self.workers, len(self.waiting) + len(self.running)):
             self.processes.append(self._start())
         for process in list(self.processes):
@@ -151,7 +149,7 @@ class Local:
                     self._give(process, chosen)
         return skipped
 
-    def _choose(self, process: Process) -> int | None:
+    def _choose(self, process: WorkerProcess) -> int | None:
         first = None
         for handle, work in self.waiting.items():
             if all(needed in self.ended for needed in work.after) and self._has_room(work):
@@ -161,19 +159,19 @@ class Local:
         return first
 
     def _has_room(self, work: Work) -> bool:
-        """A training of several processes takes as many of the workers' places."""
+        """Whether a bundle may start: a training by several processes counts as that many workers."""
         trained = sum(kind_of(each.bundle.kind).distributed for each in self.running.values())
         together = self.options.processes
         alone = not kind_of(work.bundle.kind).distributed
         return alone or not trained or (trained + 1) * together <= max(self.workers, together)
 
-    def _give(self, process: Process, handle: int) -> None:
+    def _give(self, process: WorkerProcess, handle: int) -> None:
         work = self.running[handle] = self.waiting.pop(handle)
         process.handle, process.stepped, process.given = handle, 0, time.monotonic()
         if work.bundle.network:
             process.networks.add(work.bundle.network)
         assert process.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died just now; its end arrives as an event
+        with contextlib.suppress(BrokenPipeError):  # it has just died; the event will come
             process.process.stdin.write(json.dumps(message_of(handle, work.bundle)) + "\n")
             process.process.stdin.flush()
 
@@ -185,8 +183,8 @@ class Local:
             process.process.wait()
             self._close(process)
 
-    def _close(self, process: Process) -> None:
-        """Let go of a process that has ended; a log in which nothing was written is not kept."""
+    def _close(self, process: WorkerProcess) -> None:
+        """Clean up after a process that has ended; delete its log if it is empty."""
         assert process.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.process.stdin.close()

@@ -1,7 +1,7 @@
-"""What this machine has, what is missing, and the fix for each.
+"""Check this machine: what works, what is missing, and the fix for each.
 
-Libraries are imported in processes of their own, with a time limit, so that a broken installation is a line of the
-answer. Programs are asked, not trusted to be there: a Slurm that does not answer is no Slurm.
+Libraries are imported in processes of their own, with a time limit, so that a broken installation is a row. Programs
+are called, not only looked for: a Slurm that does not answer is not usable.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ print("\\n" + json.dumps([torch.__version__, ", ".join(devices) or "cpu only"]))
 """
 LIBRARY = 'import json, {0}\nprint("\\n" + json.dumps([getattr({0}, "__version__", ""), ""]))'
 
-# name, module, what to install, whether nagbench needs it, what it is for
+# name, module, package to install, whether nagbench needs it, what it is for
 LIBRARIES = (
     ("torch", "torch", "torch", True, "all computing"),
     ("scipy", "scipy", "scipy", True, "intervals"),
@@ -50,15 +50,14 @@ LIBRARIES = (
 
 
 def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
-    """Look at this machine. Nothing is changed: the store gets one file, which is removed again.
+    """Check this machine. Nothing is changed: the store gets one file, which is removed again.
 
-    needed: names of downloaded weights without which a sweep cannot run.
+    needed: names of pretrained weights that a sweep needs.
     """
     with ThreadPoolExecutor(max_workers=3) as pool:  # each import is a process
         libraries = [pool.submit(_library, *library) for library in LIBRARIES]
         rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
-        found = [library.result() for library in libraries]
-    return [rows[0], *found, *rows[1:]]
+    return [rows[0], *(library.result() for library in libraries), *rows[1:]]
 
 
 def _python() -> Row:
@@ -84,24 +83,24 @@ def _library(name: str, module: str, package: str, needed: bool, use: str) -> Ro
         version, more = json.loads(done.stdout.splitlines()[-1])
         return Row(name, "ok", ", ".join(filter(None, [version, more])), needed=needed)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    said = lines[-1].strip() if lines else f"the process ended with {done.returncode}"
-    if f"No module named '{module}'" in said:
+    problem = lines[-1].strip() if lines else f"exit code {done.returncode}"
+    if f"No module named '{module}'" in problem:
         return Row(name, "missing", f"not installed; for {use}", fix, needed)
-    return Row(name, "missing", f"broken: {said[:200]}", f"pip install --force-reinstall {package}", needed)
+    return Row(name, "missing", f"broken: {problem[:200]}", f"pip install --force-reinstall {package}", needed)
 
 
 def _machine() -> Row:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_gb()
-    told = f"{cores} {'core' if cores == 1 else 'cores'}" + (f", {memory:.0f} GB memory" if memory else "")
+    detail = f"{cores} {'core' if cores == 1 else 'cores'}" + (f", {memory:.0f} GB memory" if memory else "")
     if memory and memory < 1.5 * cores:
         fix = f"nagbench run ... --workers {max(1, int(memory / 1.5))}"
-        return Row("machine", "warning", f"{told}: a worker takes over 1 GB", fix)
-    return Row("machine", "ok", told)
+        return Row("machine", "warning", f"{detail}: a worker takes over 1 GB", fix)
+    return Row("machine", "ok", detail)
 
 
 def _memory_gb() -> float | None:
-    """What this process may use: of the machine, or of the container."""
+    """The memory of the machine, or the limit of its container."""
     limits = []
     with contextlib.suppress(OSError, ValueError, AttributeError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -111,7 +110,7 @@ def _memory_gb() -> float | None:
 
 
 def _store(url: str) -> list[Row]:
-    """Is it ours, can it be written, is there room?"""
+    """Whether the store is one of nagbench, can be written, and has room."""
     fix = "Name another one: --store FOLDER, or NAGBENCH_STORE."
     try:
         store = Store(url)
@@ -119,11 +118,11 @@ def _store(url: str) -> list[Row]:
         if not store.local:
             name = f"doctor/{uuid.uuid4().hex}"
             store.create(name, b"")
-            store.fs.rm_file(store.path(name))  # there may be no store yet, and this file is ours
+            store.fs.rm_file(store.path(name))  # store.delete needs a store, and there may be none yet
             return [Row("store", "ok", f"{url}: can be written")]
     except NagbenchError as error:
         return [Row("store", "missing", str(error), fix)]
-    except Exception as error:  # noqa: BLE001  (whatever a remote file system raises means that it cannot be used)
+    except Exception as error:  # noqa: BLE001  (a remote file system may raise anything)
         return [Row("store", "missing", f"{url}: {type(error).__name__}: {error}", fix)]
     folder = Path(store.root)
     there = next(place for place in (folder, *folder.parents) if place.exists())
@@ -151,28 +150,28 @@ def _tracking(uri: str) -> Row:
 
 
 def _slurm() -> list[Row]:
-    """Are its commands here, and does its controller answer?"""
+    """Whether Slurm's commands are installed, and its controller answers."""
     absent = [name for name in ("sinfo", "sbatch", "sacct") if shutil.which(name) is None]
     if len(absent) == 3:
         return [Row("Slurm", "missing", "no sinfo, sbatch or sacct", "Only a login node of a cluster has it.", False)]
     rows = []
     if {"sinfo", "sbatch"} & set(absent):
         return [Row("Slurm", "missing", f"no {', no '.join(absent)}", "Ask the site, or load its module.", False)]
-    said = _ask("sinfo", "-h", "-o", "%P %D %t")
-    if isinstance(said, str):
-        rows.append(Row("Slurm", "warning", f"sinfo: {said}", "Is slurmctld up? Is SLURM_CONF right?", False))
+    lines = _ask("sinfo", "-h", "-o", "%P %D %t")
+    if isinstance(lines, str):
+        rows.append(Row("Slurm", "warning", f"sinfo: {lines}", "Is slurmctld up? Is SLURM_CONF right?", False))
     else:
-        parts = sorted({line.split()[0].rstrip("*") for line in said if line.split()})
+        parts = sorted({line.split()[0].rstrip("*") for line in lines if line.split()})
         rows.append(Row("Slurm", "ok", f"partitions {', '.join(parts) or 'none'}", needed=False))
-    said = "not installed" if "sacct" in absent else _ask("sacct", "-n", "-X", "-S", "now")
-    if isinstance(said, str):
-        fix = "Runs work without it; how a lost job ended is then not known."
-        rows.append(Row("Slurm accounting", "warning", f"sacct: {said}", fix, False))
+    lines = "not installed" if "sacct" in absent else _ask("sacct", "-n", "-X", "-S", "now")
+    if isinstance(lines, str):
+        fix = "Runs work without it; how a lost job ended is then read from squeue and its log."
+        rows.append(Row("Slurm accounting", "warning", f"sacct: {lines}", fix, False))
     return rows
 
 
 def _ask(*command: str) -> list[str] | str:
-    """The lines that a program prints, or why it did not."""
+    """The lines that a program prints, or why it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

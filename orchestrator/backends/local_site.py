@@ -1,4 +1,4 @@
-"""A site that is this machine: nothing is queued there."""
+"""Sites of kind local: this machine, where nothing is queued."""
 
 from __future__ import annotations
 

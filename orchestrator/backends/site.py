@@ -1,8 +1,8 @@
-"""The site file: where a sweep runs and with what, checked as strictly as a sweep (`--site PATH or NAME`).
+"""The site file (`--site PATH or NAME`): where a sweep runs, and with which resources. Nothing in it changes a result.
 
-It says nothing that changes a result. To add a kind of site, write a dataclass and add a line to KINDS. Text of it
-reaches a shell where it is the user's own script (`setup`), as quoted words (`container`, `python`, `env_file`), or
-after a check that leaves nothing a shell would act on (partition, account and the like); nowhere else.
+It is checked as strictly as a sweep. To add a kind of site, write a dataclass and add a line to KINDS. Text of the file
+reaches a shell only as the user's own script (`setup`), as quoted words (`container`, `python`, `env_file`), or if it
+has no characters that a shell would act on (partition, account and the like).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from nag.cache import xdg
 from nag.registry import method
-from orchestrator.backends.ray.settings import Ray
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site_values import Count, Processes
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import examples
@@ -36,22 +36,22 @@ SITE = ("site", "It needs at least kind: slurm.")
 DEFAULT = "site"  # ~/.config/nagbench/site.yaml
 SUFFIXES = (".yaml", ".yml")
 
-# A secret written out: NAME=value where the name says it is one, or user:password@ in an address. A value that a shell
-# gets elsewhere ($NAME, $(cat FILE), `cat FILE`) is none, nor is the name of a file.
+# A secret: NAME=value with a name like API_KEY, or user:password@ in an address. A value that a shell reads elsewhere
+# ($NAME, $(cat FILE), `cat FILE`) is not one, nor is the name of a file.
 NAMED = re.compile(rf"(?i)(?<![\w.-])({SECRET}|(?:\w*_)?key)=['\"]?(?![\s'\"$`]|$)")
 HARMLESS = re.compile(r"(?i)tokenizer|_(file|path|dir|cmd|command)$")
 PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 
 
 @method
-class Local(Processes):
+class LocalSettings(Processes):
     """This machine."""
 
     workers: Count | None = None
-    processes: Count = 1  # that train one network together, each on a GPU of its own where there are any
+    processes: Count = 1  # that train one network together, each on a GPU of its own if there are any
 
 
-KINDS: dict[str, type] = {"slurm": Slurm, "ray": Ray, "local": Local}
+KINDS: dict[str, type] = {"slurm": SlurmSettings, "ray": RaySettings, "local": LocalSettings}
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Site:
     name: str
     path: str
     kind: str
-    settings: Any  # of the class that KINDS has for the kind
+    settings: Any  # an instance of KINDS[kind]
 
 
 def read_site(site: str | None = None) -> Site:
-    """The site file at a path, or of a name. Raises BadInput if there is none, SpecError for what is wrong in it."""
+    """Read a site file, by path or name. Raises BadInput if there is none, SpecError for an error in it."""
     path = find_site(site)
     root = parse(read_text(path, SITE), str(path), SITE)
     fields = root.mapping("{kind: slurm, partition: ...}")
@@ -83,7 +83,7 @@ def read_site(site: str | None = None) -> Site:
 
 
 def folders() -> list[Path]:
-    """Where names of sites are looked up: the user's own, then the examples of the project."""
+    """The folders of named sites: the user's own, then the project's examples."""
     config = xdg("CONFIG", ".config") / "nagbench"
     return [config, examples.folder("sites")]
 
@@ -92,20 +92,20 @@ def find_site(site: str | None) -> Path:
     """The file that `--site` names. A path has a slash or ends in .yaml; anything else is a name."""
     if site is not None and (os.sep in site or site.endswith(SUFFIXES)):
         return Path(site).expanduser()
-    found = {path.stem: path for folder in reversed(folders()) for path in sorted(folder.glob("*.yaml"))}
+    sites = {path.stem: path for folder in reversed(folders()) for path in sorted(folder.glob("*.yaml"))}
     name = DEFAULT if site is None else site
-    if name in found:
-        return found[name]
+    if name in sites:
+        return sites[name]
+    known = ", ".join(sorted(sites)) or "none"
     if site is None:
         raise BadInput(
             f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in "
-            f"{folders()[1]}, or say --site PATH or NAME. Known: {', '.join(sorted(found)) or 'none'}."
+            f"{folders()[1]}, or use --site PATH or NAME. Known: {known}."
         )
-    close = difflib.get_close_matches(name, found, n=1)
+    close = difflib.get_close_matches(name, sites, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise BadInput(
-        f"unknown site {name!r}.{hint} Known: {', '.join(sorted(found)) or 'none'} "
-        f"(in {', '.join(map(str, folders()))}); a path ends in .yaml."
+        f"unknown site {name!r}.{hint} Known: {known} (in {', '.join(map(str, folders()))}); a path ends in .yaml."
     )
 
 
@@ -119,16 +119,14 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 
 def _plain_text(root: Node) -> None:
-    """No text of the file holds a line break, which would end a line of a batch script, or what nobody can see."""
+    """Raise for a line break, which would end a line of a batch script, or an invisible character."""
     for node in _nodes(root):
         if isinstance(node.value, str) and not node.value.isprintable():
-            raise node.error(
-                "a line break or a character that cannot be seen is in it; write one line, or a list of lines."
-            )
+            raise node.error("it has a line break or an invisible character; write one line, or a list of lines.")
 
 
 def _without_nulls(node: Node) -> Node:
-    """null means absent, everywhere."""
+    """Drop keys whose value is null, at every level."""
     if not isinstance(node.value, dict):
         return node
     kept = {key: _without_nulls(child) for key, child in node.value.items() if child.value is not None}
@@ -136,7 +134,7 @@ def _without_nulls(node: Node) -> Node:
 
 
 def _no_secrets(root: Node) -> None:
-    """No text of the file, which goes into batch files and onto command lines, is a secret."""
+    """Raise for a secret, since the text goes into batch files and onto command lines."""
     for node in _nodes(root):
         if not isinstance(node.value, str):
             continue
@@ -149,16 +147,16 @@ def _no_secrets(root: Node) -> None:
 
 
 def _private(node: Node) -> None:
-    """The file of secrets is a file of the user's, for nobody else."""
+    """Raise for a file of secrets that is not the user's own, or that others can read."""
     path = Path(node.value).expanduser()
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise node.error(f"{path}: {(error.strerror or 'cannot be read').lower()}.") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise node.error(f"{path} is no file.")
-    if found.st_uid != os.geteuid():
+    if not stat.S_ISREG(status.st_mode):
+        raise node.error(f"{path} is not a regular file.")
+    if status.st_uid != os.geteuid():
         raise node.error(f"{path} is not yours.")
-    if found.st_mode & 0o077:
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    if status.st_mode & 0o077:
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
         raise node.error(f"{path} can be read by others (mode {mode}); run: chmod 600 {shlex.quote(str(path))}")

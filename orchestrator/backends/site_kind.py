@@ -1,6 +1,6 @@
-"""What a kind of site can do. Each kind is a class of one file; the table of them is in kinds.py.
+"""The interface of a kind of site. Each kind is a class in a file of its own; the table of them is in kinds.py.
 
-A kind answers with what it found. Only commands print it.
+Kinds return results; only commands print them.
 """
 
 from __future__ import annotations
@@ -21,58 +21,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Queued:
-    """What is on its way for a sweep."""
+    """What is queued or runs for a sweep."""
 
-    elements: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind of task and state
-    jobs: tuple[dict[str, str], ...] = ()  # each id and status
+    array_tasks: dict[str, dict[str, int]] = field(default_factory=dict)  # kind of task -> state -> how many
+    jobs: tuple[dict[str, str], ...] = ()  # id and status of each
     unknown: str | None = None  # why it is not known
 
 
 @dataclass(frozen=True)
 class Submitted:
-    told: dict[str, Any]  # for machines
-    words: str  # for people
+    told: dict[str, Any]  # for --json
+    words: str  # for the terminal
     failed: bool = False
 
 
 @dataclass(frozen=True)
 class Ended:
     count: int
-    what: str  # an element, a Ray job
-    gone: bool = True  # or told to end, and still running
+    what: str  # was cancelled: "array task", "Ray job"
+    gone: bool = True  # False: some still run
 
 
 class Queue(Protocol):
-    """What is asked of what is on its way."""
+    """The commands for what is queued."""
 
     @property
-    def title(self) -> str: ...  # as sentences name it
+    def title(self) -> str: ...  # its name in messages
 
     def status(self, sweep: str, store: Store) -> Queued: ...
 
     def cancel(
         self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]
-    ) -> Ended: ...  # only: of these tasks alone
+    ) -> Ended: ...  # only: these tasks; None for all
 
-    def logs(self, sweep: str, store: Store) -> str | None: ...  # None: they are files, a task or an element each
+    def logs(self, sweep: str, store: Store) -> str | None: ...  # None: they are files, one per task or array task
 
 
 class SiteKind(Queue, Protocol):
     @property
-    def counts_hours(self) -> bool: ...  # whether --max-gpu-hours has something to count
+    def counts_hours(self) -> bool: ...  # whether --max-gpu-hours works
 
     @property
-    def far(self) -> bool: ...  # whether what stops it may pass, as on a cluster
+    def far(self) -> bool: ...  # whether it can have transient errors, as a cluster can
 
     def open(
         self, plan: Plan, store: Store, campaign: Campaign, note: Callable[[str], None], remote: Remote
     ) -> Callable[[], Backend]:
-        """What makes the backend, once there is something to do. It raises BadInput or EnvironmentProblem for a site
-        that does not fit the cluster, before anything is queued. remote: for the job that goes on after a wave.
+        """A function that makes the backend, called once there is work. It raises BadInput or EnvironmentProblem for a
+        site that does not fit the cluster, before anything is queued. remote: makes the work of a reconcile job.
         """
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> Submitted: ...
 
-    def forecast(self, plan: Plan, store: Store) -> Forecast | None: ...  # None: it cannot be told
+    def forecast(self, plan: Plan, store: Store) -> Forecast | None: ...  # None: there is no forecast
 
     def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterable[Row]: ...

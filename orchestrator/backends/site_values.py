@@ -45,7 +45,7 @@ Amount = Annotated[float, Field(ge=0, le=1024)]
 
 
 class Processes:
-    """What a kind of site says whose key `processes` is how many train one network together."""
+    """Base of site settings with a key `processes`: how many processes train one network together."""
 
     processes: int
 
@@ -55,7 +55,7 @@ class Processes:
 
     @property
     def trained_words(self) -> str:
-        """Where their number is written."""
+        """The setting of that number, for messages."""
         return f"processes is {self.processes}"
 
     @property

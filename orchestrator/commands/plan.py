@@ -21,21 +21,21 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "arrays", "elements", "at once", "longest", "GPU hours"):
+    for name in ("stage", "arrays", "array tasks", "at once", "longest", "GPU hours"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     rows = []
     for kind in dict.fromkeys(array.kind for array in expected.arrays):
         of = [array for array in expected.arrays if array.kind == kind]
         gpu_s = sum(array.seconds * array.resources.gpus * array.resources.nodes for array in of)
-        elements = sum(len(array.elements) for array in of)
-        longest = max(array.seconds / len(array.elements) for array in of)
-        at_once = sum(min(array.throttle, len(array.elements)) for array in of)
-        rows.append({"stage": kind, "arrays": len(of), "elements": elements, "gpu_hours": round(gpu_s / 3600, 3)})
+        array_tasks = sum(len(array.tasks) for array in of)
+        longest = max(array.seconds / len(array.tasks) for array in of)
+        at_once = sum(min(array.throttle, len(array.tasks)) for array in of)
+        rows.append({"stage": kind, "arrays": len(of), "elements": array_tasks, "gpu_hours": round(gpu_s / 3600, 3)})
         table.add_row(
-            kind, f"{len(of):,}", f"{elements:,}", f"{at_once:,}", f"{longest / 60:.1f} min", f"{gpu_s / 3600:,.2f}"
+            kind, f"{len(of):,}", f"{array_tasks:,}", f"{at_once:,}", f"{longest / 60:.1f} min", f"{gpu_s / 3600:,.2f}"
         )
     words = (
-        f"{plural(len(expected.arrays), 'array')}, {plural(expected.elements, 'element')}, "
+        f"{plural(len(expected.arrays), 'array')}, {plural(expected.array_tasks, 'array task')}, "
         f"{expected.gpu_hours:,.2f} GPU hours, {expected.makespan_s / 3600:,.2f} hours if nobody else is in the queue."
     )
     if expected.guessed:

@@ -52,8 +52,8 @@ def run(
     max_gpu_hours: HoursOption = None,
 ) -> int:
     """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
-    from orchestrator.backends.campaign import begin, divided, patiently
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.campaign import begin, check_divides, patiently
+    from orchestrator.backends.inline import Inline
     from orchestrator.backends.kinds import at
     from orchestrator.backends.local import Local
     from orchestrator.backends.ray.backend import Ray
@@ -85,14 +85,14 @@ def run(
     found = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
     number = 1 if here else workers or len(os.sched_getaffinity(0))
-    divided(found, processes, f"--processes is {processes}")
+    check_divides(found, processes, f"--processes is {processes}")
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
 
     outermost.tracebacks_wanted = here
 
     def make() -> Backend:
         if here:
-            return Here(opened, options, raises=True)
+            return Inline(opened, options, raises=True)
         return Ray(opened, options, cpus=number) if backend == "ray" else Local(opened, number, options)
 
     if cell:

@@ -45,13 +45,13 @@ def status(
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": found.sweep.name, "store": address(store), "tracking": address(tracking)}
-        now = {"queue": queued.elements, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
+        now = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
         print_json({**known, "cells": cells, "tasks": tasks, **now})
         return
     out.print(counts_table(tasks))
-    for kind, states in queued.elements.items():
+    for kind, states in queued.array_tasks.items():
         words = ", ".join(f"{number:,} {state}" for state, number in states.items())
-        out.print(f"{queue.title}, {kind}: {words} (elements)", markup=False, soft_wrap=True)
+        out.print(f"{queue.title}, {kind}: {words} (array tasks)", markup=False, soft_wrap=True)
     for job in queued.jobs:
         out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}", markup=False, soft_wrap=True)
     if queued.unknown:

@@ -1,4 +1,4 @@
-"""The logs: one a task of workers of this machine, one an element of Slurm."""
+"""The logs: one a task of workers of this machine, one per Slurm array task."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
-    return [log for log in found if _is_file(log.path)] + _of_elements(plan, store, wanted)
+    return [log for log in found if _is_file(log.path)] + _of_array_tasks(plan, store, wanted)
 
 
 def _is_file(path: Path) -> bool:
@@ -54,14 +54,14 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _of_elements(plan: StoredPlan, store: Store, wanted: set[str]) -> list[Log]:
-    """The outputs of Slurm's elements, each under the first task that it does."""
+def _of_array_tasks(plan: StoredPlan, store: Store, wanted: set[str]) -> list[Log]:
+    """The logs of Slurm's array tasks, each under the first task that it does."""
     found = []
     for wave in waves(store, plan.sweep.name, closed=True):
         for job in jobs_of(store, wave):
-            for element, does in enumerate(job.array.elements):
-                digests = [digest for bundle in does.bundles for digest, _ in bundle.steps if digest in wanted]
-                path = job.log(Path(wave.record["folder"]), element)
+            for index, array_task in enumerate(job.array.tasks):
+                digests = [digest for bundle in array_task.bundles for digest, _ in bundle.steps if digest in wanted]
+                path = job.log(Path(wave.record["folder"]), index)
                 if digests and _is_file(path):
                     found.append(Log(plan.tasks[digests[0]], path))
     return found

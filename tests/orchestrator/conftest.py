@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.inline import Here
+from orchestrator.backends.inline import Inline
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Plan
@@ -75,7 +75,9 @@ class Quiet:
 class Ran:
     """A sweep that was run in this process."""
 
-    def __init__(self, plan: Plan, store: Store, backend: Here | None, observer: Quiet, failed: dict[str, str]) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, backend: Inline | None, observer: Quiet, failed: dict[str, str]
+    ) -> None:
         self.plan, self.store, self.backend, self.observer, self.failed = plan, store, backend, observer, failed
 
     @property
@@ -94,10 +96,10 @@ def metrics(found: dict[str, Any]) -> dict[str, Any]:
 
 def run_here(sweep: str | Path, store: str | Path, options: Options | None = None) -> Ran:
     planned, opened, observer = plan(read_sweep(sweep)), Store(str(store)), Quiet()
-    backends: list[Here] = []
+    backends: list[Inline] = []
 
-    def backend() -> Here:
-        backends.append(Here(opened, options or Options()))
+    def backend() -> Inline:
+        backends.append(Inline(opened, options or Options()))
         return backends[0]
 
     failed = engine.run(planned, opened, backend, observer)

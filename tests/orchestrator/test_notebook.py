@@ -159,8 +159,8 @@ def test_reading_writes_nothing(writable: OpenSweep) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda s: s.samples("xyz"), "no cell starts with 'xyz'. There are: "),
-        (lambda s: s.samples(""), "several cells start with ''. They are: "),
+        (lambda s: s.samples("xyz"), "no cell begins with 'xyz'. Known: "),
+        (lambda s: s.samples(""), "8 cells begin with ''. They are: "),
         (lambda s: s.samples(3), "a cell is named by its digest or by a row of cells(), not by 3."),
         (lambda s: s.samples(s.plan.cells[0].digest, [0.5]), "indices must be whole numbers"),
         (lambda s: s.samples(s.plan.cells[0].digest, ["a"]), "indices must be whole numbers"),

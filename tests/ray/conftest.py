@@ -28,7 +28,7 @@ HANDS_OFF = ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")  # what would reach into the
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starting Ray takes its time on a busy machine."""
+    """Starting Ray takes long on a busy machine."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(900))
@@ -109,7 +109,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def made_again(planned: Plan, store: Store) -> list[str]:
-    """What logs tell of blocks of samples and features that were begun when they had been published."""
+    """Blocks of samples and features that were started after they had been published, as logs tell."""
     found, lines = [], 0
     for digest, task in planned.tasks.items():
         log = store.logs / f"{digest}.log"
@@ -124,7 +124,7 @@ def made_again(planned: Plan, store: Store) -> list[str]:
 
 
 def processes(word: bytes, folder: str) -> list[int]:
-    """Processes with this word in their command, on our cluster, which has its files in a folder."""
+    """Processes with this word in their command, on the cluster whose files are in a folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -141,7 +141,7 @@ def alive(pid: int) -> bool:
 
 
 def until(what: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait for something to be true; what it was."""
+    """Wait until a call returns something true; return that."""
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "did not happen in time"

@@ -67,7 +67,7 @@ class Round:
         return subprocess.Popen(words, cwd=self.folder, env=environment, **pipes)
 
     def begin(self) -> None:
-        """What drives the sweep, for the first time or again."""
+        """Start the driver of the sweep, for the first time or again."""
         self.began += 1
         with (self.folder / "driver.log").open("a") as log:
             made = self.command("submit" if self.job else "run", output=log)
@@ -135,7 +135,7 @@ FAULTS = (
 
 
 def round_of(now: Round, base: Ran) -> str:
-    """One round; what happened, in a line. Raises what went wrong."""
+    """Run one round. Returns what happened, in a line; raises what went wrong."""
     began = time.monotonic()
     says(now.faults, step=0.05, pace=3)
     now.begin()
@@ -162,7 +162,7 @@ def round_of(now: Round, base: Ran) -> str:
 
 
 def same(now: Round, base: Ran) -> None:
-    """The numbers of the undisturbed run, and no block that was made when it was there."""
+    """The numbers are those of the undisturbed run, and no block was made twice."""
     planned = plan(read_sweep(str(now.folder / "sweep.yaml")))
     ours, theirs = metrics(document(collect(planned, now.store), now.store)), metrics(base.document())
     kept = {key: value for key, value in ours.items() if key.partition("{")[0] in ARMS}

@@ -1,4 +1,4 @@
-"""What is wrong is said, in words that name the fix, and at once."""
+"""Errors are reported at once, with the fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.connection import SERIES, Connection, token_of
-from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import Site, read_site
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
 from orchestrator.execution import engine
@@ -37,7 +37,7 @@ def tiny(tmp_path: Path) -> Plan:
 
 @pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001", "head", "http://head:8265"])
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(BadInput, match="is no address of a Ray cluster; one is HOST:6379"):
+    with pytest.raises(BadInput, match=r"is not a valid address of a Ray cluster\. Write HOST:6379"):
         Connection(address)
 
 
@@ -68,15 +68,15 @@ def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch
     wanted = next(line for line in PYPROJECT.read_text().splitlines() if line.startswith("ray = "))
     assert re.search(rf">={SERIES},<", wanted), "what is installed is what is known"
     monkeypatch.setattr(ray, "__version__", "2.70.1")
-    words = f"Ray 2.70.1 is installed here, and nagbench works with {SERIES}, as must its cluster: pip install"
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+    words = f"Ray 2.70.1 is installed here, but nagbench and the cluster need {SERIES}: pip install"
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs="http://127.0.0.1:9"))
     for try_it in (lambda: Connection("127.0.0.1:9"), lambda: ray_jobs.status("tiny", Store("memory://x"), site)):
         with pytest.raises(EnvironmentProblem, match=re.escape(words)):
             try_it()
 
 
 @pytest.mark.parametrize(
-    ("token", "words"), [(None, "wants a token"), (secrets.token_hex(32), "does not take our token")]
+    ("token", "words"), [(None, "needs a token"), (secrets.token_hex(32), "does not accept our token")]
 )
 def test_the_token(
     cluster: Any, token: str | None, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -88,7 +88,7 @@ def test_the_token(
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     with pytest.raises(EnvironmentProblem, match=f"{words}: put .*auth_token or RAY_AUTH_TOKEN"):
         Connection(cluster.address)
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(EnvironmentProblem, match=f"{words}: put the cluster's .*token_file in ray.yaml"):
         ray_jobs.status("tiny", Store(str(tmp_path)), site)
 
@@ -109,23 +109,23 @@ def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:
     store = Store(f"memory://{secrets.token_hex(8)}")  # which only a test may open
     with pytest.raises(EnvironmentProblem, match=r"on node .*unknown protocol 'memory'"):
         engine.run(tiny, store, lambda: Ray(store, Options(), address=cluster.address), Quiet())
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
-    with pytest.raises(BadInput, match="is of this process alone; the nodes cannot see it"):
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
+    with pytest.raises(BadInput, match="exists in this process only; the nodes cannot see it"):
         ray_jobs.submit(tiny, store, site, Options())
 
 
 def test_no_job_api(tiny: Plan, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     with pytest.raises(BadInput, match=r"ray\.yaml: jobs is missing: the address of Ray's Job API"):
-        ray_jobs.submit(tiny, store, Site("ray", "ray.yaml", "ray", Settings()), Options())
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs="http://127.0.0.1:9"))
+        ray_jobs.submit(tiny, store, Site("ray", "ray.yaml", "ray", RaySettings()), Options())
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs="http://127.0.0.1:9"))
     with pytest.raises(EnvironmentProblem, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         ray_jobs.submit(tiny, store, site, Options())
     assert not store.exists("nagbench.json"), "nothing half queued"
 
 
 def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
-    site = Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}"))
+    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}"))
     with pytest.raises(BadInput, match="has no job of sweep nothing on store"):
         ray_jobs.logs("nothing", Store(str(tmp_path)), site)
 
@@ -133,9 +133,9 @@ def test_no_job_of_that_sweep(cluster: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("worker: {gpus: 1.5}", "ray.yaml:2: worker: gpus is 1.5: a part of one GPU, or a whole number"),
+        ("worker: {gpus: 1.5}", "ray.yaml:2: worker: gpus is 1.5; expected a whole number, or a fraction of one GPU"),
         ("address: auto", "ray.yaml:2: address: expected HOST:PORT, such as head:6379, got 'auto'"),
-        ("cpu_worker: {gpus: 1}", "cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages"),
+        ("cpu_worker: {gpus: 1}", "cpu_worker cannot have a GPU; leave stages that need one out of cpu_stages"),
         ("worker: {resources: {disk: x}}", "resources.disk: expected a number above 0, got 'x'"),
         ("cpu_stages: [scor]", "cpu_stages: unknown stage 'scor'. Did you mean 'score'?"),
         ("wokers: 3", "unknown key 'wokers'. Did you mean 'workers'?"),

@@ -1,4 +1,4 @@
-"""The sweep on a real Ray cluster, left alone and not: the same numbers, and no finished block made again."""
+"""The sweep on a real Ray cluster, with and without faults: the same numbers, and no finished block made again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.ray.backend import LOOK_EVERY_S, Ray
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.backend import REFRESH_NODES_EVERY_S, Ray
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -53,10 +52,10 @@ class Disturbances:
         self.seconds = self.killed = 0.0
 
     def kill_an_actor(self) -> bool:
-        """One at work; and another, where the first was done already and had only not said so."""
+        """Kill a working actor; another one too if the first had already finished its bundle."""
         if self.backend.store.list("attempts"):
             return True
-        busy = [hand for hand in self.backend.hands if hand.work and hand.request.gpus]
+        busy = [worker for worker in self.backend.workers if worker.work and worker.request.gpus]
         if busy and time.monotonic() - self.killed > 2:
             os.kill(busy[0].about["pid"], signal.SIGKILL)
             self.killed = time.monotonic()
@@ -67,7 +66,7 @@ class Disturbances:
         return True
 
     def lose_it_at_work(self) -> bool:
-        working = [hand for hand in self.backend.hands if hand.work and hand.node == self.added.node_id]
+        working = [worker for worker in self.backend.workers if worker.work and worker.node == self.added.node_id]
         if working:
             self.seconds = time.monotonic() - self.seconds
             self.cluster.remove_node(self.added)
@@ -83,16 +82,16 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
 
     def make() -> Ray:
         backend = faults.backend = Ray(store, Options(device="auto"), address=cluster.address)
-        heard = backend._heard
+        receive = backend._receive
 
-        def watched(hand: Any) -> Any:
-            events = heard(hand)
-            if hand.host:
-                seen[int(hand.request.gpus)] = hand.about["gpus"]
-                assert "_ray_pkg_" in hand.about["code"], "nodes run the snapshot"
+        def watched(worker: Any) -> Any:
+            events = receive(worker)
+            if worker.host:
+                seen[int(worker.request.gpus)] = worker.about["gpus"]
+                assert "_ray_pkg_" in worker.about["code"], "nodes run the snapshot"
             return events
 
-        backend._heard = watched
+        backend._receive = watched
         return backend
 
     failed = engine.run(planned, store, make, observer)
@@ -116,14 +115,19 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
-        (Settings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0})), "1 GPU H100, 1 CPU, 2 disk"),
-        (Settings(cpu_worker=RayWorker(memory_gb=9000)), "1 CPU, 9000 GB"),  # of scores, which wait for all samples
+        (
+            RaySettings(worker=RayWorker(gpus=1.0, gpu_type="H100", resources={"disk": 2.0})),
+            "1 GPU H100, 1 CPU, 2 disk",
+        ),
+        (RaySettings(cpu_worker=RayWorker(memory_gb=9000)), "1 CPU, 9000 GB"),  # of scores, which wait for all samples
     ],
 )
-def test_what_no_node_can_hold(cluster: Any, undisturbed: Ran, tmp_path: Path, settings: Settings, asked: str) -> None:
+def test_what_no_node_can_hold(
+    cluster: Any, undisturbed: Ran, tmp_path: Path, settings: RaySettings, asked: str
+) -> None:
     """Within a minute, whatever else there is to do first."""
     planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
-    assert settings.wait_s < 60 - LOOK_EVERY_S
+    assert settings.wait_s < 60 - REFRESH_NODES_EVERY_S
     settings = dataclasses.replace(settings, wait_s=3)
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem) as caught:

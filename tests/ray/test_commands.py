@@ -23,7 +23,7 @@ HALF = "worker: {gpus: 0.5, cpus: 0.5}\nworkers: 2\n"  # so that two engines hav
 
 
 class User:
-    """Somebody with a site file, and a token in a file of his own."""
+    """A user with a site file, and a token in a private file."""
 
     def __init__(self, folder: Path, cluster: Any) -> None:
         self.folder, self.store = folder, Store(str(folder / "store"))
@@ -98,7 +98,7 @@ def test_a_job_from_submit_to_report(user: User, undisturbed: Ran) -> None:
     assert first["new"]
     twice = user("submit", sweep)
     assert twice.returncode == 0
-    assert f"There already: Ray job {first['job']}" in twice.stdout
+    assert f"Already submitted: Ray job {first['job']}" in twice.stdout
     (job,) = user.json("status", sweep)["ray_jobs"]
     assert (job["id"], job["status"] in ("PENDING", "RUNNING")) == (first["job"], True)
     ended = user("cancel", sweep)

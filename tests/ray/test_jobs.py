@@ -1,4 +1,4 @@
-"""A sweep as a job of a Ray cluster: submitted, looked at, ended, and gone on with."""
+"""A sweep as a job of a Ray cluster: submit, status, cancel, and submit again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.backends.ray import jobs as ray_jobs
-from orchestrator.backends.ray.settings import Ray as Settings
+from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import Site
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -26,11 +26,11 @@ from tests.ray.conftest import alive, made_again, processes, until
 
 @pytest.fixture
 def site(cluster: Any) -> Site:
-    return Site("ray", "ray.yaml", "ray", Settings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
+    return Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{cluster.webui_url}", python=sys.executable))
 
 
 def drivers(folder: str) -> list[int]:
-    """Those that run the engine of a job."""
+    """The processes that run the engine of a job."""
     return processes(b"orchestrator.backends.ray.jobs", folder)
 
 
@@ -39,7 +39,7 @@ def blocks(store: Store) -> int:
 
 
 def test_a_plan_from_the_store(undisturbed: Ran) -> None:
-    """An engine on the cluster, without the sweep's file, has the same to do, and leaves the same arms."""
+    """Without the sweep's file, an engine on the cluster has the same tasks, and gives up the same arms."""
     plan, store = undisturbed.plan, undisturbed.store
     stored = read_plan(store, engine.plan_checksum(plan))
     assert (stored.tasks, stored.blocks, stored.goals, stored.arms) == (plan.tasks, plan.blocks, plan.goals, plan.arms)

@@ -1,4 +1,4 @@
-"""Who waits, who goes where, and what an end means: without a cluster."""
+"""The queue, the placement of workers, and the causes of their deaths, without a cluster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from nag.distributed import rendezvous, world
-from orchestrator.backends.ray.backend import Ray, why
-from orchestrator.backends.ray.handles import SETTLE_S, Hand, Peer
-from orchestrator.backends.ray.nodes import GB, Node, Request, away, capacity, listing
-from orchestrator.backends.ray.ready_queue import Waiting
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.backend import Ray, cause_of_death
+from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
+from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes_to_avoid
+from orchestrator.backends.ray.ready_queue import ReadyQueue
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.execution.protocol import Bundle, End, Work
 from orchestrator.execution.retries import decide
 from orchestrator.tasks.context import Options
@@ -57,52 +56,52 @@ def test_words() -> None:
 
 
 def test_a_worker_takes_what_it_has_loaded() -> None:
-    waiting = Waiting()
+    queue = ReadyQueue()
     for handle, network in enumerate("aabbc", start=1):
-        waiting.add(work(handle, network), "gpu")
-    taken = [waiting.take("gpu", ["b"], Counter("b"), anything) for _ in range(2)]
+        queue.add(work(handle, network), "gpu")
+    taken = [queue.take("gpu", ["b"], Counter("b"), anything) for _ in range(2)]
     assert [each and each.handle for each in taken] == [3, 4]
-    other = waiting.take("gpu", ["b"], Counter("ab"), anything)
+    other = queue.take("gpu", ["b"], Counter("ab"), anything)
     assert other is not None
     assert other.bundle.network == "c", "the network that nobody has loaded"
-    assert waiting.take("cpu", [], Counter(), anything) is None
-    assert waiting.count("gpu") == 2
-    waiting.add(work(9, after=(4,)), "large")
-    assert waiting.sorts_ready() == ["gpu"]
-    assert waiting.sorts_left() == ["gpu", "large"], "what waits for others counts"
-    waiting.end(4, "failed")
-    assert waiting.sorts_left() == ["gpu"]
+    assert queue.take("cpu", [], Counter(), anything) is None
+    assert queue.count("gpu") == 2
+    queue.add(work(9, after=(4,)), "large")
+    assert queue.requests_ready() == ["gpu"]
+    assert queue.requests_left() == ["gpu", "large"], "what waits for others counts"
+    queue.end(4, "failed")
+    assert queue.requests_left() == ["gpu"]
 
 
 def test_a_host_to_keep_away_from() -> None:
-    waiting = Waiting()
-    waiting.add(work(1, avoid=("bad",)), "gpu")
-    waiting.add(work(2), "gpu")
-    taken = waiting.take("gpu", [], Counter(), lambda each: "bad" not in each.bundle.avoid)
+    queue = ReadyQueue()
+    queue.add(work(1, avoid=("bad",)), "gpu")
+    queue.add(work(2), "gpu")
+    taken = queue.take("gpu", [], Counter(), lambda each: "bad" not in each.bundle.avoid)
     assert taken is not None
     assert taken.handle == 2
 
 
-def test_waiting_against_a_plain_account() -> None:
-    """Random graphs and outcomes: what starts, and what is skipped, is what the definition says."""
+def test_the_queue_against_a_plain_account() -> None:
+    """Random graphs and outcomes: exactly the right bundles start or are skipped."""
     for seed in range(50):
         draw = random.Random(seed)
         works = [work(n, after=tuple(draw.sample(range(1, n), draw.randrange(min(n, 4))))) for n in range(1, 30)]
-        waiting, ended, skipped = Waiting(), {}, set()
+        queue, ended, skipped = ReadyQueue(), {}, set()
         late = works[20:]
         for each in works[:20]:
-            skipped |= set(waiting.add(each, "w"))
+            skipped |= set(queue.add(each, "w"))
         running: list[Work] = []
         while True:
-            while (taken := waiting.take("w", [], Counter(), anything)) is not None:
+            while (taken := queue.take("w", [], Counter(), anything)) is not None:
                 assert all(ended.get(need) == "done" for need in taken.after)
                 running.append(taken)
             if late and (not running or draw.random() < 0.3):
-                skipped |= set(waiting.add(late.pop(0), "w"))
+                skipped |= set(queue.add(late.pop(0), "w"))
             elif running:
                 over = running.pop(draw.randrange(len(running)))
                 ended[over.handle] = draw.choice(["done", "done", "done", "failed"])
-                skipped |= set(waiting.end(over.handle, ended[over.handle]))
+                skipped |= set(queue.end(over.handle, ended[over.handle]))
             elif not late:
                 break
         for each in works:
@@ -111,8 +110,8 @@ def test_waiting_against_a_plain_account() -> None:
             assert (each.handle in ended) != lost
 
 
-def backend(settings: Settings, *nodes: Node, device: str = "auto") -> Any:
-    """What Ray knows of a cluster, without one."""
+def backend(settings: RaySettings, *nodes: Node, device: str = "auto") -> Any:
+    """A Ray backend with these nodes, without a cluster."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
     made.options = Options(device=device)
@@ -121,21 +120,21 @@ def backend(settings: Settings, *nodes: Node, device: str = "auto") -> Any:
 
 def test_what_a_bundle_asks_for() -> None:
     kinds = ("train", "sample", "extract", "measure", "reference", "score")
-    with_gpus, without = backend(Settings(), A100, CPU), backend(Settings(), CPU)
+    with_gpus, without = backend(RaySettings(), A100, CPU), backend(RaySettings(), CPU)
     assert [with_gpus.request(Bundle((), kind=kind)).gpus for kind in kinds] == [1, 1, 1, 1, 0, 0]
-    assert {without.request(Bundle((), kind=kind)) for kind in kinds} == {Request(0, 1)}, "one sort of worker"
-    assert backend(Settings(), A100, device="cpu").request(Bundle((), kind="train")) == Request(0, 1)
-    shared = backend(Settings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
+    assert {without.request(Bundle((), kind=kind)) for kind in kinds} == {Request(0, 1)}, "one kind of worker"
+    assert backend(RaySettings(), A100, device="cpu").request(Bundle((), kind="train")) == Request(0, 1)
+    shared = backend(RaySettings(worker=RayWorker(gpus=0.5, cpus=0.5), cpu_stages=("score",)), A100)
     assert shared.request(Bundle((), kind="reference")) == Request(0.5, 0.5)
     assert shared.size(None, "", 1000) == 16
     assert shared.size(None, "", 64) == 2, "all eight workers end together"
 
 
 def test_processes_of_a_training() -> None:
-    """Each holds what a worker holds, wherever there is room for it; all else asks for as much as before."""
+    """Each process holds what a worker holds, on any nodes; other bundles request as much as before."""
     other = dataclasses.replace(A100, id="3", host="c")
     for gpus in (None, 1.0):
-        many = backend(Settings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
+        many = backend(RaySettings(worker=RayWorker(gpus=gpus, memory_gb=8), workers=12), A100, CPU, other)
         many.options = Options(device="auto", processes=6)
         asked = many.request(Bundle((), kind="train"))
         assert asked == Request(1, 1, 8 * GB, processes=6)
@@ -145,23 +144,23 @@ def test_processes_of_a_training() -> None:
         doubled = [many.request(Bundle((), kind="train", doublings=n)) for n in (1, 2, 3)]
         assert [each.memory for each in doubled] == [16 * GB, 64 * GB // 3, 64 * GB // 3], "three on each node"
         assert capacity(doubled[-1], many.nodes) == 1
-    with pytest.raises(ValueError, match=r"each needs a GPU of its own: worker\.gpus is below 1"):
-        Settings(worker=RayWorker(gpus=0.5), processes=2)
-    few = backend(Settings(workers=5), A100, other)
+    with pytest.raises(ValueError, match=r"each needs a GPU of its own, but worker\.gpus is below 1"):
+        RaySettings(worker=RayWorker(gpus=0.5), processes=2)
+    few = backend(RaySettings(workers=5), A100, other)
     pair = Request(1, processes=2)
     assert (capacity(pair, few.nodes), few._at_most(pair), few._at_most(Request(1))) == (4, 2, 5)
 
 
 def test_processes_keep_off_hosts() -> None:
-    """Where a node has failed; unless the others are not enough."""
+    """Off nodes that have failed, unless the others are not enough."""
     other = dataclasses.replace(A100, id="3", host="c")
-    many = backend(Settings(), A100, CPU, other)
+    many = backend(RaySettings(), A100, CPU, other)
     many.options = Options(device="auto", processes=4)
     asked = many.request(Bundle((), kind="train", avoid=("a", "gone")))
-    assert away(asked, many.nodes) == ["1"]
-    assert away(dataclasses.replace(asked, processes=5), many.nodes) == []
-    assert away(many.request(Bundle((), kind="train")), many.nodes) == []
-    assert many.request(Bundle((), kind="sample", avoid=("a",))) == Request(1, 1), "one sort of worker"
+    assert nodes_to_avoid(asked, many.nodes) == ["1"]
+    assert nodes_to_avoid(dataclasses.replace(asked, processes=5), many.nodes) == []
+    assert nodes_to_avoid(many.request(Bundle((), kind="train")), many.nodes) == []
+    assert many.request(Bundle((), kind="sample", avoid=("a",))) == Request(1, 1), "one kind of worker"
 
 
 def test_what_a_group_is_made_of() -> None:
@@ -172,7 +171,7 @@ def test_what_a_group_is_made_of() -> None:
 
 
 class Remote:
-    """An actor that remembers who it was told to be."""
+    """An actor that remembers the rank that it was given."""
 
     def __init__(self) -> None:
         self.join, self.told = self, {}
@@ -184,25 +183,26 @@ class Remote:
 @pytest.mark.parametrize(("nodes", "host"), [(("1", "1", "1"), "127.0.0.1"), (("1", "2", "1"), "10.0.0.1")])
 def test_processes_meet_at_the_first(nodes: tuple[str, ...], host: str) -> None:
     first, *others = (Remote() for _ in nodes)
-    hand = Hand(first, None, request=Request(processes=3), peers=[Peer(other, None) for other in others])
-    for each, node in reversed(list(zip(hand.all, nodes, strict=True))):
-        assert not hand.host
+    peers = [ActorHandle(other, None) for other in others]
+    worker = WorkerHandle(first, None, request=Request(processes=3), peers=peers)
+    for each, node in reversed(list(zip(worker.actors, nodes, strict=True))):
+        assert not worker.host
         assert not first.told, "before all are up"
-        hand.up(each, {"host": f"h{node}", "node": node, "ip": f"10.0.0.{node}", "port": 9})
-    assert hand.host == "h1"
-    assert [world(each.remote.told).rank for each in hand.all] == [0, 1, 2]
-    assert {world(each.remote.told).size for each in hand.all} == {3}
-    assert {rendezvous(each.remote.told) for each in hand.all} == {(host, 9)}
+        worker.up(each, {"host": f"h{node}", "node": node, "ip": f"10.0.0.{node}", "port": 9})
+    assert worker.host == "h1"
+    assert [world(each.remote.told).rank for each in worker.actors] == [0, 1, 2]
+    assert {world(each.remote.told).size for each in worker.actors} == {3}
+    assert {rendezvous(each.remote.told) for each in worker.actors} == {(host, 9)}
 
 
 def test_when_a_training_has_ended() -> None:
     """Once the first has let go and it is known who is gone; in any case after a while."""
     end = End(1, "failed", reason="PeerFailed: another process of the training died")
 
-    def hand() -> Hand:
-        return Hand(None, "call", request=Request(processes=2), peers=[Peer(None, "call")])
+    def worker() -> WorkerHandle:
+        return WorkerHandle(None, "call", request=Request(processes=2), peers=[ActorHandle(None, "call")])
 
-    left = hand()
+    left = worker()
     assert not left.settled()
     left.ref = None
     left.expect(end)  # the first says so, and Ray has not told of the other
@@ -210,7 +210,7 @@ def test_when_a_training_has_ended() -> None:
     left.expect(end, lost=True)
     assert left.settled()
 
-    in_words = hand()
+    in_words = worker()
     in_words.peers[0].ref = None  # the other says that it failed, and the first does not answer
     in_words.expect(end)
     assert not in_words.settled()
@@ -222,15 +222,15 @@ def test_when_a_training_has_ended() -> None:
 
 
 def test_memory_doubles_up_to_a_bound() -> None:
-    plain = backend(Settings(), A100)
+    plain = backend(RaySettings(), A100)
     asked = [plain.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(6)]
     assert asked == [0, 8, 16, 32, 64, 64]
-    bound = backend(Settings(cpu_worker=RayWorker(memory_gb=10), memory_gb_at_most=25), A100)
+    bound = backend(RaySettings(cpu_worker=RayWorker(memory_gb=10), memory_gb_at_most=25), A100)
     assert [bound.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(3)] == [10, 20, 25]
 
 
 def test_causes() -> None:
-    """Of ends as Ray tells them; what retries make of them."""
+    """From Ray's errors; and what the retries decide."""
     exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
     taken = exceptions.RayActorError(error_msg="The actor died because its node has died.", preempted=True)
     cases = {
@@ -242,12 +242,12 @@ def test_causes() -> None:
         ),
     }
     for cause, error in cases.items():
-        assert why(error, "n1")[0] == cause
-        assert "n1" in why(error, "n1")[1]
+        assert cause_of_death(error, "n1")[0] == cause
+        assert "n1" in cause_of_death(error, "n1")[1]
     low = "The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node"
-    assert why(exceptions.RayActorError(error_msg=low), "n1")[0] == "host_memory"
-    assert why(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
-    assert why(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
+    assert cause_of_death(exceptions.RayActorError(error_msg=low), "n1")[0] == "host_memory"
+    assert cause_of_death(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
+    assert cause_of_death(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
     lost = {"cause": "host_memory", "reason": "r"}
     assert decide([lost]).doublings == 1
     assert "it had all the memory" in decide([{**lost, "at_memory_bound": True}]).give_up

@@ -1,4 +1,4 @@
-"""A private Ray: on 127.0.0.1 alone, and gone with the process that wanted it, however that ends."""
+"""A private Ray: on 127.0.0.1 only, and gone with the process that started it, however that ends."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def listening(pids: set[int]) -> list[str]:
 
 
 def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
-    """Killed at work; then the same command goes on from there and ends in the same numbers."""
+    """Killed while it works; then the same command goes on from there and ends with the same numbers."""
     sweep, temporary = undisturbed.plan.sweep.path, tmp_path / "t"
     temporary.mkdir()
     short = Path(os.path.realpath("/tmp")) / f"nbt{os.getpid()}"  # the names of sockets are short

@@ -1,4 +1,4 @@
-"""A network trained by two processes on two nodes of a real Ray: left alone, a process killed, a node lost."""
+"""Training by two processes on two nodes of a real Ray: undisturbed, a process killed, a node lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from safetensors.torch import load
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.handles import SETTLE_S, start
 from orchestrator.backends.ray.nodes import Request
-from orchestrator.backends.ray.settings import Ray as Settings
-from orchestrator.backends.ray.settings import RayWorker
+from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.plan.make import plan
@@ -31,12 +30,12 @@ from tests.orchestrator.execution.test_processes import ONCE, TINY, run_locally,
 from tests.ray.conftest import alive, node, until
 
 ON_CPU = Options(device="cpu", checkpoint_s=0.0)
-TWO = Settings(worker=RayWorker(gpus=1.0, cpus=1.0), processes=2)
+TWO = RaySettings(worker=RayWorker(gpus=1.0, cpus=1.0), processes=2)
 
 
 @pytest.fixture(scope="module")
 def locally(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """By two processes of this machine."""
+    """By two processes on this machine."""
     folder = tmp_path_factory.mktemp("locally")
     (folder / "sweep.yaml").write_text(changed(TINY, *ONCE[:-2]))
     return run_locally(plan(read_sweep(folder / "sweep.yaml")), folder / "store")
@@ -45,7 +44,7 @@ def locally(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 class Watched:
     """A run on a cluster: which teams of actors trained, and what is done to the first that has left a checkpoint."""
 
-    def __init__(self, cluster: Any, planned: Plan, store: Path, settings: Settings = TWO) -> None:
+    def __init__(self, cluster: Any, planned: Plan, store: Path, settings: RaySettings = TWO) -> None:
         self.cluster, self.plan, self.store, self.settings = cluster, planned, Store(str(store)), settings
         self.act: Callable[[Any], Any] | None = None
         self.teams: list[Any] = []
@@ -74,8 +73,8 @@ class Watched:
         return self.plan.tasks[digest].trains == "network"
 
     def _see(self, backend: Ray) -> None:
-        at_work = [hand for hand in backend.hands if hand.peers and hand.work]
-        team = next((hand for hand in at_work if self._trains(hand.work.bundle.steps[0][0])), None)
+        at_work = [worker for worker in backend.workers if worker.peers and worker.work]
+        team = next((worker for worker in at_work if self._trains(worker.work.bundle.steps[0][0])), None)
         if team is None:
             self.ended += [time.monotonic()] * (len(self.ended) < len(self.teams))
             return
@@ -180,15 +179,15 @@ def test_groups(cluster: Any, locally: Ran) -> None:
     backend = Ray(store, ON_CPU, TWO, cluster.address)
 
     def pids_of_one(away: str, left: str) -> list[int]:
-        backend.hands.append(start(half, [away], store.url, options, name))
-        abouts = ray.get([each.ref for each in backend.hands[-1].all], timeout=120)
+        backend.workers.append(start(half, [away], store.url, options, name))
+        abouts = ray.get([each.ref for each in backend.workers[-1].actors], timeout=120)
         assert [about["node"] for about in abouts] == [left, left]
         assert len(groups()) == 1
         return [about["pid"] for about in abouts]
 
     try:
         pids = pids_of_one(first, second)
-        backend._dismiss(backend.hands[0])
+        backend._dismiss(backend.workers[0])
         until(lambda: not groups() and not any(map(alive, pids)), 20)
         pids = pids_of_one(second, first)
     finally:

@@ -96,9 +96,9 @@ def _connect(number: int, name: str) -> None:
 def _workers_in_this_process() -> None:
     """A worker process takes seconds to start; the same work here takes none."""
     from orchestrator.backends import local
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.inline import Inline
 
-    local.Local = lambda store, workers, options: Here(store, options)  # type: ignore[assignment,misc]
+    local.Local = lambda store, workers, options: Inline(store, options)  # type: ignore[assignment,misc]
 
 
 def children() -> list[int]:

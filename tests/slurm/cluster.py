@@ -32,7 +32,7 @@ QOS = ("normal", "fast")
 
 
 def absent(accounting: bool = True) -> str | None:
-    """Why there can be no cluster here; None if there can."""
+    """Why no cluster can run here, or None."""
     needed = NEEDED + (FOR_ACCOUNTING if accounting else ())
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
@@ -54,7 +54,7 @@ def wait(true: Callable[[], object], what: str, seconds: float = UP_S, every_s: 
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, tried by listening on all of them at once."""
+    """Free ports, found by listening on all of them at once."""
     with contextlib.ExitStack() as held:
         found: list[int] = []
         for port in random.sample(PORTS, len(PORTS)):
@@ -145,7 +145,7 @@ class Cluster:
             self.add_account()
 
     def stop(self) -> None:
-        """End every process, kindly first, and look for strays by our mark."""
+        """End every process, first with SIGTERM, and find strays by our mark."""
         if "slurmctld" in self.daemons and self.daemons["slurmctld"].poll() is None:
             with contextlib.suppress(Exception):  # a cluster that a test has broken
                 self.run("scancel", "--user=root", timeout=20)
@@ -285,11 +285,11 @@ class Cluster:
         return self.env | {"PATH": str(folder)}
 
     def failing(self, name: str, words: str, code: int = 1) -> dict[str, str]:
-        """An environment in which a command says something on stderr and fails."""
+        """An environment in which a command prints something on stderr and fails."""
         return self._instead(name, f"cat >&2 <<'END'\n{words}\nEND\nexit {code}\n")
 
     def saying(self, name: str, words: str) -> dict[str, str]:
-        """An environment in which a command says something."""
+        """An environment in which a command prints something."""
         return self._instead(name, f"cat <<'END'\n{words}\nEND\n")
 
     def _instead(self, name: str, body: str) -> dict[str, str]:

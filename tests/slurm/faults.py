@@ -1,4 +1,4 @@
-"""A sweep that is there to be disturbed on a cluster of our own, and what must hold of it whatever happened."""
+"""A sweep to disturb on a cluster of our own, and what must hold whatever happened."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ CLOCK_S = 2.0  # logs have whole seconds
 
 
 def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
-    """The sweep, done in this process in peace, with one thread, as an element does it."""
+    """The undisturbed sweep, run in this process with one thread, as an array task runs it."""
     import torch
 
     torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def undisturbed(folder: Path, sweep: str = SWEEP) -> Ran:
 
 
 def says(folder: Path, **settings: float) -> None:
-    """What the user's code reads from now on; never half a number."""
+    """Write, in one piece, what the user's code reads from now on."""
     for name, value in settings.items():
         (folder / f".{name}").write_text(str(value))
         (folder / f".{name}").replace(folder / name)
@@ -130,7 +130,7 @@ def says(folder: Path, **settings: float) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """A process that does the work of an element."""
+    """A process that does the work of an array task."""
 
     pid: int
     job: str  # `7_0`, or `7`
@@ -210,12 +210,12 @@ class Trial(Place):
         return [digest for digest, task in self.plan().tasks.items() if task.kind == kind]
 
     def arrays(self) -> list[dict[str, Any]]:
-        """All that was ever queued, in order."""
+        """All arrays that were ever queued, in order."""
         paths = sorted(self.folder.glob("results/store/waves/*/*/[0-9][0-9][0-9].json"))
         return [json.loads(path.read_text()) for path in paths]
 
     def tasks(self, kind: str) -> list[Task]:
-        """The processes that do elements of a kind."""
+        """The processes that do array tasks of a kind."""
         kinds = {array["name"]: array["kind"] for array in self.arrays()}
         return [task for name, task in self._processes() if kinds.get(name) == kind]
 
@@ -233,8 +233,8 @@ class Trial(Place):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if mine else [b""]
                 if b"python" in os.path.basename(words[0]) and b"submitit.core._submit" in words:
-                    element = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
-                    job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"]) + element
+                    index = f"_{known['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in known else ""
+                    job = known.get("SLURM_ARRAY_JOB_ID", known["SLURM_JOB_ID"]) + index
                     found.append((known["SLURM_JOB_NAME"], Task(pid, job, known["SLURMD_NODENAME"])))
         return sorted(found, key=lambda each: each[1].pid)
 
@@ -307,7 +307,7 @@ class Trial(Place):
             assert kept.items() <= _metrics(self.base).items()
 
     def made_again(self) -> list[str]:
-        """Blocks and tasks that an element began to make when they had been published."""
+        """Blocks and tasks that an array task started after they had been published."""
         found = []
         for line in MADE.finditer(self.logs()):
             stamp, kind, digest, blocks, seconds = line.groups()

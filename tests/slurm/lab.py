@@ -1,4 +1,4 @@
-"""Two clusters on which scenarios run side by side, and the undisturbed run to hold them against."""
+"""Two clusters on which scenarios run side by side, and the undisturbed run to compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep of seconds on a cluster of our own, and ways to look at what is queued for it."""
+"""A sweep that takes seconds, on a cluster of our own, and what is queued for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orchestrator.store.store import Store
 from tests.orchestrator.conftest import changed, metrics, run_here
 from tests.slurm.cluster import Cluster
 
-# One training, one reference, two streams of two blocks, and their scores: five elements.
+# One training, one reference, two streams of two blocks, and their scores: five array tasks.
 SMALL = """\
 name: small
 networks:
@@ -44,7 +44,7 @@ arms:
   nag: {nag: {scale: 1.0}}
 """
 
-# 150 s of each stage are as much as an element may do; unmeasured tasks are guessed to take longer than they do.
+# 150 s of each stage are as much as an array task may do; unmeasured tasks are guessed to take longer than they do.
 SITE = """\
 kind: slurm
 partition: gpu
@@ -69,7 +69,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Place:
-    """A folder of a user's, with a sweep, a site and a store, on a cluster."""
+    """A user's folder with a sweep, a site and a store, on a cluster."""
 
     folder: Path
     cluster: Cluster
@@ -124,7 +124,7 @@ class Place:
 
     @contextlib.contextmanager
     def inside(self, env: dict[str, str] | None = None) -> Iterator[None]:
-        """While it lasts this process has the environment and the working folder of the user."""
+        """Give this process the user's environment and working folder for a while."""
         kept, at = dict(os.environ), os.getcwd()
         os.environ.clear()
         os.environ.update({**self.env, **(env or {})})
@@ -139,13 +139,13 @@ class Place:
     # What is queued.
 
     def queue(self) -> dict[str, tuple[str, str]]:
-        """Our jobs and elements that are not over: id -> (name, state)."""
+        """Our jobs and array tasks that are not over: id -> (name, state)."""
         lines = self.cluster.out("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
         stem = f"nb.root.{self.name}."
         rows = {job: (name, state) for job, name, state in map(str.split, lines)}
         return {job: row for job, row in rows.items() if row[0].startswith(stem)}
 
-    def elements(self) -> list[str]:
+    def array_tasks(self) -> list[str]:
         return [job for job, (name, _) in self.queue().items() if not name.endswith((RECONCILE, INSTEAD))]
 
     @property
@@ -158,8 +158,8 @@ class Place:
         for wave in waves(self.store, self.name, closed=True):
             for job in jobs_of(self.store, wave):
                 assert job.id is not None
-                for element in job.array.elements:
-                    for bundle in element.bundles:
+                for task in job.array.tasks:
+                    for bundle in task.bundles:
                         for digest, blocks in bundle.steps:
                             found.update((digest, number) for number in (blocks or (None,)))
         return found
@@ -193,7 +193,7 @@ class Place:
 
 
 def counting(folder: Path, *commands: str) -> tuple[dict[str, str], Any]:
-    """A PATH on which these commands note every call, and what has been noted."""
+    """A PATH on which these commands count their calls, and the counts."""
     folder.mkdir(exist_ok=True)
     calls = folder / "calls"
     calls.touch()

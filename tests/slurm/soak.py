@@ -80,7 +80,7 @@ def a_task_is_killed(now: Round) -> None:
     now.task().kill()
 
 
-def an_element_is_requeued(now: Round) -> None:
+def an_array_task_is_requeued(now: Round) -> None:
     now.cluster.run("scontrol", "requeue", now.task().job)
 
 
@@ -145,23 +145,23 @@ def who_goes_on_is_killed(now: Round) -> None:
 
 
 def memory_is_short(now: Round) -> None:
-    now.trial.says(gigabytes=1.2)  # for good: elements need more than the site's stage gives them
+    now.trial.says(gigabytes=1.2)  # for good: array tasks need more than the site's stage gives them
 
 
 def a_block_never_ends(now: Round) -> None:
-    """Until the time limit of its element has come."""
+    """Until the time limit of its array task has come."""
     (now.trial.faults / "hang-100").touch()
 
 
 FAULTS = (
-    *(a_task_is_killed, an_element_is_requeued, a_node_is_wanted_by_others, a_daemon_of_a_node_dies),
+    *(a_task_is_killed, an_array_task_is_requeued, a_node_is_wanted_by_others, a_daemon_of_a_node_dies),
     *(a_node_loses_its_power, slurmctld_is_restarted, slurmdbd_is_away, the_store_is_read_only, the_store_is_full),
     *(a_block_is_truncated, who_goes_on_is_killed, memory_is_short, a_block_never_ends),
 )
 
 
 def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
-    """One round; what happened, in a line. Raises what went wrong."""
+    """Run one round. Returns what happened, in a line; raises what went wrong."""
     chance, began = random.Random(seed), time.monotonic()
     job, links, accounts = chance.random() < 0.5, chance.random() < 0.7, chance.random() < 0.7
     partition = chance.choice(("gpu", "grace20"))

@@ -1,4 +1,4 @@
-"""Bundles become elements of arrays: each once, in good lengths, behind what they wait for. Slurm is not needed."""
+"""Bundles become array tasks of arrays: each once, in good lengths, behind what they wait for. Slurm is not needed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ import pytest
 
 from orchestrator.backends.slurm.arrays import WORTHWHILE_S, Array, arrays
 from orchestrator.backends.slurm.forecast import makespan
-from orchestrator.backends.slurm.limits import CALIBRATED_FROM, HOURS, ROOM, SPEED, fitting, gpu_seconds, uncalibrated
-from orchestrator.backends.slurm.settings import Slurm
-from orchestrator.backends.slurm.waves import Wave, begin, close, read_array, stop, stopped, waves, write_array
+from orchestrator.backends.slurm.limits import (
+    CALIBRATED_FROM,
+    HOURS,
+    ROOM,
+    SPEED,
+    apply_limits,
+    gpu_seconds,
+    hold_for_calibration,
+)
+from orchestrator.backends.slurm.settings import SlurmSettings
+from orchestrator.backends.slurm.waves import (
+    Wave,
+    close_wave,
+    create_wave,
+    read_array,
+    read_stop,
+    record_stop,
+    waves,
+    write_array,
+)
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.store.store import Store
 
@@ -42,44 +59,44 @@ def a_sweep(networks: int, cells: int, bundles: int, blocks: int = 8) -> list[Wo
     return work
 
 
-def packed(work: list[Work], site: Slurm, most: int = 1000, known: dict[int, str] | None = None) -> list[Array]:
+def packed(work: list[Work], site: SlurmSettings, most: int = 1000, known: dict[int, str] | None = None) -> list[Array]:
     return arrays(work, site, seconds, lambda number: f"a{number}", known or {}, most)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_bundle_is_in_one_element_behind_what_it_waits_for(seed: int) -> None:
+def test_every_bundle_is_in_one_array_task_behind_what_it_waits_for(seed: int) -> None:
     draw = random.Random(seed)
-    site = Slurm(throttle=draw.choice([1, 3, 64]), target_minutes=draw.choice([2.0, 30.0, 60.0]))
+    site = SlurmSettings(throttle=draw.choice([1, 3, 64]), target_minutes=draw.choice([2.0, 30.0, 60.0]))
     most = draw.choice([2, 7, 1000])
     work = a_sweep(draw.randint(1, 4), draw.randint(1, 6), draw.randint(1, 5), draw.randint(1, 8))
     found = packed(work, site, most)
-    place = {h: (a.name, e) for a in found for e, element in enumerate(a.elements) for h in element.handles}
+    place = {h: (a.name, index) for a in found for index, task in enumerate(a.tasks) for h in task.handles}
     assert sorted(place) == [each.handle for each in work]
-    assert [h for a in found for e in a.elements for h in e.handles if h not in place] == []
+    assert [h for a in found for e in a.tasks for h in e.handles if h not in place] == []
     order = [array.name for array in found]
     by_name = {array.name: array for array in found}
     for each in work:
         mine = by_name[place[each.handle][0]]
         for handle in each.after:
-            name, element = place[handle]
+            name, index = place[handle]
             exact = by_name[name].kind == "train"
-            assert (f"{name}/{element}" if exact else name) in mine.after
+            assert (f"{name}/{index}" if exact else name) in mine.after
             assert order.index(name) < order.index(mine.name)
     for array in found:
-        assert 1 <= len(array.elements) <= most
+        assert 1 <= len(array.tasks) <= most
         assert 1 <= array.throttle <= site.throttle
-        assert len({(b.kind, b.network, b.doublings) for e in array.elements for b in e.bundles}) == 1
-        for element in array.elements:
-            assert len(element.bundles) == 1 or sum(map(seconds, element.bundles)) <= site.target_minutes * 60
-            assert array.kind != "train" or len(element.bundles) == 1
+        assert len({(b.kind, b.network, b.doublings) for e in array.tasks for b in e.bundles}) == 1
+        for task in array.tasks:
+            assert len(task.bundles) == 1 or sum(map(seconds, task.bundles)) <= site.target_minutes * 60
+            assert array.kind != "train" or len(task.bundles) == 1
 
 
-def test_elements_are_as_many_as_may_run_but_not_too_short() -> None:
+def test_array_tasks_are_as_many_as_may_run_but_not_too_short() -> None:
     work = [each for each in a_sweep(1, 40, 1, blocks=1) if each.bundle.kind == "sample"]  # 40 bundles of 40 s
-    wide = packed(work, Slurm(throttle=512, target_minutes=30))
-    narrow = packed(work, Slurm(throttle=4, target_minutes=30))
-    assert [len(array.elements) for array in wide] == [len(work) // int(WORTHWHILE_S // BLOCK_S) + 1]
-    assert [len(array.elements) for array in narrow] == [4]
+    wide = packed(work, SlurmSettings(throttle=512, target_minutes=30))
+    narrow = packed(work, SlurmSettings(throttle=4, target_minutes=30))
+    assert [len(array.tasks) for array in wide] == [len(work) // int(WORTHWHILE_S // BLOCK_S) + 1]
+    assert [len(array.tasks) for array in narrow] == [4]
 
 
 def test_what_is_tried_again_differently_stands_apart() -> None:
@@ -90,9 +107,9 @@ def test_what_is_tried_again_differently_stands_apart() -> None:
         Work(4, bundle("sample", "d", network="n", avoid=("n1",))),
         Work(5, bundle("sample", "e", network="n")),
     ]
-    found = packed(work, Slurm(memory_gb_at_most=40))
+    found = packed(work, SlurmSettings(memory_gb_at_most=40))
     assert [(array.resources.memory_gb, array.avoid) for array in found] == [(16, ()), (40, ()), (16, ("n1",))]
-    assert [element.handles for element in found[0].elements] == [
+    assert [task.handles for task in found[0].tasks] == [
         (1,),
         (3,),
         (5,),
@@ -100,7 +117,9 @@ def test_what_is_tried_again_differently_stands_apart() -> None:
 
 
 def test_what_earlier_waves_do_is_waited_for() -> None:
-    found = packed([Work(9, bundle("sample", "a"), frozenset([1, 2, 3]))], Slurm(), known={1: "old/4", 2: "other"})
+    found = packed(
+        [Work(9, bundle("sample", "a"), frozenset([1, 2, 3]))], SlurmSettings(), known={1: "old/4", 2: "other"}
+    )
     assert found[0].after == ("old/4", "other")
 
 
@@ -110,61 +129,61 @@ def test_what_is_queued_first_where_no_speed_is_measured() -> None:
     def sort(each: Work) -> str | None:
         return each.bundle.network if each.bundle.kind == "sample" else None
 
-    later = uncalibrated(work, sort, throttle=4)
+    later = hold_for_calibration(work, sort, throttle=4)
     now = [each for each in work if each.handle not in later]
     assert [each.bundle.kind for each in now] == ["train", "train", "sample", "sample"]  # one of each network
     assert set(later.values()) == {SPEED}
-    assert uncalibrated(work, sort, throttle=20 // CALIBRATED_FROM) == {}
+    assert hold_for_calibration(work, sort, throttle=20 // CALIBRATED_FROM) == {}
 
 
 def test_what_fits_into_the_queue_and_into_the_hours() -> None:
-    found = packed(a_sweep(2, 4, 2), Slurm(throttle=64, target_minutes=6))
+    found = packed(a_sweep(2, 4, 2), SlurmSettings(throttle=64, target_minutes=6))
     kinds = [array.kind for array in found]
     assert kinds == ["train", "sample", "score", "sample", "score"]
-    sizes = [len(array.elements) for array in found]
-    kept, left = fitting(found, sizes[0] + sizes[1] + sizes[2], None)
+    sizes = [len(array.tasks) for array in found]
+    kept, left = apply_limits(found, sizes[0] + sizes[1] + sizes[2], None)
     assert [array.kind for array in kept] == ["train", "sample", "score"]
     assert set(left.values()) == {ROOM}
-    kept, left = fitting(found, None, gpu_seconds(found[0]) + gpu_seconds(found[1]))
+    kept, left = apply_limits(found, None, gpu_seconds(found[0]) + gpu_seconds(found[1]))
     assert [array.kind for array in kept] == ["train", "sample", "score"]  # scores take no GPU
     assert left == dict.fromkeys([found[3].name, found[4].name], HOURS)
-    assert fitting(found, None, None) == (found, {})
-    assert fitting(found, 0, None)[0] == []
+    assert apply_limits(found, None, None) == (found, {})
+    assert apply_limits(found, 0, None)[0] == []
 
 
 def test_an_array_is_the_same_when_it_is_read_again(tmp_path: object) -> None:
     store = Store(str(tmp_path))
-    wave = begin(store, "sweep", {"arrays": 2, "time": 1.0, "folder": "x"})
-    second = begin(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
+    wave = create_wave(store, "sweep", {"arrays": 2, "time": 1.0, "folder": "x"})
+    second = create_wave(store, "sweep", {"arrays": 0, "time": 1.0, "folder": "x"})
     assert (wave.number, second.number) == (1, 2)
     odd = Bundle((("a", (0, 3)), ("b", (0,)), ("c", None)), "plan", "sample")
-    for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], Slurm())):
+    for place, array in enumerate(packed([*a_sweep(2, 3, 2), Work(99, odd)], SlurmSettings())):
         write_array(store, wave, place, array)
         kept = read_array(store, wave.array_name(place))
-        assert [e.bundles for e in kept.elements] == [e.bundles for e in array.elements]
+        assert [e.bundles for e in kept.tasks] == [e.bundles for e in array.tasks]
         assert (kept.after, kept.resources, kept.throttle) == (array.after, array.resources, array.throttle)
-    close(store, wave)
+    close_wave(store, wave)
     assert [each.number for each in waves(store, "sweep")] == [2]
     assert [each.number for each in waves(store, "sweep", closed=True)] == [1, 2]
 
 
 def test_what_the_user_ended_adds_up(tmp_path: object) -> None:
     store, wave = Store(str(tmp_path)), Wave("sweep", 1)
-    assert stopped(store, wave) is None
-    stop(store, wave, ["a"], whole=False)
-    stop(store, wave, ["b"], whole=False)
-    found = stopped(store, wave)
+    assert read_stop(store, wave) is None
+    record_stop(store, wave, ["a"], whole=False)
+    record_stop(store, wave, ["b"], whole=False)
+    found = read_stop(store, wave)
     assert found is not None
     assert (found.covers(["a", "b"]), found.covers(["a", "c"]), found.whole) == (True, False, False)
-    stop(store, wave, None)
-    found = stopped(store, wave)
+    record_stop(store, wave, None)
+    found = read_stop(store, wave)
     assert found is not None
     assert (found.covers(["z"]), found.whole) == (True, True)
 
 
 def test_a_throttle_and_a_number_of_gpus_bound_the_simulation() -> None:
-    (array,) = packed([each for each in a_sweep(1, 64, 1) if each.bundle.kind == "sample"], Slurm(throttle=8))
-    lasting = {array.name: [100.0] * len(array.elements)}
-    turns = -(-len(array.elements) // 8)
+    (array,) = packed([each for each in a_sweep(1, 64, 1) if each.bundle.kind == "sample"], SlurmSettings(throttle=8))
+    lasting = {array.name: [100.0] * len(array.tasks)}
+    turns = -(-len(array.tasks) // 8)
     assert makespan([array], lasting) == pytest.approx(100.0 * turns)
-    assert makespan([array], lasting, gpus=2) == pytest.approx(100.0 * -(-len(array.elements) // 2))
+    assert makespan([array], lasting, gpus=2) == pytest.approx(100.0 * -(-len(array.tasks) // 2))

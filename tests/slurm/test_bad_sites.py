@@ -38,7 +38,7 @@ def nothing(place: Place) -> bool:
         ("cpu_partition: closed_cpu", "cpu_partition: x", 2, "cpu_partition: the cluster has no partition 'x'."),
         (
             *("partition: closed\n", "partition: closed,gpu\n", 2),
-            "stages.train.minutes is 3000, but partition gpu ends jobs after 1440; such a job would wait for ever",
+            "stages.train.minutes is 3000, but partition gpu ends jobs after 1440; such a job would never start",
         ),
         (
             "kind: slurm",
@@ -68,7 +68,7 @@ def test_what_the_cluster_does_not_have(place: Place, old: str, new: str, code: 
     assert nothing(place)
     place.closed()
     assert place("submit").exit_code == 0  # mended, the same command goes on
-    assert len(place.elements()) == 5
+    assert len(place.array_tasks()) == 5
 
 
 @pytest.mark.parametrize("fails", [4, 6, 7])  # an array, the reconcile job, the one that stands in for it
@@ -100,7 +100,7 @@ def test_no_slurm_here(place: Place) -> None:
 def test_a_store_of_this_process_alone(place: Place) -> None:
     refused = place("submit", "--store", "memory://store")
     assert refused.exit_code == 2
-    assert "store memory://store is of this process alone; the nodes cannot see it" in refused.output
+    assert "store memory://store exists in this process only; the nodes cannot see it" in refused.output
     assert nothing(place)
 
 
@@ -118,7 +118,10 @@ def test_a_remote_store_needs_a_shared_folder(place: Place) -> None:
             s3fs.S3FileSystem(endpoint_url=env["AWS_ENDPOINT_URL"], key="x", secret="x").mkdir("bucket")
         refused = place("submit", "--store", "s3://bucket/store", env=env)
         assert refused.exit_code == 2, refused.output
-        assert "folder is missing: store s3://bucket/store is none, so name one that all nodes share" in refused.output
+        assert (
+            "folder is missing. Store s3://bucket/store is not a folder; name one that all nodes share"
+            in refused.output
+        )
     finally:
         server.stop()
 

@@ -16,7 +16,7 @@ from orchestrator.spec.reader import read_sweep
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 
-# One cell an element, so that arms can be told apart in the queue.
+# One cell an array task, so that arms can be told apart in the queue.
 ONE_EACH = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 1")
 THREE_ARMS = changed(SMALL, "  nag: {nag: {scale: 1.0}}\n", "  nag: {nag: {scale: {grid: [1.0, 2.0]}}}\n")
 
@@ -31,7 +31,7 @@ def place(slurm: Cluster, tmp_path: Path) -> Iterator[Place]:
 
 
 def queued(place: Place) -> dict[str, int]:
-    """How many elements are in the queue, by the number of their array."""
+    """How many array tasks are in the queue, by the number of their array."""
     found: dict[str, int] = {}
     for name, _ in place.queue().values():
         number = name.rpartition(".")[2]
@@ -54,14 +54,14 @@ def test_status_joins_store_and_scheduler_and_writes_nothing(place: Place, tmp_p
     assert calls() == {"squeue": 1}
     assert place.files() == before
     words = place("status").output
-    assert "Slurm, sample: 3 pending (elements)" in words
+    assert "Slurm, sample: 3 pending (array tasks)" in words
     assert place.files() == before
 
 
 def test_status_where_slurm_says_little(place: Place) -> None:
     assert place("submit").exit_code == 0
     without = place.cluster.without("sacct")
-    assert "Slurm, sample: 3 pending (elements)" in place("status", env=without).output
+    assert "Slurm, sample: 3 pending (array tasks)" in place("status", env=without).output
     failing = place.cluster.failing("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     told = place("status", env=failing)
     assert told.exit_code == 0
@@ -80,7 +80,7 @@ def test_what_was_ended_behind_our_back_is_told_and_queued_again(place: Place) -
     again = place("submit")
     assert "train" in again.output
     assert "somebody ended it (CANCELLED); trying again" in again.output
-    assert "queued train: 1 elements" in again.output
+    assert "queued train: 1 array tasks" in again.output
     assert json.loads(place("status", "--json").output)["queue"]["train"] == {"pending": 1}
 
 
@@ -92,9 +92,9 @@ def test_cancel_ends_all_and_leaves_a_store_that_resumes(place: Place) -> None:
     count, theirs = len(place.queue()), other.queue()
     ended = place("cancel")
     assert (ended.exit_code, place.queue(), place.open_waves()) == (0, {}, [])
-    assert f"Ended: {count} elements." in ended.output
+    assert f"Ended: {count} array tasks." in ended.output
     assert other.queue() == theirs
-    assert "Ended: 0 elements." in place("cancel").output
+    assert "Ended: 0 array tasks." in place("cancel").output
     assert place("submit").exit_code == 0
     assert len(place.queue()) == count
 

@@ -1,4 +1,4 @@
-"""Why an element ended that left no word, from what Slurm 22.05 said and wrote in each case on our cluster."""
+"""Why an array task ended that left no mark, from what Slurm 22.05 printed and logged in each case on our cluster."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_causes(case: str) -> None:
     queue, accounts, log, cause = CASES[case]
-    found, reason = cause_of(parse_queue(queue), parse_accounts(accounts), START + log)
-    assert found == cause, reason
+    told, reason = cause_of(parse_queue(queue), parse_accounts(accounts), START + log)
+    assert told == cause, reason
     assert reason
 
 
@@ -81,7 +81,8 @@ def test_reasons_say_what_slurm_said() -> None:
         queue, accounts, log, _ = CASES[case]
         return cause_of(parse_queue(queue), parse_accounts(accounts), log)[1]
 
-    assert reason("exit code") == f"it ended without a word (FAILED, exit code 3); the end of its log: {EXIT} 3"
+    died = "it ended without an error message (FAILED, exit code 3); the end of its log: "
+    assert reason("exit code") == f"{died}{EXIT} 3"
     assert reason("node failed") == "its node failed (NODE_FAIL)"
     assert reason("memory, by accounting") == (
         "it used more memory than it asked for: StepId=9.0 exceeded memory limit (512868352 > 321912832), being killed"

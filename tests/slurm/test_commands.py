@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed, clean_environment, scrubbed
+from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment, scrubbed
 from orchestrator.backends.slurm.slurm_output import (
     Association,
-    Job,
     Nodes,
+    SqueueRow,
     expand,
     gpus_of,
     minutes_of,
@@ -59,13 +59,13 @@ ACCOUNTS = """\
         ("123+1", ["123+1"]),
     ],
 )
-def test_ids_stand_for_elements(job: str, ids: list[str]) -> None:
+def test_ids_stand_for_array_tasks(job: str, ids: list[str]) -> None:
     assert expand(job) == ids
 
 
 @pytest.mark.parametrize("job", ["", "x", "1_", "1_[a]", "1_[0-99999999]", "1_[0x1f]", "1 2"])
 def test_what_is_no_id_is_an_error(job: str) -> None:
-    with pytest.raises(ValueError, match=r"no id of a job|too many elements"):
+    with pytest.raises(ValueError, match=r"not a valid job id|too many array tasks"):
         expand(job)
 
 
@@ -99,7 +99,7 @@ def test_squeue_is_read() -> None:
     assert [job for job in jobs if jobs[job].over] == ["1_10", "1_2"]
     assert (jobs["1_10"].exit_code, jobs["1_10"].signal) == (0, 15)
     assert (jobs["1_2"].exit_code, jobs["1_2"].signal) == (137, 9)
-    assert jobs["1_8"] == Job("1_8", "COMPLETING", 1, 0, 0, 1795403758.0, None, None, "n1", "None", "probe")
+    assert jobs["1_8"] == SqueueRow("1_8", "COMPLETING", 1, 0, 0, 1795403758.0, None, None, "n1", "None", "probe")
     assert jobs["2"].name == "odd | name"
     assert jobs["1_6"].reason == "JobArrayTaskLimit"
     assert [job for job in jobs if jobs[job].stuck] == ["9"]
@@ -125,10 +125,10 @@ def test_sacct_is_read() -> None:
 
 
 def test_a_line_of_something_else_is_no_answer(slurm: Cluster) -> None:
-    with pytest.raises(ValueError, match="no line of sacct"):
+    with pytest.raises(ValueError, match="not a line of sacct"):
         parse_accounts("1_0|FAILED\n")
     commands = Commands(slurm.saying("sacct", "surprise"))
-    with pytest.raises(QueryFailed, match=r"sacct said something that cannot be read: .*surprise"):
+    with pytest.raises(QueryFailed, match=r"the output of sacct cannot be parsed: .*surprise"):
         commands.accounts(["1"], hours=1)
 
 
@@ -154,15 +154,15 @@ def states(commands: Commands) -> dict[str, str]:
     return {job.id: job.state for job in commands.queue()}
 
 
-def test_the_queue_shows_elements_one_by_one_and_how_they_ended(slurm: Cluster) -> None:
+def test_the_queue_shows_array_tasks_one_by_one_and_how_they_ended(slurm: Cluster) -> None:
     commands = Commands(slurm.env)
     script = "case $SLURM_ARRAY_TASK_ID in 0) exit 3;; 1) kill -9 $$;; 2) exit 0;; *) sleep 60;; esac"
     array = slurm.submit(script, "--array=0-5%4", "--job-name=nb.me.tiny", "--partition=gpu")
     before = time.time()
     rows = {job.id: job for job in commands.queue() if job.id.startswith(f"{array}_")}
     assert set(rows) == {f"{array}_{n}" for n in range(6)}  # at once, whatever they do
-    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "element 1 has died", 20)
-    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "element 5 runs", 20)
+    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "array task 1 has died", 20)
+    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "array task 5 runs", 20)
     rows = {job.id: job for job in commands.queue()}
     assert rows[f"{array}_0"].exit_code == 3
     assert rows[f"{array}_1"].signal == 9
@@ -184,7 +184,7 @@ def test_the_queue_shows_elements_one_by_one_and_how_they_ended(slurm: Cluster) 
     assert states(commands)[f"{array}_3"] == "CANCELLED"
 
 
-def test_a_requeued_element_comes_back_under_its_id(slurm: Cluster) -> None:
+def test_a_requeued_array_task_comes_back_under_its_id(slurm: Cluster) -> None:
     commands = Commands(slurm.env)
     array = slurm.submit("trap '' TERM; [ -n \"$SLURM_RESTART_COUNT\" ] || sleep 60", "--array=0-1")
     wait(lambda: states(commands).get(f"{array}_1") == "RUNNING", "it runs", 20)
@@ -253,7 +253,7 @@ def test_limits_of_an_account(slurm: Cluster) -> None:
 
 def test_no_sacct(slurm: Cluster) -> None:
     commands = Commands(slurm.without("sacct"))
-    with pytest.raises(Absent, match="sacct: there is no such command"):
+    with pytest.raises(Unsupported, match="sacct: there is no such command"):
         commands.accounts(["1"], hours=1)
     commands.queue()  # the rest is there
 
@@ -262,9 +262,9 @@ def test_a_cluster_without_accounts(slurm_with: Callable[[Settings], Cluster]) -
     made = slurm_with(Settings(accounting=False))
     commands = Commands(made.env)
     job = made.submit("exit 4")
-    with pytest.raises(Absent, match="keeps no accounts"):
+    with pytest.raises(Unsupported, match="keeps no accounts"):
         commands.accounts([job], hours=1)
-    with pytest.raises(Absent, match="keeps no accounts"):
+    with pytest.raises(Unsupported, match="keeps no accounts"):
         commands.associations()
     wait(lambda: not made.jobs(), "it is over", 20)
     (row,) = commands.queue()  # and yet it is known how it ended
@@ -277,7 +277,7 @@ def test_slurmdbd_that_is_away_is_no_answer(slurm: Cluster) -> None:
     try:
         with pytest.raises(QueryFailed, match=r"sacct failed: .*Connection refused") as raised:
             commands.accounts(["1"], hours=1)
-        assert not isinstance(raised.value, Absent)
+        assert not isinstance(raised.value, Unsupported)
         commands.queue()
     finally:
         slurm.start_slurmdbd()

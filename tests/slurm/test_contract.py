@@ -13,10 +13,9 @@ import pytest
 
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
-from orchestrator.backends.slurm.jobs import Jobs
-from orchestrator.backends.slurm.ledger import end
-from orchestrator.backends.slurm.settings import Slurm as Settings
-from orchestrator.backends.slurm.settings import Stage, Stages
+from orchestrator.backends.slurm.jobs import ArrayJobs
+from orchestrator.backends.slurm.ledger import cancel_jobs
+from orchestrator.backends.slurm.settings import SlurmSettings, Stage, Stages
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 from tests.orchestrator import contract
@@ -28,11 +27,11 @@ from tests.slurm.running import ROOT
 
 WHO = "me"
 SHORT = Stage(minutes=6, memory_gb=1, cpus=1)
-SITE = Settings(
+SITE = SlurmSettings(
     partition="gpu",
     cpu_partition="cpu",
     stages=Stages(sample=SHORT, extract=SHORT),
-    target_minutes=0.0001,  # an element for each bundle, so that they could all run at once
+    target_minutes=0.0001,  # an array task for each bundle, so that they could all run at once
     throttle=4,
     poll_s=0.5,
     signal_s=5,
@@ -48,7 +47,7 @@ def slurm(store: Store, plan: Plan) -> Iterator[Slurm]:
 
 
 def workers(backend: Slurm) -> list[int]:
-    """The processes that do the work of this backend's elements."""
+    """The processes that do the work of this backend's array tasks."""
     found = []
     for pid in processes():
         names = [each for each in environment(pid) if each.startswith(b"SLURM_JOB_NAME=" + backend.stem.encode())]
@@ -62,7 +61,7 @@ def workers(backend: Slurm) -> list[int]:
 
 def cancel(backend: Slurm) -> Any:
     """`nagbench cancel`."""
-    count, gone = end(Jobs(backend.store, backend.plan.sweep.name, Commands()), WHO, None)
+    count, gone = cancel_jobs(ArrayJobs(backend.store, backend.plan.sweep.name, Commands()), WHO, None)
     assert count
     assert gone
     backend.close()
@@ -70,7 +69,7 @@ def cancel(backend: Slurm) -> Any:
 
 @pytest.fixture(scope="module")
 def used(whole_session: Cluster, truth: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
-    """The session's cluster; a sampling element has one of the fake GPUs."""
+    """The session's cluster; a sampling array task has one of the fake GPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(whole_session.conf))
         with using(Kind(slurm, workers, cancel, gpus=1), truth, tmp_path_factory.mktemp("slurm")) as made:

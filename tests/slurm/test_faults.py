@@ -1,6 +1,6 @@
 """Whatever happens to a cluster, a sweep on it ends in the numbers of an undisturbed run, without a person.
 
-Each scenario is a sweep of its own (tests/slurm/faults.py). Those that disturb only their own elements or nodes run
+Each scenario is a sweep of its own (tests/slurm/faults.py). Those that disturb only their own array tasks or nodes run
 side by side, on nodes of their own; each test waits for one of them.
 """
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 
 AT_ONCE = 3  # scenarios
 STEPS, SECONDS_LOST = 200, 12  # of the training; the seconds are those from the last signal to the end (KillWait)
-ONE_ELEMENT = ("target_minutes: 5", "target_minutes: 60", "sample: {minutes: 6", "sample: {minutes: 90")
+ONE_ARRAY_TASK = ("target_minutes: 5", "target_minutes: 60", "sample: {minutes: 6", "sample: {minutes: 90")
 
 SIDE_BY_SIDE: dict[str, Callable[[Lab], None]] = {}
 
@@ -57,12 +57,12 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @side_by_side
 def a_block_that_never_ends(lab: Lab) -> None:
-    """Its element is ended at its limit: it goes on at the next block. The second time without progress the bundle is
-    split; by then the block has come to its senses.
+    """Slurm ends its array task at the time limit, and it goes on at the next block. The second time without progress
+    the bundle is split; by then the block no longer hangs.
     """
     one_minute = ("sample: {minutes: 6", "sample: {minutes: 1", "target_minutes: 5", "target_minutes: 0.9")
     trial = lab.trial("timeout", *one_minute, cluster=lab.silent)
-    for kind in ("sample", "extract"):  # speeds are known, so one element has it all
+    for kind in ("sample", "extract"):  # speeds are known, so one array task has it all
         trial.copy(f"blocks/{trial.digests(kind)[0]}/000000.safetensors")
     (trial.faults / "hang-60").touch()
     _, over = trial.start("run")
@@ -72,7 +72,7 @@ def a_block_that_never_ends(lab: Lab) -> None:
     assert done.returncode == 0, done.stderr
     assert [(attempt["cause"], attempt["at"]) for attempt in trial.attempts()] == [("timeout", 3)] * 2
     last = [array["elements"] for array in trial.arrays() if array["kind"] == "sample"][-1]
-    assert [[len(bundle[2]) for bundle in element] for element in last] == [[2]] * 5  # a block and its features each
+    assert [[len(bundle[2]) for bundle in bundles] for bundles in last] == [[2]] * 5  # a block and its features each
     trial.done(lost=2)
 
 
@@ -82,12 +82,12 @@ def a_task_is_killed_and_another_requeued(lab: Lab) -> None:
     trial = lab.trial("killed", "throttle: 1", "throttle: 3")
     trial.says(pace=1)
     _, over = trial.start("run")
-    trial.wait_for(lambda: trial.blocks() >= 3 and len(trial.tasks("sample")) >= 2, "two elements are at work")
+    trial.wait_for(lambda: trial.blocks() >= 3 and len(trial.tasks("sample")) >= 2, "two array tasks are at work")
     killed, requeued = trial.tasks("sample")[:2]
     killed.kill()
     trial.cluster.out("scontrol", "requeue", requeued.job)
     before = trial.blocks()
-    trial.wait_for(lambda: trial.blocks() > before, "the first copy goes on, or another element does", 10)
+    trial.wait_for(lambda: trial.blocks() > before, "the first copy goes on, or another array task does", 10)
     done = over()
     assert done.returncode == 0, done.stderr
     attempts = {attempt["job"]: attempt for attempt in trial.attempts()}
@@ -130,7 +130,7 @@ def nodes_are_lost(lab: Lab) -> None:
     trial = lab.trial("nodes", "throttle: 1", "throttle: 3", *whole_nodes, partition="weak")
     trial.says(pace=15)
     process, over = trial.start("run")
-    trial.wait_for(lambda: len(trial.tasks("sample")) == 3 and trial.blocks() >= 1, "three elements are at work")
+    trial.wait_for(lambda: len(trial.tasks("sample")) == 3 and trial.blocks() >= 1, "three array tasks are at work")
     alive, dead, _ = trial.tasks("sample")
     trial.cluster.kill_slurmd(alive.node, with_tasks=False)
     trial.cluster.kill_slurmd(dead.node, with_tasks=True)
@@ -171,7 +171,7 @@ def preempted(lab: Lab, cluster: Cluster, partition: str, name: str) -> None:
     trial.wait_for(lambda: trial.blocks() >= 1 and trial.tasks("sample"), "it samples", 180)
     (task, *_) = trial.tasks("sample")
     preempt(trial.cluster, task.node)
-    trial.wait_for(lambda: not task.runs(), "the element is gone", 60)
+    trial.wait_for(lambda: not task.runs(), "the array task is gone", 60)
     trial.says(pace=0.2)
     trial.wait_for(lambda: not trial.queue(), "the sweep is over", 240)
     assert set(trial.causes()) == {"preempted"}
@@ -226,7 +226,7 @@ def a_store_that_is_read_only_and_then_full(lab: Lab) -> None:
 
 @side_by_side
 def a_store_without_hard_links(lab: Lab) -> None:
-    """And two copies of an element write to it."""
+    """And two copies of an array task write to it."""
     trial = lab.trial("links", "throttle: 1", "throttle: 2")
     trial.refuse_links()
     trial.says(pace=1)
@@ -244,7 +244,7 @@ def a_store_without_hard_links(lab: Lab) -> None:
 
 @side_by_side
 def the_reconcile_job_is_killed_and_a_block_truncated(lab: Lab) -> None:
-    trial = lab.trial("reconcile", "reconcile: manual", "reconcile: job", *ONE_ELEMENT)
+    trial = lab.trial("reconcile", "reconcile: manual", "reconcile: job", *ONE_ARRAY_TASK)
     trial.says(pace=0.5)
     trial.submit()
     trial.wait_for(lambda: trial.blocks() >= 5, "it samples")
@@ -266,14 +266,14 @@ def cells_that_always_fail(lab: Lab) -> None:
     sampler = "sampler: {use: ./paced.py:Paced, steps: 2, trouble: %s}"
     broken = f"  broken: {{nag: {{scale: {{grid: [1, 2, 3, 4, 5, 6, 7]}}}}, {sampler % 'input'}}}\n"
     text = changed(SWEEP, "  nag: {nag: {scale: 1.0}}\n", f"{broken}  nan: {{{sampler % 'nan'}}}\n")
-    trial = lab.trial("failing", *ONE_ELEMENT, text=text)
+    trial = lab.trial("failing", *ONE_ARRAY_TASK, text=text)
     done = trial.run("run")
     assert done.returncode == 1, done.stderr
     assert "arm broken: 3 cells failed alike, so the other 4 are skipped" in done.stderr
     attempts = trial.attempts()
     assert sorted(attempt["cause"] for attempt in attempts) == ["bad_input"] * 3 + ["not_finite"]
     assert all("by hand: " in line for line in done.stderr.splitlines() if " failed: " in line)
-    assert f"the same by hand: {attempts[0]['again']}" in trial.logs()
+    assert f"to run it by hand: {attempts[0]['again']}" in trial.logs()
     again = by_hand(trial, attempts[0])
     assert again.returncode == 1
     assert "ValueError: these 20 samples are not to be had" in again.stderr
@@ -298,7 +298,7 @@ def a_device_that_is_too_small(lab: Lab) -> None:
 
 @side_by_side
 def a_host_with_too_little_memory(lab: Lab) -> None:
-    trial = lab.trial("memory", *ONE_ELEMENT)
+    trial = lab.trial("memory", *ONE_ARRAY_TASK)
     trial.says(gigabytes=1.5)
     done = trial.run("run")
     assert done.returncode == 0, done.stderr
@@ -311,7 +311,7 @@ def a_host_with_too_little_memory(lab: Lab) -> None:
 @side_by_side
 def nobody_who_keeps_accounts(lab: Lab) -> None:
     """Without sacct, in the hands of a person who repeats by hand what has died while Slurm does it too."""
-    trial = lab.trial("unaccounted", *ONE_ELEMENT)
+    trial = lab.trial("unaccounted", *ONE_ARRAY_TASK)
     trial.env["PATH"] = trial.cluster.without("sacct")["PATH"]
     trial.says(pace=0.5)
     trial.submit()
@@ -363,7 +363,7 @@ def test_slurms_own_daemons_are_away(lab: Lab) -> None:
     trial = lab.trial("daemons", "throttle: 1", "throttle: 3")
     trial.says(pace=1.5)
     _, over = trial.start("run")
-    trial.wait_for(lambda: len(trial.tasks("sample")) == 3 and trial.blocks() >= 3, "three elements are at work")
+    trial.wait_for(lambda: len(trial.tasks("sample")) == 3 and trial.blocks() >= 3, "three array tasks are at work")
     first, second, _ = trial.tasks("sample")
     trial.cluster.stop_slurmdbd()
     try:

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.backends.campaign import Campaign, begin
 from orchestrator.backends.site import read_site
 from orchestrator.backends.slurm import reconcile as reconciling
-from orchestrator.backends.slurm.commands import Absent
+from orchestrator.backends.slurm.commands import Unsupported
 from orchestrator.plan.make import plan
 from orchestrator.report.results import Results
 from orchestrator.spec.reader import read_sweep
@@ -141,6 +141,7 @@ def test_where_it_cannot_queue_it_reports_all_the_same(
     more = plan(read_sweep(path))
     begun = begin(more, Store(campaign.store), read_site(campaign.site), "none", str(tmp_path / "reports"), None, False)
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm is here
-    with pytest.raises(Absent, match="there is no such command here"):  # this job fails, so another one tries again
+    # This job fails, so the job that waits for its failure tries again.
+    with pytest.raises(Unsupported, match="there is no such command here"):
         reconciling.reconcile(begun)
     assert (tmp_path / "reports" / "report.html").exists()

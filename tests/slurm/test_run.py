@@ -28,8 +28,8 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def element(job_name: str) -> int | None:
-    """The process that does the work of an element of this array, once it has begun."""
+def worker_process(job_name: str) -> int | None:
+    """The process that does the work of an array task of this array, once it has begun."""
     for pid in processes():
         if {f"SLURM_JOB_NAME={job_name}".encode(), b"SLURM_PROCID=0"} <= environment(pid):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -39,10 +39,11 @@ def element(job_name: str) -> int | None:
 
 
 def started(place: Place, kind: str) -> str | None:
-    """The name of an array of this kind that has a running element."""
+    """The name of an array of this kind that has a running array task."""
     for path in place.folder.glob("results/store/waves/*/*/starts/*.json"):
         array = json.loads((path.parents[1] / f"{path.name[:3]}.json").read_text())
-        if array["kind"] == kind and not (path.parents[1] / "ends" / path.name).exists() and element(array["name"]):
+        ended = (path.parents[1] / "ends" / path.name).exists()
+        if array["kind"] == kind and not ended and worker_process(array["name"]):
             return str(array["name"])
     return None
 
@@ -65,13 +66,13 @@ def test_reconcile_jobs_finish_a_sweep_by_themselves(slurm: Cluster, tmp_path: P
     options = ("--tracking", f"sqlite:///{database}")
     submitted = place.run("submit", *options, env={"PYTHONPATH": str(code)})  # and this process ends
     assert submitted.returncode == 0, submitted.stderr
-    for edited in ("orchestrator/tasks/score.py", "orchestrator/backends/slurm/element.py", "nag/sampling.py"):
+    for edited in ("orchestrator/tasks/score.py", "orchestrator/backends/slurm/array_task.py", "nag/sampling.py"):
         (code / edited).write_text("raise SystemExit('edited')")
 
     wait(lambda: started(place, "score"), "scores are made", 100)
-    wait(lambda: len(place.elements()) == 1, "the last scores are made", 100, 0.02)
+    wait(lambda: len(place.array_tasks()) == 1, "the last scores are made", 100, 0.02)
     wait(lambda: started(place, "score"), "the last scores are made", 20, 0.02)
-    victim = element(str(started(place, "score")))
+    victim = worker_process(str(started(place, "score")))
     assert victim is not None
     seen = environment(victim)
     assert {f"NAGBENCH_PASSWORD={SECRET}".encode(), b"ODD=$(touch gone)", b"OMP_NUM_THREADS=1"} <= seen
@@ -93,7 +94,7 @@ def test_reconcile_jobs_finish_a_sweep_by_themselves(slurm: Cluster, tmp_path: P
     holding = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert holding == [secrets]
 
-    # Each network was loaded once by an element; elements that need no GPU had none.
+    # Each network was loaded once by an array task; array tasks that need no GPU had none.
     ends = [end for end in place.marks("ends") if end["outcome"] == "done"]
     assert sorted(end["networks_loaded"] for end in ends if end["gpus"]) == [0, 1]
     assert Counter(end["gpus"] for end in ends) == {1: 2, 0: 3}
@@ -138,11 +139,11 @@ def test_two_processes_on_two_nodes_without_accounts(slurm_with: Callable[[Setti
     for first, second in zip(two.module.parameters(), one.module.parameters(), strict=True):
         assert (first - second).abs().max() < 1e-4
 
-    # An element that has half a minute and wants half a minute to spare: it comes back for the second block.
+    # An array task that has half a minute and wants half a minute to spare: it comes back for the second block.
     place.sweep(changed(sweep, "count: 40", "count: 80"))
     place.site("sample: {minutes: 6", "sample: {minutes: 0.5", "target_minutes: 5", "target_minutes: 0.4")
     done = place.run("run")
     assert done.returncode == 0, done.stderr + place.logs()
-    assert "queued sample: 1 elements" in done.stderr
+    assert "queued sample: 1 array tasks" in done.stderr
     last = place.folder / "results" / "store" / "waves" / "small" / "000002"
     assert sorted(path.name for path in (last / "starts").iterdir()) == ["000-000000-000.json", "000-000000-001.json"]

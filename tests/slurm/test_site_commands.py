@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.ledger import gpu_hours
-from orchestrator.backends.slurm.waves import begin, close, waves
+from orchestrator.backends.slurm.waves import close_wave, create_wave, waves
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.configuration import Settings
 from tests.slurm.running import SMALL, Place, changed
@@ -40,15 +40,15 @@ def test_doctor_runs_one_job_and_says_what_the_cluster_can_do(place: Place) -> N
     code, found = rows(place)
     assert code == 0, found
     assert found["site"]["state"] == "ok"
-    assert found["arrays"]["detail"].startswith("up to 21 elements, ")
+    assert found["arrays"]["detail"].startswith("up to 21 array tasks, ")
     assert found["preemption"]["detail"] == "none on this cluster"
     assert found["accounting"]["detail"] == "sacct answers"
     assert re.fullmatch(r"(c|g)pu: 2 of 4 CPU, \d+ GB, 2 GPU \(idle\)", found["nodes"]["detail"])
     assert set(found["account"]["detail"].split(", ")) == {"lab", "root"}
     assert found["job"]["detail"].startswith("ran on n")
     assert found["torch on the node"]["state"] == "ok"
-    assert found["GPUs"]["detail"] in ("1 asked for; CUDA_VISIBLE_DEVICES=0, torch sees 0", "1 asked for, 1 seen")
-    assert found["cores"]["detail"].startswith("1 asked for, ")
+    assert found["GPUs"]["detail"] in ("1 requested; CUDA_VISIBLE_DEVICES=0, torch sees 0", "1 requested, 1 seen")
+    assert found["cores"]["detail"].startswith("1 requested, ")
     assert found["store on the node"]["detail"] == "can be written"
     assert found["clocks"]["state"] == "ok"
     assert found["submission from nodes"]["detail"] == "allowed, so reconcile: job works"
@@ -104,19 +104,19 @@ def test_plan_says_what_submit_then_queues(place: Place) -> None:
     planned = json.loads(place("plan", "--json").stdout)["site"]
     assert planned["guessed"]
     assert place("submit").exit_code == 0
-    arrays, elements = Counter[str](), Counter[str]()
+    arrays, tasks = Counter[str](), Counter[str]()
     for wave in waves(place.store, place.name):
         for job in jobs_of(place.store, wave):
             arrays[job.array.kind] += 1
-            elements[job.array.kind] += len(job.array.elements)
-    assert elements["sample"] > 1
+            tasks[job.array.kind] += len(job.array.tasks)
+    assert tasks["sample"] > 1
     assert {each["stage"]: (each["arrays"], each["elements"]) for each in planned["stages"]} == {
-        kind: (arrays[kind], elements[kind]) for kind in arrays
+        kind: (arrays[kind], tasks[kind]) for kind in arrays
     }
 
 
 def test_a_limit_of_the_account_is_told(place: Place) -> None:
-    """Slurm takes such jobs, and they would wait for ever."""
+    """Slurm accepts such jobs, but they never start."""
     place.site("kind: slurm", "kind: slurm\nqos: fast")
     place.cluster.out("sacctmgr", "-i", "modify", "qos", "fast", "set", "MaxWall=00:02:00")
     try:
@@ -126,21 +126,21 @@ def test_a_limit_of_the_account_is_told(place: Place) -> None:
         assert place("submit").exit_code == 0
         wait(lambda: "QOSMaxWall" in place.cluster.out("squeue", "-h", "-o", "%r"), "they wait for ever", 30)
         again = place("submit").output.replace("\n", " ")
-        assert "(train) waits for what will not come by itself: QOSMaxWallDurationPerJobLimit" in again
+        assert "(train) will not start by itself: QOSMaxWallDurationPerJobLimit" in again
     finally:
         place.cluster.out("sacctmgr", "-i", "modify", "qos", "fast", "set", "MaxWall=-1")
     assert place("cancel").exit_code == 0
 
 
 def test_gpu_hours_of_earlier_lives_count(place: Place) -> None:
-    """Two elements of waves that are over, one of them by a death that Slurm told: two hours are used."""
+    """Two array tasks of waves that are over, one of them by a death that Slurm told: two hours are used."""
     now = time.time()
     for number in (1, 2):
-        wave = begin(place.store, "small", {"arrays": 0, "stem": f"x{number}", "time": now, "folder": "x"})
+        wave = create_wave(place.store, "small", {"arrays": 0, "stem": f"x{number}", "time": now, "folder": "x"})
         started = {"job": "1", "host": "n1", "gpus": 1, "started": now - 3600, "time": now - 3600}
         place.store.create_record(wave.mark("starts", 0, 0, 0), started)
         place.store.create_record(wave.mark("ends", 0, 0, 0), {**started, "outcome": "ended", "time": now})
-        close(place.store, wave)
+        close_wave(place.store, wave)
     assert gpu_hours(place.store, "small") == pytest.approx(2.0, abs=0.01)
     place.closed()
     place.sweep(changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", ""))
@@ -149,5 +149,5 @@ def test_gpu_hours_of_earlier_lives_count(place: Place) -> None:
     assert "GPU hours: 2.00 used, 0.00 queued, of 2" in refused.output
     assert "nothing is queued: what is left waits for GPU hours (--max-gpu-hours)" in refused.output
     assert place("submit", "--max-gpu-hours", "9").exit_code == 0
-    assert place.elements()
+    assert place.array_tasks()
     place.cluster.run("scancel", "--user=root")

@@ -18,7 +18,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 
 TWO_NETWORKS = changed(SMALL, "class_dropout: 0.2}", "class_dropout: 0.2, seed: {grid: [0, 1]}}")
-# 60 blocks, each of which is guessed to take longer than an element should
+# 60 blocks, each of which is guessed to take longer than an array task should
 MANY_BLOCKS = changed(SMALL, "{count: 40, block: 20}", "{count: 60, block: 1}", "  nag: {nag: {scale: 1.0}}\n", "")
 SHORT = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 0.1")
 
@@ -103,7 +103,7 @@ def test_a_killed_submission_goes_on_and_queues_nothing_twice(place: Place, tmp_
     env = killing(tmp_path / "bin", how, at)
     killed = place.run("submit", env=env)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    before = len(place.elements())
+    before = len(place.array_tasks())
     assert before == (at if how == "after" else at - 1)
     again = place("submit")
     assert again.exit_code == 0, again.output
@@ -112,7 +112,7 @@ def test_a_killed_submission_goes_on_and_queues_nothing_twice(place: Place, tmp_
     if how == "late":  # the one that comes after all, when it was given up, has no task that engines know of
         from tests.slurm.cluster import wait
 
-        wait(lambda: len(place.elements()) == 6, "the orphan is in the queue", 15)
+        wait(lambda: len(place.array_tasks()) == 6, "the orphan is in the queue", 15)
         assert len(set(names)) == 5
     else:
         assert len(names) == len(set(names)) == 5
@@ -134,7 +134,7 @@ def test_who_stood_still_for_too_long_gives_way(place: Place, tmp_path: Path) ->
     (folder / "sbatch").chmod(0o755)
     refused = place("submit", env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
     assert refused.exit_code == 3
-    assert "this process stood still for so long that another nagbench has taken over" in refused.output
+    assert "this process was suspended for so long that another nagbench has taken over" in refused.output
     assert len(place.queue()) == 1  # the first array, which the other one knows
     assert place("submit").exit_code == 0
     assert set(place.steps_queued().values()) == {1}
@@ -157,7 +157,7 @@ def test_an_array_over_the_limits_of_the_cluster_is_split(place: Place) -> None:
     assert submitted.exit_code == 0, submitted.output
     arrays = [found[1] for text in scripts(place).values() if (found := re.search(r"--array=(\S+)", text))]
     assert sorted(arrays) == ["0-17%2", "0-20%2", "0-20%2"]
-    assert len(place.elements()) == 60 + 4
+    assert len(place.array_tasks()) == 60 + 4
     assert set(place.steps_queued().values()) == {1}
 
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
     assert "61 bundles wait for room in the queue (max_submit)" in submitted.output
     assert "\n3 bundles are on their way" in submitted.output
     queued = place.queue()
-    assert len(queued) == 3  # training, reference, floor; 15 elements have no room beside them
+    assert len(queued) == 3  # training, reference, floor; 15 array tasks have no room beside them
     assert place("submit").exit_code == 0
     assert place.queue() == queued
     full = Place(place.folder.parent / "other", place.cluster)
@@ -194,10 +194,10 @@ def test_gpu_hours_over_the_life_of_a_sweep(place: Place) -> None:
     assert "GPU hours: 0.00 used, 0.00 queued, of 0.04" in half.output
     assert "bundles wait for GPU hours" in half.output
     assert half.output.count("queued sample") == 1
-    queued = place.elements()
+    queued = place.array_tasks()
     again = place("submit", "--max-gpu-hours", "0.04")
     assert "GPU hours: 0.00 used, 0.03 queued, of 0.04" in again.output
-    assert place.elements() == queued
+    assert place.array_tasks() == queued
 
 
 def test_a_file_stop_keeps_everything_out_of_the_queue(place: Place) -> None:
@@ -220,11 +220,11 @@ def test_reconcile_jobs(place: Place, tmp_path: Path) -> None:
     def reconcilers() -> list[str]:
         return [job for job, (name, _) in place.queue().items() if name.endswith(".reconcile")]
 
-    assert (len(place.elements()), reconcilers()) == (5, [])
+    assert (len(place.array_tasks()), reconcilers()) == (5, [])
     assert place("submit").exit_code == 0  # nothing is left to queue but the job that goes on
-    assert (len(place.elements()), len(reconcilers())) == (5, 1)
+    assert (len(place.array_tasks()), len(reconcilers())) == (5, 1)
     assert place("submit").exit_code == 0
-    assert (len(place.elements()), len(reconcilers())) == (5, 1)
+    assert (len(place.array_tasks()), len(reconcilers())) == (5, 1)
     shown = place.cluster.out("scontrol", "show", "job", reconcilers()[0])
     assert "Partition=closed_cpu" in shown
     assert "gres/gpu" not in shown
@@ -234,5 +234,5 @@ def test_reconcile_jobs(place: Place, tmp_path: Path) -> None:
     assert place.queue() == {}
     place.closed("reconcile: manual", "reconcile: job\ngenerations_at_most: 1")
     last = place("submit")
-    assert "generation 1 is the last (generations_at_most); the same command goes on by hand" in last.output
-    assert (len(place.elements()), reconcilers()) == (5, [])
+    assert "generation 1 is the last (generations_at_most); run the same command to go on" in last.output
+    assert (len(place.array_tasks()), reconcilers()) == (5, [])

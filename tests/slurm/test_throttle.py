@@ -8,15 +8,15 @@ from pathlib import Path
 
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
-from orchestrator.backends.slurm.settings import Slurm, Stage, Stages
+from orchestrator.backends.slurm.settings import SlurmSettings, Stage, Stages
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import ROOT, Place
 
-SITE = Slurm(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, cpus=1)), target_minutes=1)
+SITE = SlurmSettings(partition="cpu", stages=Stages(score=Stage(minutes=5, memory_gb=1, cpus=1)), target_minutes=1)
 
 
 def stamp(folder: str, index: int) -> None:
-    """What an element of these tests does: it says from when to when."""
+    """The work of an array task of these tests: it writes when it started and ended."""
     began = time.time()
     time.sleep(0.5)
     (Path(folder) / f"{index}").write_text(f"{began} {time.time()}")
@@ -32,7 +32,7 @@ def test_the_throttle_is_obeyed_and_an_array_of_one_is_none(slurm: Cluster, tmp_
         work = functools.partial(stamp, str(tmp_path / "many"))
         many = queue(SITE, tmp_path / "f6", ROOT, "nb.many", asked, work, 6, after=[one], throttle=2)
         ids = {row.id for row in Commands().queue() if row.name in ("nb.one", "nb.many")}
-    assert ids == {one, *(f"{many}_{element}" for element in range(6))}
+    assert ids == {one, *(f"{many}_{index}" for index in range(6))}
     slurm.wait_idle(100)
     times = {int(path.name): tuple(map(float, path.read_text().split())) for path in (tmp_path / "many").iterdir()}
     assert sorted(times) == list(range(6))

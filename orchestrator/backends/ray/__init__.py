@@ -1,1 +1,1 @@
-"""Ray: bundles on actors, sweeps as jobs."""
+"""Ray: bundles run on actors, a submitted sweep is a Ray job."""

@@ -1,5 +1,5 @@
-"""What lives on a node: a worker that keeps its networks loaded. It works in a thread of its own, so that whoever asks
-what has happened is answered while it does.
+"""The actor on a node: a worker that keeps its networks loaded. It works in a thread of its own, so that the actor can
+answer calls meanwhile.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from nag.distributed import free_port
 
-SEEN_WITHIN_S = 30.0  # until a file that was just written shows on another machine (NFS keeps what it saw a while)
+SEEN_WITHIN_S = 30.0  # until a new file shows on another machine (NFS caches folders)
 
 
 class Actor:
-    """Ray makes one on a node. `plan`: one that the store has, to tell this store from another of the same path."""
+    """plan: the name of a plan in the store, which tells this store from another one of the same path."""
 
     def __init__(self, store: str, options: Mapping[str, Any], plan: str) -> None:
         self.store, self.options, self.plan = store, options, plan
@@ -27,7 +27,7 @@ class Actor:
         self.changed = threading.Condition()
 
     def hello(self) -> dict[str, Any]:
-        """Get ready: where this is, or {"problem": why it cannot work here}."""
+        """Get ready. Returns where this actor runs, and `problem`: why it cannot work here, or ""."""
         import platform
 
         import ray
@@ -46,12 +46,12 @@ class Actor:
         }
         try:
             problem = self._open()
-        except Exception as error:  # noqa: BLE001  (whatever a node lacks is said to the user)
+        except Exception as error:  # noqa: BLE001  (the user is told what the node lacks)
             problem = "".join(traceback.format_exception_only(error)).strip()
         return {**about, "problem": problem}
 
     def _open(self) -> str:
-        """Make the worker; why that cannot be, or ''."""
+        """Start the worker. Returns why it cannot start, or ""."""
         from orchestrator.store.layout import plan_name
         from orchestrator.store.store import Store
         from orchestrator.tasks.context import Options
@@ -60,7 +60,7 @@ class Actor:
         end = time.monotonic() + SEEN_WITHIN_S
         while not store.exists(plan_name(self.plan)):
             if time.monotonic() > end or self.store.startswith("memory:"):
-                return f"store {self.store} is not the one of the engine here: {plan_name(self.plan)} is not in it"
+                return f"store {self.store} is not the engine's store here: {plan_name(self.plan)} is not in it"
             time.sleep(1.0)
         import torch
 
@@ -72,7 +72,7 @@ class Actor:
         return ""
 
     def join(self, variables: Mapping[str, str]) -> None:
-        """Be one of the processes of a training (nag.distributed)."""
+        """Become one of the processes of a training (nag.distributed)."""
         os.environ.update(variables)
 
     def _work(self, worker: Any) -> None:
@@ -83,7 +83,7 @@ class Actor:
             while True:
                 worker.bundle(self.bundles.get())
         finally:
-            os._exit(1)  # half a worker is of no use
+            os._exit(1)  # without this thread the actor is of no use
 
     def _tell(self, message: dict[str, Any]) -> None:
         with self.changed:
@@ -91,14 +91,14 @@ class Actor:
             self.changed.notify()
 
     def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float | None) -> list[dict[str, Any]]:
-        """Begin a bundle, if one is given, and say what has happened, within `wait_s`. After the first message more are
-        waited for, for `gather_s` or until the bundle ends; None: until then, first message or not.
+        """Start a bundle, if one is given, and return the messages since the last call, after at most `wait_s`. After
+        the first message, collect more for `gather_s` or until the bundle ends; None: wait until it ends.
         """
         if bundle is not None:
             self.bundles.put(bundle)
         with self.changed:
             self.changed.wait_for(lambda: self.messages, wait_s)
             self.changed.wait_for(lambda: any(m["event"] == "end" for m in self.messages), gather_s)
-            said, self.messages = self.messages, []
-        newest = {m["digest"]: at for at, m in enumerate(said) if m["event"] == "progress"}
-        return [m for at, m in enumerate(said) if m["event"] != "progress" or newest[m["digest"]] == at]
+            messages, self.messages = self.messages, []
+        newest = {m["digest"]: at for at, m in enumerate(messages) if m["event"] == "progress"}
+        return [m for at, m in enumerate(messages) if m["event"] != "progress" or newest[m["digest"]] == at]

@@ -1,5 +1,5 @@
-"""To a cluster by its address, or to a private instance; never to whatever Ray finds. One process has one connection at
-a time.
+"""Connect to a Ray cluster by its address, or to a private instance; never to whatever cluster Ray detects. A process
+has one connection at a time.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution.code_snapshot import snapshot
 
 ANSWER_S = 5.0
-SERIES = "2.60"  # of Ray: this file and private.py use names of it that other versions do not have; pyproject.toml too
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job, which has its code already
+SERIES = "2.60"  # of Ray; as in pyproject.toml. This file and private.py use private names of that version.
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job, which has the code already
 ADDRESS = re.compile(r"\[?(?P<host>[A-Za-z0-9_.:-]+?)\]?:(?P<port>\d{1,5})")
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 TOKEN_NEEDED = re.compile(r"Unauthenticated|authentication token|AuthenticationError|rpc_code: 16")
 
 
 class Connection:
-    """`address` None: a private instance with `cpus` CPUs and the GPUs of this machine.
+    """address: HOST:PORT; None starts a private instance with `cpus` CPUs and the GPUs of this machine.
 
-    Raises BadInput for what is no address, EnvironmentProblem where there can be no connection.
+    Raises BadInput for an invalid address, EnvironmentProblem if the connection fails.
     """
 
     def __init__(self, address: str | None, cpus: int = 1, token_file: str | None = None) -> None:
@@ -41,7 +41,7 @@ class Connection:
         import ray
 
         if ray.is_initialized():
-            raise EnvironmentProblem("this process has a connection to a Ray cluster already")
+            raise EnvironmentProblem("this process is already connected to a Ray cluster")
         self.kept = contextlib.ExitStack()
         try:
             if address is None:
@@ -49,7 +49,7 @@ class Connection:
                 self.kept.callback(private.close)
                 self.address, token = private.address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": private.token}
             else:
-                check_answers(address)
+                require_listening(address)
                 self.address, token = address, token_of(token_file)
             once = {"RAY_gcs_server_port_wait_time_s": "1"}  # one attempt, of 40 s at most
             self.kept.enter_context(environment({**token, **once, "RAY_USAGE_STATS_ENABLED": "0"}))
@@ -67,7 +67,7 @@ class Connection:
         with tempfile.TemporaryDirectory() as folder:
             code = {} if private or IN_JOB in os.environ else {"working_dir": str(snapshot(Path(folder)))}
             try:
-                ray_constants.ENABLE_RAY_CLUSTER = not private  # where it is not, "localhost" is 127.0.0.1
+                ray_constants.ENABLE_RAY_CLUSTER = not private  # if False, "localhost" is 127.0.0.1
                 ray.init(
                     address=self.address,
                     namespace=f"nagbench-{uuid.uuid4().hex[:8]}",
@@ -80,7 +80,7 @@ class Connection:
             finally:
                 ray_constants.ENABLE_RAY_CLUSTER = cluster
                 if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
+                    signal.signal(signal.SIGTERM, handler)  # Ray installs its own
         _silence()
 
     def close(self) -> None:
@@ -88,32 +88,34 @@ class Connection:
 
 
 def import_ray() -> None:
-    """Raises EnvironmentProblem where Ray is not here, or another one than this file knows."""
+    """Import Ray. Raises EnvironmentProblem if it is not installed, or in another version than SERIES."""
     try:
         import ray
     except ImportError as error:
         raise EnvironmentProblem("Ray is not installed here: pip install 'nagbench[ray]'") from error
     if not f"{ray.__version__}.".startswith(f"{SERIES}."):
         raise EnvironmentProblem(
-            f"Ray {ray.__version__} is installed here, and nagbench works with {SERIES}, as must its cluster: "
+            f"Ray {ray.__version__} is installed here, but nagbench and the cluster need {SERIES}: "
             "pip install 'nagbench[ray]'"
         )
 
 
-def check_answers(address: str) -> None:
-    """Raises BadInput for what is no address, EnvironmentProblem where nothing listens."""
-    found = ADDRESS.fullmatch(address)
-    if found is None:
-        raise BadInput(f"{address!r} is no address of a Ray cluster; one is HOST:6379, as `ray start --head` says it")
+def require_listening(address: str) -> None:
+    """Raise BadInput for an invalid address, EnvironmentProblem if nothing listens there."""
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        raise BadInput(
+            f"{address!r} is not a valid address of a Ray cluster. Write HOST:6379, as `ray start --head` prints it"
+        )
     try:
-        socket.create_connection((found["host"], int(found["port"])), ANSWER_S).close()
+        socket.create_connection((match["host"], int(match["port"])), ANSWER_S).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EnvironmentProblem(f"no Ray cluster answers at {address}: {reason}") from error
 
 
 def token_of(file: str | None) -> dict[str, str]:
-    """The environment in which Ray shows a token, where there is one; else the environment as it is."""
+    """The environment variables with which Ray sends a token; none if there is no token."""
     if file is not None:
         path = Path(file).expanduser()
         try:
@@ -129,7 +131,7 @@ def token_of(file: str | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a while, known to Ray too, which has read the old ones if it was imported before."""
+    """Set environment variables for a while, and make Ray read them again."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -145,14 +147,14 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _reread() -> None:
-    """Let Ray look again at how it authenticates. No public function of it does."""
+    """Make Ray read its authentication settings again. It has no public function for that."""
     raylet: Any = importlib.import_module("ray._raylet")
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _silence() -> None:
-    """What Ray would print into our output about workers that died, the engine says in its own words."""
+    """Stop Ray from printing about workers that died: the engine reports them."""
     from ray._private import worker
 
     worker.print_to_stdstream = _nothing
@@ -163,13 +165,13 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 
 def failure(address: str, error: BaseException) -> str:
-    """Why there is no connection, in a line."""
-    said = []
+    """Why the connection failed, in a line."""
+    chain = []
     each: BaseException | None = error
     while each is not None:
-        said.append(f"{type(each).__name__}: {each}")
+        chain.append(f"{type(each).__name__}: {each}")
         each = each.__cause__ or each.__context__
-    text = "\n".join(said)
+    text = "\n".join(chain)
     versions = VERSIONS.findall(text)
     if len(versions) >= 2:
         (ray, python), (our_ray, our_python) = versions[:2]
@@ -178,10 +180,18 @@ def failure(address: str, error: BaseException) -> str:
             f"{our_python}: both must be equal"
         )
     if TOKEN_NEEDED.search(text):
-        wanted = "does not take our token" if os.environ.get("RAY_AUTH_MODE") == "token" else "wants a token"
-        return (
-            f"the Ray cluster at {address} {wanted}: put its own into ~/.ray/auth_token or RAY_AUTH_TOKEN, or name the "
-            "file that has it as token_file in the site"
-        )
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"no connection to the Ray cluster at {address}: {first}. Is this machine one of its nodes?"
+        return token_problem(f"the Ray cluster at {address}", "the site file")
+    return f"no connection to the Ray cluster at {address}: {first_line(error)}. Is this machine one of its nodes?"
+
+
+def token_problem(cluster: str, site: str) -> str:
+    """Why a cluster rejects us, and what to do. site: the file that can name a token."""
+    problem = "does not accept our token" if os.environ.get("RAY_AUTH_MODE") == "token" else "needs a token"
+    return (
+        f"{cluster} {problem}: put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, or name a file that "
+        f"holds it as token_file in {site}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

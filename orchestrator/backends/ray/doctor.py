@@ -1,11 +1,11 @@
-"""Whether a Ray cluster answers: `nagbench doctor --site`."""
+"""Check that a Ray cluster answers: `nagbench doctor --site`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from orchestrator.backends.doctor_rows import Row, missing_weights, weights
-from orchestrator.backends.ray.connection import check_answers
+from orchestrator.backends.ray.connection import require_listening
 from orchestrator.backends.ray.jobs import status
 from orchestrator.backends.site import Site
 from orchestrator.errors import NagbenchError
@@ -14,18 +14,18 @@ from orchestrator.store.store import Store
 
 
 def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
-    """Both addresses of a Ray cluster, and the weights that a sweep needs. What is wrong is a row."""
-    yield from weights(missing_weights(plan) if plan else ())  # what is here goes into the store, and so to the nodes
+    """Check both addresses of the cluster, and the weights that a sweep needs. A problem is a row."""
+    yield from weights(missing_weights(plan) if plan else ())  # the nodes get them from here, through the store
     settings = site.settings
     try:
         if settings.address is not None:
-            check_answers(settings.address)
-        said = f"{settings.address} answers" if settings.address else "not in the site file: `run` has no way there"
-        yield Row("address", "ok" if settings.address else "warning", said)
+            require_listening(settings.address)
+        detail = f"{settings.address} answers" if settings.address else "not in the site file, so `run` cannot connect"
+        yield Row("address", "ok" if settings.address else "warning", detail)
     except NagbenchError as error:
-        yield Row("address", "warning", str(error), "`run` is for a node of the cluster; `submit` for anywhere.")
+        yield Row("address", "warning", str(error), "`run` works on a node of the cluster, `submit` from anywhere.")
     try:
         status("", store, site)
-        yield Row("jobs", "ok", f"{settings.jobs} answers, and takes us")
+        yield Row("jobs", "ok", f"{settings.jobs} answers and grants us access")
     except NagbenchError as error:
-        yield Row("jobs", "missing", str(error), "Without it there is no submit, status, logs and cancel.")
+        yield Row("jobs", "missing", str(error), "submit, status, logs and cancel need it.")

@@ -1,4 +1,4 @@
-"""What a worker asks of a node, what nodes there are, and whether the one can be had from the other."""
+"""The resources that a worker requests, the nodes of the cluster, and how many such workers fit on them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 GB = 1 << 30
-TYPE = "accelerator_type:"  # Ray's name of a resource that says what GPUs a node has
-OWN = ("node:", "object_store_memory", TYPE)  # resources that Ray makes up itself
+TYPE = "accelerator_type:"  # prefix of Ray's resource for the GPU type of a node
+OWN = ("node:", "object_store_memory", TYPE)  # resources that Ray itself adds
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a worker holds while it lives; of a training by several processes, what each of them holds. `memory` in
-    bytes; 0: nothing is set aside for it.
+    """The resources that a worker holds while it lives; in a training by several processes, those of each process.
+    memory: in bytes; 0 reserves none.
     """
 
     gpus: float = 0
@@ -24,27 +24,29 @@ class Request:
     gpu_type: str = ""
     custom: tuple[tuple[str, float], ...] = ()
     processes: int = 1
-    avoid: tuple[str, ...] = ()  # hosts, where others will do; of processes that are placed together
+    avoid: tuple[str, ...] = ()  # hosts to keep off if others can hold it; only with several processes
 
     def options(self) -> dict[str, Any]:
-        """As `.options()` of an actor wants it."""
-        found: dict[str, Any] = {"num_gpus": self.gpus, "num_cpus": self.cpus, "resources": dict(self.custom)}
-        found |= {"memory": self.memory} if self.memory else {}
-        return found | ({"accelerator_type": self.gpu_type} if self.gpu_type else {})
+        """For `.options()` of an actor."""
+        options: dict[str, Any] = {"num_gpus": self.gpus, "num_cpus": self.cpus, "resources": dict(self.custom)}
+        options |= {"memory": self.memory} if self.memory else {}
+        return options | ({"accelerator_type": self.gpu_type} if self.gpu_type else {})
 
     def bundle(self) -> dict[str, float]:
-        """The same, as a placement group wants it, which must not be for nothing."""
-        found = {"GPU": self.gpus, "CPU": self.cpus, "memory": self.memory, **dict(self.custom)}
-        found |= {f"{TYPE}{self.gpu_type}": 0.001} if self.gpu_type else {}  # as much as Ray asks for an actor
-        return {name: amount for name, amount in found.items() if amount} or {"CPU": 0.001}
+        """For a placement group, which must request something."""
+        gpu_type = {f"{TYPE}{self.gpu_type}": 0.001} if self.gpu_type else {}  # as much as Ray requests for an actor
+        return {**self._amounts(), **gpu_type} or {"CPU": 0.001}
 
     def fits(self, resources: Mapping[str, float]) -> int:
-        """How many such processes a node can hold that runs nothing else."""
+        """How many such processes an idle node with these resources can hold."""
         if self.gpu_type and f"{TYPE}{self.gpu_type}" not in resources:
             return 0
-        asked = {"GPU": self.gpus, "CPU": self.cpus, "memory": self.memory, **dict(self.custom)}
-        asked = {name: amount for name, amount in asked.items() if amount}
-        return min((math.floor(resources.get(name, 0) / amount + 1e-9) for name, amount in asked.items()), default=1)
+        amounts = self._amounts().items()
+        return min((math.floor(resources.get(name, 0) / amount + 1e-9) for name, amount in amounts), default=1)
+
+    def _amounts(self) -> dict[str, float]:
+        amounts = {"GPU": self.gpus, "CPU": self.cpus, "memory": self.memory, **dict(self.custom)}
+        return {name: amount for name, amount in amounts.items() if amount}
 
     def __str__(self) -> str:
         parts = [f"{self.gpus:g} GPU {self.gpu_type}".strip()] if self.gpus else []
@@ -76,20 +78,20 @@ def nodes() -> list[Node]:
     return [Node(n["NodeID"], n["NodeManagerHostname"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
-def capacity(request: Request, found: Sequence[Node]) -> int:
-    """How many such workers there could be at once. Processes of one may be on several nodes."""
-    return sum(request.fits(node.resources) for node in found) // request.processes
+def capacity(request: Request, nodes: Sequence[Node]) -> int:
+    """How many workers of a request the nodes can hold. The processes of one may be on several nodes."""
+    return sum(request.fits(node.resources) for node in nodes) // request.processes
 
 
-def away(request: Request, found: Sequence[Node]) -> list[str]:
-    """The nodes that it is to keep off, as far as the others can hold it."""
-    others = [node for node in found if node.host not in request.avoid]
-    return [node.id for node in found if node not in others] if capacity(request, others) else []
+def nodes_to_avoid(request: Request, nodes: Sequence[Node]) -> list[str]:
+    """The ids of the nodes to keep off; none if the others cannot hold the request."""
+    others = [node for node in nodes if node.host not in request.avoid]
+    return [node.id for node in nodes if node not in others] if capacity(request, others) else []
 
 
-def listing(found: Sequence[Node]) -> str:
-    """What a cluster has, in one line: equal nodes are counted."""
+def listing(nodes: Sequence[Node]) -> str:
+    """The nodes of a cluster in one line, equal ones counted."""
     counts: dict[str, int] = {}
-    for node in sorted(found, key=str, reverse=True):
+    for node in sorted(nodes, key=str, reverse=True):
         counts[str(node)] = counts.get(str(node), 0) + 1
     return "; ".join(f"{count} node{'s' if count > 1 else ''} of {words}" for words, count in counts.items()) or "none"

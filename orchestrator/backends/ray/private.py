@@ -1,8 +1,8 @@
-"""A Ray of our own on this machine, for as long as the process that started it lives, however that ends.
+"""A private Ray instance on this machine. It ends with the process that started it, however that ends.
 
-Everything listens on 127.0.0.1 alone, asks for a token that is in no file, and has its files in one temporary folder,
-which is removed at the end. `Private` starts `main` as a process in a session of its own, and that starts `_hold`,
-whose children are Ray's; when the input of the one ends, it kills the session and removes the folder.
+It listens on 127.0.0.1 only, asks for a token that is in no file, and keeps its files in one temporary folder.
+`Private` starts `main` as a process in a session of its own, and that starts `_hold`, the parent of Ray's processes.
+When its stdin closes, `main` kills the session and removes the folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 from orchestrator.errors import EnvironmentProblem
 
 UP_S = 120.0  # on a very busy machine
-TRIES = 2  # Ray gives up by itself after 30 s
-PATH_AT_MOST = 18  # of the folder for temporary files: the names of sockets have 107 letters at most
-OBJECT_STORE = 80 << 20  # all that passes through Ray is messages
+TRIES = 2  # Ray itself gives up after 30 s
+PATH_AT_MOST = 18  # characters of the temporary folder: a socket's path may have at most 107
+OBJECT_STORE = 80 << 20  # bytes; only messages pass through Ray
 ENDING = threading.Lock()
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,19 +35,20 @@ QUIET = {
 
 
 class Private:
-    """`address` and `token` of the instance. Raises EnvironmentProblem where it does not come up."""
+    """Start an instance; it has an `address` and a `token`. Raises EnvironmentProblem if it does not come up."""
 
     def __init__(self, cpus: int) -> None:
         self.token = secrets.token_hex(32)
         self.process: subprocess.Popen[str] | None = None
         for _ in range(TRIES):
-            self.address, said = self._start(cpus)
+            self.address, message = self._start(cpus)
             if self.address:
                 return
             self.close()
-        raise EnvironmentProblem(f"a private Ray did not start on this machine: {said or 'it said nothing'}")
+        raise EnvironmentProblem(f"a private Ray did not start on this machine: {message or 'it printed nothing'}")
 
     def _start(self, cpus: int) -> tuple[str, str]:
+        """Its address, or "" and the last line of its stderr."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         root = str(Path(__file__).resolve().parents[3])
         paths = [root, *filter(None, [env.get("PYTHONPATH")])]
@@ -60,7 +61,7 @@ class Private:
                 stderr=errors,
                 text=True,
                 env=env,
-                start_new_session=True,  # Ctrl-C is for the engine
+                start_new_session=True,  # Ctrl-C reaches the engine alone
             )
             assert self.process.stdout is not None
             timer = threading.Timer(UP_S, self.process.kill)
@@ -88,32 +89,32 @@ class Private:
 
 
 def _session() -> list[int]:
-    """The other processes of this process's session."""
-    found = []
+    """The other processes in this process's session."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == os.getpid() != int(entry.name) and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def _end(folder: str) -> None:
-    """Kill all of it and leave nothing behind."""
-    ENDING.acquire()  # who comes second waits until this process is gone
-    while found := _session():
-        for pid in found:
+    """Kill the session and remove the folder."""
+    ENDING.acquire()  # a second caller waits until this process is gone
+    while pids := _session():
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
-    if not os.path.isdir("/proc/self"):  # no list of processes here: those of our group are most of them
+    if not os.path.isdir("/proc/self"):  # processes cannot be listed here; most are in our group
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
 def _hold(cpus: int, folder: str) -> None:
-    """Start Ray, say its address, and wait for the end of the input."""
+    """Start Ray, print its address, and wait until stdin closes."""
     import ray
 
     context: Any = ray.init(
@@ -122,15 +123,15 @@ def _hold(cpus: int, folder: str) -> None:
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        _temp_dir=f"{folder}/r",  # Ray opens this one to everybody; the folder itself is ours alone
+        _temp_dir=f"{folder}/r",  # Ray lets everybody read this folder; the one around it is ours alone
     )
     os.write(int(sys.argv[3]), (context.address_info["gcs_address"] + "\n").encode())
     sys.stdin.read()
-    os._exit(0)  # Ray's processes die with the one that started them
+    os._exit(0)  # Ray's processes die with their parent
 
 
 def main() -> None:
-    """`python -m orchestrator.backends.ray.private CPUS`: says its address, and ends when its input does."""
+    """`python -m orchestrator.backends.ray.private CPUS`: print the address, and end when stdin closes."""
     if len(sys.argv) > 2:
         return _hold(int(sys.argv[1]), sys.argv[2])
     short = len(tempfile.gettempdir()) <= PATH_AT_MOST
@@ -138,7 +139,7 @@ def main() -> None:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: _end(folder))
     out = os.dup(1)
-    os.dup2(2, 1)  # what Ray prints is for the log
+    os.dup2(2, 1)  # what Ray prints goes to the log
     command = [sys.executable, "-m", "orchestrator.backends.ray.private", sys.argv[1], folder, str(out)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[out])
     os.close(out)

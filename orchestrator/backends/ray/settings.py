@@ -15,8 +15,8 @@ from orchestrator.errors import unknown
 
 @method
 class RayWorker:
-    """What a worker on a Ray cluster holds while it lives. gpus: below 1 several share one; None: one where the cluster
-    has GPUs. resources: such as the administrator has named.
+    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one where the cluster
+    has GPUs. resources: custom ones of the cluster, by name.
     """
 
     gpus: Amount | None = None
@@ -30,12 +30,12 @@ class RayWorker:
             if isinstance(amount, bool) or not isinstance(amount, int | float) or amount <= 0:
                 raise ValueError(f"resources.{name}: expected a number above 0, got {amount!r}")
         if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
-            raise ValueError(f"gpus is {self.gpus:g}: a part of one GPU, or a whole number")
+            raise ValueError(f"gpus is {self.gpus:g}; expected a whole number, or a fraction of one GPU")
 
 
 @method
-class Ray(Processes):
-    """A Ray cluster that is up. `address` is for commands on its nodes (`run`), `jobs` for `submit` from anywhere."""
+class RaySettings(Processes):
+    """A running Ray cluster. address: for `run` on one of its nodes. jobs: for `submit` from anywhere."""
 
     address: Annotated[str, checked(r"[A-Za-z0-9_.\[\]:-]+:\d{1,5}", "HOST:PORT, such as head:6379")] | None = None
     jobs: Annotated[str, checked(r"https?://\S+", "the address of Ray's Job API, such as http://head:8265")] | None = (
@@ -45,17 +45,17 @@ class Ray(Processes):
     worker: RayWorker = RayWorker()
     cpu_worker: RayWorker = RayWorker()
     cpu_stages: tuple[Word, ...] = ("reference", "score")  # done by workers that see no GPU
-    processes: Count = 1  # that train one network together, on any nodes, each with what `worker` holds
-    workers: Count | None = None  # with a GPU, and as many without, at most; None: as many as the cluster holds
+    processes: Count = 1  # that train one network together, on any nodes, each with the resources of `worker`
+    workers: Count | None = None  # at most so many with a GPU, and so many without; None: as many as the cluster holds
     memory_gb_at_most: Memory | None = None
-    wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can do the work, before that is an error
-    python: Word = "python"  # on the head, for the driver of a job
+    wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can hold a worker, before it is an error
+    python: Word = "python"  # on the head node, for the driver of a job
 
     def __post_init__(self) -> None:
         for stage in self.cpu_stages:
             if stage not in STAGES:
                 raise ValueError(f"cpu_stages: {unknown('stage', stage, STAGES)}")
         if self.cpu_worker.gpus or self.cpu_worker.gpu_type:
-            raise ValueError("cpu_worker has no gpus; a stage that wants one is to be left out of cpu_stages")
+            raise ValueError("cpu_worker cannot have a GPU; leave stages that need one out of cpu_stages")
         if self.processes > 1 and 0 < (self.worker.gpus or 0) < 1:
-            raise ValueError(f"processes is {self.processes}, so each needs a GPU of its own: worker.gpus is below 1")
+            raise ValueError(f"processes is {self.processes}; each needs a GPU of its own, but worker.gpus is below 1")

@@ -1,4 +1,4 @@
-"""A site that is a Ray cluster: a sweep is one job of it."""
+"""Sites of kind ray: a submitted sweep is one Ray job."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class RaySite:
     ) -> Callable[[], Ray]:
         address = self.site.settings.address
         if address is None:
-            raise BadInput(f"{self.site.path}: address is missing: HOST:6379, as `ray start --head` says it")
+            raise BadInput(f"{self.site.path}: address is missing: HOST:6379, as `ray start --head` prints it")
         return lambda: Ray(store, Options(**{"device": "auto", **campaign.options}), self.site.settings, address)
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> Submitted:
         job, new = jobs.submit(plan, store, self.site, Options(**{"device": "auto", **campaign.options}))
-        words = f"{'Submitted' if new else 'There already'}: Ray job {job.id} ({job.status.lower()})"
+        words = f"{'Submitted' if new else 'Already submitted'}: Ray job {job.id} ({job.status.lower()})"
         return Submitted({"job": job.id, "status": job.status, "new": new}, words)
 
     def status(self, sweep: str, store: Store) -> Queued:
         try:
-            found = jobs.status(sweep, store, self.site)
+            ray_jobs = jobs.status(sweep, store, self.site)
         except EnvironmentProblem as error:
             return Queued(unknown=str(error))
-        return Queued(jobs=tuple({"id": job.id, "status": job.status} for job in found))
+        return Queued(jobs=tuple({"id": job.id, "status": job.status} for job in ray_jobs))
 
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if only is not None:
-            raise BadInput("--arm, --cell: a Ray job does its sweep as a whole; cancel it whole.")
+            raise BadInput("--arm, --cell: a Ray job runs the whole sweep; cancel it without them.")
         return Ended(len(jobs.cancel(plan.sweep.name, store, self.site)), "Ray job")
 
     def logs(self, sweep: str, store: Store) -> str:

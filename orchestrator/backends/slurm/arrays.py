@@ -1,7 +1,7 @@
-"""Bundles grouped into elements of job arrays: one array a stage, network and class of resources. Pure functions.
+"""Pack bundles into job arrays: one array per stage, network and class of resources. Pure functions.
 
-An element does as many bundles as fill the site's target time, so that its start is a small part of its life; but there
-are as many elements as may run at once, where each then lasts long enough.
+An array task gets as many bundles as fill the site's target time, so that starting it costs little. Where there is less
+to do, the work is spread over as many array tasks as may run at once, as long as each is worth starting.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.backends.slurm.settings import Resources, Slurm
+from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.execution.protocol import Bundle, Work
-from orchestrator.tasks.task import kind_of
 
-WORTHWHILE_S = 120.0  # an element's start (10 to 15 s) is less than an eighth of this
+WORTHWHILE_S = 120.0  # starting an array task (10 to 15 s) takes less than an eighth of this
 
 Seconds = Callable[[Bundle], float]
 Key = tuple[str, str, int, tuple[str, ...], frozenset[str]]
 
 
 @dataclass(frozen=True)
-class Element:
-    """What one array element does, in order; `handles` are the engine's names for the bundles."""
+class ArrayTask:
+    """The bundles of one array task, in order, and the engine's handles of them."""
 
     bundles: tuple[Bundle, ...]
     handles: tuple[int, ...] = ()
@@ -29,7 +28,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Array:
-    """A job array to queue. `after`: the arrays, or `array/element`, that must have ended."""
+    """A job array to queue. after: the arrays, or `array/index`, that must end first."""
 
     name: str
     kind: str
@@ -37,29 +36,34 @@ class Array:
     resources: Resources
     avoid: tuple[str, ...]
     after: tuple[str, ...]
-    elements: tuple[Element, ...]
+    tasks: tuple[ArrayTask, ...]
     throttle: int
-    seconds: float = 0.0  # expected, of all elements together
+    seconds: float = 0.0  # estimate, of all array tasks together
 
 
 @dataclass
 class _Group:
     key: Key
     work: list[Work] = field(default_factory=list)
-    elements: list[list[Work]] = field(default_factory=list)
-    place: dict[int, int] = field(default_factory=dict)  # handle -> element, before arrays are split
+    tasks: list[list[Work]] = field(default_factory=list)
+    place: dict[int, int] = field(default_factory=dict)  # handle -> index, before arrays are split
 
 
 def arrays(
-    work: Sequence[Work], site: Slurm, seconds: Seconds, name: Callable[[int], str], known: Mapping[int, str], most: int
+    work: Sequence[Work],
+    site: SlurmSettings,
+    seconds: Seconds,
+    name: Callable[[int], str],
+    known: Mapping[int, str],
+    most: int,
 ) -> list[Array]:
-    """The arrays of one wave, each behind those that it waits for.
+    """Pack work into the arrays of one wave, each behind those that it waits for.
 
-    seconds: what a bundle is expected to take. name: of the array with this number. known: for handles of earlier
-    waves, the array or `array/element` that does them. most: elements that an array may have (MaxArraySize).
+    seconds: estimates the time of a bundle. name: makes the name of an array from its number. known: handles of earlier
+    waves -> the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
     """
     groups: dict[Key, _Group] = {}
-    member: dict[int, _Group] = {}
+    member: dict[int, _Group] = {}  # handle -> its group
     for each in work:
         after = frozenset(
             (_token(member[handle], handle) if handle in member else known[handle])
@@ -71,33 +75,33 @@ def arrays(
         group = groups.setdefault(key, _Group(key))
         group.work.append(each)
         member[each.handle] = group
-    found: list[Array] = []
-    names: dict[int, list[tuple[str, int]]] = {}  # id of group -> its arrays, with the number of their first element
+    packed: list[Array] = []
+    names: dict[int, list[tuple[str, int]]] = {}  # id of group -> its arrays, and the index of their first array task
     for group in groups.values():
         _pack(group, site, seconds)
-        chunks = [group.elements[at : at + most] for at in range(0, len(group.elements), most)]
+        chunks = [group.tasks[at : at + most] for at in range(0, len(group.tasks), most)]
         names[id(group)] = []
         for at, chunk in enumerate(chunks):
-            names[id(group)].append((name(len(found)), at * most))
+            names[id(group)].append((name(len(packed)), at * most))
             kind, network, doublings, avoid, _ = group.key
-            found.append(
+            packed.append(
                 Array(
-                    name(len(found)),
+                    name(len(packed)),
                     kind,
                     network,
-                    more(site, kind, doublings),
+                    stage_resources(site, kind, doublings),
                     avoid,
                     tuple(sorted(_resolved(group.key[-1], groups, names, most))),
-                    tuple(Element(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
+                    tuple(ArrayTask(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
                     max(1, site.throttle // len(chunks)),
                     sum(seconds(w.bundle) for e in chunk for w in e),
                 )
             )
-    return found
+    return packed
 
 
-def more(site: Slurm, kind: str, doublings: int) -> Resources:
-    """The resources of a stage, with its memory doubled so often, as far as the site allows."""
+def stage_resources(site: SlurmSettings, kind: str, doublings: int) -> Resources:
+    """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
     asked = site.resources(kind)
     memory = asked.memory_gb * 2**doublings
     if site.memory_gb_at_most is not None:
@@ -106,14 +110,15 @@ def more(site: Slurm, kind: str, doublings: int) -> Resources:
 
 
 def _token(group: _Group, handle: int) -> str:
-    """What waits for a training waits for its element only; what waits for anything else for the whole array."""
-    place = f"/{handle}" if kind_of(group.key[0]).distributed else ""
+    """A placeholder for what waits for a bundle: a training's array task, or the whole array of any other kind."""
+    place = f"/{handle}" if group.key[0] == "train" else ""
     return f"#{id(group)}{place}"
 
 
 def _resolved(
     after: Iterable[str], groups: Mapping[Key, _Group], names: Mapping[int, list[tuple[str, int]]], most: int
 ) -> Iterable[str]:
+    """Replace placeholders by names: `array` or `array/index`."""
     by_id = {id(group): group for group in groups.values()}
     for token in after:
         if not token.startswith("#"):
@@ -124,24 +129,24 @@ def _resolved(
         if not handle:
             yield from (name for name, _ in chunks)
             continue
-        element = by_id[int(group_id)].place[int(handle)]
-        name, first = chunks[element // most]
-        yield f"{name}/{element - first}"
+        index = by_id[int(group_id)].place[int(handle)]
+        name, first = chunks[index // most]
+        yield f"{name}/{index - first}"
 
 
-def _pack(group: _Group, site: Slurm, seconds: Seconds) -> None:
+def _pack(group: _Group, site: SlurmSettings, seconds: Seconds) -> None:
     costs = [seconds(work.bundle) for work in group.work]
     target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
     filled = 0.0
     for work, cost in zip(group.work, costs, strict=True):
-        # a training stands alone; equal micro-batches go together, since a worker is set to one
-        last = group.elements[-1][-1].bundle if group.elements else None
-        alike = last is not None and last.micro_batch == work.bundle.micro_batch
-        if last is not None and (last.alone or work.bundle.alone or kind_of(group.key[0]).distributed):
+        # A training is alone in its array task; other bundles share one if their micro-batches are equal.
+        last = group.tasks[-1][-1].bundle if group.tasks else None
+        alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
+        if last is not None and (last.alone or work.bundle.alone):
             alike = False
         if not alike or filled + cost > target:
-            group.elements.append([])
+            group.tasks.append([])
             filled = 0.0
-        group.elements[-1].append(work)
-        group.place[work.handle] = len(group.elements) - 1
+        group.tasks[-1].append(work)
+        group.place[work.handle] = len(group.tasks) - 1
         filled += cost

@@ -1,4 +1,4 @@
-"""What a Slurm cluster says of itself, and what one tiny real job finds on a node: `nagbench doctor --site`."""
+"""Check a Slurm cluster: its configuration, and what one tiny real job finds on a node (`nagbench doctor --site`)."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from nag import locations
 from orchestrator.backends.campaign import shared_folder
 from orchestrator.backends.doctor_rows import Row, missing_weights, weights
 from orchestrator.backends.site import Site
-from orchestrator.backends.slurm.commands import Absent, Commands, QueryFailed
+from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment
 from orchestrator.backends.slurm.queueing import Refused, queue
 from orchestrator.backends.slurm.settings import STAGES
-from orchestrator.backends.slurm.submission import check, owner
+from orchestrator.backends.slurm.submission import check_partitions, owner
 from orchestrator.errors import NagbenchError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 
-SKEW_S = 5.0  # between clocks, from which times in records mislead
+SKEW_S = 5.0  # between clocks; from so much on, times in records mislead
 WAIT_S = 180.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Called by submitit on a node: what it finds there goes into a file beside its log."""
+    """Called by submitit on a node. It writes what it finds there into the file `answer`."""
 
     store: str
     answer: str
-    data: tuple[str, ...] = ()  # data sets that the sweep reads where they lie
+    data: tuple[str, ...] = ()  # data sets that the sweep reads in place
 
     def __call__(self, index: int) -> None:
         now = time.time()
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
             "time": now,
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -58,24 +58,23 @@ class Probe:
         try:
             import torch
 
-            found |= {"torch": torch.__version__, "devices": torch.cuda.device_count()}
-        except Exception as error:  # noqa: BLE001  (whatever breaks an import is the answer)
-            found["torch"] = f"broken: {error}"
+            result |= {"torch": torch.__version__, "devices": torch.cuda.device_count()}
+        except Exception as error:  # noqa: BLE001  (any error at import is the answer)
+            result["torch"] = f"broken: {error}"
         try:
             opened, name = Store(self.store), f"doctor/{uuid.uuid4().hex}"
             opened.create(name, b"here")
             opened.delete(name)
         except Exception as error:  # noqa: BLE001
-            found["store"] = f"{type(error).__name__}: {error}"
-        found["submits"] = self._submits()
-        Path(self.answer).write_text(json.dumps(found))
+            result["store"] = f"{type(error).__name__}: {error}"
+        result["submits"] = self._submits()
+        Path(self.answer).write_text(json.dumps(result))
 
     def _submits(self) -> str:
-        """Whether a job could be submitted from here; "" if so."""
+        """Why no job can be submitted from here; "" if one can."""
         if shutil.which("sbatch") is None:
             return "no sbatch on the node"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
-        environment |= {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+        environment = clean_environment(os.environ)
         command = ["sbatch", "--test-only", "--time=1", "--wrap=true"]
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
@@ -86,54 +85,56 @@ class Probe:
 def _is_there(place: str) -> bool:
     try:
         return locations.exists(place)
-    except (OSError, ValueError):  # it cannot be read, or never is
+    except (OSError, ValueError):  # it cannot be read, or is not a valid location
         return False
 
 
 def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
-    """The rows of a site, and of what a sweep needs there. Raises nothing for what is wrong: that is a row."""
-    yield from weights(missing_weights(plan) if plan else ())  # what is here goes into the store, and so to the nodes
+    """Check a site, and what a sweep needs there. A problem is a row, not an exception."""
+    yield from weights(missing_weights(plan) if plan else ())  # the nodes get them from here, through the store
     commands = Commands()
     try:
-        check(site, commands)
+        check_partitions(site, commands)
         yield Row("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
         config = commands.config()
         folder = shared_folder(store, site)
     except NagbenchError as error:
         yield Row("site", "missing", str(error), "Correct the site file, or ask the site.")
         return
-    yield from _words(site, config, commands)
+    yield from _configuration(config, commands)
     yield from _nodes(site, commands)
     yield from _accounts(site, commands)
     data = tuple(found.place for found in plan.outside.values() if not found.copied) if plan else ()
     yield from _probe(site, store, folder, commands, data)
 
 
-def _words(site: Site, config: dict[str, str], commands: Commands) -> Iterator[Row]:
-    """What Slurm's configuration says."""
+def _configuration(config: dict[str, str], commands: Commands) -> Iterator[Row]:
+    """Arrays, preemption and accounting, as Slurm is configured."""
     yield Row(
-        "arrays", "ok", f"up to {config.get('MaxArraySize', '?')} elements, {config.get('MaxJobCount', '?')} jobs"
+        "arrays", "ok", f"up to {config.get('MaxArraySize', '?')} array tasks, {config.get('MaxJobCount', '?')} jobs"
     )
     mode, kind = config.get("PreemptMode", "OFF"), config.get("PreemptType", "")
     if "none" in kind or mode.upper().startswith("OFF"):
         yield Row("preemption", "ok", "none on this cluster")
     else:
         warned = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
-        said = "a job is warned" if warned else "a job is not warned (no preempt_send_user_signal)"
-        state, fix = ("ok", "") if "REQUEUE" in mode.upper() else ("warning", "nagbench submit again goes on.")
-        yield Row("preemption", state, f"{mode}; {said}; a block of samples at most is lost", fix)  # type: ignore[arg-type]
+        warning = "jobs are warned" if warned else "jobs are not warned (no preempt_send_user_signal)"
+        requeues = "REQUEUE" in mode.upper()
+        fix = "" if requeues else "Preempted jobs are not requeued; run nagbench submit again to go on."
+        detail = f"{mode}; {warning}; a block of samples at most is lost"
+        yield Row("preemption", "ok" if requeues else "warning", detail, fix)
     try:
         commands.accounts(["1"], 1.0)
         yield Row("accounting", "ok", "sacct answers")
-    except Absent:
-        fix = "How an element ended is then read from its log, and from squeue for some minutes."
+    except Unsupported:
+        fix = "Runs work without it; how a lost job ended is then read from squeue and its log."
         yield Row("accounting", "warning", "no sacct", fix)
     except QueryFailed as error:
         yield Row("accounting", "warning", str(error), "Is slurmdbd up?")
 
 
 def _nodes(site: Site, commands: Commands) -> Iterator[Row]:
-    """What the nodes of its partitions have."""
+    """The nodes of the site's partitions."""
     wanted = {name for gpus in (0, 1) for name in (site.settings.partition_of(gpus) or "").split(",")}
     with contextlib.suppress(QueryFailed):
         for each in commands.nodes():
@@ -144,29 +145,29 @@ def _nodes(site: Site, commands: Commands) -> Iterator[Row]:
 
 
 def _accounts(site: Site, commands: Commands) -> Iterator[Row]:
-    """What this user may use, where the cluster keeps accounts."""
+    """The accounts of this user and their limits, if the cluster keeps accounts."""
     try:
-        found = commands.associations()
-    except QueryFailed:  # that there are none is told already
+        associations = commands.associations()
+    except QueryFailed:  # the row of accounting says so
         return
-    names, account = sorted({each.account for each in found}), site.settings.account
-    if found and account is not None and account not in names:
-        said = f"you have no account {account!r}, but {', '.join(names)}"
-        yield Row("account", "missing", said, "Correct account in the site file, or ask the site.")
+    names, account = sorted({each.account for each in associations}), site.settings.account
+    if associations and account is not None and account not in names:
+        detail = f"you have no account {account!r}, but {', '.join(names)}"
+        yield Row("account", "missing", detail, "Correct account in the site file, or ask the site.")
         return
-    limits = [each.max_minutes for each in found if account in (None, each.account)]
+    limits = [each.max_minutes for each in associations if account in (None, each.account)]
     known = [limit for limit in limits if limit is not None]
     most = max(known) if known and len(known) == len(limits) else math.inf
     over = [name for name in STAGES if site.settings.resources(name).minutes > most]
     if over:
-        said = f"jobs of yours end after {most:g} minutes, and {', '.join(over)} ask for more"
-        yield Row("account", "missing", said, "Such jobs would wait for ever: lower stages in the site file.")
+        detail = f"your jobs may run for {most:g} minutes, and {', '.join(over)} ask for more"
+        yield Row("account", "missing", detail, "Such jobs never start: lower stages in the site file.")
     else:
         yield Row("account", "ok", ", ".join(names) or "none is needed")
 
 
 def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tuple[str, ...]) -> Iterator[Row]:
-    """One job of the stage that has GPUs."""
+    """Run one job with the resources of the sample stage."""
     name = f"nb.{owner()}.doctor.{uuid.uuid4().hex[:8]}"
     try:
         store.open()
@@ -183,20 +184,20 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
         yield Row("job", "missing", str(error), f"{folder} must be a folder that you can write and all nodes see.")
         return
     try:
-        found = _wait(answer, job, commands)
+        result = _wait(answer, job, commands)
     finally:
         with contextlib.suppress(QueryFailed):
             commands.cancel([job])
-    if isinstance(found, str):
-        yield Row("job", "missing", f"job {job}: {found}", f"Its output: {place}")
+    if isinstance(result, str):
+        yield Row("job", "missing", f"job {job}: {result}", f"Its output: {place}")
         return
-    yield from _found(found, site, began, time.time())
+    yield from _node(result, site, began, time.time())
     shutil.rmtree(place, ignore_errors=True)
 
 
 def _wait(answer: Path, job: str, commands: Commands) -> dict[str, Any] | str:
     """What the job wrote, or why it wrote nothing."""
-    until, state = time.monotonic() + WAIT_S, "waits in the queue"
+    until, state = time.monotonic() + WAIT_S, "is in the queue"
     while time.monotonic() < until:
         if answer.exists():
             with contextlib.suppress(ValueError):
@@ -205,48 +206,46 @@ def _wait(answer: Path, job: str, commands: Commands) -> dict[str, Any] | str:
             rows = [row for row in commands.queue() if row.id == job]
             if rows and rows[0].over:
                 time.sleep(2.0)  # a shared file system may show the file a little later
-                return (
-                    json.loads(answer.read_text())
-                    if answer.exists()
-                    else f"it ended ({rows[0].state}), and wrote nothing"
-                )
-            state = f"{rows[0].state.lower()} ({rows[0].reason})" if rows else state
+                if answer.exists():
+                    return json.loads(answer.read_text())
+                return f"it ended ({rows[0].state}), and wrote nothing"
+            state = f"is {rows[0].state.lower()} ({rows[0].reason})" if rows else state
         time.sleep(1.0)
     return f"not done after {WAIT_S:.0f} s: it {state}"
 
 
-def _found(found: dict[str, Any], site: Site, began: float, ended: float) -> Iterator[Row]:
+def _node(result: dict[str, Any], site: Site, began: float, ended: float) -> Iterator[Row]:
+    """The rows of what a Probe wrote. began, ended: when its job was submitted, and when its answer was there."""
     asked = site.settings.resources("sample")
-    yield Row("job", "ok", f"ran on {found['host']}, {ended - began:.0f} s from sbatch to its answer")
-    broken = found["torch"].startswith("broken")
-    fix = "Does the node have this Python? Say python, setup or container in the site file."
-    yield Row("torch on the node", "missing" if broken else "ok", found["torch"], fix if broken else "")
-    gpus = [each for each in found["gpus"].split(",") if each]
-    if len(gpus) == asked.gpus and found["devices"] == asked.gpus:
-        yield Row("GPUs", "ok", f"{asked.gpus} asked for, {asked.gpus} seen")
+    yield Row("job", "ok", f"ran on {result['host']}, {ended - began:.0f} s from sbatch to its answer")
+    broken = result["torch"].startswith("broken")
+    fix = "Does the node have this Python? Set python, setup or container in the site file."
+    yield Row("torch on the node", "missing" if broken else "ok", result["torch"], fix if broken else "")
+    gpus = [each for each in result["gpus"].split(",") if each]
+    if len(gpus) == asked.gpus and result["devices"] == asked.gpus:
+        yield Row("GPUs", "ok", f"{asked.gpus} requested, {asked.gpus} seen")
     else:
-        said = f"{asked.gpus} asked for; CUDA_VISIBLE_DEVICES={found['gpus'] or 'unset'}, torch sees {found['devices']}"
-        yield Row("GPUs", "warning", said, "Is gres right in the site file? Without a GPU, work runs on the CPU.")
-    fits = str(found["cores"]) == str(found["asked_cores"])
-    fix = "" if fits else "The site does not bind cores; neighbours may slow each other down."
-    yield Row("cores", "ok" if fits else "warning", f"{found['asked_cores']} asked for, {found['cores']} seen", fix)
+        visible, seen = result["gpus"] or "unset", result["devices"]
+        detail = f"{asked.gpus} requested; CUDA_VISIBLE_DEVICES={visible}, torch sees {seen}"
+        yield Row("GPUs", "warning", detail, "Is gres right in the site file? Without a GPU, work runs on the CPU.")
+    fits = str(result["cores"]) == str(result["asked_cores"])
+    fix = "" if fits else "The site does not bind cores; jobs on a node may slow each other down."
+    yield Row("cores", "ok" if fits else "warning", f"{result['asked_cores']} requested, {result['cores']} seen", fix)
     fix = "The store must be a folder or URL that the nodes see."
-    yield Row(
-        "store on the node",
-        "missing" if found["store"] else "ok",
-        found["store"] or "can be written",
-        fix if found["store"] else "",
-    )
-    for place in found["unseen"]:
-        fix = "Data sets are read where they lie, so every node must see them under that path."
+    if result["store"]:
+        yield Row("store on the node", "missing", result["store"], fix)
+    else:
+        yield Row("store on the node", "ok", "can be written")
+    for place in result["unseen"]:
+        fix = "Data sets are read in place, so every node must see them under that path."
         yield Row("data on the node", "missing", f"{place} is not there", fix)
-    skew = max(0.0, began - found["time"], found["time"] - ended)
+    skew = max(0.0, began - result["time"], result["time"] - ended)
     fix = "" if skew < SKEW_S else "Times in records will mislead; ask the site about NTP."
     yield Row("clocks", "ok" if skew < SKEW_S else "warning", f"at most {skew:.0f} s apart", fix)
-    if found["submits"]:
-        reconcile = site.settings.reconcile
-        state = "missing" if reconcile == "job" else "ok"
-        fix = "Set reconcile: manual, and run nagbench submit again to repair." if reconcile == "job" else ""
-        yield Row("submission from nodes", state, found["submits"], fix)  # type: ignore[arg-type]
-    else:
+    if not result["submits"]:
         yield Row("submission from nodes", "ok", "allowed, so reconcile: job works")
+    elif site.settings.reconcile == "job":
+        fix = "Set reconcile: manual, and run nagbench submit again to repair."
+        yield Row("submission from nodes", "missing", result["submits"], fix)
+    else:
+        yield Row("submission from nodes", "ok", result["submits"])

@@ -1,4 +1,4 @@
-"""What a sweep will take at a Slurm site: arrays, elements, GPU hours and how long, from measured speeds."""
+"""Forecast of a sweep at a Slurm site, from measured speeds: arrays, array tasks, GPU hours, time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
-from orchestrator.backends.slurm.settings import Slurm
+from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, Work
@@ -18,24 +18,24 @@ from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store.store import Store
 
-START_S = 12.0  # of an element: Slurm, Python, torch, loading its network
-ELEMENTS_AT_MOST = 1001  # of an array, where Slurm is not asked
+START_S = 12.0  # of an array task: Slurm, Python, torch, loading its network
+ARRAY_TASKS_AT_MOST = 1001  # of an array: Slurm's default MaxArraySize, as the cluster is not asked
 
 
 @dataclass(frozen=True)
 class Forecast:
     arrays: tuple[Array, ...]
-    guessed: tuple[str, ...]  # kinds of task of which a speed is a guess
+    guessed: tuple[str, ...]  # kinds of task whose speed is a guess
     gpu_hours: float
     makespan_s: float
 
     @property
-    def elements(self) -> int:
-        return sum(len(array.elements) for array in self.arrays)
+    def array_tasks(self) -> int:
+        return sum(len(array.tasks) for array in self.arrays)
 
 
-def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
-    """What is still to do, packed as it would be queued, and simulated with the site's throttle."""
+def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
+    """Pack what is missing as it would be queued, and simulate it with the site's throttle."""
     done = Done(store)
     speeds = Speeds(plan, store, done, site.trained_on)
     todo = missing(plan, done)
@@ -53,38 +53,38 @@ def forecast(plan: Plan, store: Store, site: Slurm) -> Forecast:
     def seconds(bundle: Bundle) -> float:
         return speeds.steps_s(bundle.steps)
 
-    found = arrays(work, site, seconds, str, {}, ELEMENTS_AT_MOST)
-    lasting = {
-        array.name: [START_S + sum(map(seconds, element.bundles)) for element in array.elements] for array in found
-    }
-    gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in found)
+    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST)
+    lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in packed}
+    gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
-    return Forecast(tuple(found), tuple(sorted(kinds)), gpu_s / 3600, makespan(found, lasting))
+    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, makespan(packed, lasting))
 
 
-def makespan(found: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
-    """Seconds until all arrays are done, if each starts what it may as soon as it may, the first ones first. lasting:
-    seconds of each element. At most the throttle of an array runs at once, and at most `gpus` GPUs of all; what waits
-    for a whole array starts after its last element. Raises ValueError where an element needs more GPUs than there are.
+def makespan(arrays: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:
+    """Simulate the queue: seconds until all arrays are done, if every array task starts as soon as it may, in order.
+
+    lasting: seconds of each array task, by array. An array runs at most `throttle` array tasks at once, all arrays
+    together use at most `gpus` GPUs, and what waits for an array starts after its last array task. Raises ValueError
+    where an array task needs more GPUs than there are.
     """
     now, free = 0.0, math.inf if gpus is None else gpus
-    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.elements) for array in found}
-    over: set[str] = set()  # `array` and `array/element`
-    needs = {array.name: array.resources.gpus * array.resources.nodes for array in found}
-    running: list[tuple[float, str, int]] = []  # when it ends, array, element
-    waiting = list(found)
+    begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.tasks) for array in arrays}
+    over: set[str] = set()  # `array` and `array/index`
+    needs = {array.name: array.resources.gpus * array.resources.nodes for array in arrays}
+    running: list[tuple[float, str, int]] = []  # when it ends, array, index
+    waiting = list(arrays)
     while waiting or running:
         for array in waiting:
             name = array.name
-            while begun[name] < len(array.elements) and active[name] < array.throttle and needs[name] <= free:
+            while begun[name] < len(array.tasks) and active[name] < array.throttle and needs[name] <= free:
                 if not over.issuperset(array.after):
                     break
                 heapq.heappush(running, (now + lasting[name][begun[name]], name, begun[name]))
                 begun[name], active[name], free = begun[name] + 1, active[name] + 1, free - needs[name]
-        waiting = [array for array in waiting if begun[array.name] < len(array.elements)]
+        waiting = [array for array in waiting if begun[array.name] < len(array.tasks)]
         if not running:
-            raise ValueError(f"{waiting[0].kind}: an element needs more than {gpus} GPUs")
-        now, name, element = heapq.heappop(running)
+            raise ValueError(f"{waiting[0].kind}: an array task needs more than {gpus} GPUs")
+        now, name, index = heapq.heappop(running)
         active[name], left[name], free = active[name] - 1, left[name] - 1, free + needs[name]
-        over |= {f"{name}/{element}"} if left[name] else {f"{name}/{element}", name}
+        over |= {f"{name}/{index}"} if left[name] else {f"{name}/{index}", name}
     return now

@@ -1,7 +1,7 @@
-"""The arrays that were queued for a sweep, by this engine or another one, and which of their elements are over.
+"""The job arrays that any engine queued for a sweep, and which of their array tasks have ended.
 
-State comes from our own marks first, then from squeue and sacct together. A failed query changes nothing; an element
-that Slurm does not know yet is not dead; what Slurm calls completed proves nothing about records.
+State comes from our own marks first, then from squeue and sacct together. A failed query changes nothing; an array task
+that Slurm does not know yet is not dead; COMPLETED does not prove that the records are there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,35 @@ from typing import Any
 from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of, tail
-from orchestrator.backends.slurm.slurm_output import Job as Row
-from orchestrator.backends.slurm.slurm_output import Run
-from orchestrator.backends.slurm.waves import Wave, begin, close, newest_marks, read_array, read_job, stopped, waves
+from orchestrator.backends.slurm.slurm_output import SacctRow, SqueueRow
+from orchestrator.backends.slurm.waves import (
+    Wave,
+    close_wave,
+    create_wave,
+    newest_marks,
+    read_array,
+    read_job_id,
+    read_or_empty,
+    read_stop,
+    waves,
+)
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 
-LEASE_S = 300.0  # how long another engine may be queueing
-SENDING_S = 3.0  # after an engine was killed its last sbatch may still be on its way
-GONE_S = 10.0  # how long Slurm may not know what became of an element that is gone
-HOURS = 24.0 * 30  # how far back sacct is asked
-BEGUN_AGAIN = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may do so by itself
-UNSTARTED = ("launch failed", "launch_failed")  # reasons of Slurm's for holding what it could not start
+LEASE_S = 300.0  # how long to wait for another engine that is queueing
+SENDING_S = 3.0  # the last sbatch of an engine that was killed may take so long to arrive
+GONE_S = 10.0  # how long Slurm may take to report the end of an array task that left the queue
+SACCT_HOURS = 24.0 * 30  # how far back sacct is asked
+REQUEUED = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may requeue by itself
+UNSTARTED = ("launch failed", "launch_failed")  # Slurm's reasons for holding what it could not start
 
 
 @dataclass
-class Job:
-    """An array that was queued. `open`: elements whose end nobody has taken in. No id: its engine was killed before it
-    could write that down, or is at it.
+class ArrayJob:
+    """A job array that was queued. open: indices of the array tasks whose end no engine has processed. id: None while
+    its engine submits it, and if that engine was killed before it recorded the id.
     """
 
     wave: Wave
@@ -45,39 +54,39 @@ class Job:
     array: Array
     id: str | None
     open: set[int] = field(default_factory=set)
-    gone: dict[int, float] = field(default_factory=dict)  # element -> when it was first missed
+    gone: dict[int, float] = field(default_factory=dict)  # index -> when it was first missed
 
     @property
     def key(self) -> tuple[str, int, int]:
         return *self.wave.key, self.place
 
-    def element_id(self, element: int) -> str:
-        """As Slurm names it; an array of one is no array."""
-        return f"{self.id}_{element}" if len(self.array.elements) > 1 else str(self.id)
+    def array_task_id(self, index: int) -> str:
+        """Slurm's id of an array task. submitit submits a single one as a plain job."""
+        return f"{self.id}_{index}" if len(self.array.tasks) > 1 else str(self.id)
 
-    def log(self, folder: Path, element: int) -> Path:
-        """Where submitit has the output of an element."""
-        return folder / self.array.name / f"{self.element_id(element)}_0_log.out"
+    def log(self, folder: Path, index: int) -> Path:
+        """The file to which submitit writes the output of an array task."""
+        return folder / self.array.name / f"{self.array_task_id(index)}_0_log.out"
 
-    def digests(self, element: int) -> set[str]:
-        return {digest for bundle in self.array.elements[element].bundles for digest, _ in bundle.steps}
+    def digests(self, index: int) -> set[str]:
+        return {digest for bundle in self.array.tasks[index].bundles for digest, _ in bundle.steps}
 
 
-def jobs_of(store: Store, wave: Wave) -> list[Job]:
-    """The arrays of a wave, with their ids as far as they are known; all their elements are open."""
-    found = []
+def jobs_of(store: Store, wave: Wave) -> list[ArrayJob]:
+    """The job arrays of a wave, with their ids as far as known, and all their array tasks open."""
+    jobs = []
     names = [name.removesuffix(".json") for name in store.list(wave.folder)]
     for place in sorted(int(name) for name in names if re.fullmatch("[0-9]{3,9}", name)):
-        with contextlib.suppress(CorruptFile):  # who began the wave was killed before he had written this one
-            array, (sent, job) = read_array(store, wave.array_name(place)), read_job(store, wave, place)
-            if job is not None or not sent:
-                found.append(Job(wave, place, array, job, set(range(len(array.elements)))))
-    return found
+        with contextlib.suppress(CorruptFile):  # its engine was killed before it had written this one
+            array, (recorded, job) = read_array(store, wave.array_name(place)), read_job_id(store, wave, place)
+            if job is not None or not recorded:
+                jobs.append(ArrayJob(wave, place, array, job, set(range(len(array.tasks)))))
+    return jobs
 
 
 @contextlib.contextmanager
-def alone(store: Store) -> Iterator[None]:
-    """While it lasts, no other engine queues for this store. Raises EnvironmentProblem if one goes on and on."""
+def queue_lock(store: Store) -> Iterator[None]:
+    """Keep other engines from queueing for this store. Raises EnvironmentProblem if one holds the lock for too long."""
     end = time.monotonic() + LEASE_S
     with contextlib.ExitStack() as held:
         while True:
@@ -92,20 +101,20 @@ def alone(store: Store) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Over:
-    """An element that has ended. `mark` is what it said of its end itself; else `cause` and `reason` are from Slurm."""
+class EndedArrayTask:
+    """An array task that has ended. mark: its own record of the end; without one, cause and reason are from Slurm."""
 
-    job: Job
-    element: int
+    job: ArrayJob
+    index: int
     mark: dict[str, Any]
     restart: int
     cause: str = ""
     reason: str = ""
 
 
-class Jobs:
-    """sweep: whose waves are read; those of others too if `others`, since they may do what this one needs. writes:
-    whether what is found out about jobs is written down for others; not for who only looks.
+class ArrayJobs:
+    """The job arrays of a sweep. others: read other sweeps' waves too, which may do tasks that this one needs. writes:
+    record the ends that Slurm reports, for other engines; False for commands that only look.
     """
 
     def __init__(
@@ -120,14 +129,14 @@ class Jobs:
         self.store, self.sweep, self.commands, self.note = store, sweep, commands, note
         self.others, self.writes = others, writes
         self.waves: dict[tuple[str, int], Wave] = {}
-        self.known: dict[tuple[str, int, int], Job] = {}  # (sweep, wave, place of the array) -> job
+        self.known: dict[tuple[str, int, int], ArrayJob] = {}  # (sweep, wave, place of the array) -> job
         self.relied: set[tuple[str, int, int]] = set()  # those of other sweeps that this one needs
-        self.rows: dict[str, Row] = {}  # the queue at the last look, by id; other sweeps' jobs too
-        self.unsure = False  # whether Slurm did not know, at the last look, what became of an element
-        self.told: set[str] = set()
+        self.rows: dict[str, SqueueRow] = {}  # the last answer of squeue, by id; other sweeps' jobs too
+        self.unsure = False  # whether Slurm could not say, when last asked, how some array task ended
+        self.noted: set[str] = set()
 
-    def read(self) -> list[Job]:
-        """Take in the waves that are not known yet; their jobs."""
+    def read(self) -> list[ArrayJob]:
+        """Read waves that are not known yet. Returns their job arrays."""
         new = []
         for sweep in self.store.list("waves") if self.others else [self.sweep]:
             for wave in waves(self.store, sweep):
@@ -136,9 +145,9 @@ class Jobs:
                     new += [self.add(job) for job in jobs_of(self.store, wave)]
         return new
 
-    def settle(self) -> list[Job]:
-        """Read, and find the ids that engines which were killed could not write down. What they did not hand over is
-        given up: an element of it that comes up nevertheless ends at once. For who is `alone`.
+    def settle(self) -> list[ArrayJob]:
+        """Read, and recover ids that a killed engine could not record. An array that is not in the queue is given up:
+        should it start after all, its array tasks end at once. Call while holding `queue_lock`.
         """
         new = self.read()
         lost = [job for job in new if job.id is None]
@@ -147,147 +156,155 @@ class Jobs:
         time.sleep(SENDING_S)
         names = {row.name: row.id.partition("_")[0] for row in self.commands.queue()}
         for job in lost:
-            begun = newest_marks(self.store, job.wave, "starts").items()
-            mark = next((name for (place, _), (_, name) in begun if place == job.place), None)
-            job.id = names.get(job.array.name) or (self._mark(mark).get("job") if mark else None)
+            starts = newest_marks(self.store, job.wave, "starts").items()
+            mark = next((name for (place, _), (_, name) in starts if place == job.place), None)
+            job.id = names.get(job.array.name) or (read_or_empty(self.store, mark).get("job") if mark else None)
             self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
             if job.id is None:
                 del self.known[job.key]
         return [job for job in new if job.id is not None]
 
-    def add(self, job: Job) -> Job:
+    def add(self, job: ArrayJob) -> ArrayJob:
         self.waves[job.wave.key] = job.wave
         self.known[job.key] = job
         return job
 
-    def rely(self, job: Job, record: Mapping[str, Any]) -> None:
-        """Another sweep's array does what this one needs: a wave without arrays says so, to who would cancel it."""
+    def rely(self, job: ArrayJob, record: Mapping[str, Any]) -> None:
+        """Note that this sweep needs a job array of another one. An empty wave tells those who would cancel it."""
         if job.wave.sweep == self.sweep:
             return
         self.relied.add(job.key)
         if not any(wave.sweep == self.sweep for wave in self.waves.values()):
-            wave = begin(self.store, self.sweep, {**record, "arrays": 0})
+            wave = create_wave(self.store, self.sweep, {**record, "arrays": 0})
             self.waves[wave.key] = wave
 
     def forget(self, wave: Wave) -> None:
-        """A wave that is closed."""
+        """Drop a wave that is closed."""
         self.waves.pop(wave.key, None)
         for key in [key for key in self.known if key[:2] == wave.key]:
             del self.known[key]
 
-    def mine(self) -> list[Job]:
-        """The arrays that were queued for this sweep; others may do some of its tasks."""
+    def mine(self) -> list[ArrayJob]:
+        """The job arrays that were queued for this sweep; other sweeps' arrays may do some of its tasks."""
         return [job for job in self.known.values() if job.wave.sweep == self.sweep]
 
     @property
     def waiting(self) -> int:
-        """How many jobs and elements, of all sweeps, were in the queue at the last look."""
+        """How many jobs and array tasks, of all sweeps, were in the last answer of squeue."""
         return sum(not row.over for row in self.rows.values())
 
-    def by_name(self) -> dict[str, Job]:
-        return {job.array.name: job for job in self.known.values()}
+    def dependencies(self, names: Iterable[str]) -> list[str]:
+        """Slurm's ids of `array` and `array/index`, without those that have ended."""
+        by_name = {job.array.name: job for job in self.known.values()}
+        ids = []
+        for array, _, index in (name.partition("/") for name in names):
+            job = by_name.get(array)
+            if job is not None and job.open and job.id is not None:
+                ids.append(job.array_task_id(int(index)) if index else job.id)
+        return ids
 
-    def over(self) -> list[Over]:
-        """Elements that have ended since the last look. Raises QueryFailed where squeue cannot be asked."""
+    def ended(self) -> list[EndedArrayTask]:
+        """Array tasks that have ended since the last call. Raises QueryFailed if squeue fails."""
         self.unsure = True
         rows = self.rows = {row.id: row for row in self.commands.queue()}
-        found: list[Over] = []
-        unclear: list[tuple[Job, int, int, dict[str, Any]]] = []
+        ended: list[EndedArrayTask] = []
+        unclear: list[tuple[ArrayJob, int, int, dict[str, Any]]] = []
         marks: dict[tuple[str, int], Any] = {}
         for job in self.known.values():
             if job.id is None:
                 continue
             if job.open and job.wave.key not in marks:
                 marks[job.wave.key] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
-            for element in sorted(job.open):
-                row = rows.get(job.element_id(element))
+            for index in sorted(job.open):
+                row = rows.get(job.array_task_id(index))
                 if row is not None and not row.over:
-                    job.gone.pop(element, None)
-                    found += self._stuck(job, element, row)
+                    job.gone.pop(index, None)
+                    ended += self._stuck(job, index, row)
                     continue
-                start, end = (kind.get((job.place, element), (-1, "")) for kind in marks[job.wave.key])
-                mark = self._mark(end[1]) if end[0] >= start[0] and end[1] else {}
+                start, end = (kind.get((job.place, index), (-1, "")) for kind in marks[job.wave.key])
+                mark = read_or_empty(self.store, end[1]) if end[0] >= start[0] and end[1] else {}
                 if mark:
-                    found.append(Over(job, element, mark, end[0], mark.get("cause", ""), mark.get("reason", "")))
+                    ended.append(
+                        EndedArrayTask(job, index, mark, end[0], mark.get("cause", ""), mark.get("reason", ""))
+                    )
                 else:
                     restart = max(start[0], row.restarts if row else 0)
-                    unclear.append((job, element, restart, self._mark(start[1]) if start[1] else {}))
-        found += self._asked(unclear, rows)
-        for over in found:
-            over.job.open.discard(over.element)
-        return found
+                    unclear.append((job, index, restart, read_or_empty(self.store, start[1]) if start[1] else {}))
+        ended += self._ask_slurm(unclear, rows)
+        for each in ended:
+            each.job.open.discard(each.index)
+        return ended
 
-    def _mark(self, name: str) -> dict[str, Any]:
-        with contextlib.suppress(CorruptFile):
-            return self.store.read_record(name, repair=False)
-        return {}
-
-    def _stuck(self, job: Job, element: int, row: Row) -> list[Over]:
-        """What waits for ever: ended, if Slurm could not start it, so that it is queued anew; else a person is told."""
+    def _stuck(self, job: ArrayJob, index: int, row: SqueueRow) -> list[EndedArrayTask]:
+        """Handle a job that will never start. What Slurm could not start is cancelled, and so queued anew; of other
+        reasons the user is told.
+        """
         if not row.stuck:
             return []
         if row.reason.startswith(UNSTARTED):
             if self.writes:
                 self.commands.cancel([row.id])
-            return [Over(job, element, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
-        words = f"job {job.id} ({job.array.kind}) waits for what will not come by itself: {row.reason}"
-        if words not in self.told:
-            self.told.add(words)
-            self.note(words)
+            return [EndedArrayTask(job, index, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
+        message = f"job {job.id} ({job.array.kind}) will not start by itself: {row.reason}"
+        if message not in self.noted:
+            self.noted.add(message)
+            self.note(message)
         return []
 
-    def _asked(self, unclear: Sequence[tuple[Job, int, int, dict[str, Any]]], rows: dict[str, Row]) -> list[Over]:
-        """What Slurm says of elements that left no mark of their end. Those of which it says nothing yet, or which it
-        may begin again, are left out until they have been gone for long.
+    def _ask_slurm(
+        self, unclear: Sequence[tuple[ArrayJob, int, int, dict[str, Any]]], rows: dict[str, SqueueRow]
+    ) -> list[EndedArrayTask]:
+        """Ask Slurm how array tasks ended that left no mark. One that Slurm does not know yet, or may requeue, is left
+        out until it has been missing for GONE_S.
         """
         self.unsure = False
         if not unclear:
             return []
-        asked, runs = True, []
+        answered, runs = True, []
         try:
-            runs = self.commands.accounts({str(job.id) for job, *_ in unclear}, HOURS, steps=True)
-        except slurm.Absent:
+            runs = self.commands.accounts({str(job.id) for job, *_ in unclear}, SACCT_HOURS, steps=True)
+        except slurm.Unsupported:
             pass
         except slurm.QueryFailed as error:  # squeue may know enough
             self.note(f"{error}; asking again later")
-            asked = False
-        of: dict[str, list[Run]] = {}
+            answered = False
+        runs_by_id: dict[str, list[SacctRow]] = {}
         for run in runs:
-            of.setdefault(run.id, []).append(run)
-        found = []
-        for job, element, restart, start in unclear:
-            name = job.element_id(element)
-            seen, ran = [rows[name]] if name in rows else [], of.get(name, [])
-            last = [run for run in ran if not run.step][-1:]
-            said: list[Row | Run] = [*(run for run in last if run.over), *seen]
-            ended, first = self.ended(job, element), job.gone.setdefault(element, time.monotonic())
-            sure = said and said[-1].state not in BEGUN_AGAIN
-            if not ended and not sure and (not asked or time.monotonic() - first < GONE_S):
+            runs_by_id.setdefault(run.id, []).append(run)
+        ended = []
+        for job, index, restart, start in unclear:
+            name = job.array_task_id(index)
+            in_squeue, in_sacct = [rows[name]] if name in rows else [], runs_by_id.get(name, [])
+            last = [run for run in in_sacct if not run.step][-1:]
+            ends: list[SqueueRow | SacctRow] = [*(run for run in last if run.over), *in_squeue]
+            cancelled, missed = self.cancelled_at(job, index), job.gone.setdefault(index, time.monotonic())
+            sure = ends and ends[-1].state not in REQUEUED
+            if not cancelled and not sure and (not answered or time.monotonic() - missed < GONE_S):
                 self.unsure = True
                 continue
-            log = job.log(Path(job.wave.record["folder"]), element)
-            cause, reason = cause_of(seen, ran, tail(log))
-            if any(row.state == "FAILED" for row in said) and not start and not os.path.lexists(log):
-                cause, reason = "environment", f"{said[-1].nodes} could not run it, and wrote no log: {log.parent}"
-            nodes = [row.nodes for row in said if row.nodes]
+            log = job.log(Path(job.wave.record["folder"]), index)
+            cause, reason = cause_of(in_squeue, in_sacct, tail(log))
+            if any(row.state == "FAILED" for row in ends) and not start and not os.path.lexists(log):
+                cause, reason = "environment", f"{ends[-1].nodes} could not run it, and wrote no log: {log.parent}"
+            nodes = [row.nodes for row in ends if row.nodes]
             mark = {"host": nodes[-1] if nodes else "", **start, "outcome": "ended", "cause": cause, "reason": reason}
-            mark["time"] = ended or max((row.end for row in said if row.end), default=time.time())
-            if self.writes:  # for the ledger, and for whoever asks after Slurm has forgotten
-                self.store.create_record(job.wave.mark("ends", job.place, element, restart), mark)
-            found.append(Over(job, element, mark, restart, cause, reason))
-        return found
+            mark["time"] = cancelled or max((row.end for row in ends if row.end), default=time.time())
+            if self.writes:  # for the ledger, and for later, when Slurm has forgotten the job
+                self.store.create_record(job.wave.mark("ends", job.place, index, restart), mark)
+            ended.append(EndedArrayTask(job, index, mark, restart, cause, reason))
+        return ended
 
-    def ended(self, job: Job, element: int) -> float | None:
-        """When the user ended this element, if he did."""
-        stop = stopped(self.store, job.wave)
-        return stop.time if stop is not None and stop.covers(job.digests(element)) else None
+    def cancelled_at(self, job: ArrayJob, index: int) -> float | None:
+        """When the user cancelled this array task, or None."""
+        stop = read_stop(self.store, job.wave)
+        return stop.time if stop is not None and stop.covers(job.digests(index)) else None
 
     def close_waves(self) -> None:
-        """A wave of this sweep of which every end has been taken in need not be read again."""
+        """Close the waves of this sweep whose ends have all been processed; they are not read again."""
         left = {job.key for job in self.known.values() if job.open}
         busy = {key[:2] for key in left}
         for wave in list(self.waves.values()):
             needed = wave.record["arrays"] == 0 and left & self.relied
             if wave.sweep == self.sweep and wave.key not in busy and not needed:
-                close(self.store, wave)
+                close_wave(self.store, wave)
                 self.forget(wave)

@@ -1,4 +1,4 @@
-"""What a sweep has used of GPUs, from the marks of its elements; what is queued for it, and ending that."""
+"""GPU hours that a sweep has used, the state of its queue, and cancelling it."""
 
 from __future__ import annotations
 
@@ -9,83 +9,93 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.jobs import Jobs, Over, alone
-from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, Wave, close, gpu_seconds, stem, stop, stopped, waves
+from orchestrator.backends.slurm.jobs import ArrayJobs, EndedArrayTask, queue_lock
+from orchestrator.backends.slurm.waves import (
+    INSTEAD,
+    RECONCILE,
+    Wave,
+    close_wave,
+    gpu_seconds,
+    job_name_prefix,
+    read_stop,
+    record_stop,
+    waves,
+)
 from orchestrator.errors import CorruptFile
 from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
 
-WAIT_S = 120.0  # for what is being ended: Slurm gives a process KillWait seconds
+WAIT_S = 120.0  # for cancelled jobs to end: Slurm gives a process KillWait seconds
 
 
 def gpu_hours(store: Store, sweep: str) -> float:
-    """GPU hours of all elements of a sweep, over its whole life, those included that run or were killed."""
+    """GPU hours of all array tasks of a sweep so far, including those that run or were killed."""
     return sum(gpu_seconds(store, wave) for wave in waves(store, sweep, closed=True)) / 3600
 
 
 def queue_states(
     store: Store, sweep: str, commands: Commands | None = None
 ) -> tuple[dict[str, dict[str, int]], str | None]:
-    """By kind of task, how many elements of the sweep are in which state, or have failed since an engine looked;
-    and why that is not known, where Slurm does not say. One call of squeue, at most one of sacct; writes nothing.
+    """By kind of task, how many array tasks are in which state, or have failed and no engine knows yet; and why the
+    states are unknown, if Slurm does not answer. Calls squeue once and sacct at most once; writes nothing.
     """
-    jobs = Jobs(store, sweep, commands or Commands(), writes=False)
+    jobs = ArrayJobs(store, sweep, commands or Commands(), writes=False)
     if not jobs.read():
         return {}, None
     try:
-        over = jobs.over()
+        ended = jobs.ended()
     except QueryFailed as error:
         return {}, str(error)
-    found: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
-    again: set[Any] = set()  # steps that are in the queue
+    states: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
+    queued: set[Any] = set()  # steps
     for job in jobs.known.values():
-        for element in job.open:
-            if (row := jobs.rows.get(job.element_id(element))) is not None and not row.over:
-                found[job.array.kind][row.state.lower()] += 1
-                again |= {step for bundle in job.array.elements[element].bundles for step in bundle.steps}
-    for each in over:
-        found[each.job.array.kind]["failed"] += _failed(jobs, each, again)
-    shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in found.items()}
+        for index in job.open:
+            if (row := jobs.rows.get(job.array_task_id(index))) is not None and not row.over:
+                states[job.array.kind][row.state.lower()] += 1
+                queued |= {step for bundle in job.array.tasks[index].bundles for step in bundle.steps}
+    for each in ended:
+        states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
+    shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
     return {kind: counts for kind, counts in shown.items() if counts}, None
 
 
-def _failed(jobs: Jobs, over: Over, again: Container[Any]) -> bool:
-    """Whether an element that is over has failed, and what it has not done is not in the queue again."""
-    if jobs.ended(over.job, over.element) is not None:
+def _failed(jobs: ArrayJobs, ended: EndedArrayTask, queued: Container[Any]) -> bool:
+    """Whether an array task has failed and left steps undone that are not queued again."""
+    if jobs.cancelled_at(ended.job, ended.index) is not None:
         return False
-    bundles = over.job.array.elements[over.element].bundles
-    bad = [end["bundle"] for end in over.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
-    blamed = [bundles[number] for number in bad if 0 <= number < len(bundles)] or (bundles if over.cause else ())
-    left = [step for bundle in blamed for step in bundle.steps if step not in again]
-    return any(not jobs.store.exists(name) for step in left for name in _names(over.job.array.kind, *step))
+    bundles = ended.job.array.tasks[ended.index].bundles
+    failed = [end["bundle"] for end in ended.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
+    blamed = [bundles[number] for number in failed if 0 <= number < len(bundles)] or (bundles if ended.cause else ())
+    left = [step for bundle in blamed for step in bundle.steps if step not in queued]
+    return any(not jobs.store.exists(name) for step in left for name in _names(ended.job.array.kind, *step))
 
 
 def _names(kind: str, digest: str, blocks: tuple[int, ...] | None) -> list[str]:
-    """What a step publishes."""
+    """The files that a step publishes."""
     return [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
 
 
-def tidy(store: Store, sweep: str) -> None:
-    """Close the waves of which nothing is in the queue any more: for when nothing is left to queue."""
+def close_finished_waves(store: Store, sweep: str) -> None:
+    """Close the waves of which nothing is in the queue any more. Call when nothing is left to queue."""
     if waves(store, sweep):
-        with alone(store), contextlib.suppress(QueryFailed):
-            jobs = Jobs(store, sweep, Commands())
+        with queue_lock(store), contextlib.suppress(QueryFailed):
+            jobs = ArrayJobs(store, sweep, Commands())
             jobs.settle()
-            jobs.over()
+            jobs.ended()
             jobs.close_waves()
 
 
-def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
-    """Cancel what is queued and running for a sweep, or what is for these tasks only; how many elements that were, and
-    whether they are gone. What another sweep's unfinished waves rely on is left. The store resumes.
+def cancel_jobs(jobs: ArrayJobs, owner: str, only: frozenset[str] | None, wait_s: float = WAIT_S) -> tuple[int, bool]:
+    """Cancel what is queued and running for a sweep, or for these tasks only. Returns how many jobs and array tasks
+    were cancelled, and whether all of them have ended. What unfinished waves of other sweeps need goes on.
     """
     store, commands = jobs.store, jobs.commands
-    with alone(store):
+    with queue_lock(store):
         jobs.settle()
         rows = {row.id: row for row in commands.queue() if not row.over}
         ids, whole = _stop(jobs, only)
         if only is None:
-            name = stem(store, owner, jobs.sweep)
+            name = job_name_prefix(store, owner, jobs.sweep)
             ids |= {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith((RECONCILE, INSTEAD))}
         ids &= rows.keys()
         commands.cancel(ids)
@@ -95,36 +105,36 @@ def end(jobs: Jobs, owner: str, only: frozenset[str] | None, wait_s: float = WAI
             return len(ids), False
         time.sleep(1.0)
     for wave in whole:
-        close(store, wave)
+        close_wave(store, wave)
     return len(ids), True
 
 
-def _stop(jobs: Jobs, only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
-    """Write down what is ended. Returns the elements that do nothing else, and the waves of which nothing is left."""
+def _stop(jobs: ArrayJobs, only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
+    """Record what is cancelled. Returns ids of the array tasks that do nothing else, and waves that are now empty."""
     needed = _needed_elsewhere(jobs.store, jobs.sweep)
     ids: set[str] = set()
     whole = []
     for wave in jobs.waves.values():
-        elements = [(job, e) for job in jobs.known.values() if job.wave is wave for e in job.open]
-        does = [job.digests(e) for job, e in elements]
+        open_tasks = [(job, e) for job in jobs.known.values() if job.wave is wave for e in job.open]
+        does = [job.digests(e) for job, e in open_tasks]
         every = set().union(*does)
         chosen = (every if only is None else every & only) - needed
         if chosen == every:
             whole.append(wave)
         if chosen:
-            stop(jobs.store, wave, None if chosen == every else chosen, whole=only is None)
-        ids |= {job.element_id(e) for (job, e), done in zip(elements, does, strict=True) if done <= chosen}
+            record_stop(jobs.store, wave, None if chosen == every else chosen, whole=only is None)
+        ids |= {job.array_task_id(e) for (job, e), done in zip(open_tasks, does, strict=True) if done <= chosen}
     return ids, whole
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:
-    """Tasks that the newest plans of other sweeps have as well, if these have waves that nobody has ended."""
-    found: set[str] = set()
+    """Tasks in the newest plans of other sweeps that have waves which nobody has cancelled."""
+    tasks: set[str] = set()
     for other in store.list("waves"):
-        stops = [stopped(store, wave) for wave in waves(store, other)] if other != sweep else []
+        stops = [read_stop(store, wave) for wave in waves(store, other)] if other != sweep else []
         if any(stop is None or not stop.whole for stop in stops):
-            found |= set(_newest_plan(store, other).get("tasks", ()))
-    return found
+            tasks |= set(_newest_plan(store, other).get("tasks", ()))
+    return tasks
 
 
 def _newest_plan(store: Store, sweep: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How an element ended that said nothing of its end itself: from what Slurm knows, and the end of its log.
+"""Why an array task ended that left no mark of its end: from squeue, sacct, and the end of its log.
 
-Slurm's word alone is not enough: a step may run out of memory in a job that FAILED, a job that is COMPLETED may have
-published nothing, and without sacct the log is all there is. slurmstepd and srun write into it too.
+Slurm's state alone is not enough: a step may run out of memory in a job that FAILED, a COMPLETED job may have published
+nothing, and without sacct there is only the log, into which slurmstepd and srun write too.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.backends.slurm.slurm_output import Job, Run
+from orchestrator.backends.slurm.slurm_output import SacctRow, SqueueRow
 from orchestrator.execution.failure_causes import cause_in
 
-STARTED = "Starting with JobEnvironment"  # submitit's first words, at each start of an element
-TAIL_BYTES, LINES = 16_000, 200  # of the log that are looked at
+STARTED = "Starting with JobEnvironment"  # submitit's first words at each start of an array task
+TAIL_BYTES, LINES = 16_000, 200  # how much of the log is read
 
 STATES = {
     "TIMEOUT": ("timeout", "its time limit came"),
@@ -43,72 +43,72 @@ ENDED_ITSELF = ("COMPLETED", "FAILED")
 TERMINATED = 15
 
 
-def cause_of(seen: Sequence[Job], ran: Sequence[Run], log: str) -> tuple[str, str]:
-    """Why an element ended (orchestrator.execution.failure_causes), and in words.
+def cause_of(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow], log: str) -> tuple[str, str]:
+    """Why an array task ended: the cause (orchestrator.execution.failure_causes), and the reason in words.
 
-    seen: what squeue has of it; ran: what sacct has, oldest first; log: the end of its output. With none of them it is
-    lost.
+    in_squeue: its rows of squeue. in_sacct: its rows of sacct, oldest first. log: the end of its output. If all are
+    empty, it is lost.
     """
     tail = _last_start(log)
-    state, said, steps = _state(seen, ran)
+    state, detail, steps = _state(in_squeue, in_sacct)
     if "OUT_OF_MEMORY" in steps:
         state = "OUT_OF_MEMORY"
     if state in STATES:
         cause, words = STATES[state]
-        return cause, f"{words} ({said})"
+        return cause, f"{words} ({detail})"
     for cause, pattern, words in LOG:
         if state == "CANCELLED" and cause == "node":
-            continue  # srun complains that way of a step that is ended while it starts
+            continue  # srun writes the same of a step that is cancelled while it starts
         if state in ENDED_ITSELF and cause == "preempted":
-            continue  # that was said to an earlier run; the last one ended before its first word
-        if found := _line(pattern, tail):
-            return cause, f"{words}: {found}"
+            continue  # that line is about an earlier run; the last one ended before it logged its start
+        if line := _line(pattern, tail):
+            return cause, f"{words}: {line}"
     if state == "CANCELLED":
-        return "cancelled", f"somebody ended it ({said})"
+        return "cancelled", f"somebody ended it ({detail})"
     if state and (of_library := cause_in(tail)):
-        return of_library, f"it died ({said}); the end of its log: {_end(tail)}"
-    if _was_terminated(_last(seen, ran)):
-        return "preempted", f"it was told to end, and did ({said})"  # in the grace time of a preemption
+        return of_library, f"it died ({detail}); the end of its log: {_end(tail)}"
+    if _was_terminated(_last(in_squeue, in_sacct)):
+        return "preempted", f"it was told to end, and did ({detail})"  # in the grace time of a preemption
     if state:
-        return "died", f"it ended without a word ({said}); the end of its log: {_end(tail)}"
-    if found := _line(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED", tail):
-        return "cancelled", f"somebody ended it: {found}"
-    return "lost", "it is gone, and Slurm does not know it any more"
+        return "died", f"it ended without an error message ({detail}); the end of its log: {_end(tail)}"
+    if line := _line(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED", tail):
+        return "cancelled", f"somebody ended it: {line}"
+    return "lost", "it is gone, and Slurm no longer knows it"
 
 
-def _state(seen: Sequence[Job], ran: Sequence[Run]) -> tuple[str, str, tuple[str, ...]]:
-    """How the last of its runs ended ("" if nothing is known), in words, and the states of its steps."""
-    own = [number for number, run in enumerate(ran) if not run.step]
-    steps = tuple(run.state for run in ran[own[-1] :] if run.step) if own else ()
-    last = _last(seen, ran)
+def _state(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow]) -> tuple[str, str, tuple[str, ...]]:
+    """The state in which its last run ended ("" if unknown), the same with its exit code, and its steps' states."""
+    own = [number for number, run in enumerate(in_sacct) if not run.step]
+    steps = tuple(run.state for run in in_sacct[own[-1] :] if run.step) if own else ()
+    last = _last(in_squeue, in_sacct)
     if last is None:
         return "", "", steps
     code = f"signal {last.signal}" if last.signal else f"exit code {last.exit_code}" if last.exit_code else ""
     return last.state, ", ".join(filter(None, [last.state, code])), steps
 
 
-def _last(seen: Sequence[Job], ran: Sequence[Run]) -> Job | Run | None:
-    """The end of its last run. squeue knows better: sacct is told some seconds later."""
-    runs = [run for run in ran if not run.step]
-    rows: list[Job | Run] = [*runs[-1:], *seen]
+def _last(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow]) -> SqueueRow | SacctRow | None:
+    """The row that tells the end of its last run. squeue goes first: sacct is some seconds behind."""
+    runs = [run for run in in_sacct if not run.step]
+    rows: list[SqueueRow | SacctRow] = [*runs[-1:], *in_squeue]
     over = [row for row in rows if row.over]
     return over[-1] if over else None
 
 
-def _was_terminated(row: Job | Run | None) -> bool:
+def _was_terminated(row: SqueueRow | SacctRow | None) -> bool:
     return row is not None and TERMINATED in (row.signal, row.exit_code, row.exit_code - 128)
 
 
 def cause_of_requeue(log: str) -> tuple[str, str]:
-    """Why Slurm began an element again by itself, from its log so far: what that has of the run before."""
+    """Why Slurm requeued an array task by itself, from the log of the run before."""
     cause, reason = cause_of((), (), log.rpartition(STARTED)[0])
-    if cause == "lost":  # of a preemption or a requeue there is a word
-        return "node", "Slurm began it again, and its log does not say why; so its node must have failed"
+    if cause == "lost":  # a preemption or a requeue is in the log
+        return "node", "Slurm requeued it, and its log does not say why; so its node must have failed"
     return cause, reason
 
 
 def tail(log: Path) -> str:
-    """The end of a log; of a link, which may lead to anything, nothing."""
+    """The end of a log. Of a link, which may lead anywhere, nothing."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(OSError, ValueError), open(os.open(log, flags), "rb") as file:
         file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
@@ -117,17 +117,17 @@ def tail(log: Path) -> str:
 
 
 def _last_start(log: str) -> str:
-    """What was written since the element last started: earlier runs of it wrote into the same file."""
+    """The log of the last run; earlier runs wrote into the same file."""
     _, _, tail = log.rpartition(STARTED)
     return "\n".join(tail.splitlines()[-LINES:])
 
 
 def _line(pattern: str, text: str) -> str:
-    """The last line with a match in it, without what tells of time and place of the writer."""
-    found = [line for line in text.splitlines() if re.search(pattern, line)]
-    return re.sub(r"^\S+: error: ", "", found[-1].strip())[:200] if found else ""
+    """The last line that matches, without the name of the program that wrote it."""
+    lines = [line for line in text.splitlines() if re.search(pattern, line)]
+    return re.sub(r"^\S+: error: ", "", lines[-1].strip())[:200] if lines else ""
 
 
 def _end(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing in it"
+    return lines[-1][:200] if lines else "empty"

@@ -1,4 +1,4 @@
-"""Threads and caches of the process of an element, set before anything heavy is imported."""
+"""Set threads and cache folders of an array task's process, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPL
 
 
 def prepare(scratch: str | None, group: bool = False) -> None:
-    """scratch: a folder of the node, as the site names it; a variable that this node does not have leaves it out.
-    group: the tasks of this job step train one network together.
+    """scratch: a folder on the node for caches, ignored if it has a variable that is not set there. group: whether the
+    processes of this job step train one network together.
     """
     if group:
         os.environ.update(of_slurm())

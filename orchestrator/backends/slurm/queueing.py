@@ -1,4 +1,4 @@
-"""Handing arrays to Slurm, through submitit."""
+"""Submit arrays to Slurm, through submitit."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
-from orchestrator.backends.slurm.settings import Resources, Slurm
+from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.errors import EnvironmentProblem, TransientError
 
 AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
 
 
 class Refused(EnvironmentProblem):
-    """sbatch would not have it; the message has its own words."""
+    """sbatch rejected a job; the message has its own words."""
 
 
 def options(
-    site: Slurm, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
+    site: SlurmSettings, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
 ) -> dict[str, Any]:
-    """The parameters of submitit for a job of this name. after: job ids, or `id_element`."""
+    """submitit's parameters for a job. after: job ids, or `id_index`."""
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
     gpus = site.gpu_option(asked.gpus)
     more |= {key: value for key, value in gpus.items() if key == "gres"}
-    found: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "name": name,
         "timeout_min": max(1, math.ceil(asked.minutes)),
         "mem_gb": asked.memory_gb,
@@ -45,12 +45,12 @@ def options(
         "slurm_additional_parameters": more,
     }
     if "gpus-per-node" in gpus:
-        found["slurm_gpus_per_node"] = int(gpus["gpus-per-node"])
-    return {key: value for key, value in found.items() if value is not None}
+        parameters["slurm_gpus_per_node"] = int(gpus["gpus-per-node"])
+    return {key: value for key, value in parameters.items() if value is not None}
 
 
 def check_options(given: Mapping[str, Any]) -> None:
-    """Raise Refused for an option of sbatch with a line break: what follows it would be a line of the job's script."""
+    """Raise Refused for an option with a line break: the rest of it would become a line of the batch script."""
     for key, value in given.items():
         if isinstance(value, Mapping):
             check_options(value)
@@ -59,7 +59,7 @@ def check_options(given: Mapping[str, Any]) -> None:
 
 
 def queue(
-    site: Slurm,
+    site: SlurmSettings,
     folder: Path,
     code: Path,
     name: str,
@@ -72,11 +72,11 @@ def queue(
     tasks: int = 1,
     when: str = "afterany",
 ) -> str:
-    """Queue `work(0)` to `work(count - 1)` as the elements of one array; the id that Slurm gave it.
+    """Queue `work(0)` to `work(count - 1)` as the array tasks of one array. Returns its job id.
 
-    folder: on a file system that the nodes share, for submitit's files and the logs. code: the packages that run there.
-    tasks: processes on each node. when: what a job in `after` must have come to. Raises Refused, or TransientError
-    where slurmctld does not answer just now.
+    folder: shared with the nodes, for submitit's files and the logs. code: the folder of the packages to run. tasks:
+    processes on each node. when: how the jobs in `after` must end (sbatch --dependency). Raises Refused, or
+    TransientError if slurmctld does not answer now.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -97,19 +97,19 @@ def queue(
     executor.update_parameters(**given, slurm_array_parallelism=throttle)
     with scrubbed():
         try:
-            if count == 1:  # submitit makes no array of one
+            if count == 1:  # a plain job
                 return str(executor.submit(work, 0).job_id)
             return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            words = _words(error)
-            passes = isinstance(error, OSError) or re.search(AWAY, words)
-            if avoid and not passes:  # perhaps there are no other nodes
+            reason = _reason(error)
+            transient = isinstance(error, OSError) or re.search(AWAY, reason)
+            if avoid and not transient:  # perhaps there are no other nodes
                 return queue(site, folder, code, name, asked, work, count, after, (), throttle, tasks, when)
-            raise (TransientError if passes else Refused)(f"sbatch refused {name}: {words}") from error
+            raise (TransientError if transient else Refused)(f"sbatch refused {name}: {reason}") from error
 
 
-def _words(error: BaseException) -> str:
-    """What sbatch said, without submitit's frame around it."""
+def _reason(error: BaseException) -> str:
+    """What sbatch printed, without submitit's words around it."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line.removeprefix("sbatch: error: ") for line in lines if line.startswith("sbatch:")]
-    return "; ".join(dict.fromkeys(said)) or re.sub(r"\s+", " ", str(error))[-400:]
+    printed = [line.removeprefix("sbatch: error: ") for line in lines if line.startswith("sbatch:")]
+    return "; ".join(dict.fromkeys(printed)) or re.sub(r"\s+", " ", str(error))[-400:]

@@ -1,4 +1,4 @@
-"""Reconcile: what a short job does after each wave of arrays."""
+"""Reconcile: the short job after each wave of arrays that continues the campaign."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from orchestrator.backends.campaign import Campaign, patiently, tracking_of
 from orchestrator.backends.kinds import at
-from orchestrator.backends.slurm.ledger import tidy
+from orchestrator.backends.slurm.ledger import close_finished_waves
 from orchestrator.errors import EnvironmentProblem, TransientError
 
 
 @dataclass(frozen=True)
 class Reconcile:
-    """Called by submitit on a CPU node, after a wave; strings and numbers only."""
+    """Called by submitit on a CPU node after a wave. campaign: the fields of a Campaign."""
 
     campaign: Mapping[str, Any]
 
@@ -23,8 +23,8 @@ class Reconcile:
         return reconcile(Campaign(**self.campaign))
 
 
-def reconcile(begun: Campaign) -> int:
-    """Advance a campaign: take in what has ended, queue what is missing, bring report and MLflow server up to date."""
+def reconcile(campaign: Campaign) -> int:
+    """Advance a campaign: process what has ended, queue what is missing, update the report and the MLflow server."""
     from rich.console import Console
 
     from orchestrator.backends.site import read_site
@@ -40,14 +40,14 @@ def reconcile(begun: Campaign) -> int:
     from orchestrator.tracking.sync import sync
 
     observer = Lines(Console(stderr=True, highlight=False, soft_wrap=True))
-    sweep = read_sweep(begun.sweep, smoke=begun.smoke, text=begun.text)
-    found, opened = plan(sweep, frozenset(begun.arms) or None), Store(begun.store, observer.note)
-    opened.check_format()
-    if plan_checksum(found) != begun.plan:
-        observer.note("what the sweep names has changed since it was submitted; nagbench submit goes on with the new")
+    sweep = read_sweep(campaign.sweep, smoke=campaign.smoke, text=campaign.text)
+    planned, store = plan(sweep, frozenset(campaign.arms) or None), Store(campaign.store, observer.note)
+    store.check_format()
+    if plan_checksum(planned) != campaign.plan:
+        observer.note("files of the sweep have changed since it was submitted; run nagbench submit to use the new ones")
         return 2
-    site = read_site(begun.site)
-    make = at(site).open(found, opened, begun, observer.note, Reconcile)
+    site = read_site(campaign.site)
+    make = at(site).open(planned, store, campaign, observer.note, Reconcile)
     code, away = 0, None
 
     def advance() -> tuple[int, dict[str, str]]:
@@ -57,35 +57,35 @@ def reconcile(begun: Campaign) -> int:
             made.append(make())
             return made[0]
 
-        ended = engine.advance(found, opened, backend, observer, begun.since)
+        ended = engine.advance(planned, store, backend, observer, campaign.since)
         if any(each.jobs.unsure for each in made):
-            raise TransientError("Slurm does not say what became of some elements")
+            raise TransientError("Slurm cannot say yet how some array tasks ended")
         return ended
 
     try:
         flying, failed = patiently(advance, observer.note)
-        observer.note(f"generation {begun.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
+        observer.note(f"generation {campaign.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:
-            tidy(opened, sweep.name)
-    except EnvironmentProblem as error:  # what is done by now is reported all the same
+            close_finished_waves(store, sweep.name)
+    except EnvironmentProblem as error:  # still report what is done
         observer.note(str(error))
         code, away = error.exit_code, error if isinstance(error, TransientError) else None
-    results = collect(found, opened)
+    results = collect(planned, store)
     pages = None
     try:
         page = write_report(
-            results, compare(results, opened), opened, Path(begun.reports), f"nagbench submit {sweep.path}"
+            results, compare(results, store), store, Path(campaign.reports), f"nagbench submit {sweep.path}"
         )
         pages = page.parent
     except (OSError, EnvironmentProblem) as error:
         observer.note(f"no report: {error}")
     try:
-        tracking = tracking_of(begun)
-        if tracking.startswith(("http://", "https://")):  # a file is written on the user's host only
-            sync(results, tracking, opened, pages)
+        tracking = tracking_of(campaign)
+        if tracking.startswith(("http://", "https://")):  # only the user's host writes to a file
+            sync(results, tracking, store, pages)
     except EnvironmentProblem as error:
         observer.note(f"not tracked: {error}")
     if away is not None:
-        raise away  # this job has failed, so the one that waits for that tries again
+        raise away  # so that this job fails, and the one that waits for its failure tries again
     return code

@@ -1,5 +1,6 @@
-"""The command that does by hand what an element of an array did: `python -m orchestrator.backends.slurm.rerun STORE
-ARRAY ELEMENT PLAN OPTIONS`. It publishes like the element; it leaves no mark, and heeds none.
+"""Run an array task by hand: `python -m orchestrator.backends.slurm.rerun STORE ARRAY INDEX PLAN OPTIONS`.
+
+It publishes as the array task does, but writes no marks and heeds no stops.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 
 
 def main() -> int:
-    from orchestrator.backends.slurm.element import Running
+    from orchestrator.backends.slurm.array_task import ArrayTaskRunner
     from orchestrator.backends.slurm.process import prepare
     from orchestrator.backends.slurm.waves import Wave
     from orchestrator.store.store import Store
@@ -18,8 +19,8 @@ def main() -> int:
     _, sweep, wave, array = name.removesuffix(".json").split("/")
     prepare(None)
     place = (Wave(sweep, int(wave)), int(array), int(index))
-    running = Running(Store(store), *place, plan, json.loads(options), by_hand=True)
-    return int(running.run() != "done" or bool(running.ends))
+    runner = ArrayTaskRunner(Store(store), *place, plan, json.loads(options), by_hand=True)
+    return int(runner.run() != "done" or bool(runner.ends))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line that does by hand what an array task did."""
+"""The command line that runs an array task by hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 from orchestrator.tasks.context import Options
 
 
-def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an element's options that are of orchestrator.tasks.context.Options."""
-    known = {found.name for found in dataclasses.fields(Options)}
+def worker_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an array task that belong to orchestrator.tasks.context.Options."""
+    known = {field.name for field in dataclasses.fields(Options)}
     return {key: value for key, value in options.items() if key in known}
 
 
-def again(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
-    """What a person types. command: how Python is called with the code of the sweep, as a shell writes it."""
-    told = json.dumps(settings(options))
-    words = ["-m", "orchestrator.backends.slurm.rerun", store, array, str(index), plan, told]
-    return f"{command} {shlex.join(words)}"
+def rerun_command(command: str, store: str, array: str, index: int, plan: str, options: Mapping[str, Any]) -> str:
+    """What a person types. command: the shell words that call Python with the code of the sweep."""
+    arguments = [store, array, str(index), plan, json.dumps(worker_options(options))]
+    return f"{command} {shlex.join(['-m', 'orchestrator.backends.slurm.rerun', *arguments])}"

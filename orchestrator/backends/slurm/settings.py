@@ -29,7 +29,7 @@ from orchestrator.backends.site_values import (
 
 @dataclass(frozen=True)
 class Resources:
-    """What one element of a stage asks for. `gpus`, `cpus` and `memory_gb` are those on each of `nodes`."""
+    """What one array task of a stage requests. gpus, cpus and memory_gb are per node."""
 
     minutes: float
     memory_gb: float
@@ -52,7 +52,7 @@ STAGES: dict[str, Resources] = {
 
 @method
 class Stage:
-    """What a site says of one stage; what it leaves out is in STAGES."""
+    """A site's settings for one stage; the defaults are in STAGES."""
 
     minutes: Minutes | None = None
     memory_gb: Memory | None = None
@@ -74,11 +74,11 @@ class Stages:
 
 
 @method
-class Slurm:
+class SlurmSettings:
     """A Slurm cluster, seen from its login node."""
 
-    partition: Names | None = None  # None: the default one of the cluster
-    cpu_partition: Names | None = None  # of elements without a GPU; None: `partition`
+    partition: Names | None = None  # None: the cluster's default
+    cpu_partition: Names | None = None  # for array tasks without a GPU; None: `partition`
     account: Name | None = None
     qos: Name | None = None
     constraint: Constraint | None = None
@@ -98,7 +98,7 @@ class Slurm:
     memory_gb_at_most: Memory | None = None
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
     signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
-    stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring elements, up to 20
+    stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:
         for stage in STAGES:
@@ -110,38 +110,37 @@ class Slurm:
         sample = self.resources("sample").minutes
         if sample <= self.target_minutes:
             raise ValueError(
-                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an element, "
-                f"is {sample:g}: an element that reaches its target would be ended"
+                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an array task, "
+                f"is {sample:g}: Slurm would end array tasks before they reach the target"
             )
 
     def resources(self, stage: str) -> Resources:
-        """What an element of `train`, `sample`, ... asks for. Raises KeyError for what is no stage."""
-        usual = STAGES[stage]
-        said = dataclasses.asdict(getattr(self.stages, stage))
-        return dataclasses.replace(usual, **{key: value for key, value in said.items() if value is not None})
+        """What an array task of `train`, `sample`, ... requests. Raises KeyError for an unknown stage."""
+        given = dataclasses.asdict(getattr(self.stages, stage))
+        return dataclasses.replace(STAGES[stage], **{key: value for key, value in given.items() if value is not None})
 
     @property
     def trained_on(self) -> int:
-        """Processes that train one network together, each on a GPU of its own where the stage asks for any."""
+        """How many processes train one network together, each on a GPU of its own if the stage requests any."""
         asked = self.resources("train")
         return max(1, asked.gpus) * asked.nodes
 
     @property
     def trained_words(self) -> str:
-        """Where their number is written."""
+        """The setting of that number, for messages."""
         asked = self.resources("train")
         return f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
 
     @property
     def writes_campaigns(self) -> bool:
-        """Whether what goes on with a campaign reads it from a file of the cluster."""
+        """Whether later jobs read the campaign from a file on the cluster."""
         return True
 
     def partition_of(self, gpus: int) -> str | None:
         return self.partition if gpus else self.cpu_partition or self.partition
 
     def gpu_option(self, gpus: int) -> dict[str, str]:
-        """The option of sbatch that asks for GPUs on each node: none, one and its value."""
+        """The sbatch option that requests GPUs on each node, if any."""
         if not gpus:
             return {}
         if self.gres == PER_NODE:
@@ -150,12 +149,12 @@ class Slurm:
 
     @property
     def command(self) -> str:
-        """Python on a node as a shell writes it, the container before it."""
+        """Shell words that call Python on a node, in its container."""
         return shlex.join([*self.container, self.python or sys.executable])
 
     @property
     def script(self) -> list[str]:
-        """The lines of a batch script before its work. What is in env_file is read on the node, not copied here."""
+        """The first lines of a batch script. env_file is read on the node, so the script holds no secrets of it."""
         if self.env_file is None:
             return list(self.setup)
         return [f"set -a; . {shlex.quote(os.path.expanduser(self.env_file))} || exit 3; set +a", *self.setup]

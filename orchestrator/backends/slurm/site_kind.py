@@ -1,8 +1,8 @@
-"""A site that is a Slurm cluster: queueing a sweep and leaving; what is asked of the queue, with its file or without.
+"""Sites of kind slurm: submit a sweep, and ask for or cancel what is queued.
 
-`reconcile: job`: after each wave a short job advances the same engine, so that repairs, and what had to wait for a
-measured speed or for room in the queue, need nobody. `reconcile: manual`: all is queued at once, and the same command
-repairs.
+With `reconcile: job`, a short job after each wave runs the engine again, so repairs, and work that waits for a measured
+speed or for room in the queue, need nobody. With `reconcile: manual`, all is queued at once, and the user repairs with
+the same command.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.doctor import doctor
 from orchestrator.backends.slurm.forecast import Forecast, forecast
-from orchestrator.backends.slurm.jobs import Jobs
-from orchestrator.backends.slurm.ledger import end, queue_states, tidy
+from orchestrator.backends.slurm.jobs import ArrayJobs
+from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves, queue_states
 from orchestrator.backends.slurm.submission import open_slurm, owner
 from orchestrator.execution import engine
 from orchestrator.store.store import Store
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 class SlurmQueue:
-    """What needs no site file, for the store has the waves."""
+    """What needs no site file, since the waves are in the store."""
 
     title = "Slurm"
 
     def status(self, sweep: str, store: Store) -> Queued:
-        elements, unknown = queue_states(store, sweep)
-        return Queued(elements, unknown=unknown)
+        states, unknown = queue_states(store, sweep)
+        return Queued(states, unknown=unknown)
 
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
-        if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued from this store, if there is one
-            return Ended(0, "element", True)
-        count, gone = end(Jobs(store, plan.sweep.name, Commands(), note), owner(), only)
-        return Ended(count, "element", gone)
+        if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm
+            return Ended(0, "array task", True)
+        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only)
+        return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:
         return None
@@ -70,10 +70,10 @@ class SlurmSite(SlurmQueue):
             return made[0]
 
         flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
-        waiting = sum(len(each.later) for each in made)  # outside of the queue; the observer was told for what
+        waiting = sum(len(each.held_back) for each in made)  # the observer was told what for
         words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
         if not flying:
-            tidy(store, plan.sweep.name)
+            close_finished_waves(store, plan.sweep.name)
             words = f"Nothing is left to queue: nagbench report {plan.sweep.path}"
         return Submitted({"queued": flying - waiting, "waiting": waiting, "failed": failed}, words, bool(failed))
 

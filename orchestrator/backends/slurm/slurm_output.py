@@ -1,6 +1,6 @@
-"""What Slurm's commands print, read: pure functions, and what they make.
+"""Parse what Slurm's commands print. Pure functions.
 
-An id is `7`, or `7_0` for an element of an array; times are seconds since 1970.
+An id is `7`, or `7_0` for an array task; times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-ELEMENTS_AT_MOST = 5_000_000  # MaxArraySize is at most 4,000,001
+ARRAY_TASKS_AT_MOST = 5_000_000  # MaxArraySize is at most 4,000,001
 
 OVER = frozenset(
     {
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"),
         *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
     }
-)  # any other state, known or not, is one of a job that may still run
+)  # a job in any other state, known or not, may still run
 
-# Why a job that waits will never start, unless a person does something. (JobHeldUser is the wish of a person.)
+# Reasons why a pending job will never start unless somebody acts. (JobHeldUser is not one: a user wants it.)
 NEVER = frozenset(
     {
         *("AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS"),
@@ -34,9 +34,9 @@ NEVER = frozenset(
         *("launch failed requeued held", "launch_failed_requeued_held"),
     }
 )
-OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it asks for more than one job may have
+OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it requests more than one job may have
 
-# Sizes, because without one some versions cut a field after 20 characters.
+# Each with a width: without one, some versions cut a field after 20 characters.
 QUEUE = {
     "JobArrayID": 60,
     "State": 30,
@@ -64,8 +64,8 @@ ACCOUNTS = (
 
 
 @dataclass(frozen=True)
-class Job:
-    """A line of squeue: a job, or an element of an array, that waits, runs, or ended a short while ago (MinJobAge)."""
+class SqueueRow:
+    """A line of squeue: a job or array task that is pending, runs, or ended less than MinJobAge ago."""
 
     id: str
     state: str
@@ -74,7 +74,7 @@ class Job:
     signal: int
     submitted: float | None
     start: float | None
-    end: float | None  # of one that runs: when its time is up
+    end: float | None  # while it runs: when its time limit comes
     nodes: str
     reason: str
     name: str
@@ -85,13 +85,13 @@ class Job:
 
     @property
     def stuck(self) -> bool:
-        """Whether it waits for what will not come by itself; `reason` says what."""
+        """Whether it will never start by itself; `reason` says why."""
         return self.state == "PENDING" and (self.reason in NEVER or OVER_LIMIT.match(self.reason) is not None)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A line of sacct: one time that a job or an element ran, or a step of that."""
+class SacctRow:
+    """A line of sacct: one run of a job or an array task, or a step of that run."""
 
     id: str
     step: str  # "" for the job itself, else "batch", "0", ...
@@ -103,7 +103,7 @@ class Run:
     end: float | None
     elapsed_s: float
     nodes: str
-    memory_gb: float | None  # the most that one process of a step used
+    memory_gb: float | None  # peak of one process of a step
 
     @property
     def over(self) -> bool:
@@ -125,7 +125,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Equal nodes of a partition. `gpus`: how many on each, by type ("" where the site names none)."""
+    """Equal nodes of a partition. gpus: how many on each, by type ("" if the cluster names none)."""
 
     partition: str
     count: int
@@ -149,21 +149,21 @@ class Association:
 
 
 def expand(job: str) -> list[str]:
-    """The ids that an id stands for: `7_[1,3-5%2]` is 7_1, 7_3, 7_4 and 7_5. Raises ValueError for what is no id."""
-    found = re.fullmatch(r"(\d+(?:\+\d+)?)(?:_(?:(\d+)|\[([\d,:-]+?)(?:,?\.\.\.)?(?:%\d+)?\]))?", job)
-    if found is None:
-        raise ValueError(f"no id of a job: {job!r}")
-    number, index, several = found.groups()
+    """The ids that an id stands for: `7_[1,3-5%2]` is 7_1, 7_3, 7_4 and 7_5. Raises ValueError for an invalid id."""
+    match = re.fullmatch(r"(\d+(?:\+\d+)?)(?:_(?:(\d+)|\[([\d,:-]+?)(?:,?\.\.\.)?(?:%\d+)?\]))?", job)
+    if match is None:
+        raise ValueError(f"not a valid job id: {job!r}")
+    number, index, several = match.groups()
     if several is None:
         return [number if index is None else f"{number}_{index}"]
     indices: list[int] = []
     for part in several.split(","):
-        one = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
-        if one is None:
-            raise ValueError(f"no id of a job: {job!r}")
-        chosen = range(int(one[1]), int(one[2] or one[1]) + 1, int(one[3] or 1))
-        if len(chosen) + len(indices) > ELEMENTS_AT_MOST:
-            raise ValueError(f"too many elements: {job!r}")
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if bounds is None:
+            raise ValueError(f"not a valid job id: {job!r}")
+        chosen = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1, int(bounds[3] or 1))
+        if len(chosen) + len(indices) > ARRAY_TASKS_AT_MOST:
+            raise ValueError(f"too many array tasks: {job!r}")
         indices += chosen
     return [f"{number}_{each}" for each in indices]
 
@@ -179,10 +179,10 @@ def time_of(words: str) -> float | None:
 
 def minutes_of(words: str) -> float | None:
     """A time limit in Slurm's spelling: `1-00:00:00`, `30:00`, `5`; None for UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", words)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", words)
+    if match is None:
         return None
-    days, *parts = found.groups()
+    days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is not None:  # days-hours[:minutes[:seconds]]
         hours, minutes, seconds = (*numbers, 0, 0)[:3]
@@ -192,62 +192,62 @@ def minutes_of(words: str) -> float | None:
     return numbers[0] + (numbers[1] / 60 if len(numbers) == 2 else 0)
 
 
-def parse_queue(text: str) -> list[Job]:
+def parse_queue(text: str) -> list[SqueueRow]:
     jobs = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(QUEUE) - 1)]
         if len(fields) < len(QUEUE):
-            continue  # the rest of somebody's job name with a line break in it
-        found = dict(zip(QUEUE, fields, strict=True))
-        status = int(found["exit_code"] or 0)
+            continue  # the rest of a job name with a line break
+        values = dict(zip(QUEUE, fields, strict=True))
+        status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
-        job = Job(
+        job = SqueueRow(
             id="",
-            state=state_of(found["State"]),
-            restarts=int(found["RestartCnt"] or 0),
+            state=state_of(values["State"]),
+            restarts=int(values["RestartCnt"] or 0),
             exit_code=code,
-            signal=signal or (code - 128 if code > 128 else 0),  # as a shell says how its command was ended
-            submitted=time_of(found["SubmitTime"]),
-            start=time_of(found["StartTime"]),
-            end=time_of(found["EndTime"]),
-            nodes=found["NodeList"],
-            reason=found["Reason"],
-            name=found["Name"].removesuffix("|").strip(),
+            signal=signal or (code - 128 if code > 128 else 0),  # a shell exits with 128 + the signal of its command
+            submitted=time_of(values["SubmitTime"]),
+            start=time_of(values["StartTime"]),
+            end=time_of(values["EndTime"]),
+            nodes=values["NodeList"],
+            reason=values["Reason"],
+            name=values["Name"].removesuffix("|").strip(),
         )
-        jobs += [replace(job, id=each) for each in expand(found["JobArrayID"])]
+        jobs += [replace(job, id=each) for each in expand(values["JobArrayID"])]
     return jobs
 
 
-def parse_accounts(text: str) -> list[Run]:
+def parse_accounts(text: str) -> list[SacctRow]:
     runs = []
     for line in text.splitlines():
         fields = line.split("|")
         if len(fields) != len(ACCOUNTS):
-            raise ValueError(f"no line of sacct: {line[:200]!r}")
-        found = dict(zip(ACCOUNTS, fields, strict=True))
-        job, _, step = found["JobID"].partition(".")
-        code, _, signal = found["ExitCode"].partition(":")
-        of_a_step = found["DerivedExitCode"].partition(":")[2]
-        run = Run(
+            raise ValueError(f"not a line of sacct: {line[:200]!r}")
+        values = dict(zip(ACCOUNTS, fields, strict=True))
+        job, _, step = values["JobID"].partition(".")
+        code, _, signal = values["ExitCode"].partition(":")
+        of_a_step = values["DerivedExitCode"].partition(":")[2]
+        run = SacctRow(
             id="",
             step=step,
-            state=state_of(found["State"]),
+            state=state_of(values["State"]),
             exit_code=int(code or 0),
             signal=int(signal or 0) or int(of_a_step or 0),
-            submitted=time_of(found["Submit"]),
-            start=time_of(found["Start"]),
-            end=time_of(found["End"]),
-            elapsed_s=float(found["ElapsedRaw"] or 0),
-            nodes="" if found["NodeList"] == "None assigned" else found["NodeList"],
-            memory_gb=_gigabytes(found["MaxRSS"]),
+            submitted=time_of(values["Submit"]),
+            start=time_of(values["Start"]),
+            end=time_of(values["End"]),
+            elapsed_s=float(values["ElapsedRaw"] or 0),
+            nodes="" if values["NodeList"] == "None assigned" else values["NodeList"],
+            memory_gb=_gigabytes(values["MaxRSS"]),
         )
         runs += [replace(run, id=each) for each in expand(job)]
     return runs
 
 
 def _gigabytes(words: str) -> float | None:
-    found = re.fullmatch(r"([\d.]+)([KMGT]?)", words)
-    return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") / 1024**3 if found else None
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)", words)
+    return float(match[1]) * 1024.0 ** " KMGT".index(match[2] or " ") / 1024**3 if match else None
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -258,19 +258,19 @@ def parse_config(text: str) -> dict[str, str]:
 def parse_partitions(text: str) -> list[Partition]:
     partitions = []
     for line in text.splitlines():
-        found = {name: value for name, _, value in (word.partition("=") for word in line.split())}
-        if "PartitionName" not in found:
+        values = {name: value for name, _, value in (word.partition("=") for word in line.split())}
+        if "PartitionName" not in values:
             continue
         partition = Partition(
-            name=found["PartitionName"],
-            default=found.get("Default") == "YES",
-            up=found.get("State") == "UP",
-            max_minutes=minutes_of(found.get("MaxTime", "")),
-            nodes=int(found.get("TotalNodes", 0)),
-            preempt_mode=found.get("PreemptMode", ""),
-            grace_s=int(found.get("GraceTime", 0)),
-            accounts=_names(found.get("AllowAccounts", "ALL")),
-            qos=_names(found.get("AllowQos", "ALL")),
+            name=values["PartitionName"],
+            default=values.get("Default") == "YES",
+            up=values.get("State") == "UP",
+            max_minutes=minutes_of(values.get("MaxTime", "")),
+            nodes=int(values.get("TotalNodes", 0)),
+            preempt_mode=values.get("PreemptMode", ""),
+            grace_s=int(values.get("GraceTime", 0)),
+            accounts=_names(values.get("AllowAccounts", "ALL")),
+            qos=_names(values.get("AllowQos", "ALL")),
         )
         partitions.append(partition)
     return partitions
@@ -281,10 +281,10 @@ def _names(words: str) -> tuple[str, ...] | None:
 
 
 def parse_nodes(text: str) -> list[Nodes]:
-    found = []
+    nodes = []
     for line in text.splitlines():
         partition, count, state, cpus, memory, gres, features = line.split("|")
-        found.append(
+        nodes.append(
             Nodes(
                 partition=partition,
                 count=int(count),
@@ -295,27 +295,27 @@ def parse_nodes(text: str) -> list[Nodes]:
                 features=() if features == "(null)" else tuple(features.split(",")),
             )
         )
-    return found
+    return nodes
 
 
 def gpus_of(gres: str) -> dict[str, int]:
     """GPUs by type of `gpu:a100:4(S:0-1),gpu:2,shard:8`."""
-    found: Counter[str] = Counter()
+    gpus: Counter[str] = Counter()
     for part in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *rest = part.split(":")
         if name == "gpu":
             number = rest.pop() if rest and rest[-1].isdigit() else "1"
-            found[":".join(rest)] += int(number)
-    return dict(found)
+            gpus[":".join(rest)] += int(number)
+    return dict(gpus)
 
 
 def parse_associations(text: str) -> list[Association]:
-    found = []
+    associations = []
     for line in text.splitlines():
         account, partition, qos, submit, jobs, wall = line.split("|")
         allowed = tuple(name for name in qos.split(",") if name)
-        found.append(Association(account, partition, allowed, _limit(submit), _limit(jobs), minutes_of(wall)))
-    return found
+        associations.append(Association(account, partition, allowed, _limit(submit), _limit(jobs), minutes_of(wall)))
+    return associations
 
 
 def _limit(words: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Opening the Slurm backend for a sweep."""
+"""Open the Slurm backend for a sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.campaign import shared_folder
+from orchestrator.backends.campaign import check_store, shared_folder
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def owner() -> str:
-    """The user, as job names carry him."""
+    """The user's name, as part of a job's name."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
 
 
@@ -39,15 +39,14 @@ def open_slurm(
 ) -> Callable[[], Slurm]:
 
     def make() -> Slurm:
-        if store.url.startswith("memory:"):
-            raise BadInput(f"store {store.url} is of this process alone; the nodes cannot see it")
+        check_store(store)
         folder = shared_folder(store, site)
         commands = Commands()
-        check(site, commands)
+        check_partitions(site, commands)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise EnvironmentProblem(f"{folder} cannot be made: {error.strerror}") from error
+            raise EnvironmentProblem(f"cannot create {folder}: {error.strerror}") from error
         code = snapshot(folder)
         settings = site.settings
         record = {
@@ -73,26 +72,24 @@ def _reconciler(
     settings = site.settings
 
     def after_wave(stem: str, jobs: Sequence[str]) -> None:
-        """Queue the job that goes on when these have ended."""
+        """Queue the job that continues when these have ended."""
         if campaign.generation >= settings.generations_at_most:
-            note(
-                f"generation {campaign.generation} is the last (generations_at_most); the same command goes on by hand"
-            )
+            note(f"generation {campaign.generation} is the last (generations_at_most); run the same command to go on")
             return
-        going_on = dataclasses.replace(campaign, generation=campaign.generation + 1)
-        work, asked, name = remote(dataclasses.asdict(going_on)), settings.resources("reconcile"), stem + RECONCILE
+        following = dataclasses.replace(campaign, generation=campaign.generation + 1)
+        work, asked, name = remote(dataclasses.asdict(following)), settings.resources("reconcile"), stem + RECONCILE
         job = queue(settings, folder / name, code, name, asked, work, 1, after=jobs)
         note(f"queued reconcile: job {job}, after them ({name})")
-        name = stem + INSTEAD  # Slurm drops it once the other has done well
+        name = stem + INSTEAD  # Slurm drops it if the other succeeds
         queue(settings, folder / name, code, name, asked, work, 1, after=[job], when="afternotok")
 
     return after_wave
 
 
-def check(site: Site, commands: Commands) -> None:
-    """Hold a site against its cluster. Raises BadInput, with the key, for what the cluster does not have."""
+def check_partitions(site: Site, commands: Commands) -> None:
+    """Raise BadInput if the cluster does not have a site's partitions, or their time limits are below its own."""
     settings, partitions = site.settings, commands.partitions()
-    default = next((name for name, found in partitions.items() if found.default), None)
+    default = next((name for name, partition in partitions.items() if partition.default), None)
     for stage in STAGES:
         asked = settings.resources(stage)
         wanted = settings.partition_of(asked.gpus) or default
@@ -110,7 +107,7 @@ def check(site: Site, commands: Commands) -> None:
             if limit is not None and math.ceil(asked.minutes) > limit:
                 raise BadInput(
                     f"{site.path}: stages.{stage}.minutes is {asked.minutes:g}, but partition {name} ends jobs after "
-                    f"{limit:g}; such a job would wait for ever"
+                    f"{limit:g}; such a job would never start"
                 )
 
 

@@ -1,13 +1,13 @@
-"""What was queued, as files of the store: enough for another process, on another host, to go on from.
+"""Waves: what was queued, as files of the store, so that a process on any host can go on from there.
 
-waves/<sweep>/<number>/wave.json            what an engine queued in one go; who creates the number has it
-waves/<sweep>/<number>/<array>.json         an array: its job name, what it waits for, the bundles of each element
-waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it was never handed over
-waves/<sweep>/<number>/starts/<array>-<element>-<restart>.json    an element began
-waves/<sweep>/<number>/ends/<array>-<element>-<restart>.json      how it ended: its own words, else an engine's
-waves/<sweep>/<number>/closed.json          every end has been taken in; the seconds of GPUs that it used
+waves/<sweep>/<number>/wave.json            what an engine queued at once; the first to create it owns the number
+waves/<sweep>/<number>/<array>.json         an array: its job name, what it waits for, the bundles of each array task
+waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it was never submitted
+waves/<sweep>/<number>/starts/<array>-<index>-<restart>.json    an array task started
+waves/<sweep>/<number>/ends/<array>-<index>-<restart>.json      how it ended, written by itself or by an engine
+waves/<sweep>/<number>/closed.json          all ends have been processed; the GPU seconds that were used
 waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
-waves/<sweep>/<number>/stops/<number>.json  the user ended it, or some of its tasks (`nagbench cancel`)
+waves/<sweep>/<number>/stops/<number>.json  the user cancelled it, or some of its tasks (`nagbench cancel`)
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.backends.slurm.arrays import Array, Element
+from orchestrator.backends.slurm.arrays import Array, ArrayTask
 from orchestrator.backends.slurm.settings import Resources
 from orchestrator.errors import CorruptFile
 from orchestrator.execution.protocol import Bundle
 from orchestrator.store.store import Store
 
 Steps = tuple[tuple[str, "tuple[int, ...] | None"], ...]
-RECONCILE = ".reconcile"  # how the name of a job ends that goes on after a wave
-INSTEAD = ".reconcile2"  # and of the one that does so where that one died
+RECONCILE = ".reconcile"  # end of the name of the job that continues after a wave
+INSTEAD = ".reconcile2"  # end of the name of the job that does so if that one failed
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,21 @@ class Wave:
     def job_name(self, place: int) -> str:
         return f"{self.folder}/{place:03d}.job.json"
 
-    def mark(self, kind: str, place: int, element: int, restart: int) -> str:
-        return f"{self.folder}/{kind}/{place:03d}-{element:06d}-{restart:03d}.json"
+    def mark(self, kind: str, place: int, index: int, restart: int) -> str:
+        return f"{self.folder}/{kind}/{place:03d}-{index:06d}-{restart:03d}.json"
 
-    def attempt(self, place: int, element: int, restart: int) -> str:
-        """The name of a run of an element among the attempts at a task, the same whoever reports it."""
-        return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{element:06d}"
+    def attempt(self, place: int, index: int, restart: int) -> str:
+        """The name of a run of an array task as an attempt; the same, whoever reports it."""
+        return f"{int(self.record['time'] * 1e9):020d}-{restart:03d}-{place:03d}-{index:06d}"
 
 
-def stem(store: Store, owner: str, sweep: str) -> str:
-    """What the names of all jobs of a sweep begin with: those that were queued for this store."""
+def job_name_prefix(store: Store, owner: str, sweep: str) -> str:
+    """The prefix of the names of all jobs that were queued for a sweep on this store."""
     return f"nb.{owner}.{sweep}.{_short(store.url)}-"
 
 
-def unique(stem: str) -> str:
-    """A name that no other wave has."""
+def unique_name(stem: str) -> str:
+    """A prefix for the jobs of one wave."""
     return stem + _short(f"{os.getpid()} {time.time_ns()}")
 
 
@@ -75,8 +75,8 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True)
 class Stop:
-    """What the user has ended of a wave: these tasks, or all (None); and when. whole: he wanted to end the sweep, and
-    what was left is of use to another one.
+    """What the user cancelled of a wave, and when. only: these tasks; None for all. whole: the user cancelled the whole
+    sweep, and what goes on is needed by another one.
     """
 
     only: frozenset[str] | None
@@ -87,57 +87,58 @@ class Stop:
         return self.only is None or self.only.issuperset(digests)
 
 
-def stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
-    """End a wave, or some of its tasks: elements look before each step."""
+def record_stop(store: Store, wave: Wave, only: Iterable[str] | None, whole: bool = True) -> None:
+    """Stop a wave, or some of its tasks. Array tasks read this before each step."""
     chosen = None if only is None else sorted(only)
     record = {"only": chosen, "time": round(time.time(), 3), "whole": whole}
     store.create_record(f"{wave.folder}/stops/{time.time_ns():020d}.json", record)
 
 
-def stopped(store: Store, wave: Wave) -> Stop | None:
-    found = None
+def read_stop(store: Store, wave: Wave) -> Stop | None:
+    """What the user has cancelled of a wave, all stops taken together."""
+    stop = None
     for name in store.list(f"{wave.folder}/stops"):
         with contextlib.suppress(CorruptFile):
             record = store.read_record(f"{wave.folder}/stops/{name}", repair=False)
             only = None if record["only"] is None else frozenset(record["only"])
             whole = record["whole"]
-            if found is not None:
-                only = None if only is None or found.only is None else found.only | only
-                whole = whole or found.whole
-            found = Stop(only, record["time"], whole)
-    return found
+            if stop is not None:
+                only = None if only is None or stop.only is None else stop.only | only
+                whole = whole or stop.whole
+            stop = Stop(only, record["time"], whole)
+    return stop
 
 
-def give_up(store: Store, wave: Wave, stream: str, reason: str) -> None:
-    """A stream has failed for good; elements look before each bundle, whether the rest of its arm is worth it."""
+def record_failed_stream(store: Store, wave: Wave, stream: str, reason: str) -> None:
+    """Record that a stream has failed for good. Before each bundle, array tasks check whether its arm is worth it."""
     store.create_record(f"{wave.folder}/failed/{stream}.json", {"reason": reason})
 
 
-def given_up(store: Store, wave: Wave) -> dict[str, str]:
-    """Streams of a wave that have failed for good, and why."""
-    found = {}
+def failed_streams(store: Store, wave: Wave) -> dict[str, str]:
+    """The streams of a wave that have failed for good, and why."""
+    reasons = {}
     for name in store.list(f"{wave.folder}/failed"):
         with contextlib.suppress(CorruptFile):
             record = store.read_record(f"{wave.folder}/failed/{name}", repair=False)
-            found[name.removesuffix(".json")] = record["reason"]
-    return found
+            reasons[name.removesuffix(".json")] = record["reason"]
+    return reasons
 
 
 def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
-    """The waves of a sweep, oldest first; those that are closed only if asked for."""
-    found = []
+    """The waves of a sweep, oldest first. closed: include those that are closed."""
+    known = []
     for name in store.list(f"waves/{sweep}"):
         wave = Wave(sweep, int(name))
         if not closed and store.exists(f"{wave.folder}/closed.json"):
             continue
-        with contextlib.suppress(CorruptFile):  # the wave whose number was taken, and no more
+        with contextlib.suppress(CorruptFile):  # its engine was killed while it wrote this record
             wave = Wave(sweep, int(name), store.read_record(f"{wave.folder}/wave.json", repair=False))
-            found.append(wave)
-    return found
+            known.append(wave)
+    return known
 
 
-def begin(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
-    """A new wave, under the next free number."""
+def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
+    """Create a wave under the next free number."""
     names = store.list(f"waves/{sweep}")
     wave = Wave(sweep, int(names[-1]) + 1 if names else 1, record)
     while not store.create_record(f"{wave.folder}/wave.json", record):
@@ -145,13 +146,13 @@ def begin(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
     return wave
 
 
-def close(store: Store, wave: Wave) -> None:
+def close_wave(store: Store, wave: Wave) -> None:
     record = {"time": round(time.time(), 3), "gpu_seconds": round(gpu_seconds(store, wave), 1)}
     store.create_record(f"{wave.folder}/closed.json", record)
 
 
-def read_job(store: Store, wave: Wave, place: int) -> tuple[bool, str | None]:
-    """Whether it is known what became of an array when it was to be queued, and its id: None if it never was."""
+def read_job_id(store: Store, wave: Wave, place: int) -> tuple[bool, str | None]:
+    """Whether it is recorded how the submission of an array ended, and its job id; None if it was not submitted."""
     with contextlib.suppress(CorruptFile):
         return True, store.read_record(wave.job_name(place), repair=False)["job"]
     return False, None
@@ -169,25 +170,25 @@ def read_array(store: Store, name: str) -> Array:
         raise CorruptFile(f"{name} is not an array ({type(error).__name__}: {error})") from error
 
 
-def _array(found: Mapping[str, Any]) -> Array:
-    digests: list[str] = found["digests"]
-    elements = tuple(Element(tuple(_bundle(digests, each, found) for each in element)) for element in found["elements"])
+def _array(record: Mapping[str, Any]) -> Array:
+    digests: list[str] = record["digests"]
+    tasks = tuple(ArrayTask(tuple(_bundle(digests, b, record) for b in bundles)) for bundles in record["elements"])
     return Array(
-        found["name"],
-        found["kind"],
-        found["network"],
-        Resources(**found["resources"]),
-        tuple(found["avoid"]),
-        tuple(found["after"]),
-        elements,
-        found["throttle"],
-        found["seconds"],
+        record["name"],
+        record["kind"],
+        record["network"],
+        Resources(**record["resources"]),
+        tuple(record["avoid"]),
+        tuple(record["after"]),
+        tasks,
+        record["throttle"],
+        record["seconds"],
     )
 
 
 def _flat(array: Array) -> dict[str, Any]:
     """An array as JSON; each digest is written once."""
-    bundles = [bundle for element in array.elements for bundle in element.bundles]
+    bundles = [bundle for task in array.tasks for bundle in task.bundles]
     digests = {digest: place for place, digest in enumerate(dict.fromkeys(d for b in bundles for d, _ in b.steps))}
     return {
         "name": array.name,
@@ -201,14 +202,13 @@ def _flat(array: Array) -> dict[str, Any]:
         "seconds": round(array.seconds, 1),
         "digests": list(digests),
         "elements": [
-            [[b.micro_batch, b.doublings, _flat_steps(b.steps, digests)] for b in element.bundles]
-            for element in array.elements
+            [[b.micro_batch, b.doublings, _flat_steps(b.steps, digests)] for b in task.bundles] for task in array.tasks
         ],
     }
 
 
 def _flat_steps(steps: Steps, digests: Mapping[str, int]) -> Any:
-    """Steps as JSON; those that do the same tasks for each of some blocks, as nearly all do, in few words."""
+    """Steps as JSON. The usual case, the same tasks for each of some blocks, has a short form."""
     tasks = list(dict.fromkeys(digest for digest, _ in steps))
     numbers = list(dict.fromkeys(number for _, blocks in steps for number in blocks or ()))
     if steps == _steps(tasks, numbers or None):
@@ -240,36 +240,42 @@ def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any
 
 
 def marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int, int], str]:
-    """The marks of a wave: (array, element, restart) -> name."""
-    found = {}
+    """The marks of a wave: (array, index, restart) -> name."""
+    names = {}
     for name in store.list(f"{wave.folder}/{kind}"):
-        place, element, restart = map(int, name.removesuffix(".json").split("-"))
-        found[place, element, restart] = f"{wave.folder}/{kind}/{name}"
-    return found
+        place, index, restart = map(int, name.removesuffix(".json").split("-"))
+        names[place, index, restart] = f"{wave.folder}/{kind}/{name}"
+    return names
+
+
+def read_or_empty(store: Store, name: str) -> dict[str, Any]:
+    """A mark or another record; empty if it is not there."""
+    with contextlib.suppress(CorruptFile):
+        return store.read_record(name, repair=False)
+    return {}
 
 
 def newest_marks(store: Store, wave: Wave, kind: str) -> dict[tuple[int, int], tuple[int, str]]:
-    """(array, element) -> the highest restart that has such a mark, and the mark's name."""
+    """(array, index) -> the latest restart that has such a mark, and the mark's name."""
     return {
-        (place, element): (restart, name)
-        for (place, element, restart), name in sorted(marks(store, wave, kind).items())
+        (place, index): (restart, name) for (place, index, restart), name in sorted(marks(store, wave, kind).items())
     }
 
 
 def gpu_seconds(store: Store, wave: Wave) -> float:
-    """Seconds of GPUs that the elements of a wave have used, those included that run or were killed."""
+    """GPU seconds that the array tasks of a wave have used, including those that run or were killed."""
     with contextlib.suppress(CorruptFile):
         return float(store.read_record(f"{wave.folder}/closed.json", repair=False)["gpu_seconds"])
     starts, ends = marks(store, wave, "starts"), marks(store, wave, "ends")
     total = 0.0
-    for (place, element, restart), name in starts.items():
+    for (place, index, restart), name in starts.items():
         with contextlib.suppress(CorruptFile):
             start = store.read_record(name, repair=False)
             if start["gpus"]:
                 end = time.time()
-                if (mark := ends.get((place, element, restart))) is not None:
+                if (mark := ends.get((place, index, restart))) is not None:
                     end = store.read_record(mark, repair=False)["time"]
-                elif (again := starts.get((place, element, restart + 1))) is not None:  # it was requeued without a word
-                    end = store.read_record(again, repair=False)["started"]
+                elif (requeued := starts.get((place, index, restart + 1))) is not None:  # it left no mark of its end
+                    end = store.read_record(requeued, repair=False)["started"]
                 total += start["gpus"] * max(0.0, end - start["started"])
     return total

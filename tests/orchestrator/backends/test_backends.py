@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.inline import Here
+from orchestrator.backends.inline import Inline
 from orchestrator.backends.local import Local
 from orchestrator.execution.protocol import Backend
 from orchestrator.plan.model import Plan
@@ -24,7 +24,7 @@ from tests.orchestrator.contract import Kind, Used, using
 
 @contextlib.contextmanager
 def here(store: Store, plan: Plan) -> Iterator[Backend]:
-    yield Here(store, Options())
+    yield Inline(store, Options())
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def ray(store: Store, plan: Plan) -> Iterator[Backend]:
 BACKENDS = {
     "here": Kind(here, None),
     "local": Kind(local, lambda backend: [process.process.pid for process in backend.processes]),
-    "ray": Kind(ray, lambda backend: [hand.about["pid"] for hand in backend.hands if hand.host]),
+    "ray": Kind(ray, lambda backend: [worker.about["pid"] for worker in backend.workers if worker.host]),
 }
 WITH_WORKERS = pytest.mark.parametrize("used", [name for name in BACKENDS if BACKENDS[name].workers], indirect=True)
 

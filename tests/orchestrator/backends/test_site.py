@@ -1,4 +1,4 @@
-"""The site file: every key, what is refused and how that is said, and what reaches a shell."""
+"""The site file: every key, what is refused and with which message, and what reaches a shell."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.site import KINDS, Local, find_site, folders, read_site
-from orchestrator.backends.slurm.settings import STAGES, Resources, Slurm
+from orchestrator.backends.site import KINDS, LocalSettings, find_site, folders, read_site
+from orchestrator.backends.slurm.settings import STAGES, Resources, SlurmSettings
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.spec import examples
 
@@ -64,10 +64,10 @@ def site(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def slurm(site: Callable[[str], Path]) -> Callable[[str], Slurm]:
-    def read(text: str) -> Slurm:
+def slurm(site: Callable[[str], Path]) -> Callable[[str], SlurmSettings]:
+    def read(text: str) -> SlurmSettings:
         found = read_site(str(site(f"kind: slurm\n{text}"))).settings
-        assert isinstance(found, Slurm)
+        assert isinstance(found, SlurmSettings)
         return found
 
     return read
@@ -82,17 +82,17 @@ def test_every_key(site: Callable[[str], Path], tmp_path: Path) -> None:
     slurm = found.settings
     written = set(slurm.__dataclass_fields__)
     assert written == {line.partition(":")[0] for line in EVERY_KEY.splitlines() if line[0] != " "} - {"kind"}
-    assert slurm != Slurm()
+    assert slurm != SlurmSettings()
     assert slurm.resources("train") == Resources(minutes=2880, memory_gb=100, cpus=16, gpus=4, nodes=2)
     assert slurm.resources("sample") == Resources(minutes=50, memory_gb=16, cpus=4, gpus=1)
     assert slurm.resources("measure").gpus == 0
     assert (slurm.target_minutes, slurm.throttle, slurm.scratch) == (45.5, 16, "$SLURM_TMPDIR/x")
 
 
-def test_a_site_may_say_next_to_nothing(slurm: Callable[[str], Slurm]) -> None:
-    assert slurm("") == Slurm()
-    assert slurm("partition: null\nstages: {train: null}\n") == Slurm()
-    assert {stage: Slurm().resources(stage) for stage in STAGES} == STAGES
+def test_a_site_may_say_next_to_nothing(slurm: Callable[[str], SlurmSettings]) -> None:
+    assert slurm("") == SlurmSettings()
+    assert slurm("partition: null\nstages: {train: null}\n") == SlurmSettings()
+    assert {stage: SlurmSettings().resources(stage) for stage in STAGES} == STAGES
 
 
 @pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
@@ -102,12 +102,12 @@ def test_the_examples_are_right(path: Path) -> None:
 
 
 def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path], tmp_path: Path) -> None:
-    """With every comment that is a key taken in, the example says all that there is to say."""
+    """With its commented keys put in, the example has every key."""
     lines = []
     for line in (SITES[0].parent / "slurm.yaml").read_text().splitlines():
         bare = line.strip().removeprefix("# ")
         key = bare.partition(":")[0]
-        known = key in Slurm.__dataclass_fields__ or key in STAGES or bare == "- module load cuda"
+        known = key in SlurmSettings.__dataclass_fields__ or key in STAGES or bare == "- module load cuda"
         lines.append(line.replace("# ", "", 1) if line.strip().startswith("#") and known else line)
     secrets = tmp_path / "env"
     secrets.touch(0o600)
@@ -115,7 +115,8 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
     found = read_site(str(site(text.replace("#     -", "    -")))).settings
     assert found.account == "my_group"
     assert found.setup == ("module load cuda",)
-    assert {key for key in Slurm.__dataclass_fields__ if f"\n{key}:" in f"\n{text}"} == set(Slurm.__dataclass_fields__)
+    fields = set(SlurmSettings.__dataclass_fields__)
+    assert {key for key in fields if f"\n{key}:" in f"\n{text}"} == fields
 
 
 @pytest.mark.parametrize(
@@ -139,10 +140,10 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("gres: gpu:1", r":2: gres: expected gpu:\{gpus\}, gpu:TYPE:\{gpus\} or gpus_per_node, got 'gpu:1'"),
         ("gres: 'gpu:{gpus} --x'", r":2: gres: expected gpu"),
         ("setup: module load cuda", r":2: setup: .*got 'module load cuda'"),
-        ("setup:\n- |\n  a\n  b", r":3: setup\[0\]: a line break or a character that cannot be seen is in it"),
-        ('partition: "a\\nb"', r":2: partition: a line break or a character that cannot"),
-        ('container: ["a\\0b"]', r":2: container\[0\]: a line break or a character that cannot"),
-        ('setup: ["\\u2028"]', r":2: setup\[0\]: a line break or a character that cannot"),
+        ("setup:\n- |\n  a\n  b", r":3: setup\[0\]: it has a line break or an invisible character"),
+        ('partition: "a\\nb"', r":2: partition: it has a line break or an invisible"),
+        ('container: ["a\\0b"]', r":2: container\[0\]: it has a line break or an invisible"),
+        ('setup: ["\\u2028"]', r":2: setup\[0\]: it has a line break or an invisible"),
         ("setup: [export WANDB_API_KEY=abc]", r":2: setup\[0\]: WANDB_API_KEY looks like a secret.*env_file"),
         ("setup: ['export AWS_SECRET_ACCESS_KEY=\"abc\"']", r"AWS_SECRET_ACCESS_KEY looks like a secret"),
         ("container: [apptainer, exec, --env, KEY=x]", r":2: container\[3\]: KEY looks like a secret"),
@@ -168,10 +169,10 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but train has 32"),
         ("partition: gpu\npartition: cpu", r":3: repeated key 'partition'"),
         ("env_file: /nonexistent/env", r":2: env_file: /nonexistent/env: no such file or directory"),
-        ("env_file: /tmp", r":2: env_file: /tmp is no file"),
+        ("env_file: /tmp", r":2: env_file: /tmp is not a regular file"),
     ],
 )
-def test_what_is_refused(slurm: Callable[[str], Slurm], text: str, message: str) -> None:
+def test_what_is_refused(slurm: Callable[[str], SlurmSettings], text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         slurm(f"{text}\n")
 
@@ -194,13 +195,15 @@ def test_what_is_no_site(site: Callable[[str], Path], text: str, message: str) -
 
 
 def test_this_machine_is_a_site_too(site: Callable[[str], Path]) -> None:
-    assert read_site(str(site("kind: local\nworkers: 3\n"))).settings == Local(workers=3)
+    assert read_site(str(site("kind: local\nworkers: 3\n"))).settings == LocalSettings(workers=3)
 
 
 @pytest.mark.parametrize(
     ("mode", "fine"), [(0o600, True), (0o400, True), (0o640, False), (0o604, False), (0o660, False)]
 )
-def test_secrets_are_for_the_user_alone(slurm: Callable[[str], Slurm], tmp_path: Path, mode: int, fine: bool) -> None:
+def test_secrets_are_for_the_user_alone(
+    slurm: Callable[[str], SlurmSettings], tmp_path: Path, mode: int, fine: bool
+) -> None:
     secrets = tmp_path / "env"
     secrets.write_text("TOKEN=hush\n")
     secrets.chmod(mode)
@@ -212,7 +215,7 @@ def test_secrets_are_for_the_user_alone(slurm: Callable[[str], Slurm], tmp_path:
         slurm(f"env_file: {secrets}\n")
 
 
-def test_secrets_of_somebody_else_are_refused(slurm: Callable[[str], Slurm], tmp_path: Path) -> None:
+def test_secrets_of_somebody_else_are_refused(slurm: Callable[[str], SlurmSettings], tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     secrets = tmp_path / "env"
@@ -222,7 +225,7 @@ def test_secrets_of_somebody_else_are_refused(slurm: Callable[[str], Slurm], tmp
         slurm(f"env_file: {secrets}\n")
 
 
-def test_words_reach_a_shell_as_they_are(slurm: Callable[[str], Slurm], tmp_path: Path) -> None:
+def test_words_reach_a_shell_as_they_are(slurm: Callable[[str], SlurmSettings], tmp_path: Path) -> None:
     """Run what a batch script would hold: nothing in a path or a word is acted on."""
     folder = tmp_path / "it's a $HOME `id` folder; exit 9"
     folder.mkdir()
@@ -243,7 +246,7 @@ def test_words_reach_a_shell_as_they_are(slurm: Callable[[str], Slurm], tmp_path
     assert "hush" not in script
 
 
-def test_a_node_that_cannot_read_the_secrets_stops(slurm: Callable[[str], Slurm], tmp_path: Path) -> None:
+def test_a_node_that_cannot_read_the_secrets_stops(slurm: Callable[[str], SlurmSettings], tmp_path: Path) -> None:
     secrets = tmp_path / "env"
     secrets.touch(0o600)
     found = slurm(f"env_file: {secrets}\n")
@@ -253,7 +256,7 @@ def test_a_node_that_cannot_read_the_secrets_stops(slurm: Callable[[str], Slurm]
     )
 
 
-def test_options_of_sbatch(slurm: Callable[[str], Slurm]) -> None:
+def test_options_of_sbatch(slurm: Callable[[str], SlurmSettings]) -> None:
     assert slurm("").gpu_option(2) == {"gres": "gpu:2"}
     assert slurm("gres: gpu:a100:{gpus}").gpu_option(4) == {"gres": "gpu:a100:4"}
     assert slurm("gres: gpus_per_node").gpu_option(4) == {"gpus-per-node": "4"}
@@ -273,7 +276,8 @@ def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "site.yaml").write_text("kind: local\n")
     (own / "slurm.yaml").write_text("kind: local\nworkers: 2\n")
     assert read_site().path == str(own / "site.yaml")
-    assert read_site("slurm").settings == Local(workers=2)  # the user's own comes before the example of that name
+    # The user's own comes before the example of that name.
+    assert read_site("slurm").settings == LocalSettings(workers=2)
     assert read_site("slurm_manual").kind == "slurm"
     with pytest.raises(BadInput, match=r"unknown site 'slrum'\. Did you mean 'slurm'\? Known: .*site, slurm"):
         read_site("slrum")
@@ -284,7 +288,7 @@ def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sites_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a source tree the examples lie where pip has put them."""
+    """Without a source tree, the examples are where pip installed them."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     installed = tmp_path / "data/share/nagbench/sites"
     installed.mkdir(parents=True)
@@ -318,5 +322,5 @@ def test_reading_a_site_is_instant(tmp_path: Path) -> None:
         "unset AWS_SECRET_ACCESS_KEY",
     ],
 )
-def test_what_holds_no_secret_is_fine(slurm: Callable[[str], Slurm], line: str) -> None:
+def test_what_holds_no_secret_is_fine(slurm: Callable[[str], SlurmSettings], line: str) -> None:
     assert slurm(f"setup: [{json.dumps(line)}]\n").setup == (line,)

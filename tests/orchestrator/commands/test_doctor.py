@@ -74,7 +74,7 @@ def test_a_broken_installation_is_a_line(package: Callable[[str, str], None], mo
     assert found.fix == "pip install --force-reinstall torch"
     assert exit_code([found]) == 3
     package("torch", "import os; os.abort()")
-    assert library("torch").detail == "broken: the process ended with -6"
+    assert library("torch").detail == "broken: exit code -6"
     monkeypatch.setattr(module, "IMPORT_S", 0.5)
     package("torch", "import time; time.sleep(60)")
     assert "takes over" in library("torch").detail

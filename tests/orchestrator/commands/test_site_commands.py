@@ -45,7 +45,7 @@ def test_plan_says_what_it_will_take(
     assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
-    words = r"arrays?, [\d,]+ elements?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
+    words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
     assert re.search(words, said)
     assert "Disk for its cells: " in said
     assert re.search(r"in [\d,]+ files", said)
@@ -79,10 +79,10 @@ def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
         (("run", "--max-gpu-hours", "1"), "", UNCOUNTED),
         (("submit", "--max-gpu-hours", "1"), RAY, UNCOUNTED),
         (("submit",), "kind: local\n", "kind 'local' has no queue; nagbench run --site does the sweep there."),
-        (("run",), "kind: ray\n", "address is missing: HOST:6379, as `ray start --head` says it"),
+        (("run",), "kind: ray\n", "address is missing: HOST:6379, as `ray start --head` prints it"),
         (("submit",), "kind: ray\n", "jobs is missing: the address of Ray's Job API, such as http://head:8265"),
         (("cancel",), "kind: local\n", "nothing is queued at a site of kind 'local'; Ctrl-C ends a run there."),
-        (("cancel", "--arm", "nag"), RAY, "--arm, --cell: a Ray job does its sweep as a whole; cancel it whole."),
+        (("cancel", "--arm", "nag"), RAY, "--arm, --cell: a Ray job runs the whole sweep; cancel it without them."),
     ],
 )
 def test_what_does_not_go_together(

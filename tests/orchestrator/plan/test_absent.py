@@ -128,14 +128,14 @@ def test_smoke_reads_none_of_it(sweep: Callable[..., Path], tmp_path: Path) -> N
     assert sorted(n.data.classes for n in tuned) == [10, 200]
     assert {c.cell.params["data"] for c in found.cells} == {"cub200", "image_folder"}
     path = tmp_path / "store"
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.inline import Inline
     from orchestrator.execution import engine
     from orchestrator.report.document import document
     from orchestrator.report.results import collect
     from orchestrator.tasks.context import Options
 
     store = Store(str(path))
-    assert not engine.run(found, store, lambda: Here(store, Options()), Quiet())
+    assert not engine.run(found, store, lambda: Inline(store, Options()), Quiet())
     told = document(collect(found, store), store)
     assert len(told["cells"]) == 2 * 4
     assert {row["arm"] for row in told["comparisons"]} == {"dog", "nag"}

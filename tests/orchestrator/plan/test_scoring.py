@@ -149,12 +149,12 @@ def test_clean_fid_on_the_folder_agrees(
 
 
 def run_plan(plan: Any, folder: Path) -> Store:
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.inline import Inline
     from orchestrator.execution import engine
     from orchestrator.tasks.context import Options
 
     store = Store(str(folder))
-    assert not engine.run(plan, store, lambda: Here(store, Options()), Quiet())
+    assert not engine.run(plan, store, lambda: Inline(store, Options()), Quiet())
     return store
 
 

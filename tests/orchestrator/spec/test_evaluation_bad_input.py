@@ -257,7 +257,7 @@ def test_one_held_out_image_is_none(tmp_path: Path) -> None:
 
 def test_images_that_changed_since_the_sweep_was_planned(tmp_path: Path) -> None:
     """A queued task must not read other images under the same digest."""
-    from orchestrator.backends.inline import Here
+    from orchestrator.backends.inline import Inline
     from orchestrator.execution import engine
     from orchestrator.plan.make import plan
     from orchestrator.store.store import Store
@@ -267,7 +267,7 @@ def test_images_that_changed_since_the_sweep_was_planned(tmp_path: Path) -> None
     picture_folder(tmp_path / "data")
     planned, store = plan(read_sweep(written(tmp_path))), Store(str(tmp_path / "store"))
     Image.fromarray(pixels(1, 9)[0]).save(tmp_path / "data" / "a" / "new.png")
-    failed = engine.run(planned, store, lambda: Here(store, Options()), Quiet())
+    failed = engine.run(planned, store, lambda: Inline(store, Options()), Quiet())
     assert all(
         "data has changed since the sweep was planned: other files, or other sizes" in r for r in failed.values()
     )

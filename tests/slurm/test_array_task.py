@@ -1,4 +1,4 @@
-"""An element, and who watches it, where no Slurm is needed."""
+"""An array task, and the engine that watches it, where no Slurm is needed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.backends.slurm import array_task
 from orchestrator.backends.slurm import backend as slurm
-from orchestrator.backends.slurm import element
+from orchestrator.backends.slurm.array_task import STOP, ArrayTaskRunner, RunArrayTask
 from orchestrator.backends.slurm.arrays import arrays
 from orchestrator.backends.slurm.backend import Slurm
-from orchestrator.backends.slurm.commands import Absent, Commands
-from orchestrator.backends.slurm.element import STOP, Element, Running
+from orchestrator.backends.slurm.commands import Commands, Unsupported
 from orchestrator.backends.slurm.process import CACHES, prepare
-from orchestrator.backends.slurm.settings import Slurm as Settings
-from orchestrator.backends.slurm.waves import begin, give_up, write_array
+from orchestrator.backends.slurm.settings import SlurmSettings
+from orchestrator.backends.slurm.waves import create_wave, record_failed_stream, write_array
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
 from orchestrator.execution import protocol as backends
@@ -43,18 +43,18 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 @pytest.fixture
-def running(done: Ran, tmp_path: Path) -> Callable[..., Running]:
-    """`running(steps)`: an element with these steps, on a store that has the network and no samples."""
+def running(done: Ran, tmp_path: Path) -> Callable[..., ArrayTaskRunner]:
+    """`running(steps)`: an array task with these steps, on a store that has the network and no samples."""
     shutil.copytree(done.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("blocks"))
     store = Store(str(tmp_path / "store"))
     planned = plan(read_sweep(done.plan.sweep.path))
 
-    def made(*steps: tuple[str, tuple[int, ...]]) -> Running:
+    def made(*steps: tuple[str, tuple[int, ...]]) -> ArrayTaskRunner:
         bundle = Bundle(steps, engine.keep_plan(planned, store), "sample", "")
-        wave = begin(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
-        (array,) = arrays([Work(1, bundle)], Settings(), lambda each: 1.0, str, {}, 10)
+        wave = create_wave(store, "small", {"arrays": 1, "stem": "x", "time": time.time(), "folder": str(tmp_path)})
+        (array,) = arrays([Work(1, bundle)], SlurmSettings(), lambda each: 1.0, str, {}, 10)
         write_array(store, wave, 0, array)
-        return Running(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
+        return ArrayTaskRunner(store, wave, 0, 0, bundle.plan, {"folder": str(tmp_path)})
 
     return made
 
@@ -64,23 +64,23 @@ def samples(done: Ran) -> str:
 
 
 def test_a_file_stop_ends_it_after_the_block(
-    done: Ran, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    done: Ran, running: Callable[..., ArrayTaskRunner], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stream = samples(done)
     made = running((stream, (0,)), (stream, (1,)))
-    step = Running._step
+    step = ArrayTaskRunner._step
 
-    def and_then(self: Running, *arguments: Any) -> Any:
+    def and_then(self: ArrayTaskRunner, *arguments: Any) -> Any:
         (tmp_path / STOP).touch()
         return step(self, *arguments)
 
-    monkeypatch.setattr(Running, "_step", and_then)
+    monkeypatch.setattr(ArrayTaskRunner, "_step", and_then)
     assert made.run() == "stopped"
     assert made.store.list(f"blocks/{stream}") == done.store.list(f"blocks/{stream}")[:1]
 
 
 def test_a_task_that_no_plan_has_is_bad_input_and_the_rest_is_done(
-    done: Ran, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+    done: Ran, running: Callable[..., ArrayTaskRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = running(("0" * 32, (0,)))
     assert made.run() == "done"
@@ -89,23 +89,23 @@ def test_a_task_that_no_plan_has_is_bad_input_and_the_rest_is_done(
     assert "has the task 000" in end["reason"]
 
 
-def test_no_other_block_of_a_cell_that_has_failed_is_tried(done: Ran, running: Callable[..., Running]) -> None:
+def test_no_other_block_of_a_cell_that_has_failed_is_tried(done: Ran, running: Callable[..., ArrayTaskRunner]) -> None:
     stream = samples(done)
     made = running((stream, (0,)))
-    give_up(made.store, made.wave, stream, "not finite")
+    record_failed_stream(made.store, made.wave, stream, "not finite")
     assert made.run() == "done"
     (end,) = made.ends
     assert (end["outcome"], end["reason"]) == ("skipped", "not tried: another block of its cell failed: not finite")
     assert not made.store.list(f"blocks/{stream}")
 
 
-def test_elements_start_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_array_tasks_start_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(element.time, "sleep", slept.append)
-    monkeypatch.setattr(element.signal, "signal", lambda *_: signal.SIG_DFL)
-    monkeypatch.setattr(Running, "run", lambda self: "done")
+    monkeypatch.setattr(array_task.time, "sleep", slept.append)
+    monkeypatch.setattr(array_task.signal, "signal", lambda *_: signal.SIG_DFL)
+    monkeypatch.setattr(ArrayTaskRunner, "run", lambda self: "done")
     for index in (0, 1, 19, 20):
-        Element("memory://x", "small", 1, 0, "", {"stagger_s": 0.5})(index)
+        RunArrayTask("memory://x", "small", 1, 0, "", {"stagger_s": 0.5})(index)
     assert slept == [0.0, 0.5, 9.5, 0.0]
 
 
@@ -135,7 +135,7 @@ class Asked(Commands):
         return []
 
     def accounts(self, *arguments: Any, **options: Any) -> list[Any]:
-        raise Absent("none here")
+        raise Unsupported("none here")
 
 
 def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.
     asked = Asked(clock)
     record = {"owner": "me", "generation": 1, "since": 0.0}
     backend: backends.Backend = Slurm(
-        done.store, done.plan, Settings(), tmp_path, ROOT, asked, lambda text: None, record, {}
+        done.store, done.plan, SlurmSettings(), tmp_path, ROOT, asked, lambda text: None, record, {}
     )
     while now < 7200:
         assert backend.poll(0.5) == []
@@ -162,11 +162,11 @@ def test_who_watches_asks_seldom_and_not_in_step(done: Ran, monkeypatch: pytest.
     assert len({round(gap) for gap in gaps}) > 1
 
 
-def test_an_array_that_names_another_plan_is_not_done(done: Ran, running: Callable[..., Running]) -> None:
+def test_an_array_that_names_another_plan_is_not_done(done: Ran, running: Callable[..., ArrayTaskRunner]) -> None:
     """The array lies in the store, where others can write; the plan came with the job."""
     digest = samples(done)
-    element = running((digest, (0,)))
-    forged = replace(element, plan="0" * 32)
+    runner = running((digest, (0,)))
+    forged = replace(runner, plan="0" * 32)
     with pytest.raises(EnvironmentProblem, match=r"waves/small/000001/000.json is not what was submitted"):
         forged.run()
-    assert not element.store.exists(block_name(digest, 0))
+    assert not runner.store.exists(block_name(digest, 0))

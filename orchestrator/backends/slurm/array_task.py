@@ -1,11 +1,11 @@
-"""What one element of a job array does on its node: its bundles, block by block, each published as it is made.
+"""Run one array task on its node: its bundles, block by block, each published as soon as it is made.
 
-It is given strings only: a store, the name of an array in it, and its place there. What it does, it reads. It leaves a
-mark when it begins and one when it ends; all that matters is in the records of the tasks.
+The job carries only strings: a store, the name of an array in it, and an index. The rest is read from the store. Marks
+record its start and its end; what is done is in the records of the tasks alone.
 
-Signals. Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
-(TERM). A warning makes a training write a checkpoint. Work goes on: Slurm requeues what it preempts, unless that left
-by itself; before its time limit an element requeues itself, if it has got on.
+Signals: Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
+(TERM). On a warning, a training writes a checkpoint, and work goes on: Slurm requeues a job that it preempts, but not
+one that has exited. Shortly before its time limit, an array task that has made progress requeues itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.process import prepare
-from orchestrator.backends.slurm.rerun_command import again, settings
-from orchestrator.backends.slurm.waves import Wave, give_up, given_up, read_array, read_job, stopped
+from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
+from orchestrator.backends.slurm.waves import (
+    Wave,
+    failed_streams,
+    read_array,
+    read_job_id,
+    read_or_empty,
+    read_stop,
+    record_failed_stream,
+)
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.store.layout import block_name, plan_name, record_name
@@ -40,44 +48,44 @@ if TYPE_CHECKING:
     from orchestrator.execution.protocol import Bundle
     from orchestrator.execution.worker import Worker
 
-STOP = "STOP"  # a file of this name in the shared folder: nothing is queued, and elements come to an end
-STAGGER_AT_MOST = 20  # elements whose starts are spread
-PATIENCE_S = 600.0  # with a store that cannot be written just now
-HELD_S = 300.0  # with a training that somebody else, perhaps a node that is gone, has the lease of
+STOP = "STOP"  # while the shared folder has a file of this name, nothing is queued, and array tasks stop
+STAGGER_AT_MOST = 20  # array tasks whose starts are spread
+PATIENCE_S = 600.0  # how long to retry while the store cannot be read or written
+HELD_S = 300.0  # how long to wait for the lease of a training, which a node that is gone may hold
 WAIT_S = 5.0
-SPARE_S = 30.0  # of the time limit that an element leaves
-FORGOTTEN_S = 600.0  # after a warning
-WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning is of something else
-REPAIRS = 3  # turns at a bundle in which a damaged file was found
+SPARE_S = 30.0  # left of the time limit
+FORGOTTEN_S = 600.0  # a warning that nothing followed counts no longer
+WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning has another reason
+REPAIRS = 3  # attempts at a bundle in which a damaged file was found
 MARKS = ("starts", "ends")
 
 
 @dataclass(frozen=True)
-class Element:
-    """Called by submitit on the node, on every task of the element. Only tasks of `plan` are done."""
+class RunArrayTask:
+    """Called by submitit on the node, in every process of the array task. It does tasks of `plan` only."""
 
     store: str
     sweep: str
     wave: int
     array: int
     plan: str
-    # Of Options, and: scratch, stagger_s, signal_s, folder, command; group: its tasks train one network together.
+    # Of Options, and: scratch, stagger_s, signal_s, folder, command; group: its processes train one network together.
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, index: int) -> str:
-        """How it ended, for the log; nobody reads it for a decision."""
+        """The outcome, for the log only."""
         prepare(self.options.get("scratch"), self.options.get("group", False))
         wave = Wave(self.sweep, self.wave)
-        running = Running(Store(self.store), wave, self.array, index, self.plan, self.options)
-        for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end what can go on
-            signal.signal(number, running.warn)
+        runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process
+            signal.signal(number, runner.warn)
         time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
-        return running.run()
+        return runner.run()
 
 
 @dataclass
-class Running:
-    """One run of an element, on one of its tasks; only the first task (rank 0) leaves marks."""
+class ArrayTaskRunner:
+    """One process of one run of an array task; only the first process (rank 0) writes marks."""
 
     store: Store
     wave: Wave
@@ -85,18 +93,18 @@ class Running:
     index: int
     plan: str
     options: Mapping[str, Any]
-    by_hand: bool = False  # by a person, beside the queue: nothing is marked, and what stops the queue does not stop it
+    by_hand: bool = False  # run by a person, outside of the queue: writes no marks and heeds no stops
     started: float = field(default_factory=time.time)
     warned: list[float] = field(default_factory=list)  # times (monotonic)
     ends: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds of the longest step so far, by kind
-    steps: int = 0
+    steps: int = 0  # done by this run
     worker: Worker | None = None
-    place: int = 0  # of the bundle that is being done
-    current: str = ""  # the task that is being done
+    place: int = 0  # number of the current bundle
+    current: str = ""  # digest of the current task
     training: str = ""  # the same, if it is a training
-    resumed_at: int = 0
+    resumed_at: int = 0  # step of the checkpoint that it started from
     minutes: float = float("inf")
     gpus: int = 0
 
@@ -104,20 +112,20 @@ class Running:
         self.restart = 0 if self.by_hand else int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.rank = 0 if self.by_hand else int(os.environ.get("SLURM_PROCID", "0"))
         self.folder = self.options.get("folder")
-        self.context = Context(self.store)  # to look things up; what works is made when there is work
+        self.context = Context(self.store)  # to read plans; the worker is made when there is work
 
     def run(self) -> str:
         if not self._is_queued():
-            _say("given up when its submitter was killed, and queued again as another array; nothing to do")
+            _say("nothing to do: its submitter was killed, and the work was queued again as another array")
             return "given up"
         name = self.wave.array_name(self.array)
-        found = self._patiently(lambda: read_array(self.store, name))
-        self.minutes, self.gpus = found.resources.minutes, found.resources.gpus * found.resources.nodes
-        bundles = found.elements[self.index].bundles
+        array = self._patiently(lambda: read_array(self.store, name))
+        self.minutes, self.gpus = array.resources.minutes, array.resources.gpus * array.resources.nodes
+        bundles = array.tasks[self.index].bundles
         if any(bundle.plan != self.plan for bundle in bundles):
             raise EnvironmentProblem(f"{self.store.path(name)} is not what was submitted: it names another plan")
         if self.restart and not self.rank:
-            self._keep_earlier(found)
+            self._record_earlier(array)
         self._mark("starts", {})
         outcome = "done"
         for place, bundle in enumerate(bundles):
@@ -130,21 +138,21 @@ class Running:
                     break
         self._mark_end(outcome)
         if outcome == "timeout":
-            self._begin_again()
-        _say(f"{outcome}: {self.steps} steps made, {len(self.ends)} bundles not done")
+            self._requeue()
+        _say(f"{outcome}: {self.steps} steps done, {len(self.ends)} bundles not done")
         if any(end["outcome"] == "failed" for end in self.ends):
-            _say(f"the same by hand: {self._again()}")
+            _say(f"to run it by hand: {self._rerun_command()}")
         return outcome
 
-    def _again(self) -> str:
+    def _rerun_command(self) -> str:
         array, command = self.wave.array_name(self.array), self.options.get("command", sys.executable)
-        return again(command, self.store.url, array, self.index, self.plan, self.options)
+        return rerun_command(command, self.store.url, array, self.index, self.plan, self.options)
 
-    def _keep_earlier(self, array: Array) -> None:
-        """Slurm has begun this element again by itself: keep what became of its last run with the attempts."""
+    def _record_earlier(self, array: Array) -> None:
+        """Record how the last run ended, after Slurm requeued this array task by itself, as an attempt at its task."""
         left = (
             (bundle, digest, blocks, kind)
-            for bundle in array.elements[self.index].bundles
+            for bundle in array.tasks[self.index].bundles
             for digest, blocks in bundle.steps
             if not self._published(digest, blocks, kind := self._kind(bundle, digest))
         )
@@ -152,42 +160,37 @@ class Running:
         if bundle is None:
             return
         log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
-        began, ended = (self._earlier(self.wave.mark(name, self.array, self.index, self.restart - 1)) for name in MARKS)
+        last = (self.array, self.index, self.restart - 1)
+        began, ended = (read_or_empty(self.store, self.wave.mark(name, *last)) for name in MARKS)
         timeout = ended.get("outcome") == "timeout"
         cause, reason = ("timeout", "its time limit came") if timeout else cause_of_requeue(tail(log))
         attempt = {
             **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
             **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
             "seconds": round(max(0.0, self.started - began.get("started", self.started)), 1),
-            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._again()},
+            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._rerun_command()},
             "at": self._patiently(lambda: attempts.place(self.store, kind, digest, blocks or ())),
         }
-        wave = replace(self.wave, record=self._earlier(f"{self.wave.folder}/wave.json"))
+        wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
         with contextlib.suppress(EnvironmentProblem):
-            attempts.keep(self.store, digest, wave.attempt(self.array, self.index, self.restart - 1), attempt)
-        _say(f"begun again by Slurm: {reason}")
-
-    def _earlier(self, name: str) -> dict[str, Any]:
-        """A record that may not be there."""
-        with contextlib.suppress(CorruptFile):
-            return self.store.read_record(name, repair=False)
-        return {}
+            attempts.keep(self.store, digest, wave.attempt(*last), attempt)
+        _say(f"requeued by Slurm: {reason}")
 
     def _is_queued(self) -> bool:
-        """Whether engines know this job by its id; one whose submitter was killed at once is queued again instead."""
-        sent, job = self._patiently(lambda: read_job(self.store, self.wave, self.array))
-        return self.by_hand or not sent or self._job() == job
+        """Whether this job counts: if its submitter was killed before it recorded the id, another may replace it."""
+        recorded, job = self._patiently(lambda: read_job_id(self.store, self.wave, self.array))
+        return self.by_hand or not recorded or self._job() == job
 
     def _job(self) -> str:
         return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
 
     def _id(self) -> str:
-        """The job, or the element, as Slurm names it. The raw id of an array's last element means the whole array."""
-        element = os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"{self._job()}_{element}" if element else self._job()
+        """The id of the job or array task. Not SLURM_JOB_ID: in the last array task, that is the id of the array."""
+        index = os.environ.get("SLURM_ARRAY_TASK_ID")
+        return f"{self._job()}_{index}" if index else self._job()
 
     def _bundle(self, bundle: Bundle) -> dict[str, Any]:
-        """Do a bundle's steps that are not done; how it ended."""
+        """Do the missing steps of a bundle. Returns how it ended."""
         if why := self._hopeless(bundle):
             return {"outcome": "skipped", "reason": why}
         end: dict[str, Any] = {"outcome": "corrupt"}
@@ -195,21 +198,21 @@ class Running:
             for _ in range(REPAIRS):
                 if end["outcome"] == "corrupt":
                     end = self._steps(bundle)
-        except ValueError as error:  # of a task that no plan of the store has, or that this code knows otherwise
+        except ValueError as error:  # a task that no plan of the store has, or that another version of the code wrote
             from orchestrator.execution.worker import outcome
 
             _say(str(error))
             return {"digest": self.current, **outcome(error)}
         if end.get("cause") in HOPELESS and makes_blocks(bundle.kind) and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
-                give_up(self.store, self.wave, self._stream(end["digest"]), end["reason"])
+                record_failed_stream(self.store, self.wave, self._stream(end["digest"]), end["reason"])
         return end
 
     def _hopeless(self, bundle: Bundle) -> str:
-        """Why not to begin a bundle: its cell has failed for good, or several of its arm have alike; else empty."""
+        """Why not to begin a bundle: its cell has failed for good, or several cells of its arm have; or ""."""
         if not makes_blocks(bundle.kind) or self.by_hand:
             return ""
-        failed = self._patiently(lambda: given_up(self.store, self.wave))
+        failed = self._patiently(lambda: failed_streams(self.store, self.wave))
         if not failed:
             return ""
         self._kind(bundle, bundle.steps[0][0])  # reads the plan
@@ -224,8 +227,8 @@ class Running:
         return ""
 
     def _stream(self, digest: str) -> str:
-        """The stream that a task of blocks belongs to."""
-        return self.context.task(digest).stream
+        """The stream of a task that makes blocks."""
+        return str(self.context.task(digest).params.get("stream", digest))
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
@@ -237,10 +240,10 @@ class Running:
                 return {"outcome": "stopped", "digest": digest}
             if self.steps and not kind_of(kind).resumes and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
                 return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
-            if lacking := self._patiently(functools.partial(self._lacking, digest, blocks)):
-                return {"outcome": "skipped", "digest": digest, "reason": f"{lacking} is not there"}
+            if missing := self._patiently(functools.partial(self._missing_input, digest, blocks)):
+                return {"outcome": "skipped", "digest": digest, "reason": f"{missing} is not there"}
             if self.worker is None and self._worker() and blocks and self._published(digest, blocks, kind):
-                continue  # somebody else was faster than torch
+                continue  # published while torch was loading
             self.training = digest if kind_of(kind).resumes else ""
             self.resumed_at, began = self._checkpoint(), time.time()
             end = self._step(bundle, digest, blocks)
@@ -253,7 +256,7 @@ class Running:
         return {"outcome": "done"}
 
     def _step(self, bundle: Bundle, digest: str, blocks: tuple[int, ...] | None) -> dict[str, Any]:
-        """One step, with patience for what passes: a store that cannot be written, a lease of somebody who is gone."""
+        """Do one step; retry for a while if the store cannot be written or somebody else holds the lease."""
         began = time.monotonic()
         while True:
             self.events.clear()
@@ -269,7 +272,7 @@ class Running:
             time.sleep(WAIT_S)
 
     def _worker(self) -> Worker:
-        """The worker of this process, made when there is something to do: torch takes seconds."""
+        """The worker of this process, made when there is work, as importing torch takes seconds."""
         if self.worker is None:
             import torch
 
@@ -278,24 +281,24 @@ class Running:
             device = "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
             if device == "cpu":
                 torch.set_num_threads(1)
-            options = Options(**{"device": device, **settings(self.options)})
+            options = Options(**{"device": device, **worker_options(self.options)})
             self.worker = Worker(self.store, options, self.events.append)
             self.worker.context.warned = self.warned
         return self.worker
 
     def _kind(self, bundle: Bundle, digest: str) -> str:
-        def look() -> str:
+        def read() -> str:
             self.context.read_plan(bundle.plan)
             return self.context.task(digest).kind
 
-        return str(self._patiently(look))
+        return str(self._patiently(read))
 
     def _published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool:
         names = [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
         return self._patiently(lambda: all(map(self.store.exists, names)))
 
-    def _lacking(self, digest: str, blocks: tuple[int, ...] | None) -> str:
-        """What a step reads and is not there, because what makes it has failed; empty if all is there."""
+    def _missing_input(self, digest: str, blocks: tuple[int, ...] | None) -> str:
+        """The first input of a step that is not there, because the task that makes it failed; or ""."""
         task = self.context.task(digest)
         if blocks is None and "count" in task.params:
             blocks = tuple(range(-(-task.params["count"] // task.params["block"])))
@@ -308,7 +311,7 @@ class Running:
         return ""
 
     def _left(self) -> float:
-        """Seconds until Slurm ends this element."""
+        """Seconds until Slurm ends this array task."""
         return self.started + self.minutes * 60 - time.time()
 
     def warn(self, number: int, frame: Any) -> None:
@@ -320,19 +323,19 @@ class Running:
             threading.Thread(target=self._at_the_end, daemon=True).start()
 
     def _warned(self) -> bool:
-        """Whether this process is about to be ended. A warning that nothing came of is forgotten."""
+        """Whether Slurm is about to end this process."""
         return bool(self.warned) and time.monotonic() - self.warned[-1] < FORGOTTEN_S
 
     def _at_the_end(self) -> None:
-        """After the warning for the time limit: begin again just before it."""
+        """After the warning of the time limit: requeue just before it."""
         time.sleep(max(0.0, self._left() - SPARE_S / 2))
         end = {"outcome": "timeout", "digest": self.current, "cause": "timeout", "reason": "its time limit came"}
         self.ends.append({"bundle": self.place, **end})
         self._mark_end("timeout")
-        self._begin_again()
+        self._requeue()
 
-    def _begin_again(self) -> None:
-        """Requeue this element, if it got on: a run without progress is for the engine to judge."""
+    def _requeue(self) -> None:
+        """Requeue this array task if it has made progress; without, the engine decides."""
         if not self._progress() or self.rank or self.by_hand:
             return
         from orchestrator.backends.slurm.commands import Commands, QueryFailed
@@ -345,28 +348,28 @@ class Running:
         return self.steps > 0 or self._checkpoint() > self.resumed_at
 
     def _checkpoint(self) -> int:
-        """The step of the newest checkpoint of the training that runs."""
+        """The step of the current training's newest checkpoint."""
         if not self.training:
             return 0
         return int(self._patiently(lambda: attempts.place(self.store, "train", self.training)))
 
     def _stopped(self) -> bool:
-        """Whether the user has ended everything, this wave, or the task of it that is being done."""
+        """Whether the user has stopped everything, this wave, or its current task."""
         if self.by_hand:
             return False
         with contextlib.suppress(EnvironmentProblem, OSError):
             if self.folder and (Path(self.folder) / STOP).exists():
                 return True
-            stop = stopped(self.store, self.wave)
+            stop = read_stop(self.store, self.wave)
             return stop is not None and stop.covers([self.current])
         return False
 
-    def _patiently(self, look: Callable[[], Any]) -> Any:
-        """`look()`, repeated while the store cannot be read."""
+    def _patiently(self, read: Callable[[], Any]) -> Any:
+        """Call `read`, again while the store cannot be read."""
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return look()
+                return read()
             except (OSError, EnvironmentProblem, CorruptFile):
                 if time.monotonic() > end:
                     raise
@@ -380,15 +383,15 @@ class Running:
     def _mark(self, kind: str, record: Mapping[str, Any]) -> None:
         if self.rank or self.by_hand:
             return
-        told = {
+        about = {
             "job": self._job(),
             "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
             "gpus": self.gpus,
             "started": round(self.started, 3),
             "time": round(time.time(), 3),
         }
-        with contextlib.suppress(EnvironmentProblem):  # a mark only saves questions to Slurm
-            self.store.create_record(self.wave.mark(kind, self.array, self.index, self.restart), {**told, **record})
+        with contextlib.suppress(EnvironmentProblem):  # without a mark, engines ask Slurm
+            self.store.create_record(self.wave.mark(kind, self.array, self.index, self.restart), {**about, **record})
 
 
 def _say(text: str) -> None:
