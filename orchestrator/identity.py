@@ -6,14 +6,13 @@ changing what was computed before it; therefore a default is never changed (test
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from typing import Any
 
-from nag.cache import folder
+from nag.cache import folder, keep
 from nag.locations import irregular
 from nag.registry import name_of, source_of
 from nag.unreachable import Unreachable
@@ -64,11 +63,7 @@ def content(path: str, *, compute: bool = True) -> str:
     with open(path, "rb") as file:
         while part := file.read(1 << 24):
             hashed.update(part)
-    with contextlib.suppress(OSError):  # a home that cannot be written only costs reading the file again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
-        temporary.write_text(hashed.hexdigest())
-        temporary.replace(kept)
+    keep(kept, hashed.hexdigest())
     return hashed.hexdigest()
 
 
@@ -84,14 +79,34 @@ class Outside:
     `copied`: a file (or a folder of weights) that goes into the store; else a data set, read where it lies.
     """
 
-    place: str  # path or URL; "" where it is not there
-    content: str
+    place: str  # path or URL
+    content: str  # the checksum, or a name that equals none
     copied: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent(Outside):
+    """A file or folder that is not on this machine: what needs it can be planned, but not run."""
+
+    @classmethod
+    def at(cls, place: str, copied: bool) -> Absent:
+        return cls(place, f"absent {place}", copied)
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingWeights(Outside):
+    """Known weights that were not fetched to this machine."""
+
+    name: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> MissingWeights:
+        return cls("", f"missing {name}", True, name)
 
 
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
     """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
-    found = {}
+    found: dict[str, Outside] = {}
     for name, default in getattr(instance, "FILES", {}).items():
         place = getattr(instance, name)
         if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
@@ -101,11 +116,11 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
 
             place = find(default)
         if place is not None and not os.path.exists(place):
-            found[name] = Outside(str(place), f"absent {place}", copied=True)
+            found[name] = Absent.at(str(place), copied=True)
         elif place is not None:
             found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
         elif default is not None:
-            found[name] = Outside("", f"missing {default}", copied=True)
+            found[name] = MissingWeights.named(default)
     for name in getattr(type(instance), "FOLDERS", ()):
         from nag.datasets.dataset import listing
 
@@ -113,7 +128,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
         try:
             found[name] = Outside(place, listing(place, compute=compute), copied=False)
         except FileNotFoundError:  # a sweep can be planned where its data is not
-            found[name] = Outside(place, f"absent {place}", copied=False)
+            found[name] = Absent.at(place, copied=False)
         except Unreachable as error:
             raise EnvironmentProblem(f"{error}") from error
         except (OSError, ValueError) as error:

@@ -11,21 +11,20 @@ of the first STAMPED files of that order; for a URL, where folders have no times
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nag import locations, web
+from nag import cache, locations, web
 from nag.locations import is_url as _is_url
 from nag.locations import path_of as _place
 from nag.locations import reached
+from nag.whole_file import whole_file
 
 DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
 SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
@@ -47,13 +46,6 @@ class Listing(NamedTuple):
     sizes: tuple[int, ...]  # bytes
 
 
-def cache(kind: str) -> Path:
-    """A folder for what can be made again."""
-    from nag.cache import folder
-
-    return folder(kind)
-
-
 def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False) -> Listing:
     """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders. Without
     `compute` a single local file of more than QUICK bytes that was never read has a checksum equal to no other.
@@ -67,7 +59,7 @@ def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = 
     if folder and not _is_url(path) and os.path.isfile(place):
         raise ValueError(f"{path} is a file, not a folder")
     where = str(place) if _is_url(path) else os.path.realpath(place)
-    kept = cache("listings") / f"{digest(where)}.json"
+    kept = cache.folder("listings") / f"{digest(where)}.json"
     found = None if fresh else _read(kept, path, names)
     if found is not None:
         return found
@@ -85,7 +77,7 @@ def look(path: str, *, fresh: bool = False, names: bool = True, compute: bool = 
     if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
         head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
         head["files"] = files
-        _publish(kept, [json.dumps(part) for part in (head, found.names, found.sizes)])
+        cache.keep(kept, "".join(f"{json.dumps(part)}\n" for part in (head, found.names, found.sizes)))
     return found
 
 
@@ -103,10 +95,9 @@ def local(path: str, name: str = "", size: int = 0) -> str:
     with reached(path):
         token: Any = size if name else str(system.checksum(root))
     key = digest(json.dumps([path, name, token]))
-    kept = cache("files") / key[:2] / key
+    kept = cache.folder("files") / key[:2] / key
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary:
+        with whole_file(kept) as temporary:
             with reached(path):
                 system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
             came = temporary.stat().st_size
@@ -118,10 +109,9 @@ def local(path: str, name: str = "", size: int = 0) -> str:
 def _local_web(url: str) -> str:
     """A local copy of the file at an http address."""
     key = digest(json.dumps([url, web.stamp(url)]))
-    kept = cache("files") / key[:2] / key
+    kept = cache.folder("files") / key[:2] / key
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary, temporary.open("wb") as file:
+        with whole_file(kept) as temporary, temporary.open("wb") as file:
             for data, _ in web.received(url):
                 file.write(data)
     return str(kept)
@@ -303,21 +293,3 @@ def _content(path: str) -> str:
         while part := file.read(1 << 24):
             hashed.update(part)
     return hashed.hexdigest()
-
-
-def _publish(kept: Path, lines: list[str]) -> None:
-    with contextlib.suppress(OSError):  # a home that cannot be written only costs reading the folders again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-
-
-@contextlib.contextmanager
-def _temporary(kept: Path) -> Iterator[Path]:
-    """A name beside `kept` to write to, which becomes `kept` at the end or is gone."""
-    temporary = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        yield temporary
-        temporary.replace(kept)
-    finally:
-        temporary.unlink(missing_ok=True)

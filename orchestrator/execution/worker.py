@@ -26,6 +26,7 @@ from typing import Any
 from nag.distributed import World, environment, free_port, world
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, Unreadable
 from orchestrator.execution.failure_causes import cause_of
+from orchestrator.execution.variables import variables
 from orchestrator.spec import user_code
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, Held, Options
@@ -111,7 +112,7 @@ class Worker:
 
         World(0, self.options.processes).part(Training(**train["fields"]).batch)  # ValueError before anybody is called
         step = {**message, "steps": [(digest, None)]}
-        with beside(self.context.store, self.options, step) as ours, _variables(ours):
+        with beside(self.context.store, self.options, step) as ours, variables(ours):
             yield
 
     def _at_once(self, digest: str) -> int:
@@ -159,20 +160,6 @@ def beside(store: Store, options: Options, message: dict[str, Any]) -> Iterator[
         for other in others:
             with contextlib.suppress(BrokenPipeError):
                 other.communicate()
-
-
-@contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    kept = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from nag import locations
 from nag.registry import method, name_of
+from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, EnvironmentProblem
 
 Report = Callable[[int, int], None]
@@ -150,13 +149,6 @@ def _shown(extractor: Any) -> str:
 def _copied(url: str, target: Path) -> str:
     """The file at a URL, whole or not at all."""
     system, place = locations.system(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with locations.reached(url):
-            system.get_file(place, str(temporary))
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(target) as temporary, locations.reached(url):
+        system.get_file(place, str(temporary))
     return str(target)

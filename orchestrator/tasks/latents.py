@@ -53,14 +53,14 @@ class Latents:
 
     def _check(self, number: int, path: str) -> None:
         """Whether a file is what was written, by its checksum; known from then on by its size and time of change."""
-        from nag.datasets.listing import cache
+        from nag.cache import folder
 
         name = block_name(self.task.digest, number)
         try:
             stat = os.stat(path)
         except FileNotFoundError:
             raise MissingFile(f"{name} is not in the store; it will be made again") from None
-        seen = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+        seen = folder("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
         if seen.exists():
             return
         try:

@@ -29,6 +29,7 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_queue,
 )
 from orchestrator.errors import Passing
+from orchestrator.execution.variables import variables
 
 T = TypeVar("T")
 
@@ -166,11 +167,6 @@ class Commands:
         return done.stdout
 
 
-def requeue(job: str) -> None:
-    """Put a job or an element back into the queue, from inside it. Raises QueryFailed."""
-    Commands(timeout_s=30).requeue([job])
-
-
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what belongs to the job that this process is in; with the way to the cluster."""
     return {key: value for key, value in environment.items() if not key.startswith(SCRUBBED) or key in KEPT}
@@ -179,11 +175,8 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 @contextlib.contextmanager
 def scrubbed() -> Iterator[None]:
     """While it lasts this process's own environment is clean: for what submits by it (submitit)."""
-    taken = {key: os.environ.pop(key) for key in set(os.environ) - clean_environment(os.environ).keys()}
-    try:
+    with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys())):
         yield
-    finally:
-        os.environ.update(taken)
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
