@@ -1,4 +1,4 @@
-"""`nagbench du`: what takes how much of a store."""
+"""`nagbench du`: disk space that a store uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.commands.options import JsonOption, SmokeOption, StoreOption
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
 
-COLUMNS = {  # of `du`: the kinds of task whose files it adds up
+COLUMNS = {  # the kinds of task whose files each adds up
     "samples": ("sample",),
     "features": ("extract",),
     "networks": ("train",),
@@ -25,12 +25,12 @@ COLUMNS = {  # of `du`: the kinds of task whose files it adds up
 
 @command
 def du(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP.yaml]", help="Only this sweep, by arm.")] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP.yaml", help="Only this sweep, by arm.")] = None,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the store has, by sweep and kind; of one sweep, by arm and kind."""
+    """Show the disk space that a store uses, by sweep (or by arm of one sweep) and kind of file."""
     from orchestrator.retention.usage import Space, usage
 
     found = usage(open_store(store), read_plan(sweep, smoke) if sweep else None)
@@ -51,9 +51,9 @@ def du(
         table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
     out.print(table)
     if found.shared.files:
-        out.print(f"Used by several of them, and counted for each: {found.shared}.")
-    out.print(f"Everything else (plans, logs, other sweeps, what was set aside): {found.others}.")
-    out.print(f"The store: {found.total}.  nagbench gc says what no sweep refers to.")
+        out.print(f"Shared by several, and counted for each: {found.shared}.")
+    out.print(f"Everything else (plans, logs, other sweeps, damaged files set aside): {found.others}.")
+    out.print(f"The store: {found.total}.  nagbench gc shows what no sweep needs any more.")
 
 
 def text(value: float | None) -> str:

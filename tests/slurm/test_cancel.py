@@ -54,18 +54,18 @@ def test_status_joins_store_and_scheduler_and_writes_nothing(place: Place, tmp_p
     assert calls() == {"squeue": 1}
     assert place.files() == before
     words = place("status").output
-    assert "Slurm, sample: 3 pending (elements)" in words
+    assert "Slurm, sample: 3 pending (array tasks)" in words
     assert place.files() == before
 
 
 def test_status_where_slurm_says_little(place: Place) -> None:
     assert place("submit").exit_code == 0
     without = place.cluster.without("sacct")
-    assert "Slurm, sample: 3 pending (elements)" in place("status", env=without).output
+    assert "Slurm, sample: 3 pending (array tasks)" in place("status", env=without).output
     failing = place.cluster.failing("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     told = place("status", env=failing)
     assert told.exit_code == 0
-    assert "Slurm does not say what is queued: squeue failed: slurm_load_jobs error: Unable to contact" in told.output
+    assert "Slurm cannot tell what is queued: squeue failed: slurm_load_jobs error: Unable to contact" in told.output
     assert "Cells: 0 of 3 done, 0 failed, 3 to do." in told.output
 
 

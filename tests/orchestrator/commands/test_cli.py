@@ -224,7 +224,7 @@ def test_one_cell_here(finished: Ran, tmp_path: Path) -> None:
     done = nagbench("run", finished.plan.sweep.path, "--count", "20", *options)
     assert (done.returncode, done.stderr) == (
         2,
-        "--count goes with --cell; for a whole sweep, set sample.count in its file\n",
+        "--count needs --cell; for a whole sweep, set sample.count in its file\n",
     )
 
 

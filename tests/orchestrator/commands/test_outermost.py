@@ -268,7 +268,7 @@ def test_an_export_is_read_back(finished: Ran, tmp_path: Path, monkeypatch: pyte
         (("run", "--max-gpu-hours", "nan"), 2, "'--max-gpu-hours'"),
         (("submit", "--max-gpu-hours", "inf"), 2, "'--max-gpu-hours': inf"),
         (("run", "--checkpoint-seconds", "inf"), 2, "'--checkpoint-seconds': inf"),
-        (("run", "--here", "--workers", "3", "--tracking", "none"), 2, "--here is this process alone"),
+        (("run", "--here", "--workers", "3", "--tracking", "none"), 2, "--here uses this process alone"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip

@@ -21,8 +21,11 @@ from tests.orchestrator.conftest import Ran, nagbench
 
 SLURM = "kind: slurm\npartition: gpu\ncpu_partition: cpu\nthrottle: 2\n"
 RAY = "kind: ray\naddress: 127.0.0.1:9\njobs: http://127.0.0.1:9\n"
-BELONGS = "--here, --workers, --device, --backend and --processes are for this machine; a site's file has its own"
-UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only"
+BELONGS = (
+    "--here, --workers, --device, --backend and --processes are for this machine; "
+    "with --site, set these in the site file"
+)
+UNCOUNTED = "--max-gpu-hours: GPU hours are counted only at sites of kind slurm"
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_plan_says_what_it_will_take(
     assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
-    words = r"arrays?, [\d,]+ elements?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
+    words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours on an empty queue\."
     assert re.search(words, said)
     assert "Disk for its cells: " in said
     assert re.search(r"in [\d,]+ files", said)
@@ -55,7 +58,7 @@ def test_plan_says_what_it_will_take(
     assert told["makespan_seconds"] > 0
     new = write("hidden: 16", "hidden: 24", name="new.yaml")
     assert "The time of " in (guessed := nagbench("plan", new, *options).stdout)
-    assert "is a guess: nothing of that sort was measured yet." in guessed
+    assert "is a guess: no such task was measured yet." in guessed
 
 
 def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
@@ -64,7 +67,7 @@ def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
     shutil.copytree(finished.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("blocks"))
     more = write("class_accuracy]", "class_accuracy, density_coverage]")
     said = nagbench("plan", more, "--store", tmp_path / "store", "--site", site(SLURM)).stdout
-    assert "8 cells have scores, but no samples or features any more" in said
+    assert "8 cells have scores, but their samples or features were removed" in said
     assert "GPU hours" in said
 
 
@@ -109,7 +112,7 @@ def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[
     status = nagbench("status", write(), *options)
     assert status.returncode == 0, status.stderr
     assert "Cells: 0 of 8 done, 0 failed, 8 to do." in status.stdout
-    assert "Ray does not say what is queued: no Ray cluster answers at 127.0.0.1:9: " in status.stdout
+    assert "Ray cannot tell what is queued: no Ray cluster answers at 127.0.0.1:9: " in status.stdout
     for command in (("submit", "--tracking", "none"), ("run", "--tracking", "none"), ("logs",), ("cancel",)):
         done = nagbench(command[0], write(), *options, *command[1:])
         assert done.returncode == 3, done.stdout
@@ -149,8 +152,8 @@ def test_status_names_who_does_not_say_what_is_queued(
         arguments = ["status", str(write()), "--store", str(tmp_path / "store"), *map(str, where)]
         return CliRunner().invoke(app, arguments, catch_exceptions=False).output
 
-    assert "Slurm does not say what is queued: squeue is away" in said()
-    assert "Slurm does not say what is queued: squeue is away" in said("--site", site(SLURM))
+    assert "Slurm cannot tell what is queued: squeue is away" in said()
+    assert "Slurm cannot tell what is queued: squeue is away" in said("--site", site(SLURM))
     for text in (RAY, LOCAL):
         assert "Cells: 0 of 8 done" in said("--site", site(text))
         assert "does not say" not in said("--site", site(text))
