@@ -1,7 +1,7 @@
-"""Digests: what makes two results the same result (DESIGN.md, contract 5).
+"""Digests: hashes of all that changes a result.
 
-A digest is the hash of canonical JSON. Fields at their default are left out, so that a method may gain a field without
-changing what was computed before it; therefore a default is never changed (tests/test_golden.py holds them).
+A digest is the hash of canonical JSON. Fields at their default are left out, so a method can gain a field without
+changing older digests; for the same reason a default never changes (tests/test_golden.py checks this).
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ DIGEST_LENGTH = 32  # hex digits: 128 bits
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError or TypeError for what is not
-    JSON.
-    """
+    """The unique JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError or TypeError."""
     return _ENCODER.encode(value)
 
 
@@ -38,12 +36,12 @@ def checksum(data: bytes | memoryview) -> str:
 
 
 def content(path: str, *, compute: bool = True) -> str:
-    """The checksum of a file, kept by its path, size and times, so that a large one is read once. A program can set the
-    time of change that `ls` shows, but not that of the inode, so another file in its place is read.
+    """The checksum of a file. It is cached by path, size, times and inode, so that a large file is read once. (Programs
+    can set mtime but not ctime, so a replaced file is read again.)
 
-    Without `compute` it is only looked up; a file that was never read has a name of its own then, equal to no other.
-    A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash. Raises OSError,
-    or BadInput for what is neither file nor folder, such as a named pipe.
+    Without `compute` it is only looked up; a file that was never read gets a name that equals no checksum. For a folder
+    of weights (a diffusers model) it is the hash of the members' checksums, with a slash at the end. Raises OSError, or
+    BadInput for special files such as a named pipe.
     """
     if os.path.isdir(path):
         parts = {name: content(os.path.join(path, name), compute=compute) for name in members(path)}
@@ -68,15 +66,15 @@ def content(path: str, *, compute: bool = True) -> str:
 
 
 def members(folder: str) -> list[str]:
-    """The files that make a folder of weights: descriptions and safetensors."""
+    """The files of a folder of weights: .json and .safetensors."""
     return sorted(name for name in os.listdir(folder) if name.endswith((".json", ".safetensors")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """What a method reads from outside of the store. Its content is part of identities, its place is not.
+    """A file or folder outside the store that a method reads. Its content is part of digests, its place is not.
 
-    `copied`: a file (or a folder of weights) that goes into the store; else a data set, read where it lies.
+    `copied`: a file or folder of weights that is copied into the store; otherwise a data set, read in place.
     """
 
     place: str  # path or URL
@@ -105,11 +103,11 @@ class MissingWeights(Outside):
 
 
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
-    """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
+    """The files and data sets that a method reads, by field: FILES and FOLDERS of its class (nag.registry)."""
     found: dict[str, Outside] = {}
     for name, default in getattr(instance, "FILES", {}).items():
         place = getattr(instance, name)
-        if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
+        if place is not None and hasattr(instance, "located"):  # the name of known weights
             place = instance.located()
         if place is None and default is not None:
             from nag.pretrained import find
@@ -127,7 +125,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
         place = getattr(instance, name)
         try:
             found[name] = Outside(place, listing(place, compute=compute), copied=False)
-        except FileNotFoundError:  # a sweep can be planned where its data is not
+        except FileNotFoundError:  # a sweep can be planned without its data
             found[name] = Absent.at(place, copied=False)
         except Unreachable as error:
             raise EnvironmentProblem(f"{error}") from error
@@ -137,7 +135,7 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
 
 
 def changed_fields(instance: Any) -> dict[str, Any]:
-    """The fields of a method that are not at their default, as they were coerced to their types."""
+    """The fields of a method that differ from their defaults, coerced to their types."""
     fields = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -147,8 +145,8 @@ def changed_fields(instance: Any) -> dict[str, Any]:
 
 
 def method(instance: Any, *, compute: bool = True) -> dict[str, Any]:
-    """The identity of a method: its name, its VERSION, the fields that are not at their default, in place of a path
-    the content there; of one of the user's own the digest of its source too.
+    """The identity of a method: name, VERSION, the fields that differ from their defaults (paths replaced by the
+    checksums of their contents), and for a user's own method the digest of its source.
     """
     source = source_of(instance)
     contents = {name: found.content for name, found in outside(instance, compute=compute).items()}

@@ -1,4 +1,4 @@
-"""The logs: one a task of workers of this machine, one an element of Slurm."""
+"""Log files: one per task of local workers, one per array task of Slurm."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Log:
 
     @property
     def last(self) -> str:
-        """Its last line that is not empty."""
+        """The last line that is not empty."""
         lines = [line for line in self.text.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
 
 def logs(plan: Plan, store: Store, cell: PlannedCell | None = None) -> list[Log]:
-    """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
+    """The logs of all tasks, or of those that one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
     return [log for log in found if _is_file(log.path)] + _of_elements(plan, store, wanted)
 
 
 def _is_file(path: Path) -> bool:
-    """A file of its own: where others can write too, a link may lead to anything."""
+    """Whether this is a regular file: in a shared folder, a link could point anywhere."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
-    """The outputs of Slurm's elements, each under the first task that it does."""
+    """The outputs of Slurm array tasks, each under its first task."""
     found = []
     for wave in waves(store, plan.sweep.name, closed=True):
         for job in jobs_of(store, wave):
@@ -68,7 +68,7 @@ def _of_elements(plan: Plan, store: Store, wanted: set[str]) -> list[Log]:
 
 
 def follow(plan: Plan, store: Store, cell: PlannedCell | None = None) -> Iterator[tuple[Task, str]]:
-    """New lines of those logs, from now on, for ever."""
+    """New lines of the logs, endlessly."""
     read = {log.path: log.path.lstat().st_size for log in logs(plan, store, cell)}
     while True:
         for log in logs(plan, store, cell):

@@ -97,7 +97,7 @@ def _target(path: str | Path, example: str, force: bool) -> Path:
     if target.exists() and not target.is_file():
         raise BadInput(f"{target} is neither a file nor free for one; give another name.")
     if target.exists() and not force:
-        raise BadInput(f"{target} is there already. Give another name, or --force to replace it.")
+        raise BadInput(f"{target} exists already. Give another name, or --force to replace it.")
     if not target.parent.is_dir():
         raise BadInput(f"{target}: there is no folder {target.parent}. Make it first.")
     return target

@@ -1,4 +1,4 @@
-"""Statistics of reference images as others publish them: an .npz file of ADM or of clean-fid, by path or URL."""
+"""Published statistics of reference images: an .npz file of ADM or clean-fid, by path or URL."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 
 Report = Callable[[int, int], None]
 MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
-ADM = "legacy_tensorflow"  # how the Inception of ADM's evaluator resizes
+ADM = "legacy_tensorflow"  # the Inception mode of ADM's evaluator
 
 
 class Contents(NamedTuple):
-    """What a file holds, from its headers alone."""
+    """Contents of a file, read from its headers."""
 
-    dims: dict[str, int]  # of the moments of each output: features, and of ADM's files spatial
+    dims: dict[str, int]  # by output with moments: features, in ADM's files also spatial
     images: tuple[int, ...] | None  # (N, H, W, 3)
 
 
 @method
 class Published:
-    """path: where the file lies. mode: that of the Inception whose moments it has; it may be left out for ADM's files,
-    which have `mu_s`, and where the file's name says it, as clean-fid's do.
+    """path: path or URL. mode: mode of the Inception whose moments these are; not needed for ADM's files, which have
+    `mu_s`, and files with the mode in their name, such as clean-fid's.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Published:
     REMOTE: ClassVar[bool] = True  # the path may be a URL
 
     def local(self) -> str | None:
-        """Its path on this machine; None where it is not there, or at a URL and not fetched yet."""
+        """Its path on this machine; None if it is missing, or at a URL and not downloaded yet."""
         path = str(self._cached) if self.is_url else self.path
         return path if os.path.exists(path) else None
 
@@ -56,7 +56,7 @@ class Published:
         return cache() / f"{checksum(self.path.encode())[:16]}-{base}"
 
     def fetched(self, report: Report = lambda done, of: None) -> str:
-        """Its path on this machine, downloaded once. Raises EnvironmentProblem where that fails."""
+        """Its path on this machine, after a download if needed. Raises EnvironmentProblem if that fails."""
         found = self.local()
         if found is not None:
             return found
@@ -68,10 +68,10 @@ class Published:
                 return str(fetch(name, report, {name: Known(self.path, None, None)}))
             return _copied(self.path, self._cached)
         except (OSError, ValueError, ImportError) as error:
-            raise EnvironmentProblem(f"the reference {self.path} cannot be fetched: {error}") from error
+            raise EnvironmentProblem(f"the reference {self.path} cannot be downloaded: {error}") from error
 
     def contents(self, path: str) -> Contents:
-        """Raises BadInput for what is no such file."""
+        """Raises BadInput for an invalid file."""
         from nag.datasets.arrays import headers
         from nag.reference_statistics import PAIRS
 
@@ -93,7 +93,7 @@ class Published:
         return Contents(dims, images.shape if images is not None else None)
 
     def mode_of(self, contents: Contents) -> str | None:
-        """Whose moments these are; None where neither the file nor the user says it."""
+        """Mode of the Inception whose moments these are; None if neither the file nor the user tells."""
         if self.mode is not None:
             return self.mode
         if "spatial" in contents.dims:
@@ -101,20 +101,20 @@ class Published:
         return next((mode for mode in MODES if mode in os.path.basename(self.path)), None)
 
     def moments_for(self, extractor: Any, contents: Contents) -> frozenset[str]:
-        """The outputs of an extractor of which the file has the moments: Inception's, in the same mode."""
+        """The outputs of an extractor whose moments the file has: those of Inception in the same mode."""
         from nag.features.inception import Inception
 
         same = isinstance(extractor, Inception) and extractor.mode == self.mode_of(contents)
         return frozenset(contents.dims) if same else frozenset()
 
     def usable(self, extractor: Any) -> frozenset[str]:
-        """The same of the file where it lies; nothing where it is not here yet."""
+        """The same for the file on this machine; empty if it is missing."""
         path = self.local()
         return frozenset() if path is None else self.moments_for(extractor, self.contents(path))
 
     def refuses(self, extractor: Any, needs: frozenset[str], rows: bool) -> str | None:
-        """Why a metric that needs these outputs of an extractor, as rows or as moments alone, cannot be held against
-        the file; None where it can, or where the file is not here yet.
+        """Why the file cannot be the reference of a metric that needs these outputs of an extractor, as single rows or
+        only their moments; None if it can, or is not on this machine yet.
         """
         path = self.local()
         if path is None or not needs:
@@ -147,7 +147,7 @@ def _shown(extractor: Any) -> str:
 
 
 def _copied(url: str, target: Path) -> str:
-    """The file at a URL, whole or not at all."""
+    """Download a file; its path."""
     system, place = locations.system(url)
     with whole_file(target) as temporary, locations.reached(url):
         system.get_file(place, str(temporary))

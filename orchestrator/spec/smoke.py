@@ -1,4 +1,4 @@
-"""Cheap stand-ins for `--smoke`: the same shape of plan at a thousandth of the cost."""
+"""Cheap stand-ins for `--smoke`: a plan of the same shape at about a thousandth of the cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def spread(values: list[Any], field: str, first: int, last: int) -> list[Any]:
-    """`field` set to `first` in the values that agree with the first one, to `last` in the others."""
+    """Set `field` to `first` in the values that have the same as the first one, to `last` in the others."""
     having = [value for value in values if hasattr(value, field)]
     start = getattr(having[0], field) if having else None
     return [
@@ -19,13 +19,13 @@ def spread(values: list[Any], field: str, first: int, last: int) -> list[Any]:
 
 
 def smoked(values: list[Any]) -> list[Any]:
-    """`smoke()` of each value that has it. Values that differed still do: an axis keeps its two ends."""
+    """`smoke()` of each value that has it. Different values stay different, so an axis keeps its two ends."""
     return [_apart(value, values) if hasattr(value, "smoke") else value for value in values]
 
 
 def _apart(value: Any, values: list[Any]) -> Any:
     small = value.smoke()
-    if type(small) is not type(value):  # a stand-in, which is told apart by what it stands for
+    if type(small) is not type(value):  # a stand-in: its fields tell what it replaces
         return small
     first = next(other for other in values if type(other) is type(value))
     changes = {}

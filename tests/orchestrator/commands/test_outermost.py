@@ -90,8 +90,8 @@ def shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("NAGBENCH >&-", 3, "standard output is closed. Send it somewhere, such as > /dev/null.\n"),
-        ("NAGBENCH >/dev/full", 3, "standard output cannot be written: No space left on device. Send it elsewhere.\n"),
+        ("NAGBENCH >&-", 3, "standard output is closed. Redirect it, for example to /dev/null.\n"),
+        ("NAGBENCH >/dev/full", 3, "standard output cannot be written: No space left on device. Redirect it.\n"),
         ("NAGBENCH | true", 141, ""),
         ("NAGBENCH 2>&-", 0, ""),
         ("NAGBENCH 2>/dev/full", 0, ""),
@@ -126,7 +126,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_a_log(tmp_path: Path, write: Call
         done = nagbench("plan", path.with_name("absent.yaml"), "--json", env=env)
         assert done.returncode == 3
         said = re.fullmatch(
-            r"nagbench met something that it did not foresee: TypeError: .*\. The traceback is in (\S+\.log)\.\n",
+            r"nagbench has met an unexpected error: TypeError: .*\. The traceback is in (\S+\.log)\.\n",
             done.stderr,
         )
         assert said, done.stderr

@@ -179,7 +179,7 @@ def test_ctrl_c(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]],
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "What is done stays" in output
+    assert "Finished work stays" in output
     assert "Traceback" not in output
     assert not workers_of(store)
     assert blocks(store) >= 20

@@ -157,7 +157,7 @@ def test_smoke_makes_the_same_networks_each_time(sweep: Callable[..., Path], tmp
 def test_smoke_checks_all_that_is_written(sweep: Callable[..., Path]) -> None:
     with pytest.raises(BadInput, match="resolution"):
         read_sweep(sweep("path: food}", "path: food, resolution: 0}"), smoke=True)
-    with pytest.raises(BadInput, match="One that is elsewhere needs its family"):
+    with pytest.raises(BadInput, match="To plan without it, add family"):
         read_sweep(sweep(", family: dit", ""), smoke=True)
 
 

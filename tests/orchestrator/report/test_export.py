@@ -109,7 +109,7 @@ def test_a_partial_sweep_gives_a_partial_file(finished: Ran, tmp_path: Path) -> 
 def test_nothing_is_replaced_unless_forced(finished: Ran, tmp_path: Path) -> None:
     target = tmp_path / "out.zip"
     target.write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="exists already"):
         export(finished.plan, finished.store, target)
     assert target.read_text() == "mine"
     export(finished.plan, finished.store, target, force=True)

@@ -339,11 +339,11 @@ def test_plan_says_disk_and_files(tmp_path: Path, keep: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (with_keep("feature"), "keep: unknown thing to keep 'feature'. Did you mean 'features'? Known: features, infl"),
+        (with_keep("feature"), "keep: unknown value of keep 'feature'. Did you mean 'features'? Known: features, infl"),
         (with_keep("{grid: [samples]}"), "keep: expected text"),
         (
             with_keep("scores").replace(TINY.splitlines()[8] + "\n", ""),
-            "keep: a sweep without a score section is for its samples; remove it.",
+            "keep: a sweep without a score section always keeps samples; remove this key.",
         ),
     ],
 )

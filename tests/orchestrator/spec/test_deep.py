@@ -82,7 +82,7 @@ def test_good(deep: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
 def test_guidance_that_the_network_never_learned(deep: Callable[..., tuple[int, str]]) -> None:
     code, text = deep(sit(), guidance="nag: {scale: 1.0}")
     assert code == 2
-    assert "arm 'guided' needs the null noise condition, and it has none; fine-tune it with noise_dropout" in text
+    assert "arm 'guided' needs the null noise condition, which it lacks; fine-tune it with noise_dropout" in text
     assert "sweeps/nag_ready.yaml" in text
 
 

@@ -203,10 +203,12 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
     other = "[kid], reference: {name: image_folder, path: other, resolution: 16}"
     with pytest.raises(BadInput) as caught:
         read_sweep(written(tmp_path, FOLDER, "[kid]", other))
-    assert "'pixels' gives 192 columns of images of 'sit', 768 of those of the reference" in str(caught.value)
+    assert "'pixels' gives 192 columns for images of 'sit', but 768 for those of the reference" in str(caught.value)
     assert "sweep.yaml:9: score: " in str(caught.value)
     np.savez(tmp_path / "large.npz", arr_0=pixels(9, 16))
-    with pytest.raises(BadInput, match=r"'pixels' gives 192 columns of images of 'sit', 768 of those of the reference"):
+    with pytest.raises(
+        BadInput, match=r"'pixels' gives 192 columns for images of 'sit', but 768 for those of the reference"
+    ):
         read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: large.npz"))
     save(torch.nn.Flatten(), tmp_path / "flat.pt")
     path = written(tmp_path, FOLDER, "[kid]", other, "[pixels]", "[{name: torchscript, path: flat.pt}]")

@@ -238,7 +238,7 @@ def test_a_file_at_a_url_is_fetched_once(tmp_path: Path, served: tuple[str, list
     here = plan(read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: images.npz", name="here.yaml")))
     assert planned.tasks.keys() == again.tasks.keys() == here.tasks.keys()
     with pytest.raises(
-        EnvironmentProblem, match=r"the reference http://127.0.0.1:\d+/nowhere.npz cannot be fetched: .*404"
+        EnvironmentProblem, match=r"the reference http://127.0.0.1:\d+/nowhere.npz cannot be downloaded: .*404"
     ):
         plan(read_sweep(written(tmp_path, FOLDER, "[kid]", f"[kid], reference: {url}/nowhere.npz", name="no.yaml")))
 

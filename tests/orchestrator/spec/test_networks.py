@@ -222,7 +222,7 @@ def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Pa
     path.write_text(
         LOADED.replace("CHECKPOINT", "mine.safetensors").replace("FAMILY", "") + "  nag: {nag: {scale: 1}}\n"
     )
-    with pytest.raises(SpecError, match=r"its checkpoint has none; fine-tune it first: .*sweeps/nag_ready.yaml does"):
+    with pytest.raises(SpecError, match=r"its checkpoint has not; fine-tune it first: .*sweeps/nag_ready.yaml does"):
         read_sweep(path)
 
 

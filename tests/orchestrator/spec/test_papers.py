@@ -136,7 +136,7 @@ def test_smoke_shows_what_is_left(folder: Path, tmp_path: Path) -> None:
         ("arm: plain", "arm: plane", "paper.yaml:6: rows[0].arm: unknown arm 'plane'. Did you mean 'plain'?"),
         ("precision: 0.5", "precison: 0.5", "paper.yaml:6: rows[0].precison: unknown metric 'precison'. Did you mean"),
         ("fid: 5.5, precision: 0.5", "fid: low", "paper.yaml:6: rows[0].fid: expected a number."),
-        (", fid: 3.5", "", "paper.yaml:8: rows[2]: it has no number, such as fid: 2.06."),
+        (", fid: 3.5", "", "paper.yaml:8: rows[2]: it has no value, such as fid: 2.06."),
         ("nag.scale: 2", "nag.scale: 3", "paper.yaml:7: rows[1]: no cell of arm 'nag' has {'nag.scale': 3}."),
         ("arm: plain, ", "", "paper.yaml:6: rows[0]: 'arm' is missing"),
         (

@@ -221,7 +221,7 @@ def test_its_network_is_of_no_use_without_the_code(ran: Ran, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"network\.safetensors: its model 'Convolutions' is of somebody's own code"):
         load_network(path)
     text = TINY.replace("  sit:\n", f"  old: {{checkpoint: {path}}}\n  sit:\n", 1)
-    with pytest.raises(BadInput, match="its model 'Convolutions' is somebody's own code; only the sweep that trained"):
+    with pytest.raises(BadInput, match="its model 'Convolutions' is a user's own code; only the sweep that trained"):
         read_sweep(laid_out(tmp_path, {"sweep.yaml": text}))
 
 

@@ -185,12 +185,12 @@ def test_a_checkpoint_without_data_is_scored(ran: Ran, folder: Path) -> None:
         (
             "  reference: {name: image_folder, path: data, resolution: 16}\n",
             "",
-            "9: score: the data of network 'sit' are latents; say what images count, reference: the path or URL",
+            "9: score: the data of network 'sit' are latents; to compare images, add reference: the path or URL",
         ),
         (
             "{name: image_folder, path: data, resolution: 16}",
             "{name: npz, path: latents.npz}",
-            "12: score.reference: these are latents; a reference is of images.",
+            "12: score.reference: these are latents; a reference must be images.",
         ),
         ("{path: vae}", "{}", "13: score.decode: 'path' is missing; it is the folder of an AutoencoderKL"),
         ("{path: vae}", "{path: data}", "13: score.decode.path: "),
@@ -206,7 +206,7 @@ def test_what_check_refuses(folder: Path, old: str, new: str, message: str) -> N
 
 def test_decode_where_nothing_is_latent(folder: Path) -> None:
     text = SWEEP.replace("{name: npz, path: latents.npz}", "{name: image_folder, path: data, resolution: 16}")
-    with pytest.raises(BadInput, match=r"13: score.decode: no network of this sweep makes latents; remove it."):
+    with pytest.raises(BadInput, match=r"13: score.decode: no network of this sweep makes latents; remove this key."):
         read_sweep(written(folder, text, name="pixels.yaml"))
 
 
@@ -256,7 +256,7 @@ def test_export_that_cannot_be(ran: Ran, folder: Path, tmp_path: Path) -> None:
     ):
         export_images(ran.plan, ran.store, tmp_path / "out.npz", cell, count=21)
     (tmp_path / "out.npz").write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="exists already"):
         export_images(ran.plan, ran.store, tmp_path / "out.npz", cell)
     with pytest.raises(BadInput, match=r"give the name of the npz file, such as .*latents.npz"):
         export_images(ran.plan, ran.store, tmp_path, cell)
