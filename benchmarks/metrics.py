@@ -1,14 +1,14 @@
-"""What metrics cost, as ratios within one run, and how often their intervals hold.
+"""Cost of metrics, as ratios within one run, and coverage of their intervals.
 
-    python -m benchmarks.metrics frechet       against clean-fid's, one thread each; the interval's extra cost apart
-    python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, and its bare matrix products
-    python -m benchmarks.metrics all           every metric once, in seconds and MB; of them FID alone
-    python -m benchmarks.metrics coverage      of differences between arms, simulated as tests/nag/simulated.py says
-    python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same
+    python -m benchmarks.metrics frechet       compared with clean-fid's, one thread each, and the cost of the interval
+    python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, compared with its matrix products alone
+    python -m benchmarks.metrics all           every metric once, in seconds and MB; also FID alone
+    python -m benchmarks.metrics coverage      of differences between arms, simulated by tests/nag/simulated.py
+    python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same samples
 
-Asked: frechet at least 7; neighbours at most 2.5; all at most 300 s and 2 GB on 2 idle cores, FID at most 20 s;
-coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24. `--n`, `--reference`, `--dim` and `--repetitions` make any of them
-smaller.
+Bounds: frechet at least 7; neighbours at most 2.5; all at most 300 s and 2 GB on 2 idle cores, FID at most 20 s;
+coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24. `--n`, `--reference`, `--dim` and `--repetitions` change the
+sizes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-METRICS: list[tuple[str, dict[str, Any]]] = [  # those of the features one after another
+METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbours in this list
     ("nag.metrics.fid:FID", {}),
     ("nag.metrics.fid:FID", {"against": "held_out"}),
     ("nag.metrics.fid_infinity:FIDInfinity", {}),
@@ -44,7 +44,7 @@ KINDS = {"features": 0, "held_out": 1, "spatial": 2, "logits": 3}
 
 
 def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
-    """(n, dim) float32: 256 common factors and noise, cut at 0, as pooled features are."""
+    """(n, dim) float32: 256 common factors and noise, cut at 0 like pooled features."""
     mix = np.random.default_rng(kind).standard_normal((256, dim)).astype(np.float32) / 16
     rng = np.random.default_rng([seed, kind])
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, dim))
@@ -55,7 +55,7 @@ def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """Seconds on the clock, the median: for use on an idle machine."""
+    """Median wall-clock seconds: for an idle machine."""
     found = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -90,7 +90,7 @@ def frechet(options: argparse.Namespace) -> None:
 
 
 def _with_sqrtm(distance: Callable[..., Any]) -> Callable[..., Any]:
-    """clean-fid's function, on a SciPy without sqrtm(disp=...) too, which it needs."""
+    """clean-fid's function, also on a SciPy without the sqrtm(disp=...) that it needs."""
     import inspect
 
     import cleanfid.fid
@@ -111,7 +111,7 @@ def _with_sqrtm(distance: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    """Precision and recall of n samples and n reference images: all that k-NN does here."""
+    """Precision and recall of n samples and n reference images, which is all k-NN work."""
     import torch
 
     from nag.metrics import cache as kept
@@ -127,7 +127,7 @@ def neighbours(options: argparse.Namespace) -> None:
     x, r = sides
 
     def products(dtype: torch.dtype) -> None:
-        """Every pair once each way that its neighbours are asked: x with x, r with r, x with r."""
+        """The matrix products of the k-NN searches: x with x, r with r, x with r."""
         for a, b in ((x, x), (r, r), (x, r)):
             for rows in parts(0, len(a), ROWS):
                 left = torch.from_numpy(a[rows]).to(dtype)
@@ -164,7 +164,7 @@ def everything(options: argparse.Namespace) -> None:
 
 
 def each(options: argparse.Namespace) -> None:
-    """In a process of its own, so that the memory is the metrics': every output is read when it is first needed."""
+    """Run in a process of its own, to measure the memory of the metrics alone; outputs are read when first needed."""
     from nag.registry import METHODS, name_of
 
     METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in METRICS}

@@ -1,11 +1,11 @@
-"""What sampling costs, as ratios within one run on one network: a SiT of the digits size with random weights.
+"""Cost of sampling, as ratios within one run, for a SiT of the digits size with random weights.
 
     .venv/bin/python benchmarks/sampling.py
 
-Every ratio is the median over rounds in which the fast and the plain way both have a turn, in seconds of this process
-on one thread: machines are shared, so read ratios and not figures.
-Asked: Euler-Maruyama at least 1.9 times a sampler that calls the network for drift and for score; guidance never slower
-than separate calls, and faster at small batch; noise at 1,000 draws of (4, 32, 32) a second and core.
+Every ratio is the median over rounds in which the fast and the plain way both have a turn, in CPU seconds of one
+thread; on a shared machine only ratios count.
+Bounds: Euler-Maruyama at least 1.9 times as fast as with separate network calls for drift and score; guidance never
+slower than separate calls, and faster at small batches; noise at 1,000 draws of (4, 32, 32) per second and core.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ S, W = 1.5, 1.0
 
 
 def network() -> NetworkField:
-    """Random weights, the ones that start at zero too."""
+    """With random weights, also where training starts at zero."""
     module = SiT(hidden=64, depth=4, heads=4, patch=2).module(SHAPE, CLASSES, null_noise=True, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def ratio(plain: Callable[[], object], fast: Callable[[], object], rounds: int = 15) -> tuple[float, float]:
-    """How many times faster `fast` is, and its seconds: medians over rounds in which both have a turn."""
+    """How many times as fast `fast` is, and its seconds: medians over rounds in which both have a turn."""
     plain(), fast()
     pairs = []
     for number in range(rounds):
@@ -69,7 +69,7 @@ def ratio(plain: Callable[[], object], fast: Callable[[], object], rounds: int =
 
 
 def euler_maruyama_in_two_calls(field: NetworkField, y: torch.Tensor, noise: Draw, steps: int) -> torch.Tensor:
-    """Euler-Maruyama with SiT's defaults, the network called for the drift and again for the score."""
+    """Euler-Maruyama with SiT's defaults, and separate network calls for drift and score."""
     x, path = noise(0), field.interpolant
     for k, (t, t_next) in enumerate(pairwise([*levels(1.0, 0.04, steps - 1), 0.0]), start=1):
         v = convert(predict(field, x, y, t), field.predicts, "velocity", x, t, path)
@@ -81,7 +81,7 @@ def euler_maruyama_in_two_calls(field: NetworkField, y: torch.Tensor, noise: Dra
 
 
 def separately(field: NetworkField, cfg: bool, nag: bool) -> Callable[..., torch.Tensor]:
-    """The guided field by one call of the network for each branch."""
+    """The guided field with one network call per branch."""
 
     def mixed(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         d = field(x, t, y)
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def waited(ahead: bool) -> float:
-    """Milliseconds a step that noise(k) takes while something else than this core is busy between two steps."""
+    """Milliseconds per step that noise(k) takes, if this core is idle between two steps, as with a GPU."""
     noise, found = Noise(0, range(16), (4, 32, 32), ahead=ahead), []
     for k in range(1, 20):
         began = time.perf_counter()

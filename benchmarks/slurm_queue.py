@@ -1,11 +1,11 @@
-"""Slurm at the size of a real sweep. The cluster is our own (tests/slurm/cluster.py: Debian's Slurm, and root).
+"""Slurm at the size of a real sweep, on a private cluster (tests/slurm/cluster.py; needs Debian's Slurm and root).
 
-python benchmarks/slurm_queue.py queue       1,000 cells x 50 blocks into a partition where nothing starts: asked 30 s,
-                                             and no more than (arrays + 5) calls of Slurm's commands; then `status`: 2 s
-python benchmarks/slurm_queue.py pack        500 tiny blocks on two nodes, packed and one an element: asked 10 times
-python benchmarks/slurm_queue.py simulate    the packing on 512 GPUs, with stated times: asked 95 % in the network
+python benchmarks/slurm_queue.py queue       1,000 cells x 50 blocks into a partition where nothing starts; bounds: 30 s
+                                             and arrays + 5 Slurm commands, then 2 s for `status`
+python benchmarks/slurm_queue.py pack        500 tiny blocks on two nodes, packed or one per array task; bound: 10 times
+python benchmarks/slurm_queue.py simulate    the packing on 512 GPUs, with stated times; bound: 95 % in the network
 
-Machines are shared, so read orders of magnitude.
+On a shared machine only orders of magnitude count.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ from tests.slurm.running import SMALL, Place, changed, counting
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "sacctmgr", "scancel")
 TINY = changed(SMALL, "score: {features: [pixels], metrics: [fid]}\n", "", "  nag: {nag: {scale: 1.0}}\n", "")
-TASKS, MEASURED = 500, 40  # tiny blocks; of one an element so many are run, and the rest is extrapolated
+TASKS, MEASURED = (
+    500,
+    40,
+)  # tiny blocks; of those with an array task each, MEASURED are run and the rest is extrapolated
 
-# Stated times: SiT-XL/2 at 100 evaluations a second on one GPU, 100 evaluations a sample, 1,000 samples a block;
-# Inception at 500 images a second; an element starts (Slurm, Python, torch) in 15 s and loads its network in 15 s.
+# Stated times: SiT-XL/2 at 100 evaluations per second on one GPU, 100 evaluations per sample, 1,000 samples per block;
+# Inception at 500 images per second; an array task starts (Slurm, Python, torch) in 15 s and loads its network in 15 s.
 GPUS, START_S, LOAD_S = 512, 15.0, 15.0
 STATED_S = {"sample": 1000.0, "extract": 2.0, "reference": 300.0, "score": 30.0}
-SPREAD = 0.15  # of the logarithm of a block's time, between nodes and moments
+SPREAD = 0.15  # standard deviation of the log of a block's time
 
 
 @contextlib.contextmanager
@@ -83,7 +86,7 @@ def queue() -> None:
 
 
 def pack() -> None:
-    """One an element first; the training and the speeds are there before."""
+    """First one block per array task; the training and the measured speeds exist before."""
     with place() as at:
         text = changed(TINY, "{count: 40, block: 20}", "{count: 2, block: 1}")
         at.sweep(text)
@@ -148,7 +151,7 @@ def seconds(planned: Plan, bundle: Bundle) -> float:
 
 
 def packed(planned: Plan, store: Store, site: Slurm) -> list[Array]:
-    """The arrays as `submit` would make them; the networks are trained."""
+    """The arrays that `submit` would make after the trainings."""
     todo = {d: blocks for d, blocks in missing(planned, Done(store)).items() if planned.tasks[d].kind != "train"}
     work: list[Work] = []
     makers: dict[str, set[int]] = {}

@@ -1,8 +1,8 @@
-"""1,000 cells to MLflow: the first sync, an unchanged one, one more cell. Asked: 200 s, 1 s.
+"""1,000 cells to MLflow: the first sync, an unchanged one, one more cell. Bounds: 200 s, 1 s.
 
-python benchmarks/tracking_1000.py [TRACKING_URI] [--cells 1000]      (without an address: a new SQLite database)
+python benchmarks/tracking_1000.py [TRACKING_URI] [--cells 1000]      (default: a new SQLite database)
 
-The results are made up; the plan, the records of ten trainings and the database are real.
+The results are synthetic; the plan, the records of ten trainings and the database are real.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from orchestrator.plan.model import Plan
 from orchestrator.spec.model import Sweep
 from orchestrator.spec.reference_file import Published
 
-LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
+LAYOUT = "put it there or correct its path; README, 'Data sets', has the layout"
 PUT = "put it there or correct its path"
 Finding = tuple[str, str]  # the key that names it; what it is, and what to do
 
 
 def absent(plan: Plan) -> list[str]:
-    """One line for each: the first key that names it, and what it is and what to do. No file is read."""
+    """A line for each absent input: its first key, what it is and what to do. No file is read."""
     found: dict[str, str] = {}
     for key, what in (*_of_networks(plan), *_of_score(plan.sweep)):
         found.setdefault(what, key)
@@ -27,12 +27,12 @@ def absent(plan: Plan) -> list[str]:
 
 
 def refuse(plan: Plan) -> None:
-    """Raise BadInput where something is absent."""
+    """Raise BadInput if an input is absent."""
     lines = absent(plan)
     if lines:
-        things = "is one thing" if len(lines) == 1 else f"are {len(lines)} things"
+        inputs = "an input is" if len(lines) == 1 else f"{len(lines)} inputs are"
         listed = "\n".join(f"  {line}" for line in lines)
-        raise BadInput(f"{plan.sweep.path}: there {things} that it reads and this machine does not have:\n{listed}")
+        raise BadInput(f"{plan.sweep.path}: {inputs} not on this machine:\n{listed}")
 
 
 def _of_networks(plan: Plan) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def _of_score(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _of(key: str, method: Any) -> Iterator[Finding]:
-    """The files and folders of a method that are not there (FILES and FOLDERS, nag.registry)."""
+    """The absent files and folders of a method (FILES and FOLDERS, nag.registry)."""
     if method is None:
         return
     for found in outside(method, compute=False).values():

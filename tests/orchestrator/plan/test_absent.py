@@ -89,7 +89,7 @@ def test_check_and_plan_exit_well_and_run_does_not(sweep: Callable[..., Path], t
     assert len(told["absent"]) == 8
     done = nagbench("run", path, "--store", tmp_path / "none", "--tracking", "none")
     assert done.returncode == 2
-    assert "there are 8 things that it reads and this machine does not have:\n  networks.tuned.data: " in done.stderr
+    assert "8 inputs are not on this machine:\n  networks.tuned.data: " in done.stderr
 
 
 def test_counts_of_data_sets_that_are_elsewhere(sweep: Callable[..., Path]) -> None:

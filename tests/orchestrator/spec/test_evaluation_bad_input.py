@@ -241,7 +241,7 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
     cached.unlink()
     done = nagbench("score", "data", "--reference", "data", cwd=tmp_path)
     assert done.returncode == 2
-    assert "nagbench score: there is one thing that it reads and this machine does not have:" in done.stderr
+    assert "nagbench score: an input is not on this machine:" in done.stderr
     assert f"nagbench fetch {INCEPTION}" in done.stderr
 
 

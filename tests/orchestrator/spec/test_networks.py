@@ -269,7 +269,7 @@ def put_badly(folder: Path) -> None:
         ("checkpoint: nonsense.safetensors", r"network.predicts: Input should be .*, got 'nonsense'"),
         ("checkpoint: deep.safetensors", r"its model sit is not valid: hidden: Field required"),
         ("checkpoint: list.safetensors", r"network.shape: Input should be a valid array, got \{\}"),
-        ("checkpoint: damaged.safetensors", r"it does not describe itself"),
+        ("checkpoint: damaged.safetensors", r"it has no description"),
         *(
             (
                 TRAINED.format(name=name, fields=fields, train=train),
