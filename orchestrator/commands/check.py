@@ -24,11 +24,11 @@ def check(
     from orchestrator.plan.availability import absent
     from orchestrator.plan.make import plan as _planned
     from orchestrator.report.progress import shape
-    from orchestrator.spec.deep_check import look
+    from orchestrator.spec.deep_check import check_inputs
     from orchestrator.spec.reader import read_sweep
 
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
-    lines = list(look(found)) if deep else []
+    lines = list(check_inputs(found)) if deep else []
     planned = _planned(found, hashes=deep) if deep or not found.code else None
     if site and planned:
         from orchestrator.backends.campaign import check_batches

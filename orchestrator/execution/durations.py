@@ -112,7 +112,7 @@ class Speeds:
             cell, made = planned.cell, self.plan.tasks[planned.stream].inputs
             networks = [cell.network, *(cell.references[name] for name in sorted(cell.references))]
             for digest, network in zip(made, networks, strict=True):
-                for each in network.line:
+                for each in network.lineage:
                     found[digest] = each
                     digest = self.plan.tasks[digest].params.get("init", "")
         return found

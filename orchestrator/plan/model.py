@@ -68,7 +68,7 @@ class Plan:
         """
         roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values()) if n]
         roots += [self.sweep.estimator] if self.sweep.estimator else []
-        return tuple({id(n): n for root in roots for n in root.line}.values())
+        return tuple({id(n): n for root in roots for n in root.lineage}.values())
 
     def document(self) -> dict[str, Any]:
         """The plan as the store keeps it: what those who do its tasks must know, and the sweep as it was written."""

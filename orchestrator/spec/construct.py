@@ -20,7 +20,7 @@ from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
 from orchestrator.spec.grid import is_grid, named
-from orchestrator.spec.protocols import CONTRACTS, breach, plain_breach
+from orchestrator.spec.protocols import CONTRACTS, missing_members, violation
 from orchestrator.spec.user_code import Code
 from orchestrator.spec.yaml_nodes import MAX_WHOLE, Node, is_number, show
 
@@ -31,7 +31,7 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 _BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
 
 
-def beside(node: Node, remote: bool = False) -> str:
+def local_path(node: Node, remote: bool = False) -> str:
     """The absolute path of a file or folder that the sweep names relative to itself. It need not exist. With `remote` a
     URL is allowed, and returned unchanged. Raises SpecError for what is never read, such as a named pipe.
     """
@@ -104,7 +104,7 @@ class Builder:
             method = self.fields(cls, given, partly)
             if method is None:
                 return None
-            reason = breach(family, method)
+            reason = violation(family, method)
             canonical(changed_fields(method))
         except SpecError:
             raise
@@ -125,7 +125,7 @@ class Builder:
         place = given.get("path")
         if place is None:
             raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
-        folder = beside(place)
+        folder = local_path(place)
         try:
             found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
         except (OSError, ValueError) as error:
@@ -154,7 +154,7 @@ class Builder:
         if key not in self._classes:
             try:
                 statement = code.class_statement(name)
-                lacking = plain_breach(family, statement)
+                lacking = missing_members(family, statement)
                 if lacking is not None:
                     raise ValueError(f"{code.shown(code.main)}:{statement.lineno}: {lacking}.")
                 load = user_code.load if self.run_user_code else user_code.stand_in
@@ -171,7 +171,7 @@ class Builder:
         for key in {*getattr(cls, "FILES", ()), *getattr(cls, "FOLDERS", ())} & values.keys():
             if isinstance(values[key], str):
                 remote = key in getattr(cls, "FOLDERS", ()) or getattr(cls, "REMOTE", False)
-                values[key] = beside(fields[key], remote)
+                values[key] = local_path(fields[key], remote)
         key = (cls, repr(values))
         if key not in self._built:
             try:

@@ -17,10 +17,10 @@ from orchestrator.spec.yaml_nodes import parse
 STATES = 4  # per evaluation of a checkpoint
 
 
-def look(sweep: Sweep) -> Iterator[str]:
+def check_inputs(sweep: Sweep) -> Iterator[str]:
     """Open everything that a sweep reads; a line for each valid input. Raises BadInput for the first invalid one."""
     try:
-        yield from _look(sweep)
+        yield from _checked(sweep)
     except BadInput as error:
         raise BadInput("\n".join(_with_line(sweep, line) for line in str(error).splitlines())) from error
 
@@ -36,7 +36,7 @@ def _with_line(sweep: Sweep, message: str) -> str:
     return f"{sweep.path}:{line}: {message}" if line else message
 
 
-def _look(sweep: Sweep) -> Iterator[str]:
+def _checked(sweep: Sweep) -> Iterator[str]:
     seen: list[Any] = []
     shapes: dict[str, tuple[int, ...]] = {}  # of samples, by network
     for network in networks(sweep):
@@ -59,7 +59,7 @@ def networks(sweep: Sweep) -> list[Network]:
     """The networks that cells and the measurement need, and their ancestors, each once."""
     roots = [n for cell in sweep.cells for n in (cell.network, *cell.references.values())]
     roots += [sweep.estimator] if sweep.estimator else []
-    return list({id(n): n for root in roots for n in root.line}.values())
+    return list({id(n): n for root in roots for n in root.lineage}.values())
 
 
 def _least(sweep: Sweep) -> dict[str, int]:
@@ -205,7 +205,7 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
         raise BadInput(f"{place}: {error}") from error
     for other in networks(sweep):
         if (
-            any(n is network for n in other.line)
+            any(n is network for n in other.lineage)
             and other.shape is not None
             and tuple(other.shape) != tuple(field.shape)
         ):

@@ -60,19 +60,19 @@ class Network:
             return None
 
     @property
-    def line(self) -> tuple[Network, ...]:
+    def lineage(self) -> tuple[Network, ...]:
         """The network, then its ancestors: the networks it was made from."""
-        return (self, *self.init.line) if self.init else (self,)
+        return (self, *self.init.lineage) if self.init else (self,)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Training seeds of this network and its ancestors; a checkpoint has none."""
-        return tuple(network.train.seed for network in self.line if network.train is not None)
+        return tuple(network.train.seed for network in self.lineage if network.train is not None)
 
     @property
     def params(self) -> Params:
         """The values on its axes, and under `NAME.` those of its ancestors."""
-        inherited = {f"{n.name}.{key}": value for n in self.line[1:] for key, value in n.axes.items()}
+        inherited = {f"{n.name}.{key}": value for n in self.lineage[1:] for key, value in n.axes.items()}
         return {**self.axes, **inherited}
 
 

@@ -18,10 +18,10 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
-from orchestrator.spec.construct import Builder, beside
+from orchestrator.spec.construct import Builder, local_path
 from orchestrator.spec.grid import Axis, at_ends, expand, no_repeats
 from orchestrator.spec.model import Network
-from orchestrator.spec.parameters import on_axes
+from orchestrator.spec.parameters import axis_params
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.yaml_nodes import Node
 
@@ -104,7 +104,7 @@ class Networks:
         instances = []
         for place in parents:
             axes, found = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
-            instances += [dataclasses.replace(n, axes=on_axes("", axes, node, n)) for n, node in found]
+            instances += [dataclasses.replace(n, axes=axis_params("", axes, node, n)) for n, node in found]
         _without_places(instances)
         self.found[name] = instances
         return instances
@@ -152,7 +152,7 @@ class Networks:
 
     def _loaded(self, name: str, node: Node) -> Network:
         place = node.value["checkpoint"]
-        beside(place)
+        local_path(place)
         path = Path(node.file).parent / place.text()
         family = node.value["family"].text() if "family" in node.value else None
         if path.exists() and not path.is_file():

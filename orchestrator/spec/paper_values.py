@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.errors import BadInput, unknown
-from orchestrator.spec.construct import beside
+from orchestrator.spec.construct import local_path
 from orchestrator.spec.model import Cell, Paper, PaperRow, Score
 from orchestrator.spec.parameters import Scalar
 from orchestrator.spec.score_section import metric_names
@@ -29,7 +29,7 @@ KEYS = (*NEEDED, "tolerance")
 
 def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
     """Read the file that `published` names, and check it against the sweep. whole: the sweep has all its cells."""
-    path = beside(node)
+    path = local_path(node)
     try:
         text = read_text(path, KIND)
     except BadInput as error:

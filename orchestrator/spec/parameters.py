@@ -30,7 +30,7 @@ def keys_below(prefix: str, node: Node | None, path: tuple[str, ...] = ()) -> se
     return {key_of(prefix, path)}
 
 
-def written(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
+def params_of(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
     """The parameters that `node` sets, with their values taken from `value`, which was built from it."""
     if not isinstance(node.value, dict):
         if dataclasses.is_dataclass(value):  # a method by its name alone
@@ -40,24 +40,24 @@ def written(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
     params: dict[str, Scalar] = {prefix: node.value[named_by.pop()].value} if named_by else {}
     for key, child in node.value.items():
         if key not in METHOD_KEYS:
-            params |= written(f"{prefix}.{key}", child, _held(value, key, child))
+            params |= params_of(f"{prefix}.{key}", child, _field_value(value, key, child))
     return params
 
 
-def _held(value: Any, key: str, child: Node) -> Any:
+def _field_value(value: Any, key: str, child: Node) -> Any:
     """The field of a method; for a stand-in of a user's method, the value in the file."""
     known = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
     return getattr(value, key) if key in known else child.value
 
 
-def on_axes(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:
+def axis_params(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:
     """The parameters that a point has on its axes."""
     params: dict[str, Scalar] = {}
     for axis in axes:
         child, held = node, value
         for key in axis.path:
             child, held = child.value[key], getattr(held, key, held)  # a method has no field `name`: it is the method
-        params |= written(key_of(prefix, axis.path), child, held)
+        params |= params_of(key_of(prefix, axis.path), child, held)
     return params
 
 

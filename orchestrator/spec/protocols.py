@@ -58,7 +58,7 @@ CONTRACTS: dict[str, dict[str, Member]] = {
 }
 
 
-def breach(family: str, instance: Any) -> str | None:
+def violation(family: str, instance: Any) -> str | None:
     """The first requirement of its family that an instance violates, or None."""
     members, cls = CONTRACTS[family], type(instance)
     held = {name for base in cls.__mro__[:-1] for name in vars(base)} | cls.__pydantic_fields__.keys()
@@ -81,7 +81,7 @@ def breach(family: str, instance: Any) -> str | None:
     return None
 
 
-def plain_breach(family: str, statement: ast.ClassDef) -> str | None:
+def missing_members(family: str, statement: ast.ClassDef) -> str | None:
     """The same from the class statement alone, without running it; None if the class has a base, which is unknown."""
     if statement.bases:
         return None

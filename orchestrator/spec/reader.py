@@ -23,7 +23,7 @@ from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, 
 from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
-from orchestrator.spec.parameters import Scalar, axis_keys, on_axes, overridden, written
+from orchestrator.spec.parameters import Scalar, axis_keys, axis_params, overridden, params_of
 from orchestrator.spec.score_section import check_cells, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
@@ -210,9 +210,9 @@ class _Reading:
         axes, found = points(node, build, lambda terms: terms, self.smoke)
         guidance = []
         for made, point in found:
-            params = written(key, point, made)
+            params = params_of(key, point, made)
             params.pop(key, None)  # a user's file is a parameter only if it is on an axis
-            guidance.append((made, on_axes(key, axes, point, made) | params))
+            guidance.append((made, axis_params(key, axes, point, made) | params))
         return guidance
 
     def network_of(self, entry: Node) -> str:
@@ -244,12 +244,12 @@ class _Reading:
             _shrink_samplers,
             self.smoke,
         )
-        return [(sampler, written("sampler", point, sampler)) for sampler, point in found]
+        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in found]
 
     def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
         axes, found = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
-        return [(sample, on_axes("sample", axes, point, sample)) for sample, point in found]
+        return [(sample, axis_params("sample", axes, point, sample)) for sample, point in found]
 
     def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
         """Add a cell for every combination of networks, samplers, guidance and sample settings."""
@@ -269,8 +269,8 @@ class _Reading:
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
             _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
             for references in self.references(guidance[0], network):
-                others = {f"{n.name}.{k}": v for r in references.values() for n in r.line for k, v in n.axes.items()}
-                own = {key for n in network.line for key in (f"{n.name}.{k}" for k in n.axes)}
+                others = {f"{n.name}.{k}": v for r in references.values() for n in r.lineage for k, v in n.axes.items()}
+                own = {key for n in network.lineage for key in (f"{n.name}.{k}" for k in n.axes)}
                 params = {"network": network.name, **network.params}
                 params |= {key: value for key, value in others.items() if key not in own}
                 params |= {
@@ -308,12 +308,12 @@ class _Reading:
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """All choices of instances of the guidance's reference networks; an ancestor of the cell's network is fixed."""
         names = sorted({g.reference for g in guidance if getattr(g, "reference", None) is not None})
-        line = {n.name: n for n in network.line}
-        choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
+        own = {n.name: n for n in network.lineage}
+        choices = itertools.product(*([own[name]] if name in own else self.networks[name] for name in names))
         return [
             dict(zip(names, chosen, strict=True))
             for chosen in choices
-            if all(line.get(n.name, n) is n for other in chosen for n in other.line)
+            if all(own.get(n.name, n) is n for other in chosen for n in other.lineage)
         ]
 
 
@@ -326,7 +326,7 @@ def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     """Raise if a sampler cannot sample the network. A user's own sampler need not have `refuses`."""
     if not hasattr(sampler, "refuses"):
         return
-    family = network.line[-1].family  # of the checkpoint it comes from, if that has no description
+    family = network.lineage[-1].family  # of the checkpoint it comes from, if that has no description
     described = FAMILIES[family] if family else network
     reason = sampler.refuses(described.interpolant, described.predicts)
     if reason is not None:

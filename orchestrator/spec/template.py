@@ -37,7 +37,7 @@ LIMITS = {
     "lt": "exclusiveMaximum",
 }  # pydantic leaves some of its own words
 SCHEMA_FILE = "nagbench.schema.json"
-COMMENT = "Made by `nagbench init`. To renew it, remove it and run that again."
+COMMENT = "Made by `nagbench init`. Remove it and run that again to renew it."  # files of earlier versions have it
 
 SWEEP = """\
 # yaml-language-server: $schema={schema}
@@ -100,17 +100,17 @@ def starter(path: str | Path, like: str | None = None) -> list[Path]:
         raise BadInput(f"{target} exists already. Give another name.")
     usual = SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem)
     sweep = usual if like is None else _copy(like, target)
-    beside = target.with_name(SCHEMA_FILE)
+    schema_file = target.with_name(SCHEMA_FILE)
     text = json.dumps(schema(), separators=(",", ":"), ensure_ascii=False) + "\n"
     written = [target]
     try:
-        found = beside.read_text() if beside.exists() else None
-        if found is not None and COMMENT not in found:
-            raise BadInput(f"{beside} exists already and is not from nagbench. Move it, or use another folder.")
+        existing = schema_file.read_text() if schema_file.exists() else None
+        if existing is not None and COMMENT not in existing:
+            raise BadInput(f"{schema_file} exists already and is not from nagbench. Move it, or use another folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if found != text:
-            beside.write_text(text)
-            written.append(beside)
+        if existing != text:
+            schema_file.write_text(text)
+            written.append(schema_file)
         with open(target, "x") as file:
             file.write(sweep)
     except FileExistsError as error:

@@ -71,12 +71,12 @@ class Code:
         return classes[name]
 
 
-def located(text: str, beside: str) -> tuple[Path, str]:
+def located(text: str, sweep_file: str) -> tuple[Path, str]:
     """File and class of a `use`. Raises ValueError for an invalid one."""
     file, colon, name = text.rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
         raise ValueError(f"expected a file and a class in it, such as {EXAMPLE}, got {text!r}.")
-    return Path(beside).parent / file, name
+    return Path(sweep_file).parent / file, name
 
 
 def read(path: Path) -> Code:

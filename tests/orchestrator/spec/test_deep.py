@@ -14,7 +14,7 @@ from nag.interpolants import Linear
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from orchestrator.errors import BadInput
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from tests.orchestrator.conftest import nagbench
 
@@ -62,7 +62,7 @@ def deep(tmp_path: Path) -> Callable[..., tuple[int, str]]:
         text = SWEEP.replace("FAMILY", family).replace("SAMPLER", sampler).replace("GUIDANCE", guidance)
         (tmp_path / "sweep.yaml").write_text(text)
         try:
-            return 0, "\n".join(look(read_sweep(tmp_path / "sweep.yaml")))
+            return 0, "\n".join(check_inputs(read_sweep(tmp_path / "sweep.yaml")))
         except BadInput as error:
             return error.exit_code, str(error)
 
@@ -116,7 +116,7 @@ def test_weights_that_are_finite_and_too_large(deep: Callable[..., tuple[int, st
         text = SWEEP.replace("net.pt, family: FAMILY, heads: 2", "net.safetensors").replace("SAMPLER", "euler")
         (tmp_path / "sweep.yaml").write_text(text.replace("GUIDANCE", "cfg: {scale: 1.5}"))
         with pytest.raises(BadInput) as raised:
-            list(look(read_sweep(tmp_path / "sweep.yaml")))
+            list(check_inputs(read_sweep(tmp_path / "sweep.yaml")))
         code, text = raised.value.exit_code, str(raised.value)
     assert code == 2
     assert "sweep.yaml:" in text

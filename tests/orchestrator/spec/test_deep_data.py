@@ -11,7 +11,7 @@ from orchestrator.backends.campaign import check_batches
 from orchestrator.backends.site import read_site
 from orchestrator.errors import BadInput
 from orchestrator.plan.make import plan
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from tests.orchestrator.conftest import nagbench, run_here
 from tests.orchestrator.pictures import pictures
@@ -46,7 +46,7 @@ def sweep(tmp_path: Path) -> Callable[..., Path]:
 def deep(path: Path) -> str:
     """What `check --deep` refuses, with its line of the sweep, or the lines of what is good."""
     try:
-        return "\n".join(look(read_sweep(path)))
+        return "\n".join(check_inputs(read_sweep(path)))
     except BadInput as error:
         return f"refused: {str(error).replace(str(path), path.name)}"
 

@@ -15,7 +15,7 @@ from nag.registry import build
 from orchestrator.errors import BadInput, NotFinite
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.results import collect
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks import extract
@@ -73,7 +73,7 @@ def test_check_deep_opens_the_first_image_of_each_class(tmp_path: Path) -> None:
     for file in (tmp_path / "data" / "a").iterdir():
         file.write_text("no image")
     with pytest.raises(BadInput, match=r"networks.sit.data: .*/data/a/\d+.png: it cannot be read as an image"):
-        list(look(read_sweep(written(tmp_path))))
+        list(check_inputs(read_sweep(written(tmp_path))))
 
 
 def test_an_image_that_is_skipped_is_replaced(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_grey_transparent_deep_and_mixed_images_are_images(tmp_path: Path) -> No
     for name, form in forms.items():
         form.save(folder / name)
     path = written(tmp_path, FOLDER, ", held_out: 0.25", "")
-    assert "6 training and 0 held-out images, 1 classes" in "\n".join(look(read_sweep(path)))
+    assert "6 training and 0 held-out images, 1 classes" in "\n".join(check_inputs(read_sweep(path)))
     ran = run_here(path, tmp_path / "store")
     assert not ran.failed
     (reference,) = (digest for digest, task in ran.plan.tasks.items() if task.kind == "reference")
@@ -119,7 +119,7 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
         BadInput,
         match=r"sweep\.yaml:\d+: networks\.sit\.data: .*/data/c has no images \(1 of 3 class folders have none\)",
     ):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     (reason,) = reasons(path, tmp_path)
     assert "/data/c has no images" in reason
 
@@ -213,7 +213,7 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
     save(torch.nn.Flatten(), tmp_path / "flat.pt")
     path = written(tmp_path, FOLDER, "[kid]", other, "[pixels]", "[{name: torchscript, path: flat.pt}]")
     with pytest.raises(BadInput) as caught:
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     words = "torchscript gives 768 features of its images [3, 16, 16], of those of network sit 192"
     assert str(caught.value) == f"{path}:9: score.reference: {words}"
     (reason,) = reasons(path, tmp_path)
@@ -231,7 +231,7 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
     path = written(tmp_path, FOLDER, "[pixels]", "[inception]")
     words = f"{cached} is not what its name says: it has 10 bytes, not 95,607,719. Remove it and fetch it again."
     with pytest.raises(BadInput) as caught:
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     assert str(caught.value) == f"{path}:9: score.features: inception: {words}"
     with pytest.raises(BadInput) as caught:
         run_here(path, tmp_path / "store")

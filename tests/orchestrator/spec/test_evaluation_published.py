@@ -18,7 +18,7 @@ from nag.pretrained import DINOV2, INCEPTION, PYTORCH_FID
 from nag.registry import build
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan.make import plan
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.reference import Held
@@ -90,7 +90,7 @@ def test_adms_file(inception: Path, adm: tuple[Path, dict[str, np.ndarray], np.n
     other = plan(read_sweep(written(tmp_path, path.read_text(), str(file), "moved.npz", name="other.yaml")))
     assert other.tasks.keys() == ran.plan.tasks.keys()
     assert stamp["reference_content"] in ran.store.list("assets")
-    shown = "\n".join(look(read_sweep(path)))
+    shown = "\n".join(check_inputs(read_sweep(path)))
     told = "score.reference: moments of features (2,048), moments of spatial (2,023), 20 images 16 x 16, "
     assert told + stamp["reference_content"] in shown
     assert "score.features: inception gives features (2,048), logits (1,008), spatial (2,023)" in shown
@@ -187,7 +187,7 @@ def test_moments_of_other_dimensions_name_the_file(inception: Path, tmp_path: Pa
     adm_file(tmp_path / "x_legacy_tensorflow.npz", pixels(1), small, with_images=False)
     path = written(tmp_path, FOLDER, SCORE, against(inception, "x_legacy_tensorflow.npz", "fid"))
     with pytest.raises(BadInput, match=r"x_legacy_tensorflow.npz: mu has 16 dimensions, the extractor's features 2048"):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     ran = run_here(path, tmp_path / "store")
     (reason,) = set(ran.failed.values())
     assert "mu has 16 dimensions, the extractor's features 2048; it is of another extractor" in reason
@@ -266,7 +266,7 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"pt_inception-2015-12-05-6726825d.pth is not in .*: run 'nagbench fetch pt_incep"
     ):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     ran = nagbench("run", path, "--store", tmp_path / "store", "--tracking", "none", "--here")
     assert ran.returncode == 2
     assert "nagbench fetch pt_inception-2015-12-05-6726825d.pth" in ran.stderr

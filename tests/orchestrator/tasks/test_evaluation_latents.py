@@ -15,7 +15,7 @@ from nag.datasets.dataset import to_uint8
 from orchestrator.errors import BadInput, TaskError
 from orchestrator.plan.make import plan
 from orchestrator.report.archive import export_images
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
@@ -171,7 +171,7 @@ def test_a_checkpoint_without_data_is_scored(ran: Ran, folder: Path) -> None:
     np.testing.assert_array_equal(
         blocks(found, found.plan.cells[0].stream, "samples"), blocks(ran, ran.plan.cells[0].stream, "samples")
     )
-    assert "score.decode: [4, 4, 4] of net to images [3, 16, 16]" in list(look(read_sweep(path)))
+    assert "score.decode: [4, 4, 4] of net to images [3, 16, 16]" in list(check_inputs(read_sweep(path)))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_width_that_does_not_fit_is_found_by_deep(folder: Path, tmp_path: Path
     make(tmp_path / "wide", latent_channels=8)
     text = SWEEP.replace("path: vae", f"path: {tmp_path / 'wide'}")
     with pytest.raises(BadInput, match=r"score.decode: the latents are \[1, 4, 4, 4\]; .*wide takes 8 channels"):
-        list(look(read_sweep(written(folder, text, name="wide.yaml"))))
+        list(check_inputs(read_sweep(written(folder, text, name="wide.yaml"))))
 
 
 def test_latents_that_give_no_image_name_their_block(ran: Ran, tmp_path: Path) -> None:
