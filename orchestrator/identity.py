@@ -104,7 +104,7 @@ class MissingWeights(Outside):
 
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
     """The files and data sets that a method reads, by field: FILES and FOLDERS of its class (nag.registry)."""
-    found: dict[str, Outside] = {}
+    inputs: dict[str, Outside] = {}
     for name, default in getattr(instance, "FILES", {}).items():
         place = getattr(instance, name)
         if place is not None and hasattr(instance, "located"):  # the name of known weights
@@ -114,24 +114,24 @@ def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
 
             place = find(default)
         if place is not None and not os.path.exists(place):
-            found[name] = Absent.at(str(place), copied=True)
+            inputs[name] = Absent.at(str(place), copied=True)
         elif place is not None:
-            found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
+            inputs[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
         elif default is not None:
-            found[name] = MissingWeights.named(default)
+            inputs[name] = MissingWeights.named(default)
     for name in getattr(type(instance), "FOLDERS", ()):
         from nag.datasets.dataset import listing
 
         place = getattr(instance, name)
         try:
-            found[name] = Outside(place, listing(place, compute=compute), copied=False)
+            inputs[name] = Outside(place, listing(place, compute=compute), copied=False)
         except FileNotFoundError:  # a sweep can be planned without its data
-            found[name] = Absent.at(place, copied=False)
+            inputs[name] = Absent.at(place, copied=False)
         except Unreachable as error:
             raise EnvironmentProblem(f"{error}") from error
         except (OSError, ValueError) as error:
             raise BadInput(f"{error}") from error
-    return found
+    return inputs
 
 
 def changed_fields(instance: Any) -> dict[str, Any]:
@@ -149,8 +149,8 @@ def method(instance: Any, *, compute: bool = True) -> dict[str, Any]:
     checksums of their contents), and for a user's own method the digest of its source.
     """
     source = source_of(instance)
-    contents = {name: found.content for name, found in outside(instance, compute=compute).items()}
-    found = {"name": name_of(instance), "fields": {**changed_fields(instance), **contents}}
+    contents = {name: each.content for name, each in outside(instance, compute=compute).items()}
+    identity = {"name": name_of(instance), "fields": {**changed_fields(instance), **contents}}
     if source is None:
-        return {**found, "version": type(instance).VERSION}
-    return {**found, "version": getattr(instance, "VERSION", 1), "source": source}
+        return {**identity, "version": type(instance).VERSION}
+    return {**identity, "version": getattr(instance, "VERSION", 1), "source": source}

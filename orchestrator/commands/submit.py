@@ -43,9 +43,7 @@ def submit(
     ] = 600.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Queue the missing work of a sweep on a cluster, and return. To repair it, run the same command: nothing is queued
-    twice.
-    """
+    """Queue the missing work of a sweep on a cluster, and return. To repair or extend it, run the same command."""
     from orchestrator.backends.site import read_site
     from orchestrator.report.progress import Lines
     from orchestrator.tracking.sync import check as check_tracking

@@ -127,14 +127,14 @@ class Builder:
             raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
         folder = local_path(place)
         try:
-            found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
+            present = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
         except (OSError, ValueError) as error:
             if os.path.isdir(folder):
                 raise place.error(f"{str(error).rstrip('.')}.") from None
-            found = ""
-        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=found or folder)}))
+            present = ""
+        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=present or folder)}))
         is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()
-        return made if found or is_path else replace(made, path=place.text())
+        return made if present or is_path else replace(made, path=place.text())
 
     def _code(self, node: Node) -> tuple[Code, str]:
         """File and class of a `use`. Raises SpecError for an invalid one."""

@@ -29,10 +29,10 @@ def _with_line(sweep: Sweep, message: str) -> str:
     """Put file and line of its key before a message such as `networks.sit.data: ...`."""
     node, line = parse(sweep.text, sweep.path), 0
     for key in message.partition(": ")[0].split("."):
-        found = node.get(key) if isinstance(node.value, dict) else None
-        if found is None:
+        child = node.get(key) if isinstance(node.value, dict) else None
+        if child is None:
             break
-        node, line = found, found.line
+        node, line = child, child.line
     return f"{sweep.path}:{line}: {message}" if line else message
 
 
@@ -156,9 +156,9 @@ def _check_hash(extractor: Any) -> None:
     from nag.pretrained import check_cached, find
 
     for field, name in getattr(extractor, "FILES", {}).items():
-        found = find(name) if name and getattr(extractor, field) is None else None
-        if found is not None:
-            check_cached(found)
+        path = find(name) if name and getattr(extractor, field) is None else None
+        if path is not None:
+            check_cached(path)
 
 
 def _decoded(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -45,12 +45,12 @@ def check_name(name: str, node: Node) -> None:
 
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> Points:
     """The axes below `node`, and for each combination the result of `build` and its node."""
-    axes, found = expand(node)
-    built = [build(point.node) for point in found]
-    no_repeats(axes, found, built)
-    nodes = [point.node for point in found]
+    axes, combinations = expand(node)
+    built = [build(point.node) for point in combinations]
+    no_repeats(axes, combinations, built)
+    nodes = [point.node for point in combinations]
     if smoke:
-        kept = [place for place, point in enumerate(found) if at_ends(axes, point)]
+        kept = [place for place, point in enumerate(combinations) if at_ends(axes, point)]
         built, nodes = shrink([built[place] for place in kept]), [nodes[place] for place in kept]
     return axes, list(zip(built, nodes, strict=True))
 
@@ -103,8 +103,8 @@ class Networks:
             parents = list(self._read(parent, (*through, name)))
         instances = []
         for place in parents:
-            axes, found = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
-            instances += [dataclasses.replace(n, axes=axis_params("", axes, node, n)) for n, node in found]
+            axes, built = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
+            instances += [dataclasses.replace(n, axes=axis_params("", axes, node, n)) for n, node in built]
         _without_places(instances)
         self.found[name] = instances
         return instances
@@ -178,9 +178,9 @@ class Networks:
         if described is None:
             if family not in FAMILIES:
                 raise node.value["family"].error(unknown("family", family, FAMILIES))
-            found = dataclasses.replace(network, family=family, heads=heads, learned=None)
-            _shape(found, node)
-            return _made_on_the_spot(found) if self.smoke else found
+            loaded = dataclasses.replace(network, family=family, heads=heads, learned=None)
+            _shape(loaded, node)
+            return _made_on_the_spot(loaded) if self.smoke else loaded
         for key in ("family", "heads"):
             if key in node.value:
                 raise node.value[key].error("this checkpoint has a description; remove this key.")
@@ -191,14 +191,14 @@ class Networks:
         if not self.smoke and shape is not None and list(shape) != described.shape:
             what = "images" if autoencoder is None else "latents"
             raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
-        found = dataclasses.replace(
+        loaded = dataclasses.replace(
             network,
             **parts,
             predicts=described.predicts,
             learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
         )
         fits = not self.smoke or shape is None or list(shape) == described.shape
-        return found if fits else _made_on_the_spot(found)
+        return loaded if fits else _made_on_the_spot(loaded)
 
 
 def _described_parts(described: Description | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def keys_below(prefix: str, node: Node | None, path: tuple[str, ...] = ()) -> se
     if is_grid(node):
         return {key for item in node.value[GRID].value for key in keys_below(prefix, item, path)}
     if isinstance(node.value, dict):
-        return {found for key, child in node.value.items() for found in keys_below(prefix, child, (*path, key))}
+        return {inner for key, child in node.value.items() for inner in keys_below(prefix, child, (*path, key))}
     return {key_of(prefix, path)}
 
 

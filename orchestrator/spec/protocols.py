@@ -24,8 +24,8 @@ def _whole(value: Any) -> bool:
 def _terms(method: Callable[[], Any]) -> bool:
     from nag.guidance.terms import Term
 
-    found = method()
-    return isinstance(found, tuple) and all(isinstance(term, Term) for term in found)
+    terms = method()
+    return isinstance(terms, tuple) and all(isinstance(term, Term) for term in terms)
 
 
 Member = tuple[str, Callable[[Any], bool]]  # its description, and a check of a value

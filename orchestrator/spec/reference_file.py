@@ -57,9 +57,9 @@ class Published:
 
     def fetched(self, report: Report = lambda done, of: None) -> str:
         """Its path on this machine, after a download if needed. Raises EnvironmentProblem if that fails."""
-        found = self.local()
-        if found is not None:
-            return found
+        path = self.local()
+        if path is not None:
+            return path
         try:
             if locations.is_web(self.path):
                 from nag.pretrained import Known, fetch
@@ -76,19 +76,19 @@ class Published:
         from nag.reference_statistics import PAIRS
 
         try:
-            found = headers(path)
+            arrays = headers(path)
         except (OSError, ValueError) as error:
             fix = "A reference is an .npz file of mu and sigma, of images (arr_0), or of both"
             raise BadInput(f"{error}. {fix}.") from error
-        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= found.keys()}
-        dims = {output: found[mean].shape[0] for output, mean in pairs.items() if found[mean].shape}
-        images = found.get("arr_0")
+        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= arrays.keys()}
+        dims = {output: arrays[mean].shape[0] for output, mean in pairs.items() if arrays[mean].shape}
+        images = arrays.get("arr_0")
         right = images is not None and images.dtype == "uint8" and len(images.shape) == 4 and images.shape[3] == 3
         if images is not None and not right:
             raise BadInput(f"{path}: arr_0 is {images.dtype} {images.shape}; images are uint8 (N, H, W, 3).")
         if not dims and images is None:
             raise BadInput(
-                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(found) or 'nothing'}."
+                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(arrays) or 'nothing'}."
             )
         return Contents(dims, images.shape if images is not None else None)
 

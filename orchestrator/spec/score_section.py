@@ -23,24 +23,24 @@ REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data 
 def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
     node.mapping("{features: [...], metrics: [...]}")
     node.only(KEYS)
-    found: dict[str, list[Any]] = {}
+    scorers: dict[str, list[Any]] = {}
     for family in ("features", "metrics"):
         listed = node.get(family)
         if listed is None:
             raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
-        found[family] = []
+        scorers[family] = []
         for item in listed.entries(f"[{', '.join([*METHODS[family]][:2])}]"):
             scorer = builder.method(family, item)
-            if name_of(scorer) in map(name_of, found[family]):
+            if name_of(scorer) in map(name_of, scorers[family]):
                 raise item.error(f"{name_of(scorer)!r} is in the list already.")
             if family == "metrics":
-                _check_fed(scorer, found["features"], item)
-                _check_names(scorer, found["metrics"], item)
-            found[family].append(scorer)
+                _check_fed(scorer, scorers["features"], item)
+                _check_names(scorer, scorers["metrics"], item)
+            scorers[family].append(scorer)
     reference, decode = node.get("reference"), node.get("decode")
     score = Score(
-        tuple(found["features"]),
-        tuple(found["metrics"]),
+        tuple(scorers["features"]),
+        tuple(scorers["metrics"]),
         read_reference(reference, builder) if reference else None,
         builder.autoencoder(decode) if decode else None,
         _rows(node.get("reference_rows")),

@@ -146,12 +146,12 @@ def schema() -> Schema:
         "published": {"type": "string", "description": "A file with published numbers, shown next to ours."},
         "arms": _map(_arm(), "The methods to compare. The first one is the baseline of the others."),
     }
-    found = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
+    sweep_file = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
         "$comment": COMMENT,
-        **found,
+        **sweep_file,
     }
 
 
@@ -226,30 +226,30 @@ def _method(family: str, axes: bool = False, partly: bool = False, removable: bo
         choices.append(_object(every))
     if family in CONTRACTS:
         choices.append(_used())
-    found = {"anyOf": choices}
-    return _axes(found, _method(family, partly=partly)) if axes else found
+    by_name = {"anyOf": choices}
+    return _axes(by_name, _method(family, partly=partly)) if axes else by_name
 
 
 def _fields(cls: type, axes: bool = True, removable: bool = False) -> Schema:
     """A mapping with a method's fields, their types, ranges and defaults."""
-    found = _json_schema(cls)
+    described = _json_schema(cls)
     fields = {}
-    for key, value in found["properties"].items():
+    for key, value in described["properties"].items():
         fields[key] = {LIMITS.get(word, word): what for word, what in value.items() if word != "title"}
     if axes:
         fields = {key: _axes(value) for key, value in fields.items()}
     if removable:
         fields = {key: _or_null(value) for key, value in fields.items()}
-    known = _object(fields, tuple(found.get("required", ())))
-    return {**known, "description": found["description"]} if "description" in found else known
+    known = _object(fields, tuple(described.get("required", ())))
+    return {**known, "description": described["description"]} if "description" in described else known
 
 
 @functools.cache
 def _json_schema(cls: type) -> Schema:
     from pydantic import TypeAdapter
 
-    found = TypeAdapter(cls).json_schema()
-    return {"properties": {}, **found}
+    json_schema = TypeAdapter(cls).json_schema()
+    return {"properties": {}, **json_schema}
 
 
 def _object(properties: dict[str, Schema], required: tuple[str, ...] = ()) -> Schema:

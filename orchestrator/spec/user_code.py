@@ -117,13 +117,13 @@ def _imports(tree: ast.Module, path: str) -> Iterator[str]:
 
 def _found(folder: Path, dotted: str) -> list[str]:
     """The local files that an import of `dotted` would run."""
-    found = []
+    files = []
     parts = dotted.split(".") if dotted else []
     for end in range(1, len(parts) + 1):
         stem = "/".join(parts[:end])
         candidates = (f"{stem}/__init__.py", f"{stem}.py")
-        found += [name for name in candidates if (folder / name).is_file()][:1]
-    return found
+        files += [name for name in candidates if (folder / name).is_file()][:1]
+    return files
 
 
 class _Package(MetaPathFinder, InspectLoader):
@@ -177,17 +177,17 @@ class _Imports(ast.NodeTransformer):
         self.package, self.local = package, local
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
+        statements: list[ast.stmt] = []
         for alias in node.names:
             first = alias.name.partition(".")[0]
             if first in self.local:
                 inside = f"{self.package}.{alias.name}"
-                found.append(ast.Import([ast.alias(inside, alias.asname or first)]))
+                statements.append(ast.Import([ast.alias(inside, alias.asname or first)]))
                 if alias.asname is None and "." in alias.name:  # `import a.b` binds a
-                    found.append(ast.Import([ast.alias(f"{self.package}.{first}", first)]))
+                    statements.append(ast.Import([ast.alias(f"{self.package}.{first}", first)]))
             else:
-                found.append(ast.Import([alias]))
-        return [ast.copy_location(statement, node) for statement in found]
+                statements.append(ast.Import([alias]))
+        return [ast.copy_location(statement, node) for statement in statements]
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if not node.level and node.module and node.module.partition(".")[0] in self.local:

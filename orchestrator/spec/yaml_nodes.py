@@ -135,8 +135,8 @@ def read_text(path: str | Path, kind: tuple[str, str] = SWEEP) -> str:
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file.{_near(path)}") from None
     except IsADirectoryError:
-        found = sorted(path.glob("*.yaml"))
-        example = f", such as {found[0]}" if found else ""
+        sweeps = sorted(path.glob("*.yaml"))
+        example = f", such as {sweeps[0]}" if sweeps else ""
         raise BadInput(f"{path}: this is a directory; give one {what} file{example}.") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}.") from None
@@ -195,9 +195,9 @@ def mistake_at(file: str, text: str, keys: tuple[str, ...], message: str) -> Spe
 def _plain_words(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "not YAML"
     for pattern, words in _PLAIN_WORDS:
-        if found := re.search(pattern, problem):
+        if matched := re.search(pattern, problem):
             opened = error.context_mark.line + 1 if "flow" in (error.context or "") and error.context_mark else None
-            return found.expand(words) + (f"; it was opened on line {opened}." if opened else ".")
+            return matched.expand(words) + (f"; it was opened on line {opened}." if opened else ".")
     return f"this is not YAML: {problem}."
 
 
@@ -262,7 +262,7 @@ class _Tree:
         return source.value if source.style else self.plain(source.value)
 
     def mapping(self, source: yaml.MappingNode, made: Node, depth: int) -> None:
-        found: dict[str, Node] = made.value
+        values: dict[str, Node] = made.value
         for key_source, value_source in source.value:
             line = key_source.start_mark.line + 1
             node = self.node(key_source, line, made.parent, made.step, depth + 1)  # placed at the mapping
@@ -271,10 +271,10 @@ class _Tree:
                 raise node.error(f"a key must be text, not {show(node)}. Put it in quotes if text is meant.")
             if key == "<<":
                 raise node.error("'<<' is not allowed. Write the keys out, or use an alias (*name).")
-            if key in found:
-                raise node.error(f"repeated key {brief(key)!r}; it is already on line {found[key].line}.")
+            if key in values:
+                raise node.error(f"repeated key {brief(key)!r}; it is already on line {values[key].line}.")
             shown = key if key.isprintable() else repr(key)
-            found[key] = self.node(value_source, line, made, shown, depth + 1)
+            values[key] = self.node(value_source, line, made, shown, depth + 1)
 
     def plain(self, text: str) -> bool | int | float | str | None:
         """The value of a plain (unquoted) scalar. Raises ValueError with the message for the user."""
