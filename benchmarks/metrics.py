@@ -43,7 +43,7 @@ METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbo
 KINDS = {"features": 0, "held_out": 1, "spatial": 2, "logits": 3}
 
 
-def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
+def synthetic(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
     """(n, dim) float32: 256 common factors and noise, cut at 0 like pooled features."""
     mix = np.random.default_rng(kind).standard_normal((256, dim)).astype(np.float32) / 16
     rng = np.random.default_rng([seed, kind])
@@ -75,7 +75,7 @@ def frechet(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = []
         for seed in (0, 1):
-            made_up(Path(folder) / f"{seed}.npy", n, d, seed, 0)
+            synthetic(Path(folder) / f"{seed}.npy", n, d, seed, 0)
             sides.append(np.load(Path(folder) / f"{seed}.npy"))
     a, b = map(moments, sides)
     arrays = (a.mean, a.cov, b.mean, b.cov)
@@ -85,7 +85,7 @@ def frechet(options: argparse.Namespace) -> None:
     target = Reference(b.mean, b.cov)
     known = seconds(lambda: target.distance(a.mean, a.cov))
     with_interval = seconds(lambda: target.influence(sides[0], a))
-    print(f"clean-fid {other:.2f} s, ours {one:.2f} s: {other / one:.1f} times as fast (asked: 7)")
+    print(f"clean-fid {other:.2f} s, ours {one:.2f} s: {other / one:.1f} times as fast (bound: 7)")
     print(f"the reference's factor known: {known:.2f} s; with the influence of {n:,} samples: {with_interval:.2f} s")
 
 
@@ -122,7 +122,7 @@ def neighbours(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = []
         for seed, size in ((0, n), (1, m)):
-            made_up(Path(folder) / f"{seed}.npy", size, d, seed, 0)
+            synthetic(Path(folder) / f"{seed}.npy", size, d, seed, 0)
             sides.append(np.load(Path(folder) / f"{seed}.npy"))
     x, r = sides
 
@@ -142,7 +142,7 @@ def neighbours(options: argparse.Namespace) -> None:
     print(f"precision and recall, {n:,} x {d} against {m:,}: {took:.1f} s, {_peak_mb():,.0f} MB at most")
     for dtype in (torch.float64, torch.float32):
         bare = seconds(lambda dtype=dtype: products(dtype), 1)
-        print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (asked: 2.5)")
+        print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (bound: 2.5)")
 
 
 def everything(options: argparse.Namespace) -> None:
@@ -151,7 +151,7 @@ def everything(options: argparse.Namespace) -> None:
         for output, kind in KINDS.items():
             for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
                 if (side, output) != ("samples", "held_out"):
-                    made_up(
+                    synthetic(
                         Path(folder) / f"{side}_{output}.npy", n, sizes[output], seed, kind * (output != "held_out")
                     )
         command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
@@ -160,7 +160,7 @@ def everything(options: argparse.Namespace) -> None:
     found = json.loads(done.stdout)
     for name, took, peak in found:
         print(f"{name:45} {took:7.2f} s, {peak:,.0f} MB at most so far")
-    print(f"all: {sum(took for _, took, _ in found):.1f} s (asked: 300), {found[-1][2]:,.0f} MB (asked: 2,000)")
+    print(f"all: {sum(took for _, took, _ in found):.1f} s (bound: 300), {found[-1][2]:,.0f} MB (bound: 2,000)")
 
 
 def each(options: argparse.Namespace) -> None:
@@ -201,7 +201,7 @@ def coverage(options: argparse.Namespace) -> None:
         for d in options.dims:
             for rho in (1.0, 0.9):
                 found = simulated(d, ratio * d, rho, options.repetitions)
-                shown = f"extrapolated {100 * found.extrapolated:5.1f} % (asked: {asked}), width {found.width:.2f}"
+                shown = f"extrapolated {100 * found.extrapolated:5.1f} % (bound: {asked}), width {found.width:.2f}"
                 print(
                     f"  N/d = {ratio:2}, d = {d:3}, noise rho {rho:.1f}: plain {100 * found.plain:5.1f} %, {shown}",
                     flush=True,

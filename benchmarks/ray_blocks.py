@@ -152,11 +152,11 @@ def main() -> None:
     blocks, tasks, many = map(int, given + DEFAULTS[len(given) :])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"{blocks:,} small blocks of one network, two workers (asked: 5)")
+        print(f"{blocks:,} small blocks of one network, two workers (bound: 5)")
         fast = by_actors(folder, Store(str(folder / "store")), blocks)
         slow = by_tasks(folder, blocks, tasks)
         print(f"  {slow / fast:.1f} times faster: {fast:.1f} s by actors, {slow:.0f} s by a process a block")
-        print("The driver, actors that take no time (asked: 5 ms)")
+        print("The driver, actors that take no time (bound: 5 ms)")
         driver(folder, many)
 
 

@@ -127,10 +127,10 @@ def guidance(field: NetworkField, name: str, n: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     field = network()
-    print("Euler-Maruyama, one call a step instead of two (asked: 1.9)")
+    print("Euler-Maruyama, one call per step instead of two (bound: 1.9)")
     for n in BATCHES:
         euler_maruyama(field, n)
-    print("Guidance, all branches at once against a call for each (asked: never below 1, above it at small batch)")
+    print("Guidance, all branches in one call against one call each (bound: never below 1, above it at small batch)")
     for name in ("cfg", "nag", "cfg + nag"):
         for n in BATCHES:
             guidance(field, name, n)
@@ -141,7 +141,7 @@ def main() -> None:
         sample(counter.counted(field), Euler(50), noise=Noise(0, [0], SHAPE), labels=[0], guidance=both)
         print(f"  cfg + nag, t in [{interval.low:g}, {interval.high:g}]: {counter.made}")
 
-    print("Noise (4, 32, 32), one core (asked: 1,000 us)")
+    print("Noise (4, 32, 32), one core (bound: 1,000 us)")
     for n in (1, 16, 100):
         each = min(seconds(partial(normal, 0, np.arange(n), 1, (4, 32, 32))) for _ in range(20)) / n
         print(f"  batch {n:3}: {each * 1e6:.0f} us a draw")

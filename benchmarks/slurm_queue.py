@@ -73,15 +73,15 @@ def queue() -> None:
         took = timed(at, "submit", path)
         first = calls()
         print(
-            f"submit: {took:.1f} s (asked: 30); {first['sbatch']} arrays, {len(at.elements()):,} elements, "
-            f"{sum(first.values())} calls (asked: {first['sbatch'] + 5}): {dict(first)}"
+            f"submit: {took:.1f} s (bound: 30); {first['sbatch']} arrays, {len(at.elements()):,} array tasks, "
+            f"{sum(first.values())} calls (bound: {first['sbatch'] + 5}): {dict(first)}"
         )
         print(f"the same again, nothing to queue: {timed(at, 'submit', path):.1f} s")
         made = fill(at.folder / "sweep.yaml", at.folder / "results" / "store", 0.5)
         before = calls()
         took = statistics.median(timed(at, "status", path) for _ in range(5))
         print(
-            f"status with {made:,} blocks done: {took:.2f} s (asked: 2); calls: {dict(calls() - before)} in five runs"
+            f"status with {made:,} blocks done: {took:.2f} s (bound: 2); calls: {dict(calls() - before)} in five runs"
         )
 
 
@@ -99,8 +99,8 @@ def pack() -> None:
         packed = until_done(at)
         extrapolated = alone * TASKS / MEASURED
         print(
-            f"{TASKS} tiny blocks, packed: {packed:.0f} s; one an element: {extrapolated:.0f} s (extrapolated from "
-            f"{MEASURED} in {alone:.0f} s): {extrapolated / packed:.0f} times faster (asked: 10)"
+            f"{TASKS} tiny blocks, packed: {packed:.0f} s; one per array task: {extrapolated:.0f} s (extrapolated from "
+            f"{MEASURED} in {alone:.0f} s): {extrapolated / packed:.0f} times faster (bound: 10)"
         )
 
 
@@ -137,8 +137,8 @@ def simulate() -> None:
         busy = sum(sum(lasting[a.name]) * a.resources.gpus * a.resources.nodes for a in found)
         count = sum(len(array.elements) for array in found if array.network)
         print(
-            f"{len(planned.cells):,} cells x 50 blocks on {GPUS} GPUs: {len(found)} arrays; {count:,} elements sample, "
-            f"{life / count / 60:.0f} minutes each, {inside / life:.1%} of that in their network (asked: 95 %)"
+            f"{len(planned.cells):,} cells x 50 blocks on {GPUS} GPUs: {len(found)} arrays; {count:,} array tasks "
+            f"sample, {life / count / 60:.0f} minutes each, {inside / life:.1%} of that in their network (bound: 95 %)"
         )
         print(
             f"makespan {took / 3600:.1f} h, GPUs busy for {busy / took / GPUS:.1%} of it, {busy / 3600:,.0f} GPU hours"

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--size", default="B/4", choices=list(SIZES), help="of the network that is resumed")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("A training step over one of a plain loop (asked: at most 1.05)")
+    print("A training step over one of a plain loop (bound: at most 1.05)")
     digits, latents = Data((1, 8, 8)), Data((4, 16, 16))
     cases: list[tuple[str, SiT, Data, int]] = [
         ("digits: 8 x 8, width 64, depth 4", SiT(hidden=64, depth=4, heads=4, patch=2), digits, 128),
@@ -136,7 +136,7 @@ def main() -> None:
     for name, model, data, batch in cases:
         ratio, ms = step_ratio(model, data, batch, given.steps)
         print(f"  {name}, batch {batch}: {ratio:.3f} ({ms:.0f} ms)")
-    print("Resuming, beyond loading (asked: at most 2 s)")
+    print("Resuming, beyond loading (bound: at most 2 s)")
     model = SiT(**SIZES[given.size])
     size, loading, beyond = resuming(model, Data((4, 32, 32), 32), 2)
     print(f"  SiT-{given.size}, a checkpoint of {size:,.0f} MB: {beyond:.2f} s, after {loading:.2f} s of loading")

@@ -70,7 +70,7 @@ class _Reading:
         self.shared_axes: set[str] = set()
         self.cells: list[Cell] = []
         self.scorers: tuple[Any, ...] = ()
-        self.meter: str | None = None
+        self.estimator_name: str | None = None
 
     def sweep(self, path: str, text: str) -> Sweep:
         root = self.root
@@ -98,7 +98,7 @@ class _Reading:
             elif key == "keep" and node.text() not in KEEP:
                 raise node.error(unknown("value of keep", node.value, KEEP))
         measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
-        self.meter = estimator.name if estimator else None
+        self.estimator_name = estimator.name if estimator else None
         given = root.get("precision")
         precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
@@ -301,7 +301,7 @@ class _Reading:
         if guidance.reference not in able:
             kind = "noise_level network" if estimates else "generating network"
             raise place.error(unknown(kind, guidance.reference, able))
-        if self.meter == guidance.reference:
+        if self.estimator_name == guidance.reference:
             fix = "train another network"
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")
 
