@@ -1,4 +1,4 @@
-"""Commands with a site, where no cluster is needed: what they will take there, and what does not go together."""
+"""Commands with a site, without a cluster: forecasts, and options that exclude each other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def site(tmp_path: Path) -> Callable[[str], Path]:
 def test_plan_says_what_it_will_take(
     finished: Ran, write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """From measured speeds where there are some; what was never measured is said to be a guess."""
+    """From measured speeds if there are any; others are marked as guesses."""
     shutil.copytree(finished.store.root, tmp_path / "store")
     options = ("--store", tmp_path / "store", "--site", site(SLURM))
     none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
@@ -106,7 +106,7 @@ def test_what_does_not_go_together(
 
 
 def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path) -> None:
-    """What the store says is said all the same."""
+    """The rest of the output still comes, from the store."""
     pytest.importorskip("ray", reason="Ray is not installed")
     options = ("--store", tmp_path / "store", "--site", site(RAY))
     status = nagbench("status", write(), *options)
@@ -123,7 +123,7 @@ def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[
 
 
 def test_every_kind_of_site_is_in_both_tables() -> None:
-    """Its settings, which read a file, and what it can do."""
+    """The table of settings and the table of site kinds."""
     assert kinds.KINDS.keys() == site_files.KINDS.keys()
 
 
@@ -144,7 +144,7 @@ def test_a_local_site_has_no_queue_and_the_rows_of_this_machine(
 def test_status_names_who_does_not_say_what_is_queued(
     write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Slurm that is away is no matter of a Ray cluster, nor of this machine."""
+    """Slurm being away concerns neither a Ray cluster nor this machine."""
     monkeypatch.setattr(slurm_kind, "queue_states", lambda *_: ({}, "squeue is away"))
     monkeypatch.setattr(ray_kind.jobs, "status", lambda *_: [])
 

@@ -1,4 +1,4 @@
-"""Which version this is: on the command line, and of both packages."""
+"""The version: on the command line, and of both packages."""
 
 from __future__ import annotations
 

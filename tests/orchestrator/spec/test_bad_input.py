@@ -1,4 +1,4 @@
-"""Every mistake in a sweep file is one sentence: line, key, value, known names, fix. More in test_bad_sections.py."""
+"""Every mistake in a sweep file gives one message: line, key, value, known names, fix. More in test_bad_sections.py."""
 
 import contextlib
 import re
@@ -259,7 +259,7 @@ def test_a_yaml_bomb_is_refused_early() -> None:
 
 
 def test_any_key_or_value_may_be_wrong_without_a_traceback() -> None:
-    """Every line of the sweep with every value swapped for one of another kind: a message, or a sweep."""
+    """Every line of the sweep with its value replaced by one of another type: a message, or a valid sweep."""
     for number, line in enumerate(SWEEP.splitlines()):
         for value in ("null", "[]", "{}", "x", "-1", "{grid: [x]}", "[[{}]]", "{use: x}", "{__dataclass_self__: 1}"):
             lines = SWEEP.splitlines()
@@ -270,7 +270,7 @@ def test_any_key_or_value_may_be_wrong_without_a_traceback() -> None:
 
 
 def peak(text: str, tmp_path: Path, command: str) -> tuple[str, float]:
-    """What a command says of a sweep, and the most memory that it took, in MB."""
+    """The output of a command on a sweep, and its peak memory in MB."""
     (tmp_path / "big.yaml").write_text(text)
     code = (
         "import sys\nfrom pathlib import Path\nfrom orchestrator.cli import main\ntry:\n    main()\nfinally:\n"

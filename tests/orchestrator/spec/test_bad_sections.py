@@ -1,4 +1,4 @@
-"""Mistakes in the sections and arms of a sweep: one sentence each, with line, key path, value, known names, fix."""
+"""Mistakes in sections and arms of a sweep: one message each, with line, key path, value, known names, fix."""
 
 from __future__ import annotations
 

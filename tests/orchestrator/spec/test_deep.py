@@ -1,4 +1,4 @@
-"""`check --deep`: what only weights and data tell is refused before anything is submitted, each with its fix."""
+"""`check --deep` finds what only weights and data show, before anything is submitted, with a fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ arms:
 
 
 def moved(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of a network that does something: a new one predicts zero."""
+    """Weights of a network whose output is not zero, as that of a new one is."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: weight + 0.02 * torch.randn(weight.shape, generator=generator)
@@ -50,7 +50,7 @@ def dit() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """`deep(weights)`: what `check --deep` returns and says of a sweep of that checkpoint."""
+    """`deep(weights)`: exit code and output of `check --deep` for a sweep with that checkpoint."""
 
     def checked(
         weights: Any, family: str = "sit", sampler: str = "euler", guidance: str = "cfg: {scale: 1.5}"
@@ -103,7 +103,7 @@ def test_weights_that_are_nan(deep: Callable[..., tuple[int, str]]) -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_weights_that_are_finite_and_too_large(deep: Callable[..., tuple[int, str]], tmp_path: Path, own: bool) -> None:
-    """Both as an official file and in our own form, whose loading does not evaluate it."""
+    """Both as an official file and in nagbench's format, whose loading does not evaluate it."""
     weights = sit()
     weights["final_layer.linear.weight"].fill_(3e38)
     if not own:
@@ -134,7 +134,7 @@ def test_weights_that_are_missing_or_of_another_family(deep: Callable[..., tuple
 
 
 class Payload:
-    """Runs code when it is unpickled by a reader that lets it."""
+    """Runs code if it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return (exec, ("import pathlib; pathlib.Path('/tmp/nagbench-was-here').touch()",))
@@ -157,7 +157,7 @@ def test_files_that_are_none(deep: Callable[..., tuple[int, str]], data: bytes) 
 
 
 def test_a_sampler_that_does_not_fit(deep: Callable[..., tuple[int, str]]) -> None:
-    """That much is known without the weights."""
+    """This is known without the weights."""
     code, text = deep(sit(), sampler="ddpm")
     assert code == 2
     assert "'ddpm' cannot sample network 'net'" in text

@@ -1,4 +1,4 @@
-"""Bad images, features and numbers, end to end: what can be used is used, what cannot is named, file or block."""
+"""Bad images, features and numbers, end to end: usable ones are used, others are named by file or block."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_features_that_are_not_finite_name_block_and_sample_or_file(tmp_path: Pa
 
 
 def test_one_image_whose_features_are_not_finite_is_named(tmp_path: Path) -> None:
-    """Among the images of a published file, and among those that `nagbench score` is given."""
+    """In a published file, and in a folder for `nagbench score`."""
     images = np.full((9, 8, 8, 3), 60, np.uint8)
     images[4] = 250
     np.savez(tmp_path / "images.npz", arr_0=images)
@@ -156,7 +156,7 @@ def test_one_image_whose_features_are_not_finite_is_named(tmp_path: Path) -> Non
 
 
 def test_the_last_block_of_encoded_images_may_be_shorter() -> None:
-    """The image is counted from the blocks' length, not from its own block's."""
+    """The image's number follows from the length of full blocks."""
     encode = Task("encode", {"block": 10, "count": 23})
     task = Task("extract", {"stream": encode.digest, "extractor": {"name": "own"}})
     context = Context(Store("memory://last-block"), tasks={encode.digest: encode})
@@ -222,7 +222,7 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in the cache, perhaps from a copy that was cut: said before anything is queued."""
+    """In the cache, perhaps from a truncated copy: reported before anything is queued."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     picture_folder(tmp_path / "data")
     cached = tmp_path / "cache" / "nagbench" / "weights" / INCEPTION
@@ -246,7 +246,7 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
 
 
 def test_one_held_out_image_is_none(tmp_path: Path) -> None:
-    """The cells are scored all the same."""
+    """The cells are still scored."""
     picture_folder(tmp_path / "data")
     path = written(tmp_path, FOLDER, "0.25", "0.02", "[kid]", "[fid, precision_recall]")
     ran = run_here(path, tmp_path / "store")

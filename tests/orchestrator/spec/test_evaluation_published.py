@@ -1,4 +1,4 @@
-"""Files that others have published: statistics to hold samples against, and weights; by path or URL."""
+"""Published files, by path or URL: reference statistics and weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adm(inception: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
-    """ADM's file of 20 images, with what it is made of."""
+    """A file like ADM's, of 20 images, and its contents."""
     images = pixels(20, 16, seed=5)
     extract = build("features", "inception", weights=str(inception), mode="legacy_tensorflow").open()
     given = extract(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_held_against(
     metrics: str,
     message: str,
 ) -> None:
-    """Found when the sweep is read, at its line, with what to do."""
+    """Found when the sweep is read, with line and fix."""
     picture_folder(tmp_path / "data")
     _, outputs, images = adm
     adm_file(tmp_path / "moments.npz", images, outputs, with_images=False)
@@ -204,7 +204,7 @@ def test_other_extractors_use_the_images_of_a_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A server of the test's folder on 127.0.0.1, and what it was asked for."""
+    """A server of the test's folder on 127.0.0.1, and the requests that it got."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -225,7 +225,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_a_file_at_a_url_is_fetched_once(tmp_path: Path, served: tuple[str, list[str]]) -> None:
-    """`check` and `status` fetch nothing; its identity is that of the same file here."""
+    """`check` and `status` download nothing; its identity is that of a local copy."""
     picture_folder(tmp_path / "data")
     adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)
     url, asked = served
@@ -280,7 +280,7 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
 def test_fetch_says_what_is_known_and_what_went_wrong(
     tmp_path: Path, served: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real weights are at https; a proxy that is no proxy stands for a network that lets nothing through."""
+    """The real weights are at https; a broken proxy acts like a network without access."""
     monkeypatch.setenv("https_proxy", served[0])
     monkeypatch.delenv("no_proxy", raising=False)
     listed = nagbench("fetch")

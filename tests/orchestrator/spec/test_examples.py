@@ -1,4 +1,4 @@
-"""`nagbench init --like`: an example of the project as a start."""
+"""`nagbench init --like`: start from an example."""
 
 from __future__ import annotations
 

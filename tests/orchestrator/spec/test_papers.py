@@ -1,4 +1,4 @@
-"""Published numbers beside ours: read strictly, shown with their protocol, confirmed or not, never ranked."""
+"""Published numbers next to ours: checked strictly, shown with their protocol, confirmed or not, never ranked."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_pages_and_the_terminal_show_them(ran: Ran) -> None:
 
 
 def test_they_are_no_cells(ran: Ran, tmp_path: Path) -> None:
-    """The same cells, comparisons and answer as without them."""
+    """Cells, comparisons and answer are the same without them."""
     (tmp_path / "sweep.yaml").write_text(ran.plan.sweep.text.replace("published: paper.yaml\n", ""))
     plain = run_here(tmp_path / "sweep.yaml", ran.store.root)
     assert plain.backend is None
@@ -112,7 +112,7 @@ def test_they_are_no_cells(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_another_count_confirms_nothing(ran: Ran, tmp_path: Path) -> None:
-    """Nor is a value extrapolated in N set beside it: that is for differences."""
+    """No value extrapolated in N is shown either: that is for differences."""
     (tmp_path / "paper.yaml").write_text(PAPER.replace("count: 40", "count: 50000"))
     (tmp_path / "sweep.yaml").write_text(ran.plan.sweep.text)
     rows = published(run_here(tmp_path / "sweep.yaml", ran.store.root))

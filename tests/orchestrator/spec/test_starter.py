@@ -1,4 +1,4 @@
-"""`init`: a sweep that is right as it stands, and a schema that accepts every sweep of ours and no misspelt one."""
+"""`init`: a valid sweep, and a schema that accepts all example sweeps and no misspelt one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ arms:
 
 
 def value(node: Node) -> Any:
-    """A sweep file as an editor sees it, which has YAML 1.2 numbers as we do."""
+    """A sweep file as an editor with YAML 1.2 sees it."""
     if isinstance(node.value, dict):
         return {key: value(child) for key, child in node.value.items()}
     return [value(item) for item in node.value] if isinstance(node.value, list) else node.value
@@ -142,7 +142,7 @@ def test_what_a_sweep_may_hold(old: str, new: str) -> None:
 
 
 def test_the_schema_knows_every_key_and_method() -> None:
-    """A key that a sweep may hold, and of which the schema says nothing, would be taken with any value."""
+    """A key that the schema does not describe would be accepted with any value."""
     found = schema()["properties"]
     assert all(found[key] for key in SWEEP_KEYS)
     arm = found["arms"]["additionalProperties"]["properties"]

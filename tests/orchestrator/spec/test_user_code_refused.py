@@ -1,4 +1,4 @@
-"""A user's own code that is wrong (`use:`): one clear message each, and `check` runs none of it."""
+"""Mistakes in a user's own code (`use:`): one clear message each, and `check` runs none of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.orchestrator.users_files import GUIDANCE, laid_out
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., str]:
-    """`read(guidance_text, use)`: a small sweep with that guidance; what is wrong with it, or ""."""
+    """`read(guidance_text, use)`: the error of a small sweep with that guidance, or ""."""
 
     def made(text: str | None, use: str = "use: ./guidance.py:LateNAG, scale: 2", run: bool = True) -> str:
         laid_out(tmp_path, {"sweep.yaml": TINY.replace("plain: {}", f"plain: {{mine: {{{use}}}}}")})
