@@ -1,5 +1,5 @@
 # docker build -t nagbench . && docker run --rm -v "$PWD/results:/nagbench/results" nagbench
-# runs the demonstration on the CPU; its results lie in ./results. With GPUs: --gpus all.
+# runs the demonstration on the CPU; results are in ./results. With GPUs: --gpus all.
 FROM python:3.12-slim
 WORKDIR /nagbench
 COPY pyproject.toml README.md LICENSE ./

@@ -1,8 +1,8 @@
-# make demo: install and run the digits sweep.   make test: install and run every test but those of whole clusters.
-# make cluster: the tests on a real Slurm and a real Ray of our own (the first needs Debian's Slurm, and root).
-# make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: the oldest libraries allowed.
-# make faults: every fault of a Slurm cluster, once.   make soak: in random order, ten rounds, and on Ray.   make lint: ruff and mypy.
-# The Python to use: make PYTHON=python3.12 test
+# make demo: install and run the digits sweep.   make test: install and run all tests that need no cluster.
+# make cluster: tests on a private Slurm (needs Debian's slurm-wlm and root) and a private Ray.
+# make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
+# make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
+# To choose the Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed

@@ -1,8 +1,8 @@
-"""How long the light commands take, and what planning 1,000 cells of 50 blocks costs.
+"""Times of the light commands, and of planning 1,000 cells of 50 blocks.
 
     .venv/bin/python benchmarks/commands.py
 
-Prints the median of several runs; machines are shared, so read orders of magnitude. The bounds are those of the issues.
+Prints the median of several runs next to its bound. On a shared machine only orders of magnitude count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def seconds(*arguments: str | Path, runs: int = 5) -> float:
 
 
 def fill(sweep: Path, store: Path, share: float) -> int:
-    """Files where the blocks of the sweep would be (planning looks at names only); how many."""
+    """Create empty files in place of the sweep's blocks (planning reads only names); their number."""
     from orchestrator.plan.make import plan
     from orchestrator.spec.reader import read_sweep
     from orchestrator.store.store import Store
@@ -61,7 +61,7 @@ def fill(sweep: Path, store: Path, share: float) -> int:
 
 
 def planning(sweep: Path) -> None:
-    """In a process of its own, so that its memory can be told."""
+    """Plan in a process of its own, to measure its memory."""
     from orchestrator.plan.make import plan
     from orchestrator.spec.reader import read_sweep
 

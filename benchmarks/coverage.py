@@ -1,14 +1,13 @@
-"""How often nominal 95 % intervals hold the truth, by simulation with known truths (tests/nag/simulated.py).
+"""Coverage of nominal 95 % intervals, by simulation with known true values (tests/nag/simulated.py).
 
     python -m benchmarks.coverage seeds        t intervals over training seeds, by sampling noise over retraining noise
     python -m benchmarks.coverage limit        single distances, extrapolated by a line and by fid_infinity's fit
     python -m benchmarks.coverage difference   differences of two arms, extrapolated, by dimension and N/d
-    python -m benchmarks.coverage labels       how often equal arms are told apart, by the order of their labels
+    python -m benchmarks.coverage labels       how often equal arms are called different, by label order
     python -m benchmarks.coverage inception    the Inception Score in splits, 1,000 classes
 
-On one idle thread seeds, labels and inception take 1 to 3 minutes, limit and difference up to a minute a size;
-`--repetitions` makes any of them longer or shorter, `--dims` and `--ratios` ask `limit` and `difference` for other
-sizes. What they found:
+On one idle thread seeds, labels and inception take 1 to 3 minutes, limit and difference up to a minute per size.
+`--repetitions` changes that; `--dims` and `--ratios` set the sizes of `limit` and `difference`. Results:
 
 seeds: 0.92 to 0.97 with 3 and 5 seeds, sampling noise 0.1 to 10 times the retraining noise (400 repetitions; 0.95 and
 0.96 of 1,500 at 3 times). With one noise for all trainings: 0.83 and 0.67 at 1, 0.18 and 0.11 at 10 times.
@@ -17,11 +16,11 @@ limit: the fit at N/d = 10 covers 0.91 to 0.94 at dimension 64 to 256 (200 repet
 line 0.91 to 0.94, and 0.60 to 0.67 at 512. At N/d = 5 the fit covers 0.93, 0.90, 0.78, 0.51 at 64, 128, 256, 512,
 the line 0.92, 0.81, 0.54, 0.00.
 
-difference: by d^3 / N^2, the share covered (the misses all call the guided arm worse): 2.6 0.96, 8 0.94, 10 0.91 to
+difference: coverage by d^3 / N^2 (all misses call the guided arm worse): 2.6 0.96, 8 0.94, 10 0.91 to
 0.95, 11 0.93, 20 0.86 to 0.88, 41 0.57, 44 0.67, 82 0.33 (dimension 2,048, N/d = 5: 3 repetitions, bias 1.3 times the
 half width), 89 0.13. At dimension 2,048 and N/d = 10 and 24.4 both of 2 repetitions covered: too few to say more.
 
-labels: better and worse 0.022 to 0.035 each; with halves by index, of sorted classes, worse 0.77 to 0.88.
+labels: called better and worse 0.022 to 0.035 each; with halves by index of sorted classes, worse 0.77 to 0.88.
 
 inception: 0.93 to 0.98; by the derivative alone 0.86 at N = 2,000 in 10 splits.
 """
@@ -34,7 +33,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-SECONDS = 60.0  # for each size, at most
+SECONDS = 60.0  # at most, per size
 SHRINK = 0.9
 
 
@@ -49,9 +48,9 @@ def seeds(options: argparse.Namespace) -> None:
 
 
 class Sizes:
-    """Two arms at one true distance from N(0, diag(spectrum)): `plain` by its mean alone, `guided` with a covariance
-    that is shrunk by a tenth and a smaller gap of the means. Both have the same noise, so one decomposition of its
-    covariance serves both; the spectrum is 4 / i^(1/2).
+    """Two arms at the same true distance from N(0, diag(spectrum)): `plain` differs in its mean alone, `guided` has a
+    covariance shrunk by a tenth and a smaller shift of its mean. Both have the same noise, so one decomposition of its
+    covariance is enough; the spectrum is 4 / i^(1/2).
     """
 
     def __init__(self, d: int, n: int, seed: int = 0) -> None:
@@ -65,8 +64,8 @@ class Sizes:
         self.arms = [(scale, gap**0.5 * direction) for scale, gap in zip((1.0, SHRINK**0.5), gaps, strict=True)]
 
     def draws(self, repetitions: int) -> Iterator[np.ndarray]:
-        """(2 arms, 5): D(N), the means of D over halves and over quarters, and the influence's standard error of the
-        arm; of the difference in the last place, twice.
+        """(2 arms, 5): D(N), the means of D over halves and over quarters, and the influence standard errors of the arm
+        and of the difference.
         """
         from nag.noise import parts
 

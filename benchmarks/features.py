@@ -1,13 +1,13 @@
-"""What it costs to get from images to the moments of an FID, against clean-fid on the same network.
+"""Cost from images to the moments of an FID, compared with clean-fid on the same network.
 
     .venv/bin/python benchmarks/features.py [images]
 
-The network is that of the tests: Inception's interface, random weights, a small part of the real one's cost, so
-that what is around it shows. One thread each side, seconds of this process; every ratio is the median over rounds in
-which both sides have a turn: machines are shared, so read ratios and not figures. The distance itself is left out on
-both sides (clean-fid's takes many times ours at 2,048 dimensions); the covariances are in.
-Asked: in memory, at least as fast as clean-fid's own loop at 256x256, at most 1.2 times its memory; end to end, beyond
-the networks, at most 40 % of "PNG files, then one npz, then clean-fid on the folder" as SiT and DiT do it.
+The network is that of the tests: Inception's interface with random weights and a small part of its cost, so that the
+other costs show. One thread per side, CPU seconds; every ratio is the median over rounds in which both sides have a
+turn, and only ratios count on a shared machine. The distance itself is left out on both sides (clean-fid's takes many
+times ours at 2,048 dimensions); covariances are included.
+Bounds: in memory, at least as fast as clean-fid's own loop at 256x256, at most 1.2 times its memory; end to end,
+without the networks, at most 40 % of "PNG files, then one npz, then clean-fid on the folder" as in SiT and DiT.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SIZE, BATCH, ROUNDS = 256, 32, 5
 
 
 def samples(n: int) -> torch.Tensor:
-    """(n, 3, 256, 256) in [-1, 1], as a sampler gives them: smooth with some noise, so that PNG has something to do."""
+    """(n, 3, 256, 256) in [-1, 1], like those of a sampler: smooth, with some noise, so that PNG has work to do."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(n, 3, 9, 9, generator=generator) * 2 - 1
     smooth = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic", align_corners=False)
@@ -98,7 +98,7 @@ def moments(features: np.ndarray) -> np.ndarray:
 
 
 def theirs_with_files(x: torch.Tensor, weights: Path, folder: Path) -> Callable[[], np.ndarray]:
-    """sample_ddp.py of SiT and DiT: a PNG for each sample, all of them into one npz; then clean-fid on the folder."""
+    """As sample_ddp.py of SiT and DiT: a PNG per sample, all of them into one npz; then clean-fid on the folder."""
     from PIL import Image
 
     fid, model = clean_fid(weights)
@@ -122,7 +122,7 @@ def theirs_with_files(x: torch.Tensor, weights: Path, folder: Path) -> Callable[
 
 
 def ours_with_blocks(x: torch.Tensor, weights: Path, folder: Path) -> Callable[[], np.ndarray]:
-    """As a worker does it: quantised, features of what was quantised, both kept as a block."""
+    """As a worker does it: quantise, compute features, write both as a block."""
     from safetensors.numpy import save_file
 
     extract = Inception(weights=str(weights)).open()
@@ -145,7 +145,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def medians(*sides: Callable[[], object]) -> list[float]:
-    """Seconds of each, medians over rounds in which all have a turn, in changing order."""
+    """Median seconds of each, over rounds in which all have a turn, in changing order."""
     for side in sides:
         side()
     found: list[list[float]] = [[] for _ in sides]
@@ -156,7 +156,7 @@ def medians(*sides: Callable[[], object]) -> list[float]:
 
 
 def peak(side: str, n: int, weights: Path) -> float:
-    """MB that a side needs beyond the images, the network and what is imported, in a process of its own."""
+    """MB that a side needs besides images, network and imports, in a process of its own."""
     command = [sys.executable, __file__, str(n), side, str(weights)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
@@ -185,9 +185,9 @@ def main(n: int) -> None:
         theirs_s, ours_s = medians(theirs, ours)
         print(f"In memory, {n} images of {SIZE}x{SIZE} (features differ by {off:.0e} at most):")
         print(f"  clean-fid {1e3 * theirs_s / n:.1f} ms an image, nagbench {1e3 * ours_s / n:.1f}: ", end="")
-        print(f"{theirs_s / ours_s:.2f} times as fast (asked: 1)")
+        print(f"{theirs_s / ours_s:.2f} times as fast (bound: 1)")
         theirs_mb, ours_mb = (peak(side, n, weights) for side in ("theirs", "ours"))
-        print(f"  clean-fid needs {theirs_mb:.0f} MB, nagbench {ours_mb:.0f}: {ours_mb / theirs_mb:.2f} (asked: 1.2)")
+        print(f"  clean-fid needs {theirs_mb:.0f} MB, nagbench {ours_mb:.0f}: {ours_mb / theirs_mb:.2f} (bound: 1.2)")
 
         _, model = clean_fid(weights)
         resized = torch.nn.functional.interpolate(images[:BATCH].float(), (299, 299))
@@ -202,7 +202,7 @@ def main(n: int) -> None:
         share = (blocks_s - alone_s) / (files_s - alone_s)
         print("End to end, from samples to moments, ms an image:")
         print(f"  PNG, npz, clean-fid {1e3 * files_s / n:.1f}, nagbench {1e3 * blocks_s / n:.1f}, ", end="")
-        print(f"of both the network {1e3 * alone_s / n:.1f}: beyond it {100 * share:.0f} % (asked: 40)")
+        print(f"of both the network {1e3 * alone_s / n:.1f}: beyond it {100 * share:.0f} % (bound: 40)")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast a training is fed: latents drawn from shards with their noise, and images decoded from folders.
+"""Speed of a training's input: latents drawn from shards with their noise, and images decoded from folders.
 
     .venv/bin/python benchmarks/input_pipeline.py [--latents 20000] [--images 500] [--batches 40]
 
-The bound is the issue's: 2,000 latents a second (4 x 32 x 32, float16 mean and std, both flips) on 2 cores. The shards
-are just written, so they come from memory, not from a disk. Machines are shared: read orders of magnitude.
+Bound: 2,000 latents per second (4 x 32 x 32, float16 mean and std, both flips) on 2 cores. The shards were just
+written, so they come from memory, not from disk. On a shared machine only orders of magnitude count.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def latents(folder: Path, count: int, batches: int) -> None:
 
 
 def images(folder: Path, count: int) -> None:
-    """Photographs' sizes, noise smoothed to the entropy of photographs."""
+    """Images with the sizes and about the entropy of photographs: smoothed noise."""
     from PIL import Image
 
     from nag.datasets.image_folder import ImageFolder

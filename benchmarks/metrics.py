@@ -1,14 +1,14 @@
-"""What metrics cost, as ratios within one run, and how often their intervals hold.
+"""Cost of metrics, as ratios within one run, and coverage of their intervals.
 
-    python -m benchmarks.metrics frechet       against clean-fid's, one thread each; the interval's extra cost apart
-    python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, and its bare matrix products
-    python -m benchmarks.metrics all           every metric once, in seconds and MB; of them FID alone
-    python -m benchmarks.metrics coverage      of differences between arms, simulated as tests/nag/simulated.py says
-    python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same
+    python -m benchmarks.metrics frechet       compared with clean-fid's, one thread each, and the cost of the interval
+    python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, compared with its matrix products alone
+    python -m benchmarks.metrics all           every metric once, in seconds and MB; also FID alone
+    python -m benchmarks.metrics coverage      of differences between arms, simulated by tests/nag/simulated.py
+    python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same samples
 
-Asked: frechet at least 7; neighbours at most 2.5; all at most 300 s and 2 GB on 2 idle cores, FID at most 20 s;
-coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24. `--n`, `--reference`, `--dim` and `--repetitions` make any of them
-smaller.
+Bounds: frechet at least 7; neighbours at most 2.5; all at most 300 s and 2 GB on 2 idle cores, FID at most 20 s;
+coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24. `--n`, `--reference`, `--dim` and `--repetitions` change the
+sizes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-METRICS: list[tuple[str, dict[str, Any]]] = [  # those of the features one after another
+METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbours in this list
     ("nag.metrics.fid:FID", {}),
     ("nag.metrics.fid:FID", {"against": "held_out"}),
     ("nag.metrics.fid_infinity:FIDInfinity", {}),
@@ -43,8 +43,8 @@ METRICS: list[tuple[str, dict[str, Any]]] = [  # those of the features one after
 KINDS = {"features": 0, "held_out": 1, "spatial": 2, "logits": 3}
 
 
-def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
-    """(n, dim) float32: 256 common factors and noise, cut at 0, as pooled features are."""
+def synthetic(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
+    """(n, dim) float32: 256 common factors and noise, cut at 0 like pooled features."""
     mix = np.random.default_rng(kind).standard_normal((256, dim)).astype(np.float32) / 16
     rng = np.random.default_rng([seed, kind])
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, dim))
@@ -55,7 +55,7 @@ def made_up(path: Path, n: int, dim: int, seed: int, kind: int) -> None:
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """Seconds on the clock, the median: for use on an idle machine."""
+    """Median wall-clock seconds: for an idle machine."""
     found = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -75,7 +75,7 @@ def frechet(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = []
         for seed in (0, 1):
-            made_up(Path(folder) / f"{seed}.npy", n, d, seed, 0)
+            synthetic(Path(folder) / f"{seed}.npy", n, d, seed, 0)
             sides.append(np.load(Path(folder) / f"{seed}.npy"))
     a, b = map(moments, sides)
     arrays = (a.mean, a.cov, b.mean, b.cov)
@@ -85,12 +85,12 @@ def frechet(options: argparse.Namespace) -> None:
     target = Reference(b.mean, b.cov)
     known = seconds(lambda: target.distance(a.mean, a.cov))
     with_interval = seconds(lambda: target.influence(sides[0], a))
-    print(f"clean-fid {other:.2f} s, ours {one:.2f} s: {other / one:.1f} times as fast (asked: 7)")
+    print(f"clean-fid {other:.2f} s, ours {one:.2f} s: {other / one:.1f} times as fast (bound: 7)")
     print(f"the reference's factor known: {known:.2f} s; with the influence of {n:,} samples: {with_interval:.2f} s")
 
 
 def _with_sqrtm(distance: Callable[..., Any]) -> Callable[..., Any]:
-    """clean-fid's function, on a SciPy without sqrtm(disp=...) too, which it needs."""
+    """clean-fid's function, also on a SciPy without the sqrtm(disp=...) that it needs."""
     import inspect
 
     import cleanfid.fid
@@ -111,7 +111,7 @@ def _with_sqrtm(distance: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    """Precision and recall of n samples and n reference images: all that k-NN does here."""
+    """Precision and recall of n samples and n reference images, which is all k-NN work."""
     import torch
 
     from nag.metrics import cache as kept
@@ -122,12 +122,12 @@ def neighbours(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = []
         for seed, size in ((0, n), (1, m)):
-            made_up(Path(folder) / f"{seed}.npy", size, d, seed, 0)
+            synthetic(Path(folder) / f"{seed}.npy", size, d, seed, 0)
             sides.append(np.load(Path(folder) / f"{seed}.npy"))
     x, r = sides
 
     def products(dtype: torch.dtype) -> None:
-        """Every pair once each way that its neighbours are asked: x with x, r with r, x with r."""
+        """The matrix products of the k-NN searches: x with x, r with r, x with r."""
         for a, b in ((x, x), (r, r), (x, r)):
             for rows in parts(0, len(a), ROWS):
                 left = torch.from_numpy(a[rows]).to(dtype)
@@ -142,7 +142,7 @@ def neighbours(options: argparse.Namespace) -> None:
     print(f"precision and recall, {n:,} x {d} against {m:,}: {took:.1f} s, {_peak_mb():,.0f} MB at most")
     for dtype in (torch.float64, torch.float32):
         bare = seconds(lambda dtype=dtype: products(dtype), 1)
-        print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (asked: 2.5)")
+        print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (bound: 2.5)")
 
 
 def everything(options: argparse.Namespace) -> None:
@@ -151,7 +151,7 @@ def everything(options: argparse.Namespace) -> None:
         for output, kind in KINDS.items():
             for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
                 if (side, output) != ("samples", "held_out"):
-                    made_up(
+                    synthetic(
                         Path(folder) / f"{side}_{output}.npy", n, sizes[output], seed, kind * (output != "held_out")
                     )
         command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
@@ -160,11 +160,11 @@ def everything(options: argparse.Namespace) -> None:
     found = json.loads(done.stdout)
     for name, took, peak in found:
         print(f"{name:45} {took:7.2f} s, {peak:,.0f} MB at most so far")
-    print(f"all: {sum(took for _, took, _ in found):.1f} s (asked: 300), {found[-1][2]:,.0f} MB (asked: 2,000)")
+    print(f"all: {sum(took for _, took, _ in found):.1f} s (bound: 300), {found[-1][2]:,.0f} MB (bound: 2,000)")
 
 
 def each(options: argparse.Namespace) -> None:
-    """In a process of its own, so that the memory is the metrics': every output is read when it is first needed."""
+    """Run in a process of its own, to measure the memory of the metrics alone; outputs are read when first needed."""
     from nag.registry import METHODS, name_of
 
     METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in METRICS}
@@ -201,7 +201,7 @@ def coverage(options: argparse.Namespace) -> None:
         for d in options.dims:
             for rho in (1.0, 0.9):
                 found = simulated(d, ratio * d, rho, options.repetitions)
-                shown = f"extrapolated {100 * found.extrapolated:5.1f} % (asked: {asked}), width {found.width:.2f}"
+                shown = f"extrapolated {100 * found.extrapolated:5.1f} % (bound: {asked}), width {found.width:.2f}"
                 print(
                     f"  N/d = {ratio:2}, d = {d:3}, noise rho {rho:.1f}: plain {100 * found.plain:5.1f} %, {shown}",
                     flush=True,

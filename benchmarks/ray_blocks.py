@@ -1,12 +1,12 @@
-"""What Ray costs: small blocks of one network by actors against a process a block, and the driver at 50,000 blocks.
+"""Overhead of Ray: small blocks on actors compared with one process per block, and the driver at 50,000 blocks.
 
     .venv/bin/python benchmarks/ray_blocks.py [BLOCKS] [TASKS] [MANY]
 
-BLOCKS (1,000) blocks of 8 samples, of a network of the digits size, on a private Ray with two CPUs: by the backend, its
-start counted; and TASKS (20) of them one a Ray task whose process ends with it, which is what Ray does with a task that
-has a GPU (max_calls=1); from these follows the time of all. Then MANY (50,000) blocks that take no time, in bundles as
-the engine makes them: seconds of this process a block, calls in flight, memory. Machines are shared, so read ratios.
-Asked: at least 5 times faster; at most 5 ms a block; memory bounded.
+BLOCKS (1,000) blocks of 8 samples, of a network of the digits size, on a private Ray with two CPUs: by the backend,
+including its start, and TASKS (20) of them as one Ray task each, in a process that ends with it, as Ray does with GPU
+tasks (max_calls=1); the time of all is extrapolated. Then MANY (50,000) blocks that take no time, in bundles of the
+engine: CPU seconds of the driver per block, calls in flight, memory. On a shared machine only ratios count.
+Bounds: at least 5 times faster; at most 5 ms per block; bounded memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DEFAULTS = ["1000", "20", "50000"]
 
 
 class Silent:
-    """An observer that looks away."""
+    """An observer that does nothing."""
 
     def stages(self, total: dict[str, float]) -> None: ...
     def progress(self, kind: str, done: float) -> None: ...
@@ -57,7 +57,7 @@ class Silent:
 
 
 class Idle:
-    """In place of an actor: every step is done at once. `turn` has the shape of the real one."""
+    """A fake actor that finishes every step at once, with the `turn` of the real one."""
 
     def __init__(self, store: str, options: dict[str, Any], plan: str) -> None: ...
 
@@ -80,7 +80,7 @@ def planned(folder: Path, blocks: int) -> Any:
 
 
 def by_actors(folder: Path, store: Store, blocks: int) -> float:
-    """Seconds of the blocks, from when the network is there; starting Ray and its actors is counted."""
+    """Seconds for the blocks of a trained network, including the start of Ray and its actors."""
     engine.run(planned(folder, 1), store, lambda: Ray(store, Options(), cpus=2), Silent())
     began = time.monotonic()
     failed = engine.run(planned(folder, blocks), store, lambda: Ray(store, Options(), cpus=2), Silent())
@@ -89,7 +89,7 @@ def by_actors(folder: Path, store: Store, blocks: int) -> float:
 
 
 def by_tasks(folder: Path, blocks: int, tasks: int) -> float:
-    """Seconds of the same blocks, a process each, two at a time; extrapolated from some."""
+    """Seconds for the same blocks with one process each, two at a time; extrapolated from TASKS."""
     import ray
 
     from orchestrator.execution.worker import run
@@ -152,11 +152,11 @@ def main() -> None:
     blocks, tasks, many = map(int, given + DEFAULTS[len(given) :])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"{blocks:,} small blocks of one network, two workers (asked: 5)")
+        print(f"{blocks:,} small blocks of one network, two workers (bound: 5)")
         fast = by_actors(folder, Store(str(folder / "store")), blocks)
         slow = by_tasks(folder, blocks, tasks)
         print(f"  {slow / fast:.1f} times faster: {fast:.1f} s by actors, {slow:.0f} s by a process a block")
-        print("The driver, actors that take no time (asked: 5 ms)")
+        print("The driver, actors that take no time (bound: 5 ms)")
         driver(folder, many)
 
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.report_300      writes the report of a made-up sweep of 300 cells; seconds and MB."""
+"""python -m benchmarks.report_300      writes the report of a synthetic sweep of 300 cells; prints seconds and MB."""
 
 from __future__ import annotations
 

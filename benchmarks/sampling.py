@@ -1,11 +1,11 @@
-"""What sampling costs, as ratios within one run on one network: a SiT of the digits size with random weights.
+"""Cost of sampling, as ratios within one run, for a SiT of the digits size with random weights.
 
     .venv/bin/python benchmarks/sampling.py
 
-Every ratio is the median over rounds in which the fast and the plain way both have a turn, in seconds of this process
-on one thread: machines are shared, so read ratios and not figures.
-Asked: Euler-Maruyama at least 1.9 times a sampler that calls the network for drift and for score; guidance never slower
-than separate calls, and faster at small batch; noise at 1,000 draws of (4, 32, 32) a second and core.
+Every ratio is the median over rounds in which the fast and the plain way both have a turn, in CPU seconds of one
+thread; on a shared machine only ratios count.
+Bounds: Euler-Maruyama at least 1.9 times as fast as with separate network calls for drift and score; guidance never
+slower than separate calls, and faster at small batches; noise at 1,000 draws of (4, 32, 32) per second and core.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ S, W = 1.5, 1.0
 
 
 def network() -> NetworkField:
-    """Random weights, the ones that start at zero too."""
+    """With random weights, also where training starts at zero."""
     module = SiT(hidden=64, depth=4, heads=4, patch=2).module(SHAPE, CLASSES, null_noise=True, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def ratio(plain: Callable[[], object], fast: Callable[[], object], rounds: int = 15) -> tuple[float, float]:
-    """How many times faster `fast` is, and its seconds: medians over rounds in which both have a turn."""
+    """How many times as fast `fast` is, and its seconds: medians over rounds in which both have a turn."""
     plain(), fast()
     pairs = []
     for number in range(rounds):
@@ -69,7 +69,7 @@ def ratio(plain: Callable[[], object], fast: Callable[[], object], rounds: int =
 
 
 def euler_maruyama_in_two_calls(field: NetworkField, y: torch.Tensor, noise: Draw, steps: int) -> torch.Tensor:
-    """Euler-Maruyama with SiT's defaults, the network called for the drift and again for the score."""
+    """Euler-Maruyama with SiT's defaults, and separate network calls for drift and score."""
     x, path = noise(0), field.interpolant
     for k, (t, t_next) in enumerate(pairwise([*levels(1.0, 0.04, steps - 1), 0.0]), start=1):
         v = convert(predict(field, x, y, t), field.predicts, "velocity", x, t, path)
@@ -81,7 +81,7 @@ def euler_maruyama_in_two_calls(field: NetworkField, y: torch.Tensor, noise: Dra
 
 
 def separately(field: NetworkField, cfg: bool, nag: bool) -> Callable[..., torch.Tensor]:
-    """The guided field by one call of the network for each branch."""
+    """The guided field with one network call per branch."""
 
     def mixed(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         d = field(x, t, y)
@@ -127,10 +127,10 @@ def guidance(field: NetworkField, name: str, n: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     field = network()
-    print("Euler-Maruyama, one call a step instead of two (asked: 1.9)")
+    print("Euler-Maruyama, one call per step instead of two (bound: 1.9)")
     for n in BATCHES:
         euler_maruyama(field, n)
-    print("Guidance, all branches at once against a call for each (asked: never below 1, above it at small batch)")
+    print("Guidance, all branches in one call against one call each (bound: never below 1, above it at small batch)")
     for name in ("cfg", "nag", "cfg + nag"):
         for n in BATCHES:
             guidance(field, name, n)
@@ -141,7 +141,7 @@ def main() -> None:
         sample(counter.counted(field), Euler(50), noise=Noise(0, [0], SHAPE), labels=[0], guidance=both)
         print(f"  cfg + nag, t in [{interval.low:g}, {interval.high:g}]: {counter.made}")
 
-    print("Noise (4, 32, 32), one core (asked: 1,000 us)")
+    print("Noise (4, 32, 32), one core (bound: 1,000 us)")
     for n in (1, 16, 100):
         each = min(seconds(partial(normal, 0, np.arange(n), 1, (4, 32, 32))) for _ in range(20)) / n
         print(f"  batch {n:3}: {each * 1e6:.0f} us a draw")

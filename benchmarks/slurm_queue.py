@@ -1,11 +1,11 @@
-"""Slurm at the size of a real sweep. The cluster is our own (tests/slurm/cluster.py: Debian's Slurm, and root).
+"""Slurm at the size of a real sweep, on a private cluster (tests/slurm/cluster.py; needs Debian's Slurm and root).
 
 python benchmarks/slurm_queue.py queue       1,000 cells x 50 blocks into a partition where nothing starts: asked 30 s,
                                              and no more than (arrays + 5) calls of Slurm's commands; then `status`: 2 s
 python benchmarks/slurm_queue.py pack        500 tiny blocks on two nodes, packed and one an array task: asked 10 times
 python benchmarks/slurm_queue.py simulate    the packing on 512 GPUs, with stated times: asked 95 % in the network
 
-Machines are shared, so read orders of magnitude.
+On a shared machine only orders of magnitude count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TASKS, MEASURED = 500, 40  # tiny blocks; of one an array task so many are run, 
 # Inception at 500 images a second; an array task starts (Slurm, Python, torch) in 15 s and loads its network in 15 s.
 GPUS, START_S, LOAD_S = 512, 15.0, 15.0
 STATED_S = {"sample": 1000.0, "extract": 2.0, "reference": 300.0, "score": 30.0}
-SPREAD = 0.15  # of the logarithm of a block's time, between nodes and moments
+SPREAD = 0.15  # standard deviation of the log of a block's time
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def queue() -> None:
         before = calls()
         took = statistics.median(timed(at, "status", path) for _ in range(5))
         print(
-            f"status with {made:,} blocks done: {took:.2f} s (asked: 2); calls: {dict(calls() - before)} in five runs"
+            f"status with {made:,} blocks done: {took:.2f} s (bound: 2); calls: {dict(calls() - before)} in five runs"
         )
 
 

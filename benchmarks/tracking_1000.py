@@ -1,8 +1,8 @@
-"""1,000 cells to MLflow: the first sync, an unchanged one, one more cell. Asked: 200 s, 1 s.
+"""1,000 cells to MLflow: the first sync, an unchanged one, one more cell. Bounds: 200 s, 1 s.
 
-python benchmarks/tracking_1000.py [TRACKING_URI] [--cells 1000]      (without an address: a new SQLite database)
+python benchmarks/tracking_1000.py [TRACKING_URI] [--cells 1000]      (default: a new SQLite database)
 
-The results are made up; the plan, the records of ten trainings and the database are real.
+The results are synthetic; the plan, the records of ten trainings and the database are real.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ arms:
 """
 
 
-def made_up(folder: Path, count: int) -> tuple[Results, Store]:
+def synthetic(folder: Path, count: int) -> tuple[Results, Store]:
     file = folder / "thousand.yaml"
     file.write_text(SWEEP.replace("SCALES", ", ".join(f"{(i + 1) / 50:g}" for i in range(count // 10))))
     planned, store = plan(read_sweep(file)), Store(str(folder / "store"))
@@ -69,7 +69,7 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, default=1000)
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results, store = made_up(Path(folder), options.cells)
+        results, store = synthetic(Path(folder), options.cells)
         uri = options.uri or f"sqlite:///{folder}/mlflow.db"
         last = results.cells.pop()
         for what in ("first", "unchanged", "one more cell"):

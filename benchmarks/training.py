@@ -1,10 +1,10 @@
-"""What a training costs beside a plain loop, and what resuming one costs.
+"""Cost of a training compared with a plain loop, and cost of resuming it.
 
 python benchmarks/training.py            one CPU core, about a minute
 python benchmarks/training.py --steps 20 --size S/4    quicker, noisier
 
-The plain loop is written out here: the same network, AdamW, an average of the weights, and batches that are there
-already, which nag.training has to make. Every step of the one is followed by a step of the other.
+The plain loop is in this file: the same network, AdamW, an average of the weights, and batches in memory, which
+nag.training has to make. Steps of both alternate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLASSES = 10
 
 
 class Data:
-    """Made-up latents."""
+    """Synthetic latents."""
 
     num_classes = CLASSES
 
@@ -46,7 +46,7 @@ class Data:
 
 
 def plain_loop(model: SiT, data: Data, training: Training) -> Callable[[], None]:
-    """A step at a time; x_0, noise, levels and labels of a few batches are in memory."""
+    """One step per call; x_0, noise, levels and labels of a few batches are in memory."""
     module = model.module(data.shape, CLASSES, null_noise=True).train()
     weights = list(module.parameters())
     averages = [weight.detach().clone() for weight in weights]
@@ -72,7 +72,7 @@ def plain_loop(model: SiT, data: Data, training: Training) -> Callable[[], None]
 
 
 def step_ratio(model: SiT, data: Data, batch: int, steps: int) -> tuple[float, float]:
-    """Ours over plain, the median over steps, and the milliseconds of ours. CPU time, the two in turns."""
+    """Median ratio of ours to plain over alternating steps, and the milliseconds of ours, in CPU time."""
     training = Training(steps=steps + 3, batch=batch, noise_dropout=0.15)
     plain = plain_loop(model, data, training)
     pairs: list[tuple[float, float]] = []
@@ -88,13 +88,13 @@ def step_ratio(model: SiT, data: Data, batch: int, steps: int) -> tuple[float, f
 
     module = model.module(data.shape, CLASSES, null_noise=True)
     train(module, data.split, training, loss=model.loss(Linear(), "velocity"), num_classes=CLASSES, report=report)
-    pairs = pairs[3:]  # the first few warm up
+    pairs = pairs[3:]  # warm-up
     return statistics.median(a / b for a, b in pairs), 1e3 * statistics.median(a for a, _ in pairs)
 
 
 def resuming(model: SiT, data: Data, batch: int) -> tuple[float, float, float]:
-    """Megabytes of a checkpoint, seconds to load it, and seconds from there to the end of the first step, less those of
-    a step. A new module is made for it, as a task does.
+    """Megabytes of a checkpoint, seconds to load it, and extra seconds of the first step after that. A new module is
+    made, as in a task.
     """
     training = Training(steps=4, batch=batch, noise_dropout=0.15)
     loss = model.loss(Linear(), "velocity")
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--size", default="B/4", choices=list(SIZES), help="of the network that is resumed")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("A training step over one of a plain loop (asked: at most 1.05)")
+    print("A training step over one of a plain loop (bound: at most 1.05)")
     digits, latents = Data((1, 8, 8)), Data((4, 16, 16))
     cases: list[tuple[str, SiT, Data, int]] = [
         ("digits: 8 x 8, width 64, depth 4", SiT(hidden=64, depth=4, heads=4, patch=2), digits, 128),
@@ -136,7 +136,7 @@ def main() -> None:
     for name, model, data, batch in cases:
         ratio, ms = step_ratio(model, data, batch, given.steps)
         print(f"  {name}, batch {batch}: {ratio:.3f} ({ms:.0f} ms)")
-    print("Resuming, beyond loading (asked: at most 2 s)")
+    print("Resuming, beyond loading (bound: at most 2 s)")
     model = SiT(**SIZES[given.size])
     size, loading, beyond = resuming(model, Data((4, 32, 32), 32), 2)
     print(f"  SiT-{given.size}, a checkpoint of {size:,.0f} MB: {beyond:.2f} s, after {loading:.2f} s of loading")

@@ -1,10 +1,12 @@
-"""The one place that says where a user's cache is."""
+"""The user's cache: where it is, and how a file is kept in it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+from nag.whole_file import whole_file
 
 NOWHERE = "/nonexistent"  # the home of a user without one, by the convention of Unix: nothing can be read or made there
 
@@ -29,3 +31,9 @@ def xdg(name: str, default: str) -> Path:
 def folder(kind: str) -> Path:
     """$XDG_CACHE_HOME/nagbench/KIND, by default in ~/.cache. It need not be there, and need not be writable."""
     return xdg("CACHE", ".cache") / "nagbench" / kind
+
+
+def keep(kept: Path, text: str) -> None:
+    """Write a file of the cache. Where that fails, as in a home that cannot be written, it is made again next time."""
+    with contextlib.suppress(OSError), whole_file(kept) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -5,11 +5,12 @@ ADM's .npz files have mu, sigma (FID), mu_s, sigma_s (sFID) and often arr_0, the
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from nag.whole_file import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,19 +88,13 @@ def write_adm(path: str, images: Iterable[np.ndarray], count: int, labels: np.nd
     """
     import numpy as np
 
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
         raise ValueError(f"labels must be whole numbers ({count},), got {labels.dtype} {labels.shape}")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            _write_images(archive, images, count)
-            if labels is not None:
-                with archive.open(_member("arr_1.npy"), "w") as member:
-                    np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        _write_images(archive, images, count)
+        if labels is not None:
+            with archive.open(_member("arr_1.npy"), "w") as member:
+                np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
 
 
 def _write_images(archive: zipfile.ZipFile, images: Iterable[np.ndarray], count: int) -> None:

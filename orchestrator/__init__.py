@@ -1,6 +1,6 @@
-"""From a sweep file to an answer. In a notebook: `orchestrator.open_sweep("sweeps/digits.yaml").cells()`.
+"""From a sweep file to a comparison. In a notebook: `orchestrator.open_sweep("sweeps/digits.yaml").cells()`.
 
-Importing this package imports nothing else; `open_sweep` and `__version__` load what they need when first used.
+Importing this package imports nothing else; `open_sweep` and `__version__` are loaded at first use.
 """
 
 from __future__ import annotations

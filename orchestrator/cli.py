@@ -1,4 +1,4 @@
-"""The `nagbench` command: where it begins, and how it ends. What it can do is in the files of commands."""
+"""Entry point of the `nagbench` command. Each command is a file of orchestrator/commands."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""How text that others chose is shown: no secrets, no characters that a terminal acts on, no endless values."""
+"""Make text from outside safe to show: no secrets, no control characters, no endless values."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-WORD_AT_MOST = 300  # of a message; a longer one loses its middle
+WORD_AT_MOST = 300  # in a message; the middle of a longer word is cut out
 MESSAGE_AT_MOST = 4000
 HIDDEN = "***"
-# Names of what is secret, as in TOKEN=..., ?api_key=..., X-Amz-Signature.
+# Names of secret values, such as TOKEN, api_key, X-Amz-Signature.
 SECRET = r"[\w.-]*(?:secret|token|passw|pwd|api_?key|access_?key|private_?key|signature|credential)[\w.-]*"
 
 _AFTER_SCHEME = re.compile(r"://[^\s'\"<>]*")
@@ -19,7 +19,7 @@ _LONG = re.compile(rf"\S{{{WORD_AT_MOST + 1},}}")
 
 
 def address(text: str) -> str:
-    """An address, or a text with addresses in it, without passwords, tokens and other secrets."""
+    """A text without the passwords, tokens and other secrets in its URLs."""
     return _AFTER_SCHEME.sub(_hidden, text) if "://" in text else text
 
 
@@ -52,6 +52,6 @@ def brief(text: str, most: int = 60) -> str:
 
 
 def message(text: str) -> str:
-    """The text of an error as users see it."""
+    """The text of an error, as shown to users."""
     text = visible(_LONG.sub(lambda word: f"{word[0][:200]}...{word[0][-60:]}", address(text)))
     return text if len(text) <= MESSAGE_AT_MOST else f"{text[: MESSAGE_AT_MOST - 1000]} ... {text[-900:]}"

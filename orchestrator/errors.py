@@ -1,15 +1,15 @@
-"""Everything that can go wrong, as one tree. Only `outermost.py` tells users of these.
+"""The tree of exceptions. Only commands/outermost.py reports them to users.
 
 NagbenchError
-├── BadInput            exit 2: the sweep, an option or a file that the user gave is wrong
+├── BadInput            exit 2: the sweep, an option or a file from the user is wrong
 │   └── SpecError       the same, with the place in the YAML
 ├── EnvironmentProblem  exit 3: a missing library, an unreachable server
 │   └── TransientError  worth another try: a store that cannot be written, a scheduler that does not answer
 └── TaskError           exit 1: a task could not do its work
-    ├── NotFinite       a network or a training turned NaN or infinite
+    ├── NotFinite       values of a network or a training became NaN or infinite
     └── CorruptFile     a file of the store does not match its checksum; it has been set aside
-        ├── MissingFile     a file of the store is not there, or not any more
-        └── Unreadable      exit 3: a file of the store cannot be read (permissions, no regular file); it stays
+        ├── MissingFile     a file of the store does not exist, or no longer
+        └── Unreadable      exit 3: a file of the store cannot be read (permissions, not a regular file); it stays
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator
 
 from orchestrator.display import brief, message
 
-NAMES_AT_MOST = 60  # that a message lists
+NAMES_AT_MOST = 60  # in a message
 
 
 class NagbenchError(Exception):
-    """Root of the tree; `str(error)` is the whole message for the user."""
+    """Base class; `str(error)` is the whole message for the user."""
 
     exit_code = 1
 
@@ -75,9 +75,9 @@ class Unreadable(CorruptFile):
 
 @contextlib.contextmanager
 def file_errors(what: str, kind: type[NagbenchError] = EnvironmentProblem) -> Iterator[None]:
-    """Turn what a file system says (no space, no permission, a folder where a file should be) into an error of ours.
+    """Turn an OSError (no space, no permission, a folder in place of a file) into a NagbenchError.
 
-    what: the start of the sentence, such as "report.html cannot be written".
+    what: the start of the message, such as "report.html cannot be written".
     """
     try:
         yield
@@ -88,7 +88,7 @@ def file_errors(what: str, kind: type[NagbenchError] = EnvironmentProblem) -> It
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """The words for an unknown name: what it was, what was probably meant, what there is."""
+    """The message for an unknown name, with the closest and all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(brief(str(name)), names, n=1)
     hint = f" Did you mean {brief(close[0])!r}?" if close else ""

@@ -1,19 +1,18 @@
-"""Digests: what makes two results the same result (DESIGN.md, contract 5).
+"""Digests: hashes of all that changes a result.
 
-A digest is the hash of canonical JSON. Fields at their default are left out, so that a method may gain a field without
-changing what was computed before it; therefore a default is never changed (tests/test_golden.py holds them).
+A digest is the hash of canonical JSON. Fields at their default are left out, so a method can gain a field without
+changing older digests; for the same reason a default never changes (tests/test_golden.py checks this).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from typing import Any
 
-from nag.cache import folder
+from nag.cache import folder, keep
 from nag.locations import irregular
 from nag.registry import name_of, source_of
 from nag.unreachable import Unreachable
@@ -24,9 +23,7 @@ DIGEST_LENGTH = 32  # hex digits: 128 bits
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError or TypeError for what is not
-    JSON.
-    """
+    """The unique JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError or TypeError."""
     return _ENCODER.encode(value)
 
 
@@ -39,12 +36,12 @@ def checksum(data: bytes | memoryview) -> str:
 
 
 def content(path: str, *, compute: bool = True) -> str:
-    """The checksum of a file, kept by its path, size and times, so that a large one is read once. A program can set the
-    time of change that `ls` shows, but not that of the inode, so another file in its place is read.
+    """The checksum of a file. It is cached by path, size, times and inode, so that a large file is read once. (Programs
+    can set mtime but not ctime, so a replaced file is read again.)
 
-    Without `compute` it is only looked up; a file that was never read has a name of its own then, equal to no other.
-    A folder of weights (a network of diffusers) is its members by name; its checksum ends with a slash. Raises OSError,
-    or BadInput for what is neither file nor folder, such as a named pipe.
+    Without `compute` it is only looked up; a file that was never read gets a name that equals no checksum. For a folder
+    of weights (a diffusers model) it is the hash of the members' checksums, with a slash at the end. Raises OSError, or
+    BadInput for special files such as a named pipe.
     """
     if os.path.isdir(path):
         parts = {name: content(os.path.join(path, name), compute=compute) for name in members(path)}
@@ -64,65 +61,81 @@ def content(path: str, *, compute: bool = True) -> str:
     with open(path, "rb") as file:
         while part := file.read(1 << 24):
             hashed.update(part)
-    with contextlib.suppress(OSError):  # a home that cannot be written only costs reading the file again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
-        temporary.write_text(hashed.hexdigest())
-        temporary.replace(kept)
+    keep(kept, hashed.hexdigest())
     return hashed.hexdigest()
 
 
 def members(folder: str) -> list[str]:
-    """The files that make a folder of weights: descriptions and safetensors."""
+    """The files of a folder of weights: .json and .safetensors."""
     return sorted(name for name in os.listdir(folder) if name.endswith((".json", ".safetensors")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """What a method reads from outside of the store. Its content is part of identities, its place is not.
+    """A file or folder outside the store that a method reads. Its content is part of digests, its place is not.
 
-    `copied`: a file (or a folder of weights) that goes into the store; else a data set, read where it lies.
+    `copied`: a file or folder of weights that is copied into the store; otherwise a data set, read in place.
     """
 
-    place: str  # path or URL; "" where it is not there
-    content: str
+    place: str  # path or URL
+    content: str  # the checksum, or a name that equals none
     copied: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Absent(Outside):
+    """A file or folder that is not on this machine: what needs it can be planned, but not run."""
+
+    @classmethod
+    def at(cls, place: str, copied: bool) -> Absent:
+        return cls(place, f"absent {place}", copied)
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingWeights(Outside):
+    """Known weights that were not fetched to this machine."""
+
+    name: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> MissingWeights:
+        return cls("", f"missing {name}", True, name)
+
+
 def outside(instance: Any, *, compute: bool = True) -> dict[str, Outside]:
-    """By field, the files and data sets that a method names, as FILES and FOLDERS of its class say (nag.registry)."""
-    found = {}
+    """The files and data sets that a method reads, by field: FILES and FOLDERS of its class (nag.registry)."""
+    inputs: dict[str, Outside] = {}
     for name, default in instance.FILES.items():
         place = getattr(instance, name)
-        if place is not None and hasattr(instance, "located"):  # a name of a known collection of weights
+        if place is not None and hasattr(instance, "located"):  # the name of known weights
             place = instance.located()
         if place is None and default is not None:
             from nag.pretrained import find
 
             place = find(default)
         if place is not None and not os.path.exists(place):
-            found[name] = Outside(str(place), f"absent {place}", copied=True)
+            inputs[name] = Absent.at(str(place), copied=True)
         elif place is not None:
-            found[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
+            inputs[name] = Outside(str(place), content(str(place), compute=compute), copied=True)
         elif default is not None:
-            found[name] = Outside("", f"missing {default}", copied=True)
+            inputs[name] = MissingWeights.named(default)
     for name in instance.FOLDERS:
         from nag.datasets.dataset import listing
 
         place = getattr(instance, name)
         try:
-            found[name] = Outside(place, listing(place, compute=compute), copied=False)
-        except FileNotFoundError:  # a sweep can be planned where its data is not
-            found[name] = Outside(place, f"absent {place}", copied=False)
+            inputs[name] = Outside(place, listing(place, compute=compute), copied=False)
+        except FileNotFoundError:  # a sweep can be planned without its data
+            inputs[name] = Absent.at(place, copied=False)
         except Unreachable as error:
             raise EnvironmentProblem(f"{error}") from error
         except (OSError, ValueError) as error:
             raise BadInput(f"{error}") from error
-    return found
+    return inputs
 
 
 def changed_fields(instance: Any) -> dict[str, Any]:
-    """The fields of a method that are not at their default, as they were coerced to their types."""
+    """The fields of a method that differ from their defaults, coerced to their types."""
     fields = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -132,12 +145,12 @@ def changed_fields(instance: Any) -> dict[str, Any]:
 
 
 def method(instance: Any, *, compute: bool = True) -> dict[str, Any]:
-    """The identity of a method: its name, its VERSION, the fields that are not at their default, in place of a path
-    the content there; of one of the user's own the digest of its source too.
+    """The identity of a method: name, VERSION, the fields that differ from their defaults (paths replaced by the
+    checksums of their contents), and for a user's own method the digest of its source.
     """
     source = source_of(instance)
-    contents = {name: found.content for name, found in outside(instance, compute=compute).items()}
-    found = {"name": name_of(instance), "fields": {**changed_fields(instance), **contents}}
+    contents = {name: each.content for name, each in outside(instance, compute=compute).items()}
+    identity = {"name": name_of(instance), "fields": {**changed_fields(instance), **contents}}
     if source is None:
-        return {**found, "version": type(instance).VERSION}
-    return {**found, "version": getattr(instance, "VERSION", 1), "source": source}
+        return {**identity, "version": type(instance).VERSION}
+    return {**identity, "version": getattr(instance, "VERSION", 1), "source": source}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZE, FINE, EACH = 16, 4, 60  # pixels, points a pixel and side, pictures a class
+SIZE, FINE, EACH = 16, 4, 60  # pixels per side, points per pixel and side, images per class
 
 
 def picture(kind: str, rng: np.random.Generator) -> np.ndarray:

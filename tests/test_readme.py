@@ -1,4 +1,4 @@
-"""Every command in the README runs, and every file that it names is there."""
+"""Every command in the README runs, and every file that it names exists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_two_commands() -> None:
 
 
 def test_nothing_else_is_promised() -> None:
-    """A line of a block is a command of ours, or one of those that install."""
+    """Every line of a block is a nagbench command or a known other one."""
     for line in COMMANDS:
         assert line.split()[0] in ("nagbench", "make", "git", "cd", "pip", "source", "."), line
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_runs(folder: Path) -> None:
-    """In the README's order, in one folder. A run is a smoke run here: the demonstration itself is part of CI."""
+    """In the README's order, in one folder. `run` is a smoke run here: CI runs the demonstration itself."""
     assert NAGBENCH
     for line in NAGBENCH:
         if line.startswith(ELSEWHERE):

@@ -1,4 +1,4 @@
-"""Every sweep plans, and says at its top the command, the cost and the answer that came out; the numbers of papers."""
+"""Every sweep can be planned, and its header has command, cost and answer; the numbers of papers."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_those_of_the_paper_and_of_official_weights_need_gpus() -> None:
 
 @pytest.mark.parametrize("path", HOURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_its_gpu_hours(path: Path, tmp_path: Path) -> None:
-    """What `plan --site sites/slurm.yaml` says where nothing is measured yet, in two digits."""
+    """The estimate of `plan --site sites/slurm.yaml` without measurements, in two digits."""
     site = read_site(str(ROOT / "sites/slurm.yaml"))
     found = forecast(plan(read_sweep(path)), Store(str(tmp_path / "none")), site.settings)
     assert float(HOURS[path].replace(",", "")) == pytest.approx(found.gpu_hours, rel=0.05, abs=5)
 
 
 def test_a_training_on_more_gpus_is_shorter_and_no_dearer(tmp_path: Path) -> None:
-    """By guess, and by the record of a training on four devices that went on from a checkpoint."""
+    """By the guess, and by the record of a training on four devices that was resumed from a checkpoint."""
     planned, store = plan(read_sweep(ROOT / "sweeps/paper/scratch.yaml")), Store(str(tmp_path / "store"))
     store.open()
     one, eight = read_site(str(ROOT / "sites/slurm.yaml")).settings, Stage(gpus=4, nodes=2)
@@ -110,7 +110,7 @@ def test_they_say_where_they_are_from(name: str) -> None:
 
 
 def test_the_means_of_table_2() -> None:
-    """Copied right: the seven numbers of each method have the mean that the paper prints, which the file quotes."""
+    """Copied correctly: the seven numbers of each method have the mean in the paper, which the file quotes."""
     text = (ROOT / "results/reference/nag_table2.yaml").read_text()
     found: dict[str, list[float]] = {}
     for arm, value in re.findall(r"arm: (\w+), .*fid: ([\d.]+)", text):

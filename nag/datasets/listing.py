@@ -11,21 +11,20 @@ it again. Names that begin with a dot are ignored.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nag import locations, web
+from nag import cache, locations, web
 from nag.locations import is_url as _is_url
 from nag.locations import path_of as _place
 from nag.locations import reached
+from nag.whole_file import whole_file
 
 DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
 SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
@@ -47,17 +46,10 @@ class Listing(NamedTuple):
     sizes: tuple[int, ...]  # bytes
 
 
-def cache(kind: str) -> Path:
-    """A cache folder."""
-    from nag.cache import folder
-
-    return folder(kind)
-
-
 def read_listing(
     path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False
 ) -> Listing:
-    """The listing of a folder, a file or a URL. Without `names` only the folders of a cached one are read. Without
+    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders. Without
     `compute` a single local file of more than QUICK bytes that was never read has a checksum equal to no other.
 
     Raises FileNotFoundError if nothing is there; ValueError if it is neither file nor folder, is never read, or is a
@@ -69,7 +61,7 @@ def read_listing(
     if folder and not _is_url(path) and os.path.isfile(place):
         raise ValueError(f"{path} is a file, not a folder")
     where = str(place) if _is_url(path) else os.path.realpath(place)
-    kept = cache("listings") / f"{digest(where)}.json"
+    kept = cache.folder("listings") / f"{digest(where)}.json"
     found = None if fresh else _read(kept, path, names)
     if found is not None:
         return found
@@ -87,7 +79,7 @@ def read_listing(
     if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
         head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
         head["files"] = files
-        _publish(kept, [json.dumps(part) for part in (head, found.names, found.sizes)])
+        cache.keep(kept, "".join(f"{json.dumps(part)}\n" for part in (head, found.names, found.sizes)))
     return found
 
 
@@ -105,10 +97,9 @@ def local(path: str, name: str = "", size: int = 0) -> str:
     with reached(path):
         token: Any = size if name else str(system.checksum(root))
     key = digest(json.dumps([path, name, token]))
-    kept = cache("files") / key[:2] / key
+    kept = cache.folder("files") / key[:2] / key
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary:
+        with whole_file(kept) as temporary:
             with reached(path):
                 system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
             came = temporary.stat().st_size
@@ -120,10 +111,9 @@ def local(path: str, name: str = "", size: int = 0) -> str:
 def _local_web(url: str) -> str:
     """A local copy of the file at an http address."""
     key = digest(json.dumps([url, web.stamp(url)]))
-    kept = cache("files") / key[:2] / key
+    kept = cache.folder("files") / key[:2] / key
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary, temporary.open("wb") as file:
+        with whole_file(kept) as temporary, temporary.open("wb") as file:
             for data, _ in web.received(url):
                 file.write(data)
     return str(kept)
@@ -305,21 +295,3 @@ def _content(path: str) -> str:
         while part := file.read(1 << 24):
             hashed.update(part)
     return hashed.hexdigest()
-
-
-def _publish(kept: Path, lines: list[str]) -> None:
-    with contextlib.suppress(OSError):  # without a cache the folders are read again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(kept) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-
-
-@contextlib.contextmanager
-def _temporary(kept: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which becomes `kept` at the end, or is removed."""
-    temporary = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        yield temporary
-        temporary.replace(kept)
-    finally:
-        temporary.unlink(missing_ok=True)

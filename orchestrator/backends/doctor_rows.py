@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.identity import MissingWeights
 from orchestrator.plan.model import Plan
 
 
@@ -36,5 +37,5 @@ def weights(needed: Iterable[str]) -> list[Row]:
 
 
 def missing_weights(plan: Plan) -> list[str]:
-    """The names of pretrained weights that a sweep needs and that are not on this machine."""
-    return [found.content.removeprefix("missing ") for found in plan.outside.values() if not found.place]
+    """The names of downloaded weights that a sweep needs and that are not on this machine."""
+    return [found.name for found in plan.outside.values() if isinstance(found, MissingWeights)]

@@ -1,1 +1,1 @@
-"""The commands, one a file. Only here is anything printed."""
+"""The commands, one per file. Nothing else prints."""

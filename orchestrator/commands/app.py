@@ -1,4 +1,4 @@
-"""What the files of commands share: the app, its consoles, and how a sweep is read, reported and tracked."""
+"""What all commands share: the app, its consoles, and how a sweep is read, reported and tracked."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ REPORTS = "results/reports"
 
 
 class Screen(Console):
-    """A console on which nothing that others named or wrote reaches the terminal as a control sequence."""
+    """A console that escapes control sequences in names and texts that others wrote."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     def on_broken_pipe(self) -> None:
-        raise  # the error that rich has just caught: streams.Gone
+        raise  # streams.Gone, which rich has just caught
 
 
 app = typer.Typer(
@@ -58,14 +58,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def nagbench(
     version: Annotated[
-        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """What stands before the name of a command."""
+    """Options before the name of a command."""
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., None]:
-    """A function as a command: errors become one message, its result the exit code."""
+    """Register a function as a command: an error becomes one message, the result the exit code."""
 
     @app.command()
     @functools.wraps(body)
@@ -129,7 +129,7 @@ def print_json(value: Any) -> None:
 
 
 def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: str) -> int:
-    """Print the comparison, write the pages, bring MLflow up to date; exit code 1 if a cell is not there."""
+    """Print the comparison, write the report and MLflow; the exit code, 1 if a cell is incomplete."""
     from orchestrator.plan.model import Plan
     from orchestrator.report.comparisons import compare
     from orchestrator.report.results import collect
@@ -151,21 +151,21 @@ def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: st
 
 
 def report_folder(plan: StoredPlan) -> Path:
-    """Where the pages of a sweep's report are written."""
+    """The folder of a sweep's report."""
     return Path(REPORTS) / plan.sweep.name
 
 
 def report_pages(plan: StoredPlan) -> Path | None:
-    """The pages of the last report, if there are any."""
+    """The folder of the last report, if there is one."""
     return report_folder(plan) if report_folder(plan).is_dir() else None
 
 
 def track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:
-    """MLflow is a view: where it cannot be written, say so and go on."""
+    """Write to MLflow. As it is only a view of the records, a failure is a warning."""
     from orchestrator.tracking.sync import sync
 
     try:
         with err.status("Writing to MLflow..."):
             sync(results, tracking, opened, pages)
     except EnvironmentProblem as error:
-        err.print(f"Not tracked: {error}", style="yellow", markup=False, soft_wrap=True)
+        err.print(f"Not written to MLflow: {error}", style="yellow", markup=False, soft_wrap=True)

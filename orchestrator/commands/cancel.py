@@ -1,4 +1,4 @@
-"""`nagbench cancel`: end what is queued and running."""
+"""`nagbench cancel`: end jobs that are queued or running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cancel(
     cell: CellOption = None,
     smoke: SmokeOption = False,
 ) -> int:
-    """End what is queued and running for a sweep on a cluster, or for some of it, and wait until it is gone."""
+    """Cancel a sweep's jobs on a cluster, or those of some arms or a cell, and wait until they have ended."""
     from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.model import needs_only
@@ -36,6 +36,6 @@ def cancel(
     only = needs_only(found, arm, cell) if arm or cell else None
     with err.status("Cancelling..."):
         ended = queue.cancel(found, opened, only, lambda text: err.print(text, markup=False))
-    words = f"{'Ended' if ended.gone else 'Told to end, and some still run'}: {plural(ended.count, ended.what)}."
-    out.print(f"{words} What is published stays; nagbench submit goes on from there.")
+    words = f"{'Ended' if ended.gone else 'Cancelled, but some still run'}: {plural(ended.count, ended.what)}."
+    out.print(f"{words} Finished work stays; nagbench submit continues from there.")
     return 0 if ended.gone else 1

@@ -1,16 +1,13 @@
-"""`nagbench check`: is the sweep right?"""
+"""`nagbench check`: is the sweep valid?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from orchestrator.commands.app import command, out, print_json
 from orchestrator.commands.options import JsonOption, SiteOption, SmokeOption, SweepArgument
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
@@ -18,18 +15,20 @@ def check(
     sweep: SweepArgument,
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Open data and weights, run the sweep's own code.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also open data and weights and import the sweep's own code.")
+    ] = False,
     site: SiteOption = None,
 ) -> None:
-    """Say whether a sweep is right, without doing anything."""
+    """Check a sweep for mistakes. Nothing is run or written."""
     from orchestrator.plan.availability import absent
     from orchestrator.plan.make import plan as _planned
     from orchestrator.report.progress import shape
-    from orchestrator.spec.deep_check import look
+    from orchestrator.spec.deep_check import check_inputs
     from orchestrator.spec.reader import read_sweep
 
     found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
-    lines = list(look(found)) if deep else []
+    lines = list(check_inputs(found)) if deep else []
     planned = _planned(found, hashes=deep) if deep or not found.code else None
     if site and planned:
         from orchestrator.backends.campaign import check_batches
@@ -42,5 +41,5 @@ def check(
         return
     for line in (*lines, *(f"not on this machine: {line}" for line in elsewhere)):
         out.print(line, markup=False, soft_wrap=True)
-    known = shape(planned) if planned else "Code of its own was read, not run; --deep runs it."
+    known = shape(planned) if planned else "Its own code was read, not imported; --deep imports it."
     out.print(f"{sweep}: good. {known}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`nagbench doctor`: what this machine, or a site, lacks."""
+"""`nagbench doctor`: what this machine or a site lacks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 @command
 def doctor(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP.yaml]", help="Check this sweep as well.")] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP.yaml", help="Also check what this sweep needs.")] = None,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     as_json: JsonOption = False,
     site: SiteOption = None,
 ) -> int:
-    """Say what this machine has, or with --site what a cluster can do, what is missing, and the fix."""
+    """Show what this machine (with --site: a cluster) has, what is missing, and how to fix it."""
     from orchestrator.backends import local_doctor
     from orchestrator.backends.doctor_rows import missing_weights
     from orchestrator.backends.kinds import at
@@ -47,7 +47,7 @@ def doctor(
 
 
 def exit_code(rows: Iterable[Row]) -> int:
-    """3 where something that is needed is missing."""
+    """3 if something necessary is missing, else 0."""
     return 3 if any(row.state == "missing" and row.needed for row in rows) else 0
 
 

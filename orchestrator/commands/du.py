@@ -1,4 +1,4 @@
-"""`nagbench du`: what takes how much of a store."""
+"""`nagbench du`: disk space that a store uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def du(
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the store has, by sweep and kind; of one sweep, by arm and kind."""
+    """Show the disk space that a store uses, by sweep (or by arm of one sweep) and kind of file."""
     from orchestrator.retention.usage import Space, usage
 
     opened = open_store(store)
@@ -46,9 +46,9 @@ def du(
         table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
     out.print(table)
     if found.shared.files:
-        out.print(f"Used by several of them, and counted for each: {found.shared}.")
-    out.print(f"Everything else (plans, logs, other sweeps, what was set aside): {found.others}.")
-    out.print(f"The store: {found.total}.  nagbench gc says what no sweep refers to.")
+        out.print(f"Shared by several, and counted for each: {found.shared}.")
+    out.print(f"Everything else (plans, logs, other sweeps, damaged files set aside): {found.others}.")
+    out.print(f"The store: {found.total}.  nagbench gc shows what no sweep needs any more.")
 
 
 def text(value: float | None) -> str:

@@ -1,6 +1,6 @@
-"""What the environment of a command holds: read here once, put right where that is harmless, an error where it is not.
+"""Environment variables: repair invalid values at the start of a command, or raise where that is not safe.
 
-Afterwards every library that reads the same variables, here and in the processes that are started, sees sound values.
+Libraries that read the same variables, here and in child processes, then see valid values.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import MutableMapping
 from nag.cache import home
 from orchestrator.errors import EnvironmentProblem
 
-LAST_SECOND = 253402300799  # of the year 9999
+LAST_SECOND = 253402300799  # of the year 9999, in Unix time
 NARROWEST, WIDEST = 20, 10_000
 
 
 def settle(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Put the environment right. Raises EnvironmentProblem where nobody could work in it."""
+    """Repair the environment. Raises EnvironmentProblem if the current folder is unusable."""
     try:
         os.getcwd()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`nagbench export`: a sweep for somebody without the store."""
+"""`nagbench export`: results for somebody without the store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def export(
     target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz", help="The file to write.")],
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     cell: Annotated[
         str | None, typer.Option(help="Only the images of this cell, as .npz for ADM's evaluator.", callback=given)
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="With --cell: the first so many.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: only the first COUNT images.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Pack report, YAML, CSV, records and influences for somebody without the store; or the images of a cell."""
+    """Write report, YAML, CSV, records and influences to a zip file, or the images of a cell to .npz."""
     from orchestrator.plan.model import find_cell
     from orchestrator.report.archive import export as pack
     from orchestrator.report.archive import export_images
@@ -37,7 +37,7 @@ def export(
     if cell is not None:
         made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
     elif count is not None:
-        raise BadInput("--count goes with --cell")
+        raise BadInput("--count needs --cell")
     else:
         made = pack(found, opened, target, report_pages(found), force)
     files = "" if made.files == 1 else f"{made.files} files, "

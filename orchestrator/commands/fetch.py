@@ -1,4 +1,4 @@
-"""`nagbench fetch`: put published weights into the cache."""
+"""`nagbench fetch`: download published weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 @command
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The file; without it, those that are known.")
+        str | None, typer.Argument(metavar="NAME", help="The file; without it, list the known ones.")
     ] = None,
 ) -> None:
-    """Download weights of a feature network into the user's cache, checked by their hash."""
+    """Download the weights of a feature network into your cache and check their hash."""
     from nag.pretrained import KNOWN, find
     from nag.pretrained import fetch as download
 
@@ -34,7 +34,7 @@ def fetch(
         except ConnectionError as error:
             raise EnvironmentProblem(str(error)) from error
         except OSError as error:
-            raise EnvironmentProblem(f"{name} cannot be kept: {error}") from error
+            raise EnvironmentProblem(f"{name} cannot be written: {error}") from error
         except ValueError as error:
             raise BadInput(f"{error}.") from error
     out.print(f"{path}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`nagbench gc`: remove what no sweep refers to."""
+"""`nagbench gc`: remove files that no sweep needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from orchestrator.notebook import DEFAULT_STORE
 @command
 def gc(
     store: StoreOption = DEFAULT_STORE,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this it is only shown.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove these files; otherwise they are only counted.")
+    ] = False,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Also what was set aside, and failed attempts at what is done.")
+        bool, typer.Option("--quarantine", help="Also damaged files set aside, and failed attempts at finished tasks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what in the store no sweep's newest plan refers to; with --delete, remove it."""
+    """Show which files of the store no sweep's newest plan needs; with --delete, remove them."""
     from orchestrator.retention.garbage import garbage, remove
     from orchestrator.retention.usage import Space
 
@@ -45,7 +47,7 @@ def gc(
     if delete:
         out.print(f"Removed {total}.")
     elif found:
-        words = "that no sweep's newest plan refers to. Nothing was removed; --delete does it."
+        words = "that no sweep's newest plan needs. Nothing was removed; --delete removes them."
         out.print(f"{total} {words}", soft_wrap=True)
     else:
-        out.print("Every file is of some sweep's newest plan.")
+        out.print("Every file is needed by a sweep's newest plan.")

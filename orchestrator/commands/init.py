@@ -1,4 +1,4 @@
-"""`nagbench init`: a sweep to start from."""
+"""`nagbench init`: a new sweep file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from orchestrator.commands.options import given
 
 @command
 def init(
-    path: Annotated[str, typer.Argument(metavar="NEW.yaml")] = "sweeps/first.yaml",
+    path: Annotated[str, typer.Argument(metavar="NEW.yaml", help="The file to write.")] = "sweeps/first.yaml",
     like: Annotated[
         str | None,
         typer.Option(
-            help="Copy this example, such as digits or paper/scratch. Paths in it are then read from the new folder.",
+            help="Copy this example, such as digits or paper/scratch. Its relative paths then start at the new folder.",
             callback=given,
         ),
     ] = None,
 ) -> None:
-    """Write a commented sweep to start from, and the JSON schema for editors."""
+    """Write a commented sweep to start from, and a JSON schema for your editor."""
     from orchestrator.spec.template import starter
 
     for written in starter(path, like):

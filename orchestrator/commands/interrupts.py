@@ -1,8 +1,8 @@
 """Ctrl-C: one sentence and exit code 130, at any moment.
 
 While a command works, the first Ctrl-C raises KeyboardInterrupt, so that workers are ended and temporary files removed;
-more of them within PATIENCE_S are the same wish and change nothing. Before and after that there is nothing to tidy, and
-the process ends at once. This file imports next to nothing, for it comes before everything else.
+further ones within PATIENCE_S are ignored. Before and after that there is nothing to clean up, and the process ends at
+once. This file imports almost nothing, because it is imported first.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT = 130
-SENTENCE = "Interrupted. What is done stays; the same command goes on from there."
-PATIENCE_S = 5.0  # that tidying up may take before the next Ctrl-C ends it
+SENTENCE = "Interrupted. Finished work stays; run the same command to continue."
+PATIENCE_S = 5.0  # for cleaning up, before another Ctrl-C ends the process
 
-_first: float | None = None  # when the Ctrl-C came that is obeyed now
+_first: float | None = None  # time of the Ctrl-C that is being handled
 _working = False
 _told = False
 
 
 def install() -> None:
-    """Take over Ctrl-C, unless whoever started this process has it ignored."""
+    """Handle Ctrl-C, unless the parent process made this one ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
 
@@ -44,7 +44,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """While a command does what has to be tidied up after."""
+    """While a command does work that needs cleaning up."""
     global _working
     _working = True
     try:
@@ -58,25 +58,25 @@ def happened() -> bool:
 
 
 def obeyed() -> None:
-    """The command ended as it was meant to by Ctrl-C; it was no interruption."""
+    """Forget the Ctrl-C: it was the normal end of the command."""
     global _first
     _first = None
 
 
 def again() -> None:
-    """A KeyboardInterrupt was lost where nothing can be raised (in a destructor): raise it once more."""
+    """Raise a KeyboardInterrupt again that was lost in a destructor."""
     obeyed()
     _thread.interrupt_main(signal.SIGINT)
 
 
 def over() -> None:
-    """The exit code is settled. (The interpreter's own end would give the signal its default back, which kills.)"""
+    """Ignore Ctrl-C from now on: the exit code is final. (At its exit Python restores the default, which kills.)"""
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def tell() -> None:
-    """Say it, once. Written past sys.stderr, which a signal may have come in the middle of."""
+    """Print the sentence, once. Not through sys.stderr, as the signal may have interrupted a write to it."""
     global _told
     if not _told:
         _told = True

@@ -1,4 +1,4 @@
-"""`nagbench logs`: what the tasks said."""
+"""`nagbench logs`: the output of tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from orchestrator.notebook import DEFAULT_STORE
 @command
 def logs(
     sweep: NamedSweep,
-    cell: Annotated[str | None, typer.Argument(help="Only what this cell needs: the start of its digest.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
+    cell: Annotated[
+        str | None, typer.Argument(help="Only tasks of this cell: the first characters of its digest.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines as they are written.")] = False,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
     site: SiteOption = None,
 ) -> None:
-    """Show the logs of local tasks: the last line of each, or all of those of a cell."""
+    """Show the last log line of each task, or the whole logs of a cell's tasks."""
     from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
     from orchestrator.commands import task_logs as written

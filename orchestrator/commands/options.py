@@ -1,4 +1,4 @@
-"""The arguments that several commands share: what they are called, and what `--help` says of them."""
+"""Arguments and options that several commands share, with their help texts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 
 
 def given(value: str | None) -> str | None:
-    """An empty value is a variable of a script that was never set; to take it for no option would start other work."""
+    """Refuse an empty value: most likely an unset variable of a script, and to ignore it would start other work."""
     if value is not None and not value.strip():
-        raise typer.BadParameter("it is empty. Give a value, or leave the option out.")
+        raise typer.BadParameter("it is empty. Give a value, or leave out the option.")
     return value
 
 
 def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a number to keep to.")
+        raise typer.BadParameter(f"{value} is not a finite number.")
     return value
 
 
@@ -33,59 +33,59 @@ StoreOption = Annotated[
     str, typer.Option(help="Where results live: a folder or an fsspec URL.", envvar="NAGBENCH_STORE", callback=given)
 ]
 TrackingOption = Annotated[
-    str, typer.Option(help="MLflow tracking URI; 'none' for no tracking.", envvar="NAGBENCH_TRACKING", callback=given)
+    str, typer.Option(help="MLflow tracking URI, or 'none'.", envvar="NAGBENCH_TRACKING", callback=given)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; can be repeated.")]
 SmokeOption = Annotated[
-    bool, typer.Option("--smoke", help="The first and last value of each axis, tiny networks, few samples.")
+    bool, typer.Option("--smoke", help="Quick trial: first and last value of each axis, tiny networks, few samples.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]
 SiteOption = Annotated[
     str | None,
     typer.Option(
-        help="The site file, or its name; for submit, ~/.config/nagbench/site.yaml by default.", callback=given
+        help="Site file, or the name of one; submit uses ~/.config/nagbench/site.yaml by default.", callback=given
     ),
 ]
 CellOption = Annotated[
-    str | None, typer.Option(help="Only this cell, by the first letters of its digest.", callback=given)
+    str | None, typer.Option(help="Only this cell: the first characters of its digest.", callback=given)
 ]
 HoursOption = Annotated[
     float | None,
-    typer.Option(min=0, help="GPU hours that the sweep may use over its whole life, on Slurm.", callback=finite),
+    typer.Option(min=0, help="On Slurm: the most GPU hours that the sweep may use in all.", callback=finite),
 ]
 
-UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only, so nothing would keep to that."
+UNCOUNTED = "--max-gpu-hours: GPU hours are counted only at sites of kind slurm."
 
 
 def absolute(store: str) -> str:
-    """A store as other machines can open it. An empty one is refused where it is opened."""
+    """The store's URL or absolute path. An empty name stays empty: opening it is the error."""
     return store if "://" in store or not store.strip() else os.path.abspath(os.path.expanduser(store))
 
 
 def check_device(device: str, processes: int = 1) -> None:
-    """Raise BadInput for what is not a device, EnvironmentProblem for one that this machine does not have.
+    """Raise BadInput for an unknown device, EnvironmentProblem for one that this machine does not have.
 
-    processes: that take a GPU each. torch is imported only to count GPUs.
+    Each of `processes` needs a GPU of its own. torch is imported only to count GPUs.
     """
     found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d{1,4}))?", device)
     if not found:
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
     if processes > 1 and found[1]:
-        raise BadInput(f"--device {device}: {processes} processes take a GPU each, so say --device cuda")
+        raise BadInput(f"--device {device}: {processes} processes need a GPU each; use --device cuda")
     if device in ("auto", "cpu"):
         return
     import torch
 
     if device == "mps":
         if not torch.backends.mps.is_available():
-            raise EnvironmentProblem("--device mps: torch sees none on this machine. Say --device cpu.")
+            raise EnvironmentProblem("--device mps: torch finds none on this machine. Use --device cpu.")
         return
     count = torch.cuda.device_count()
     if not count:
-        raise EnvironmentProblem(f"--device {device}: torch sees no GPU on this machine. Say --device cpu.")
+        raise EnvironmentProblem(f"--device {device}: torch finds no GPU on this machine. Use --device cpu.")
     if found[1] and int(found[1]) >= count:
         last = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
         raise EnvironmentProblem(f"--device {device}: this machine has {last}.")
     if processes > count:
-        raise EnvironmentProblem(f"--processes {processes}: each takes a GPU, and this machine has {count}.")
+        raise EnvironmentProblem(f"--processes {processes}: each needs a GPU, and this machine has {count}.")

@@ -1,6 +1,6 @@
-"""The outermost handler: whatever ends a command becomes one sentence and an exit code (orchestrator.errors).
+"""The outermost handler: whatever ends a command becomes one message and an exit code (orchestrator.errors).
 
-What nobody foresaw is said in a sentence too; its traceback goes to a file.
+The traceback of an unexpected error goes to a file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from orchestrator.display import brief, message
 from orchestrator.errors import NagbenchError
 
 UNFORESEEN = 3
-KEPT = 20  # logs of tracebacks
+KEPT = 20  # files with tracebacks
 
-tracebacks_wanted = False  # `run --here`: the traceback is what the user wants to see
+tracebacks_wanted = False  # `run --here` shows the traceback itself
 
 
 def guard(body: Callable[[], int | None]) -> int:
-    """Call `body`, tell what ends it, and return the exit code of the process."""
+    """Call `body`, report the error that ends it, and return the exit code of the process."""
     try:
         threading.excepthook = _in_thread
         sys.unraisablehook = _unraisable
@@ -37,10 +37,10 @@ def guard(body: Callable[[], int | None]) -> int:
         environment.settle()
         code = body() or 0
         streams.finish()
-        if interrupts.happened():  # something has swallowed it
+        if interrupts.happened():  # something swallowed the KeyboardInterrupt
             raise KeyboardInterrupt
         return code
-    except BaseException as error:  # noqa: BLE001  (this is the last one)
+    except BaseException as error:  # noqa: BLE001  (the outermost handler)
         return _ended(error)
     finally:
         streams.drop()
@@ -52,12 +52,12 @@ def _ended(error: BaseException) -> int:
         if isinstance(error, SystemExit) and not any(isinstance(each, streams.Gone) for each in chain(error)):
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         return tell(error)
-    except (OSError, NagbenchError):  # even that cannot be said
+    except (OSError, NagbenchError):  # the error cannot be reported
         return streams.GONE if isinstance(error, BrokenPipeError) else getattr(error, "exit_code", UNFORESEEN)
 
 
 def tell(error: BaseException, as_json: bool | None = None) -> int:
-    """Say what an error means to the user; the exit code. as_json: by default where --json is on the command line."""
+    """Print an error for the user; the exit code. as_json: by default, if --json is on the command line."""
     if interrupts.happened() or isinstance(error, KeyboardInterrupt):
         interrupts.tell()
         return interrupts.EXIT
@@ -65,7 +65,7 @@ def tell(error: BaseException, as_json: bool | None = None) -> int:
         return streams.GONE
     text, code = _words(error)
     if isinstance(error, streams.Unwritable):
-        streams.drop()  # else the same is said again at the last flush
+        streams.drop()  # else the last flush fails with the same error
     if as_json if as_json is not None else "--json" in sys.argv[1:]:
         with contextlib.suppress(streams.Unwritable):
             sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
@@ -79,7 +79,9 @@ def tell(error: BaseException, as_json: bool | None = None) -> int:
 def _words(error: BaseException) -> tuple[str, int]:
     if isinstance(error, NagbenchError):
         return str(error), error.exit_code
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of click: a wrong option, a missing argument
+    if hasattr(error, "format_message") and hasattr(
+        error, "exit_code"
+    ):  # from click: a wrong option, a missing argument
         return usage(error)
     if tracebacks_wanted and isinstance(error, Exception):
         return "".join(traceback.format_exception(error)).rstrip(), 1
@@ -91,12 +93,12 @@ def _words(error: BaseException) -> tuple[str, int]:
         place = f"{error.filename}: " if error.filename else ""
         return message(f"{place}{error.strerror}.{where}"), UNFORESEEN
     said = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
-    words = f"nagbench met something that it did not foresee: {type(error).__name__}: {brief(said, 300)}.{where}"
+    words = f"nagbench has met an unexpected error: {type(error).__name__}: {brief(said, 300)}.{where}"
     return message(words), UNFORESEEN
 
 
 def usage(error: Any) -> tuple[str, int]:
-    """A mistake in the command line in one line."""
+    """The message for a mistake in the command line."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "nagbench"
     text = " ".join(error.format_message().split())
@@ -104,7 +106,7 @@ def usage(error: Any) -> tuple[str, int]:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """An error and its causes."""
     for _ in range(20):
         if error is None:
             return
@@ -113,7 +115,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def keep_traceback(error: BaseException) -> Path | None:
-    """Write the traceback of an error to a file that only the user can read; None where no file can be written."""
+    """Write a traceback to a file that only the user can read; its path, or None if no file can be written."""
     from orchestrator.display import address
 
     text = "".join(traceback.format_exception(error))
@@ -145,7 +147,7 @@ def _in_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def _unraisable(args: sys.UnraisableHookArgs) -> None:
-    """An error in a destructor or a callback. Ctrl-C that comes there is raised once more; the rest is kept."""
+    """An error in a destructor or callback: raise a Ctrl-C again, write other tracebacks to a file."""
     if isinstance(args.exc_value, KeyboardInterrupt):
         interrupts.again()
     elif args.exc_value is not None and not isinstance(args.exc_value, OSError):

@@ -1,4 +1,4 @@
-"""`nagbench plan`: cells, tasks, and what they will take."""
+"""`nagbench plan`: cells, tasks, disk space and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
-    """What `plan --site` shows: the arrays by kind, one line of what it will take, and the same for machines."""
+    """What `plan --site` shows: arrays by stage, a line with the total time, and the same as JSON."""
     from rich import box
     from rich.table import Table
 
@@ -39,7 +39,7 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
         f"{expected.gpu_hours:,.2f} GPU hours, {expected.makespan_s / 3600:,.2f} hours if nobody else is in the queue."
     )
     if expected.guessed:
-        words += f" The time of {', '.join(expected.guessed)} is a guess: nothing of that sort was measured yet."
+        words += f" The time of {', '.join(expected.guessed)} is a guess: no such task was measured yet."
     told = {
         "stages": rows,
         "gpu_hours": round(expected.gpu_hours, 3),
@@ -58,7 +58,7 @@ def plan(
     as_json: JsonOption = False,
     site: SiteOption = None,
 ) -> None:
-    """Show the cells, the tasks by kind, what is done already, and what the rest will take at a site."""
+    """Show cells, tasks and disk space, what is done, and with --site the time that the rest will take."""
     from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.availability import absent
@@ -86,7 +86,7 @@ def plan(
     for line in absent(found):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     if repeated:
-        lost = "have scores, but no samples or features any more, and are sampled again for what is missing"
+        lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
         out.print(f"{repeated:,} cells {lost} (keep: {found.sweep.keep}).", soft_wrap=True)
     if arrays is not None:
         out.print(arrays)

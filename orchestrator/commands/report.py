@@ -1,4 +1,4 @@
-"""`nagbench report`: compare what is done."""
+"""`nagbench report`: the comparison of the arms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report(
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Compare what is done, with what is missing and what failed."""
+    """Compare the finished cells, and list those that are missing or failed."""
     from orchestrator.report.document import document
     from orchestrator.report.results import collect
     from orchestrator.tracking.sync import check as check_tracking

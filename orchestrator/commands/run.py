@@ -1,4 +1,4 @@
-"""The commands for one machine. Only the files of commands print."""
+"""`nagbench run`: finish a sweep and compare its arms."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def run(
     sweep: SweepArgument,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
     cell: CellOption = None,
-    count: Annotated[int | None, typer.Option(min=1, help="With --cell: this many samples.")] = None,
-    here: Annotated[bool, typer.Option("--here", help="In this process, with full tracebacks: for debugging.")] = False,
-    micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: only so many samples.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="For debugging: in this process, with full tracebacks.")] = False,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Time between checkpoints of a training.", callback=finite)
+        float, typer.Option(min=0, help="Seconds between checkpoints of a training.", callback=finite)
     ] = 30.0,
     site: SiteOption = None,
-    backend: Annotated[str, typer.Option(help="local, or ray: a private Ray on this machine.")] = "local",
+    backend: Annotated[str, typer.Option(help="local, or ray for a private Ray instance on this machine.")] = "local",
     processes: Annotated[int, typer.Option(min=1, help="Processes that train one network together.")] = 1,
     max_gpu_hours: HoursOption = None,
 ) -> int:
@@ -74,12 +74,12 @@ def run(
     if backend not in ("local", "ray"):
         raise BadInput(f"--backend: {unknown('backend', backend, ['local', 'ray'])}")
     if count is not None and cell is None:
-        raise BadInput("--count goes with --cell; for a whole sweep, set sample.count in its file")
+        raise BadInput("--count needs --cell; for a whole sweep, set sample.count in its file")
     if place and (here or workers or device != "auto" or backend != "local" or processes > 1):
         words = "--here, --workers, --device, --backend and --processes are for this machine"
-        raise BadInput(f"{words}; a site's file has its own")
+        raise BadInput(f"{words}; with --site, set these in the site file")
     if here and (workers or backend != "local" or processes > 1):
-        raise BadInput("--here is this process alone; --workers, --backend and --processes do not go with it")
+        raise BadInput("--here uses this process alone; leave out --workers, --backend and --processes")
     if max_gpu_hours is not None and not (kind and kind.counts_hours):
         raise BadInput(UNCOUNTED)
     found = read_plan(sweep, smoke, arm, cell, count)
@@ -96,7 +96,7 @@ def run(
         return Ray(opened, options, cpus=number) if backend == "ray" else Local(opened, number, options)
 
     if cell:
-        tracking = NONE  # a cell for debugging is no part of the sweep's comparison
+        tracking = NONE  # a single cell is for debugging, not part of the comparison
     with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
         if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}

@@ -1,6 +1,4 @@
-"""The commands for what lies on disk: what a store holds and gives away, weights that are fetched, images that others
-made.
-"""
+"""`nagbench score`: metrics of images that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -21,13 +19,10 @@ from orchestrator.commands.du import text
 from orchestrator.commands.options import DeviceOption, JsonOption, check_device, given
 from orchestrator.display import address
 
-if TYPE_CHECKING:
-    pass
-
-PREFIX = "nagbench-score-"  # of the folder of a score that is not kept
+PREFIX = "nagbench-score-"  # of the temporary store
 FOR_DIFFERENCES = (
-    "For differences between equal numbers of images: without the bias in N, to first order. By itself it is too low "
-    "where N is not many times the dimension, and no estimate of the limit; fid_infinity is one."
+    "For differences between equal numbers of images: corrected to first order for the bias in N. By itself it is too "
+    "low unless N is many times the dimension; to estimate the limit, use fid_infinity."
 )
 
 
@@ -40,21 +35,25 @@ def progress() -> Iterator[tuple[Progress, Any]]:
 
 @command
 def score(
-    samples: Annotated[str, typer.Argument(metavar="FOLDER|NPZ", help="Images of one size.")],
-    reference: Annotated[str, typer.Option(help="Images or statistics: a folder, an .npz file, a URL.")],
+    samples: Annotated[str, typer.Argument(metavar="FOLDER|NPZ", help="The images, all of one size.")],
+    reference: Annotated[
+        str, typer.Option(help="Images or statistics to compare with: a folder, an .npz file or a URL.")
+    ],
     features: Annotated[
-        list[str] | None, typer.Option(help="An extractor, NAME or '{name: ..., ...}'; may be repeated.")
+        list[str] | None, typer.Option(help="An extractor, as NAME or '{name: ..., ...}'; can be repeated.")
     ] = None,
-    metrics: Annotated[list[str] | None, typer.Option(help="A metric, likewise; by default all that fit.")] = None,
-    count: Annotated[int | None, typer.Option(min=2, help="Only so many of the images.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="A metric, written likewise; by default all that fit.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Only the first COUNT images.")] = None,
     store: Annotated[
-        str | None, typer.Option(help="Keep the features here; by default nothing is kept.", callback=given)
+        str | None, typer.Option(help="A store that keeps the features; by default nothing is kept.", callback=given)
     ] = None,
     device: DeviceOption = "auto",
-    micro_batch: Annotated[int, typer.Option(min=1, help="Images in the network at once.")] = 64,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 64,
     as_json: JsonOption = False,
 ) -> int:
-    """Score images that something else made, as a sweep scores its own."""
+    """Score images that were made elsewhere, as a sweep scores its own."""
     from orchestrator.backends.local import Local
     from orchestrator.execution import engine
     from orchestrator.plan import score_images as scoring

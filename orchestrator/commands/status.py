@@ -1,4 +1,4 @@
-"""`nagbench status`: how far is the sweep?"""
+"""`nagbench status`: the progress of a sweep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def status(
     as_json: JsonOption = False,
     site: SiteOption = None,
 ) -> None:
-    """Say how far a sweep is. Writes nothing, waits for nothing."""
+    """Show the progress of a sweep, and what is queued. Nothing is written."""
     from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.progress import Done
@@ -55,7 +55,7 @@ def status(
     for job in queued.jobs:
         out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}", markup=False, soft_wrap=True)
     if queued.unknown:
-        out.print(f"{queue.title} does not say what is queued: {queued.unknown}", markup=False, soft_wrap=True)
+        out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
         out.print(failure(cell), soft_wrap=True)

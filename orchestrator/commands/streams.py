@@ -1,7 +1,7 @@
-"""Standard input, output and error of a command: what a closed, full or deserted one means.
+"""Closed, full or abandoned stdin, stdout and stderr.
 
-A reader of stdout or stderr that is gone ends the command quietly (141, as a shell shows SIGPIPE). A stdout that is
-closed or full is an error. A stderr that is closed or full is not: what is said there is for people only.
+If the reader of stdout or stderr is gone, the command ends quietly (141, like SIGPIPE in a shell). A closed or full
+stdout is an error; a closed or full stderr is not, as it has messages for people only.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ GONE = 141
 
 
 class Gone(BrokenPipeError):
-    """Whoever read our output has seen enough."""
+    """The reader of stdout or stderr is gone."""
 
 
 class Unwritable(EnvironmentProblem):
-    """What is to be printed cannot be."""
+    """stdout cannot be written."""
 
 
 class _Out(io.FileIO):
-    """The file below sys.stdout, with errors that nobody takes for those of another file."""
+    """The file below sys.stdout, with errors that cannot be mistaken for those of another file."""
 
     def write(self, data: object) -> int:
         try:
@@ -33,7 +33,7 @@ class _Out(io.FileIO):
         except BrokenPipeError as error:
             raise Gone(*error.args) from None
         except OSError as error:
-            raise Unwritable(f"standard output cannot be written: {error.strerror}. Send it elsewhere.") from None
+            raise Unwritable(f"standard output cannot be written: {error.strerror}. Redirect it.") from None
 
 
 class _Err(io.FileIO):
@@ -49,9 +49,9 @@ class _Err(io.FileIO):
 
 
 def install() -> None:
-    """Put them in place. Raises Unwritable where stdout is closed."""
+    """Replace sys.stdin, stdout and stderr. Raises Unwritable if stdout is closed."""
     missing = [number for number, file in enumerate((sys.stdin, sys.stdout, sys.stderr)) if file is None]
-    for number in missing:  # else the next file that is opened gets the number, and what is printed goes into it
+    for number in missing:  # else the next opened file gets the number and receives the output
         null = os.open(os.devnull, os.O_RDWR)
         if null != number:
             os.dup2(null, number)
@@ -62,11 +62,11 @@ def install() -> None:
     sys.stdout = _text(_Out(1, "w", closefd=False), sys.stdout)
     sys.stderr = _text(_Err(2, "w", closefd=False), sys.stderr)
     if 1 in missing:
-        raise Unwritable("standard output is closed. Send it somewhere, such as > /dev/null.")
+        raise Unwritable("standard output is closed. Redirect it, for example to /dev/null.")
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
-    """Characters that the encoding lacks are escaped."""
+    """A text stream that escapes characters missing in its encoding."""
     lines = bool(getattr(before, "line_buffering", raw.fileno() == 2))
     through = bool(getattr(before, "write_through", False))
     encoding = getattr(before, "encoding", None) or "utf-8"
@@ -76,13 +76,13 @@ def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def finish() -> None:
-    """Write what is left. Raises Gone or Unwritable."""
+    """Flush stdout and stderr. Raises Gone or Unwritable."""
     sys.stdout.flush()
     sys.stderr.flush()
 
 
 def drop() -> None:
-    """Let the interpreter's own last flush succeed, whatever became of the files."""
+    """Redirect unwritable streams to /dev/null, so that Python's last flush succeeds."""
     null = os.open(os.devnull, os.O_WRONLY)
     for number, file in ((1, sys.stdout), (2, sys.stderr)):
         try:

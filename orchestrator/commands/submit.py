@@ -1,4 +1,4 @@
-"""The commands for clusters: queueing a sweep and leaving, ending it, and what a reconcile job runs."""
+"""`nagbench submit`: queue a sweep on a cluster."""
 
 from __future__ import annotations
 
@@ -37,15 +37,13 @@ def submit(
     arm: ArmOption = None,
     smoke: SmokeOption = False,
     max_gpu_hours: HoursOption = None,
-    micro_batch: Annotated[int, typer.Option(min=1, help="Samples in the network at once.")] = 256,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Time between checkpoints of a training.", callback=finite)
+        float, typer.Option(min=0, help="Seconds between checkpoints of a training.", callback=finite)
     ] = 600.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Queue what is missing of a sweep on a cluster, and return. The same command again repairs, and queues nothing
-    twice.
-    """
+    """Queue the missing work of a sweep on a cluster, and return. To repair or extend it, run the same command."""
     from orchestrator.backends.site import read_site
     from orchestrator.report.progress import Lines
     from orchestrator.tracking.sync import check as check_tracking

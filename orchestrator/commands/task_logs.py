@@ -34,7 +34,7 @@ class Log:
 
     @property
     def last(self) -> str:
-        """Its last line that is not empty."""
+        """The last line that is not empty."""
         lines = [line for line in self.text.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
@@ -47,7 +47,7 @@ def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list
 
 
 def _is_file(path: Path) -> bool:
-    """A file of its own: where others can write too, a link may lead to anything."""
+    """Whether this is a regular file: in a shared folder, a link could point anywhere."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):

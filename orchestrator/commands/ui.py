@@ -1,4 +1,4 @@
-"""`nagbench ui`: the sweep's runs in MLflow."""
+"""`nagbench ui`: a sweep in MLflow's web page."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try, on 127.0.0.1.")] = 5000,
     smoke: SmokeOption = False,
 ) -> None:
-    """Open the sweep's runs in MLflow, on this machine only, until Ctrl-C."""
+    """Serve MLflow's page for this sweep on 127.0.0.1, until Ctrl-C."""
     from orchestrator.report.results import collect
     from orchestrator.tracking.sync import NONE, check, sync
     from orchestrator.tracking.ui import ui as serve
 
     check(tracking)
     if tracking == NONE:
-        raise BadInput("--tracking none: there is nothing to look at. Name a database or a server.")
+        raise BadInput("--tracking none: there is nothing to show. Name a database or a server.")
     opened = open_store(store)
     found = stored_plan(sweep, opened, smoke)
     with err.status("Starting MLflow..."):
@@ -40,14 +40,16 @@ def ui(
         served = server.enter_context(serve(found.sweep.name, tracking, port))
     with server, _until_interrupted():
         if served.moved:
-            err.print(f"Port {port} is taken; using {served.port}.")
-        out.print(f"charts: {served.link}\ntable:  {served.table}\nCtrl-C ends it.", markup=False, soft_wrap=True)
+            err.print(f"Port {port} is in use; using {served.port}.")
+        out.print(
+            f"charts: {served.link}\ntable:  {served.table}\nPress Ctrl-C to end it.", markup=False, soft_wrap=True
+        )
         served.wait()
 
 
 @contextlib.contextmanager
 def _until_interrupted() -> Iterator[None]:
-    """Ctrl-C is how this ends, not an interruption of it."""
+    """Here Ctrl-C is the normal end, not an interruption."""
     try:
         yield
     except KeyboardInterrupt:

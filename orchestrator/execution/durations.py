@@ -100,7 +100,7 @@ class Speeds:
             cell, inputs = planned.cell, self.plan.tasks[planned.stream].inputs
             of_cell = [cell.network, *(cell.references[name] for name in sorted(cell.references))]
             for digest, network in zip(inputs, of_cell, strict=True):
-                for each in network.line:
+                for each in network.lineage:
                     networks[digest] = each
                     digest = self.plan.tasks[digest].params.get("init", "")
         return networks

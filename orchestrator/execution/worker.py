@@ -26,6 +26,7 @@ from typing import Any
 from nag.distributed import World, environment, free_port, world
 from orchestrator.errors import CorruptFile, EnvironmentProblem, NagbenchError, Unreadable
 from orchestrator.execution.failure_causes import cause_of
+from orchestrator.execution.variables import variables
 from orchestrator.spec import user_code
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, HeldElsewhere, Options
@@ -110,7 +111,7 @@ class Worker:
             return
         World(0, self.options.processes).part(_batch(task))  # ValueError before another process is started
         step = {**message, "steps": [(digest, None)]}
-        with peers(self.context.store, self.options, step) as ours, _variables(ours):
+        with peers(self.context.store, self.options, step) as ours, variables(ours):
             yield
 
     def _micro_batch(self, digest: str) -> int:
@@ -162,21 +163,6 @@ def peers(store: Store, options: Options, message: dict[str, Any]) -> Iterator[M
         for other in others:
             with contextlib.suppress(BrokenPipeError):
                 other.communicate()
-
-
-@contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
-    kept = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

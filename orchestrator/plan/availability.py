@@ -1,4 +1,4 @@
-"""What a sweep reads and this machine does not have. It can be planned so, and run with --smoke, but not run."""
+"""Inputs of a sweep that are not on this machine. Such a sweep can be planned, and run with --smoke, but not run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from nag.registry import name_of
 from orchestrator.errors import BadInput
-from orchestrator.identity import outside
+from orchestrator.identity import Absent, MissingWeights, outside
 from orchestrator.plan.model import Plan
 from orchestrator.spec.model import Sweep
 from orchestrator.spec.reference_file import Published
 
-LAYOUT = "put it there or correct its path; README, 'Data sets', says how it is laid out"
+LAYOUT = "put it there or correct its path; README, 'Data sets', has the layout"
 PUT = "put it there or correct its path"
-Absent = tuple[str, str]  # the key that names it; what it is, and what to do
+Finding = tuple[str, str]  # the key that names it; what it is, and what to do
 
 
 def absent(plan: Plan) -> list[str]:
-    """One line for each: the first key that names it, and what it is and what to do. No file is read."""
+    """A line for each absent input: its first key, what it is and what to do. No file is read."""
     found: dict[str, str] = {}
     for key, what in (*_of_networks(plan), *_of_score(plan.sweep)):
         found.setdefault(what, key)
@@ -27,15 +27,15 @@ def absent(plan: Plan) -> list[str]:
 
 
 def refuse(plan: Plan) -> None:
-    """Raise BadInput where something is absent."""
+    """Raise BadInput if an input is absent."""
     lines = absent(plan)
     if lines:
-        things = "is one thing" if len(lines) == 1 else f"are {len(lines)} things"
+        inputs = "an input is" if len(lines) == 1 else f"{len(lines)} inputs are"
         listed = "\n".join(f"  {line}" for line in lines)
-        raise BadInput(f"{plan.sweep.path}: there {things} that it reads and this machine does not have:\n{listed}")
+        raise BadInput(f"{plan.sweep.path}: {inputs} not on this machine:\n{listed}")
 
 
-def _of_networks(plan: Plan) -> Iterator[Absent]:
+def _of_networks(plan: Plan) -> Iterator[Finding]:
     for network in plan.networks:
         key = f"networks.{network.name}"
         if network.checkpoint and not os.path.exists(network.checkpoint):
@@ -44,7 +44,7 @@ def _of_networks(plan: Plan) -> Iterator[Absent]:
             yield from _of(f"{key}.{name}", getattr(network, name))
 
 
-def _of_score(sweep: Sweep) -> Iterator[Absent]:
+def _of_score(sweep: Sweep) -> Iterator[Finding]:
     score = sweep.score
     if score is None:
         return
@@ -58,17 +58,16 @@ def _of_score(sweep: Sweep) -> Iterator[Absent]:
         yield from _of(f"score.features: {name_of(extractor)}", extractor)
 
 
-def _of(key: str, method: Any) -> Iterator[Absent]:
-    """The files and folders of a method that are not there (FILES and FOLDERS, nag.registry)."""
+def _of(key: str, method: Any) -> Iterator[Finding]:
+    """The absent files and folders of a method (FILES and FOLDERS, nag.registry)."""
     if method is None:
         return
     for found in outside(method, compute=False).values():
-        kind, _, name = found.content.partition(" ")
-        if kind == "missing":
-            yield key, f"the weights {name}: nagbench fetch {name}"
-        elif kind == "absent" and found.copied:
-            is_name = not os.path.isabs(name) and key.endswith((".autoencoder", ".decode"))
-            fix = f"hf download {name}, or give the path of a folder" if is_name else PUT
-            yield key, f"{name}: there is no such file or folder; {fix}"
-        elif kind == "absent":
-            yield key, f"{name}: there is no such folder; {LAYOUT}"
+        if isinstance(found, MissingWeights):
+            yield key, f"the weights {found.name}: nagbench fetch {found.name}"
+        elif isinstance(found, Absent) and found.copied:
+            is_name = not os.path.isabs(found.place) and key.endswith((".autoencoder", ".decode"))
+            fix = f"hf download {found.place}, or give the path of a folder" if is_name else PUT
+            yield key, f"{found.place}: there is no such file or folder; {fix}"
+        elif isinstance(found, Absent):
+            yield key, f"{found.place}: there is no such folder; {LAYOUT}"

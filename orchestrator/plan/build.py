@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from nag.cache import folder, keep
 from nag.datasets.image_folder import ImageFolder
 from orchestrator import identity
 from orchestrator.errors import BadInput
-from orchestrator.identity import Outside, canonical, content, digest
+from orchestrator.identity import Absent, Outside, canonical, content, digest
 from orchestrator.spec.model import REFERENCE_ROWS, Network, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.yaml_nodes import mistake_at
@@ -79,9 +80,9 @@ class Builder:
 
     def _absent(self, path: str) -> str:
         """In place of the content of a file that is not on this machine: the plan can be made, and not be run."""
-        found = f"absent {path}"
-        self.reads(Outside(path, found, copied=True))
-        return found
+        found = Absent.at(path, copied=True)
+        self.reads(found)
+        return found.content
 
     def reads(self, found: Outside) -> None:
         """Note what tasks read. One file may be both: a data set, read where it lies, and a reference, copied."""
@@ -162,10 +163,9 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
     Raises SpecError, at the place in the sweep's file, where they are not a data set.
     """
     from nag.datasets.dataset import originals
-    from nag.datasets.listing import cache
 
     data = network.data
-    kept = cache("counts") / digest(identity.method(data, compute=False))
+    kept = folder("counts") / digest(identity.method(data, compute=False))
     with contextlib.suppress(OSError, ValueError):
         return int(kept.read_text())
     try:
@@ -177,9 +177,5 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
         file, text = (sweep.path, sweep.text) if sweep else ("", "")
         raise mistake_at(file, text, ("networks", network.name, "data"), f"{error}.") from error
     if isinstance(data, ImageFolder):  # others are counted at once
-        with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
-            temporary.write_text(str(found))
-            temporary.replace(kept)
+        keep(kept, str(found))
     return found

@@ -99,7 +99,7 @@ def _instances(builder: Builder, sweep: Sweep, cells: Iterable[PlannedCell]) -> 
     measured = any(not scored.extractor for planned in cells for scored in planned.scores)
     roots += [sweep.estimator] if sweep.estimator and measured else []
     made: dict[str, Instance] = {}
-    for network in {id(one): one for root in roots for one in root.line}.values():
+    for network in {id(one): one for root in roots for one in root.lineage}.values():
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
 

@@ -108,7 +108,7 @@ class Plan(StoredPlan):
         """Those of the cells and of the measurement, with what each was made from, all once."""
         roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values()) if n]
         roots += [self.sweep.estimator] if self.sweep.estimator else []
-        return tuple({id(n): n for root in roots for n in root.line}.values())
+        return tuple({id(n): n for root in roots for n in root.lineage}.values())
 
 
 def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:

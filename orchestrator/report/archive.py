@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import uuid
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
 from orchestrator.identity import canonical
 from orchestrator.plan.build import Builder
@@ -67,20 +67,15 @@ def export(
     be written.
     """
     target = _target(path, f"{plan.sweep.name}.zip", force)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     count = 0
-    with file_errors(f"{target} cannot be written"):
-        try:
-            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
-                for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
-                    entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
-                    entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
-                    file.writestr(entry, data())
-                    count += 1
-            _check_whole(temporary, count)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with file_errors(f"{target} cannot be written"), whole_file(target) as temporary:
+        with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+            for name, data in sorted(_files(plan, store, report), key=lambda entry: entry[0]):
+                entry = zipfile.ZipInfo(f"{plan.sweep.name}/{name}", EPOCH)
+                entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+                file.writestr(entry, data())
+                count += 1
+        _check_whole(temporary, count)
     return Exported(target, count, target.stat().st_size)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from nag.whole_file import whole_file
 from orchestrator.errors import file_errors
 from orchestrator.identity import digest
 from orchestrator.report import html, latex, markdown
@@ -65,10 +65,5 @@ def _shows(page: Path, mark: str) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

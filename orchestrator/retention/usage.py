@@ -114,7 +114,7 @@ def _latents(plan: Plan) -> Space:
     """Both flips, mean and deviation, two bytes each."""
     found: dict[str, Space] = {}
     for cell in (planned.cell for planned in plan.cells):
-        for network in (n for each in (cell.network, *cell.references.values()) for n in each.line):
+        for network in (n for each in (cell.network, *cell.references.values()) for n in each.lineage):
             if network.train is not None and network.autoencoder is not None and (shape := network.shape):
                 count = images_in(network, plan.sweep)
                 size = Space(count * (8 * math.prod(shape) + 8), -(-count // SHARD))

@@ -1,1 +1,1 @@
-"""From YAML to a Sweep. Nothing here knows the store."""
+"""From YAML to a Sweep, without the store."""

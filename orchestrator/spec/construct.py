@@ -1,4 +1,4 @@
-"""Methods built from nodes; what pydantic finds wrong is said in the user's words, at the user's line."""
+"""Build methods from nodes, and turn pydantic's errors into messages with the line in the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
 from orchestrator.spec.grid import is_grid, named
-from orchestrator.spec.protocols import CONTRACTS, breach, plain_breach
+from orchestrator.spec.protocols import CONTRACTS, missing_members, violation
 from orchestrator.spec.user_code import Code
 from orchestrator.spec.yaml_nodes import MAX_WHOLE, Node, is_number, show
 
@@ -31,14 +31,14 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 _BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
 
 
-def beside(node: Node, remote: bool = False) -> str:
-    """The absolute path of a file or folder that the sweep names, from the sweep's folder on; a URL as it is, where one
-    may stand (`remote`). Nothing need be there. Raises SpecError for what is never read.
+def local_path(node: Node, remote: bool = False) -> str:
+    """The absolute path of a file or folder that the sweep names relative to itself. It need not exist. With `remote` a
+    URL is allowed, and returned unchanged. Raises SpecError for what is never read, such as a named pipe.
     """
     text = node.text()
     if not remote and locations.is_url(text) and locations.refusal(text) is None:
         raise node.error(
-            f"expected a path on this machine, got the URL {show(node)}. Fetch the file, and name it here."
+            f"expected a path on this machine, got the URL {show(node)}. Download the file and give its path."
         )
     place = text
     if locations.path_of(text) and not locations.is_url(text) and "\0" not in text:
@@ -52,10 +52,10 @@ def beside(node: Node, remote: bool = False) -> str:
 
 
 class Builder:
-    """Builds each distinct method once. `partly`: fields may still be missing, then the answer is None.
+    """Builds each distinct method once. `partly`: if required fields are missing, return None instead of raising.
 
-    run_user_code: import the user's own files; else they are only read, and what they hold gets stand-ins. `code`: what
-    was read, by digest.
+    run_user_code: import users' own files; otherwise they are only parsed, and their classes get stand-ins. `code`: the
+    files that were read, by digest.
     """
 
     def __init__(self, run_user_code: bool = True) -> None:
@@ -66,7 +66,7 @@ class Builder:
         self._classes: dict[tuple[str, str, str], type] = {}
 
     def method(self, family: str, node: Node, partly: bool = False) -> Any:
-        """The method at `node`: `{name: euler, steps: 10}`, or `euler` where no field is needed."""
+        """The method at `node`: `{name: euler, steps: 10}`, or `euler` if no field is required."""
         if is_grid(node):
             raise _no_axis(node)
         fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
@@ -84,16 +84,18 @@ class Builder:
         return made
 
     def used(self, family: str, node: Node, partly: bool = False) -> Any:
-        """The user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
+        """A user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
         if is_grid(node):
             raise _no_axis(node)
         fields = node.mapping(f"{{use: {user_code.EXAMPLE}}}")
         if "use" not in fields:
-            raise node.error(f"'use' is missing: a file of yours and a class in it, such as {user_code.EXAMPLE}.")
+            raise node.error(f"'use' is missing: a file and a class in it, such as {user_code.EXAMPLE}.")
         if "name" in fields:
-            raise fields["name"].error("'name' is one of ours and 'use' one of yours; only one of them can stand here.")
+            raise fields["name"].error(
+                "'name' (a method of nagbench) and 'use' (your own) exclude each other; remove one."
+            )
         if family not in CONTRACTS:
-            raise fields["use"].error(f"a file of your own cannot stand here, only for {', '.join(sorted(CONTRACTS))}.")
+            raise fields["use"].error(f"your own code is not possible here, only for {', '.join(sorted(CONTRACTS))}.")
         cls = self._class(family, fields["use"])
         given = replace(node, value={key: child for key, child in fields.items() if key != "use"})
         if issubclass(cls, user_code.StandIn):
@@ -102,13 +104,13 @@ class Builder:
             method = self.fields(cls, given, partly)
             if method is None:
                 return None
-            reason = breach(family, method)
+            reason = violation(family, method)
             canonical(changed_fields(method))
         except SpecError:
             raise
         except Exception as error:
             if user_code.place(error) is None:
-                reason = f"its fields must be numbers, texts or lists of them ({error})"
+                reason = f"its fields must be numbers, text or lists of them ({error})"
             else:
                 raise fields["use"].error(user_code.failed(error, self._code(fields["use"])[0])) from error
         if reason is not None:
@@ -116,26 +118,26 @@ class Builder:
         return method
 
     def autoencoder(self, node: Node) -> Autoencoder:
-        """The autoencoder of a folder beside the sweep, or of a name in the local Hugging Face cache. One that is not
-        on this machine keeps the path that is written.
+        """The autoencoder of a folder or of a name in the local Hugging Face cache. A missing one keeps the path in the
+        sweep.
         """
         given = node.mapping("{path: FOLDER}")
         place = given.get("path")
         if place is None:
             raise node.error("'path' is missing; it is the folder of an AutoencoderKL, such as sd-vae-ft-ema.")
-        folder = beside(place)
+        folder = local_path(place)
         try:
-            found = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
+            present = files(folder if os.path.isdir(folder) else place.text())["config.json"].rpartition("/")[0]
         except (OSError, ValueError) as error:
             if os.path.isdir(folder):
                 raise place.error(f"{str(error).rstrip('.')}.") from None
-            found = ""
-        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=found or folder)}))
+            present = ""
+        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=present or folder)}))
         is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()
-        return made if found or is_path else replace(made, path=place.text())
+        return made if present or is_path else replace(made, path=place.text())
 
     def _code(self, node: Node) -> tuple[Code, str]:
-        """File and class of a `use`. Raises SpecError for what is none."""
+        """File and class of a `use`. Raises SpecError for an invalid one."""
         if is_grid(node):
             raise _no_axis(node)
         try:
@@ -146,13 +148,13 @@ class Builder:
         return self.code.setdefault(code.digest, code), name
 
     def _class(self, family: str, node: Node) -> type:
-        """The class, or a stand-in for it, that keeps the contract of the family as far as can be seen."""
+        """The class of a `use`, or a stand-in for it. Raises SpecError if members of its family are missing."""
         code, name = self._code(node)
         key = (family, code.digest, name)
         if key not in self._classes:
             try:
                 statement = code.class_statement(name)
-                lacking = plain_breach(family, statement)
+                lacking = missing_members(family, statement)
                 if lacking is not None:
                     raise ValueError(f"{code.shown(code.main)}:{statement.lineno}: {lacking}.")
                 load = user_code.load if self.run_user_code else user_code.stand_in
@@ -169,7 +171,7 @@ class Builder:
         files, folders = getattr(cls, "FILES", {}), getattr(cls, "FOLDERS", ())  # an Interval, say, has neither
         for key in {*files, *folders} & values.keys():
             if isinstance(values[key], str):
-                values[key] = beside(fields[key], remote=key in folders or cls.REMOTE)
+                values[key] = local_path(fields[key], remote=key in folders or cls.REMOTE)
         key = (cls, repr(values))
         if key not in self._built:
             try:
@@ -182,18 +184,16 @@ class Builder:
         return self._built[key]
 
     def _value(self, annotation: Any, node: Node) -> Any:
-        """A field's value; where it is a small object itself, such as an interval, that object."""
+        """The value of a field; a mapping for a dataclass field, such as an interval, is built to that object."""
         if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_grid(node):
             return self.fields(typing.cast(type, annotation), node)
         if annotation is int and isinstance(node.value, float) and node.value.is_integer():
-            return int(node.value)  # 5e4, in a field of the user's own; ours are nag.registry.Int
+            return int(node.value)  # 5e4, in a user's class; nagbench's own use nag.registry.Int
         return _plain(node)
 
 
 def _check_data(data: Any, node: Node) -> None:
-    """Raise where the folder or file of a data set is none: its headers and names are read, no image is. A folder that
-    is not on this machine passes: what is read there can be planned here.
-    """
+    """Raise if a data set is invalid, from its headers and file names. A missing one passes: it can be planned."""
     try:
         _ = data.shape, data.stores
         with contextlib.suppress(FileNotFoundError):
@@ -202,12 +202,12 @@ def _check_data(data: Any, node: Node) -> None:
         raise EnvironmentProblem(f"{node.file}:{node.line}: {node.path}: {error}") from error
     except (OSError, ValueError) as error:
         gone = error.filename if isinstance(error, FileNotFoundError) else None
-        reason = f"there is no file {gone!r}, and nothing else tells its shape" if gone else str(error)
+        reason = f"there is no file {gone!r}, which is needed for its shape" if gone else str(error)
         raise node.error(f"{reason.rstrip('.')}.") from error
 
 
 def _no_axis(node: Node) -> SpecError:
-    return node.error("an axis cannot stand here, only in networks, sampler, sample and arms.")
+    return node.error("an axis is not possible here, only in networks, sampler, sample and arms.")
 
 
 def _known(cls: Any) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _known(cls: Any) -> dict[str, Any]:
 
 
 def _plain(node: Node) -> Any:
-    """The value without its places; lists become tuples, because methods are frozen."""
+    """The plain value of a node; lists become tuples, because methods are frozen."""
     if is_grid(node):
         raise _no_axis(node)
     if isinstance(node.value, dict):
@@ -231,7 +231,7 @@ def _mistake(details: Any, cls: type, node: Node) -> SpecError:
     child = node.value.get(name)
     if kind == "missing":
         return node.error(f"{name!r} is missing; it is {_expected(_known(cls)[name])}.")
-    if child is None:  # a rule about several fields
+    if child is None:  # a rule that involves several fields
         return node.error(f"{_own_words(details)}.")
     field = _known(cls)[name]
     if (
@@ -246,13 +246,13 @@ def _mistake(details: Any, cls: type, node: Node) -> SpecError:
 
 
 def _own_words(details: Any) -> str:
-    """The message of a method's own check, or else pydantic's."""
+    """The message of a method's own check, or pydantic's."""
     error = details.get("ctx", {}).get("error")
     return str(error if error is not None else details["msg"]).rstrip(".")
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """Every value that the Literals of an annotation name."""
+    """All values of the Literals in an annotation."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
         return list(arguments)
@@ -260,7 +260,7 @@ def _choices(annotation: Any) -> list[Any]:
 
 
 def _expected(field: Any) -> str:
-    """Type and range of a field in plain words: "a number of at least 0 and below 1"."""
+    """Type and range of a field in words: "a number of at least 0 and below 1"."""
     limits = {
         bound: limit
         for metadata in (*field.metadata, *_metadata(field.annotation))
@@ -274,7 +274,7 @@ def _expected(field: Any) -> str:
 
 
 def _metadata(annotation: Any) -> list[Any]:
-    """The limits that stand inside of an annotation, as in `Annotated[int, Field(ge=1)] | None`."""
+    """The limits inside an annotation, such as `Annotated[int, Field(ge=1)] | None`."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         return [limit for each in arguments[1:] for limit in getattr(each, "metadata", [each])]
@@ -295,7 +295,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _hint(node: Node) -> str:
-    """The fix for text that was meant as something else."""
+    """How to fix text that was probably meant as a number or boolean."""
     text = node.value
     if not isinstance(text, str):
         return ""

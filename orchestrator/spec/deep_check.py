@@ -1,4 +1,4 @@
-"""What only reading data and weights tells: `check --deep`."""
+"""`check --deep`: mistakes that show only when data and weights are read."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from orchestrator.spec.score_section import images_of, reads_pixels
 from orchestrator.spec.user_code import place
 from orchestrator.spec.yaml_nodes import parse
 
-STATES = 4  # on which a checkpoint is evaluated
+STATES = 4  # per evaluation of a checkpoint
 
 
-def look(sweep: Sweep) -> Iterator[str]:
-    """Open all that a sweep reads, one line for each thing that is good. Raises BadInput for the first that is not."""
+def check_inputs(sweep: Sweep) -> Iterator[str]:
+    """Open everything that a sweep reads; a line for each valid input. Raises BadInput for the first invalid one."""
     try:
-        yield from _look(sweep)
+        yield from _checked(sweep)
     except BadInput as error:
         raise BadInput("\n".join(_with_line(sweep, line) for line in str(error).splitlines())) from error
 
 
 def _with_line(sweep: Sweep, message: str) -> str:
-    """`networks.sit.data: ...` with the line of the sweep that says it, as messages about the YAML itself have it."""
+    """Put file and line of its key before a message such as `networks.sit.data: ...`."""
     node, line = parse(sweep.text, sweep.path), 0
     for key in message.partition(": ")[0].split("."):
-        found = node.get(key) if isinstance(node.value, dict) else None
-        if found is None:
+        child = node.get(key) if isinstance(node.value, dict) else None
+        if child is None:
             break
-        node, line = found, found.line
+        node, line = child, child.line
     return f"{sweep.path}:{line}: {message}" if line else message
 
 
-def _look(sweep: Sweep) -> Iterator[str]:
+def _checked(sweep: Sweep) -> Iterator[str]:
     seen: list[Any] = []
-    shapes: dict[str, tuple[int, ...]] = {}  # by network: what it makes
+    shapes: dict[str, tuple[int, ...]] = {}  # of samples, by network
     for network in networks(sweep):
         if network.data is not None and network.data not in seen:
             seen.append(network.data)
@@ -56,14 +56,14 @@ def _look(sweep: Sweep) -> Iterator[str]:
 
 
 def networks(sweep: Sweep) -> list[Network]:
-    """Every network that a cell or the measurement needs, with what it was made from, each once."""
+    """The networks that cells and the measurement need, and their ancestors, each once."""
     roots = [n for cell in sweep.cells for n in (cell.network, *cell.references.values())]
     roots += [sweep.estimator] if sweep.estimator else []
-    return list({id(n): n for root in roots for n in root.line}.values())
+    return list({id(n): n for root in roots for n in root.lineage}.values())
 
 
 def _least(sweep: Sweep) -> dict[str, int]:
-    """By metric, how many images it needs at least."""
+    """By metric, the fewest images that it needs."""
     return {name_of(metric): metric.least for metric in sweep.score.metrics} if sweep.score else {}
 
 
@@ -74,7 +74,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
         problems = data.inspect()
         sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
     except Exception as error:
-        own = place(error)  # a data set of the user's own may raise anything
+        own = place(error)  # a user's own data set can raise anything
         if own is None and not isinstance(error, OSError | ValueError):
             raise
         raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
@@ -87,7 +87,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
 
 
 def _autoencoder(network: Network) -> str:
-    """Its weights must be those that config.json describes, and it must take the images."""
+    """Check that the weights fit config.json, and that it encodes and decodes the images."""
     import torch
 
     key = f"networks.{network.name}.autoencoder"
@@ -97,12 +97,14 @@ def _autoencoder(network: Network) -> str:
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(f"{key}: {error}") from error
     if network.data is not None and images != tuple(network.data.shape):
-        raise BadInput(f"{key}: it makes images {list(images or ())}, those of the data are {list(network.data.shape)}")
+        raise BadInput(
+            f"{key}: it makes images {list(images or ())}, but those of the data are {list(network.data.shape)}"
+        )
     return f"{key}: images {list(images)} to latents {list(latents)} and back" if images and latents else f"{key}: good"
 
 
 def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Open extractors, autoencoder and reference; hold their widths against what the networks make."""
+    """Open extractors, autoencoder and reference, and compare their shapes with those of the networks."""
     import torch
 
     score = sweep.score
@@ -150,7 +152,7 @@ def _stores(sweep: Sweep, name: str) -> str:
 
 
 def _check_hash(extractor: Any) -> None:
-    """Weights that are known by name, and were not named by a path, must be the right ones."""
+    """Check the hash of weights that are known by name, unless the sweep gives a path."""
     from nag.pretrained import check_cached, find
 
     for field, name in extractor.FILES.items():
@@ -160,7 +162,7 @@ def _check_hash(extractor: Any) -> None:
 
 
 def _decoded(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """By network, (C, H, W) of what its latents are decoded to."""
+    """By network, (C, H, W) of its decoded latents."""
     import torch
 
     assert sweep.score is not None
@@ -191,7 +193,7 @@ def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[st
 
 
 def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
-    """Load a checkpoint; hold what its weights tell against every cell that uses it."""
+    """Load a checkpoint and compare it with every cell that uses it; the shape of its states, and a line about it."""
     from nag.checkpoint import load_network
 
     assert network.checkpoint is not None
@@ -203,7 +205,7 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
         raise BadInput(f"{place}: {error}") from error
     for other in networks(sweep):
         if (
-            any(n is network for n in other.line)
+            any(n is network for n in other.lineage)
             and other.shape is not None
             and tuple(other.shape) != tuple(field.shape)
         ):
@@ -221,7 +223,7 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
 
 
 def _evaluates(place: str, field: Any) -> None:
-    """One evaluation of a few states: weights may be finite, and so large that what the network predicts is not."""
+    """Evaluate a few states: finite weights can be so large that predictions are not finite."""
     import torch
 
     from nag import noise
@@ -231,7 +233,7 @@ def _evaluates(place: str, field: Any) -> None:
         y = torch.arange(STATES) % field.num_classes
         if not bool(torch.isfinite(field(x, torch.full((STATES,), t), y)).all()):
             raise BadInput(
-                f"{place}: what it predicts at t = {t:g} is not finite, so its weights are damaged or too large"
+                f"{place}: its prediction at t = {t:g} is not finite, so its weights are damaged or too large"
             )
 
 

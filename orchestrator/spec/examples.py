@@ -1,4 +1,4 @@
-"""Where the examples of the project lie: in the source tree, or where `pip install` has put them."""
+"""The example sweeps and sites: in the source tree, or where `pip install` puts them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 
 def folder(name: str) -> Path:
-    """`sites` or `sweeps` of the source tree; without one, of the installed package."""
+    """The folder `sites` or `sweeps` of the source tree, or else of the installed package."""
     here = SOURCE / name
     return here if here.is_dir() else Path(sysconfig.get_path("data")) / "share" / "nagbench" / name
 
 
 def example_sweep(name: str) -> Path:
-    """An example by its name, such as digits or paper/scratch. Raises BadInput where there is none."""
+    """The example of a name such as digits or paper/scratch. Raises BadInput for an unknown one."""
     place = folder("sweeps")
     known = {path.relative_to(place).with_suffix("").as_posix(): path for path in sorted(place.rglob("*.yaml"))}
     wanted = name.removesuffix(".yaml")

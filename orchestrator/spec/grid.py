@@ -1,4 +1,4 @@
-"""Axes and overrides: what `{grid: [...]}` and an arm do to the tree of a sweep, before anything is built from it."""
+"""Axes (`{grid: [...]}`) and overrides of arms, on the tree of nodes, before anything is built from it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from orchestrator.spec.yaml_nodes import Node, show
 
 GRID = "grid"
-METHOD_KEYS = {"name", "use"}  # what says which method a mapping is: one of ours, or of the user's own
+METHOD_KEYS = {"name", "use"}  # the key that names a method: one of the registry, or the user's own
 MAX_CELLS = 100_000  # of a sweep, and points of any part of it
 
 
 @dataclass(frozen=True)
 class Axis:
-    path: tuple[str, ...]  # keys from the node that was expanded to the grid
+    path: tuple[str, ...]  # keys from the expanded node to the grid
     grid: Node
 
     @property
@@ -26,7 +26,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of the axes below a node: the node with a value in place of each grid, nulls left out."""
+    """One combination of the axes below a node: the node with a value in place of each grid, without nulls."""
 
     node: Node
     picks: tuple[int, ...]  # position on each axis
@@ -37,17 +37,17 @@ def is_grid(node: Node) -> bool:
 
 
 def check_grids(node: Node, inside: str = "") -> None:
-    """Raise for the first grid of the file that is malformed, inside another one or inside a list."""
+    """Raise for the first grid that is malformed, or inside another grid or a list."""
     if is_grid(node):
         if inside:
-            fix = "write the combinations out as mappings" if inside == "an axis" else "make the whole list a value"
+            fix = "write each combination as a mapping" if inside == "an axis" else "make each value a whole list"
             raise node.error(f"an axis cannot stand inside {inside}; {fix}: {{grid: [..., ...]}}.")
         for key, child in node.value.items():
             if key != GRID:
-                raise child.error(f"an axis is {{grid: [1, 2]}} and nothing else; {key!r} stands beside it.")
+                raise child.error(f"an axis has no other key; remove {key!r}: {{grid: [1, 2]}}.")
         for item in node.value[GRID].entries("{grid: [1, 2]}"):
             if item.value is None:
-                raise item.error("null is no value of an axis; it only removes a key in an arm.")
+                raise item.error("null cannot be a value of an axis; it only removes a key in an arm.")
             check_grids(item, "an axis")
     elif isinstance(node.value, dict):
         for child in node.value.values():
@@ -58,19 +58,19 @@ def check_grids(node: Node, inside: str = "") -> None:
 
 
 def named(node: Node) -> Node:
-    """`euler` where a method is expected is `{name: euler}`."""
+    """A method written as `euler` becomes `{name: euler}`."""
     return replace(node, value={"name": node}) if isinstance(node.value, str) else node
 
 
 def uses(node: Node) -> bool:
-    """Whether a file of the user's own (`use`) stands at a node, or on an axis there."""
+    """Whether a node, or a value of its axis, is a user's own method (`use`)."""
     if is_grid(node):
         return any(uses(item) for item in node.value[GRID].value)
     return isinstance(node.value, dict) and "use" in node.value
 
 
 def merge(below: Node | None, above: Node | None) -> Node | None:
-    """`above` written over `below`: mappings merge, another method or a grid replaces the whole, null removes."""
+    """Override `below` with `above`: mappings merge, another method or a grid replaces all, null removes."""
     if above is None:
         return below
     if above.value is None:
@@ -79,7 +79,7 @@ def merge(below: Node | None, above: Node | None) -> Node | None:
         return above
     if is_grid(below) and not above.value.keys() & METHOD_KEYS:
         raise above.error(
-            f"a field cannot be set on the axis of line {below.line}; write the whole value with its name, or an axis."
+            f"a field of the axis on line {below.line} cannot be set; write the whole value with its name, or an axis."
         )
     if is_grid(below) or _renamed(below, above):
         return above
@@ -128,18 +128,18 @@ def _settle(node: Node, path: tuple[str, ...], chosen: dict[tuple[str, ...], Nod
 
 
 def no_repeats(axes: list[Axis], points: list[Point], built: list[object]) -> None:
-    """Raise where two points were built to the same value: then an axis has it twice, perhaps in two spellings."""
+    """Raise if two points were built to equal values: an axis has a value twice, perhaps spelt differently."""
     seen: dict[str, list[tuple[object, Point]]] = {}
     for point, value in zip(points, built, strict=True):
-        alike = seen.setdefault(repr(value), [])  # of the same words; two files may each have a class of one name
+        alike = seen.setdefault(repr(value), [])  # equal repr is not enough: two files may have classes of one name
         twin = next((other for kept, other in alike if kept == value), None)
         alike.append((value, point))
         if twin is not None:
             place = next(i for i, pick in enumerate(point.picks) if pick != twin.picks[i])
             item = axes[place].values[point.picks[place]]
-            raise item.error(f"{show(item)} is on this axis already; a value may be there once.")
+            raise item.error(f"{show(item)} is on this axis already; remove one of them.")
 
 
 def at_ends(axes: list[Axis], point: Point) -> bool:
-    """Whether a point is made of first and last values only."""
+    """Whether each value of a point is the first or last of its axis."""
     return all(pick in (0, len(axis.values) - 1) for axis, pick in zip(axes, point.picks, strict=True))

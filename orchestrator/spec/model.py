@@ -1,4 +1,4 @@
-"""What a sweep is once its file is read: networks with their axes resolved, arms, and every cell."""
+"""A sweep after its file is read: networks with their axes resolved, arms and cells."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from orchestrator.spec.user_code import Code
 
 @dataclass(frozen=True)
 class Network:
-    """One instance of a network of the sweep: a value on each of its axes. `axes` are those values by parameter key.
+    """One instance of a network of the sweep: one value per axis. `axes`: those values by parameter key.
 
-    Trained here (`data`, `model`, `train`), made from another (`init`), or loaded (`checkpoint`). The model of a
-    checkpoint that does not describe itself is None, and so is that of what is made from it: its weights tell. With an
-    `autoencoder` its states are latents of the images of `data`.
+    It is trained (`data`, `model`, `train`), fine-tuned from another (`init`) or loaded (`checkpoint`). `model` is None
+    for a checkpoint without a description, and for networks made from it: it is read from the weights when they are
+    loaded. With an `autoencoder` its states are latents of the images of `data`.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Network:
     init: Network | None = None
     autoencoder: Any = None
     checkpoint: str | None = None  # path
-    family: str | None = None  # of a checkpoint that does not describe itself
+    family: str | None = None  # of a checkpoint without a description
     heads: int | None = None
-    learned: frozenset[str] | None = frozenset()  # null conditions that it knows; None where only its weights tell
+    learned: frozenset[str] | None = frozenset()  # null conditions; None if only its weights show them
     axes: Params = field(default_factory=dict)
 
     @property
@@ -45,13 +45,13 @@ class Network:
 
     @property
     def stores(self) -> str:
-        """What its samples are: pixels or latents."""
+        """Kind of its samples: pixels or latents."""
         return "latents" if self.autoencoder is not None or self.data is None else self.data.stores
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of its states; None where that is not known without weights or files that are elsewhere. Raises
-        ValueError for images that the autoencoder cannot take.
+        """(C, H, W) of its states; None if weights or missing files are needed to know. Raises ValueError for images
+        that the autoencoder cannot encode.
         """
         try:
             shape = None if self.data is None else self.data.shape
@@ -60,28 +60,28 @@ class Network:
             return None
 
     @property
-    def line(self) -> tuple[Network, ...]:
-        """The network and what it was made from, itself first."""
-        return (self, *self.init.line) if self.init else (self,)
+    def lineage(self) -> tuple[Network, ...]:
+        """The network, then its ancestors: the networks it was made from."""
+        return (self, *self.init.lineage) if self.init else (self,)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The training seeds along its line, its own first; none of a checkpoint."""
-        return tuple(network.train.seed for network in self.line if network.train is not None)
+        """Training seeds of this network and its ancestors; a checkpoint has none."""
+        return tuple(network.train.seed for network in self.lineage if network.train is not None)
 
     @property
     def params(self) -> Params:
-        """The values on its axes, and under `NAME.` those of the networks that it was made from."""
-        inherited = {f"{n.name}.{key}": value for n in self.line[1:] for key, value in n.axes.items()}
+        """The values on its axes, and under `NAME.` those of its ancestors."""
+        inherited = {f"{n.name}.{key}": value for n in self.lineage[1:] for key, value in n.axes.items()}
         return {**self.axes, **inherited}
 
 
-BLOCKS_AT_MOST = 100_000  # of a stream: each is a file, and a folder of more is slow to list on any file system
+BLOCKS_AT_MOST = 100_000  # of a stream: each is a file, and larger folders are slow to list on any file system
 
 
 @method
 class Sample:
-    """How many samples a cell has, in blocks of how many, and where their noise and labels come from."""
+    """Number of samples of a cell, samples per block, seed of noise and labels, label rule."""
 
     count: Annotated[Int, Field(ge=1, le=100_000_000)] = 50_000
     block: Annotated[Int, Field(ge=1, le=1_000_000)] = 1_000
@@ -96,26 +96,26 @@ class Sample:
             )
 
 
-KEEP = ("samples", "features", "influence", "scores")  # what stays of a scored cell, each less than the one before
+KEEP = ("samples", "features", "influence", "scores")  # what a scored cell keeps; each keeps less than the one before
 REFERENCE_ROWS = 50_000
 
 
 @dataclass(frozen=True)
 class Score:
-    """reference: what samples are held against, a data set or a Published file; None for the training split of the
-    network's data. rows: at most so many reference images are compared one by one; means and covariances are of all.
+    """reference: a data set or a Published file; None: the training split of the network's data. rows: reference images
+    that are compared one by one, at most; means and covariances use all.
     """
 
     features: tuple[Any, ...]
     metrics: tuple[Any, ...]
     reference: Any = None
-    decode: Any = None  # the autoencoder that makes images of latents
+    decode: Any = None  # the autoencoder that decodes latents
     rows: int = REFERENCE_ROWS
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`guidance` holds what is on, sorted by name; `params` is what reports show, a guidance that is off included."""
+    """`guidance`: those that are on, sorted by name. `params`: for reports, and including guidance that is off."""
 
     arm: str
     network: Network
@@ -123,13 +123,13 @@ class Cell:
     sampler: Any
     sample: Sample
     params: Params
-    references: Mapping[str, Network] = field(default_factory=dict)  # those that the guidance names
+    references: Mapping[str, Network] = field(default_factory=dict)  # networks that the guidance names
     compose: str = "sum"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """`overrides`: the parameter keys that the arm decides itself, so that its partners may differ in them."""
+    """`overrides`: parameter keys that the arm sets itself; the cells of its baseline may differ in them."""
 
     name: str
     against: str | None  # None: the first arm, the baseline of the others
@@ -139,7 +139,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What was published of one setting: the arm, the parameters that tell it from others, values by metric."""
+    """Published values of one setting, by metric: its arm, and the parameters that distinguish it."""
 
     arm: str
     params: Params
@@ -152,7 +152,7 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Paper:
-    """Published numbers (paper_values.py). tolerance: by metric, how far off ours may be to confirm them."""
+    """Published numbers (paper_values.py). tolerance: by metric, how far our value may be off to confirm one."""
 
     source: str
     protocol: str

@@ -1,4 +1,4 @@
-"""The `networks` section of a sweep: trained here, made from another network, or taken from a checkpoint."""
+"""The `networks` section of a sweep: trained, fine-tuned from another network, or loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
-from orchestrator.spec.construct import Builder, beside
+from orchestrator.spec.construct import Builder, local_path
 from orchestrator.spec.grid import Axis, at_ends, expand, no_repeats
 from orchestrator.spec.model import Network
-from orchestrator.spec.parameters import on_axes
+from orchestrator.spec.parameters import axis_params
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.yaml_nodes import Node
 
@@ -30,7 +30,7 @@ TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", "train")
 TUNED = ("init", "data", "autoencoder", "train")
 LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
-DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # what teaches a network a null condition
+DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # training options that teach a null condition
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Build = Callable[[Node], Any]
@@ -40,26 +40,26 @@ Points = tuple[list[Axis], list[tuple[Any, Node]]]
 
 def check_name(name: str, node: Node) -> None:
     if not NAME.fullmatch(name):
-        raise node.error(f"{name!r} is no name: a letter, then up to 63 letters, digits, '_' or '-'.")
+        raise node.error(f"{name!r} is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'.")
 
 
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> Points:
-    """The axes below `node`, and for every combination what `build` makes of it, with its node."""
-    axes, found = expand(node)
-    built = [build(point.node) for point in found]
-    no_repeats(axes, found, built)
-    nodes = [point.node for point in found]
+    """The axes below `node`, and for each combination the result of `build` and its node."""
+    axes, combinations = expand(node)
+    built = [build(point.node) for point in combinations]
+    no_repeats(axes, combinations, built)
+    nodes = [point.node for point in combinations]
     if smoke:
-        kept = [place for place, point in enumerate(found) if at_ends(axes, point)]
+        kept = [place for place, point in enumerate(combinations) if at_ends(axes, point)]
         built, nodes = shrink([built[place] for place in kept]), [nodes[place] for place in kept]
     return axes, list(zip(built, nodes, strict=True))
 
 
 class Networks:
-    """Every network by name, as its instances: one for each combination of values on its axes and its parents'."""
+    """The instances of every network, by name: one per combination of values on its own and its parents' axes."""
 
     def __init__(self, node: Node, builder: Builder, smoke: bool) -> None:
-        if smoke:  # all is checked as it is written, before stand-ins take its place
+        if smoke:  # check the real methods before stand-ins replace them
             Networks(node, builder, smoke=False)
         self.builder, self.smoke = builder, smoke
         self.entries = node.mapping(f"{{sit: {EXAMPLE}}}")
@@ -70,13 +70,13 @@ class Networks:
         for name in self.entries:
             self._read(name, ())
         if not self.found:
-            raise node.error(f"there is no network. One is {{sit: {EXAMPLE}}}.")
+            raise node.error(f"it is empty. A network is {{sit: {EXAMPLE}}}.")
 
     def _check_keys(self, entry: Node) -> None:
         fields = entry.mapping(EXAMPLE)
         if "checkpoint" in fields:
             if entry.get("checkpoint") is None:
-                raise fields["checkpoint"].error("expected the path of a file, got null. Leave out what is not used.")
+                raise fields["checkpoint"].error("expected the path of a file, got null. Remove unused keys.")
             entry.only(LOADED)
             return
         entry.only(TUNED if "init" in fields else TRAINED)
@@ -86,7 +86,7 @@ class Networks:
                 raise entry.error(f"{key!r} is missing. A network needs {', '.join(needed[:-1])} and {needed[-1]}.")
 
     def _read(self, name: str, through: tuple[str, ...]) -> list[Network]:
-        """The instances of a network, its parent's first."""
+        """The instances of a network; those of its parent are read first."""
         if name in self.found:
             return self.found[name]
         entry = self.entries[name]
@@ -98,12 +98,13 @@ class Networks:
             if parent not in known:
                 raise node.error(unknown("network", parent, known))
             if parent in through:
-                raise node.error(f"{' -> '.join((*through, name, parent))} is a circle; a network starts from another.")
+                circle = " -> ".join((*through, name, parent))
+                raise node.error(f"{circle} is a circle; a network must start from another one.")
             parents = list(self._read(parent, (*through, name)))
         instances = []
         for place in parents:
-            axes, found = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
-            instances += [dataclasses.replace(n, axes=on_axes("", axes, node, n)) for n, node in found]
+            axes, built = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
+            instances += [dataclasses.replace(n, axes=axis_params("", axes, node, n)) for n, node in built]
         _without_places(instances)
         self.found[name] = instances
         return instances
@@ -138,7 +139,7 @@ class Networks:
         shape = _shape(network, node)
         if parent is not None:
             _check_tuned(parent, shape, node)
-        if network.model is not None and shape is not None:  # None: only weights, or a file that is only read, tell
+        if network.model is not None and shape is not None:  # None: needs the weights, or code that is only parsed
             try:
                 network.model.fits(shape)
             except ValueError as error:
@@ -151,14 +152,14 @@ class Networks:
 
     def _loaded(self, name: str, node: Node) -> Network:
         place = node.value["checkpoint"]
-        beside(place)
+        local_path(place)
         path = Path(node.file).parent / place.text()
         family = node.value["family"].text() if "family" in node.value else None
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "not a regular file"
             raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
         if not path.is_file() and family is None:
-            raise place.error(f"there is no file {str(path)!r}. One that is elsewhere needs its family: dit or sit.")
+            raise place.error(f"there is no file {str(path)!r}. To plan without it, add family: dit or sit.")
         data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
         autoencoder = self.builder.autoencoder(node.value["autoencoder"]) if "autoencoder" in node.value else None
         heads = node.value["heads"].value if "heads" in node.value else None
@@ -170,38 +171,38 @@ class Networks:
         except ValueError as error:
             raise place.error(f"{error}.") from None
         if described is None and family is None:
-            raise place.error("it does not describe itself, so say what it is: family: dit or family: sit.")
+            raise place.error("it has no description; add family: dit or family: sit.")
         network = Network(
             name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder)
         )
         if described is None:
             if family not in FAMILIES:
                 raise node.value["family"].error(unknown("family", family, FAMILIES))
-            found = dataclasses.replace(network, family=family, heads=heads, learned=None)
-            _shape(found, node)
-            return _made_on_the_spot(found) if self.smoke else found
+            loaded = dataclasses.replace(network, family=family, heads=heads, learned=None)
+            _shape(loaded, node)
+            return _made_on_the_spot(loaded) if self.smoke else loaded
         for key in ("family", "heads"):
             if key in node.value:
-                raise node.value[key].error("this checkpoint describes itself; leave it out.")
+                raise node.value[key].error("this checkpoint has a description; remove this key.")
         if described.model.source:
             name = described.model.name
-            raise place.error(f"its model {name!r} is somebody's own code; only the sweep that trained it can use it.")
+            raise place.error(f"its model {name!r} is a user's own code; only the sweep that trained it can use it.")
         shape = _shape(network, node)
         if not self.smoke and shape is not None and list(shape) != described.shape:
             what = "images" if autoencoder is None else "latents"
             raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
-        found = dataclasses.replace(
+        loaded = dataclasses.replace(
             network,
             **parts,
             predicts=described.predicts,
             learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
         )
         fits = not self.smoke or shape is None or list(shape) == described.shape
-        return found if fits else _made_on_the_spot(found)
+        return loaded if fits else _made_on_the_spot(loaded)
 
 
 def _described_parts(described: Description | None) -> dict[str, Any]:
-    """Model and interpolant that a checkpoint describes, where they are ours. ValueError for invalid ones."""
+    """Model and interpolant of a checkpoint's description; {} for a user's own model. ValueError for invalid ones."""
     if described is None or described.model.source:
         return {}
     return {
@@ -211,7 +212,7 @@ def _described_parts(described: Description | None) -> dict[str, Any]:
 
 
 def with_preset(node: Node) -> Node:
-    """`{preset: NAME, ...}` as the fields that it names, under those that stand beside it."""
+    """Replace `preset: NAME` by its fields; fields in the file take precedence."""
     fields = node.mapping("{steps: 1000}")
     if "preset" not in fields:
         return node
@@ -224,7 +225,7 @@ def with_preset(node: Node) -> Node:
 
 
 def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
-    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot take."""
+    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot encode."""
     try:
         return network.shape
     except ValueError as error:
@@ -233,7 +234,9 @@ def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
 
 def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
     if parent.model is not None and not parent.model.generates:
-        raise node.value["init"].error(f"{parent.name!r} does not generate; only generating networks are fine-tuned.")
+        raise node.value["init"].error(
+            f"{parent.name!r} does not generate samples; only generating networks can be fine-tuned."
+        )
     known = parent.shape
     if None not in (known, shape) and known != shape:
         what = "images" if parent.autoencoder is None else "latents"
@@ -251,14 +254,14 @@ def _made_on_the_spot(network: Network) -> Network:
         interpolant, predicts = family.interpolant, family.predicts
     data, autoencoder = network.data, network.autoencoder
     if data is None:
-        data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # the official ones are of latents
+        data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # official checkpoints make latents
     train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
     made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
     return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))
 
 
 def _without_places(instances: list[Network]) -> None:
-    """Leave where files lie out of the parameters, where the values on the axes differ without that."""
+    """Leave paths out of the parameters, if the other values distinguish the instances."""
     places = {f"{key}.{name}" for key in ("data", "autoencoder") for name in ("path", "weights")}
     kept = [{key: value for key, value in n.axes.items() if key not in places} for n in instances]
     if len({repr((axes, id(n.init))) for axes, n in zip(kept, instances, strict=True)}) == len(instances):
@@ -266,7 +269,7 @@ def _without_places(instances: list[Network]) -> None:
 
 
 def _shrink(networks: list[Network]) -> list[Network]:
-    """Tiny models and short trainings; what comes from a parent or a file stays as it is."""
+    """Tiny models and short trainings. A model that comes from a parent or a file stays."""
     models = smoked([network.model if network.init is None else None for network in networks])
     trainings = smoked([network.train for network in networks])
     return [

@@ -1,12 +1,12 @@
-"""Numbers that a paper published for what a sweep repeats: results/reference/*.yaml, named by `published` in the sweep.
+"""Published numbers for a sweep that repeats a paper: results/reference/*.yaml, named by `published` in the sweep.
 
-They stand beside ours in the report and are never ranked with them: another evaluator, other reference images, another
-N or only another number of GPUs makes another number.
+Reports show them next to ours and never rank them together: the evaluator, the reference images, N or even the
+number of GPUs can change a value.
 
     source: who published them, and where
     protocol: how they were measured, or unknown
     count: samples
-    tolerance: {fid: 0.3}           within which ours confirm them, where somebody has said so; a row may have its own
+    tolerance: {fid: 0.3}           optional: within this, our value confirms theirs; a row can have its own
     rows:
       - {arm: cfg, params: {cfg.scale: 1.5}, fid: 2.06}
 """
@@ -16,20 +16,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.errors import BadInput, unknown
-from orchestrator.spec.construct import beside
+from orchestrator.spec.construct import local_path
 from orchestrator.spec.model import Cell, Paper, PaperRow, Score
 from orchestrator.spec.parameters import Scalar
 from orchestrator.spec.score_section import metric_names
 from orchestrator.spec.yaml_nodes import Node, parse, read_text
 
-KIND = ("file of published numbers", "It needs source, protocol, count and rows.")
+KIND = ("published-numbers", "It needs source, protocol, count and rows.")
 NEEDED = ("source", "protocol", "count", "rows")
 KEYS = (*NEEDED, "tolerance")
 
 
 def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
-    """The file that `published` names, held against the sweep. Not whole: some of the sweep's settings are left out."""
-    path = beside(node)
+    """Read the file that `published` names, and check it against the sweep. whole: the sweep has all its cells."""
+    path = local_path(node)
     try:
         text = read_text(path, KIND)
     except BadInput as error:
@@ -61,7 +61,7 @@ def _allowed(node: Node) -> dict[str, float]:
 def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> PaperRow:
     fields = node.mapping("{arm: cfg, fid: 2.06}")
     if "arm" not in fields:
-        raise node.error("'arm' is missing: the arm of the sweep that repeats this.")
+        raise node.error("'arm' is missing; it names the arm of the sweep that repeats this row.")
     if fields["arm"].text() not in arms:
         raise fields["arm"].error(unknown("arm", fields["arm"].value, arms))
     given = fields["params"].mapping("{cfg.scale: 1.5}") if "params" in fields else {}
@@ -78,7 +78,7 @@ def _row(node: Node, arms: Iterable[str], metrics: Iterable[str] | None) -> Pape
             raise child.error(unknown("metric", key, metrics))
         values[key] = _number(child)
     if not values:
-        raise node.error("it has no number, such as fid: 2.06.")
+        raise node.error("it has no value, such as fid: 2.06.")
     return PaperRow(fields["arm"].value, params, values, _allowed(node))
 
 

@@ -1,4 +1,4 @@
-"""Parameters: the values of a sweep under flat keys such as `train.seed` and `sampler.steps`, as reports show them."""
+"""Parameters: values of a sweep under flat keys such as `train.seed` and `sampler.steps`, for reports."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def is_seed(key: str) -> bool:
 
 
 def key_of(prefix: str, path: tuple[str, ...]) -> str:
-    """The parameter key of a value: `name` (or `use`) is the method itself, so sampler.name is `sampler`."""
+    """The parameter key of a value. `name` and `use` mean the method itself: sampler.name is `sampler`."""
     keys = path[:-1] if path and path[-1] in METHOD_KEYS else path
     return ".".join((prefix, *keys) if prefix else keys)
 
 
 def keys_below(prefix: str, node: Node | None, path: tuple[str, ...] = ()) -> set[str]:
-    """The parameter keys that are written at a node, in any value of its axes."""
+    """The parameter keys below a node, in all values of its axes."""
     if node is None:
         return set()
     if is_grid(node):
         return {key for item in node.value[GRID].value for key in keys_below(prefix, item, path)}
     if isinstance(node.value, dict):
-        return {found for key, child in node.value.items() for found in keys_below(prefix, child, (*path, key))}
+        return {inner for key, child in node.value.items() for inner in keys_below(prefix, child, (*path, key))}
     return {key_of(prefix, path)}
 
 
-def written(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
-    """The parameters of what is written at `node`, as `value`, which was built from it, holds them."""
+def params_of(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
+    """The parameters that `node` sets, with their values taken from `value`, which was built from it."""
     if not isinstance(node.value, dict):
         if dataclasses.is_dataclass(value):  # a method by its name alone
             return {prefix: node.value}
@@ -48,24 +48,24 @@ def written(prefix: str, node: Node, value: Any) -> dict[str, Scalar]:
     params: dict[str, Scalar] = {prefix: node.value[named_by.pop()].value} if named_by else {}
     for key, child in node.value.items():
         if key not in METHOD_KEYS:
-            params |= written(f"{prefix}.{key}", child, _held(value, key, child))
+            params |= params_of(f"{prefix}.{key}", child, _field_value(value, key, child))
     return params
 
 
-def _held(value: Any, key: str, child: Node) -> Any:
-    """The field of a method; of what only stands for a user's method, what is written."""
+def _field_value(value: Any, key: str, child: Node) -> Any:
+    """The field of a method; for a stand-in of a user's method, the value in the file."""
     known = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
     return getattr(value, key) if key in known else child.value
 
 
-def on_axes(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:
-    """The parameters of the values that a point has on its axes."""
+def axis_params(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:
+    """The parameters that a point has on its axes."""
     params: dict[str, Scalar] = {}
     for axis in axes:
         child, held = node, value
         for key in axis.path:
             child, held = child.value[key], getattr(held, key, held)  # a method has no field `name`: it is the method
-        params |= written(key_of(prefix, axis.path), child, held)
+        params |= params_of(key_of(prefix, axis.path), child, held)
     return params
 
 
@@ -74,7 +74,7 @@ def axis_keys(prefix: str, axes: list[Axis]) -> set[str]:
 
 
 def overridden(key: str, below: Node | None, above: Node) -> set[str]:
-    """What an arm writes in a section, and what vanishes from the section because of it."""
+    """Parameter keys that an arm sets in a section or removes from it."""
     before = named(below) if below else None
     after = merge(before, named(above))
     return keys_below(key, named(above)) | (keys_below(key, before) - keys_below(key, after))

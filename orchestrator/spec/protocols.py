@@ -1,4 +1,4 @@
-"""What the rest expects of a method of each family, checked where the method is the user's own. Ours have tests."""
+"""Required members of each family of methods, checked for users' own methods. (Those of nagbench have tests.)"""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def _whole(value: Any) -> bool:
 def _terms(method: Callable[[], Any]) -> bool:
     from nag.guidance.terms import Term
 
-    found = method()
-    return isinstance(found, tuple) and all(isinstance(term, Term) for term in found)
+    terms = method()
+    return isinstance(terms, tuple) and all(isinstance(term, Term) for term in terms)
 
 
-Member = tuple[str, Callable[[Any], bool]]  # what it is, in words, and whether a value is such
+Member = tuple[str, Callable[[Any], bool]]  # its description, and a check of a value
 METHOD: Member = ("a method", callable)
 TRUTH: Member = ("true or false", lambda value: isinstance(value, bool))
 
 CONTRACTS: dict[str, dict[str, Member]] = {
     "guidance": {
         "needs": ("a frozenset of null_class and null_noise", lambda value: _set(value) and value <= NULLS),
-        "off": ("a property: true where it changes nothing", TRUTH[1]),
-        "terms": ("a method that gives a tuple of nag.guidance.terms.Term", _terms),
+        "off": ("a property: true if it changes nothing", TRUTH[1]),
+        "terms": ("a method that returns a tuple of nag.guidance.terms.Term", _terms),
     },
     "samplers": {"network_calls": METHOD, "__call__": ("(self, field, y, noise, *, observe=None) -> x", callable)},
     "datasets": {
@@ -58,8 +58,8 @@ CONTRACTS: dict[str, dict[str, Member]] = {
 }
 
 
-def breach(family: str, instance: Any) -> str | None:
-    """What an instance lacks of the contract of its family, or has otherwise; None where it keeps it."""
+def violation(family: str, instance: Any) -> str | None:
+    """The first requirement of its family that an instance violates, or None."""
     members, cls = CONTRACTS[family], type(instance)
     held = {name for base in cls.__mro__[:-1] for name in vars(base)} | cls.__pydantic_fields__.keys()
     lacking = _lacking(family, held)
@@ -81,12 +81,12 @@ def breach(family: str, instance: Any) -> str | None:
     if family == "features" and instance.trained and not callable(getattr(instance, "train", None)):
         return "it lacks train (a method), which a trained extractor needs"
     if family == "metrics" and set(instance.names) != set(instance.lower_is_better):
-        return "lower_is_better must say so for each of its names"
+        return "lower_is_better must have a value for each of its names"
     return None
 
 
-def plain_breach(family: str, statement: ast.ClassDef) -> str | None:
-    """The same as far as a class statement shows it: a class without a base has what stands in its body."""
+def missing_members(family: str, statement: ast.ClassDef) -> str | None:
+    """The same from the class statement alone, without running it; None if the class has a base, which is unknown."""
     if statement.bases:
         return None
     held: set[str] = set()
@@ -100,4 +100,4 @@ def plain_breach(family: str, statement: ast.ClassDef) -> str | None:
 
 def _lacking(family: str, held: set[str]) -> str | None:
     lacking = [f"{name} ({words})" for name, (words, _) in CONTRACTS[family].items() if name not in held]
-    return f"it lacks {', '.join(lacking)}; every class for {family} has that" if lacking else None
+    return f"it lacks {', '.join(lacking)}; every class for {family} needs that" if lacking else None

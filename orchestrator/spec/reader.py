@@ -1,6 +1,6 @@
-"""A sweep file read, checked and expanded into cells. What it may hold: DESIGN.md "A sweep", DECISIONS.md "YAML".
+"""Read and check a sweep file, and expand it into cells.
 
-Names of methods stand in nag.registry only; everything a user can get wrong is a SpecError with its line. No torch.
+Names of methods come from nag.registry; every mistake in the file is a SpecError with its line. torch is not imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, 
 from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
-from orchestrator.spec.parameters import Scalar, axis_keys, on_axes, overridden, written
+from orchestrator.spec.parameters import Scalar, axis_keys, axis_params, overridden, params_of
 from orchestrator.spec.score_section import check_cells, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
@@ -39,11 +39,11 @@ SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
 def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True, text: str | None = None) -> Sweep:
-    """Read and check a sweep file. Raises BadInput for what is no such file, SpecError for what is wrong in it.
+    """Read and check a sweep file. Raises BadInput for an invalid file, SpecError for a mistake in it.
 
-    smoke: the first and last value of each axis only, tiny networks, few samples; everything is checked all the same.
-    run_user_code: import the files that `use` names; without it they are only read, and the sweep cannot be run.
-    text: what the file held, where it may have been edited since.
+    smoke: only the first and last value of each axis, tiny networks, few samples; the whole file is still checked.
+    run_user_code: import the files that `use` names; otherwise they are only parsed, and the sweep cannot be run.
+    text: use this text instead of the file, which may have been edited since.
     """
     text = read_text(path) if text is None else text
     root = parse(text, str(path))
@@ -61,7 +61,7 @@ def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True
 
 
 class _Reading:
-    """One reading of one file: what its sections share."""
+    """The state of reading one file, shared by its sections."""
 
     def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
         self.root, self.smoke = root, smoke
@@ -71,19 +71,19 @@ class _Reading:
         self.shared_axes: set[str] = set()
         self.cells: list[Cell] = []
         self.scorers: tuple[Any, ...] = ()
-        self.meter: str | None = None
+        self.estimator_name: str | None = None
 
     def sweep(self, path: str, text: str) -> Sweep:
         root = self.root
         for key, node in root.value.items():
             if key in METHODS["guidance"]:
-                raise node.error(f"guidance stands in an arm: {{arms: {{NAME: {{{key}: ...}}}}}}.")
+                raise node.error(f"guidance belongs in an arm: {{arms: {{NAME: {{{key}: ...}}}}}}.")
         root.only(SWEEP_KEYS)
         for key in ("name", "networks", "arms"):
             if root.get(key) is None:
                 raise root.error(f"{key!r} is missing. A sweep needs name, networks and arms.")
         score = None
-        for key, node in root.value.items():  # in the order of the file, so that its first mistake is the one reported
+        for key, node in root.value.items():  # in file order, so that the first mistake is reported
             if key == "name":
                 check_name(node.text(), node)
             elif key == "networks":
@@ -97,22 +97,20 @@ class _Reading:
                 score = read_score(node, self.builder, self.smoke)
                 self.scorers = score.metrics
             elif key == "keep" and node.text() not in KEEP:
-                raise node.error(unknown("thing to keep", node.value, KEEP))
+                raise node.error(unknown("value of keep", node.value, KEEP))
         measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
-        self.meter = estimator.name if estimator else None
+        self.estimator_name = estimator.name if estimator else None
         given = root.get("precision")
         precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
         keep = root.value["keep"].value if root.get("keep") else KEEP[0]
         for network in (cell.network for cell in self.cells if measure and cell.network.data is None):
-            raise root.value["measure"].error(
-                f"network {network.name!r} has no data to take true states from; add data."
-            )
+            raise root.value["measure"].error(f"network {network.name!r} has no data for true states; add data.")
         if score is not None:
             score = smoke_reference(score, self.cells) if self.smoke else score
             check_cells(score, self.cells, root.value["score"])
         elif keep != KEEP[0]:
-            raise root.value["keep"].error("a sweep without a score section is for its samples; remove it.")
+            raise root.value["keep"].error("a sweep without a score section always keeps samples; remove this key.")
         paper = None
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
@@ -135,7 +133,7 @@ class _Reading:
         )
 
     def check_shared(self, key: str, node: Node) -> None:
-        """Check a top-level section by itself; a sampler may still lack what every arm adds."""
+        """Check a top-level section. Its sampler may be incomplete: arms can add fields."""
         axes, points = expand(node)
         for point in points:
             if key == "sample":
@@ -151,21 +149,24 @@ class _Reading:
         if name not in able:
             if name in self.networks:
                 model = name_of(self.networks[name][0].model or "official")
-                raise place.error(f"{name!r} is a {model} network; an estimator's model is noise_level. Known: {able}.")
+                known = ", ".join(able) or "none"
+                raise place.error(
+                    f"{name!r} is a {model} network; an estimator needs model: noise_level. Known: {known}."
+                )
             raise place.error(unknown("estimator", name, able))
         if len(self.networks[name]) > 1:
-            raise place.error(f"{name!r} has axes; one estimator measures all cells.")
+            raise place.error(f"{name!r} has axes, but one estimator measures all cells; remove them.")
         return (method.smoke() if self.smoke else method), self.networks[name][0]
 
     def read_arms(self, node: Node) -> tuple[Arm, ...]:
         entries = node.mapping("{plain: {}, cfg: {cfg: {scale: 1.5}}}")
         if not entries:
-            raise node.error("there is no arm. The simplest is {plain: {}}.")
+            raise node.error("it is empty. The simplest arm is {plain: {}}.")
         arms = []
         for name, entry in entries.items():
             check_name(name, entry)
             if entry.value is None:
-                raise entry.error("an arm that changes nothing is written {}.")
+                raise entry.error("an arm that changes nothing is {}.")
             own = {key for key, child in entry.mapping("{cfg: {scale: 1.5}}").items() if uses(child)} - {*ARM_KEYS}
             for key in own:
                 self.check_own(key, entry.value[key])
@@ -177,10 +178,10 @@ class _Reading:
         return tuple(arms)
 
     def check_own(self, name: str, node: Node) -> None:
-        """The user's own guidance has a name of its own, which stands before its parameters."""
+        """Check the name of a user's own guidance: it prefixes parameter keys, so it must be unique."""
         check_name(name, node)
         if name in {"train", *TRAINED, *TUNED, *LOADED, *METHODS["guidance"], *self.networks}:
-            what = "a network of this sweep" if name in self.networks else "a name of ours"
+            what = "a network of this sweep" if name in self.networks else "a name of nagbench"
             raise node.error(f"{name!r} is {what}; give your guidance another name.")
 
     def against(self, name: str, entry: Node, names: list[str]) -> str | None:
@@ -194,7 +195,7 @@ class _Reading:
         return node.value
 
     def read_cells(self, arm: str, entry: Node) -> frozenset[str]:
-        """Add the cells of an arm; what it overrides."""
+        """Add the cells of an arm; the parameter keys that it overrides."""
         networks = self.networks[self.network_of(entry)]
         overrides = {"network"} if entry.get("network") else set()
         sections: dict[str, list[tuple[Any, dict[str, Scalar]]]] = {}
@@ -222,9 +223,9 @@ class _Reading:
         axes, found = points(node, build, lambda terms: terms, self.smoke)
         guidance = []
         for made, point in found:
-            params = written(key, point, made)
-            params.pop(key, None)  # the file of one of the user's own is a parameter only where it is on an axis
-            guidance.append((made, on_axes(key, axes, point, made) | params))
+            params = params_of(key, point, made)
+            params.pop(key, None)  # a user's file is a parameter only if it is on an axis
+            guidance.append((made, axis_params(key, axes, point, made) | params))
         return guidance
 
     def network_of(self, entry: Node) -> str:
@@ -248,22 +249,23 @@ class _Reading:
         node = merge(named(below) if below else None, named(own) if own else None)
         if node is None:
             known = ", ".join(sorted(METHODS["samplers"]))
-            raise entry.error(f"it has no sampler; write {SAMPLER_EXAMPLE} here or at the top level. Known: {known}.")
+            fix = f"add sampler: {SAMPLER_EXAMPLE} here or at the top level"
+            raise entry.error(f"it has no sampler; {fix}. Known: {known}.")
         _, found = points(
             node,
             functools.partial(self.builder.method, "samplers"),
             _shrink_samplers,
             self.smoke,
         )
-        return [(sampler, written("sampler", point, sampler)) for sampler, point in found]
+        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in found]
 
     def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
         axes, found = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
-        return [(sample, on_axes("sample", axes, point, sample)) for sample, point in found]
+        return [(sample, axis_params("sample", axes, point, sample)) for sample, point in found]
 
     def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
-        """Every combination of networks, samplers, guidance and sample settings is a cell."""
+        """Add a cell for every combination of networks, samplers, guidance and sample settings."""
         total = len(self.cells) + math.prod(map(len, (networks, *sections.values())))
         if total > MAX_CELLS:
             raise entry.error(f"with this arm the sweep has {total:,} cells; at most {MAX_CELLS:,} are allowed.")
@@ -280,8 +282,8 @@ class _Reading:
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
             _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
             for references in self.references(guidance[0], network):
-                others = {f"{n.name}.{k}": v for r in references.values() for n in r.line for k, v in n.axes.items()}
-                own = {key for n in network.line for key in (f"{n.name}.{k}" for k in n.axes)}
+                others = {f"{n.name}.{k}": v for r in references.values() for n in r.lineage for k, v in n.axes.items()}
+                own = {key for n in network.lineage for key in (f"{n.name}.{k}" for k in n.axes)}
                 params = {"network": network.name, **network.params}
                 params |= {key: value for key, value in others.items() if key not in own}
                 params |= {
@@ -317,29 +319,30 @@ class _Reading:
         if guidance.reference not in able:
             kind = "noise_level network" if estimates else "generating network"
             raise place.error(unknown(kind, guidance.reference, able))
-        if self.meter == guidance.reference:
-            raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot guide: train another.")
+        if self.estimator_name == guidance.reference:
+            fix = "train another network"
+            raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
         names = sorted({g.reference for g in guidance if g.reference is not None})
-        line = {n.name: n for n in network.line}
-        choices = itertools.product(*([line[name]] if name in line else self.networks[name] for name in names))
+        own = {n.name: n for n in network.lineage}
+        choices = itertools.product(*([own[name]] if name in own else self.networks[name] for name in names))
         return [
             dict(zip(names, chosen, strict=True))
             for chosen in choices
-            if all(line.get(n.name, n) is n for other in chosen for n in other.line)
+            if all(own.get(n.name, n) is n for other in chosen for n in other.lineage)
         ]
 
 
 def _by_name(guidance: Any) -> tuple[str, str]:
-    """The order of guidance in a cell, whatever the user calls his own."""
+    """Sort key of guidance in a cell, independent of the names that users give to theirs."""
     return name_of(guidance), repr(guidance)
 
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     """Raise where a sampler cannot sample such a network."""
-    family = network.line[-1].family  # of the checkpoint that it comes from, if that does not describe itself
+    family = network.lineage[-1].family  # of the checkpoint that it comes from, if that does not describe itself
     described = FAMILIES[family] if family else network
     reason = sampler.refuses(described.interpolant, described.predicts)
     if reason is not None:
@@ -347,7 +350,7 @@ def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
 
 
 def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
-    """Raise where a guidance asks for a null condition that a network never met in its training."""
+    """Raise if a guidance needs a null condition that a network was not trained with."""
     for network in networks:
         learned = guidance.needs if guidance.off or network.learned is None else network.learned
         for need in sorted(guidance.needs):
@@ -355,7 +358,7 @@ def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node)
                 fix = f"set networks.{network.name}.train.{DROPOUT[need]} above 0 (it is 0), such as 0.1"
                 if network.checkpoint:
                     example = f"{{init: {network.name}, data: ..., train: {{{DROPOUT[need]}: 0.1, ...}}}}"
-                    fix = f"its checkpoint has none; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
+                    fix = f"its checkpoint has not; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
                 condition = need.replace("_", " ")
                 raise node.error(f"{name!r} needs a network that has learned the {condition} condition: {fix}.")
 

@@ -1,35 +1,34 @@
-"""Statistics of reference images as others publish them: an .npz file of ADM or of clean-fid, by path or URL."""
+"""Published statistics of reference images: an .npz file of ADM or clean-fid, by path or URL."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from nag import locations
 from nag.registry import method, name_of
+from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, EnvironmentProblem
 
 Report = Callable[[int, int], None]
 MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
-ADM = "legacy_tensorflow"  # how the Inception of ADM's evaluator resizes
+ADM = "legacy_tensorflow"  # the Inception mode of ADM's evaluator
 
 
 class Contents(NamedTuple):
-    """What a file holds, from its headers alone."""
+    """Contents of a file, read from its headers."""
 
-    dims: dict[str, int]  # of the moments of each output: features, and of ADM's files spatial
+    dims: dict[str, int]  # by output with moments: features, in ADM's files also spatial
     images: tuple[int, ...] | None  # (N, H, W, 3)
 
 
 @method
 class Published:
-    """path: where the file lies. mode: that of the Inception whose moments it has; it may be left out for ADM's files,
-    which have `mu_s`, and where the file's name says it, as clean-fid's do.
+    """path: path or URL. mode: mode of the Inception whose moments these are; not needed for ADM's files, which have
+    `mu_s`, and files with the mode in their name, such as clean-fid's.
     """
 
     path: str
@@ -40,7 +39,7 @@ class Published:
     REMOTE: ClassVar[bool] = True  # the path may be a URL
 
     def local(self) -> str | None:
-        """Its path on this machine; None where it is not there, or at a URL and not fetched yet."""
+        """Its path on this machine; None if it is missing, or at a URL and not downloaded yet."""
         path = str(self._cached) if self.is_url else self.path
         return path if os.path.exists(path) else None
 
@@ -57,10 +56,10 @@ class Published:
         return cache() / f"{checksum(self.path.encode())[:16]}-{base}"
 
     def fetched(self, report: Report = lambda done, of: None) -> str:
-        """Its path on this machine, downloaded once. Raises EnvironmentProblem where that fails."""
-        found = self.local()
-        if found is not None:
-            return found
+        """Its path on this machine, after a download if needed. Raises EnvironmentProblem if that fails."""
+        path = self.local()
+        if path is not None:
+            return path
         try:
             if locations.is_web(self.path):
                 from nag.pretrained import Known, fetch
@@ -69,32 +68,32 @@ class Published:
                 return str(fetch(name, report, {name: Known(self.path, None, None)}))
             return _copied(self.path, self._cached)
         except (OSError, ValueError, ImportError) as error:
-            raise EnvironmentProblem(f"the reference {self.path} cannot be fetched: {error}") from error
+            raise EnvironmentProblem(f"the reference {self.path} cannot be downloaded: {error}") from error
 
     def contents(self, path: str) -> Contents:
-        """Raises BadInput for what is no such file."""
+        """Raises BadInput for an invalid file."""
         from nag.datasets.arrays import headers
         from nag.reference_statistics import PAIRS
 
         try:
-            found = headers(path)
+            arrays = headers(path)
         except (OSError, ValueError) as error:
             fix = "A reference is an .npz file of mu and sigma, of images (arr_0), or of both"
             raise BadInput(f"{error}. {fix}.") from error
-        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= found.keys()}
-        dims = {output: found[mean].shape[0] for output, mean in pairs.items() if found[mean].shape}
-        images = found.get("arr_0")
+        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= arrays.keys()}
+        dims = {output: arrays[mean].shape[0] for output, mean in pairs.items() if arrays[mean].shape}
+        images = arrays.get("arr_0")
         right = images is not None and images.dtype == "uint8" and len(images.shape) == 4 and images.shape[3] == 3
         if images is not None and not right:
             raise BadInput(f"{path}: arr_0 is {images.dtype} {images.shape}; images are uint8 (N, H, W, 3).")
         if not dims and images is None:
             raise BadInput(
-                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(found) or 'nothing'}."
+                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(arrays) or 'nothing'}."
             )
         return Contents(dims, images.shape if images is not None else None)
 
     def mode_of(self, contents: Contents) -> str | None:
-        """Whose moments these are; None where neither the file nor the user says it."""
+        """Mode of the Inception whose moments these are; None if neither the file nor the user tells."""
         if self.mode is not None:
             return self.mode
         if "spatial" in contents.dims:
@@ -102,20 +101,20 @@ class Published:
         return next((mode for mode in MODES if mode in os.path.basename(self.path)), None)
 
     def moments_for(self, extractor: Any, contents: Contents) -> frozenset[str]:
-        """The outputs of an extractor of which the file has the moments: Inception's, in the same mode."""
+        """The outputs of an extractor whose moments the file has: those of Inception in the same mode."""
         from nag.features.inception import Inception
 
         same = isinstance(extractor, Inception) and extractor.mode == self.mode_of(contents)
         return frozenset(contents.dims) if same else frozenset()
 
     def usable(self, extractor: Any) -> frozenset[str]:
-        """The same of the file where it lies; nothing where it is not here yet."""
+        """The same for the file on this machine; empty if it is missing."""
         path = self.local()
         return frozenset() if path is None else self.moments_for(extractor, self.contents(path))
 
     def refuses(self, extractor: Any, needs: frozenset[str], rows: bool) -> str | None:
-        """Why a metric that needs these outputs of an extractor, as rows or as moments alone, cannot be held against
-        the file; None where it can, or where the file is not here yet.
+        """Why the file cannot be the reference of a metric that needs these outputs of an extractor, as single rows or
+        only their moments; None if it can, or is not on this machine yet.
         """
         path = self.local()
         if path is None or not needs:
@@ -148,15 +147,8 @@ def _shown(extractor: Any) -> str:
 
 
 def _copied(url: str, target: Path) -> str:
-    """The file at a URL, whole or not at all."""
+    """Download a file; its path."""
     system, place = locations.system(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with locations.reached(url):
-            system.get_file(place, str(temporary))
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(target) as temporary, locations.reached(url):
+        system.get_file(place, str(temporary))
     return str(target)

@@ -1,4 +1,4 @@
-"""The `score` section of a sweep: extractors and metrics, what samples are held against, how latents become images."""
+"""The `score` section of a sweep: extractors, metrics, the reference, and the decoder of latents."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data 
 def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
     node.mapping("{features: [...], metrics: [...]}")
     node.only(KEYS)
-    found: dict[str, list[Any]] = {}
+    scorers: dict[str, list[Any]] = {}
     for family in ("features", "metrics"):
         listed = node.get(family)
         if listed is None:
             raise node.error(f"{family!r} is missing. Known: {', '.join(sorted(METHODS[family]))}.")
-        found[family] = []
+        scorers[family] = []
         for item in listed.entries(f"[{', '.join([*METHODS[family]][:2])}]"):
             scorer = builder.method(family, item)
-            if name_of(scorer) in map(name_of, found[family]):
+            if name_of(scorer) in map(name_of, scorers[family]):
                 raise item.error(f"{name_of(scorer)!r} is in the list already.")
             if family == "metrics":
-                _check_fed(scorer, found["features"], item)
-                _check_names(scorer, found["metrics"], item)
-            found[family].append(scorer)
+                _check_fed(scorer, scorers["features"], item)
+                _check_names(scorer, scorers["metrics"], item)
+            scorers[family].append(scorer)
     reference, decode = node.get("reference"), node.get("decode")
     score = Score(
-        tuple(found["features"]),
-        tuple(found["metrics"]),
+        tuple(scorers["features"]),
+        tuple(scorers["metrics"]),
         read_reference(reference, builder) if reference else None,
         builder.autoencoder(decode) if decode else None,
         _rows(node.get("reference_rows")),
@@ -52,14 +52,14 @@ def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
 
 
 def _smoked(score: Score) -> Score:
-    """With stand-ins for what reads files; for published statistics see `smoke_reference`."""
+    """With stand-ins for methods that read files. (Published statistics: see `smoke_reference`.)"""
     decode = score.decode.smoke() if score.decode is not None else None
     [reference] = smoked([score.reference])
     return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
 
 
 def smoke_reference(score: Score, cells: Sequence[Cell]) -> Score:
-    """Under --smoke the images of the first network stand in for published statistics, for all cells alike."""
+    """Under --smoke, replace published statistics by the images of the first network, for all cells."""
     return (
         dataclasses.replace(score, reference=cells[0].network.data) if isinstance(score.reference, Published) else score
     )
@@ -73,7 +73,7 @@ def read_reference(node: Node, builder: Builder) -> Any:
     if node.value.keys() & {"name", "use"}:
         data = builder.method("datasets", node)
         if not isinstance(data, StandIn) and data.stores != "pixels":
-            raise node.error("these are latents; a reference is of images.")
+            raise node.error("these are latents; a reference must be images.")
         return data
     return builder.fields(Published, node)
 
@@ -90,32 +90,32 @@ def _rows(node: Node | None) -> int:
 def _check_names(metric: Any, others: list[Any], node: Node) -> None:
     for other in others:
         for name in sorted({*metric.names} & {*other.names}):
-            raise node.error(f"{name_of(metric)!r} reports {name!r}, as {name_of(other)!r} does already.")
+            raise node.error(f"{name_of(metric)!r} reports {name!r}, and {name_of(other)!r} reports it already.")
 
 
 def _check_fed(metric: Any, features: list[Any], node: Node) -> None:
-    """Raise unless some extractor gives all that a metric needs; labels are always there."""
+    """Raise unless an extractor has all outputs that a metric needs. Labels are always available."""
     if any(metric.needs <= {"labels", *extractor.outputs} for extractor in features):
         return
     extractors: dict[str, Any] = {name: find("features", name) for name in METHODS["features"]}
     able = [name for name, cls in extractors.items() if metric.needs <= {"labels", *_outputs(cls)}]
     needs = " and ".join(sorted(metric.needs - {"labels"}))
     fix = f"Add one of: {', '.join(able)}." if able else "None does."
-    raise node.error(f"{name_of(metric)!r} needs {needs}, which none of these features gives. {fix}")
+    raise node.error(f"{name_of(metric)!r} needs {needs}, which none of these features provides. {fix}")
 
 
 def _outputs(cls: Any) -> Iterable[str]:
-    """What an extractor of this class gives; where a field says it, by default."""
+    """The outputs of an extractor class; () if they depend on its fields."""
     return cls.outputs if isinstance(cls.outputs, tuple) else ()
 
 
 def fed(metric: Any, extractor: Any) -> bool:
-    """Whether an extractor gives what a metric needs."""
+    """Whether an extractor has the outputs that a metric needs."""
     return metric.needs <= {"labels", *extractor.outputs}
 
 
 def metric_names(score: Score) -> list[str]:
-    """The names under which values are reported: of the first extractor plain, of others with its name."""
+    """Names of the reported values. For extractors after the first, they end with the extractor's name."""
     return [
         f"{name}_{name_of(extractor)}" if place else name
         for place, extractor in enumerate(score.features)
@@ -131,21 +131,21 @@ def reads_pixels(extractor: Any) -> bool:
 
 
 def _check_published(score: Score, reference: Published, node: Node, place: Node) -> None:
-    """Every metric must find what it needs in the file, for every extractor that feeds it."""
+    """Raise unless the file has what every metric needs, for every extractor that it is computed on."""
     for extractor in score.features:
         for metric in score.metrics:
             if not fed(metric, extractor):
                 continue
             try:
                 reason = refusal(reference, extractor, metric)
-            except BadInput as error:  # it is no such file at all
+            except BadInput as error:  # an invalid file
                 raise place.error(str(error)) from error
-            if reason and not of_training(metric):  # for that see `_problem`
+            if reason and not of_training(metric):  # `_problem` checks those
                 raise place.error(f"{name_of(metric)!r} on {name_of(extractor)!r}: {reason}.")
 
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
-    """Why a metric cannot be held against a file. Fréchet distances, which alone extrapolate, can do with moments."""
+    """Why a file cannot be the reference of a metric. Moments suffice for Fréchet distances: they extrapolate."""
     return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
 
 
@@ -155,15 +155,15 @@ def of_training(metric: Any) -> bool:
 
 
 def trained_on(score: Score, data: Any) -> Any:
-    """The images that an extractor is trained on, and that copies are looked for in: the network's own data, or else
-    the reference; None where that is published.
+    """The images for training an extractor and for finding copies: the network's own data, or else the reference; None
+    if that is a published file.
     """
     own = data if data is not None and data.stores == "pixels" else None
     return own or (None if isinstance(score.reference, Published) else score.reference)
 
 
 def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
-    """What the section asks of the networks that are sampled."""
+    """Raise if the section does not fit a network that is sampled."""
     makes = set()
     for network in {id(cell.network): cell.network for cell in cells}.values():
         makes.add(network.stores)
@@ -171,15 +171,15 @@ def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
         if problem:
             raise node.error(f"{problem}.")
     if score.decode is not None and "latents" not in makes:
-        raise node.value["decode"].error("no network of this sweep makes latents; remove it.")
+        raise node.value["decode"].error("no network of this sweep makes latents; remove this key.")
 
 
 def _problem(score: Score, network: Network) -> str | None:
-    """Why the samples of a network cannot be scored so."""
+    """Why the samples of a network cannot be scored, or None."""
     if score.reference is None and network.data is None:
-        return f"network {network.name!r} has no data to hold its samples against; add reference: {REFERENCES}"
+        return f"network {network.name!r} has no data to compare samples with; add reference: {REFERENCES}"
     if score.reference is None and network.data.stores == "latents":
-        return f"the data of network {network.name!r} are latents; say what images count, reference: {REFERENCES}"
+        return f"the data of network {network.name!r} are latents; to compare images, add reference: {REFERENCES}"
     for extractor in score.features:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:
@@ -191,9 +191,8 @@ def _problem(score: Score, network: Network) -> str | None:
                     return f"{name_of(metric)!r} on {name!r}: network {network.name!r} has no images, and {reason}"
         if differing := _widths(score.reference, network, extractor):
             ours, theirs = differing
-            return (
-                f"{name!r} gives {ours:,} columns of images of {network.name!r}, {theirs:,} of those of the reference"
-            )
+            wide = f"{name!r} gives {ours:,} columns for images of {network.name!r}"
+            return f"{wide}, but {theirs:,} for those of the reference"
         unread = isinstance(extractor, StandIn)
         decoded = score.decode is not None or network.autoencoder is not None
         if network.stores == "latents" and reads_pixels(extractor) and not decoded and not unread:
@@ -203,13 +202,13 @@ def _problem(score: Score, network: Network) -> str | None:
 
 
 def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int] | None:
-    """How many columns an extractor gives of the network's images and of the reference's, where it says so and they
-    differ: then nothing can be compared.
+    """Numbers of columns that an extractor gives for the network's and the reference's images, if both are known and
+    differ: such features cannot be compared.
     """
     data = network.data
     if reference is None or data is None or isinstance(data, StandIn):
         return None
-    with contextlib.suppress(OSError, ValueError):  # what is not there, or no such file, is told elsewhere
+    with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
         shape = images_of(reference)
         if data.stores == "pixels" and shape is not None:
             ours, theirs = (columns(extractor, each) for each in (data.shape, shape))
@@ -218,7 +217,7 @@ def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int]
 
 
 def images_of(reference: Any) -> tuple[int, int, int] | None:
-    """(C, H, W) of the images that a reference has, as far as that is known. Raises OSError or ValueError."""
+    """(C, H, W) of a reference's images, if known. Raises OSError or ValueError."""
     if isinstance(reference, Published):
         path = reference.local()
         images = reference.contents(path).images if path is not None else None

@@ -1,4 +1,4 @@
-"""Cheap stand-ins for `--smoke`: the same shape of plan at a thousandth of the cost."""
+"""Cheap stand-ins for `--smoke`: a plan of the same shape at about a thousandth of the cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def smoked(values: list[Any]) -> list[Any]:
 
 def _apart(value: Any, values: list[Any]) -> Any:
     small = value.smoke()
-    if type(small) is not type(value):  # a stand-in, which is told apart by what it stands for
+    if type(small) is not type(value):  # a stand-in: its fields tell what it replaces
         return small
     first = next(other for other in values if type(other) is type(value))
     changes = {}

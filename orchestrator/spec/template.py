@@ -1,7 +1,7 @@
-"""`nagbench init`: a first sweep that explains itself, and the JSON schema by which an editor completes and checks it.
+"""`nagbench init`: a commented first sweep, and a JSON schema with which editors complete and check sweeps.
 
-The schema is made from the table of methods and their fields, so it knows what this version knows. It sees one file's
-shape; what depends on other lines (names, trained conditions) only `nagbench check` sees.
+The schema is made from the registry, so it has the methods and fields of this version. Rules that involve several lines
+(names, trained conditions) are checked only by `nagbench check`.
 """
 
 from __future__ import annotations
@@ -30,44 +30,49 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import KEYS as SCORE_KEYS
 
 Schema = dict[str, Any]
-LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic leaves some
+LIMITS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}  # pydantic leaves some of its own words
 SCHEMA_FILE = "nagbench.schema.json"
-COMMENT = "Made by `nagbench init`. Remove it and run that again to renew it."
+COMMENT = "Made by `nagbench init`. Remove it and run that again to renew it."  # files of earlier versions have it
 
 SWEEP = """\
 # yaml-language-server: $schema={schema}
 #
-# nagbench check {path}            says whether this file is right, at once
-# nagbench run   {path} --smoke    every step with tiny networks: does it all work?
-# nagbench run   {path}            the answer. To resume, extend or repair: the same command
+# nagbench check {path}            is this file valid?
+# nagbench run   {path} --smoke    a quick test of every step, with tiny networks
+# nagbench run   {path}            the comparison. To resume, extend or repair it, run the same command
 #
-# A value may be an axis, {{grid: [a, b]}}; nothing else multiplies. Every combination is a cell, which gets scores of
-# its own. An axis over train.seed makes the intervals those of trainings, not only of samples.
+# A value can be an axis, {{grid: [a, b]}}. Every combination of axis values is a cell, with its own scores.
+# With an axis over train.seed, intervals include the variation between trainings, not only between samples.
 
 name: {name}
 
 networks:
-  sit:                      # a name of yours
+  sit:                      # any name
     data: {{name: digits}}
     model: {{name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}}
     train:
       steps: 500
       batch: 128
       lr: 2e-3
-      noise_dropout: 0.15   # the share of images for which the noise level is hidden: what nag needs
-      class_dropout: 0.1    # the same for the class: what cfg needs
+      noise_dropout: 0.15   # fraction of images trained without their noise level: nag needs it
+      class_dropout: 0.1    # the same for the class: cfg needs it
       seed: {{grid: [0, 1, 2]}}
 
 sampler: {{name: euler, steps: 10}}
 
-# Sample i has the same noise and class in every cell, so cells are compared in pairs. More samples keep the first ones.
+# Sample i has the same noise and class in every cell, so comparisons are paired. A higher count keeps earlier samples.
 sample: {{count: 1000, block: 100, seed: 0}}
 
-# fid is measured on the first extractor; on the second it is called fid_pixels.
+# fid uses the first extractor; with the second it is called fid_pixels.
 score: {{features: [digits, pixels], metrics: [fid, precision_recall, class_accuracy]}}
 
-# An arm is a line of the comparison. It says what it changes: a guidance, the sampler, the sample. The first arm is the
-# baseline of the others, unless they say `against: NAME`.
+# An arm is a method to compare: it sets guidance, and can override network, sampler and sample. The first arm is the
+# baseline of the others, unless they have `against: NAME`.
 arms:
   plain:   {{}}
   cfg:     {{cfg: {{scale: {{grid: [1.25, 1.5]}}}}}}         # 1 is off
@@ -78,10 +83,10 @@ arms:
 
 
 def starter(path: str | Path, like: str | None = None) -> list[Path]:
-    """Write a sweep, named after its file, and the schema beside it; the files that were written. Replaces nothing, but
-    for a schema that an earlier `init` wrote. like: an example of the project, copied in place of the usual one.
+    """Write a sweep, named after its file, and the schema next to it; the paths that were written. Only a schema of an
+    earlier `init` is replaced. like: the example to copy.
 
-    Raises BadInput where a file is there already, its name is none for a sweep, or there is no such example.
+    Raises BadInput if a file exists already, its name is not valid for a sweep, or the example is unknown.
     """
     target = Path(path)
     if target.suffix not in (".yaml", ".yml"):
@@ -92,31 +97,31 @@ def starter(path: str | Path, like: str | None = None) -> list[Path]:
             f"{target}: the file's name becomes the sweep's: a letter, then up to 63 letters, digits, '_' or '-'."
         )
     if os.path.lexists(target):
-        raise BadInput(f"{target} is there already, and stays. Give another name.")
+        raise BadInput(f"{target} exists already. Give another name.")
     usual = SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem)
     sweep = usual if like is None else _copy(like, target)
-    beside = target.with_name(SCHEMA_FILE)
+    schema_file = target.with_name(SCHEMA_FILE)
     text = json.dumps(schema(), separators=(",", ":"), ensure_ascii=False) + "\n"
     written = [target]
     try:
-        found = beside.read_text() if beside.exists() else None
-        if found is not None and COMMENT not in found:
-            raise BadInput(f"{beside} is there already and is not from nagbench. Move it, or use another folder.")
+        existing = schema_file.read_text() if schema_file.exists() else None
+        if existing is not None and COMMENT not in existing:
+            raise BadInput(f"{schema_file} exists already and is not from nagbench. Move it, or use another folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if found != text:
-            beside.write_text(text)
-            written.append(beside)
+        if existing != text:
+            schema_file.write_text(text)
+            written.append(schema_file)
         with open(target, "x") as file:
             file.write(sweep)
     except FileExistsError as error:
-        raise BadInput(f"{error.filename} is there already, and stays. Give another name.") from error
+        raise BadInput(f"{error.filename} exists already. Give another name.") from error
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename or target} cannot be written: {error.strerror}.") from error
     return written
 
 
 def _copy(like: str, target: Path) -> str:
-    """An example under the name of the new file, with the schema for editors."""
+    """The text of an example, renamed to the new file, with the schema for editors."""
     example = example_sweep(like)
     text = re.sub(r"(?m)^name:.*$", f"name: {target.stem}", example.read_text(), count=1)
     text = re.sub(rf"\bsweeps/(\w+/)?{re.escape(example.name)}", lambda _: target.as_posix(), text)
@@ -128,31 +133,31 @@ def schema() -> Schema:
     sections = {
         "name": {
             **_named(),
-            "description": "The name of the sweep: of its results, its report, its MLflow experiment.",
+            "description": "Name of the sweep, its report and its MLflow experiment.",
         },
         "networks": _map(_network(), "Networks by name: data, model and training."),
-        "network": {"type": "string", "description": "The network of all arms that name none."},
+        "network": {"type": "string", "description": "Network of all arms that name none."},
         "sampler": _method("samplers", axes=True, partly=True),
         "sample": _axes(_fields(Sample), _fields(Sample, axes=False)),
         "score": _score(),
         "measure": _method("measures"),
         "precision": _fields(Precision, axes=False),
-        "keep": {"enum": list(KEEP), "description": "What stays of a cell that is scored; the default is samples."},
-        "published": {"type": "string", "description": "A file of a paper's numbers, to stand beside ours."},
-        "arms": _map(_arm(), "The lines of the comparison. The first one is the baseline of the others."),
+        "keep": {"enum": list(KEEP), "description": "What a scored cell keeps; by default samples."},
+        "published": {"type": "string", "description": "A file with published numbers, shown next to ours."},
+        "arms": _map(_arm(), "The methods to compare. The first one is the baseline of the others."),
     }
-    found = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
+    sweep_file = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
         "$comment": COMMENT,
-        **found,
+        **sweep_file,
     }
 
 
 def _score() -> Schema:
     parts = {key: _list(_method(key)) for key in ("features", "metrics")}
-    file = {"type": "string", "description": "Statistics of ADM or clean-fid, .npz: a path or a URL."}
+    file = {"type": "string", "description": "Statistics of ADM or clean-fid (.npz): a path or a URL."}
     parts["reference"] = {"anyOf": [file, _fields(Published, axes=False), _method("datasets")]}
     parts["reference_rows"] = {"type": "integer", "minimum": 2}
     parts["decode"] = _fields(Autoencoder, axes=False)
@@ -165,9 +170,11 @@ def _network() -> Schema:
     parts["train"] = _axes(_training(_fields(Training)), _training(_fields(Training, axes=False)))
     parts["autoencoder"] = _axes(_fields(Autoencoder), _fields(Autoencoder, axes=False))
     parts["init"] = {"type": "string", "description": "The network that this one starts from."}
-    parts["checkpoint"] = _axes({"type": "string", "description": "A file of weights, from the sweep's folder."})
+    parts["checkpoint"] = _axes(
+        {"type": "string", "description": "A file of weights; the path is relative to the sweep."}
+    )
     parts["family"] = _axes(
-        {"enum": list(FAMILIES), "description": "Whose the weights are; read from them if left out."}
+        {"enum": list(FAMILIES), "description": "Architecture of the checkpoint, if it has no description."}
     )
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
@@ -175,8 +182,8 @@ def _network() -> Schema:
 
 
 def _training(fields: Schema) -> Schema:
-    """With `preset`, which may give what is required."""
-    known = {"preset": {"enum": list(PRESETS), "description": "A published recipe; what stands beside it counts."}}
+    """With `preset`, which can provide the required fields."""
+    known = {"preset": {"enum": list(PRESETS), "description": "A published recipe; fields next to it take precedence."}}
     enough = [{"required": fields["required"]}, {"required": ["preset"]}]
     return {**fields, "properties": known | fields["properties"], "required": [], "anyOf": enough}
 
@@ -186,7 +193,7 @@ def _arm() -> Schema:
         "network": {"type": "string"},
         "sampler": _method("samplers", axes=True, partly=True, removable=True),
         "sample": _axes(_fields(Sample, removable=True), _fields(Sample, axes=False)),
-        "against": {"type": "string", "description": "The arm that this one is compared with; the first by default."},
+        "against": {"type": "string", "description": "The baseline of this arm; by default the first arm."},
     }
     known = {key: parts.get(key, {}) for key in ARM_KEYS}
     own = _axes(_used())
@@ -197,13 +204,13 @@ def _arm() -> Schema:
 
 
 def _used() -> Schema:
-    """A method of the user's own, whose fields only its file knows."""
-    file = {"type": "string", "pattern": r"\.py:\w+$", "description": "A file of yours, and a class in it."}
+    """A user's own method; only its file knows its fields."""
+    file = {"type": "string", "pattern": r"\.py:\w+$", "description": "A Python file, and a class in it."}
     return {"type": "object", "properties": {"use": _axes(file)}, "required": ["use"]}
 
 
 def _method(family: str, axes: bool = False, partly: bool = False, removable: bool = False) -> Schema:
-    """A method by name, or by name and fields. partly: another place of the file may give the rest."""
+    """A method by name, or by name and fields. partly: fields can be missing, if another place can set them."""
     choices: list[Schema] = []
     every: dict[str, Schema] = {}
     for name in METHODS[family]:
@@ -219,30 +226,30 @@ def _method(family: str, axes: bool = False, partly: bool = False, removable: bo
         choices.append(_object(every))
     if family in CONTRACTS:
         choices.append(_used())
-    found = {"anyOf": choices}
-    return _axes(found, _method(family, partly=partly)) if axes else found
+    by_name = {"anyOf": choices}
+    return _axes(by_name, _method(family, partly=partly)) if axes else by_name
 
 
 def _fields(cls: type, axes: bool = True, removable: bool = False) -> Schema:
-    """The mapping of a method's fields, with their types, ranges and defaults."""
-    found = _json_schema(cls)
+    """A mapping with a method's fields, their types, ranges and defaults."""
+    described = _json_schema(cls)
     fields = {}
-    for key, value in found["properties"].items():
+    for key, value in described["properties"].items():
         fields[key] = {LIMITS.get(word, word): what for word, what in value.items() if word != "title"}
     if axes:
         fields = {key: _axes(value) for key, value in fields.items()}
     if removable:
         fields = {key: _or_null(value) for key, value in fields.items()}
-    known = _object(fields, tuple(found.get("required", ())))
-    return {**known, "description": found["description"]} if "description" in found else known
+    known = _object(fields, tuple(described.get("required", ())))
+    return {**known, "description": described["description"]} if "description" in described else known
 
 
 @functools.cache
 def _json_schema(cls: type) -> Schema:
     from pydantic import TypeAdapter
 
-    found = TypeAdapter(cls).json_schema()
-    return {"properties": {}, **found}
+    json_schema = TypeAdapter(cls).json_schema()
+    return {"properties": {}, **json_schema}
 
 
 def _object(properties: dict[str, Schema], required: tuple[str, ...] = ()) -> Schema:
@@ -268,5 +275,5 @@ def _or_null(value: Schema) -> Schema:
 
 
 def _axes(value: Schema, item: Schema | None = None) -> Schema:
-    """The value, or an axis over several; inside an axis no other one may stand."""
+    """The value, or an axis of values, which cannot contain another axis."""
     return {"anyOf": [value, _object({GRID: _list(item or value)}, (GRID,))]}

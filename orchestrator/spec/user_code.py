@@ -1,8 +1,8 @@
-"""A user's own method: `use: ./mine.py:MyGuidance` stands where `name` stands, the path relative to the sweep file.
+"""A user's own method: `use: ./mine.py:MyGuidance` in place of `name`, with a path relative to the sweep file.
 
-The file is read once, with the files beside it that it imports by name, however deep. That text is what is hashed,
-checked, run and copied into the store; an edit changes nothing that is queued. All else that it imports, or reads while
-it runs, is no part of its identity.
+The file is read once, with all local files that it imports. This text is hashed, checked, run and copied into the
+store, so an edit does not change queued work. Other imports, and files that it reads while it runs, are not part of its
+digest.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from nag.registry import SOURCE, method
 from orchestrator.errors import unknown
 from orchestrator.identity import checksum, digest
 
-PACKAGE = "nagbench_use_"  # and the start of its digest: the package as which a user's files are imported
-RESERVED = {*sys.stdlib_module_names, "nag", "orchestrator"}  # never a file of the user's
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what the parser raises for what is no Python
+PACKAGE = "nagbench_use_"  # + start of the digest: the package name of a user's files
+RESERVED = {*sys.stdlib_module_names, "nag", "orchestrator"}  # never local files
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what the parser raises for invalid Python
 EXAMPLE = "./mine.py:MyClass"
 
 
 @dataclass(frozen=True)
 class Code:
-    """A file and those beside it that it imports. `folder` is where messages say that they are."""
+    """A file and the local files that it imports. `folder`: their place, for messages."""
 
     main: str
-    files: Mapping[str, bytes]  # by path beside the main file, with forward slashes
+    files: Mapping[str, bytes]  # by path relative to the main file, with forward slashes
     folder: str
 
     @cached_property
@@ -53,7 +53,7 @@ class Code:
         return str(Path(self.folder) / path)
 
     def tree(self, path: str) -> ast.Module:
-        """Raises ValueError, with file and line, for what is no Python."""
+        """Raises ValueError, with file and line, for invalid Python."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python itself repeats them when the file is imported
             try:
@@ -71,16 +71,16 @@ class Code:
         return classes[name]
 
 
-def located(text: str, beside: str) -> tuple[Path, str]:
-    """File and class of a `use`. Raises ValueError for what is none."""
+def located(text: str, sweep_file: str) -> tuple[Path, str]:
+    """File and class of a `use`. Raises ValueError for an invalid one."""
     file, colon, name = text.rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
         raise ValueError(f"expected a file and a class in it, such as {EXAMPLE}, got {text!r}.")
-    return Path(beside).parent / file, name
+    return Path(sweep_file).parent / file, name
 
 
 def read(path: Path) -> Code:
-    """The file with its local imports. Raises ValueError for what is no file, or no Python."""
+    """The file with its local imports. Raises ValueError for a missing file or invalid Python."""
     if not path.is_file():
         if path.is_dir():
             raise ValueError(f"{path}: it is a directory.")
@@ -102,7 +102,7 @@ def read(path: Path) -> Code:
 
 
 def _imports(tree: ast.Module, path: str) -> Iterator[str]:
-    """The dotted names that a file imports, wherever in it, as seen from the folder of the main file."""
+    """The dotted names that a file imports, anywhere in it, relative to the folder of the main file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] not in RESERVED)
@@ -116,18 +116,18 @@ def _imports(tree: ast.Module, path: str) -> Iterator[str]:
 
 
 def _found(folder: Path, dotted: str) -> list[str]:
-    """The files beside the main one that an import of `dotted` would run."""
-    found = []
+    """The local files that an import of `dotted` would run."""
+    files = []
     parts = dotted.split(".") if dotted else []
     for end in range(1, len(parts) + 1):
         stem = "/".join(parts[:end])
         candidates = (f"{stem}/__init__.py", f"{stem}.py")
-        found += [name for name in candidates if (folder / name).is_file()][:1]
-    return found
+        files += [name for name in candidates if (folder / name).is_file()][:1]
+    return files
 
 
 class _Package(MetaPathFinder, InspectLoader):
-    """A Code as a package of its own name, so that two users' `models.py` never meet. Nothing else is found here."""
+    """Imports a Code as a package with a unique name, so that two users' `models.py` never collide."""
 
     def __init__(self, code: Code) -> None:
         self.code, self.name = code, PACKAGE + code.digest[:16]
@@ -143,14 +143,14 @@ class _Package(MetaPathFinder, InspectLoader):
         return f"{self.name}.{self._module(self.code.main)}"
 
     def _folder(self, inside: str) -> bool:
-        """Whether a name is that of the package, or of a folder in it."""
+        """Whether a name is the package itself or a folder in it."""
         return not inside or any(module.startswith(f"{inside}.") for module in self.modules)
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         package, _, inside = fullname.partition(".")
         if package != self.name or not (inside in self.modules or self._folder(inside)):
             return None
-        # The same in every process, so that code that looks for files beside itself fails at once, not on a node.
+        # The same path in every process, so that code that looks for files next to itself fails here, not on a node.
         spec = ModuleSpec(fullname, self, origin=f"code/{self.code.digest}/{self.modules.get(inside, '')}")
         spec.submodule_search_locations = [] if self.is_package(fullname) else None
         spec.has_location = inside in self.modules
@@ -171,23 +171,23 @@ class _Package(MetaPathFinder, InspectLoader):
 
 
 class _Imports(ast.NodeTransformer):
-    """Imports of local files become imports from the package: also those inside functions, which run much later."""
+    """Rewrites imports of local files to imports from the package, also those inside functions."""
 
     def __init__(self, package: str, local: set[str]) -> None:
         self.package, self.local = package, local
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
+        statements: list[ast.stmt] = []
         for alias in node.names:
             first = alias.name.partition(".")[0]
             if first in self.local:
                 inside = f"{self.package}.{alias.name}"
-                found.append(ast.Import([ast.alias(inside, alias.asname or first)]))
+                statements.append(ast.Import([ast.alias(inside, alias.asname or first)]))
                 if alias.asname is None and "." in alias.name:  # `import a.b` binds a
-                    found.append(ast.Import([ast.alias(f"{self.package}.{first}", first)]))
+                    statements.append(ast.Import([ast.alias(f"{self.package}.{first}", first)]))
             else:
-                found.append(ast.Import([alias]))
-        return [ast.copy_location(statement, node) for statement in found]
+                statements.append(ast.Import([alias]))
+        return [ast.copy_location(statement, node) for statement in statements]
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if not node.level and node.module and node.module.partition(".")[0] in self.local:
@@ -196,7 +196,7 @@ class _Imports(ast.NodeTransformer):
 
 
 def load(code: Code, name: str) -> type:
-    """The class, imported. Raises ValueError, with the line of the user's file, if that fails."""
+    """Import the class. Raises ValueError, with the line of the user's file, if that fails."""
     package = _Package(code)
     if package.name not in sys.modules:
         sys.meta_path.append(package)
@@ -207,9 +207,8 @@ def load(code: Code, name: str) -> type:
     except BaseException as error:
         raise ValueError(failed(error, code)) from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ValueError(
-            f"{code.shown(code.main)}: {name!r} is no method: put @method above it (from nag.registry import method)."
-        )
+        fix = "put @method above it (from nag.registry import method)"
+        raise ValueError(f"{code.shown(code.main)}: {name!r} is not a method: {fix}.")
     if "__pydantic_fields__" not in vars(cls):
         if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise ValueError(f"{code.shown(code.main)}: {name!r} must be frozen: use @method of nag.registry.")
@@ -219,7 +218,7 @@ def load(code: Code, name: str) -> type:
 
 
 def revived(cls: type, fields: Mapping[str, Any]) -> Any:
-    """An instance from its fields as JSON holds them: lists are tuples, small objects mappings."""
+    """An instance from its fields in JSON, where tuples are lists and nested objects are mappings."""
     known: dict[str, Any] = cls.__pydantic_fields__  # type: ignore[attr-defined]
     return cls(**{key: _typed(known[key].annotation, value) for key, value in fields.items()})
 
@@ -233,7 +232,7 @@ def _typed(annotation: Any, value: Any) -> Any:
 
 
 def place(error: BaseException) -> str | None:
-    """File and line of a user's own code where an error arose, or went through last."""
+    """The last file and line of a user's own code in a traceback, or None."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if frame.f_globals.get("__name__", "").startswith(PACKAGE):
             return f"{frame.f_code.co_filename}:{line}"
@@ -241,7 +240,7 @@ def place(error: BaseException) -> str | None:
 
 
 def failed(error: BaseException, code: Code) -> str:
-    """An error of the user's code in one line."""
+    """An error of a user's code as one line."""
     words = " ".join(str(error).split()) or "no message"
     if PACKAGE in words:  # as in "cannot import name 'x' from 'nagbench_use_....y'"
         words = words.replace(f"{PACKAGE}{code.digest[:16]}.", "")
@@ -250,7 +249,7 @@ def failed(error: BaseException, code: Code) -> str:
 
 @dataclass(frozen=True)
 class StandIn:
-    """What stands for a user's object where its file is read and not run: all that needs the object lets it pass."""
+    """Placeholder for a user's object whose file is only parsed: it passes all checks of the object."""
 
     fields: Any
 
@@ -279,7 +278,7 @@ class StandIn:
 
 
 def stand_in(code: Code, name: str) -> type[StandIn]:
-    """A StandIn under the class's name; what the class statement says of itself in plain words is taken over."""
+    """A StandIn with the class's name, and with `generates` and `trained` if the class sets them to constants."""
     said: dict[str, Any] = {SOURCE: code.digest}
     for node in code.class_statement(name).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):

@@ -1,8 +1,8 @@
-"""A YAML file as a tree of nodes that know their line and key path (DECISIONS.md, "YAML").
+"""A YAML file as a tree of nodes that know their line and key path.
 
-PyYAML reads the grammar; what a plain word means is decided here, by the YAML 1.2 core schema with its traps closed:
-2e-3 is a number, only true and false are booleans, 012 is an error, `off` and 1:30 are text. Nothing but None, bool,
-int, float, str, lists and dicts is ever made; tags, merge keys and repeated keys are errors.
+PyYAML parses the syntax; the type of a plain scalar is decided here, by a strict form of the YAML 1.2 core schema:
+2e-3 is a number, only true and false are booleans, 012 is an error, `off` and 1:30 are text. The only types are None,
+bool, int, float, str, list and dict; tags, merge keys and repeated keys are errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.display import brief
 from orchestrator.errors import BadInput, SpecError, unknown
 
 MAX_BYTES = 1_000_000
-MAX_NODES, MAX_TEXT = 100_000, 1_000_000  # after anchors are expanded: values, and characters in all of them
+MAX_NODES, MAX_TEXT = 100_000, 1_000_000  # after anchors are expanded; MAX_TEXT: characters in all scalars
 MAX_DEPTH = 50
 MAX_WHOLE = 2**63 - 1
 
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]
 _LEADING_ZERO = re.compile(r"([-+]?)0([0-9]+)((\.[0-9]*)?([eE][-+]?[0-9]+)?)")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
-# PyYAML's words for a syntax error, and ours: what is wrong and how to put it right.
+# PyYAML's messages for syntax errors, and clearer ones with a fix.
 _PLAIN_WORDS = (
     (r"found character '\\t'", "a tab; indent with spaces"),
     (r"found character (.+) that cannot start", r"a value cannot start with \1; put it in quotes"),
@@ -40,9 +40,9 @@ _PLAIN_WORDS = (
         r"mapping values are not allowed",
         "a ':' cannot stand here; check this line and the one above, or put the text in quotes",
     ),
-    (r"expected <block end>", "this line does not line up with the ones above it; check the indentation"),
+    (r"expected <block end>", "this line is not aligned with the ones above it; check the indentation"),
     (r"expected ',' or '([]}])'", r"a ',' or the closing '\1' is missing, here or above"),
-    (r"found unexpected end of stream|found unexpected document separator", "a quote is opened and never closed"),
+    (r"found unexpected end of stream|found unexpected document separator", "a quote is never closed"),
     (r"could not find expected ':'", "this line has no ':' after its key"),
     (r"found undefined alias '?([^']*)'?", r"there is no anchor &\1 above this line"),
     (r"found duplicate anchor '?([^';]*)'?", r"the anchor &\1 is already taken"),
@@ -53,7 +53,7 @@ _PLAIN_WORDS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A value of the file: a scalar, a list of nodes or a dict of nodes, with the place where it stands."""
+    """A value of the file, with its place: a scalar, a list of nodes or a dict of nodes."""
 
     value: Any
     file: str
@@ -63,7 +63,7 @@ class Node:
 
     @property
     def path(self) -> str:
-        """Such as arms.cfg.cfg.scale. It is put together when a message asks: long keys have many values below them."""
+        """The key path, such as arms.cfg.cfg.scale. It is built only for messages, to save memory."""
         steps, node = [], self
         while node.parent is not None:
             steps.append(f"[{node.step}]" if isinstance(node.step, int) else f".{brief(node.step)}")
@@ -74,7 +74,7 @@ class Node:
         return SpecError(self.file, self.line, self.path, message)
 
     def get(self, key: str) -> Node | None:
-        """The value of `key` in a mapping; None where it is absent or null, which means the same."""
+        """The value of `key` in a mapping; None if it is missing or null."""
         child = self.value.get(key)
         return None if child is None or child.value is None else child
 
@@ -94,14 +94,14 @@ class Node:
         return self.value
 
     def only(self, known: Iterable[str]) -> None:
-        """Raise for the first key that is not among `known`."""
+        """Raise for the first unknown key."""
         for key, child in self.value.items():
             if key not in known:
                 raise SpecError(self.file, child.line, self.path, unknown("key", key, known))
 
 
 def show(node: Node) -> str:
-    """A value as a message shows it."""
+    """A value, for a message."""
     match node.value:
         case dict():
             return "a mapping" if node.value else "an empty mapping"
@@ -120,14 +120,14 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-SWEEP = ("sweep", "A sweep needs name, networks and arms.")  # what a file is, and what it needs at least
+SWEEP = ("sweep", "A sweep needs name, networks and arms.")  # the kind of file, and its required keys
 
 
 def read_text(path: str | Path, kind: tuple[str, str] = SWEEP) -> str:
-    """The text of a sweep or another file. Raises BadInput, in one sentence, for what is no such file."""
+    """The text of a sweep or another kind of file. Raises BadInput for an invalid one."""
     what, needs = kind
     path = Path(path)
-    if irregular(path) == "a named pipe" and path.parts[1:2] not in (("dev",), ("proc",)):  # as of a shell's <(...)
+    if irregular(path) == "a named pipe" and path.parts[1:2] not in (("dev",), ("proc",)):  # allowed: a shell's <(...)
         raise BadInput(f"{path}: this is a named pipe; give one {what} file.")
     try:
         with open(path, "rb") as file:
@@ -135,20 +135,22 @@ def read_text(path: str | Path, kind: tuple[str, str] = SWEEP) -> str:
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file.{_near(path)}") from None
     except IsADirectoryError:
-        found = sorted(path.glob("*.yaml"))
-        example = f", such as {found[0]}" if found else ""
+        sweeps = sorted(path.glob("*.yaml"))
+        example = f", such as {sweeps[0]}" if sweeps else ""
         raise BadInput(f"{path}: this is a directory; give one {what} file{example}.") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}.") from None
     if len(data) > MAX_BYTES:
-        raise BadInput(f"{path}: this is no {what}: it is over {MAX_BYTES // 1_000_000} MB.")
+        raise BadInput(f"{path}: this is not a {what} file: it is over {MAX_BYTES // 1_000_000} MB.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}: this is no {what}: it is not UTF-8 text (byte {error.start}, line {line}).") from None
+        raise BadInput(
+            f"{path}: this is not a {what} file: it is not UTF-8 text (byte {error.start}, line {line})."
+        ) from None
     if "\0" in text:
-        raise BadInput(f"{path}: this is no {what}: it is a binary file.")
+        raise BadInput(f"{path}: this is not a {what} file: it is binary.")
     if not text.strip():
         raise BadInput(f"{path}: the file is empty. {needs}")
     return text
@@ -164,14 +166,14 @@ def _near(path: Path) -> str:
 
 
 def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
-    """The tree of a YAML text. Raises SpecError with the line; `file` is the name that messages show."""
+    """The tree of a YAML text. Raises SpecError with the line. `file`: the name in messages."""
     try:
         root = _Composer(text, file).get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SpecError(file, line, "", f"the character {chr(ord(text[error.position]))!r} is not allowed.") from None
     except yaml.MarkedYAMLError as error:
-        quote = error.context_mark if "quoted scalar" in (error.context or "") else None  # where it was opened
+        quote = error.context_mark if "quoted scalar" in (error.context or "") else None  # the opening quote
         mark = quote or error.problem_mark
         raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
     if root is None:
@@ -180,7 +182,7 @@ def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
 
 
 def mistake_at(file: str, text: str, keys: tuple[str, ...], message: str) -> SpecError:
-    """The error for a value that was found to be wrong after the file was read: at its line, or the nearest above."""
+    """The error for a value found wrong after the file was read, with its line or that of its nearest parent."""
     node: Node | None = None
     with contextlib.suppress(BadInput):  # without a text there are no lines
         node = parse(text, file)
@@ -193,14 +195,14 @@ def mistake_at(file: str, text: str, keys: tuple[str, ...], message: str) -> Spe
 def _plain_words(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "not YAML"
     for pattern, words in _PLAIN_WORDS:
-        if found := re.search(pattern, problem):
+        if matched := re.search(pattern, problem):
             opened = error.context_mark.line + 1 if "flow" in (error.context or "") and error.context_mark else None
-            return found.expand(words) + (f"; it was opened on line {opened}." if opened else ".")
+            return matched.expand(words) + (f"; it was opened on line {opened}." if opened else ".")
     return f"this is not YAML: {problem}."
 
 
 class _Composer(yaml.SafeLoader):
-    """SafeLoader's parser without its constructors: tags stay None unless written, depth and number are limited."""
+    """SafeLoader's parser without its constructors: no implicit tags, limited depth and size."""
 
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text)
@@ -222,11 +224,11 @@ def _limit(file: str, line: int, depth: int, count: int) -> None:
     if depth > MAX_DEPTH:
         raise SpecError(file, line, "", f"it is nested deeper than {MAX_DEPTH} levels.")
     if count > MAX_NODES:
-        raise SpecError(file, line, "", f"it has over {MAX_NODES:,} values, its anchors written out.")
+        raise SpecError(file, line, "", f"it has over {MAX_NODES:,} values, counting each use of an anchor.")
 
 
 class _Tree:
-    """Turns PyYAML's nodes into ours, each alias into a copy of its own (so that every node has one path)."""
+    """Converts PyYAML's nodes to Nodes, and each alias to a copy, so that every node has one path."""
 
     def __init__(self, file: str) -> None:
         self.file, self.count, self.text = file, 0, 0
@@ -256,26 +258,26 @@ class _Tree:
     def scalar(self, source: yaml.ScalarNode) -> bool | int | float | str | None:
         self.text += len(source.value)
         if self.text > MAX_TEXT:
-            raise ValueError(f"the file has over {MAX_TEXT:,} characters, its anchors written out.")
+            raise ValueError(f"the file has over {MAX_TEXT:,} characters, counting each use of an anchor.")
         return source.value if source.style else self.plain(source.value)
 
     def mapping(self, source: yaml.MappingNode, made: Node, depth: int) -> None:
-        found: dict[str, Node] = made.value
+        values: dict[str, Node] = made.value
         for key_source, value_source in source.value:
             line = key_source.start_mark.line + 1
-            node = self.node(key_source, line, made.parent, made.step, depth + 1)  # its place is that of the mapping
+            node = self.node(key_source, line, made.parent, made.step, depth + 1)  # placed at the mapping
             key = node.value
             if not isinstance(key, str):
                 raise node.error(f"a key must be text, not {show(node)}. Put it in quotes if text is meant.")
             if key == "<<":
                 raise node.error("'<<' is not allowed. Write the keys out, or use an alias (*name).")
-            if key in found:
-                raise node.error(f"repeated key {brief(key)!r}; it is on line {found[key].line} already.")
+            if key in values:
+                raise node.error(f"repeated key {brief(key)!r}; it is already on line {values[key].line}.")
             shown = key if key.isprintable() else repr(key)
-            found[key] = self.node(value_source, line, made, shown, depth + 1)
+            values[key] = self.node(value_source, line, made, shown, depth + 1)
 
     def plain(self, text: str) -> bool | int | float | str | None:
-        """What a plain (unquoted) scalar means. Raises ValueError, with the sentence for the user."""
+        """The value of a plain (unquoted) scalar. Raises ValueError with the message for the user."""
         if text in ("", "~", "null"):
             return None
         if text in ("true", "false"):

@@ -53,14 +53,14 @@ class Latents:
 
     def _check(self, number: int, path: str) -> None:
         """Check a file against its checksum; once it is right, its size and modification time are enough."""
-        from nag.datasets.listing import cache
+        from nag.cache import folder
 
         name = block_name(self.task.digest, number)
         try:
             stat = os.stat(path)
         except FileNotFoundError:
             raise MissingFile(f"{name} is not in the store; it will be made again") from None
-        checked = cache("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
+        checked = folder("checked") / digest([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
         if checked.exists():
             return
         try:

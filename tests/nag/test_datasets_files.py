@@ -116,12 +116,12 @@ def test_a_folder_that_changed_just_now_is_not_trusted(root, monkeypatch):
     """Two changes within one tick of a disk's clock have one time of change."""
     write(root / "a/4.png", b"4")
     files.read_listing(str(root))
-    assert not list(files.cache("listings").glob("*"))
+    assert not list(files.cache.folder("listings").glob("*"))
 
 
 def test_a_damaged_kept_listing_is_made_again(root):
     found = files.read_listing(str(root))
-    (kept,) = files.cache("listings").iterdir()
+    (kept,) = files.cache.folder("listings").iterdir()
     for damage in (b"", b"{", kept.read_bytes()[:-20], b"\0" * 50, b"[]\n[]\n[]\n"):
         kept.write_bytes(damage)
         assert files.read_listing(str(root)) == found
@@ -194,7 +194,7 @@ def test_a_url_is_fetched_once_and_appears_whole(root, monkeypatch):
     assert 1 <= fetched <= 8
     files.local(url, "a/1.png", 7)
     assert len(calls) == fetched
-    assert not list(files.cache("files").rglob(".*"))
+    assert not list(files.cache.folder("files").rglob(".*"))
 
 
 def test_a_file_of_another_size_than_listed_is_not_kept():
@@ -260,7 +260,7 @@ def test_of_very_many_files_a_sample_is_read(tmp_path, monkeypatch):
 def test_a_file_that_is_written_over_in_place_is_seen(root):
     """No folder changes then, and neither does a size."""
     before = files.read_listing(str(root))
-    assert list(files.cache("listings").iterdir())
+    assert list(files.cache.folder("listings").iterdir())
     (root / "a/1.png").write_bytes(b"a/2.png")
     after = files.read_listing(str(root))
     assert after[1:] == before[1:]

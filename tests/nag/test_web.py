@@ -203,4 +203,4 @@ def test_a_data_set_at_an_address_is_fetched_once_and_seen_to_change(server: Any
     server.length, server.tag = len(server.data) + 10, "cut"
     with pytest.raises(Unreachable, match="it ended after"):
         listing(url)
-    assert not list(files.cache("files").rglob(".*"))
+    assert not list(files.cache.folder("files").rglob(".*"))

@@ -89,7 +89,7 @@ from nag.training import prediction_loss
 
 @method
 class UNet:
-    """UNet2DModel of diffusers. Time is t = 0 at data, 1 at noise, -1 where its level is hidden."""
+    """UNet2DModel of diffusers. t is 0 at data, 1 at noise, -1 for the null noise condition."""
 
     width: int = 16
     generates: ClassVar[bool] = True

@@ -65,7 +65,7 @@ def test_status_where_slurm_says_little(place: Place) -> None:
     failing = place.cluster.failing("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     told = place("status", env=failing)
     assert told.exit_code == 0
-    assert "Slurm does not say what is queued: squeue failed: slurm_load_jobs error: Unable to contact" in told.output
+    assert "Slurm cannot tell what is queued: squeue failed: slurm_load_jobs error: Unable to contact" in told.output
     assert "Cells: 0 of 3 done, 0 failed, 3 to do." in told.output
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from orchestrator.backends.ray.private import Private
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution.code_snapshot import snapshot
+from orchestrator.execution.variables import variables
 
 ANSWER_S = 5.0
 SERIES = "2.60"  # of Ray; as in pyproject.toml. This file and private.py use private names of that version.
@@ -131,18 +132,12 @@ def token_of(file: str | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while, and make Ray read them again."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+    """These variables for a while, known to Ray too, which has read the old ones if it was imported before."""
     try:
-        _reread()
-        yield
+        with variables(changes):
+            _reread()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         _reread()
 
 

@@ -29,6 +29,7 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_queue,
 )
 from orchestrator.errors import TransientError
+from orchestrator.execution.variables import variables
 
 T = TypeVar("T")
 
@@ -174,12 +175,9 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def scrubbed() -> Iterator[None]:
-    """Clean this process's environment for a while, for submitit, which submits with it."""
-    taken = {key: os.environ.pop(key) for key in set(os.environ) - clean_environment(os.environ).keys()}
-    try:
+    """While it lasts this process's own environment is clean: for what submits by it (submitit)."""
+    with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys())):
         yield
-    finally:
-        os.environ.update(taken)
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

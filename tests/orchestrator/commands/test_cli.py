@@ -1,4 +1,4 @@
-"""The commands, as a user runs them: what they print, what they return, what a mistake says."""
+"""The commands as a user runs them: output, exit codes, error messages."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_status(write: Callable[..., Path], store: Path, tmp_path: Path) -> None
 
 
 def test_run_with_one_arm(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Output that is no terminal is lines; the table comes last; a second run does nothing and imports no torch."""
+    """Without a terminal, progress is lines and the table comes last; a second run does nothing, without torch."""
     path = write("seed: {grid: [0, 1]}", "seed: 0", "count: 40", "count: 150")
     arguments = ("run", path, "--store", tmp_path / "store", "--tracking", "none", "--arm", "plain", "--workers", "1")
     first = nagbench(*arguments, "--device", "cpu")
@@ -199,7 +199,7 @@ def test_tables_fit(finished: Ran, store: Path, width: int) -> None:
 
 
 def test_one_cell_here(finished: Ran, tmp_path: Path) -> None:
-    """For debugging: one cell, fewer samples, in this process."""
+    """One cell with fewer samples, in this process."""
     cell = finished.plan.cells[3]
     options = ("--store", tmp_path / "store", "--tracking", "none", "--device", "cpu")
     done = nagbench("run", finished.plan.sweep.path, "--cell", cell.digest[:8], "--count", "20", "--here", *options)
@@ -213,7 +213,7 @@ def test_one_cell_here(finished: Ran, tmp_path: Path) -> None:
     done = nagbench("run", finished.plan.sweep.path, "--count", "20", *options)
     assert (done.returncode, done.stderr) == (
         2,
-        "--count goes with --cell; for a whole sweep, set sample.count in its file\n",
+        "--count needs --cell; for a whole sweep, set sample.count in its file\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""What users are shown of text that others chose."""
+"""Text from outside is safe to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doctor`: says what is here, and of what is broken or missing says how to mend it; never breaks itself."""
+"""`doctor` shows what is here, how to fix what is broken or missing, and never fails itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(rows: list[Row], width: int = 80) -> str:
 
 
 def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it, with real imports; what the tests run with is here."""
+    """Everything, with real imports: the test environment has all that is needed."""
     monkeypatch.setenv("PATH", "/nowhere")
     rows = doctor(str(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db")
     for name in ("Python", "torch", "scipy", "scikit-learn", "MLflow", "store", "machine", "tracking"):
@@ -51,7 +51,7 @@ def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Put a package of one file before all installed ones."""
+    """Put a one-file package before all installed ones."""
 
     def put(name: str, code: str) -> None:
         (tmp_path / f"{name}.py").write_text(code)
@@ -90,7 +90,7 @@ def test_what_is_not_installed(package: Callable[[str, str], None]) -> None:
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Put a program of this name on the path; it is all there is."""
+    """Make PATH a folder with only this program."""
 
     def put(name: str, body: str) -> None:
         path = tmp_path / name

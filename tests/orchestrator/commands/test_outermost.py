@@ -1,4 +1,4 @@
-"""How a command ends: by Ctrl-C at any moment, with closed streams, in odd environments, by what nobody foresaw."""
+"""How commands end: by Ctrl-C at any moment, with closed streams, in odd environments, by unexpected errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(finished: Ran, tmp_path: Path) -> Path:
 
 
 def interrupted(arguments: tuple[str | Path, ...], moments: list[float], times: int = 1) -> None:
-    """Send Ctrl-C, so often, at each of these seconds after the start."""
+    """Send Ctrl-C `times` times, at each of these seconds after the start."""
     codes = []
     for moment in moments:
         process = started(*arguments)
@@ -63,7 +63,7 @@ def test_ctrl_c_twice_in_a_row(name: str, write: Callable[..., Path], store: Pat
 
 
 def test_ctrl_c_many_times_while_workers_are_busy(write: Callable[..., Path], tmp_path: Path) -> None:
-    """The first ends the workers; the others do not disturb that. What is done stays, and nothing half done."""
+    """The first ends the workers and the others change nothing. Finished work stays; nothing is half done."""
     path = write("steps: 8", "steps: 800")
     arguments = ("run", path, "--store", tmp_path / "store", "--tracking", "none", "--device", "cpu", "--workers", "2")
     for moment in (1.0, 3.0):
@@ -90,8 +90,8 @@ def shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("NAGBENCH >&-", 3, "standard output is closed. Send it somewhere, such as > /dev/null.\n"),
-        ("NAGBENCH >/dev/full", 3, "standard output cannot be written: No space left on device. Send it elsewhere.\n"),
+        ("NAGBENCH >&-", 3, "standard output is closed. Redirect it, for example to /dev/null.\n"),
+        ("NAGBENCH >/dev/full", 3, "standard output cannot be written: No space left on device. Redirect it.\n"),
         ("NAGBENCH | true", 141, ""),
         ("NAGBENCH 2>&-", 0, ""),
         ("NAGBENCH 2>/dev/full", 0, ""),
@@ -114,7 +114,7 @@ def test_streams_of_a_command_that_fails(write: Callable[..., Path], store: Path
 
 
 def test_what_nobody_foresaw_is_a_sentence_and_a_log(tmp_path: Path, write: Callable[..., Path]) -> None:
-    """Here: a library that is broken in a way of its own."""
+    """Here: a broken library."""
     path = write()
     (tmp_path / "sitecustomize.py").write_text("import difflib\ndifflib.get_close_matches = None\n")
     for cache, place in ((tmp_path / "cache", tmp_path / "cache"), (Path("/proc/none"), tmp_path)):
@@ -126,7 +126,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_a_log(tmp_path: Path, write: Call
         done = new_process("plan", path.with_name("absent.yaml"), "--json", env=env)
         assert done.returncode == 3
         said = re.fullmatch(
-            r"nagbench met something that it did not foresee: TypeError: .*\. The traceback is in (\S+\.log)\.\n",
+            r"nagbench has met an unexpected error: TypeError: .*\. The traceback is in (\S+\.log)\.\n",
             done.stderr,
         )
         assert said, done.stderr
@@ -174,7 +174,7 @@ ODD = {
 
 @pytest.mark.parametrize("home", [None, "/proc"])
 def test_odd_environments_are_harmless(finished: Ran, store: Path, tmp_path: Path, home: str | None) -> None:
-    """The report is drawn, all of it, and the same as ever."""
+    """The report is complete, and the same as always."""
     arguments = ("report", finished.plan.sweep.path, "--store", store, "--tracking", "none")
     pages = tmp_path / "results/reports/tiny"
     assert nagbench(*arguments, cwd=tmp_path).returncode == 0
@@ -218,7 +218,7 @@ def little_space() -> None:
 def test_no_success_is_claimed_where_the_disk_is_full(
     what: str, finished: Ran, store: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A limit on the size of files stands for a full disk: both fail while a file is written."""
+    """A limit on file sizes acts like a full disk: a write fails in the middle of a file."""
     sweep, cell = finished.plan.sweep.path, finished.plan.cells[0].digest
     more = ("--store", store)
     arguments: tuple[str | Path, ...] = {
@@ -236,7 +236,7 @@ def test_no_success_is_claimed_where_the_disk_is_full(
 
 
 def test_an_export_is_read_back(finished: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that loses what is written, as some do when they are full, is found out."""
+    """A file system that silently loses data, as some do when they are full, is detected."""
     import orchestrator.report.archive as module
     from orchestrator.errors import BadInput, EnvironmentProblem
 
@@ -268,7 +268,7 @@ def test_an_export_is_read_back(finished: Ran, tmp_path: Path, monkeypatch: pyte
         (("run", "--max-gpu-hours", "nan"), 2, "'--max-gpu-hours'"),
         (("submit", "--max-gpu-hours", "inf"), 2, "'--max-gpu-hours': inf"),
         (("run", "--checkpoint-seconds", "inf"), 2, "'--checkpoint-seconds': inf"),
-        (("run", "--here", "--workers", "3", "--tracking", "none"), 2, "--here is this process alone"),
+        (("run", "--here", "--workers", "3", "--tracking", "none"), 2, "--here uses this process alone"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip

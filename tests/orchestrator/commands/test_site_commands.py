@@ -1,4 +1,4 @@
-"""Commands with a site, where no cluster is needed: what they will take there, and what does not go together."""
+"""Commands with a site, without a cluster: forecasts, and options that exclude each other."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from tests.orchestrator.conftest import Ran, nagbench
 
 SLURM = "kind: slurm\npartition: gpu\ncpu_partition: cpu\nthrottle: 2\n"
 RAY = "kind: ray\naddress: 127.0.0.1:9\njobs: http://127.0.0.1:9\n"
-BELONGS = "--here, --workers, --device, --backend and --processes are for this machine; a site's file has its own"
-UNCOUNTED = "--max-gpu-hours: GPU hours are counted at sites of kind slurm only"
+BELONGS = (
+    "--here, --workers, --device, --backend and --processes are for this machine; "
+    "with --site, set these in the site file"
+)
+UNCOUNTED = "--max-gpu-hours: GPU hours are counted only at sites of kind slurm"
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def site(tmp_path: Path) -> Callable[[str], Path]:
 def test_plan_says_what_it_will_take(
     finished: Ran, write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """From measured speeds where there are some; what was never measured is said to be a guess."""
+    """From measured speeds if there are any; others are marked as guesses."""
     shutil.copytree(finished.store.root, tmp_path / "store")
     options = ("--store", tmp_path / "store", "--site", site(SLURM))
     none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
@@ -55,7 +58,7 @@ def test_plan_says_what_it_will_take(
     assert told["makespan_seconds"] > 0
     new = write("hidden: 16", "hidden: 24", name="new.yaml")
     assert "The time of " in (guessed := nagbench("plan", new, *options).stdout)
-    assert "is a guess: nothing of that sort was measured yet." in guessed
+    assert "is a guess: no such task was measured yet." in guessed
 
 
 def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
@@ -64,7 +67,7 @@ def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
     shutil.copytree(finished.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("blocks"))
     more = write("class_accuracy]", "class_accuracy, density_coverage]")
     said = nagbench("plan", more, "--store", tmp_path / "store", "--site", site(SLURM)).stdout
-    assert "8 cells have scores, but no samples or features any more" in said
+    assert "8 cells have scores, but their samples or features were removed" in said
     assert "GPU hours" in said
 
 
@@ -103,13 +106,13 @@ def test_what_does_not_go_together(
 
 
 def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path) -> None:
-    """What the store says is said all the same."""
+    """The rest of the output still comes, from the store."""
     pytest.importorskip("ray", reason="Ray is not installed")
     options = ("--store", tmp_path / "store", "--site", site(RAY))
     status = nagbench("status", write(), *options)
     assert status.returncode == 0, status.stderr
     assert "Cells: 0 of 8 done, 0 failed, 8 to do." in status.stdout
-    assert "Ray does not say what is queued: no Ray cluster answers at 127.0.0.1:9: " in status.stdout
+    assert "Ray cannot tell what is queued: no Ray cluster answers at 127.0.0.1:9: " in status.stdout
     for command in (("submit", "--tracking", "none"), ("run", "--tracking", "none"), ("logs",), ("cancel",)):
         done = nagbench(command[0], write(), *options, *command[1:])
         assert done.returncode == 3, done.stdout
@@ -120,7 +123,7 @@ def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[
 
 
 def test_every_kind_of_site_is_in_both_tables() -> None:
-    """Its settings, which read a file, and what it can do."""
+    """The table of settings and the table of site kinds."""
     assert kinds.KINDS.keys() == site_files.KINDS.keys()
 
 
@@ -141,7 +144,7 @@ def test_a_local_site_has_no_queue_and_the_rows_of_this_machine(
 def test_status_names_who_does_not_say_what_is_queued(
     write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Slurm that is away is no matter of a Ray cluster, nor of this machine."""
+    """Slurm being away concerns neither a Ray cluster nor this machine."""
     monkeypatch.setattr(slurm_kind, "queue_states", lambda *_: ({}, "squeue is away"))
     monkeypatch.setattr(ray_kind.jobs, "status", lambda *_: [])
 
@@ -149,8 +152,8 @@ def test_status_names_who_does_not_say_what_is_queued(
         arguments = ["status", str(write()), "--store", str(tmp_path / "store"), *map(str, where)]
         return CliRunner().invoke(app, arguments, catch_exceptions=False).output
 
-    assert "Slurm does not say what is queued: squeue is away" in said()
-    assert "Slurm does not say what is queued: squeue is away" in said("--site", site(SLURM))
+    assert "Slurm cannot tell what is queued: squeue is away" in said()
+    assert "Slurm cannot tell what is queued: squeue is away" in said("--site", site(SLURM))
     for text in (RAY, LOCAL):
         assert "Cells: 0 of 8 done" in said("--site", site(text))
         assert "does not say" not in said("--site", site(text))

@@ -1,4 +1,4 @@
-"""Which version this is: on the command line, and of both packages."""
+"""The version: on the command line, and of both packages."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def test_usage_errors_and_help_are_as_without_it() -> None:
     assert nagbench("nothing").stderr == "nagbench: No such command 'nothing'. See nagbench --help.\n"
     said = nagbench("--help").stdout
     assert "Does this guidance method beat the others" in said
-    assert "Say which version this is." in said
+    assert "Print the version." in said

@@ -158,7 +158,7 @@ def test_nobody_is_called_for_a_batch_that_does_not_divide(
         assert words in done.stderr.replace("\n", " ")
         assert not (tmp_path / "none").exists()
     done = nagbench("run", sweep, "--processes", "2", "--device", "cuda:1", "--tracking", "none")
-    assert "--device cuda:1: 2 processes take a GPU each, so say --device cuda" in done.stderr
+    assert "--device cuda:1: 2 processes need a GPU each; use --device cuda" in done.stderr
 
     ran, sent = run_here(sweep, tmp_path / "store"), []
     (task,) = [t for t in ran.plan.tasks.values() if t.trains == "network"]

@@ -1,4 +1,4 @@
-"""What is not on this machine: a sweep of it is checked and planned, refused at `run`, and runs with --smoke."""
+"""A sweep with inputs that are not on this machine is checked and planned, refused by `run`, and runs with --smoke."""
 
 from __future__ import annotations
 
@@ -90,18 +90,18 @@ def test_check_and_plan_exit_well_and_run_does_not(sweep: Callable[..., Path], t
     assert len(told["absent"]) == 8
     done = nagbench("run", path, "--store", tmp_path / "none", "--tracking", "none")
     assert done.returncode == 2
-    assert "there are 8 things that it reads and this machine does not have:\n  networks.tuned.data: " in done.stderr
+    assert "8 inputs are not on this machine:\n  networks.tuned.data: " in done.stderr
 
 
 def test_counts_of_data_sets_that_are_elsewhere(sweep: Callable[..., Path]) -> None:
-    """Their official ones, so that the plan is of the right size; where there is none, one shard."""
+    """Counts are the official ones, so the plan has the right size; if there are none, one shard."""
     found = plan(read_sweep(sweep()))
     counts = sorted(task.params["count"] for task in found.tasks.values() if task.kind == "encode")
     assert counts == [1_000, 5_994, 75_750]
 
 
 def test_nothing_of_it_is_in_the_digests_of_what_is_here(sweep: Callable[..., Path], tmp_path: Path) -> None:
-    """Once a file is there its content counts, and its place does not."""
+    """Once a file is there, its content counts and its place does not."""
     before = set(plan(read_sweep(sweep())).tasks)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/DiT.pt").write_bytes(b"PK\x03\x04")
@@ -116,7 +116,7 @@ def stand_ins(found: Plan) -> set[str]:
 
 
 def test_smoke_reads_none_of_it(sweep: Callable[..., Path], tmp_path: Path) -> None:
-    """Two tasks, the first and the last; latents, a fine-tune of other classes, DoG and NAG, scored and compared."""
+    """The first and last task: latents, a fine-tune with other classes, DoG and NAG, scored and compared."""
     small = read_sweep(sweep(), smoke=True)
     found = plan(small)
     assert not absent(found)
@@ -158,12 +158,12 @@ def test_smoke_makes_the_same_networks_each_time(sweep: Callable[..., Path], tmp
 def test_smoke_checks_all_that_is_written(sweep: Callable[..., Path]) -> None:
     with pytest.raises(BadInput, match="resolution"):
         read_sweep(sweep("path: food}", "path: food, resolution: 0}"), smoke=True)
-    with pytest.raises(BadInput, match="One that is elsewhere needs its family"):
+    with pytest.raises(BadInput, match="To plan without it, add family"):
         read_sweep(sweep(", family: dit", ""), smoke=True)
 
 
 def test_a_checkpoint_that_describes_itself_stays(tmp_path: Path) -> None:
-    """Under --smoke, where its data stay too: it is small, and this machine has it."""
+    """Under --smoke it is used as it is, with its data: it is small, and on this machine."""
     from tests.orchestrator.spec.test_networks import LOADED
     from tests.orchestrator.spec.test_networks import SWEEP as PRE
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_describes_itself_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "status"])
 def test_a_file_where_a_folder_of_images_is_needed(sweep: Callable[..., Path], tmp_path: Path, command: str) -> None:
-    """It is refused at its line and not read: these are 16 GB."""
+    """It is refused with its line, and not read: it has 16 GB."""
     with (tmp_path / "birds").open("wb") as file:
         file.truncate(16 << 30)
     done = nagbench(command, sweep(), timeout=20)

@@ -211,7 +211,11 @@ def wrong(tmp_path: Path) -> Path:
         ("good", ("--count", "9"), "--count: "),
         ("good", ("--features", "pixel"), "unknown name 'pixel'. Did you mean 'pixels'?"),
         ("good", ("--features", "digits"), "--features: 'digits' is trained by a sweep, so it cannot stand here."),
-        ("good", ("--metrics", "sfid"), "'sfid' needs spatial, which none of these features gives. Add one of: incep"),
+        (
+            "good",
+            ("--metrics", "sfid"),
+            "'sfid' needs spatial, which none of these features provides. Add one of: incep",
+        ),
         ("good", ("--reference", "nothing"), "--reference: there is no file or folder 'nothing'."),
     ],
 )

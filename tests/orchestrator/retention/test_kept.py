@@ -109,7 +109,7 @@ def test_another_metric_samples_again_and_plan_says_so(lean: dict[str, Ran], tmp
     planned = plan(read_sweep(path))
     assert again(planned, Done(Store(str(store)))) == 8
     done = nagbench("plan", path, "--store", store)
-    assert "8 cells have scores, but no samples or features any more, and are sampled again" in done.stdout
+    assert "8 cells have scores, but their samples or features were removed: they are sampled again" in done.stdout
     ran = run_here(path, store)
     assert ran.did["sample"] == 8 * 40
     assert (there(ran, "sample"), there(ran, "extract")) == (0, 0)
@@ -233,7 +233,7 @@ def test_gc_shows_first_and_removes_what_nobody_wants(shrunk: tuple[Store, Path]
     assert kinds == expected | {"attempts": 1, "unfinished": 1}
     assert found["deleted"] is False
     assert {file.name for file in files(store)} == before
-    assert "Nothing was removed; --delete does it." in nagbench("gc", "--store", store.root).stdout
+    assert "Nothing was removed; --delete removes them." in nagbench("gc", "--store", store.root).stdout
     done = nagbench("gc", "--store", store.root, "--delete")
     assert done.returncode == 0, done.stderr
     assert len(before) - len(list(files(store))) == found["files"]
@@ -339,11 +339,11 @@ def test_plan_says_disk_and_files(tmp_path: Path, keep: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (with_keep("feature"), "keep: unknown thing to keep 'feature'. Did you mean 'features'? Known: features, infl"),
+        (with_keep("feature"), "keep: unknown value of keep 'feature'. Did you mean 'features'? Known: features, infl"),
         (with_keep("{grid: [samples]}"), "keep: expected text"),
         (
             with_keep("scores").replace(TINY.splitlines()[8] + "\n", ""),
-            "keep: a sweep without a score section is for its samples; remove it.",
+            "keep: a sweep without a score section always keeps samples; remove this key.",
         ),
     ],
 )

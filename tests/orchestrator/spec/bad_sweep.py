@@ -1,4 +1,4 @@
-"""A sweep to make mistakes in, and what the reader says of one."""
+"""A sweep to make mistakes in, and the reader's message."""
 
 from __future__ import annotations
 
@@ -55,6 +55,6 @@ def message(text: str) -> str:
 
 
 def said(right: str, wrong: str) -> str:
-    """The message where `wrong` stands in the sweep in place of `right`."""
+    """The message for the sweep with `wrong` in place of `right`."""
     assert right in SWEEP
     return message(SWEEP.replace(right, wrong, 1))

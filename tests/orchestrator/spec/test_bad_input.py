@@ -1,4 +1,4 @@
-"""Every mistake in a sweep file is one sentence: line, key, value, known names, fix. More in test_bad_sections.py."""
+"""Every mistake in a sweep file gives one message: line, key, value, known names, fix. More in test_bad_sections.py."""
 
 import contextlib
 import re
@@ -40,8 +40,8 @@ YAML = [
     (PLAIN, "plain: {scale: -.inf}", "11: arms.plain.scale: -.inf is not allowed: a number must be finite."),
     (PLAIN, "plain: {scale: 1e999}", "11: arms.plain.scale: 1e999 is too large for a number."),
     ("1000", "9" * 20, "8: sample.count: 99999999999999999999 is too large for a whole number (64 bits)."),
-    (SAMPLER, "{name: euler, steps: 10, steps: 20}", "7: sampler: repeated key 'steps'; it is on line 7 already."),
-    (PLAIN, "cfg: {}", "12: arms: repeated key 'cfg'; it is on line 11 already."),
+    (SAMPLER, "{name: euler, steps: 10, steps: 20}", "7: sampler: repeated key 'steps'; it is already on line 7."),
+    (PLAIN, "cfg: {}", "12: arms: repeated key 'cfg'; it is already on line 11."),
     (PLAIN, "1: {}", "11: arms: a key must be text, not 1. Put it in quotes if text is meant."),
     (PLAIN, "true: {}", "11: arms: a key must be text, not true. Put it in quotes if text is meant."),
     (PLAIN, "[a]: {}", "11: arms: a key must be text, not a list. Put it in quotes if text is meant."),
@@ -56,7 +56,7 @@ YAML = [
     (PLAIN, "plain: &a {b: *a}", "11: it is nested deeper than 50 levels."),
     (PLAIN, "plain: " + "[" * 60, "11: it is nested deeper than 50 levels."),
     (PLAIN, "plain: {", "13: a ',' or the closing '}' is missing, here or above; it was opened on line 11."),
-    (PLAIN, "plain: 'x", "11: a quote is opened and never closed."),
+    (PLAIN, "plain: 'x", "11: a quote is never closed."),
     (PLAIN, "\tplain: {}", "11: a tab; indent with spaces."),
     (PLAIN, "plain: %x", "11: a value cannot start with '%'; put it in quotes."),
     (
@@ -64,7 +64,7 @@ YAML = [
         "plain: a: b",
         "11: a ':' cannot stand here; check this line and the one above, or put the text in quotes.",
     ),
-    (PLAIN, " plain: {}", "12: this line does not line up with the ones above it; check the indentation."),
+    (PLAIN, " plain: {}", "12: this line is not aligned with the ones above it; check the indentation."),
     (PLAIN, "plain: {}\n---", "12: a second document begins here; a sweep file holds one (remove the '---')."),
     (PLAIN, "plain: \a", "11: the character '\\x07' is not allowed."),
 ]
@@ -134,44 +134,44 @@ AXES = [
     (
         "[0, 1, 2]",
         "[0, 1, 1]",
-        "6: networks.sit.train.seed.grid[2]: 1 is on this axis already; a value may be there once.",
+        "6: networks.sit.train.seed.grid[2]: 1 is on this axis already; remove one of them.",
     ),
     (
         "[0, 1, 2]",
         "[1, 1e0]",
-        "6: networks.sit.train.seed.grid[1]: 1 is on this axis already; a value may be there once.",
+        "6: networks.sit.train.seed.grid[1]: 1 is on this axis already; remove one of them.",
     ),
     ("[0, 1, 2]", "[0, x]", "6: networks.sit.train.seed.grid[1]: expected a whole number of at least 0, got 'x'."),
     (
         "[0, 1, 2]",
         "[0, null]",
-        "6: networks.sit.train.seed.grid[1]: null is no value of an axis; it only removes a key in an arm.",
+        "6: networks.sit.train.seed.grid[1]: null cannot be a value of an axis; it only removes a key in an arm.",
     ),
     (
         "[0, 1, 2]",
         "[0, 1], x: 2",
-        "6: networks.sit.train.seed.x: an axis is {grid: [1, 2]} and nothing else; 'x' stands beside it.",
+        "6: networks.sit.train.seed.x: an axis has no other key; remove 'x': {grid: [1, 2]}.",
     ),
     (
         "steps: 10",
         "steps: {grid: [10, {grid: [5]}]}",
         "7: sampler.steps.grid[1]: an axis cannot stand inside an axis; "
-        "write the combinations out as mappings: {grid: [..., ...]}.",
+        "write each combination as a mapping: {grid: [..., ...]}.",
     ),
     (
         "steps: 10",
         "steps: [{grid: [5]}]",
-        "7: sampler.steps[0]: an axis cannot stand inside a list; make the whole list a value: {grid: [..., ...]}.",
+        "7: sampler.steps[0]: an axis cannot stand inside a list; make each value a whole list: {grid: [..., ...]}.",
     ),
     (
         PLAIN,
         f"plain: {{sampler: {{grid: [{SAMPLER}, {SAMPLER}]}}}}",
-        "11: arms.plain.sampler.grid[1]: a mapping is on this axis already; a value may be there once.",
+        "11: arms.plain.sampler.grid[1]: a mapping is on this axis already; remove one of them.",
     ),
     (
         METRICS,
         "[{name: precision_recall, k: {grid: [3, 5]}}]",
-        "9: score.metrics[0].k: an axis cannot stand here, only in networks, sampler, sample and arms.",
+        "9: score.metrics[0].k: an axis is not possible here, only in networks, sampler, sample and arms.",
     ),
     (
         PLAIN,
@@ -210,7 +210,7 @@ def test_the_first_mistake_of_the_file_is_the_one_reported() -> None:
 def test_an_arm_cannot_set_a_field_of_a_whole_axis() -> None:
     text = SWEEP.replace(SAMPLER, f"{{grid: [{SAMPLER}]}}").replace(PLAIN, "plain: {sampler: {steps: 4}}")
     assert message(text) == (
-        "x.yaml:11: arms.plain.sampler: a field cannot be set on the axis of line 7; "
+        "x.yaml:11: arms.plain.sampler: a field of the axis on line 7 cannot be set; "
         "write the whole value with its name, or an axis."
     )
 
@@ -225,9 +225,9 @@ def test_a_block_style_mistake_is_shown_at_the_line_of_its_key() -> None:
     [
         (b"", "x.yaml: the file is empty. A sweep needs name, networks and arms."),
         (b"# later\n", "x.yaml: the file is empty. A sweep needs name, networks and arms."),
-        (b"\x7fELF\xff", "x.yaml: this is no sweep: it is not UTF-8 text (byte 4, line 1)."),
-        (b"name: \0", "x.yaml: this is no sweep: it is a binary file."),
-        (b"#" * 1_000_001, "x.yaml: this is no sweep: it is over 1 MB."),
+        (b"\x7fELF\xff", "x.yaml: this is not a sweep file: it is not UTF-8 text (byte 4, line 1)."),
+        (b"name: \0", "x.yaml: this is not a sweep file: it is binary."),
+        (b"#" * 1_000_001, "x.yaml: this is not a sweep file: it is over 1 MB."),
         (b"- a", "x.yaml:1: expected a mapping such as {name: ..., networks: ..., arms: ...}, got a list."),
     ],
 )
@@ -255,11 +255,11 @@ def test_a_path_that_is_no_file() -> None:
 def test_a_yaml_bomb_is_refused_early() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    assert message("\n".join(lines)).endswith(": it has over 100,000 values, its anchors written out.")
+    assert message("\n".join(lines)).endswith(": it has over 100,000 values, counting each use of an anchor.")
 
 
 def test_any_key_or_value_may_be_wrong_without_a_traceback() -> None:
-    """Every line of the sweep with every value swapped for one of another kind: a message, or a sweep."""
+    """Every line of the sweep with its value replaced by one of another type: a message, or a valid sweep."""
     for number, line in enumerate(SWEEP.splitlines()):
         for value in ("null", "[]", "{}", "x", "-1", "{grid: [x]}", "[[{}]]", "{use: x}", "{__dataclass_self__: 1}"):
             lines = SWEEP.splitlines()
@@ -270,7 +270,7 @@ def test_any_key_or_value_may_be_wrong_without_a_traceback() -> None:
 
 
 def peak(text: str, tmp_path: Path, command: str) -> tuple[str, float]:
-    """What a command says of a sweep, and the most memory that it took, in MB."""
+    """The output of a command on a sweep, and its peak memory in MB."""
     (tmp_path / "big.yaml").write_text(text)
     code = (
         "import sys\nfrom pathlib import Path\nfrom orchestrator.cli import main\ntry:\n    main()\nfinally:\n"
@@ -299,4 +299,4 @@ def test_large_sweeps_take_little_memory(tmp_path: Path) -> None:
     assert memory < 400
     aliases = f"name: x\na: &a {'b' * 9000}\nc: [{','.join(['*a'] * 200)}]\n"
     said, memory = peak(aliases, tmp_path, "check")
-    assert "over 1,000,000 characters, its anchors written out" in said
+    assert "over 1,000,000 characters, counting each use of an anchor" in said

@@ -1,4 +1,4 @@
-"""Mistakes in the sections and arms of a sweep: one sentence each, with line, key path, value, known names, fix."""
+"""Mistakes in sections and arms of a sweep: one message each, with line, key path, value, known names, fix."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ SECTIONS = [
     (
         "name: digits\n",
         "name: my digits\n",
-        "1: name: 'my digits' is no name: a letter, then up to 63 letters, digits, '_' or '-'.",
+        "1: name: 'my digits' is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'.",
     ),
     ("name: digits\n", "name: {grid: [a, b]}\n", "1: name: expected text, got a mapping."),
     ("sampler:", "samplers:", f"7: unknown key 'samplers'. Did you mean 'sampler'? {TOP}"),
-    ("sample:", "nag: {scale: 1}\nsample:", "8: nag: guidance stands in an arm: {arms: {NAME: {nag: ...}}}."),
-    ("  sit:", "  2x:", "3: networks.2x: '2x' is no name: a letter, then up to 63 letters, digits, '_' or '-'."),
+    ("sample:", "nag: {scale: 1}\nsample:", "8: nag: guidance belongs in an arm: {arms: {NAME: {nag: ...}}}."),
+    (
+        "  sit:",
+        "  2x:",
+        "3: networks.2x: '2x' is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'.",
+    ),
     (DATA, "", "3: networks.sit: 'data' is missing. A network needs data, model and train."),
     (DATA, "data: digit", f"4: networks.sit.data: unknown name 'digit'. Did you mean 'digits'? {DATASETS}"),
     (
@@ -54,13 +58,12 @@ SECTIONS = [
     (
         PRE,
         "  pre: {checkpoint: nothing.pt}\n  sit:",
-        "3: networks.pre.checkpoint: there is no file 'nothing.pt'. One that is elsewhere needs its family: dit or "
-        "sit.",
+        "3: networks.pre.checkpoint: there is no file 'nothing.pt'. To plan without it, add family: dit or sit.",
     ),
     (
         PRE,
         "  pre: {checkpoint: x.yaml}\n  sit:",
-        "3: networks.pre.checkpoint: it does not describe itself, so say what it is: family: dit or family: sit.",
+        "3: networks.pre.checkpoint: it has no description; add family: dit or family: sit.",
     ),
     (
         PRE,
@@ -75,7 +78,7 @@ SECTIONS = [
     (
         PRE,
         "  a: {init: b, data: digits, train: {steps: 1}}\n  b: {init: a, data: digits, train: {steps: 1}}\n  sit:",
-        "4: networks.b.init: a -> b -> a is a circle; a network starts from another.",
+        "4: networks.b.init: a -> b -> a is a circle; a network must start from another one.",
     ),
     (
         PRE,
@@ -96,12 +99,12 @@ SECTIONS = [
     (
         DATA,
         "data: {use: ./x.py:X, name: digits}",
-        "4: networks.sit.data.name: 'name' is one of ours and 'use' one of yours; only one of them can stand here.",
+        "4: networks.sit.data.name: 'name' (a method of nagbench) and 'use' (your own) exclude each other; remove one.",
     ),
     (
         DATA,
         f"{DATA}\n    interpolant: {{use: ./x.py:X}}",
-        "5: networks.sit.interpolant.use: a file of your own cannot stand here, "
+        "5: networks.sit.interpolant.use: your own code is not possible here, "
         "only for datasets, features, guidance, metrics, models, samplers.",
     ),
     (f"features: {FEATURES}, ", "", f"9: score: 'features' is missing. Known: {known('features')}."),
@@ -115,20 +118,20 @@ SECTIONS = [
     (
         FEATURES,
         "[pixels]",
-        "9: score.metrics[2]: 'class_accuracy' needs logits, which none of these features gives. Add one of: digits, "
-        "inception.",
+        "9: score.metrics[2]: 'class_accuracy' needs logits, which none of these features provides. "
+        "Add one of: digits, inception.",
     ),
     (
         f"sampler: {SAMPLER}\n",
         "",
-        f"10: arms.plain: it has no sampler; write {SAMPLER} here or at the top level. {SAMPLERS}",
+        f"10: arms.plain: it has no sampler; add sampler: {SAMPLER} here or at the top level. {SAMPLERS}",
     ),
 ]
 
 ARMS = [
-    (PLAIN, "plain:", "11: arms.plain: an arm that changes nothing is written {}."),
+    (PLAIN, "plain:", "11: arms.plain: an arm that changes nothing is {}."),
     (PLAIN, "plain: x", "11: arms.plain: expected a mapping such as {cfg: {scale: 1.5}}, got 'x'."),
-    (PLAIN, "a b: {}", "11: arms.a b: 'a b' is no name: a letter, then up to 63 letters, digits, '_' or '-'."),
+    (PLAIN, "a b: {}", "11: arms.a b: 'a b' is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'."),
     (
         PLAIN,
         "plain: {gpus: 8}",
@@ -165,7 +168,7 @@ ARMS = [
     (
         PLAIN,
         "plain: {cfg: {use: ./x.py:X}}",
-        "11: arms.plain.cfg: 'cfg' is a name of ours; give your guidance another name.",
+        "11: arms.plain.cfg: 'cfg' is a name of nagbench; give your guidance another name.",
     ),
     (
         PLAIN,
@@ -213,7 +216,7 @@ ARMS = [
     (
         PLAIN,
         "plain: {compose: nest}",
-        "11: arms.plain.compose: unknown way to compose 'nest'. Did you mean 'nested'? Known: nested, sum.",
+        "11: arms.plain.compose: unknown value of compose 'nest'. Did you mean 'nested'? Known: nested, sum.",
     ),
     (
         PLAIN,

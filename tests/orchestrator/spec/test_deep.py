@@ -1,4 +1,4 @@
-"""`check --deep`: what only weights and data tell is refused before anything is submitted, each with its fix."""
+"""`check --deep` finds what only weights and data show, before anything is submitted, with a fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nag.interpolants import Linear
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from orchestrator.errors import BadInput
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from tests.orchestrator.conftest import nagbench
 
@@ -31,7 +31,7 @@ arms:
 
 
 def moved(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of a network that does something: a new one predicts zero."""
+    """Weights of a network whose output is not zero, as that of a new one is."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: weight + 0.02 * torch.randn(weight.shape, generator=generator)
@@ -50,7 +50,7 @@ def dit() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """`deep(weights)`: what `check --deep` returns and says of a sweep of that checkpoint."""
+    """`deep(weights)`: exit code and output of `check --deep` for a sweep with that checkpoint."""
 
     def checked(
         weights: Any, family: str = "sit", sampler: str = "euler", guidance: str = "cfg: {scale: 1.5}"
@@ -62,7 +62,7 @@ def deep(tmp_path: Path) -> Callable[..., tuple[int, str]]:
         text = SWEEP.replace("FAMILY", family).replace("SAMPLER", sampler).replace("GUIDANCE", guidance)
         (tmp_path / "sweep.yaml").write_text(text)
         try:
-            return 0, "\n".join(look(read_sweep(tmp_path / "sweep.yaml")))
+            return 0, "\n".join(check_inputs(read_sweep(tmp_path / "sweep.yaml")))
         except BadInput as error:
             return error.exit_code, str(error)
 
@@ -82,7 +82,7 @@ def test_good(deep: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
 def test_guidance_that_the_network_never_learned(deep: Callable[..., tuple[int, str]]) -> None:
     code, text = deep(sit(), guidance="nag: {scale: 1.0}")
     assert code == 2
-    assert "arm 'guided' needs the null noise condition, and it has none; fine-tune it with noise_dropout" in text
+    assert "arm 'guided' needs the null noise condition, which it lacks; fine-tune it with noise_dropout" in text
     assert "sweeps/nag_ready.yaml" in text
 
 
@@ -103,7 +103,7 @@ def test_weights_that_are_nan(deep: Callable[..., tuple[int, str]]) -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_weights_that_are_finite_and_too_large(deep: Callable[..., tuple[int, str]], tmp_path: Path, own: bool) -> None:
-    """Both as an official file and in our own form, whose loading does not evaluate it."""
+    """Both as an official file and in nagbench's format, whose loading does not evaluate it."""
     weights = sit()
     weights["final_layer.linear.weight"].fill_(3e38)
     if not own:
@@ -116,7 +116,7 @@ def test_weights_that_are_finite_and_too_large(deep: Callable[..., tuple[int, st
         text = SWEEP.replace("net.pt, family: FAMILY, heads: 2", "net.safetensors").replace("SAMPLER", "euler")
         (tmp_path / "sweep.yaml").write_text(text.replace("GUIDANCE", "cfg: {scale: 1.5}"))
         with pytest.raises(BadInput) as raised:
-            list(look(read_sweep(tmp_path / "sweep.yaml")))
+            list(check_inputs(read_sweep(tmp_path / "sweep.yaml")))
         code, text = raised.value.exit_code, str(raised.value)
     assert code == 2
     assert "sweep.yaml:" in text
@@ -134,7 +134,7 @@ def test_weights_that_are_missing_or_of_another_family(deep: Callable[..., tuple
 
 
 class Payload:
-    """Runs code when it is unpickled by a reader that lets it."""
+    """Runs code if it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return (exec, ("import pathlib; pathlib.Path('/tmp/nagbench-was-here').touch()",))
@@ -157,7 +157,7 @@ def test_files_that_are_none(deep: Callable[..., tuple[int, str]], data: bytes) 
 
 
 def test_a_sampler_that_does_not_fit(deep: Callable[..., tuple[int, str]]) -> None:
-    """That much is known without the weights."""
+    """This is known without the weights."""
     code, text = deep(sit(), sampler="ddpm")
     assert code == 2
     assert "'ddpm' cannot sample network 'net'" in text

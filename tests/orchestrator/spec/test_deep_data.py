@@ -1,4 +1,4 @@
-"""Data sets and sites that cannot do what a sweep asks: told at `check --deep` or before anything is queued."""
+"""Data sets and sites that do not fit a sweep: reported by `check --deep`, or before anything is queued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.backends.campaign import check_batches
 from orchestrator.backends.site import read_site
 from orchestrator.errors import BadInput
 from orchestrator.plan.make import plan
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from tests.orchestrator.conftest import nagbench, run_here
 from tests.orchestrator.pictures import pictures
@@ -44,9 +44,9 @@ def sweep(tmp_path: Path) -> Callable[..., Path]:
 
 
 def deep(path: Path) -> str:
-    """What `check --deep` refuses, with its line of the sweep, or the lines of what is good."""
+    """The error of `check --deep`, or its lines about valid inputs."""
     try:
-        return "\n".join(look(read_sweep(path)))
+        return "\n".join(check_inputs(read_sweep(path)))
     except BadInput as error:
         return f"refused: {str(error).replace(str(path), path.name)}"
 
@@ -72,7 +72,7 @@ def test_another_number_of_images(sweep: Callable[..., Path], tmp_path: Path) ->
 
 
 def test_an_image_that_cannot_be_read(sweep: Callable[..., Path], tmp_path: Path) -> None:
-    """The first of each class is looked at; a later one fails the task that reads it, by name."""
+    """`check --deep` reads the first of each class; a later one fails the task that reads it, with its name."""
     folder = pictures(tmp_path / "images", ["a", "b"], 10, size=8)
     bad = folder / "train/b/003.png"
     bad.write_bytes(bad.read_bytes()[:40])

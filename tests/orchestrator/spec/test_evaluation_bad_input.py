@@ -1,4 +1,4 @@
-"""Bad images, features and numbers, end to end: what can be used is used, what cannot is named, file or block."""
+"""Bad images, features and numbers, end to end: usable ones are used, others are named by file or block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nag.registry import build
 from orchestrator.errors import BadInput, NotFinite
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.results import collect
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks import extract
@@ -73,7 +73,7 @@ def test_check_deep_opens_the_first_image_of_each_class(tmp_path: Path) -> None:
     for file in (tmp_path / "data" / "a").iterdir():
         file.write_text("no image")
     with pytest.raises(BadInput, match=r"networks.sit.data: .*/data/a/\d+.png: it cannot be read as an image"):
-        list(look(read_sweep(written(tmp_path))))
+        list(check_inputs(read_sweep(written(tmp_path))))
 
 
 def test_an_image_that_is_skipped_is_replaced(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_grey_transparent_deep_and_mixed_images_are_images(tmp_path: Path) -> No
     for name, form in forms.items():
         form.save(folder / name)
     path = written(tmp_path, FOLDER, ", held_out: 0.25", "")
-    assert "6 training and 0 held-out images, 1 classes" in "\n".join(look(read_sweep(path)))
+    assert "6 training and 0 held-out images, 1 classes" in "\n".join(check_inputs(read_sweep(path)))
     ran = run_here(path, tmp_path / "store")
     assert not ran.failed
     (reference,) = (digest for digest, task in ran.plan.tasks.items() if task.kind == "reference")
@@ -119,7 +119,7 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
         BadInput,
         match=r"sweep\.yaml:\d+: networks\.sit\.data: .*/data/c has no images \(1 of 3 class folders have none\)",
     ):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     (reason,) = reasons(path, tmp_path)
     assert "/data/c has no images" in reason
 
@@ -138,7 +138,7 @@ def test_features_that_are_not_finite_name_block_and_sample_or_file(tmp_path: Pa
 
 
 def test_one_image_whose_features_are_not_finite_is_named(tmp_path: Path) -> None:
-    """Among the images of a published file, and among those that `nagbench score` is given."""
+    """In a published file, and in a folder for `nagbench score`."""
     images = np.full((9, 8, 8, 3), 60, np.uint8)
     images[4] = 250
     np.savez(tmp_path / "images.npz", arr_0=images)
@@ -156,7 +156,7 @@ def test_one_image_whose_features_are_not_finite_is_named(tmp_path: Path) -> Non
 
 
 def test_the_last_block_of_encoded_images_may_be_shorter() -> None:
-    """The image is counted from the blocks' length, not from its own block's."""
+    """The image's number follows from the length of full blocks."""
     encode = Task("encode", {"block": 10, "count": 23})
     task = Task("extract", {"stream": encode.digest, "extractor": {"name": "own"}})
     context = Context(Store("memory://last-block"), tasks={encode.digest: encode})
@@ -203,15 +203,17 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
     other = "[kid], reference: {name: image_folder, path: other, resolution: 16}"
     with pytest.raises(BadInput) as caught:
         read_sweep(written(tmp_path, FOLDER, "[kid]", other))
-    assert "'pixels' gives 192 columns of images of 'sit', 768 of those of the reference" in str(caught.value)
+    assert "'pixels' gives 192 columns for images of 'sit', but 768 for those of the reference" in str(caught.value)
     assert "sweep.yaml:9: score: " in str(caught.value)
     np.savez(tmp_path / "large.npz", arr_0=pixels(9, 16))
-    with pytest.raises(BadInput, match=r"'pixels' gives 192 columns of images of 'sit', 768 of those of the reference"):
+    with pytest.raises(
+        BadInput, match=r"'pixels' gives 192 columns for images of 'sit', but 768 for those of the reference"
+    ):
         read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: large.npz"))
     save(torch.nn.Flatten(), tmp_path / "flat.pt")
     path = written(tmp_path, FOLDER, "[kid]", other, "[pixels]", "[{name: torchscript, path: flat.pt}]")
     with pytest.raises(BadInput) as caught:
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     words = "torchscript gives 768 features of its images [3, 16, 16], of those of network sit 192"
     assert str(caught.value) == f"{path}:9: score.reference: {words}"
     (reason,) = reasons(path, tmp_path)
@@ -220,7 +222,7 @@ def test_a_reference_of_other_dimensions_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in the cache, perhaps from a copy that was cut: said before anything is queued."""
+    """In the cache, perhaps from a truncated copy: reported before anything is queued."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     picture_folder(tmp_path / "data")
     cached = tmp_path / "cache" / "nagbench" / "weights" / INCEPTION
@@ -229,7 +231,7 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
     path = written(tmp_path, FOLDER, "[pixels]", "[inception]")
     words = f"{cached} is not what its name says: it has 10 bytes, not 95,607,719. Remove it and fetch it again."
     with pytest.raises(BadInput) as caught:
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     assert str(caught.value) == f"{path}:9: score.features: inception: {words}"
     with pytest.raises(BadInput) as caught:
         run_here(path, tmp_path / "store")
@@ -239,12 +241,12 @@ def test_weights_that_are_not_what_their_name_says_go_nowhere(tmp_path: Path, mo
     cached.unlink()
     done = nagbench("score", "data", "--reference", "data", cwd=tmp_path)
     assert done.returncode == 2
-    assert "nagbench score: there is one thing that it reads and this machine does not have:" in done.stderr
+    assert "nagbench score: an input is not on this machine:" in done.stderr
     assert f"nagbench fetch {INCEPTION}" in done.stderr
 
 
 def test_one_held_out_image_is_none(tmp_path: Path) -> None:
-    """The cells are scored all the same."""
+    """The cells are still scored."""
     picture_folder(tmp_path / "data")
     path = written(tmp_path, FOLDER, "0.25", "0.02", "[kid]", "[fid, precision_recall]")
     ran = run_here(path, tmp_path / "store")

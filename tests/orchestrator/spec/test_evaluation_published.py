@@ -1,4 +1,4 @@
-"""Files that others have published: statistics to hold samples against, and weights; by path or URL."""
+"""Published files, by path or URL: reference statistics and weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nag.pretrained import DINOV2, INCEPTION, PYTORCH_FID
 from nag.registry import build
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan.make import plan
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.reference import ReferenceArrays
@@ -39,7 +39,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adm(inception: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
-    """ADM's file of 20 images, with what it is made of."""
+    """A file like ADM's, of 20 images, and its contents."""
     images = pixels(20, 16, seed=5)
     extract = build("features", "inception", weights=str(inception), mode="legacy_tensorflow").open()
     given = extract(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
@@ -90,7 +90,7 @@ def test_adms_file(inception: Path, adm: tuple[Path, dict[str, np.ndarray], np.n
     other = plan(read_sweep(written(tmp_path, path.read_text(), str(file), "moved.npz", name="other.yaml")))
     assert other.tasks.keys() == ran.plan.tasks.keys()
     assert stamp["reference_content"] in ran.store.list("assets")
-    shown = "\n".join(look(read_sweep(path)))
+    shown = "\n".join(check_inputs(read_sweep(path)))
     told = "score.reference: moments of features (2,048), moments of spatial (2,023), 20 images 16 x 16, "
     assert told + stamp["reference_content"] in shown
     assert "score.features: inception gives features (2,048), logits (1,008), spatial (2,023)" in shown
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_held_against(
     metrics: str,
     message: str,
 ) -> None:
-    """Found when the sweep is read, at its line, with what to do."""
+    """Found when the sweep is read, with line and fix."""
     picture_folder(tmp_path / "data")
     _, outputs, images = adm
     adm_file(tmp_path / "moments.npz", images, outputs, with_images=False)
@@ -187,7 +187,7 @@ def test_moments_of_other_dimensions_name_the_file(inception: Path, tmp_path: Pa
     adm_file(tmp_path / "x_legacy_tensorflow.npz", pixels(1), small, with_images=False)
     path = written(tmp_path, FOLDER, SCORE, against(inception, "x_legacy_tensorflow.npz", "fid"))
     with pytest.raises(BadInput, match=r"x_legacy_tensorflow.npz: mu has 16 dimensions, the extractor's features 2048"):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     ran = run_here(path, tmp_path / "store")
     (reason,) = set(ran.failed.values())
     assert "mu has 16 dimensions, the extractor's features 2048; it is of another extractor" in reason
@@ -204,7 +204,7 @@ def test_other_extractors_use_the_images_of_a_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A server of the test's folder on 127.0.0.1, and what it was asked for."""
+    """A server of the test's folder on 127.0.0.1, and the requests that it got."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -225,7 +225,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_a_file_at_a_url_is_fetched_once(tmp_path: Path, served: tuple[str, list[str]]) -> None:
-    """`check` and `status` fetch nothing; its identity is that of the same file here."""
+    """`check` and `status` download nothing; its identity is that of a local copy."""
     picture_folder(tmp_path / "data")
     adm_file(tmp_path / "images.npz", pixels(30, seed=3), None)
     url, asked = served
@@ -238,7 +238,7 @@ def test_a_file_at_a_url_is_fetched_once(tmp_path: Path, served: tuple[str, list
     here = plan(read_sweep(written(tmp_path, FOLDER, "[kid]", "[kid], reference: images.npz", name="here.yaml")))
     assert planned.tasks.keys() == again.tasks.keys() == here.tasks.keys()
     with pytest.raises(
-        EnvironmentProblem, match=r"the reference http://127.0.0.1:\d+/nowhere.npz cannot be fetched: .*404"
+        EnvironmentProblem, match=r"the reference http://127.0.0.1:\d+/nowhere.npz cannot be downloaded: .*404"
     ):
         plan(read_sweep(written(tmp_path, FOLDER, "[kid]", f"[kid], reference: {url}/nowhere.npz", name="no.yaml")))
 
@@ -266,7 +266,7 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"pt_inception-2015-12-05-6726825d.pth is not in .*: run 'nagbench fetch pt_incep"
     ):
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     ran = nagbench("run", path, "--store", tmp_path / "store", "--tracking", "none", "--here")
     assert ran.returncode == 2
     assert "nagbench fetch pt_inception-2015-12-05-6726825d.pth" in ran.stderr
@@ -280,7 +280,7 @@ def test_missing_weights_are_said_before_anything_runs(tmp_path: Path) -> None:
 def test_fetch_says_what_is_known_and_what_went_wrong(
     tmp_path: Path, served: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real weights are at https; a proxy that is no proxy stands for a network that lets nothing through."""
+    """The real weights are at https; a broken proxy acts like a network without access."""
     monkeypatch.setenv("https_proxy", served[0])
     monkeypatch.delenv("no_proxy", raising=False)
     listed = nagbench("fetch")

@@ -1,4 +1,4 @@
-"""`nagbench init --like`: an example of the project as a start."""
+"""`nagbench init --like`: start from an example."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_command_copies_and_says_what_it_does_not_know(tmp_path: Path) -> No
     done = nagbench("init", target, "--like", "digits")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"wrote {target}" in done.stdout
-    assert "is there already" in nagbench("init", target, "--like", "digits").stderr
+    assert "exists already" in nagbench("init", target, "--like", "digits").stderr
 
 
 def test_examples_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Networks made from others or from checkpoints, guidance with references, in whole sweeps."""
+"""Networks made from others or from checkpoints, and guidance with references, in whole sweeps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_fine_tune_inherits_seed_and_axes(run: Callable[[str], Ran]) -> None:
 
 
 def test_a_fine_tune_starts_from_its_parent(run: Callable[[str], Ran], tmp_path: Path) -> None:
-    """With a rate of almost nothing it stays its parent; with only: null_noise only that row moves."""
+    """With a tiny learning rate it stays like its parent; with only: null_noise only that row changes."""
     tiny = SWEEP.replace("steps: 4, batch: 16, lr: 1e-2", "steps: 4, batch: 16, lr: 1e-20")
     ran = run("", tiny)
     old, new = weights(ran, "pre", 1), weights(ran, "ft", 1)
@@ -162,7 +162,7 @@ arms:
 
 
 def test_our_own_checkpoint(run: Callable[[str], Ran], tmp_path: Path) -> None:
-    """The same samples as the network it was, without a word about what it is; the user's file may then go."""
+    """The same samples as from the trained network, without naming its family; the file is not needed afterwards."""
     ran = run("")
     cell = next(c for c in ran.plan.cells if c.cell.arm == "pre")
     network = ran.plan.tasks[cell.stream].params["network"]
@@ -175,7 +175,7 @@ def test_our_own_checkpoint(run: Callable[[str], Ran], tmp_path: Path) -> None:
 
 
 def test_status_and_check_read_no_checkpoint(tmp_path: Path) -> None:
-    """Only its header: a file of gigabytes would keep them busy, and they write nothing, not even its checksum."""
+    """They read only its header, as the file may have gigabytes, and write nothing, not even its checksum."""
     (tmp_path / "sit.pt").write_bytes(b"PK" + bytes(1000))
     path = tmp_path / "sweep.yaml"
     path.write_text(LOADED.replace("CHECKPOINT", "sit.pt").replace("FAMILY", ", family: sit"))
@@ -189,7 +189,7 @@ def test_status_and_check_read_no_checkpoint(tmp_path: Path) -> None:
 
 
 def official(ran: Ran, kind: str) -> bytes:
-    """A file such as the official SiT code leaves."""
+    """A file like those of the official SiT code."""
     import io
 
     state = weights(ran, "pre", 0)
@@ -212,7 +212,7 @@ def test_an_official_checkpoint(run: Callable[[str], Ran], tmp_path: Path, kind:
 
 
 def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Path) -> None:
-    """Ours says so at once, with the way out; of an official one only the weights tell, so its cells fail with it."""
+    """For nagbench's own format `check` says so, with a fix; an official one shows it only when it is loaded."""
     plain = SWEEP.replace("noise_dropout: 0.2, ", "")
     ran = run("", plain)
     cell = next(c for c in ran.plan.cells if c.cell.arm == "pre")
@@ -222,7 +222,7 @@ def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Pa
     path.write_text(
         LOADED.replace("CHECKPOINT", "mine.safetensors").replace("FAMILY", "") + "  nag: {nag: {scale: 1}}\n"
     )
-    with pytest.raises(SpecError, match=r"its checkpoint has none; fine-tune it first: .*sweeps/nag_ready.yaml does"):
+    with pytest.raises(SpecError, match=r"its checkpoint has not; fine-tune it first: .*sweeps/nag_ready.yaml does"):
         read_sweep(path)
 
 
@@ -241,7 +241,7 @@ TRAINED = "data: {{name: digits}}, model: {{name: {name}, {fields}, depth: 1, he
 
 
 def put_badly(folder: Path) -> None:
-    """Things of many kinds where a checkpoint should be."""
+    """Many kinds of things in place of a checkpoint."""
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")
     (folder / "cut.safetensors").write_bytes(file_of()[:-100])
@@ -269,7 +269,7 @@ def put_badly(folder: Path) -> None:
         ("checkpoint: nonsense.safetensors", r"network.predicts: Input should be .*, got 'nonsense'"),
         ("checkpoint: deep.safetensors", r"its model sit is not valid: hidden: Field required"),
         ("checkpoint: list.safetensors", r"network.shape: Input should be a valid array, got \{\}"),
-        ("checkpoint: damaged.safetensors", r"it does not describe itself"),
+        ("checkpoint: damaged.safetensors", r"it has no description"),
         *(
             (
                 TRAINED.format(name=name, fields=fields, train=train),
@@ -291,7 +291,7 @@ def put_badly(folder: Path) -> None:
     ],
 )
 def test_a_network_that_cannot_be(tmp_path: Path, entry: str, words: str) -> None:
-    """One sentence with its line, whatever lies there and however large its numbers are."""
+    """One message with its line, whatever the file is and however large its numbers are."""
     put_badly(tmp_path)
     (tmp_path / "x.yaml").write_text(ONLY.replace("ENTRY", entry))
     with pytest.raises(SpecError, match=rf"x\.yaml:3: networks\.sit.*{words}"):
@@ -299,7 +299,7 @@ def test_a_network_that_cannot_be(tmp_path: Path, entry: str, words: str) -> Non
 
 
 def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
-    """It opens and then gives an error, as a broken disk does."""
+    """It opens but cannot be read, as on a broken disk."""
     path = tmp_path / "sweep.yaml"
     path.write_text(LOADED.replace("CHECKPOINT", "/proc/self/mem").replace("FAMILY", ", family: dit"))
     with pytest.raises(

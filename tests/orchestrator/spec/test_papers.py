@@ -1,4 +1,4 @@
-"""Published numbers beside ours: read strictly, shown with their protocol, confirmed or not, never ranked."""
+"""Published numbers next to ours: checked strictly, shown with their protocol, confirmed or not, never ranked."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_pages_and_the_terminal_show_them(ran: Ran) -> None:
 
 
 def test_they_are_no_cells(ran: Ran, tmp_path: Path) -> None:
-    """The same cells, comparisons and answer as without them."""
+    """Cells, comparisons and answer are the same without them."""
     (tmp_path / "sweep.yaml").write_text(ran.plan.sweep.text.replace("published: paper.yaml\n", ""))
     plain = run_here(tmp_path / "sweep.yaml", ran.store.root)
     assert plain.backend is None
@@ -113,7 +113,7 @@ def test_they_are_no_cells(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_another_count_confirms_nothing(ran: Ran, tmp_path: Path) -> None:
-    """Nor is a value extrapolated in N set beside it: that is for differences."""
+    """No value extrapolated in N is shown either: that is for differences."""
     (tmp_path / "paper.yaml").write_text(PAPER.replace("count: 40", "count: 50000"))
     (tmp_path / "sweep.yaml").write_text(ran.plan.sweep.text)
     rows = published(run_here(tmp_path / "sweep.yaml", ran.store.root))
@@ -137,7 +137,7 @@ def test_smoke_shows_what_is_left(folder: Path, tmp_path: Path) -> None:
         ("arm: plain", "arm: plane", "paper.yaml:6: rows[0].arm: unknown arm 'plane'. Did you mean 'plain'?"),
         ("precision: 0.5", "precison: 0.5", "paper.yaml:6: rows[0].precison: unknown metric 'precison'. Did you mean"),
         ("fid: 5.5, precision: 0.5", "fid: low", "paper.yaml:6: rows[0].fid: expected a number."),
-        (", fid: 3.5", "", "paper.yaml:8: rows[2]: it has no number, such as fid: 2.06."),
+        (", fid: 3.5", "", "paper.yaml:8: rows[2]: it has no value, such as fid: 2.06."),
         ("nag.scale: 2", "nag.scale: 3", "paper.yaml:7: rows[1]: no cell of arm 'nag' has {'nag.scale': 3}."),
         ("arm: plain, ", "", "paper.yaml:6: rows[0]: 'arm' is missing"),
         (

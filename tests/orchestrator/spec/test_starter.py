@@ -1,4 +1,4 @@
-"""`init`: a sweep that is right as it stands, and a schema that accepts every sweep of ours and no misspelt one."""
+"""`init`: a valid sweep, and a schema that accepts all example sweeps and no misspelt one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ arms:
 
 
 def value(node: Node) -> Any:
-    """A sweep file as an editor sees it, which has YAML 1.2 numbers as we do."""
+    """A sweep file as an editor with YAML 1.2 sees it."""
     if isinstance(node.value, dict):
         return {key: value(child) for key, child in node.value.items()}
     return [value(item) for item in node.value] if isinstance(node.value, list) else node.value
@@ -142,7 +142,7 @@ def test_what_a_sweep_may_hold(old: str, new: str) -> None:
 
 
 def test_the_schema_knows_every_key_and_method() -> None:
-    """A key that a sweep may hold, and of which the schema says nothing, would be taken with any value."""
+    """A key that the schema does not describe would be accepted with any value."""
     found = schema()["properties"]
     assert all(found[key] for key in SWEEP_KEYS)
     arm = found["arms"]["additionalProperties"]["properties"]
@@ -156,11 +156,11 @@ def test_the_schema_knows_every_key_and_method() -> None:
 def test_nothing_of_the_users_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "first.yaml"
     path.write_text("mine")
-    with pytest.raises(BadInput, match="is there already, and stays"):
+    with pytest.raises(BadInput, match=r"exists already\. Give"):
         starter(path)
     assert path.read_text() == "mine"
     (tmp_path / SCHEMA_FILE).write_text('{"mine": true}')
-    with pytest.raises(BadInput, match="is there already and is not from nagbench"):
+    with pytest.raises(BadInput, match="exists already and is not from nagbench"):
         starter(tmp_path / "second.yaml")
     assert not (tmp_path / "second.yaml").exists()
 

@@ -1,4 +1,4 @@
-"""A user's own code in a sweep (`use: ./mine.py:MyGuidance`): run end to end, and frozen when submitted."""
+"""A user's own code in a sweep (`use: ./mine.py:MyGuidance`): runs end to end, and is frozen when submitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def digests(sweep: Path) -> dict[str, str]:
-    """Arm and parameters -> stream, of every cell."""
+    """The stream of every cell, by arm and parameters."""
     return {c.cell.arm + json.dumps(c.cell.params): c.stream for c in plan(read_sweep(sweep)).cells}
 
 
@@ -65,7 +65,7 @@ def test_a_worker_makes_the_same_bits(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_what_is_queued_is_done_with_the_code_as_it_was(ran: Ran, tmp_path: Path) -> None:
-    """Another process, the user's files gone: it makes the same block from the store alone."""
+    """Another process makes the same block from the store alone, without the user's files."""
     shutil.copytree(ran.store.root, tmp_path / "store")
     store = Store(str(tmp_path / "store"))
     digest = next(cell.stream for cell in ran.plan.cells if cell.cell.guidance)
@@ -147,7 +147,7 @@ def test_two_users_files_of_one_name_never_meet(tmp_path: Path) -> None:
 
 
 def test_only_what_stands_beside_the_file_is_local(tmp_path: Path) -> None:
-    """Ours, Python's own and what is installed are no part of it, whatever folders are around."""
+    """nagbench, the standard library and installed packages are not part of it, whatever folders are around."""
     decoys = ("nag/registry.py", "typing.py", "numpy/notes.txt", "unused.py")
     files = {"guidance.py": f"import numpy, numpy.linalg\nimport parts.one as one, parts.two\n{GUIDANCE}"}
     files |= dict.fromkeys(decoys, "raise RuntimeError\n")
@@ -188,7 +188,7 @@ def test_an_adapter_of_diffusers_u_net(tmp_path: Path) -> None:
 
 
 def test_a_training_of_a_foreign_network_resumes_bit_by_bit(tmp_path: Path) -> None:
-    """Its dropout draws from torch's generator, which is what it was afterwards."""
+    """Its dropout uses torch's generator, whose state is restored."""
     import torch
 
     from nag.datasets.digits import Digits
@@ -230,7 +230,7 @@ def test_its_network_is_of_no_use_without_the_code(ran: Ran, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"network\.safetensors: its model 'Convolutions' is of somebody's own code"):
         load_network(path)
     text = TINY.replace("  sit:\n", f"  old: {{checkpoint: {path}}}\n  sit:\n", 1)
-    with pytest.raises(BadInput, match="its model 'Convolutions' is somebody's own code; only the sweep that trained"):
+    with pytest.raises(BadInput, match="its model 'Convolutions' is a user's own code; only the sweep that trained"):
         read_sweep(laid_out(tmp_path, {"sweep.yaml": text}))
 
 

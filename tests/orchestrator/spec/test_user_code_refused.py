@@ -1,4 +1,4 @@
-"""A user's own code that is wrong (`use:`): one clear message each, and `check` runs none of it."""
+"""Mistakes in a user's own code (`use:`): one clear message each, and `check` runs none of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.orchestrator.users_files import GUIDANCE, laid_out
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., str]:
-    """`read(guidance_text, use)`: a small sweep with that guidance; what is wrong with it, or ""."""
+    """`read(guidance_text, use)`: the error of a small sweep with that guidance, or ""."""
 
     def made(text: str | None, use: str = "use: ./guidance.py:LateNAG, scale: 2", run: bool = True) -> str:
         laid_out(tmp_path, {"sweep.yaml": TINY.replace("plain: {}", f"plain: {{mine: {{{use}}}}}")})
@@ -40,7 +40,7 @@ def test_check_runs_nothing(read: Callable[..., str], tmp_path: Path) -> None:
 
 
 AT = "sweep.yaml:11: arms.plain.mine"
-LACKS = "lacks terms (a method that gives a tuple of nag.guidance.terms.Term); every class for guidance has that."
+LACKS = "lacks terms (a method that returns a tuple of nag.guidance.terms.Term); every class for guidance needs that."
 LINE = GUIDANCE.splitlines().index("class LateNAG:") + 1
 
 BAD = [
@@ -60,7 +60,7 @@ BAD_WHEN_RUN = [
     ("import sys\nsys.exit(3)\n" + GUIDANCE, f"{AT}.use: guidance.py:2: SystemExit: 3."),
     ("class Odd(BaseException): ...\nraise Odd('no')\n" + GUIDANCE, f"{AT}.use: guidance.py:2: Odd: no."),
     ("raise GeneratorExit\n" + GUIDANCE, f"{AT}.use: guidance.py:1: GeneratorExit: no message."),
-    (GUIDANCE.replace("@method", ""), f"{AT}.use: guidance.py: 'LateNAG' is no method: put @method above it"),
+    (GUIDANCE.replace("@method", ""), f"{AT}.use: guidance.py: 'LateNAG' is not a method: put @method above it"),
     (GUIDANCE.replace("def terms", "def term").replace("NAG:", "NAG(object):"), f"{AT}.use: it {LACKS}"),
     (
         GUIDANCE.replace('"null_noise"', '"null"'),

@@ -15,7 +15,7 @@ from nag.datasets.dataset import to_uint8
 from orchestrator.errors import BadInput, TaskError
 from orchestrator.plan.make import plan
 from orchestrator.report.archive import export_images
-from orchestrator.spec.deep_check import look
+from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
@@ -171,7 +171,7 @@ def test_a_checkpoint_without_data_is_scored(ran: Ran, folder: Path) -> None:
     np.testing.assert_array_equal(
         blocks(found, found.plan.cells[0].stream, "samples"), blocks(ran, ran.plan.cells[0].stream, "samples")
     )
-    assert "score.decode: [4, 4, 4] of net to images [3, 16, 16]" in list(look(read_sweep(path)))
+    assert "score.decode: [4, 4, 4] of net to images [3, 16, 16]" in list(check_inputs(read_sweep(path)))
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_a_checkpoint_without_data_is_scored(ran: Ran, folder: Path) -> None:
         (
             "  reference: {name: image_folder, path: data, resolution: 16}\n",
             "",
-            "9: score: the data of network 'sit' are latents; say what images count, reference: the path or URL",
+            "9: score: the data of network 'sit' are latents; to compare images, add reference: the path or URL",
         ),
         (
             "{name: image_folder, path: data, resolution: 16}",
             "{name: npz, path: latents.npz}",
-            "12: score.reference: these are latents; a reference is of images.",
+            "12: score.reference: these are latents; a reference must be images.",
         ),
         ("{path: vae}", "{}", "13: score.decode: 'path' is missing; it is the folder of an AutoencoderKL"),
         ("{path: vae}", "{path: data}", "13: score.decode.path: "),
@@ -206,7 +206,7 @@ def test_what_check_refuses(folder: Path, old: str, new: str, message: str) -> N
 
 def test_decode_where_nothing_is_latent(folder: Path) -> None:
     text = SWEEP.replace("{name: npz, path: latents.npz}", "{name: image_folder, path: data, resolution: 16}")
-    with pytest.raises(BadInput, match=r"13: score.decode: no network of this sweep makes latents; remove it."):
+    with pytest.raises(BadInput, match=r"13: score.decode: no network of this sweep makes latents; remove this key."):
         read_sweep(written(folder, text, name="pixels.yaml"))
 
 
@@ -214,7 +214,7 @@ def test_a_width_that_does_not_fit_is_found_by_deep(folder: Path, tmp_path: Path
     make(tmp_path / "wide", latent_channels=8)
     text = SWEEP.replace("path: vae", f"path: {tmp_path / 'wide'}")
     with pytest.raises(BadInput, match=r"score.decode: the latents are \[1, 4, 4, 4\]; .*wide takes 8 channels"):
-        list(look(read_sweep(written(folder, text, name="wide.yaml"))))
+        list(check_inputs(read_sweep(written(folder, text, name="wide.yaml"))))
 
 
 def test_latents_that_give_no_image_name_their_block(ran: Ran, tmp_path: Path) -> None:

@@ -249,10 +249,10 @@ def test_what_check_refuses(sweep: Callable[..., Path], source: Path, changes: t
 
 
 def deep(path: Path) -> str:
-    from orchestrator.spec.deep_check import look
+    from orchestrator.spec.deep_check import check_inputs
 
     with pytest.raises(BadInput) as caught:
-        list(look(read_sweep(path)))
+        list(check_inputs(read_sweep(path)))
     return str(caught.value)
 
 
