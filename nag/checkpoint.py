@@ -45,7 +45,7 @@ def dump_network(
     has_null_noise: bool,
     has_null_class: bool,
 ) -> bytes:
-    """The file of a network: weights by name, and all that `load_network` needs to build it again."""
+    """The file of a network: its weights, and the description from which `load_network` builds it."""
     from safetensors.torch import save
 
     source = source_of(model)
@@ -63,19 +63,19 @@ def dump_network(
 
 
 def described_model(described: Mapping[str, Any]) -> Any:
-    """The model that the file of a network names. Raises ValueError for one of somebody's own code."""
+    """The model that the file of a network names. Raises ValueError if its class is user code."""
     method = header.Described.model_validate(dict(described))
     if method.source is not None:
         name, source = method.name, method.source[:12]
-        raise ValueError(f"its model {name!r} is of somebody's own code ({source}), known to the sweep that trained it")
+        raise ValueError(f"its model {name!r} is user code ({source}), which only the sweep that trained it has")
     return header.built("models", method)
 
 
 def parse(
     data: bytes, device: str = "cpu", source: str = "checkpoint", model_of: ModelOf = described_model
 ) -> tuple[torch.nn.Module, Any, Any, Description]:
-    """Module, model, interpolant and description. Raises ValueError, naming `source`, for what `dump_network` did not
-    make. model_of: gives the model from its description.
+    """Module, model, interpolant and description. Raises ValueError, naming `source`, if `dump_network` did not
+    write it. model_of: builds the model from its description.
     """
     listed, built = _built(io.BytesIO(data), len(data), source, model_of)
     return _filled(data, listed, built, device, source)
@@ -85,8 +85,8 @@ Built = tuple["torch.nn.Module", Any, Any, Description]
 
 
 def _built(file: Any, size: int, source: str, model_of: ModelOf) -> tuple[Listed, Built]:
-    """What a header describes, the module without weights (if it is ours), checked against the tensors that it lists;
-    no tensor is read.
+    """What a header describes, checked against the tensors that it lists; the module of our own models has no weights
+    yet. No tensor is read.
     """
     try:
         listed = header.read(file, size)
@@ -124,7 +124,7 @@ def module_of(
     has_null_noise: bool,
     source: str,
 ) -> torch.nn.Module:
-    """The module that `model` describes, of these weights. ValueError if they are not its own, all of them, finite."""
+    """The module that `model` describes, of these weights. ValueError unless they are exactly its own, and finite."""
     found = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
     try:
         module = _skeleton(model, shape, num_classes, has_null_noise)
@@ -136,10 +136,10 @@ def module_of(
 
 
 def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_null_noise: bool) -> torch.nn.Module:
-    """The module without weights, if it is one of ours. ValueError for sizes of which there is none."""
+    """The module, without weights if it is one of ours. ValueError if no network has these sizes."""
     import torch
 
-    if source_of(model):  # its state dict may not hold all that it needs, so it is built on the CPU
+    if source_of(model):  # user modules may have state outside state_dict, so build on the CPU
         with torch.device("cpu"), seeded(0):
             return model.module(shape, num_classes, null_noise=has_null_noise)
     try:
@@ -157,7 +157,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _fits(module: torch.nn.Module, found: Mapping[str, Kind]) -> None:
-    """Raise ValueError unless these (shape, dtype) are those of the module's own weights."""
+    """Raise ValueError unless shapes and dtypes are those of the module's weights."""
     wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
     if wanted != dict(found):
         raise ValueError(f"these weights do not fit: {_differences(wanted, found)}")
@@ -217,9 +217,9 @@ def parse_estimator(
 def load_network(path: str | Path, family: str | None = None, **architecture: Any) -> NetworkField:
     """A network as a field `field(x, t, y)`, on the CPU.
 
-    A checkpoint of nagbench describes itself. Of an official one, say the family, "dit" or "sit"; what its weights do
-    not show may be given: heads (if its size is not one of `nag.models.sizes`), shape (C, H, W) (if not square),
-    num_classes (if it was trained without a null class). Whatever is given must agree with the weights.
+    A checkpoint of nagbench describes itself. For an official one, give the family, "dit" or "sit", and optionally what
+    its weights do not show: heads (if its size is not one of `nag.models.sizes`), shape (C, H, W) (if not square),
+    num_classes (if it was trained without a null class). These must agree with the weights.
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
@@ -227,7 +227,7 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     if family is not None:
         return _official(path, family, str(path), architecture)[1]
     if architecture:
-        raise ValueError(f"{path}: for {', '.join(architecture)}, say the family too: dit or sit")
+        raise ValueError(f"{path}: for {', '.join(architecture)}, give the family too: dit or sit")
     with path.open("rb") as file:
         _describes_itself(file.read(16), str(path))
         file.seek(0)
@@ -236,7 +236,7 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
 
 
 def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:
-    """The file of the same network as `dump_network` writes it, checked as by `load_network`; ours stays as it is."""
+    """The network's file as `dump_network` writes it, checked as by `load_network`. A file of nagbench stays equal."""
     if family is not None:
         return dump_network(**_official(data, family, source, architecture)[0]._asdict())
     _describes_itself(data, source)
@@ -248,7 +248,7 @@ def _describes_itself(data: bytes, source: str) -> None:
     from nag.torch_files import is_pickle
 
     if is_pickle(data):
-        raise ValueError(f"{source}: a file of torch.save does not say what it is; say its family: dit or sit")
+        raise ValueError(f"{source}: a file of torch.save does not describe itself; give its family: dit or sit")
 
 
 def _official(

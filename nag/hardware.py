@@ -1,4 +1,4 @@
-"""The kind of device that computes: on equal kinds the same work gives equal bits, on others equal up to rounding."""
+"""The kind of a device: equal kinds give equal bits for the same work, others equal up to rounding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kind(device: str, threads: int | None = None) -> dict[str, str | int]:
 
 @functools.cache
 def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """The CPU's model, or its architecture where the system does not tell."""
+    """The CPU's model, or its architecture if the model is unknown."""
     try:
         lines = Path(cpuinfo).read_text(errors="replace").splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def words(kind: Mapping[str, object]) -> str:
 
 
 def differs(one: object, other: object) -> str | None:
-    """In what two kinds differ, in words; None where they are the same. One that is unknown is unlike any."""
+    """How two kinds differ, in words; None if they are equal. An unknown kind differs from every other."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return "the kind of device was not recorded"
     keys = [key for key in ("model", "torch", "threads") if one.get(key) != other.get(key)]

@@ -24,7 +24,7 @@ ROUNDING = 2e-4  # of a level: t in float32 is at one to within 6e-5 of the dist
 
 
 class Interpolant(Protocol):
-    """Each takes a number or a tensor of levels and returns the like."""
+    """Each function takes a number or a tensor of levels and returns the same type."""
 
     def alpha(self, t: Level) -> Level: ...
     def sigma(self, t: Level) -> Level: ...
@@ -160,7 +160,7 @@ def posterior(interpolant: Interpolant, t: Level, s: Level) -> Posterior:
 def target(
     predicts: str, x0: torch.Tensor, eps: torch.Tensor, t: float | torch.Tensor, interpolant: Interpolant
 ) -> torch.Tensor:
-    """What a network that `predicts` this is trained towards, for x_t made of x0 and eps (N, C, H, W) at t (N,)."""
+    """The training target of a network that `predicts` this, for x_t of x0 and eps (N, C, H, W) at t (N,)."""
     c = _coefficients(interpolant, x0, t)
     match predicts:
         case "velocity":
@@ -183,10 +183,10 @@ def convert(
     t: float | torch.Tensor,
     interpolant: Interpolant,
 ) -> torch.Tensor:
-    """What a prediction of kind `source` at the state x (N, C, H, W) says as kind `target`.
+    """Convert a prediction of kind `source` at the state x (N, C, H, W) to kind `target`.
 
     t: one level, or (N,). From eps or score to x0 or velocity needs alpha(t) > 0; from x0, and to a score, needs
-    sigma(t) > 0. One level where this fails is a ValueError; in a tensor of levels such samples come out not finite.
+    sigma(t) > 0. If this fails, one level raises a ValueError; in a tensor of levels such samples are not finite.
     """
     for kind in (source, target):
         if kind not in PREDICTIONS:

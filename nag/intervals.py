@@ -52,7 +52,7 @@ def paired_difference(
 
 
 def samples_for_difference(dimension: int) -> int:
-    """The fewest samples at which a paired difference of extrapolated Fréchet distances covers as it should: 0.3 d^1.5.
+    """The fewest samples for nominal coverage of a paired difference of extrapolated Fréchet distances: 0.3 d^1.5.
 
     What the extrapolation leaves of the bias grows, in standard errors, as d^3 / N^2. Up to 11 of these the intervals
     covered 0.91 or more, at 20 0.86, at 41 0.57 (`python -m benchmarks.coverage difference`: dimension 64 to 2,048, one
@@ -62,7 +62,7 @@ def samples_for_difference(dimension: int) -> int:
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
-    """(low, high) of a share of n independent samples, `count` of them: Wilson's (1927), right near 0 and 1 too.
+    """(low, high) of a share of n independent samples, `count` of them: Wilson's (1927), also valid near 0 and 1.
 
     Raises ValueError where the count is not within 0 and n, n at least 1.
     """

@@ -1,8 +1,8 @@
-"""Where files may lie: local paths, and URLs of a few protocols. Every place that a sweep, a site, a stored plan or an
-option names comes through here before fsspec sees it.
+"""Paths and URLs of files. Every one that a sweep, a site, a stored plan or an option names is checked here before
+fsspec sees it.
 
-fsspec knows forty protocols more and joins them with `::`. Some of them run what a file says (`reference` renders
-templates), others reach servers that nobody meant. Local paths never reach its parser of URLs.
+fsspec knows forty protocols more and joins them with `::`. Some of them run code from a file (`reference` renders
+templates), others contact unexpected servers. Local paths never reach its URL parser.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nag.unreachable import Unreachable
 
 PROTOCOLS = ("file", "s3", "gs", "az", "hf", "http", "https")
 WEB = ("http", "https")  # single files only, which nag.web fetches
-LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of every file system in use
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on all common file systems
 SHOWN = 100  # characters of a place in a message
 _for_tests: set[str] = set()
 
@@ -50,7 +50,7 @@ def path_of(place: str) -> str:
 
 
 def refusal(place: str) -> str | None:
-    """Why a path or URL is never read; None where it may be. Nothing is opened."""
+    """Why a path or URL is never read, or None. Nothing is opened."""
     shown = place if len(place) <= SHOWN else f"{place[:SHOWN]}..."
     if not path_of(place):
         return "the path is empty"
@@ -101,7 +101,7 @@ def system(place: str, **options: Any) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reached(place: str) -> Iterator[None]:
-    """Turn whatever a remote file system's library raises into Unreachable, but for a file that is not there."""
+    """Convert the errors of a remote file system's library to Unreachable, except for a missing file."""
     try:
         yield
     except (FileNotFoundError, Unreachable):
@@ -142,7 +142,7 @@ def irregular(path: str | Path) -> str | None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise OSError where nothing is, ValueError for what is not a regular file. To be called before it is opened."""
+    """Raise OSError if nothing is there, ValueError if it is not a regular file. Call it before opening the file."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is {irregular(path) or 'a folder'}, not a file")

@@ -1,4 +1,4 @@
-"""Losses: what a batch of a training holds, and the error of a prediction."""
+"""Training batches, and the losses of predictions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Batch(NamedTuple):
     x0: torch.Tensor  # (N, C, H, W)
     eps: torch.Tensor  # (N, C, H, W)
     t: torch.Tensor  # (N,) in (0, 1)
-    told: torch.Tensor  # (N,) the t that the network is told; -1 where its noise condition is dropped
-    y: torch.Tensor  # (N,) the class that it is told; num_classes where it is dropped
+    told: torch.Tensor  # (N,) the t that the network gets; -1 where its noise condition is dropped
+    y: torch.Tensor  # (N,) the class that it gets; num_classes where it is dropped
 
     def states(self, interpolant: Any) -> torch.Tensor:
         """x_t = alpha_t x_0 + sigma_t eps."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-# What the numbers are for: each purpose is a stream of its own. Stored results depend on these values.
+# Purposes: each is a separate stream. Stored results depend on these values.
 SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS = range(8)
 MEASURE, POSTERIOR, REPLICATE, HALVES = 8, 9, 10, 11
 

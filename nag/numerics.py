@@ -50,7 +50,7 @@ def _wanted(on_cpu: bool, tf32: bool) -> dict[str, Any]:
     """The flags by name, of those that this torch has, the older ones first. TF32 is a matter of GPUs."""
     flags: dict[str, Any] = {PRECISION: "high" if tf32 else "highest"}
     flags |= dict.fromkeys(OLDER[:2], tf32)
-    flags |= {OLDER[2]: True, OLDER[3]: False}  # cuDNN's benchmark takes the algorithm that is fastest just now
+    flags |= {OLDER[2]: True, OLDER[3]: False}  # cuDNN's benchmark would choose algorithms by timing
     flags |= {name: "tf32" if tf32 and not (on_cpu and name.startswith("mkldnn")) else "ieee" for name in NEWER}
     return {name: value for name, value in flags.items() if name == PRECISION or name in _holders()}
 
@@ -68,7 +68,7 @@ def _holders() -> dict[str, tuple[Any, str]]:
             holder = getattr(holder, part, None)
         try:
             known = hasattr(holder, last)
-        except RuntimeError:  # it has the flag, and does not tell its value
+        except RuntimeError:  # the flag exists, but torch does not tell its value
             known = True
         if known:
             found[name] = holder, last
@@ -76,7 +76,7 @@ def _holders() -> dict[str, tuple[Any, str]]:
 
 
 def _flags() -> dict[str, Any]:
-    """What is set now, as far as torch tells: it does not where someone has set both sorts of flags, and unlike."""
+    """The current flags, as far as torch tells them: it does not if old and new flags contradict each other."""
     import torch
 
     found: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _set(flags: dict[str, Any]) -> None:
 
 
 def exact(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function, always run in plain float32."""
+    """The function, run in plain float32."""
 
     def run(*inputs: Any) -> Any:
         with arithmetic(device.partition(":")[0]):

@@ -41,7 +41,7 @@ CLASSES = "y_embedder.embedding_table.weight"
 
 
 class Network(NamedTuple):
-    """What a checkpoint holds: the keywords of `nag.checkpoint.dump_network`."""
+    """The contents of a checkpoint: the arguments of `nag.checkpoint.dump_network`."""
 
     weights: dict[str, torch.Tensor]
     model: DiT | SiT
@@ -74,7 +74,7 @@ def read_official(file: Path | bytes, family: str, source: str, **architecture: 
 
 
 def contradicts(field: NetworkField, family: str) -> str | None:
-    """Why weights that were loaded as `family` answer as the other one does, although all shapes are the same.
+    """Why weights that were loaded as `family` behave like the other one, although all shapes are the same.
 
     DiT and SiT embed their time alike, DiT's 0 is data and SiT's 0 noise. Asked about noise, the other family's network
     gives the opposite of what it is taken for. Correlated over differences of two states, so that means do not count.
@@ -133,7 +133,7 @@ def _loaded(file: Path | bytes, source: str) -> Any:
 
 
 def _weights(loaded: Any, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict, and what a training file says of its training."""
+    """The state dict, and the training arguments that the file holds."""
     import torch
 
     said: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def _said(trained_as: dict[str, Any], family: Family) -> Interpolant:
 def _inferred(
     weights: dict[str, torch.Tensor], family: Family, interpolant: Interpolant, given: dict[str, Any]
 ) -> Network:
-    """The network whose weights these are. Raises ValueError where they make none, or contradict what was given."""
+    """The network of these weights. Raises ValueError if there is none, or they contradict what was given."""
     hidden, channels, patch, _ = _shape(weights, "x_embedder.proj.weight", 4)
     inner = _shape(weights, "blocks.0.mlp.fc1.weight", 2)[0]
     out, extra = divmod(_shape(weights, "final_layer.linear.weight", 2)[0], patch * patch)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """What torch draws on the CPU inside is a function of `key`: for modules that are not ours, with initial weights
+    """Seed torch's CPU generator from `key` inside: for modules that are not ours, with initial weights
     and dropout of their own. The global generator is afterwards as it was.
     """
     import torch

@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def _precision(value: Any) -> Any:
-    """As identities have it, a mapping of the fields that are not at their default."""
+    """Identities hold a mapping of the fields that are not at their default."""
     return Precision(**value) if isinstance(value, dict) else value
 
 
@@ -91,7 +91,7 @@ class Training:
         return self
 
     def smoke(self) -> Training:
-        """The same training, cut to a few steps: to see that everything connects. Compiling would be most of it."""
+        """The same training with a few steps, to see that everything connects; not compiled, which takes longest."""
         precision = dataclasses.replace(self.precision, compile=False)
         return dataclasses.replace(self, steps=min(self.steps, 4), batch=min(self.batch, 16), precision=precision)
 
@@ -100,7 +100,7 @@ class Training:
 
 
 class Batches:
-    """What step k of a training sees: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step, index
+    """The batch of step k: x_0, labels, levels, noise and the two dropouts, all keyed by (seed, step, index
     in the global batch). part: first and end of the indices that this process takes; all by default. A split whose
     images are random has `draw(positions, seed, step, indices in the global batch)`.
 
@@ -126,7 +126,7 @@ class Batches:
         self._made: dict[int, Future[list[np.ndarray]]] = {}
 
     def indices(self, step: int) -> Any:
-        """Positions of the batch's images in the split: epoch after epoch, each a permutation keyed by its number."""
+        """Positions of the batch's images in the split: each epoch is a permutation keyed by its number."""
         import numpy as np
 
         from nag.noise import permutation
@@ -247,7 +247,7 @@ def train(
             report(step + 1, value, gradient)
             if step + 1 < training.steps and due():
                 save(step + 1, copied(step + 1, module, weights, ema, optimizer))
-    distributed.barrier(world)  # nobody leaves while another still listens
+    distributed.barrier(world)  # no process leaves while another still waits for it
     if world.rank:
         return {}
     result = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
@@ -256,7 +256,7 @@ def train(
 
 
 def _pieces(batch: Batch, micro_batch: int | None) -> Iterator[tuple[int, Batch]]:
-    """The batch in parts of at most so many images, each with the place of its first."""
+    """The batch in micro-batches, each with the position of its first image."""
     size = len(batch.t)
     if micro_batch is None or micro_batch >= size:
         yield 0, batch
@@ -266,19 +266,19 @@ def _pieces(batch: Batch, micro_batch: int | None) -> Iterator[tuple[int, Batch]
 
 
 def _called(module: torch.nn.Module, precision: Precision, world: World, device: str) -> tuple[Any, Any]:
-    """The module as the loss is to call it; of several processes also the DistributedDataParallel in it."""
+    """The module that the loss calls; with several processes also the DistributedDataParallel in it."""
     import torch
 
     called: Any = torch.compile(module) if precision.compile else module
     together = None
     if world.size > 1:
         wrapper: Any = torch.nn.parallel.DistributedDataParallel
-        buffers = "forward_sync_buffers"  # of which older versions know only the name that newer ones warn of
+        buffers = "forward_sync_buffers"  # older versions know only the name that newer ones deprecate
         called = together = wrapper(
             called,
             device_ids=[torch.device(device)] if device.startswith("cuda") else None,
-            # Else the exchange is laid out anew after its first step, so sums would be rounded otherwise in the step
-            # after a resume; and weights that a module never uses would be an error.
+            # Otherwise DDP rebuilds its buckets after the first step, so sums would round differently after a resume;
+            # and weights that a module never uses would be an error.
             find_unused_parameters=True,
             **{buffers if buffers in inspect.signature(wrapper).parameters else "broadcast_buffers": False},
         )
@@ -308,18 +308,18 @@ def _clipped(weights: list[torch.Tensor], clip: float) -> torch.Tensor:
 
 
 def _worst(loss: Loss, module: torch.nn.Module, batch: Batch, first: int, world: World) -> str:
-    """The image of the global batch whose own loss is highest, or not finite; `first` is the place of this part's."""
+    """The image of the global batch with the highest, or a non-finite, loss; `first`: position of this part's first."""
     import torch
 
     module.eval()
-    found = [-math.inf, 0.0, 0.0]  # loss, place, level
+    worst = [-math.inf, 0.0, 0.0]  # loss, place, level
     for i in range(len(batch.t)):
         with torch.no_grad(), arithmetic(batch.t.device.type):
             alone = loss(module, Batch(*(tensor[i : i + 1] for tensor in batch))).item()
-        if not alone <= found[0]:  # NaN compares false
-            found = [alone, first + i, batch.t[i].item()]
+        if not alone <= worst[0]:  # NaN compares false
+            worst = [alone, first + i, batch.t[i].item()]
         if not math.isfinite(alone):
             break
-    every = distributed.gather(world, torch.tensor(found, dtype=torch.float64, device=batch.t.device))
+    every = distributed.gather(world, torch.tensor(worst, dtype=torch.float64, device=batch.t.device))
     value, place, level = max((one.tolist() for one in every), key=lambda one: (not math.isfinite(one[0]), one[0]))
     return f"the worst image is number {place:.0f} of the batch, at t = {level:.4f}, with loss {value:.6g}"

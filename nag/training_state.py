@@ -1,4 +1,4 @@
-"""A training in between, as tensors: what a checkpoint holds, and how it is put back."""
+"""The state of a training as tensors: what a checkpoint holds, and how it is restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def copied(
     step: int, module: torch.nn.Module, weights: Weights, ema: Weights, optimizer: torch.optim.Optimizer
 ) -> State:
-    """A copy of all that the steps from `step` on depend on."""
+    """A copy of everything that the steps from `step` on depend on."""
     import torch
 
     held = {"step": torch.tensor(step)} | {f"buffer.{name}": buffer for name, buffer in module.named_buffers()}
@@ -37,7 +37,7 @@ def restored(
     ema: Weights,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Put a state back, in all processes that of the first; the step from which to go on.
+    """Restore a state, that of the first process in all; returns the step from which to continue.
 
     Of what the module had only the weights that are not trained stay. Raises ValueError if it is of another network.
     """

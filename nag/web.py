@@ -1,4 +1,4 @@
-"""Files at http and https addresses, fetched within bounds of size and time.
+"""Downloads over http and https, with limits on size and time.
 
 Nothing but the address is sent: no credentials of a URL, of ~/.netrc or of a redirect. Redirects stay on http and https
 (and never leave https). A proxy of the environment (https_proxy) is used.
@@ -21,7 +21,7 @@ from typing import Any
 from nag.unreachable import Unreachable
 
 CHUNK = 2**20
-LARGEST = 64 * 2**30  # bytes, where the right size is not known
+LARGEST = 64 * 2**30  # bytes, if the right size is not known
 REDIRECTS = 5
 TIMEOUT_S = 30.0  # without a byte
 PATIENCE_S = 60.0  # for the first answer, redirects included; then SLOWEST counts
@@ -31,7 +31,7 @@ MOVED = (301, 302, 303, 307, 308)
 
 
 def refusal(url: str) -> str | None:
-    """Why an address is never asked; None where it may be."""
+    """Why an address is never requested, or None."""
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port
@@ -47,7 +47,7 @@ def refusal(url: str) -> str | None:
 
 
 def stamp(url: str) -> str:
-    """What a server says of a file that changes with it: its tag, time of change and size.
+    """A file's ETag, time of change and size, as the server reports them.
 
     Raises FileNotFoundError, Unreachable, or ValueError for what is never asked.
     """
@@ -90,7 +90,7 @@ class _NoHead(Exception):
 
 
 class _Watch:
-    """Ends a transfer that is too slow, wherever its time goes: timeouts of sockets begin anew with every byte."""
+    """Ends a transfer that is too slow on average: socket timeouts start again with every byte."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
@@ -175,7 +175,7 @@ def _asked(opener: Any, url: str, method: str, watch: _Watch) -> tuple[Any, str]
 
 
 def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
-    """Knows http and https and nothing else: no files, no FTP, no passwords, no redirects of its own."""
+    """Opens http and https only: no files, no FTP, no passwords, no automatic redirects."""
     opener = urllib.request.OpenerDirector()
     handlers = (urllib.request.ProxyHandler, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor)
     for handler in (*(each() for each in handlers), urllib.request.UnknownHandler(), _Http(watch), _Https(watch)):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[int], "torch.Tensor"]  # k -> (N, C, H, W)
 Observe = Callable[[int, float, "torch.Tensor"], None]  # (k, t, x)
-FIRST_LEVEL = 1 / LEVELS  # below it a network of trained betas has never been asked
+FIRST_LEVEL = 1 / LEVELS  # networks of trained betas were not trained below it
 STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
@@ -147,14 +147,14 @@ def respaced(steps: int) -> list[float]:
 
 
 def evaluate(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
-    """All that the field says with all samples at one level: (N, C, H, W), or 2C channels with a variance."""
+    """The field's output with all samples at one level: (N, C, H, W), or 2C channels with a variance."""
     import torch
 
     return field(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), y)
 
 
 def predict(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
-    """The field's own prediction (N, C, H, W) with all samples at one level, without a variance it may add."""
+    """The field's prediction (N, C, H, W) with all samples at one level, without its variance."""
     return evaluate(field, x, y, t)[:, : field.shape[0]]
 
 
@@ -175,12 +175,12 @@ def half_log_snr(interpolant: Interpolant, t: float) -> float:
 
 
 def reaches_data(interpolant: Interpolant) -> bool:
-    """Whether the velocity is finite at t = 0; of VP it is not, and its networks were not trained there."""
+    """Whether the velocity is finite at t = 0. That of VP is not, and its networks were not trained there."""
     return math.isfinite(interpolant.dsigma(0.0))
 
 
 def undetermined(interpolant: Interpolant, predicts: Prediction, t: float) -> str | None:
-    """Why a prediction at t says not both x_0 and eps, and so no velocity; None where it does."""
+    """Why a prediction at t does not determine x_0 and eps, and so the velocity; None if it does."""
     if predicts in ("eps", "score") and interpolant.alpha(t) == 0:
         return f"it asks at t = {t:g}, where alpha is 0 and a network that predicts {predicts} says nothing about x_0"
     if predicts == "x0" and interpolant.sigma(t) == 0:

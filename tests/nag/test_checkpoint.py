@@ -260,9 +260,9 @@ def test_what_is_no_file_of_torch(tmp_path):
 
 def test_the_family_is_asked_for(save, tmp_path):
     path = save(module("sit").state_dict())
-    with pytest.raises(ValueError, match="does not say what it is; say its family: dit or sit"):
+    with pytest.raises(ValueError, match="does not describe itself; give its family: dit or sit"):
         load_network(path)
-    with pytest.raises(ValueError, match="for heads, say the family too"):
+    with pytest.raises(ValueError, match="for heads, give the family too"):
         load_network(path, heads=3)
     assert "unknown family 'uvit'; known: dit, sit" in refused(path, "uvit")
 
@@ -310,7 +310,7 @@ def test_official_files_in_our_own_form(save, family):
     assert torch.equal(field(*asked()), direct(*asked()))
     for name in ("interpolant", "predicts", "shape", "num_classes", "has_null_noise", "has_null_class"):
         assert getattr(field, name) == getattr(direct, name)
-    with pytest.raises(ValueError, match="say its family: dit or sit"):
+    with pytest.raises(ValueError, match="give its family: dit or sit"):
         own_form(path.read_bytes())
 
 

@@ -165,7 +165,7 @@ def test_what_an_altered_header_is_refused_for(tmp_path: Path) -> None:
         {**network, "model": {"name": "unet", "fields": {}}}
     )
     assert "unknown name 'cosine' in interpolants" in said({**network, "interpolant": {"name": "cosine", "fields": {}}})
-    assert "of somebody's own code" in said({**network, "model": {**network["model"], "source": "0123456789abcdef"}})
+    assert "is user code" in said({**network, "model": {**network["model"], "source": "0123456789abcdef"}})
     assert "its model sit is not valid: hidden: " in said(of_model(hidden=math.nan))
     assert "its model sit is not valid: hidden: Field required" in said(
         {**network, "model": {"name": "sit", "fields": {}}}

@@ -227,7 +227,7 @@ def test_its_network_is_of_no_use_without_the_code(ran: Ran, tmp_path: Path) -> 
 
     digest = next(digest for digest, task in ran.plan.tasks.items() if task.kind == "train")
     path = Path(ran.store.path(f"files/{digest}/network.safetensors"))
-    with pytest.raises(ValueError, match=r"network\.safetensors: its model 'Convolutions' is of somebody's own code"):
+    with pytest.raises(ValueError, match=r"network\.safetensors: its model 'Convolutions' is user code"):
         load_network(path)
     text = TINY.replace("  sit:\n", f"  old: {{checkpoint: {path}}}\n  sit:\n", 1)
     with pytest.raises(BadInput, match="its model 'Convolutions' is a user's own code; only the sweep that trained"):
