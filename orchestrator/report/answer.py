@@ -259,7 +259,7 @@ def _certainty(results: Results, comparisons: Sequence[Comparison], metric: str)
     seeds = {len(row.per_seed) for row in rows if row.interval == "t"}
     if not seeds:
         return noise and f"Intervals: {noise}"
-    few = " With so few seeds, they assume that seeds are normally distributed." if max(seeds) <= 5 else ""
+    few = " They assume normally distributed seeds, which so few cannot confirm." if max(seeds) <= 5 else ""
     return f"{over_seeds_text(seeds)}, paired by seed.{few}" + (f" With one seed: {noise}" if noise else "")
 
 

@@ -127,7 +127,7 @@ def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estima
 
 
 def stamp_of(group: Group, metric: str) -> dict[str, Any]:
-    """How the metric was measured in a group's cells: values under unlike stamps are never ranked."""
+    """How the metric was measured in a group's cells: values with different stamps are never ranked."""
     return next((cell.scores[metric]["stamp"] for cell in group.cells if metric in cell.scores), {})
 
 

@@ -84,7 +84,7 @@ summary { cursor: pointer; color: var(--muted); }
   @page { margin: 14mm; }
   main { max-width: none; padding: 0; }
   body { font-size: 10.5pt; }
-  h2, h3 { break-after: avoid-page; }
+  h2 { break-after: avoid-page; }
   .figures { display: block; }
   figure { display: inline-block; width: 48%; vertical-align: top; }
   figure.tall { display: block; width: auto; }
