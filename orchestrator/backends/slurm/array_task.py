@@ -174,7 +174,7 @@ class ArrayTaskRunner:
         wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
         with contextlib.suppress(EnvironmentProblem):
             attempts.keep(self.store, digest, wave.attempt(*last), attempt)
-        _say(f"requeued by Slurm: {reason}")
+        _say(f"restarted by Slurm: {reason}")
 
     def _is_queued(self) -> bool:
         """Whether this job counts: if its submitter was killed before it recorded the id, another may replace it."""
