@@ -44,7 +44,7 @@ def exact_level(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("t", [0.1, 0.3, 0.6])
 @pytest.mark.parametrize("error", [0.05, 0.2])
 def test_statement_1(t: float, error: float) -> None:
-    """A state with an error e ~ N(0, s^2) looks like level sqrt(t^2 + s^2) (PAPER.md, Statement 1, linear path)."""
+    """A state with an error e ~ N(0, s^2) looks like level sqrt(t^2 + s^2) (NAG paper, Statement 1, linear path)."""
     rng = np.random.default_rng(0)
     x0, noise, e = (rng.standard_normal((COUNT, d)) for d in (RANK, DIMENSION, DIMENSION))
     true = low_rank(x0, t, noise)
