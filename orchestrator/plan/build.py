@@ -13,6 +13,7 @@ from nag.datasets.image_folder import ImageFolder
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import Absent, Outside, canonical, content, digest
+from orchestrator.plan.reported import Reported
 from orchestrator.spec.model import REFERENCE_ROWS, Network, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.yaml_nodes import mistake_at
@@ -35,6 +36,7 @@ class Builder:
         self._identities: dict[int, dict[str, Any]] = {}
         self._networks: dict[int, str] = {}
         self._plain: dict[int, Any] = {}
+        self.reported: dict[tuple[int, int, str], Reported] = {}  # by metric and extractor, one object for all cells
         self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what their cells' scores share
         self.encoded: dict[str, str] = {}  # by the identity of a data set's images: the task that encodes them
 

@@ -185,7 +185,9 @@ def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored
         "count": min(sweep.measure.count, cell.sample.count),
         "block": cell.sample.block,
     }
-    return Scored(_reported(sweep.measure, None, ""), builder.add("measure", params, (stream, estimator, *needs)))
+    return Scored(
+        _reported(builder, sweep.measure, None, ""), builder.add("measure", params, (stream, estimator, *needs))
+    )
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def _scores(
             continue  # it is the reference's held-out images that are scored here
         params = {**what, "metric": builder.identity(metric), "reference": reference}
         task = builder.add("score", params, (*inputs, reference))
-        found.append(Scored(_reported(metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
+        found.append(Scored(_reported(builder, metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
     return found
 
 
@@ -270,10 +272,9 @@ def _held_out(metric: Any) -> Any:
     return _twin(metric) if metric.against == "train" else None
 
 
-@functools.cache
-def _reported(metric: Any, extractor: Any, suffix: str) -> Reported:
-    """One object for all cells."""
-    return reported(metric, extractor, suffix)
+def _reported(builder: Builder, metric: Any, extractor: Any, suffix: str) -> Reported:
+    key = (id(metric), id(extractor), suffix)
+    return builder.reported.get(key) or builder.reported.setdefault(key, reported(metric, extractor, suffix))
 
 
 @functools.cache

@@ -243,7 +243,7 @@ def _fits(place: str, cell: Cell, field: Any) -> None:
             if not getattr(field, f"has_{need}"):
                 condition = need.replace("_", " ")
                 fix = "fine-tune it with noise_dropout first, as sweeps/nag_ready.yaml does"
-                raise BadInput(f"{place}: arm {cell.arm!r} needs the {condition} condition, and it has none; {fix}")
+                raise BadInput(f"{place}: arm {cell.arm!r} needs the {condition} condition, which it lacks; {fix}")
     reason = cell.sampler.refuses(field.interpolant, field.predicts)
     if reason is not None:
         raise BadInput(f"{place}: the sampler of arm {cell.arm!r} cannot sample it: {reason}")

@@ -299,7 +299,7 @@ class _Reading:
         if node is None:
             return "sum"
         if node.text() not in COMPOSE:
-            raise node.error(unknown("way to compose", node.value, COMPOSE))
+            raise node.error(unknown("value of compose", node.value, COMPOSE))
         read_only = any(isinstance(each, StandIn) for each in guidance)
         if node.value == "nested" and not read_only and len({each.nests for each in guidance}) < 2:
             names = ", ".join(sorted({name_of(each) for each in guidance})) or "no guidance"

@@ -86,7 +86,7 @@ def test_smoke_is_the_same_extractor_made_cheap():
 def test_bad_input_is_named(trained):
     with pytest.raises(ValueError, match="must be trained first"):
         Digits().open(None)
-    with pytest.raises(ValueError, match="no weights of the digits extractor"):
+    with pytest.raises(ValueError, match="not weights of the digits extractor"):
         Digits().open({"a": torch.zeros(1)})
     for extract in (Digits().open(trained), Pixels().open()):
         with pytest.raises(ValueError, match="uint8"):

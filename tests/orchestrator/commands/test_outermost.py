@@ -251,7 +251,7 @@ def test_an_export_is_read_back(finished: Ran, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EnvironmentProblem, match="not what was written"):
         module.export(finished.plan, finished.store, tmp_path / "x.zip")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(BadInput, match="neither a file"):
+    with pytest.raises(BadInput, match="exists and is not a file"):
         module.export(finished.plan, finished.store, "/dev/null", force=True)
 
 
