@@ -49,7 +49,7 @@ class Reported:
 
 
 def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
-    """extractor: None for a measure."""
+    """extractor: None for a measure. A user's own metric that `check` only reads has no members."""
     fields = [f.name for f in dataclasses.fields(metric) if f.name not in ("estimator", "against")]
     plane = getattr(metric, "plane", None)
     drawn = isinstance(plane, tuple) and len(plane) == 2 and {*plane} <= {*metric.names}
@@ -59,7 +59,7 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
         suffix=suffix,
         values=tuple(_value(metric, name, extractor, suffix) for name in metric.names),
         needs=tuple(sorted(getattr(metric, "needs", ()))),
-        extrapolates=metric.extrapolates,
+        extrapolates=getattr(metric, "extrapolates", False),
         setting="".join(f" {name} {getattr(metric, name)}" for name in fields),
         mode=(extractor.mode or "") if extractor else "",
         plane=plane if drawn else None,
