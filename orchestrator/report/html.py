@@ -59,7 +59,8 @@ td { vertical-align: top; white-space: nowrap; }
 td.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 .number { text-align: right; }
 td small { display: block; color: var(--muted); font-size: .9em; line-height: 1.3; }
-small.verdict { white-space: normal; }
+small.verdict, small.long { white-space: normal; max-width: 11.5em; }
+.number small { margin-left: auto; }
 .better small.verdict { color: var(--better); font-weight: 600; }
 .worse small.verdict { color: var(--worse); font-weight: 600; }
 .undecided small.verdict { color: var(--undecided); font-weight: 600; }
@@ -100,6 +101,7 @@ summary { cursor: pointer; color: var(--muted); }
 
 NARROWEST = 0.72  # of its natural width: on a phone a figure gets no smaller than this, but scrolls
 LONG = 60  # characters; longer cells are wrapped
+LONG_DETAIL = 22  # an interval is shorter, and stays on one line
 
 
 def page(found: Content, colours: Colours) -> str:
@@ -184,7 +186,8 @@ def _row(row: Row, columns: Sequence[Column], colours: Colours) -> str:
 
 
 def _cell(cell: Cell, column: Column, swatch: str) -> str:
-    detail = f"<small{_class('verdict' if cell.verdict else '')}>{escape(cell.detail)}</small>" if cell.detail else ""
+    how = _class("verdict" if cell.verdict else "", "long" if len(cell.detail) > LONG_DETAIL else "")
+    detail = f"<small{how}>{escape(cell.detail)}</small>" if cell.detail else ""
     kinds = ["number" if column.numeric else "", "wrap" if len(cell.text) > LONG else "", cell.verdict]
     return f"<td{_class(*kinds)}>{swatch}{escape(cell.text)}{detail}</td>"
 
