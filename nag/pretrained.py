@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Known(NamedTuple):
+class KnownWeights(NamedTuple):
     url: str
     size: int | None  # bytes
     sha256: str | None  # or its first digits
@@ -35,18 +35,18 @@ INCEPTION = "inception-2015-12-05.pt"  # TorchScript, of StyleGAN2-ADA; clean-fi
 PYTORCH_FID = "pt_inception-2015-12-05-6726825d.pth"  # the state dict of pytorch-fid
 DINOV2 = "dinov2_vitl14_pretrain.pth"
 
-KNOWN: dict[str, Known] = {
-    INCEPTION: Known(
+KNOWN: dict[str, KnownWeights] = {
+    INCEPTION: KnownWeights(
         f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}",
         95_607_719,
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     ),
-    PYTORCH_FID: Known(
+    PYTORCH_FID: KnownWeights(
         f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{PYTORCH_FID}",
         95_628_359,
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
-    DINOV2: Known(
+    DINOV2: KnownWeights(
         f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{DINOV2}",
         1_217_586_395,
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
@@ -85,7 +85,7 @@ def located(path: str | None, name: str) -> Path:
     return place
 
 
-def check(path: Path, known: Known) -> None:
+def check(path: Path, known: KnownWeights) -> None:
     """Raise ValueError unless the file has the size and the SHA-256 of `known`. It is read whole."""
     _check_size(path, path.stat().st_size, known)
     if known.sha256 is not None:
@@ -102,7 +102,7 @@ def check_cached(path: Path) -> None:
         check(path, KNOWN[path.name])
 
 
-def fetch(name: str, report: Report, known: Mapping[str, Known] = KNOWN) -> Path:
+def fetch(name: str, report: Report, known: Mapping[str, KnownWeights] = KNOWN) -> Path:
     """The file in the cache, downloaded unless it is there; checked in both cases.
 
     Of several processes, on any hosts, one downloads and the others wait for it. Raises ValueError for a name that is
@@ -129,7 +129,7 @@ def _clear(path: Path) -> None:
                 left.unlink()
 
 
-def _download(known: Known, path: Path, report: Report) -> None:
+def _download(known: KnownWeights, path: Path, report: Report) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     hashed, done = hashlib.sha256(), 0
     try:
@@ -148,7 +148,7 @@ def _download(known: Known, path: Path, report: Report) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _received(known: Known, path: Path) -> Iterator[tuple[bytes, int]]:
+def _received(known: KnownWeights, path: Path) -> Iterator[tuple[bytes, int]]:
     """The file in pieces, with the size that was announced, or 0. ConnectionError too where it ends early."""
     from nag.web import received
 
@@ -158,12 +158,12 @@ def _received(known: Known, path: Path) -> Iterator[tuple[bytes, int]]:
         raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
 
 
-def _check_size(path: Path, size: int, known: Known, source: str = "") -> None:
+def _check_size(path: Path, size: int, known: KnownWeights, source: str = "") -> None:
     if known.size is not None and size != known.size:
         raise ValueError(_wrong(path, f"it has {size:,} bytes, not {known.size:,}", source))
 
 
-def _check_hash(path: Path, sha256: str, known: Known, source: str = "") -> None:
+def _check_hash(path: Path, sha256: str, known: KnownWeights, source: str = "") -> None:
     if known.sha256 is not None and not sha256.startswith(known.sha256):
         raise ValueError(_wrong(path, f"its SHA-256 is {sha256}, not {known.sha256}", source))
 

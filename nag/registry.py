@@ -67,7 +67,7 @@ METHODS: dict[str, dict[str, str]] = {
         "dinov2": "nag.features.dinov2:DINOv2",
         "torchscript": "nag.features.torchscript:TorchScript",
         "timm": "nag.features.timm_model:Timm",
-        "made_up": "nag.features.synthetic:MadeUp",
+        "made_up": "nag.features.synthetic:SyntheticExtractor",
     },
     "datasets": {
         "digits": "nag.datasets.digits:Digits",
@@ -81,7 +81,7 @@ METHODS: dict[str, dict[str, str]] = {
         "stanford_cars": "nag.datasets.named:StanfordCars",
         "df20m_mini": "nag.datasets.named:DF20MMini",
         "artbench10": "nag.datasets.named:ArtBench10",
-        "made_up": "nag.datasets.synthetic:MadeUp",
+        "made_up": "nag.datasets.synthetic:SyntheticImages",
     },
     "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},

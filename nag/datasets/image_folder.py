@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from nag.datasets.dataset import Dataset, check_split
-from nag.datasets.images import SUFFIXES, Unreadable
+from nag.datasets.images import SUFFIXES, BadImage
 from nag.locations import is_web
 from nag.registry import Int, method
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nag.datasets.listing import Listing
-    from nag.datasets.synthetic import MadeUp
+    from nag.datasets.synthetic import SyntheticImages
 
 TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit split; the first held-out one counts
 
@@ -92,13 +92,13 @@ class ImageFolder(Dataset):
             self, [files[i] for i in order], np.asarray(labels, dtype=np.int64)[order], self.flip and split == "train"
         )
 
-    def smoke(self) -> MadeUp:
+    def smoke(self) -> SyntheticImages:
         """Small synthetic images, which need no folder; they differ by class and folder name."""
-        from nag.datasets.synthetic import MadeUp
+        from nag.datasets.synthetic import SyntheticImages
 
         named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
         seed = zlib.crc32("/".join(named).encode("utf-8", "surrogateescape"))
-        return MadeUp(classes=self._classes_or(10), resolution=max(4, min(self.resolution, 32)), seed=seed)
+        return SyntheticImages(classes=self._classes_or(10), resolution=max(4, min(self.resolution, 32)), seed=seed)
 
     def _classes_or(self, otherwise: int) -> int:
         try:
@@ -143,7 +143,7 @@ class ImageSplit:
         return self.originals * (2 if self.flip else 1)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """(n, 3, R, R) float32 in [-1, 1], the 256 levels of the files. Raises Unreadable, a ValueError that names the
+        """(n, 3, R, R) float32 in [-1, 1], the 256 levels of the files. Raises BadImage, a ValueError that names the
         file, or OSError where the disk fails.
         """
         import numpy as np
@@ -190,7 +190,7 @@ class ImageSplit:
                 continue
             try:
                 return self._read(j)
-            except Unreadable as error:
+            except BadImage as error:
                 self.skipped[self.files[j][0]] = str(error)
         raise ValueError(f"no image of the class of {self.name(i)} can be read")
 

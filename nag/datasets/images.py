@@ -26,12 +26,12 @@ MOST_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 
 
-class Unreadable(ValueError):
+class BadImage(ValueError):
     """A file that is not a valid image, or whose pixels have no known range."""
 
 
 def pixels(data: bytes, size: int, name: str) -> np.ndarray:
-    """(size, size, 3) uint8 of the bytes of an image file. Raises Unreadable, naming the file."""
+    """(size, size, 3) uint8 of the bytes of an image file. Raises BadImage, naming the file."""
     import numpy as np
 
     with opened(io.BytesIO(data), name) as image:
@@ -42,7 +42,7 @@ def pixels(data: bytes, size: int, name: str) -> np.ndarray:
 def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """An image file, by path or content, of which only the header has been read; all images are opened here.
 
-    Raises Unreadable, naming the file, for what has no known format or too many pixels; also for what is damaged, when
+    Raises BadImage, naming the file, for what has no known format or too many pixels; also for what is damaged, when
     the caller decodes it.
     """
     from PIL import Image
@@ -51,19 +51,19 @@ def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise Unreadable(f"it has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}")
+                raise BadImage(f"it has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}")
             yield image
-    except Unreadable as error:
-        raise Unreadable(f"{name}: {error}") from None
+    except BadImage as error:
+        raise BadImage(f"{name}: {error}") from None
     except Image.UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise Unreadable(f"{name}: it cannot be read as an image; its content is none of {known}") from error
+        raise BadImage(f"{name}: it cannot be read as an image; its content is none of {known}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Unreadable(f"{name}: it cannot be read as an image: more than {MOST_PIXELS:,} pixels") from error
+        raise BadImage(f"{name}: it cannot be read as an image: more than {MOST_PIXELS:,} pixels") from error
     except MemoryError as error:
-        raise Unreadable(f"{name}: it cannot be read as an image (it needs too much memory)") from error
+        raise BadImage(f"{name}: it cannot be read as an image (it needs too much memory)") from error
     except DAMAGE as error:
-        raise Unreadable(f"{name}: it cannot be read as an image ({error})") from error
+        raise BadImage(f"{name}: it cannot be read as an image ({error})") from error
 
 
 @functools.cache
@@ -81,10 +81,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, or 32 with 16 used
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise Unreadable(f"its levels go from {levels.min()} to {levels.max()}, which 16 bits cannot hold")
+            raise BadImage(f"its levels go from {levels.min()} to {levels.max()}, which 16 bits cannot hold")
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise Unreadable("its pixels are floating-point numbers, whose range is not known; store it in 8 or 16 bits")
+        raise BadImage("its pixels are floating-point numbers, whose range is not known; store it in 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

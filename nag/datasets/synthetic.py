@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @method
-class MadeUp(Dataset):
+class SyntheticImages(Dataset):
     """Image i is a function of (seed, i). Classes alternate, and only the colour tells them apart. `images` are for
     training; a quarter as many others are held out.
     """
@@ -45,7 +45,7 @@ class MadeUp(Dataset):
 class MadeUpSplit:
     """Images `first` to `first + count` of a data set."""
 
-    def __init__(self, data: MadeUp, first: int, count: int) -> None:
+    def __init__(self, data: SyntheticImages, first: int, count: int) -> None:
         self.data, self.first, self.count = data, first, count
 
     def __len__(self) -> int:

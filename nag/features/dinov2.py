@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nag.features.extractor import Extractor
-from nag.features.synthetic import MadeUp
+from nag.features.synthetic import SyntheticExtractor
 from nag.features.timm_model import created, extractor
 from nag.pretrained import DINOV2 as FILE
 from nag.pretrained import located
@@ -44,9 +44,9 @@ class DINOv2(Extractor):
         """Columns of the outputs, for images (C, H, W)."""
         return {"features": 1024}
 
-    def smoke(self) -> MadeUp:
+    def smoke(self) -> SyntheticExtractor:
         """Small random projections in its place, which need no weights."""
-        return MadeUp(of="dinov2", outputs=self.outputs)
+        return SyntheticExtractor(of="dinov2", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

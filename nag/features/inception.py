@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nag.features.extractor import Extractor
 from nag.features.resizing import Kind, check_images, resize
-from nag.features.synthetic import MadeUp
+from nag.features.synthetic import SyntheticExtractor
 from nag.pretrained import INCEPTION, PYTORCH_FID, located
 from nag.registry import method
 
@@ -59,9 +59,9 @@ class Inception(Extractor):
         """Columns of the outputs, for images (C, H, W)."""
         return {"features": 2048, "logits": 1008, "spatial": 2023}
 
-    def smoke(self) -> MadeUp:
+    def smoke(self) -> SyntheticExtractor:
         """Small random projections in its place, which need no weights."""
-        return MadeUp(of="inception", outputs=self.outputs)
+        return SyntheticExtractor(of="inception", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

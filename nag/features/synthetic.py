@@ -23,7 +23,7 @@ def _tuple(value: Any) -> Any:
 
 
 @method
-class MadeUp(Extractor):
+class SyntheticExtractor(Extractor):
     """Each output has 8 columns: projections of the image, resized to SIDE x SIDE. of: the extractor it stands for."""
 
     of: str = ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from nag.features.extractor import Extractor
 from nag.features.resizing import Kind, check_images, resize
-from nag.features.synthetic import MadeUp
+from nag.features.synthetic import SyntheticExtractor
 from nag.pretrained import located, read_state
 from nag.registry import method
 
@@ -36,9 +36,9 @@ class Timm(Extractor):
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
 
-    def smoke(self) -> MadeUp:
+    def smoke(self) -> SyntheticExtractor:
         """Small random projections in its place, which need no weights."""
-        return MadeUp(of="timm", outputs=self.outputs)
+        return SyntheticExtractor(of="timm", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from nag.features.extractor import Extractor
 from nag.features.resizing import check_images, resize
-from nag.features.synthetic import MadeUp
+from nag.features.synthetic import SyntheticExtractor
 from nag.features.torchscript_file import load, plainly, reason
 from nag.pretrained import located
 from nag.registry import Int, method
@@ -59,9 +59,9 @@ class TorchScript(Extractor):
         if not min(self.std) > 0:
             raise ValueError(f"std must be above 0; got {self.std}")
 
-    def smoke(self) -> MadeUp:
+    def smoke(self) -> SyntheticExtractor:
         """Small random projections in its place, which need no file."""
-        return MadeUp(of="torchscript", outputs=self.outputs)
+        return SyntheticExtractor(of="torchscript", outputs=self.outputs)
 
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"

@@ -26,7 +26,7 @@ from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.display import SECRET
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import examples
-from orchestrator.spec.construct import Builder
+from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.yaml_nodes import parse, read_text
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_site(site: str | None = None) -> Site:
     if kind not in KINDS:
         raise fields["kind"].error(unknown("kind", kind, KINDS))
     given = _without_nulls(dataclasses.replace(root, value={k: child for k, child in fields.items() if k != "kind"}))
-    settings = Builder().fields(KINDS[kind], given)
+    settings = MethodBuilder().fields(KINDS[kind], given)
     _no_secrets(root)
     for secret in ("env_file", "token_file"):
         if given.get(secret):

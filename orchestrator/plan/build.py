@@ -23,7 +23,7 @@ BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory 
 SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
 
 
-class Builder:
+class TaskBuilder:
     """Without `hashes` no checkpoint is read: one that was never read before is then of a content of its own. sweep:
     what is planned, in whose file mistakes are shown; None where no network is.
     """

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
-from orchestrator.plan.build import Builder
+from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Instance, Plan, PlannedCell, Scored, find_cell
 from orchestrator.plan.reported import Reported, reported
 from orchestrator.spec.parameters import is_seed
@@ -54,7 +54,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
     """The tasks of a sweep, or of some of its arms. Without `hashes` no checkpoint is read: one that was never read
     before is then a network that no store has.
     """
-    builder = Builder(hashes, sweep)
+    builder = TaskBuilder(hashes, sweep)
     wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
     for cell in wanted:  # first, so that a reference knows whether its images are encoded too
         builder.network(cell.network)
@@ -93,7 +93,7 @@ def _varying(sweep: Sweep) -> dict[str, bool]:
     return {key: everywhere[key] for key in keys if len(values[key]) > 1 or not everywhere[key]}
 
 
-def _instances(builder: Builder, sweep: Sweep, cells: Iterable[PlannedCell]) -> dict[str, Instance]:
+def _instances(builder: TaskBuilder, sweep: Sweep, cells: Iterable[PlannedCell]) -> dict[str, Instance]:
     """Every network of the cells and of the measurement, and what each was made from."""
     roots = [n for planned in cells for n in (planned.cell.network, *planned.cell.references.values())]
     measured = any(not scored.extractor for planned in cells for scored in planned.scores)
@@ -113,7 +113,7 @@ def _where(sweep: Sweep, code: Code) -> dict[str, str]:
     return places
 
 
-def _cell(builder: Builder, sweep: Sweep, cell: Cell) -> PlannedCell:
+def _cell(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
     network = builder.network(cell.network)
     references = {name: builder.network(other) for name, other in cell.references.items()}
     blocks = -(-cell.sample.count // cell.sample.block)
@@ -163,7 +163,7 @@ def _composed(cell: Cell) -> bool:
     return len({guidance.nests for guidance in cell.guidance}) == 2
 
 
-def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
+def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any) -> dict[str, Any]:
     """A guidance's identity, with the digest of its reference network in place of the name."""
     found = builder.identity(guidance)
     if guidance.reference is None:
@@ -171,7 +171,7 @@ def _guidance(builder: Builder, cell: Cell, guidance: Any) -> dict[str, Any]:
     return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
 
-def _measured(builder: Builder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
+def _measured(builder: TaskBuilder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
     assert sweep.measure is not None
     assert sweep.estimator is not None
     estimator = builder.network(sweep.estimator)
@@ -206,14 +206,14 @@ class Scoring:
         return (self.opened["weights"],) if self.opened["weights"] else ()
 
 
-def _scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+def _scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
     """Made once for each network and extractor: a sweep may have 100,000 cells."""
     key = (id(cell.network), id(extractor))
     found = builder.scorings.get(key) or _new_scoring(builder, sweep, cell, extractor)
     return builder.scorings.setdefault(key, found)
 
 
-def _new_scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
+def _new_scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
     score = sweep.score
     assert score is not None
     images = trained_on(score, cell.network.data)
@@ -234,14 +234,14 @@ def _new_scoring(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> 
     return Scoring(extractor, opened, reference, trained, not isinstance(file, Published), decode)
 
 
-def _check_file(builder: Builder, file: Published, extractor: Any, metrics: Iterable[Any]) -> None:
+def _check_file(builder: TaskBuilder, file: Published, extractor: Any, metrics: Iterable[Any]) -> None:
     """Once more: a file at a URL was not here when the sweep was read."""
     for metric in metrics if builder.hashes else ():
         if fed(metric, extractor) and (reason := refusal(file, extractor, metric)):
             raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
 
 
-def _floor(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[str, tuple[Scored, ...]]:
+def _floor(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[str, tuple[Scored, ...]]:
     scoring = _scoring(builder, sweep, cell, extractor)
     if not scoring.splits:
         return scoring.reference, ()
@@ -249,7 +249,7 @@ def _floor(builder: Builder, sweep: Sweep, cell: Cell, extractor: Any) -> tuple[
 
 
 def _scores(
-    builder: Builder, sweep: Sweep, scoring: Scoring, what: dict[str, Any], inputs: tuple[str, ...]
+    builder: TaskBuilder, sweep: Sweep, scoring: Scoring, what: dict[str, Any], inputs: tuple[str, ...]
 ) -> list[Scored]:
     """The score tasks of an extractor's metrics; of a cell also those of distances to the held-out images."""
     assert sweep.score is not None
@@ -272,7 +272,7 @@ def _held_out(metric: Any) -> Any:
     return _twin(metric) if metric.against == "train" else None
 
 
-def _reported(builder: Builder, metric: Any, extractor: Any, suffix: str) -> Reported:
+def _reported(builder: TaskBuilder, metric: Any, extractor: Any, suffix: str) -> Reported:
     key = (id(metric), id(extractor), suffix)
     return builder.reported.get(key) or builder.reported.setdefault(key, reported(metric, extractor, suffix))
 

@@ -17,11 +17,11 @@ from nag.datasets.npz import Npz
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
-from orchestrator.plan.build import Builder
+from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Plan, Scored
 from orchestrator.plan.reported import reported
-from orchestrator.spec.construct import Builder as Methods
-from orchestrator.spec.model import Score, Sweep
+from orchestrator.spec.construct import MethodBuilder as Methods
+from orchestrator.spec.model import ScoreSection, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, read_reference, read_score, refusal
 from orchestrator.spec.yaml_nodes import parse
@@ -59,7 +59,7 @@ def planned(
     if count is not None and count > size:
         raise BadInput(f"--count: {samples} has {size:,} images, not {count:,}.")
     taken = count or size
-    methods, builder = Methods(), Builder()
+    methods, builder = Methods(), TaskBuilder()
     held_against = _reference(reference, made.shape, methods)
     if not isinstance(held_against, Published):
         _count(held_against)
@@ -194,12 +194,12 @@ def _check_square(path: str, width: int, height: int) -> None:
 
 
 def _size(path: str) -> tuple[int, int]:
-    from nag.datasets.images import Unreadable, opened
+    from nag.datasets.images import BadImage, opened
 
     try:
         with opened(path, path) as image:
             return image.size
-    except Unreadable as error:
+    except BadImage as error:
         raise BadInput(f"{error}.") from error
 
 
@@ -219,7 +219,7 @@ def _reference(path: str, shape: tuple[int, int, int], methods: Methods) -> Any:
     return found
 
 
-def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, methods: Methods) -> Score:
+def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, methods: Methods) -> ScoreSection:
     """The choice as a score section; what is wrong in it is told as of one."""
     mode = reference.mode_of(reference.contents(reference.fetched())) if isinstance(reference, Published) else None
     given, chosen = list(features) or [f"{{name: inception, mode: {mode or 'clean'}}}"], list(metrics)
@@ -251,7 +251,7 @@ def _allowed(features: Sequence[Any], metric: Any, reference: Any) -> bool:
     return bool(able) and not (isinstance(reference, Published) and any(refusal(reference, e, metric) for e in able))
 
 
-def _identity(builder: Builder, reference: Any, extractor: Any) -> dict[str, Any]:
+def _identity(builder: TaskBuilder, reference: Any, extractor: Any) -> dict[str, Any]:
     if isinstance(reference, Published):
         return {"statistics": builder.published(reference), "moments": sorted(reference.usable(extractor))}
     return {"data": builder.identity(reference)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
 from orchestrator.identity import canonical
-from orchestrator.plan.build import Builder
+from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Plan, PlannedCell, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import document as document_of
@@ -164,7 +164,7 @@ def _decode(plan: StoredPlan, cell: StoredCell, context: Context) -> dict[str, A
     decode = (plan.sweep.score.decode if plan.sweep.score else None) or cell.cell.network.autoencoder
     if decode is None:
         raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
-    builder = Builder()
+    builder = TaskBuilder()
     found = builder.identity(decode)
     context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
     return found

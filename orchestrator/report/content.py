@@ -21,7 +21,7 @@ from orchestrator.store.store import Store
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     text: str
     language: str = ""
 
@@ -31,10 +31,10 @@ class Details:
     """What is folded up at first."""
 
     summary: str
-    parts: tuple[Table | Code, ...]
+    parts: tuple[Table | CodeBlock, ...]
 
 
-Part = str | Table | Drawing | Details | Code
+Part = str | Table | Drawing | Details | CodeBlock
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Content:
         shift: list[Part] = [self.shift if self.shift.rows else "Not measured yet."] if self.shift else []
         details = [Details("Every setting", self.settings)] if self.settings else []
         unlike = "Values with different stamps are never compared with each other."
-        repeat = (Code(self.command), Details("The sweep file", (Code(self.text, "yaml"),)))
+        repeat = (CodeBlock(self.command), Details("The sweep file", (CodeBlock(self.text, "yaml"),)))
         samples: Sequence[Part] = self._drawn("samples") or [f"{note}." for note in self.notes]
         every: list[tuple[str, str, Sequence[Part | None]]] = [
             ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),

@@ -7,10 +7,10 @@ from html import escape
 from itertools import groupby
 from string import Template
 
-from orchestrator.report.content import Code, Content, Details, Part, Section
+from orchestrator.report.content import CodeBlock, Content, Details, Part, Section
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, svg_inline
-from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.table import Column, Row, Table, TableCell
 
 PAGE = Template("""\
 <!doctype html>
@@ -144,7 +144,7 @@ def _part(part: Part, colours: Colours) -> str:
         case Details():
             inside = "\n".join(_part(each, colours) for each in part.parts)
             return f"<details>\n<summary>{escape(part.summary)}</summary>\n{inside}\n</details>"
-        case Code():
+        case CodeBlock():
             return f"<pre><code>{escape(part.text)}</code></pre>"
         case str():
             return f"<p>{escape(part)}</p>"
@@ -185,7 +185,7 @@ def _row(row: Row, columns: Sequence[Column], colours: Colours) -> str:
     return f"<tr>{cells}</tr>"
 
 
-def _cell(cell: Cell, column: Column, swatch: str) -> str:
+def _cell(cell: TableCell, column: Column, swatch: str) -> str:
     how = _class("verdict" if cell.verdict else "", "long" if len(cell.detail) > LONG_DETAIL else "")
     detail = f"<small{how}>{escape(cell.detail)}</small>" if cell.detail else ""
     kinds = ["number" if column.numeric else "", "wrap" if len(cell.text) > LONG else "", cell.verdict]

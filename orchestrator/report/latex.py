@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.report.table import Cell, Row, Table
+from orchestrator.report.table import Row, Table, TableCell
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -39,7 +39,7 @@ def _row(row: Row) -> str:
     return " & ".join(map(_cell, row.cells)) + r" \\"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     words = rf"\textbf{{{plain(cell.text)}}}" if cell.verdict == "better" else plain(cell.text)
     return rf"{words} {{\scriptsize {plain(cell.detail)}}}" if cell.detail else words
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.report.content import Code, Content, Details, Part
+from orchestrator.report.content import CodeBlock, Content, Details, Part
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.table import Cell, Table
+from orchestrator.report.table import Table, TableCell
 
 
 def text(found: Content) -> str:
@@ -28,7 +28,7 @@ def _part(part: Part) -> str:
         case Details():
             inside = "\n\n".join(map(_part, part.parts))
             return f"<details><summary>{plain(part.summary)}</summary>\n\n{inside}\n\n</details>"
-        case Code():
+        case CodeBlock():
             return _code(part)
         case str():
             return plain(part)
@@ -43,7 +43,7 @@ def _table(table: Table) -> str:
     return "\n\n".join([*title, "\n".join([head, rule, *rows]), *map(plain, shown.notes)])
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     return f"{plain(cell.text)}<br><sub>{plain(cell.detail)}</sub>" if cell.detail else plain(cell.text)
 
 
@@ -53,7 +53,7 @@ def plain(words: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _code(code: Code) -> str:
+def _code(code: CodeBlock) -> str:
     """A fenced block; its fence is longer than any in its text."""
     longest = max((len(run) for run in re.findall("`+", code.text)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -19,7 +19,7 @@ from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
 from orchestrator.report.formatting import label, metric_name, plural, value_text
 from orchestrator.report.results import Results, collect
-from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.terminal_tables import TerminalTable
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import KINDS, kind_of, makes_blocks
@@ -60,7 +60,7 @@ def counts_table(counts: Counts) -> TerminalTable:
 def _numbers(first: str, others: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Names, then numbers."""
     columns = (Column(first), *(Column(name, numeric=True) for name in others))
-    return Table(columns, tuple(Row(tuple(map(Cell, row))) for row in rows))
+    return Table(columns, tuple(Row(tuple(map(TableCell, row))) for row in rows))
 
 
 CELLS_SHOWN = 60

@@ -10,7 +10,7 @@ from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import best, estimate, rivals, stamp_of
 from orchestrator.report.formatting import metric_name, short, value_text
 from orchestrator.report.results import Results
-from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.spec.model import Paper, PaperRow
 
 PUBLISHED = "Published numbers beside ours"
@@ -69,13 +69,22 @@ def published_table(results: Results) -> Table | None:
     for one in found:
         setting = ", ".join(f"{key} {short(value)}" for key, value in one.row.params.items()) or "–"
         name = metric_name(results, one.metric) if one.metric in results.metrics else one.metric
-        published = Cell(value_text(one.published), f"N = {paper.count:,}, protocol {_protocol(paper)}")
-        cells = (Cell(one.row.arm), Cell(setting), Cell(name), _ours(one), published, Cell(_agreement(one, paper)))
+        published = TableCell(value_text(one.published), f"N = {paper.count:,}, protocol {_protocol(paper)}")
+        cells = (
+            TableCell(one.row.arm),
+            TableCell(setting),
+            TableCell(name),
+            _ours(one),
+            published,
+            TableCell(_agreement(one, paper)),
+        )
         rows.append(Row(cells, one.row.arm))
     for (arm, metric), several in _means(found).items():
-        means = (Cell(value_text(sum(values) / len(several))) for values in zip(*several, strict=True))
+        means = (TableCell(value_text(sum(values) / len(several))) for values in zip(*several, strict=True))
         name = metric_name(results, metric)
-        rows.append(Row((Cell(arm), Cell(f"mean of {len(several)}"), Cell(name), *means, Cell()), arm))
+        rows.append(
+            Row((TableCell(arm), TableCell(f"mean of {len(several)}"), TableCell(name), *means, TableCell()), arm)
+        )
     numbers = (Column("ours", numeric=True), Column("published", numeric=True))
     columns = (Column("arm"), Column("setting"), Column("metric"), *numbers, Column("agreement"))
     notes = (
@@ -99,11 +108,11 @@ def _protocol(paper: Paper) -> str:
     return "unknown" if paper.protocol.startswith("unknown") else "below"
 
 
-def _ours(one: PublishedValue) -> Cell:
+def _ours(one: PublishedValue) -> TableCell:
     if one.ours is None:
-        return Cell("–")
+        return TableCell("–")
     detail = [f"N = {one.count or 0:,}", f"best of {one.settings} settings" if one.settings > 1 else ""]
-    return Cell(value_text(one.ours), ", ".join(filter(None, detail)))
+    return TableCell(value_text(one.ours), ", ".join(filter(None, detail)))
 
 
 def _agreement(one: PublishedValue, paper: Paper) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     text: str = ""
     detail: str = ""  # small print below
     verdict: str = ""  # better | worse | undecided | lower | higher
@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     arm: str | None = None  # the arm whose colour marks it
     muted: bool = False
 
@@ -46,7 +46,7 @@ class Table:
     @classmethod
     def plain(cls, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
         """A table of text, aligned to the left."""
-        return cls(tuple(map(Column, headings)), tuple(Row(tuple(map(Cell, row))) for row in rows), title)
+        return cls(tuple(map(Column, headings)), tuple(Row(tuple(map(TableCell, row))) for row in rows), title)
 
     def on_page(self) -> Table:
         """All of it, without the columns that only a terminal shows."""
@@ -65,5 +65,5 @@ class Table:
         return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
 
 
-def _brief(cell: Cell) -> Cell:
-    return Cell(cell.text if cell.brief is None else cell.brief, verdict=cell.verdict)
+def _brief(cell: TableCell) -> TableCell:
+    return TableCell(cell.text if cell.brief is None else cell.brief, verdict=cell.verdict)

@@ -34,7 +34,7 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
-from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.spec.parameters import is_seed
 
 HEADING = 11  # characters of a line of a terminal's heading
@@ -120,7 +120,7 @@ def _compared(
         group = setting.group
         found = {metric: row_of(known.get((group.arm, metric), []), group, metric) for metric in metrics}
         partner = next((_partner(results, row) for row in found.values() if row), "")
-        cells = [*_names(results, setting, varying), Cell(partner)]
+        cells = [*_names(results, setting, varying), TableCell(partner)]
         for metric, row in found.items():
             cells += [_value(results, group, metric), _difference(results, row)]
         rows.append(Row(tuple(cells), group.arm))
@@ -210,7 +210,7 @@ def _varying(results: Results) -> set[str]:
     return {key for (_, key), found in values.items() if len(found) > 1 and not is_seed(key)}
 
 
-def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Cell, Cell]:
+def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[TableCell, TableCell]:
     """The arm, and what is particular to the setting: its guidance, and what varies within its arm."""
     group, words = setting.group, []
     for key, value in sorted(group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
@@ -220,49 +220,49 @@ def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Cell,
         elif key in varying:
             words.append(f"{short(value)} steps" if field == "steps" else short(value))
     selected = f"selected, best of {setting.best_of}" if setting.best_of > 1 else ""
-    return Cell(group.arm, brief=label(results, group)), Cell(", ".join(words) or "–", selected)
+    return TableCell(group.arm, brief=label(results, group)), TableCell(", ".join(words) or "–", selected)
 
 
-def _value(results: Results, group: Group, metric: str) -> Cell:
+def _value(results: Results, group: Group, metric: str) -> TableCell:
     known = estimate(group, metric)
     if known is None:
-        return Cell("–")
+        return TableCell("–")
     text = signed(known.mean) if results.shown(metric).format == "signed" else value_text(known.mean)
     missing = "" if known.complete else f"{len(known.seeds)} of {known.planned} seeds"
-    return Cell(text, ", ".join(filter(None, (interval_text(known.low, known.high, known.mean), missing))))
+    return TableCell(text, ", ".join(filter(None, (interval_text(known.low, known.high, known.mean), missing))))
 
 
-def _lowest(group: Group, metric: str) -> Cell:
+def _lowest(group: Group, metric: str) -> TableCell:
     found = lowest_run(group, metric)
-    return Cell(value_text(found[0]), f"of {found[1]} runs") if found else Cell("–")
+    return TableCell(value_text(found[0]), f"of {found[1]} runs") if found else TableCell("–")
 
 
 def _partner(results: Results, row: Comparison) -> str:
     return against(results, row) + ("*" if row.selected else "")
 
 
-def _difference(results: Results, row: Comparison | None) -> Cell:
+def _difference(results: Results, row: Comparison | None) -> TableCell:
     if row is None:
-        return Cell()
+        return TableCell()
     if row.difference is None:
         at_n = "" if row.difference_at_n is None else f"{signed(row.difference_at_n)} at N"
-        return Cell(at_n or "–", row.reason or "")
+        return TableCell(at_n or "–", row.reason or "")
     found = verdict(row, results.lower_is_better(row.metric)) or "no interval"
     link = "than" if found in ("better", "worse", "lower", "higher") else "against"
     seeds = f"{len(row.per_seed)} seeds" if row.interval == "t" else "one training" if row.interval else ""
     detail = ", ".join(filter(None, (f"{found} {link} {_partner(results, row)}", seeds)))
     brief = half_width_text(row.difference, row.low, row.high)
-    return Cell(difference_text(row.difference, row.low, row.high), detail, found, brief)
+    return TableCell(difference_text(row.difference, row.low, row.high), detail, found, brief)
 
 
-def _nfe(group: Group) -> Cell:
+def _nfe(group: Group) -> TableCell:
     calls = price(group)
-    return Cell(calls_text(calls) if calls else "–")
+    return TableCell(calls_text(calls) if calls else "–")
 
 
-def _seconds(group: Group) -> Cell:
+def _seconds(group: Group) -> TableCell:
     seconds = [cell.seconds for cell in group.cells if cell.seconds is not None]
-    return Cell(seconds_text(sum(seconds) / len(seconds)) if seconds else "–")
+    return TableCell(seconds_text(sum(seconds) / len(seconds)) if seconds else "–")
 
 
 def _held_out(results: Results, metrics: Sequence[str]) -> tuple[list[Row], tuple[str, ...]]:
@@ -271,8 +271,8 @@ def _held_out(results: Results, metrics: Sequence[str]) -> tuple[list[Row], tupl
     first = next((floor for floor in known if floor), None)
     if first is None:
         return [], ()
-    cells = [Cell("held-out images", brief="held-out"), Cell(), Cell(f"N = {first.count:,}")]
+    cells = [TableCell("held-out images", brief="held-out"), TableCell(), TableCell(f"N = {first.count:,}")]
     for floor in known:
-        cells += [Cell(value_text(floor.value), floor.words) if floor else Cell("–"), Cell()]
+        cells += [TableCell(value_text(floor.value), floor.words) if floor else TableCell("–"), TableCell()]
     note = (f"Held-out images: their bias in N is corrected to that of {first.at:,}.",) if first.at else ()
     return [Row(tuple(cells), muted=True)], note

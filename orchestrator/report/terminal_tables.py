@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from orchestrator.report.table import Cell, Row, Table
+from orchestrator.report.table import Row, Table, TableCell
 
 STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
@@ -48,7 +48,7 @@ def _drawn(table: Table, places: list[int]) -> rich_table.Table:
     return drawn
 
 
-def _text(row: Row, cell: Cell) -> Text:
+def _text(row: Row, cell: TableCell) -> Text:
     words = f"{cell.text} {MARKS[cell.verdict]}" if cell.verdict in MARKS else cell.text
     return Text(plain(words), style="dim" if row.muted else STYLES.get(cell.verdict, ""))
 

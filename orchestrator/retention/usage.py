@@ -46,7 +46,7 @@ def size_text(size: float) -> str:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SpaceEstimate:
     """What the cells of a sweep take: by kind while all is there, and what `keep` leaves of it. unknown: networks and
     extractors whose shapes only their weights tell, which are not counted. latents: of images, to train on.
     """
@@ -74,7 +74,7 @@ class Estimate:
         return f"{told}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{told}."
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: Plan) -> SpaceEstimate:
     """Networks and references apart. No file is opened but for headers."""
     parts: dict[str, Space] = defaultdict(Space)
     unknown: dict[str, None] = {}
@@ -107,7 +107,7 @@ def estimate(plan: Plan) -> Estimate:
     left = {"samples": (parts["sample"], parts["extract"], scores), "features": (parts["extract"], scores)}
     left |= {"influence": (scores,), "scores": (records,)}
     after = sum(left[plan.sweep.keep], Space())
-    return Estimate(parts["sample"], parts["extract"], scores, after, tuple(unknown), _latents(plan))
+    return SpaceEstimate(parts["sample"], parts["extract"], scores, after, tuple(unknown), _latents(plan))
 
 
 def _latents(plan: Plan) -> Space:

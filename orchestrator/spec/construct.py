@@ -51,7 +51,7 @@ def local_path(node: Node, remote: bool = False) -> str:
     return place
 
 
-class Builder:
+class MethodBuilder:
     """Builds each distinct method once. `partly`: if required fields are missing, return None instead of raising.
 
     run_user_code: import users' own files; otherwise they are only parsed, and their classes get stand-ins. `code`: the

@@ -25,7 +25,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One combination of the axes below a node: the node with a value in place of each grid, without nulls."""
 
     node: Node
@@ -98,7 +98,7 @@ def _renamed(below: Node, above: Node) -> bool:
     return len(names) == 2 and names[0] != names[1]
 
 
-def expand(node: Node) -> tuple[list[Axis], list[Point]]:
+def expand(node: Node) -> tuple[list[Axis], list[GridPoint]]:
     """The axes below `node` and every combination of their values, the last axis fastest."""
     axes = list(_axes(node, ()))
     total = math.prod(len(axis.values) for axis in axes)
@@ -107,7 +107,7 @@ def expand(node: Node) -> tuple[list[Axis], list[Point]]:
     points = []
     for picks in itertools.product(*(range(len(axis.values)) for axis in axes)):
         chosen = {axis.path: axis.values[pick] for axis, pick in zip(axes, picks, strict=True)}
-        points.append(Point(_settle(node, (), chosen), picks))
+        points.append(GridPoint(_settle(node, (), chosen), picks))
     return axes, points
 
 
@@ -127,9 +127,9 @@ def _settle(node: Node, path: tuple[str, ...], chosen: dict[tuple[str, ...], Nod
     return replace(node, value={key: child for key, child in children.items() if child.value is not None})
 
 
-def no_repeats(axes: list[Axis], points: list[Point], built: list[object]) -> None:
+def no_repeats(axes: list[Axis], points: list[GridPoint], built: list[object]) -> None:
     """Raise if two points were built to equal values: an axis has a value twice, perhaps spelt differently."""
-    seen: dict[str, list[tuple[object, Point]]] = {}
+    seen: dict[str, list[tuple[object, GridPoint]]] = {}
     for point, value in zip(points, built, strict=True):
         alike = seen.setdefault(repr(value), [])  # equal repr is not enough: two files may have classes of one name
         twin = next((other for kept, other in alike if kept == value), None)
@@ -140,6 +140,6 @@ def no_repeats(axes: list[Axis], points: list[Point], built: list[object]) -> No
             raise item.error(f"{show(item)} is on this axis already; remove one of them.")
 
 
-def at_ends(axes: list[Axis], point: Point) -> bool:
+def at_ends(axes: list[Axis], point: GridPoint) -> bool:
     """Whether each value of a point is the first or last of its axis."""
     return all(pick in (0, len(axis.values) - 1) for axis, pick in zip(axes, point.picks, strict=True))

@@ -101,7 +101,7 @@ REFERENCE_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreSection:
     """reference: a data set or a Published file; None: the training split of the network's data. rows: reference images
     that are compared one by one, at most; means and covariances use all.
     """
@@ -188,7 +188,7 @@ class Sweep(StoredSweep):
     """A sweep as its file says it."""
 
     cells: tuple[Cell, ...]
-    score: Score | None
+    score: ScoreSection | None
     measure: NoiseShift | None = None
     estimator: Network | None = None  # the network that `measure` names
     code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest

@@ -11,14 +11,14 @@ from typing import Any
 
 from nag import header
 from nag.autoencoders.block_means import BlockMeans
-from nag.datasets.synthetic import MadeUp
+from nag.datasets.synthetic import SyntheticImages
 from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
 from nag.official_checkpoints import FAMILIES
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
-from orchestrator.spec.construct import Builder, local_path
+from orchestrator.spec.construct import MethodBuilder, local_path
 from orchestrator.spec.grid import Axis, at_ends, expand, no_repeats
 from orchestrator.spec.model import Network
 from orchestrator.spec.parameters import axis_params
@@ -58,7 +58,7 @@ def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> Points:
 class Networks:
     """The instances of every network, by name: one per combination of values on its own and its parents' axes."""
 
-    def __init__(self, node: Node, builder: Builder, smoke: bool) -> None:
+    def __init__(self, node: Node, builder: MethodBuilder, smoke: bool) -> None:
         if smoke:  # check the real methods before stand-ins replace them
             Networks(node, builder, smoke=False)
         self.builder, self.smoke = builder, smoke
@@ -254,7 +254,7 @@ def _made_on_the_spot(network: Network) -> Network:
         interpolant, predicts = family.interpolant, family.predicts
     data, autoencoder = network.data, network.autoencoder
     if data is None:
-        data, autoencoder = MadeUp(), autoencoder or BlockMeans()  # official checkpoints make latents
+        data, autoencoder = SyntheticImages(), autoencoder or BlockMeans()  # official checkpoints make latents
     train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
     made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
     return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))

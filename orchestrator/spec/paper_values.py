@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec.construct import local_path
-from orchestrator.spec.model import Cell, Paper, PaperRow, Score
+from orchestrator.spec.model import Cell, Paper, PaperRow, ScoreSection
 from orchestrator.spec.parameters import Scalar
 from orchestrator.spec.score_section import metric_names
 from orchestrator.spec.yaml_nodes import Node, parse, read_text
@@ -27,7 +27,9 @@ NEEDED = ("source", "protocol", "count", "rows")
 KEYS = (*NEEDED, "tolerance")
 
 
-def read_paper(node: Node, arms: Iterable[str], cells: Iterable[Cell], score: Score | None, whole: bool) -> Paper:
+def read_paper(
+    node: Node, arms: Iterable[str], cells: Iterable[Cell], score: ScoreSection | None, whole: bool
+) -> Paper:
     """Read the file that `published` names, and check it against the sweep. whole: the sweep has all its cells."""
     path = local_path(node)
     try:

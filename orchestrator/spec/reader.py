@@ -18,7 +18,7 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import user_code
-from orchestrator.spec.construct import Builder
+from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
 from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
@@ -65,7 +65,7 @@ class _Reading:
 
     def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
         self.root, self.smoke = root, smoke
-        self.builder = Builder(run_user_code)
+        self.builder = MethodBuilder(run_user_code)
         self.own_guidance: set[str] = set()
         self.networks: dict[str, list[Network]] = {}
         self.shared_axes: set[str] = set()

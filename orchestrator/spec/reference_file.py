@@ -62,10 +62,10 @@ class Published:
             return path
         try:
             if locations.is_web(self.path):
-                from nag.pretrained import Known, fetch
+                from nag.pretrained import KnownWeights, fetch
 
                 name = self._cached.name
-                return str(fetch(name, report, {name: Known(self.path, None, None)}))
+                return str(fetch(name, report, {name: KnownWeights(self.path, None, None)}))
             return _copied(self.path, self._cached)
         except (OSError, ValueError, ImportError) as error:
             raise EnvironmentProblem(f"the reference {self.path} cannot be downloaded: {error}") from error

@@ -10,8 +10,8 @@ from typing import Any
 from nag.features.extractor import columns
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
-from orchestrator.spec.construct import Builder
-from orchestrator.spec.model import REFERENCE_ROWS, Cell, Network, Score
+from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.model import REFERENCE_ROWS, Cell, Network, ScoreSection
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.user_code import StandIn
@@ -21,7 +21,7 @@ KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
 
-def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
+def read_score(node: Node, builder: MethodBuilder, smoke: bool) -> ScoreSection:
     node.mapping("{features: [...], metrics: [...]}")
     node.only(KEYS)
     scorers: dict[str, list[Any]] = {}
@@ -39,7 +39,7 @@ def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
                 _check_names(scorer, scorers["metrics"], item)
             scorers[family].append(scorer)
     reference, decode = node.get("reference"), node.get("decode")
-    score = Score(
+    score = ScoreSection(
         tuple(scorers["features"]),
         tuple(scorers["metrics"]),
         read_reference(reference, builder) if reference else None,
@@ -51,21 +51,21 @@ def read_score(node: Node, builder: Builder, smoke: bool) -> Score:
     return _smoked(score) if smoke else score
 
 
-def _smoked(score: Score) -> Score:
+def _smoked(score: ScoreSection) -> ScoreSection:
     """With stand-ins for methods that read files. (Published statistics: see `smoke_reference`.)"""
     decode = score.decode.smoke() if score.decode is not None else None
     [reference] = smoked([score.reference])
     return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
 
 
-def smoke_reference(score: Score, cells: Sequence[Cell]) -> Score:
+def smoke_reference(score: ScoreSection, cells: Sequence[Cell]) -> ScoreSection:
     """Under --smoke, replace published statistics by the images of the first network, for all cells."""
     return (
         dataclasses.replace(score, reference=cells[0].network.data) if isinstance(score.reference, Published) else score
     )
 
 
-def read_reference(node: Node, builder: Builder) -> Any:
+def read_reference(node: Node, builder: MethodBuilder) -> Any:
     if isinstance(node.value, str):
         return builder.fields(Published, dataclasses.replace(node, value={"path": node}))
     if not isinstance(node.value, dict):
@@ -114,7 +114,7 @@ def fed(metric: Any, extractor: Any) -> bool:
     return metric.needs <= {"labels", *extractor.outputs}
 
 
-def metric_names(score: Score) -> list[str]:
+def metric_names(score: ScoreSection) -> list[str]:
     """Names of the reported values. For extractors after the first, they end with the extractor's name."""
     return [
         f"{name}_{name_of(extractor)}" if place else name
@@ -130,7 +130,7 @@ def reads_pixels(extractor: Any) -> bool:
     return extractor.reads == "pixels"
 
 
-def _check_published(score: Score, reference: Published, node: Node, place: Node) -> None:
+def _check_published(score: ScoreSection, reference: Published, node: Node, place: Node) -> None:
     """Raise unless the file has what every metric needs, for every extractor that it is computed on."""
     for extractor in score.features:
         for metric in score.metrics:
@@ -154,7 +154,7 @@ def of_training(metric: Any) -> bool:
     return metric.of_training
 
 
-def trained_on(score: Score, data: Any) -> Any:
+def trained_on(score: ScoreSection, data: Any) -> Any:
     """The images for training an extractor and for finding copies: the network's own data, or else the reference; None
     if that is a published file.
     """
@@ -162,7 +162,7 @@ def trained_on(score: Score, data: Any) -> Any:
     return own or (None if isinstance(score.reference, Published) else score.reference)
 
 
-def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
+def check_cells(score: ScoreSection, cells: Iterable[Cell], node: Node) -> None:
     """Raise if the section does not fit a network that is sampled."""
     makes = set()
     for network in {id(cell.network): cell.network for cell in cells}.values():
@@ -174,7 +174,7 @@ def check_cells(score: Score, cells: Iterable[Cell], node: Node) -> None:
         raise node.value["decode"].error("no network of this sweep makes latents; remove this key.")
 
 
-def _problem(score: Score, network: Network) -> str | None:
+def _problem(score: ScoreSection, network: Network) -> str | None:
     """Why the samples of a network cannot be scored, or None."""
     if score.reference is None and network.data is None:
         return f"network {network.name!r} has no data to compare samples with; add reference: {REFERENCES}"

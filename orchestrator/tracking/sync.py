@@ -128,7 +128,7 @@ def _lock(uri: str, file: TextIO) -> None:
 
 
 @dataclass
-class Known:
+class KnownRun:
     """A run as MLflow has it."""
 
     run_id: str
@@ -192,7 +192,7 @@ class Tracker:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # users need no migrations and tracebacks
         self.client, self.artifacts, self.spelling = MlflowClient(tracking_uri=address), artifacts, spelling
-        self.known: dict[str, tuple[str, dict[str, Known]]] = {}  # sweep -> the state that we wrote, its runs by key
+        self.known: dict[str, tuple[str, dict[str, KnownRun]]] = {}  # sweep -> the state that we wrote, its runs by key
 
     def write(self, sweep: str, wanted: list[Run], seen: str, state: str, noted: str | None) -> int:
         """Write what is missing. noted: what `written_state` found; it shows whether another process wrote since."""
@@ -230,9 +230,9 @@ class Tracker:
             raise EnvironmentProblem(f"MLflow does not create the experiment {sweep!r} and gives no reason.")
         return found
 
-    def _search(self, experiment: str) -> dict[str, Known]:
+    def _search(self, experiment: str) -> dict[str, KnownRun]:
         """Our runs of an experiment. Two writers at one server can create a run twice; the second is deleted."""
-        known: dict[str, Known] = {}
+        known: dict[str, KnownRun] = {}
         token = None
         while True:
             page = self.client.search_runs([experiment], max_results=1000, page_token=token)
@@ -240,7 +240,7 @@ class Tracker:
                 tags, info = run.data.tags, run.info
                 if KEY not in tags:
                     continue
-                one = Known(info.run_id, info.status, tags.get(STATE), tags.get(ARTIFACTS))
+                one = KnownRun(info.run_id, info.status, tags.get(STATE), tags.get(ARTIFACTS))
                 first, *twins = sorted([one, *filter(None, [known.get(tags[KEY])])], key=lambda each: each.run_id)
                 known[tags[KEY]] = first
                 for twin in twins:
@@ -249,7 +249,7 @@ class Tracker:
             if not token:
                 return known
 
-    def _put(self, experiment: str, run: Run, held: Known | None) -> Known:
+    def _put(self, experiment: str, run: Run, held: KnownRun | None) -> KnownRun:
         """Write a whole run. Writing it again changes nothing, so this may be interrupted anywhere."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -258,7 +258,7 @@ class Tracker:
             made = self.client.create_run(
                 experiment, start_time=run.start_ms, tags={KEY: run.key, **tags}, run_name=run.name
             )
-            held, tags = Known(made.info.run_id, "RUNNING", None, None), {}
+            held, tags = KnownRun(made.info.run_id, "RUNNING", None, None), {}
         else:
             tags["mlflow.runName"] = run.name
         for first in range(POINTS_A_CALL, len(run.points), POINTS_A_CALL):
@@ -273,9 +273,9 @@ class Tracker:
         )
         if run.status != "RUNNING":
             self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
-        return Known(held.run_id, run.status, run.state, held.folders)
+        return KnownRun(held.run_id, run.status, run.state, held.folders)
 
-    def _upload(self, run: Run, held: Known) -> None:
+    def _upload(self, run: Run, held: KnownRun) -> None:
         """Upload the artifacts that are missing or changed."""
         import json
 

@@ -16,7 +16,7 @@ from PIL import Image
 from nag.datasets import listing as files
 from nag.datasets.dataset import listing, to_uint8
 from nag.datasets.image_folder import ImageFolder
-from nag.datasets.images import Unreadable, as_rgb, centre_crop
+from nag.datasets.images import BadImage, as_rgb, centre_crop
 from nag.datasets.prefetch import prefetch
 from tests.nag.image_files import fill, noise_image, save
 
@@ -245,7 +245,7 @@ def damaged() -> dict[str, bytes]:
 def test_an_unreadable_image_is_named(root, kind):
     (root / "bee/003.png").write_bytes(damaged()[kind])
     split = ImageFolder(path=str(root), resolution=8).open("train")
-    with pytest.raises(Unreadable, match=r"data/bee/003\.png: it cannot be read as an image"):
+    with pytest.raises(BadImage, match=r"data/bee/003\.png: it cannot be read as an image"):
         split.images(np.arange(len(split)))
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from nag.datasets.image_folder import ImageFolder
-from nag.datasets.images import SUFFIXES, Unreadable, opened, pixels
+from nag.datasets.images import SUFFIXES, BadImage, opened, pixels
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 16 16
@@ -70,7 +70,7 @@ def test_no_picture_starts_a_program(tmp_path: Path, ghostscript: Path) -> None:
     problems = ImageFolder(path=str(tmp_path / "data"), resolution=8).inspect()
     assert "data/" in problems[0]
     assert "its content is none of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM" in problems[0]
-    with pytest.raises(Unreadable, match=r"x\.png: it cannot be read as an image"), opened(io.BytesIO(EPS), "x.png"):
+    with pytest.raises(BadImage, match=r"x\.png: it cannot be read as an image"), opened(io.BytesIO(EPS), "x.png"):
         pass
     assert not ghostscript.exists()
 
@@ -89,7 +89,7 @@ def test_other_formats_are_not_read(kind: str) -> None:
             )
         case _:
             image.save(out, format=kind)
-    with pytest.raises(Unreadable, match="its content is none of"):
+    with pytest.raises(BadImage, match="its content is none of"):
         pixels(out.getvalue(), 8, "x.png")
 
 
@@ -114,7 +114,7 @@ def test_a_bomb_is_an_error_with_its_file(tmp_path: Path) -> None:
             warnings.simplefilter(filters, append=True)  # type: ignore[arg-type]
             for name in ("a.png", "b.png"):
                 words = rf"{name}: it (has 13,000 x 13,000 pixels,|cannot be read as an image:) more than 89,478,485"
-                with pytest.raises(Unreadable, match=words):
+                with pytest.raises(BadImage, match=words):
                     pixels((tmp_path / "data" / name).read_bytes(), 8, name)
     problems = ImageFolder(path=str(tmp_path / "data"), resolution=8).inspect()
     assert "more than 89,478,485" in problems[0]
@@ -122,6 +122,6 @@ def test_a_bomb_is_an_error_with_its_file(tmp_path: Path) -> None:
 
 def test_a_limit_that_others_removed_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(Unreadable, match=r"x: it has 13,000 x 13,000 pixels, more than 89,478,485"):
+    with pytest.raises(BadImage, match=r"x: it has 13,000 x 13,000 pixels, more than 89,478,485"):
         pixels(png(13_000, 13_000), 8, "x")
     assert pixels(png(900, 900), 8, "x").shape == (8, 8, 3)

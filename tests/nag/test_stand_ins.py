@@ -9,8 +9,8 @@ import torch
 from nag.autoencoders.block_means import BlockMeans
 from nag.autoencoders.kl import Autoencoder
 from nag.datasets.latents import encode_shard
-from nag.datasets.synthetic import MadeUp
-from nag.features.synthetic import MadeUp as Features
+from nag.datasets.synthetic import SyntheticImages
+from nag.features.synthetic import SyntheticImages as Features
 from nag.registry import METHODS, find
 
 
@@ -39,7 +39,7 @@ def test_the_latents_of_a_mirrored_image_are_not_mirrored_latents():
 
 
 def test_it_encodes_shards():
-    split = MadeUp(classes=3, images=8, resolution=16).open("train")
+    split = SyntheticImages(classes=3, images=8, resolution=16).open("train")
     found = encode_shard(split, np.arange(8), Autoencoder(path="nowhere").smoke().open())
     assert found["posterior"].shape == (8, 2, 2, 4, 8, 8)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from nag import pretrained as weights
-from nag.pretrained import Known, cache, check, fetch, find, located, read_state
+from nag.pretrained import KnownWeights, cache, check, fetch, find, located, read_state
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -74,7 +74,7 @@ def left_behind():
 
 
 def test_a_file_is_fetched_once_and_found(server, tmp_path):
-    table = {"net.pt": Known(f"{server.url}/net", len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     seen = []
     assert find("net.pt") is None
     path = fetch("net.pt", lambda done, total: seen.append((done, total)), table)
@@ -89,9 +89,9 @@ def test_a_file_is_fetched_once_and_found(server, tmp_path):
 
 def test_a_hash_may_be_given_by_its_first_digits_or_not_at_all(server):
     table = {
-        "a": Known(f"{server.url}/a", None, SHA256[:8]),
-        "b": Known(f"{server.url}/b", None, None),
-        "c": Known(f"{server.url}/c", len(DATA), None),
+        "a": KnownWeights(f"{server.url}/a", None, SHA256[:8]),
+        "b": KnownWeights(f"{server.url}/b", None, None),
+        "c": KnownWeights(f"{server.url}/c", len(DATA), None),
     }
     for name in table:
         assert fetch(name, quiet, table).read_bytes() == DATA
@@ -106,7 +106,7 @@ def test_a_hash_may_be_given_by_its_first_digits_or_not_at_all(server):
     ids=["hash", "size"],
 )
 def test_what_is_not_the_file_is_refused_and_nothing_is_kept(known, message, server):
-    table = {"net.pt": Known(server.url + known[0], *known[1:])}
+    table = {"net.pt": KnownWeights(server.url + known[0], *known[1:])}
     with pytest.raises(ValueError, match=rf"what {server.url}/net gave is not net\.pt: {message}"):
         fetch("net.pt", quiet, table)
     assert left_behind() == []
@@ -115,7 +115,7 @@ def test_what_is_not_the_file_is_refused_and_nothing_is_kept(known, message, ser
 @pytest.mark.parametrize("page", ["cut", "missing", "nowhere"])
 def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(page, server):
     url = f"{server.url}/{page}" if page != "nowhere" else "http://127.0.0.1:1/net"
-    table = {"net.pt": Known(url, len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(url, len(DATA), SHA256)}
     place = re.escape(str(cache() / "net.pt"))
     with pytest.raises(ConnectionError, match=rf"{url} could not be downloaded: .* put that file at {place} by hand"):
         fetch("net.pt", quiet, table)
@@ -123,7 +123,7 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(page, server):
 
 
 def test_an_error_of_the_one_who_listens_is_not_taken_for_the_networks(server):
-    table = {"net.pt": Known(f"{server.url}/net", len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
 
     def full(done, total):
         raise OSError(28, "No space left on device")
@@ -137,7 +137,7 @@ def test_an_error_of_the_one_who_listens_is_not_taken_for_the_networks(server):
 def test_an_unknown_name_and_a_damaged_file_are_named(server):
     with pytest.raises(ValueError, match=r"no weights are known as 'net'; known: inception-2015-12-05\.pt, "):
         fetch("net", quiet)
-    table = {"net.pt": Known(f"{server.url}/net", len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     cache().mkdir(parents=True)
     (cache() / "net.pt").write_bytes(b"x" + DATA[1:])
     with pytest.raises(ValueError, match=r"net\.pt is not what its name says: its SHA-256 is .* Remove it and fetch"):
@@ -149,9 +149,9 @@ def test_an_unknown_name_and_a_damaged_file_are_named(server):
 
 FETCH = """\
 import sys
-from nag.pretrained import Known, fetch
+from nag.pretrained import KnownWeights, fetch
 url, size, sha256 = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-print(fetch("net.pt", lambda done, total: None, {"net.pt": Known(url, size, sha256)}))
+print(fetch("net.pt", lambda done, total: None, {"net.pt": KnownWeights(url, size, sha256)}))
 """
 
 
@@ -192,7 +192,7 @@ def test_a_killed_download_does_not_stop_the_next(server, monkeypatch):
     server.go_on.set()
     monkeypatch.setattr(weights, "STALE_S", 0.3)
     monkeypatch.setattr(weights, "LEFT_S", 0.0)
-    table = {"net.pt": Known(f"{server.url}/net", len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     assert fetch("net.pt", quiet, table).read_bytes() == DATA
     assert left_behind() == ["net.pt"]
 
@@ -201,7 +201,7 @@ def test_a_lock_that_is_held_is_waited_for(server, monkeypatch):
     """Longer than a stale one would be: its holder touches it."""
     monkeypatch.setattr(weights, "STALE_S", 0.5)
     monkeypatch.setattr(weights, "BEAT_S", 0.1)
-    table = {"net.pt": Known(f"{server.url}/net", len(DATA), SHA256)}
+    table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     server.go_on.clear()
     threads = [threading.Thread(target=fetch, args=("net.pt", quiet, table)) for _ in range(2)]
     for thread in threads:

@@ -12,15 +12,15 @@ import pytest
 from nag.distributed import rendezvous, world
 from orchestrator.backends.ray.backend import Ray, cause_of_death
 from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
-from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, listing, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.execution.protocol import Bundle, End, Work
 from orchestrator.execution.retries import decide
 from orchestrator.tasks.context import Options
 
-A100 = Node("1", "a", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 64.0 * GB, "disk": 2.0})
-CPU = Node("2", "b", {"CPU": 16.0, "memory": 128.0 * GB, "node:10.0.0.2": 1.0})
+A100 = RayNode("1", "a", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 64.0 * GB, "disk": 2.0})
+CPU = RayNode("2", "b", {"CPU": 16.0, "memory": 128.0 * GB, "node:10.0.0.2": 1.0})
 
 
 def work(handle: int, network: str = "", after: tuple[int, ...] = (), avoid: tuple[str, ...] = ()) -> Work:
@@ -110,7 +110,7 @@ def test_the_queue_against_a_plain_account() -> None:
             assert (each.handle in ended) != lost
 
 
-def backend(settings: RaySettings, *nodes: Node, device: str = "auto") -> Any:
+def backend(settings: RaySettings, *nodes: RayNode, device: str = "auto") -> Any:
     """A Ray backend with these nodes, without a cluster."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
@@ -236,7 +236,7 @@ def test_causes() -> None:
     cases = {
         "host_memory": exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"),
         "preempted": taken,
-        "node": exceptions.RayActorError(error_msg="The actor died because its node has died. Node Id: 7"),
+        "node": exceptions.RayActorError(error_msg="The actor died because its node has died. RayNode Id: 7"),
         "died": exceptions.RayActorError(
             error_msg="It is dead.\nWorker exit detail: code 2. End of file. Some common causes"
         ),

@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator.backends.local import BLOCKS_A_BUNDLE
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
-from orchestrator.backends.ray.nodes import GB, Node, Request, capacity, listing, nodes, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, listing, nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
@@ -58,7 +58,7 @@ class Ray:
         self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
         self.connection = Connection(address, cpus, self.settings.token_file)
-        self.nodes: list[Node] = nodes()
+        self.nodes: list[RayNode] = nodes()
         self.has_gpus = any(node.resources.get("GPU") for node in self.nodes)
         self.refreshed = time.monotonic()
         self.queue = ReadyQueue()

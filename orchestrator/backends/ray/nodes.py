@@ -56,7 +56,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Node:
+class RayNode:
     id: str
     host: str
     resources: Mapping[str, float]
@@ -71,25 +71,25 @@ class Node:
         return ", ".join(parts)
 
 
-def nodes() -> list[Node]:
+def nodes() -> list[RayNode]:
     """The nodes that are alive."""
     import ray
 
-    return [Node(n["NodeID"], n["NodeManagerHostname"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+    return [RayNode(n["NodeID"], n["NodeManagerHostname"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
-def capacity(request: Request, nodes: Sequence[Node]) -> int:
+def capacity(request: Request, nodes: Sequence[RayNode]) -> int:
     """How many workers of a request the nodes can hold. The processes of one may be on several nodes."""
     return sum(request.fits(node.resources) for node in nodes) // request.processes
 
 
-def nodes_to_avoid(request: Request, nodes: Sequence[Node]) -> list[str]:
+def nodes_to_avoid(request: Request, nodes: Sequence[RayNode]) -> list[str]:
     """The ids of the nodes to keep off; none if the others cannot hold the request."""
     others = [node for node in nodes if node.host not in request.avoid]
     return [node.id for node in nodes if node not in others] if capacity(request, others) else []
 
 
-def listing(nodes: Sequence[Node]) -> str:
+def listing(nodes: Sequence[RayNode]) -> str:
     """The nodes of a cluster in one line, equal ones counted."""
     counts: dict[str, int] = {}
     for node in sorted(nodes, key=str, reverse=True):

@@ -19,7 +19,7 @@ CROWD_WORDS = f"Only the {NAMED} best and those without a scale are named; the t
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     x: float | None  # the scale; None for an arm that has none
     group: Group
     estimate: Estimate
@@ -30,7 +30,7 @@ class Curve:
     arm: str
     name: str  # the arm, and what differs between its curves
     scale: str | None  # the parameter along x
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def _curves(
     params: dict[str, Any],
     scales: dict[str, str | None],
 ) -> list[Curve]:
-    found: dict[tuple[Any, ...], list[Point]] = {}
+    found: dict[tuple[Any, ...], list[CurvePoint]] = {}
     for arm, group, known in members:
         scale = scales[arm]
         rest = tuple((k, v) for k, v in group.params.items() if k not in params and k != scale)
         x = float(group.params[scale]) if scale and scale in group.params else None
-        found.setdefault((arm, rest), []).append(Point(x, group, known))
+        found.setdefault((arm, rest), []).append(CurvePoint(x, group, known))
     many = Counter(arm for arm, _ in found)
     curves = []
     for (arm, rest), points in found.items():

@@ -26,7 +26,7 @@ INCHES, GAP = 0.56, 0.06
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     arm: str
     name: str
     samples: np.ndarray  # (n, C, H, W) uint8, the first ones
@@ -34,10 +34,10 @@ class Row:
     source: tuple[object, ...]  # what determines noise and labels
 
 
-def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[Row], list[str]]:
+def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[SampleRow], list[str]]:
     """The first samples of each arm's best setting and first training seed; and why an arm has none."""
     planned_of = {id(cell): planned for planned, cell in zip(results.plan.cells, results.cells, strict=True)}
-    found: list[Row] = []
+    found: list[SampleRow] = []
     reasons: dict[str, list[str]] = {}
     for arm, group in chosen.items():
         cell = group.cells[0]
@@ -49,7 +49,7 @@ def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[l
     return found, [f"{listed(arms)}: {reason}" for reason, arms in reasons.items()]
 
 
-def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> Row | str:
+def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> SampleRow | str:
     try:
         samples, labels = previews.read(store, planned.stream, planned.extracts)
     except FileNotFoundError:
@@ -60,10 +60,10 @@ def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> R
         return f"samples that cannot be read ({error})"
     stream = results.plan.tasks[planned.stream]
     source = (seed_of(stream), stream.params["labels"], stream.params["block"], samples.shape[1:])
-    return Row(group.arm, label(results, group), samples, labels, source)
+    return SampleRow(group.arm, label(results, group), samples, labels, source)
 
 
-def sample_grid(found: Sequence[Row], notes: Sequence[str], colours: Colours) -> Drawing | None:
+def sample_grid(found: Sequence[SampleRow], notes: Sequence[str], colours: Colours) -> Drawing | None:
     if not found:
         return None
     import numpy as np

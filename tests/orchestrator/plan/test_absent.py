@@ -11,7 +11,7 @@ import pytest
 
 from nag.autoencoders.block_means import BlockMeans
 from nag.datasets import listing
-from nag.datasets.synthetic import MadeUp
+from nag.datasets.synthetic import SyntheticImages
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.plan.availability import absent
@@ -141,7 +141,7 @@ def test_smoke_reads_none_of_it(sweep: Callable[..., Path], tmp_path: Path) -> N
     assert {row["arm"] for row in told["comparisons"]} == {"dog", "nag"}
     assert all(cell["metrics"]["fid"]["value"] > 0 for cell in told["cells"])
     stored = store.read_arrays(f"blocks/{found.cells[0].stream}/000000.safetensors")[0]["samples"]
-    assert stored.shape[1:] == BlockMeans().latent_shape(MadeUp(resolution=32).shape)
+    assert stored.shape[1:] == BlockMeans().latent_shape(SyntheticImages(resolution=32).shape)
 
 
 def _dit() -> tuple[object, str]:

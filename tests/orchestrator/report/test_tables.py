@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.report import latex
 from orchestrator.report.markdown import plain
-from orchestrator.report.table import Cell, Column, Row, Table
+from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.terminal_tables import LEGEND, TerminalTable
 
 TABLE = Table(
@@ -25,13 +25,13 @@ TABLE = Table(
     (
         Row(
             (
-                Cell("nag", brief="nag 2"),
-                Cell("nag 2", "selected, best of 4"),
-                Cell("plain"),
-                Cell("5.85", "[5.00, 6.70]"),
-                Cell("−1.27 [−1.62, −0.93]", "better than plain", "better", "−1.27 ± 0.35"),
-                Cell("1.17"),
-                Cell("−0.25 [−0.32, −0.18]", "better than plain", "better", "−0.25 ± 0.07"),
+                TableCell("nag", brief="nag 2"),
+                TableCell("nag 2", "selected, best of 4"),
+                TableCell("plain"),
+                TableCell("5.85", "[5.00, 6.70]"),
+                TableCell("−1.27 [−1.62, −0.93]", "better than plain", "better", "−1.27 ± 0.35"),
+                TableCell("1.17"),
+                TableCell("−0.25 [−0.32, −0.18]", "better than plain", "better", "−0.25 ± 0.07"),
             ),
             "nag",
         ),
