@@ -10,7 +10,7 @@ from nag.autoencoders.block_means import BlockMeans
 from nag.autoencoders.kl import Autoencoder
 from nag.datasets.latents import encode_shard
 from nag.datasets.synthetic import SyntheticImages
-from nag.features.synthetic import SyntheticImages as Features
+from nag.features.synthetic import SyntheticExtractor as Features
 from nag.registry import METHODS, find
 
 
