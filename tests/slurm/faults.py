@@ -296,7 +296,7 @@ class Trial(Place):
                 network = f"files/{found.tasks[planned.stream].params['network']}/network.safetensors"
                 assert self.store.read(network) == self.base.store.read(network), "another network"
                 for digest in (planned.stream, *planned.extracts):
-                    for number in range(planned.blocks):
+                    for number in range(found.blocks[planned.stream]):
                         name = f"blocks/{digest}/{number:06d}.safetensors"
                         ours, theirs = (store.read_arrays(name)[0] for store in (self.store, self.base.store))
                         for key in theirs:
