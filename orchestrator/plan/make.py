@@ -22,6 +22,7 @@ from orchestrator.identity import digest
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Instance, Plan, PlannedCell, Scored, find_cell
 from orchestrator.plan.reported import Reported, reported
+from orchestrator.spec.model import networks_of
 from orchestrator.spec.parameters import is_seed
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
@@ -95,11 +96,9 @@ def _varying(sweep: Sweep) -> dict[str, bool]:
 
 def _instances(builder: TaskBuilder, sweep: Sweep, cells: Iterable[PlannedCell]) -> dict[str, Instance]:
     """Every network of the cells and of the measurement, and what each was made from."""
-    roots = [n for planned in cells for n in (planned.cell.network, *planned.cell.references.values())]
     measured = any(not scored.extractor for planned in cells for scored in planned.scores)
-    roots += [sweep.estimator] if sweep.estimator and measured else []
     made: dict[str, Instance] = {}
-    for network in {id(one): one for root in roots for one in root.lineage}.values():
+    for network in networks_of((planned.cell for planned in cells), sweep.estimator if measured else None):
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadInput, unknown
+from orchestrator.spec.model import networks_of
 from orchestrator.spec.parameters import Params
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ class Plan(StoredPlan):
     @cached_property
     def networks(self) -> tuple[Network, ...]:
         """Those of the cells and of the measurement, with what each was made from, all once."""
-        roots = [n for planned in self.cells for n in (planned.cell.network, *planned.cell.references.values()) if n]
-        roots += [self.sweep.estimator] if self.sweep.estimator else []
-        return tuple({id(n): n for root in roots for n in root.lineage}.values())
+        return networks_of((planned.cell for planned in self.cells), self.sweep.estimator)
 
 
 def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:

@@ -8,7 +8,7 @@ from typing import Any
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
-from orchestrator.spec.model import Cell, Network, Sweep
+from orchestrator.spec.model import Cell, Network, Sweep, networks_of
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import images_of, reads_pixels
 from orchestrator.spec.user_code import place
@@ -39,7 +39,7 @@ def _with_line(sweep: Sweep, message: str) -> str:
 def _checked(sweep: Sweep) -> Iterator[str]:
     seen: list[Any] = []
     shapes: dict[str, tuple[int, ...]] = {}  # of samples, by network
-    for network in networks(sweep):
+    for network in networks_of(sweep.cells, sweep.estimator):
         if network.data is not None and network.data not in seen:
             seen.append(network.data)
             yield _data(f"networks.{network.name}.data", network.data, _least(sweep))
@@ -53,13 +53,6 @@ def _checked(sweep: Sweep) -> Iterator[str]:
             yield words
     if sweep.score is not None:
         yield from _score(sweep, shapes)
-
-
-def networks(sweep: Sweep) -> list[Network]:
-    """The networks that cells and the measurement need, and their ancestors, each once."""
-    roots = [n for cell in sweep.cells for n in (cell.network, *cell.references.values())]
-    roots += [sweep.estimator] if sweep.estimator else []
-    return list({id(n): n for root in roots for n in root.lineage}.values())
 
 
 def _least(sweep: Sweep) -> dict[str, int]:
@@ -148,7 +141,7 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
 
 
 def _stores(sweep: Sweep, name: str) -> str:
-    return next(n.stores for n in networks(sweep) if n.name == name)
+    return next(n.stores for n in networks_of(sweep.cells, sweep.estimator) if n.name == name)
 
 
 def _check_hash(extractor: Any) -> None:
@@ -203,7 +196,7 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
         field = load_network(network.checkpoint, family=network.family, **given)
     except (OSError, ValueError) as error:
         raise BadInput(f"{place}: {error}") from error
-    for other in networks(sweep):
+    for other in networks_of(sweep.cells, sweep.estimator):
         if (
             any(n is network for n in other.lineage)
             and other.shape is not None

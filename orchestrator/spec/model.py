@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,13 @@ class Cell:
     params: Params
     references: Mapping[str, Network] = field(default_factory=dict)  # networks that the guidance names
     compose: str = "sum"
+
+
+def networks_of(cells: Iterable[Cell], estimator: Network | None) -> tuple[Network, ...]:
+    """The networks that cells and a measurement need, with all that they were made from, each once."""
+    roots = [network for cell in cells for network in (cell.network, *cell.references.values())]
+    roots += [estimator] if estimator else []
+    return tuple({id(network): network for root in roots for network in root.lineage}.values())
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_smoke_reads_none_of_it(sweep: Callable[..., Path], tmp_path: Path) -> N
     small = read_sweep(sweep(), smoke=True)
     found = plan(small)
     assert not absent(found)
-    assert stand_ins(found) == {"MadeUp", "BlockMeans"}
+    assert stand_ins(found) == {"SyntheticImages", "SyntheticExtractor", "BlockMeans"}
     pre = next(n for n in found.networks if n.name == "pre")
     assert (name_of(pre.model), pre.interpolant, pre.predicts) == ("dit", *_dit())
     assert pre.model.learned_variance
