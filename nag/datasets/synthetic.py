@@ -35,14 +35,14 @@ class SyntheticImages(Dataset):
     def num_classes(self) -> int:
         return self.classes
 
-    def open(self, split: str) -> MadeUpSplit:
+    def open(self, split: str) -> SyntheticSplit:
         check_split(split)
         if split == "train":
-            return MadeUpSplit(self, 0, self.images)
-        return MadeUpSplit(self, self.images, self.images // 4)
+            return SyntheticSplit(self, 0, self.images)
+        return SyntheticSplit(self, self.images, self.images // 4)
 
 
-class MadeUpSplit:
+class SyntheticSplit:
     """Images `first` to `first + count` of a data set."""
 
     def __init__(self, data: SyntheticImages, first: int, count: int) -> None:
