@@ -23,8 +23,8 @@ ORIGINAL = "original"  # a checkpoint as the user gave it
 class Task:
     """A node of the plan.
 
-    params: all that changes the result. inputs: digests of the tasks whose output it reads, all of them in params. source:
-    a file of the user's that the engine copies into the store first; params has the checksum of its content.
+    params: all that changes the result. inputs: digests of the tasks whose output it reads, all of them in params.
+    source: a file of the user's that the engine copies into the store first; params has the checksum of its content.
     """
 
     kind: str
