@@ -73,6 +73,7 @@ class Speeds:
         return extracts
 
     def measured(self, digest: str) -> bool:
+        """Whether the time of a task comes from records and is not a guess."""
         return bool(self.rates.get(self.cost_class(self.plan.tasks[digest])))
 
     def steps_s(self, steps: Iterable[tuple[str, tuple[int, ...] | None]]) -> float:
