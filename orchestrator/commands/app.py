@@ -105,7 +105,7 @@ def read_plan(
 def stored_plan(
     sweep: str, store: Store, smoke: bool = False, arms: list[str] | None = None, *, hashes: bool = True
 ) -> StoredPlan:
-    """The plan of a sweep that the user named: as the store has it, or as its file says."""
+    """The plan of a sweep: by name from the store, or by path from its file."""
     from orchestrator.notebook import is_name
     from orchestrator.plan.model import only_arms
     from orchestrator.plan.stored_plan import plan_of_sweep
@@ -129,7 +129,7 @@ def print_json(value: Any) -> None:
 
 
 def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: str) -> int:
-    """Print the comparison, write the report and MLflow; the exit code, 1 if a cell is incomplete."""
+    """Print the comparison, write the report and MLflow. Returns the exit code: 1 if a cell is incomplete."""
     from orchestrator.plan.model import Plan
     from orchestrator.report.comparisons import compare
     from orchestrator.report.results import collect

@@ -31,11 +31,11 @@ def cancel(
     from orchestrator.plan.model import needs_only
 
     opened = open_store(absolute(store))
-    found = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke)
     queue = queue_at(read_site(site) if site else None)
-    only = needs_only(found, arm, cell) if arm or cell else None
+    only = needs_only(plan, arm, cell) if arm or cell else None
     with err.status("Cancelling..."):
-        ended = queue.cancel(found, opened, only, lambda text: err.print(text, markup=False))
+        ended = queue.cancel(plan, opened, only, lambda text: err.print(text, markup=False))
     words = f"{'Ended' if ended.gone else 'Cancelled, but some still run'}: {plural(ended.count, ended.what)}."
     out.print(f"{words} Finished work stays; nagbench submit continues from there.")
     return 0 if ended.gone else 1

@@ -27,9 +27,9 @@ def check(
     from orchestrator.spec.deep_check import check_inputs
     from orchestrator.spec.reader import read_sweep
 
-    found = read_sweep(sweep, smoke=smoke, run_user_code=deep)
-    lines = list(check_inputs(found)) if deep else []
-    planned = _planned(found, hashes=deep) if deep or not found.code else None
+    spec = read_sweep(sweep, smoke=smoke, run_user_code=deep)
+    lines = list(check_inputs(spec)) if deep else []
+    planned = _planned(spec, hashes=deep) if deep or not spec.code else None
     if site and planned:
         from orchestrator.backends.campaign import check_batches
         from orchestrator.backends.site import read_site
@@ -37,7 +37,7 @@ def check(
         check_batches(planned, read_site(site))
     elsewhere = absent(planned) if planned else []
     if as_json:
-        print_json({"sweep": found.name, "arms": len(found.arms), "cells": len(found.cells), "absent": elsewhere})
+        print_json({"sweep": spec.name, "arms": len(spec.arms), "cells": len(spec.cells), "absent": elsewhere})
         return
     for line in (*lines, *(f"not on this machine: {line}" for line in elsewhere)):
         out.print(line, markup=False, soft_wrap=True)

@@ -35,13 +35,13 @@ def doctor(
     from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
 
-    found = read_plan(sweep) if sweep else None
+    plan = read_plan(sweep) if sweep else None
     place = at(read_site(site)) if site else None
     with err.status(f"Asking {place.title}..." if place else "Looking at this machine..."):
         if place:
-            rows = list(place.doctor(absolute(store), tracking, found))
+            rows = list(place.doctor(absolute(store), tracking, plan))
         else:
-            rows = local_doctor.doctor(store, tracking, missing_weights(found) if found else ())
+            rows = local_doctor.doctor(store, tracking, missing_weights(plan) if plan else ())
     print_json(rows_as_json(rows)) if as_json else out.print(table(rows))
     return exit_code(rows)
 
@@ -61,14 +61,14 @@ def table(rows: Iterable[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
     for _ in range(3):
-        found.add_column(overflow="fold")
+        shown.add_column(overflow="fold")
     for row in rows:
         absent = row.state == "missing" and not row.needed
         state = Text("not here", style="dim") if absent else Text(row.state, style=STYLES[row.state])
         detail = Text(row.detail)
         if row.fix:
             detail.append(f"\n{row.fix}", style="dim" if absent else "bold")
-        found.add_row(row.name, state, detail)
-    return found
+        shown.add_row(row.name, state, detail)
+    return shown

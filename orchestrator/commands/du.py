@@ -27,10 +27,10 @@ def du(
     from orchestrator.retention.usage import Space, usage
 
     opened = open_store(store)
-    found = usage(opened, stored_plan(sweep, opened, smoke) if sweep else None)
+    used = usage(opened, stored_plan(sweep, opened, smoke) if sweep else None)
     what = "arm" if sweep else "sweep"
     if as_json:
-        print_json({"store": address(store), **found.as_json(what)})
+        print_json({"store": address(store), **used.as_json(what)})
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(what)
@@ -38,17 +38,17 @@ def du(
     for column in (*columns, "all", "files"):
         table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, Space]] = defaultdict(dict)
-    for (name, kind), space in found.rows.items():
+    for (name, kind), space in used.rows.items():
         names[name][kind] = space
     for name, kinds in names.items():
         whole = sum(kinds.values(), Space())
         cells = [size(sum(kinds[k].bytes for k in kinds if kind_of(k).column == column)) for column in columns]
         table.add_row(name, *cells, size(whole.bytes), f"{whole.files:,}")
     out.print(table)
-    if found.shared.files:
-        out.print(f"Shared by several, and counted for each: {found.shared}.")
-    out.print(f"Everything else (plans, logs, other sweeps, damaged files set aside): {found.others}.")
-    out.print(f"The store: {found.total}.  nagbench gc shows what no sweep needs any more.")
+    if used.shared.files:
+        out.print(f"Shared by several, and counted for each: {used.shared}.")
+    out.print(f"Everything else (plans, logs, other sweeps, damaged files set aside): {used.others}.")
+    out.print(f"The store: {used.total}.  nagbench gc shows what no sweep needs any more.")
 
 
 def text(value: float | None) -> str:

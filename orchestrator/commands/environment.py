@@ -25,7 +25,7 @@ def settle(environ: MutableMapping[str, str] = os.environ) -> None:
     if not os.path.isabs(environ.get("HOME", "")):
         environ["HOME"] = str(home())
     for name in [name for name in environ if name.startswith("XDG_") and name.endswith("_HOME")]:
-        if not os.path.isabs(environ[name]):  # to be ignored, says the standard
+        if not os.path.isabs(environ[name]):  # the XDG standard says to ignore it
             del environ[name]
     if not environ.get("PATH"):  # an empty one would mean the current folder
         environ["PATH"] = os.defpath

@@ -33,12 +33,12 @@ def export(
 
     check_device(device)
     opened = open_store(store)
-    found = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke)
     if cell is not None:
-        made = export_images(found, opened, target, find_cell(found, cell), count, force, device)
+        written = export_images(plan, opened, target, find_cell(plan, cell), count, force, device)
     elif count is not None:
         raise BadInput("--count needs --cell")
     else:
-        made = pack(found, opened, target, report_pages(found), force)
-    files = "" if made.files == 1 else f"{made.files} files, "
-    out.print(f"{made.path}: {files}{size(made.bytes)}", markup=False, soft_wrap=True)
+        written = pack(plan, opened, target, report_pages(plan), force)
+    files = "" if written.files == 1 else f"{written.files} files, "
+    out.print(f"{written.path}: {files}{size(written.bytes)}", markup=False, soft_wrap=True)

@@ -29,13 +29,13 @@ def gc(
     from orchestrator.retention.usage import Space
 
     opened = open_store(store)
-    found = garbage(opened, quarantine)
+    removable = garbage(opened, quarantine)
     by_kind: dict[str, Space] = defaultdict(Space)
-    for each in found:
+    for each in removable:
         by_kind[each.what] += Space(each.file.bytes, 1)
     total = sum(by_kind.values(), Space())
     if delete:
-        remove(opened, found)
+        remove(opened, removable)
     if as_json:
         kinds = [{"kind": kind, "bytes": s.bytes, "files": s.files} for kind, s in sorted(by_kind.items())]
         print_json(
@@ -46,7 +46,7 @@ def gc(
         out.print(f"{kind:<11} {space}")
     if delete:
         out.print(f"Removed {total}.")
-    elif found:
+    elif removable:
         words = "that no sweep's newest plan needs. Nothing was removed; --delete removes them."
         out.print(f"{total} {words}", soft_wrap=True)
     else:

@@ -22,7 +22,7 @@ PATIENCE_S = 5.0  # for cleaning up, before another Ctrl-C ends the process
 
 _first: float | None = None  # time of the Ctrl-C that is being handled
 _working = False
-_told = False
+_printed = False
 
 
 def install() -> None:
@@ -44,7 +44,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """While a command does work that needs cleaning up."""
+    """For the work of a command: a Ctrl-C raises KeyboardInterrupt, so that it can clean up."""
     global _working
     _working = True
     try:
@@ -64,7 +64,7 @@ def obeyed() -> None:
 
 
 def again() -> None:
-    """Raise a KeyboardInterrupt again that was lost in a destructor."""
+    """Raise again a KeyboardInterrupt that was lost in a destructor."""
     obeyed()
     _thread.interrupt_main(signal.SIGINT)
 
@@ -77,9 +77,9 @@ def over() -> None:
 
 def tell() -> None:
     """Print the sentence, once. Not through sys.stderr, as the signal may have interrupted a write to it."""
-    global _told
-    if not _told:
-        _told = True
+    global _printed
+    if not _printed:
+        _printed = True
         terminal = os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
         cursor = "\x1b[?25h" if terminal else ""  # a progress bar hides it
         try:

@@ -29,16 +29,16 @@ def logs(
     from orchestrator.plan.model import find_cell
 
     opened = open_store(store)
-    found = stored_plan(sweep, opened, smoke)
-    whole = queue_at(read_site(site) if site else None).logs(found.sweep.name, opened)
+    plan = stored_plan(sweep, opened, smoke)
+    whole = queue_at(read_site(site) if site else None).logs(plan.sweep.name, opened)
     if whole is not None:
         out.print(whole, markup=False, soft_wrap=True)
         return
-    chosen = find_cell(found, cell) if cell else None
+    chosen = find_cell(plan, cell) if cell else None
     if follow:
-        for task, line in written.follow(found, opened, chosen):
+        for task, line in written.follow(plan, opened, chosen):
             out.print(f"{task.kind} {task.digest[:12]}  {line}", markup=False, soft_wrap=True)
-    known = written.logs(found, opened, chosen)
+    known = written.logs(plan, opened, chosen)
     for log in known:
         if chosen:
             out.print(

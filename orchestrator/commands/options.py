@@ -13,7 +13,7 @@ from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 
 
 def given(value: str | None) -> str | None:
-    """Refuse an empty value: most likely an unset variable of a script, and to ignore it would start other work."""
+    """Refuse an empty value: most likely a script's variable is unset, and ignoring that would start other work."""
     if value is not None and not value.strip():
         raise typer.BadParameter("it is empty. Give a value, or leave out the option.")
     return value
@@ -59,7 +59,7 @@ UNCOUNTED = "--max-gpu-hours: GPU hours are counted only at sites of kind slurm.
 
 
 def absolute(store: str) -> str:
-    """The store's URL or absolute path. An empty name stays empty: opening it is the error."""
+    """The store's URL or absolute path. An empty name stays empty: `Store` refuses it."""
     return store if "://" in store or not store.strip() else os.path.abspath(os.path.expanduser(store))
 
 
@@ -68,10 +68,10 @@ def check_device(device: str, processes: int = 1) -> None:
 
     Each of `processes` needs a GPU of its own. torch is imported only to count GPUs.
     """
-    found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d{1,4}))?", device)
-    if not found:
+    matched = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d{1,4}))?", device)
+    if not matched:
         raise BadInput(f"--device: {unknown('device', device, ['auto', 'cpu', 'cuda', 'cuda:0', 'mps'])}")
-    if processes > 1 and found[1]:
+    if processes > 1 and matched[1]:
         raise BadInput(f"--device {device}: {processes} processes need a GPU each; use --device cuda")
     if device in ("auto", "cpu"):
         return
@@ -84,7 +84,7 @@ def check_device(device: str, processes: int = 1) -> None:
     count = torch.cuda.device_count()
     if not count:
         raise EnvironmentProblem(f"--device {device}: torch finds no GPU on this machine. Use --device cpu.")
-    if found[1] and int(found[1]) >= count:
+    if matched[1] and int(matched[1]) >= count:
         last = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
         raise EnvironmentProblem(f"--device {device}: this machine has {last}.")
     if processes > count:

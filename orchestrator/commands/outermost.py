@@ -57,7 +57,7 @@ def _ended(error: BaseException) -> int:
 
 
 def tell(error: BaseException, as_json: bool | None = None) -> int:
-    """Print an error for the user; the exit code. as_json: by default, if --json is on the command line."""
+    """Print an error for the user; returns the exit code. as_json: by default, if --json is on the command line."""
     if interrupts.happened() or isinstance(error, KeyboardInterrupt):
         interrupts.tell()
         return interrupts.EXIT
@@ -92,8 +92,8 @@ def _words(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return message(f"{place}{error.strerror}.{where}"), UNFORESEEN
-    said = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
-    words = f"nagbench has met an unexpected error: {type(error).__name__}: {brief(said, 300)}.{where}"
+    first_line = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
+    words = f"nagbench has met an unexpected error: {type(error).__name__}: {brief(first_line, 300)}.{where}"
     return message(words), UNFORESEEN
 
 
@@ -115,7 +115,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def keep_traceback(error: BaseException) -> Path | None:
-    """Write a traceback to a file that only the user can read; its path, or None if no file can be written."""
+    """Write a traceback to a file that only the user can read. Returns its path, or None if none can be written."""
     from orchestrator.display import address
 
     text = "".join(traceback.format_exception(error))

@@ -40,13 +40,13 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     )
     if expected.guessed:
         words += f" The time of {', '.join(expected.guessed)} is a guess: no such task was measured yet."
-    told = {
+    as_json = {
         "stages": rows,
         "gpu_hours": round(expected.gpu_hours, 3),
         "makespan_seconds": round(expected.makespan_s),
         "guessed": list(expected.guessed),
     }
-    return table, words, told
+    return table, words, as_json
 
 
 @command
@@ -68,26 +68,26 @@ def plan(
     from orchestrator.retention.usage import estimate
 
     place = read_site(site) if site else None
-    found, opened = read_plan(sweep, smoke, arm), open_store(store)
+    planned, opened = read_plan(sweep, smoke, arm), open_store(store)
     done = Done(opened)
-    tasks, space, repeated = counts(found, done), estimate(found), again(found, done)
-    expected = at(place).forecast(found, opened) if place else None
-    arrays, words, told = forecast_table(expected) if expected else (None, "", {})
+    tasks, space, repeated = counts(planned, done), estimate(planned), again(planned, done)
+    expected = at(place).forecast(planned, opened) if place else None
+    arrays, words, site_json = forecast_table(expected) if expected else (None, "", {})
     if as_json:
-        cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in found.cells]
+        cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in planned.cells]
         disk = space.as_json()
-        known = {"sweep": found.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(found)}
-        print_json({**known, "site": told or None})
+        known = {"sweep": planned.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(planned)}
+        print_json({**known, "site": site_json or None})
         return
-    out.print(cells_table(found))
+    out.print(cells_table(planned))
     out.print(counts_table(tasks))
-    out.print(shape(found))
-    out.print(space.words(found.sweep.keep), soft_wrap=True)
-    for line in absent(found):
+    out.print(shape(planned))
+    out.print(space.words(planned.sweep.keep), soft_wrap=True)
+    for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
-        out.print(f"{repeated:,} cells {lost} (keep: {found.sweep.keep}).", soft_wrap=True)
+        out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)
     if arrays is not None:
         out.print(arrays)
         out.print(words, markup=False, soft_wrap=True)

@@ -32,10 +32,10 @@ def report(
 
     check_tracking(tracking)
     opened = open_store(store)
-    found = stored_plan(sweep, opened, smoke, arm)
+    plan = stored_plan(sweep, opened, smoke, arm)
     if not as_json:
-        return compare_and_report(found, opened, store, tracking)
-    results = collect(found, opened)
-    track(results, opened, tracking, report_pages(found))
+        return compare_and_report(plan, opened, store, tracking)
+    results = collect(plan, opened)
+    track(results, opened, tracking, report_pages(plan))
     print_json(document(results, opened))
     return 0 if all(cell.complete for cell in results.cells) else 1

@@ -82,10 +82,10 @@ def run(
         raise BadInput("--here uses this process alone; leave out --workers, --backend and --processes")
     if max_gpu_hours is not None and not (kind and kind.counts_hours):
         raise BadInput(UNCOUNTED)
-    found = read_plan(sweep, smoke, arm, cell, count)
+    plan = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
     number = 1 if here else workers or len(os.sched_getaffinity(0))
-    check_divides(found, processes, f"--processes is {processes}")
+    check_divides(plan, processes, f"--processes is {processes}")
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
 
     outermost.tracebacks_wanted = here
@@ -97,16 +97,14 @@ def run(
 
     if cell:
         tracking = NONE  # a single cell is for debugging, not part of the comparison
-    with follow(lambda: collect(found, opened), tracking, opened), watch(err, found, opened) as observer:
+    with follow(lambda: collect(plan, opened), tracking, opened), watch(err, plan, opened) as observer:
         if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
-            folder = str(report_folder(found).absolute())
-            begun = begin(
-                found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given
-            )
-            at_site = kind.open(found, opened, begun, observer.note, Reconcile)
-            do = functools.partial(engine.run, found, opened, at_site, observer, begun.since)
+            folder = str(report_folder(plan).absolute())
+            begun = begin(plan, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given)
+            at_site = kind.open(plan, opened, begun, observer.note, Reconcile)
+            do = functools.partial(engine.run, plan, opened, at_site, observer, begun.since)
             patiently(do, observer.note) if kind.far else do()
         else:
-            engine.run(found, opened, make, observer)
-    return compare_and_report(found, opened, store, tracking)
+            engine.run(plan, opened, make, observer)
+    return compare_and_report(plan, opened, store, tracking)

@@ -63,8 +63,8 @@ def score(
     check_device(device)
     plan = scoring.planned(samples, reference, features or [], metrics or [], count)
     with contextlib.ExitStack() as stack:
-        made = contextlib.nullcontext(store) if store is not None else tempfile.TemporaryDirectory(prefix=PREFIX)
-        folder = stack.enter_context(made)
+        place = contextlib.nullcontext(store) if store is not None else tempfile.TemporaryDirectory(prefix=PREFIX)
+        folder = stack.enter_context(place)
         opened = open_store(folder)
         options = Options(device=device, micro_batch=micro_batch)
         workers = min(2, len(os.sched_getaffinity(0)))
@@ -74,24 +74,24 @@ def score(
             for digest, reason in failed.items():
                 err.print(f"{plan.tasks[digest].kind}: {reason}", style="red", markup=False)
             return 1
-        found = list(scoring.results(plan, opened))
+        results = list(scoring.results(plan, opened))
     if as_json:
         print_json(
-            {"samples": samples, "reference": address(reference), "metrics": {f.metric: f.as_json() for f in found}}
+            {"samples": samples, "reference": address(reference), "metrics": {f.metric: f.as_json() for f in results}}
         )
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("metric", "value", "95 %", "for differences"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for one in found:
+    for one in results:
         value, low, high, extrapolated = (one.score[key] for key in ("value", "low", "high", "extrapolated"))
         interval = f"[{low:.4g}, {high:.4g}]" if low is not None else ""
         table.add_row(one.metric, text(value), interval, text(extrapolated))
     out.print(table)
-    for line in dict.fromkeys(scoring.stamp_words(one) for one in found):
+    for line in dict.fromkeys(scoring.stamp_words(one) for one in results):
         out.print(Text(line, style="dim"), soft_wrap=True)
-    if any(one.score["extrapolated"] is not None for one in found):
+    if any(one.score["extrapolated"] is not None for one in results):
         out.print(Text(FOR_DIFFERENCES, style="dim"), soft_wrap=True)
-    for reason in dict.fromkeys(f"{one.metric}: {one.score['reason']}" for one in found if one.score["reason"]):
+    for reason in dict.fromkeys(f"{one.metric}: {one.score['reason']}" for one in results if one.score["reason"]):
         out.print(Text(reason, style="dim"), soft_wrap=True)
     return 0

@@ -34,17 +34,17 @@ def status(
     from orchestrator.report.terminal import failure
 
     opened = open_store(store)
-    found = stored_plan(sweep, opened, smoke, hashes=False)
+    plan = stored_plan(sweep, opened, smoke, hashes=False)
     done = Done(opened)
-    results, tasks = collect(found, opened, done), counts(found, done)
+    results, tasks = collect(plan, opened, done), counts(plan, done)
     failed = [cell for cell in results.cells if cell.reason is not None]
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)
     queue = queue_at(read_site(site) if site else None)
-    queued = queue.status(found.sweep.name, opened)
+    queued = queue.status(plan.sweep.name, opened)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        known = {"sweep": found.sweep.name, "store": address(store), "tracking": address(tracking)}
+        known = {"sweep": plan.sweep.name, "store": address(store), "tracking": address(tracking)}
         now = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
         print_json({**known, "cells": cells, "tasks": tasks, **now})
         return

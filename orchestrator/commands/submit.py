@@ -50,16 +50,16 @@ def submit(
 
     check_tracking(tracking)
     place = read_site(site)
-    found, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    plan, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
     kind = at(place)
     if max_gpu_hours is not None and not kind.counts_hours:
         raise BadInput(UNCOUNTED)
-    folder = str(report_folder(found).absolute())
-    begun = begin(found, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
-    submitted = kind.submit(found, opened, begun, Lines(err), Reconcile)
+    folder = str(report_folder(plan).absolute())
+    begun = begin(plan, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
+    submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)
     if as_json:
-        print_json({"sweep": found.sweep.name, **submitted.told})
+        print_json({"sweep": plan.sweep.name, **submitted.told})
     else:
         out.print(submitted.words, markup=False, soft_wrap=True)
     return 1 if submitted.failed else 0

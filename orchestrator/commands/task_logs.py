@@ -1,4 +1,4 @@
-"""The logs: one a task of workers of this machine, one per Slurm array task."""
+"""Logs of tasks: one per task for workers of this machine, one per Slurm array task."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Log:
 def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list[Log]:
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
-    found = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
-    return [log for log in found if _is_file(log.path)] + _of_array_tasks(plan, store, wanted)
+    of_tasks = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
+    return [log for log in of_tasks if _is_file(log.path)] + _of_array_tasks(plan, store, wanted)
 
 
 def _is_file(path: Path) -> bool:
@@ -56,19 +56,19 @@ def _is_file(path: Path) -> bool:
 
 def _of_array_tasks(plan: StoredPlan, store: Store, wanted: set[str]) -> list[Log]:
     """The logs of Slurm's array tasks, each under the first task that it does."""
-    found = []
+    of_array_tasks = []
     for wave in waves(store, plan.sweep.name, closed=True):
         for job in jobs_of(store, wave):
             for index, array_task in enumerate(job.array.tasks):
                 digests = [digest for bundle in array_task.bundles for digest, _ in bundle.steps if digest in wanted]
                 path = job.log(Path(wave.record["folder"]), index)
                 if digests and _is_file(path):
-                    found.append(Log(plan.tasks[digests[0]], path))
-    return found
+                    of_array_tasks.append(Log(plan.tasks[digests[0]], path))
+    return of_array_tasks
 
 
 def follow(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> Iterator[tuple[Task, str]]:
-    """New lines of those logs, from now on, for ever."""
+    """New lines of the same logs from now on, without end."""
     read = {log.path: log.path.lstat().st_size for log in logs(plan, store, cell)}
     while True:
         for log in logs(plan, store, cell):

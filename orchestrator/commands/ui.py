@@ -33,11 +33,11 @@ def ui(
     if tracking == NONE:
         raise BadInput("--tracking none: there is nothing to show. Name a database or a server.")
     opened = open_store(store)
-    found = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke)
     with err.status("Starting MLflow..."):
-        sync(collect(found, opened), tracking, opened, report_pages(found))
+        sync(collect(plan, opened), tracking, opened, report_pages(plan))
         server = contextlib.ExitStack()
-        served = server.enter_context(serve(found.sweep.name, tracking, port))
+        served = server.enter_context(serve(plan.sweep.name, tracking, port))
     with server, _until_interrupted():
         if served.moved:
             err.print(f"Port {port} is in use; using {served.port}.")

@@ -28,9 +28,9 @@ class PendingBundle:
 def bundles(
     plan: StoredPlan, name: str, todo: Todo, unfinished: Container[str], size: Size, decisions: Mapping[str, Decision]
 ) -> list[PendingBundle]:
-    """Bundles of all that is to do, each after those that it needs.
+    """Bundles of all missing work, each after those that it needs.
 
-    name: of the plan in the store. unfinished: all tasks that are not done, also those on their way. size: how many
+    name: of the plan in the store. unfinished: all tasks that are not done, including those in flight. size: how many
     blocks of a stream make a bundle. decisions: how to retry the tasks that have failed.
     """
     streams: dict[str, list[str]] = defaultdict(list)  # stream -> its extract tasks
@@ -92,8 +92,8 @@ def bundles(
 
 
 def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBundle]:
-    """First the short trainings of extractors, which bundles of samples wait for; then what is made while images are
-    encoded; then the rest, which may need either.
+    """First the trainings of extractors, which are short and for which bundles of samples wait; then the encoding of
+    images, with the features extracted meanwhile; then the rest, which may need either.
     """
 
     def rank(pending: PendingBundle) -> int:
@@ -106,12 +106,12 @@ def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBun
 
 
 def _network(plan: StoredPlan, digest: str) -> str:
-    """The network with which a task, or the stream that it reads, is sampled; "" where none is."""
+    """Digest of the network that samples the stream of a task; "" if there is none."""
     return str(plan.tasks[plan.tasks[digest].stream].params.get("network", ""))
 
 
 def _memory_class(plan: StoredPlan, digest: str) -> str:
-    """What tasks share that need as much memory: the network that samples, else the kind; a training is alone."""
+    """The key of tasks that need equal memory: the network that samples, else the kind; each training has its own."""
     kind = plan.tasks[plan.tasks[digest].stream].kind
     return digest if kind_of(kind).distributed else _network(plan, digest) or kind
 

@@ -1,6 +1,6 @@
 """Snapshot of the code when a sweep is queued. Queued jobs run it, whatever is edited meanwhile.
 
-It has the two packages only: the files that git tracks and new ones that it does not ignore (they run here too), or,
+It has only the two packages: the files that git tracks and new ones that it does not ignore (they run here too), or,
 without git, all files in their folders. The user's own files (`use`) are in the store already.
 
 A snapshot is trusted because of where it is, so nobody else may be able to write to that folder or replace it. One that
@@ -40,14 +40,14 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
         content = {name: (root / name).read_bytes() for name in files(root)}
     except OSError as error:
         raise EnvironmentProblem(f"the code in {root} cannot be read: {error}") from error
-    made = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
+    target = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
     try:
-        _make_private(made.parent)
-        if not _is_whole(made, content):
-            _write(made, content)
+        _make_private(target.parent)
+        if not _is_whole(target, content):
+            _write(target, content)
     except OSError as error:
-        raise EnvironmentProblem(f"{made.parent} cannot be written: {error.strerror}") from error
-    return made
+        raise EnvironmentProblem(f"{target.parent} cannot be written: {error.strerror}") from error
+    return target
 
 
 def files(root: Path) -> list[str]:
@@ -57,7 +57,7 @@ def files(root: Path) -> list[str]:
         name
         for name in (_all_files(root) if listed is None else listed)
         if not any(fnmatch.fnmatch(part, pattern) for part in Path(name).parts for pattern in EXCLUDED)
-        and (root / name).is_file()  # git also lists submodules, and deleted files until they are committed
+        and (root / name).is_file()  # git also lists submodules, and files whose deletion is not committed yet
     )
     sizes = {name: (root / name).stat().st_size for name in names}
     if sum(sizes.values()) > MAX_BYTES:
@@ -104,39 +104,39 @@ def _make_private(folder: Path) -> None:
         )
 
 
-def _is_whole(made: Path, content: dict[str, bytes]) -> bool:
+def _is_whole(target: Path, content: dict[str, bytes]) -> bool:
     """Whether a snapshot has every file unchanged, and no others but Python's compiled ones. Some sites remove files
     that nobody has read for weeks.
     """
     try:
-        for folder, names, others in os.walk(made):
+        for folder, names, others in os.walk(target):
             for name in (*names, *others):
                 path = Path(folder, name)
-                about, inside = path.lstat(), path.relative_to(made)
+                about, inside = path.lstat(), path.relative_to(target)
                 if about.st_uid != os.geteuid() or stat.S_ISLNK(about.st_mode):
                     return False
                 if name in others and inside.as_posix() not in content and inside.parent.name != "__pycache__":
                     return False
-        return made.is_dir() and all((made / name).read_bytes() == data for name, data in content.items())
+        return target.is_dir() and all((target / name).read_bytes() == data for name, data in content.items())
     except OSError:
         return False
 
 
-def _write(made: Path, content: dict[str, bytes]) -> None:
-    """Write under a temporary name and rename it, so that `made` is there whole or not at all."""
-    temporary = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
+def _write(target: Path, content: dict[str, bytes]) -> None:
+    """Write under a temporary name and rename it, so that `target` is there whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True, mode=0o700)
         for name, data in content.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        if made.exists() and not _is_whole(made, content):
-            made.rename(made.with_name(f".{made.name}.{uuid.uuid4().hex}.old"))
+        if target.exists() and not _is_whole(target, content):
+            target.rename(target.with_name(f".{target.name}.{uuid.uuid4().hex}.old"))
         try:
-            temporary.rename(made)
+            temporary.rename(target)
         except OSError:
-            if not _is_whole(made, content):  # otherwise another process was faster
+            if not _is_whole(target, content):  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

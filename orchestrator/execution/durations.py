@@ -1,7 +1,7 @@
 """How long tasks will take, from the records of finished ones: to size bundles and to forecast the cost of a sweep.
 
-Without a record of its cost class a task is guessed (`measured` says which). Seconds are of one worker on one device,
-or of a training on all of its devices.
+The time of a task without a record of its cost class is a guess (see `measured`). Seconds are of one worker on one
+device, or of a training on all of its devices.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVALUATION_S = 1e-4  # of one sample, at least
 
 @dataclass
 class Speeds:
-    """Estimates for the tasks of a plan. Tasks of one cost class take as long per unit of cost (orchestrator.tasks)."""
+    """Estimates for a plan's tasks. Tasks of a cost class take equally long per unit of cost (orchestrator/tasks)."""
 
     plan: StoredPlan
     store: Store
@@ -73,6 +73,7 @@ class Speeds:
         return extracts
 
     def measured(self, digest: str) -> bool:
+        """Whether the time of a task comes from records and is not a guess."""
         return bool(self.rates.get(self.cost_class(self.plan.tasks[digest])))
 
     def steps_s(self, steps: Iterable[tuple[str, tuple[int, ...] | None]]) -> float:
@@ -90,8 +91,8 @@ class Speeds:
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
-        """The networks of the cells and those that they were fine-tuned from, by the digests of their tasks; none of a
-        plan that was read from a store.
+        """The networks of the cells and those that they were fine-tuned from, by the digests of their tasks; empty
+        for a plan that was read from a store.
         """
         networks: dict[str, Network] = {}
         if not isinstance(self.plan, Plan):

@@ -1,4 +1,4 @@
-"""Engine: queues what is missing of a plan as bundles, and retries what fails. The records in the store are all of its
+"""Engine: queues the missing work of a plan as bundles, and retries what fails. The records in the store are all of its
 state, so running a sweep again resumes, extends or repairs it, and two engines on one sweep are safe.
 """
 
@@ -29,7 +29,7 @@ from orchestrator.tasks.task import ORIGINAL, makes_blocks
 
 REPAIRS_AT_MOST = 20  # damaged files in one run; with more, the storage is at fault
 HELD_WAIT_S = 2.0
-TAKEN_S = 0.5  # bundles that end within this time share one look at the store
+TAKEN_S = 0.5  # bundles that end within this time share one search for missing work
 
 
 class Observer(Protocol):
@@ -44,7 +44,7 @@ class Observer(Protocol):
 def run(
     plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> dict[str, str]:
-    """Do all that is missing. Returns digest -> reason of what failed; tasks that need it were not tried.
+    """Do all missing work. Returns digest -> reason for each task that failed; tasks that need one were not tried.
 
     since: only attempts from this time on count (seconds since the epoch); by default those of this run. Raises
     EnvironmentProblem if the store cannot be written; what is published by then stays.
@@ -62,7 +62,7 @@ def run(
 def advance(
     plan: StoredPlan, store: Store, backend: Callable[[], Backend], observer: Observer, since: float | None = None
 ) -> tuple[int, dict[str, str]]:
-    """Handle what has ended, queue what is missing, and return without waiting: how many bundles are queued or running,
+    """Handle what has ended, queue missing work, and return without waiting: how many bundles are queued or running,
     and what failed.
     """
     work = _Execution(plan, store, backend, observer, since)
@@ -105,7 +105,7 @@ class _Execution:
             self.backend.close()
 
     def submit(self) -> bool:
-        """Queue what is missing, not on its way and not given up. False if nothing will have to be queued any more."""
+        """Queue missing work that is not in flight and not given up. False if there will be nothing more to queue."""
         todo = missing(self.plan, Done(self.store))
         if not todo:
             return False
@@ -277,7 +277,7 @@ class _Execution:
             self.observer.note(text)
 
     def _reachable(self, todo: Mapping[str, list[int] | None], stopped: set[str]) -> dict[str, list[int] | None]:
-        """What is to do, without what is stopped and all that needs it."""
+        """`todo` without the stopped tasks and those that need them."""
         left: dict[str, list[int] | None] = {}
         for digest, blocks in todo.items():  # inputs come first
             if digest in stopped or stopped.intersection(self.plan.tasks[digest].inputs):
@@ -317,7 +317,7 @@ def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
     """
     from nag.pretrained import check_cached
 
-    if not isinstance(plan, Plan):  # who wrote it has taken them in
+    if not isinstance(plan, Plan):  # a stored plan: whoever stored it has copied them
         return []
     refuse(plan)
     others = [name for each in plan.sweep.code.values() for name in code.keep(store, each)]
@@ -339,7 +339,7 @@ def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
 
 
 def failures(plan: StoredPlan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Of these tasks and those that they need, the ones that were given up, with their last attempt."""
+    """The last attempt at each task that was given up, of these tasks and those that they need."""
     last: dict[str, dict[str, Any]] = {}
     pending, seen = list(digests), set[str]()
     while pending:

@@ -43,8 +43,8 @@ def cause_of(error: BaseException) -> str:
             return "host_memory"
         if isinstance(each, FloatingPointError | NotFinite):
             return "not_finite"
-        if not isinstance(each, EVERY_TIME) and (found := cause_in(f"{type(each).__name__}: {each}")):
-            return found
+        if not isinstance(each, EVERY_TIME) and (cause := cause_in(f"{type(each).__name__}: {each}")):
+            return cause
     if isinstance(error, EnvironmentProblem | CorruptFile):
         return "environment"
     if isinstance(error, (NagbenchError, *EVERY_TIME)):
@@ -60,7 +60,7 @@ def cause_in(text: str) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
+    """The error and its causes (`raise ... from`)."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:

@@ -14,11 +14,11 @@ Outcome = Literal["done", "failed", "corrupt", "held", "environment", "skipped"]
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one worker does together: steps of (task digest, block numbers or None), in order.
+    """Work that one worker does in one go: steps of (task digest, block numbers or None), in order.
 
-    plan: the plan of the store that has the tasks. kind: of the main task; a site gives each kind its resources.
-    network: the one that it loads. The rest is how to retry (execution/retries.py): a smaller micro-batch (0: the
-    worker's own), how often the memory is doubled, hosts to avoid, whether it shares a job with no other bundle.
+    plan: the stored plan that has the tasks. kind: of the main task; a site gives each kind its resources. network: the
+    one that it loads. The rest is how to retry (execution/retries.py): a smaller micro-batch (0: the worker's own), how
+    often the memory is doubled, hosts to avoid, whether the bundle has a job to itself.
     """
 
     steps: tuple[tuple[str, tuple[int, ...] | None], ...]
@@ -111,4 +111,4 @@ class Backend(Protocol):
         """Events since the last call; waits up to `timeout_s` for the first one."""
 
     def close(self) -> None:
-        """Stop what cannot go on without this process. The rest goes on."""
+        """Stop bundles that cannot go on without this process; the others go on."""

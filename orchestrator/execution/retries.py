@@ -100,8 +100,8 @@ def _hosts(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 
 
 def hopeless(streams: Mapping[str, Collection[str]], failed: Mapping[str, str]) -> dict[str, tuple[int, set[str]]]:
-    """Arms of which so many cells failed alike that the others would too: arm -> how many failed, and the other streams
-    that belong to this arm only.
+    """Arms in which so many cells failed alike that the others would too: arm -> how many failed, and its other streams
+    that no other arm has.
 
     streams: of each arm. failed: stream -> why.
     """

@@ -1,4 +1,4 @@
-"""Environment variables for a while."""
+"""Set environment variables temporarily."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 @contextlib.contextmanager
 def variables(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set these environment variables (None: remove), and put back the old ones at the end."""
+    """Set these environment variables (None: remove), and restore the old ones at the end."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:

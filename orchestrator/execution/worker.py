@@ -1,9 +1,9 @@
 """Worker: does tasks on the machine where it runs. `run` does one task; `main` is a worker process, which takes bundles
 from the process that started it.
 
-They talk in lines of JSON. In: {"id", "plan", "steps": [[digest, blocks or null], ...], "micro_batch"}. Out: {"id",
-"event": "progress" | "step" | "end", ...}. When the other process ends, however it does, the input ends and so does
-this process.
+They exchange lines of JSON. In: {"id", "plan", "steps": [[digest, blocks or null], ...], "micro_batch"}. Out: {"id",
+"event": "progress" | "step" | "end", ...}. When the other process ends, for whatever reason, the input ends and so
+does this process.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Worker:
         for digest, blocks in message["steps"]:
             try:
                 self.context.read_plan(message["plan"])
-                with logged(self.logs, digest, blocks) as made, self._training_group(digest, message):
-                    made += run_task(self.context, digest, blocks)
+                with logged(self.logs, digest, blocks) as blocks_made, self._training_group(digest, message):
+                    blocks_made += run_task(self.context, digest, blocks)
             except Exception as error:
                 end = outcome(error)
                 if self.raises and end["outcome"] == "failed":
@@ -104,7 +104,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _training_group(self, digest: str, message: dict[str, Any]) -> Iterator[None]:
-        """For the training of a network: with the other processes that take part in it."""
+        """For the training of a network, start the other processes that take part in it; else do nothing."""
         task = self.context.task(digest)
         if self.options.processes == 1 or task.trains != "network":
             yield
@@ -133,8 +133,8 @@ def _batch(task: Task) -> int:
 
 @contextlib.contextmanager
 def peers(store: Store, options: Options, message: dict[str, Any]) -> Iterator[Mapping[str, str]]:
-    """Start the other processes of a distributed training on this machine, with the same message. Gives the environment
-    variables for this process (nag.distributed). The others end with this process, however it ends.
+    """Start the other processes of a distributed training on this machine, with the same message. Yields the
+    environment variables for this process (nag.distributed). The others end with this process, however it ends.
     """
     size, port = options.processes, free_port()
     alone = json.dumps(dataclasses.asdict(dataclasses.replace(options, processes=1)))
@@ -167,12 +167,12 @@ def peers(store: Store, options: Options, message: dict[str, Any]) -> Iterator[M
 
 @contextlib.contextmanager
 def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterator[list[int | None]]:
-    """Append all that this process prints, while it runs a task, to the task's log in the store, and the outcome. The
-    caller adds what was made to the list that this gives.
+    """While this process runs a task, append all that it prints, and the outcome, to the task's log in the store.
+    Yields a list to which the caller adds the blocks that were made ([None] for a small task).
     """
-    made: list[int | None] = []
+    blocks_made: list[int | None] = []
     if store is None:
-        yield made
+        yield blocks_made
         return
     log = store.open_log(f"{digest}.log")
     kept = os.dup(2)
@@ -182,12 +182,12 @@ def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterat
         started = time.monotonic()
         _write(f"started by process {os.getpid()}" + ("" if blocks is None else f", blocks {blocks}"))
         try:
-            yield made
+            yield blocks_made
         except BaseException as error:
             _write("".join(traceback.format_exception(error)))
             raise
-        if made:
-            what = "" if made == [None] else f", blocks {made}"
+        if blocks_made:
+            what = "" if blocks_made == [None] else f", blocks {blocks_made}"
             _write(f"done in {time.monotonic() - started:.1f} s by process {os.getpid()}{what}")
         else:
             _write("it was done before")

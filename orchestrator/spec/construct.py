@@ -33,7 +33,7 @@ _BOOLEAN_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false"}
 
 def local_path(node: Node, remote: bool = False) -> str:
     """The absolute path of a file or folder that the sweep names relative to itself. It need not exist. With `remote` a
-    URL is allowed, and returned unchanged. Raises SpecError for what is never read, such as a named pipe.
+    URL is allowed, and returned unchanged. Raises SpecError for a path that is never read, such as a named pipe.
     """
     text = node.text()
     if not remote and locations.is_url(text) and locations.refusal(text) is None:
@@ -78,10 +78,10 @@ class MethodBuilder:
         if name not in METHODS[family]:
             raise fields["name"].error(unknown("name", name, METHODS[family]))
         given = {key: child for key, child in fields.items() if key != "name"}
-        made = self.fields(find(family, name), replace(node, value=given), partly)
+        method = self.fields(find(family, name), replace(node, value=given), partly)
         if family == "datasets":
-            _check_data(made, node)
-        return made
+            _check_data(method, node)
+        return method
 
     def used(self, family: str, node: Node, partly: bool = False) -> Any:
         """A user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
@@ -118,8 +118,8 @@ class MethodBuilder:
         return method
 
     def autoencoder(self, node: Node) -> Autoencoder:
-        """The autoencoder of a folder or of a name in the local Hugging Face cache. A missing one keeps the path in the
-        sweep.
+        """The autoencoder in a folder, or under a name in the local Hugging Face cache. A missing one keeps its name or
+        absolute path.
         """
         given = node.mapping("{path: FOLDER}")
         place = given.get("path")
@@ -132,9 +132,9 @@ class MethodBuilder:
             if os.path.isdir(folder):
                 raise place.error(f"{str(error).rstrip('.')}.") from None
             present = ""
-        made = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=present or folder)}))
+        vae = self.fields(Autoencoder, replace(node, value={**given, "path": replace(place, value=present or folder)}))
         is_path = place.text().startswith((".", "/", "~")) or "/" not in place.text()
-        return made if present or is_path else replace(made, path=place.text())
+        return vae if present or is_path else replace(vae, path=place.text())
 
     def _code(self, node: Node) -> tuple[Code, str]:
         """File and class of a `use`. Raises SpecError for an invalid one."""
@@ -168,7 +168,7 @@ class MethodBuilder:
         fields = node.mapping(f"{{{next(iter(_known(cls)), '')}: ...}}")
         node.only(_known(cls))
         values = {key: self._value(_known(cls)[key].annotation, child) for key, child in fields.items()}
-        files, folders = getattr(cls, "FILES", {}), getattr(cls, "FOLDERS", ())  # an Interval, say, has neither
+        files, folders = getattr(cls, "FILES", {}), getattr(cls, "FOLDERS", ())  # an Interval has neither
         for key in {*files, *folders} & values.keys():
             if isinstance(values[key], str):
                 values[key] = local_path(fields[key], remote=key in folders or cls.REMOTE)
@@ -184,11 +184,11 @@ class MethodBuilder:
         return self._built[key]
 
     def _value(self, annotation: Any, node: Node) -> Any:
-        """The value of a field; a mapping for a dataclass field, such as an interval, is built to that object."""
+        """The value of a field. For a dataclass field, such as an interval, a mapping becomes an instance."""
         if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_grid(node):
             return self.fields(typing.cast(type, annotation), node)
         if annotation is int and isinstance(node.value, float) and node.value.is_integer():
-            return int(node.value)  # 5e4, in a user's class; nagbench's own use nag.registry.Int
+            return int(node.value)  # 5e4 in a user's class; nagbench's classes use nag.registry.Int
         return _plain(node)
 
 

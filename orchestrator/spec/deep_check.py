@@ -80,7 +80,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
 
 
 def _autoencoder(network: Network) -> str:
-    """Check that the weights fit config.json, and that it encodes and decodes the images."""
+    """Check that the weights fit config.json, and that latents decode to images of the data's shape."""
     import torch
 
     key = f"networks.{network.name}.autoencoder"
@@ -104,11 +104,11 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
     assert score is not None
     pixels = {name: shape for name, shape in shapes.items() if _stores(sweep, name) == "pixels"}
     if score.decode is not None:
-        made = _decoded(sweep, shapes)
+        decoded = _decoded(sweep, shapes)
         yield "score.decode: " + ", ".join(
-            f"{list(shapes[name])} of {name} to images {list(s)}" for name, s in made.items()
+            f"{list(shapes[name])} of {name} to images {list(s)}" for name, s in decoded.items()
         )
-        pixels |= made
+        pixels |= decoded
     if isinstance(score.reference, Published):
         score.reference.fetched()
     elif score.reference is not None:
@@ -149,9 +149,9 @@ def _check_hash(extractor: Any) -> None:
     from nag.pretrained import check_cached, find
 
     for field, name in extractor.FILES.items():
-        found = find(name) if name and getattr(extractor, field) is None else None
-        if found is not None:
-            check_cached(found)
+        cached = find(name) if name and getattr(extractor, field) is None else None
+        if cached is not None:
+            check_cached(cached)
 
 
 def _decoded(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -186,7 +186,7 @@ def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[st
 
 
 def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
-    """Load a checkpoint and compare it with every cell that uses it; the shape of its states, and a line about it."""
+    """Load a checkpoint and compare it with every cell that uses it. Returns the shape of its states, and a line."""
     from nag.checkpoint import load_network
 
     assert network.checkpoint is not None

@@ -17,7 +17,7 @@ def folder(name: str) -> Path:
 
 
 def example_sweep(name: str) -> Path:
-    """The example of a name such as digits or paper/scratch. Raises BadInput for an unknown one."""
+    """The path of an example by its name, such as digits or paper/scratch. Raises BadInput for an unknown one."""
     place = folder("sweeps")
     known = {path.relative_to(place).with_suffix("").as_posix(): path for path in sorted(place.rglob("*.yaml"))}
     wanted = name.removesuffix(".yaml")

@@ -11,7 +11,7 @@ from orchestrator.spec.yaml_nodes import Node, show
 
 GRID = "grid"
 METHOD_KEYS = {"name", "use"}  # the key that names a method: one of the registry, or the user's own
-MAX_CELLS = 100_000  # of a sweep, and points of any part of it
+MAX_CELLS = 100_000  # of a sweep; also the limit for the grid points of any part of it
 
 
 @dataclass(frozen=True)

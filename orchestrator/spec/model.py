@@ -21,8 +21,8 @@ class Network:
     """One instance of a network of the sweep: one value per axis. `axes`: those values by parameter key.
 
     It is trained (`data`, `model`, `train`), fine-tuned from another (`init`) or loaded (`checkpoint`). `model` is None
-    for a checkpoint without a description, and for networks made from it: it is read from the weights when they are
-    loaded. With an `autoencoder` its states are latents of the images of `data`.
+    for a checkpoint without a description and for networks fine-tuned from one: it is read from the weights when they
+    are loaded. With an `autoencoder` its states are latents of the images of `data`.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Network:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of its states; None if weights or missing files are needed to know. Raises ValueError for images
-        that the autoencoder cannot encode.
+        """(C, H, W) of its states; None if it depends on weights or missing files. Raises ValueError for images that
+        the autoencoder cannot encode.
         """
         try:
             shape = None if self.data is None else self.data.shape
@@ -61,7 +61,7 @@ class Network:
 
     @property
     def lineage(self) -> tuple[Network, ...]:
-        """The network, then its ancestors: the networks it was made from."""
+        """The network, then its ancestors: those that it was fine-tuned from, the nearest first."""
         return (self, *self.init.lineage) if self.init else (self,)
 
     @property
@@ -71,7 +71,7 @@ class Network:
 
     @property
     def params(self) -> Params:
-        """The values on its axes, and under `NAME.` those of its ancestors."""
+        """Its values on its axes, and those of its ancestors under `NAME.`."""
         inherited = {f"{n.name}.{key}": value for n in self.lineage[1:] for key, value in n.axes.items()}
         return {**self.axes, **inherited}
 
@@ -102,8 +102,8 @@ REFERENCE_ROWS = 50_000
 
 @dataclass(frozen=True)
 class ScoreSection:
-    """reference: a data set or a Published file; None: the training split of the network's data. rows: reference images
-    that are compared one by one, at most; means and covariances use all.
+    """reference: a data set or a Published file; None: the training split of the network's data. rows: at most so many
+    reference images are compared one by one; means and covariances use all.
     """
 
     features: tuple[Any, ...]
@@ -115,7 +115,7 @@ class ScoreSection:
 
 @dataclass(frozen=True)
 class Cell:
-    """`guidance`: those that are on, sorted by name. `params`: for reports, and including guidance that is off."""
+    """`guidance`: the methods that are on, sorted by name. `params`: for reports; they include guidance that is off."""
 
     arm: str
     network: Network
@@ -159,7 +159,7 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Paper:
-    """Published numbers (paper_values.py). tolerance: by metric, how far our value may be off to confirm one."""
+    """Published numbers (paper_values.py). tolerance: by metric, the largest difference that confirms a value."""
 
     source: str
     protocol: str
@@ -173,26 +173,26 @@ class Paper:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSweep:
-    """What the store keeps of a sweep, beside the tasks and cells of its plan: all that reports need of it."""
+    """The part of a sweep that the store keeps in addition to the tasks and cells of its plan; reports need no more."""
 
     name: str
     text: str  # the YAML
     arms: tuple[Arm, ...]
     shared_axes: frozenset[str]  # parameter keys of the axes written outside `arms`
-    guidance: frozenset[str]  # the names under which parameters are those of a guidance
+    guidance: frozenset[str]  # the first parts of parameter keys that belong to a guidance
     path: str = ""  # the file, or what the user named instead
     precision: Precision = field(default_factory=Precision)
     keep: str = "samples"
     paper: Paper | None = None
 
     def is_guidance(self, key: str) -> bool:
-        """Whether a parameter is that of a guidance."""
+        """Whether a parameter belongs to a guidance."""
         return key.partition(".")[0] in self.guidance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(StoredSweep):
-    """A sweep as its file says it."""
+    """A sweep as its file describes it."""
 
     cells: tuple[Cell, ...]
     score: ScoreSection | None

@@ -139,7 +139,7 @@ class Networks:
         shape = _shape(network, node)
         if parent is not None:
             _check_tuned(parent, shape, node)
-        if network.model is not None and shape is not None:  # None: needs the weights, or code that is only parsed
+        if network.model is not None and shape is not None:  # None: in the weights, or in code that is only parsed
             try:
                 network.model.fits(shape)
             except ValueError as error:
@@ -147,7 +147,7 @@ class Networks:
         return network
 
     def _stand_in(self, method: Any, is_read: bool = True) -> Any:
-        """What takes the place of a method that reads files, under --smoke."""
+        """Under --smoke, the stand-in for a method that reads files; otherwise the method."""
         return method.smoke() if self.smoke and is_read and method is not None else method
 
     def _loaded(self, name: str, node: Node) -> Network:
@@ -256,8 +256,8 @@ def _made_on_the_spot(network: Network) -> Network:
     if data is None:
         data, autoencoder = SyntheticImages(), autoencoder or BlockMeans()  # official checkpoints make latents
     train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
-    made = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
-    return dataclasses.replace(made, learned=network.learned or frozenset(DROPOUT))
+    tiny = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
+    return dataclasses.replace(tiny, learned=network.learned or frozenset(DROPOUT))
 
 
 def _without_places(instances: list[Network]) -> None:

@@ -22,7 +22,7 @@ def is_seed(key: str) -> bool:
 
 
 def key_of(prefix: str, path: tuple[str, ...]) -> str:
-    """The parameter key of a value. `name` and `use` mean the method itself: sampler.name is `sampler`."""
+    """The parameter key of a value. `name` and `use` stand for the method: the key of sampler.name is `sampler`."""
     keys = path[:-1] if path and path[-1] in METHOD_KEYS else path
     return ".".join((prefix, *keys) if prefix else keys)
 
@@ -59,12 +59,12 @@ def _field_value(value: Any, key: str, child: Node) -> Any:
 
 
 def axis_params(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[str, Scalar]:
-    """The parameters that a point has on its axes."""
+    """The parameters on the axes of a grid point."""
     params: dict[str, Scalar] = {}
     for axis in axes:
         child, held = node, value
         for key in axis.path:
-            child, held = child.value[key], getattr(held, key, held)  # a method has no field `name`: it is the method
+            child, held = child.value[key], getattr(held, key, held)  # `name` is not a field: it stands for the method
         params |= params_of(key_of(prefix, axis.path), child, held)
     return params
 

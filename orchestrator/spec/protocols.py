@@ -86,7 +86,7 @@ def violation(family: str, instance: Any) -> str | None:
 
 
 def missing_members(family: str, statement: ast.ClassDef) -> str | None:
-    """The same from the class statement alone, without running it; None if the class has a base, which is unknown."""
+    """The members that a class statement lacks, without running it; None if the class has a base, which is unknown."""
     if statement.bases:
         return None
     held: set[str] = set()

@@ -88,7 +88,7 @@ class _Reading:
                 check_name(node.text(), node)
             elif key == "networks":
                 self.networks = Networks(node, self.builder, self.smoke).found
-                self.shared_axes |= {key for found in self.networks.values() for n in found for key in n.params}
+                self.shared_axes |= {key for instances in self.networks.values() for n in instances for key in n.params}
             elif node.value is None:
                 continue
             elif key in ("sampler", "sample"):
@@ -145,7 +145,7 @@ class _Reading:
     def measure(self, node: Node) -> tuple[NoiseShift, Network]:
         method = self.builder.method("measures", node)
         place, name = node.value["estimator"], method.estimator
-        able = [known for known, found in self.networks.items() if not found[0].generates]
+        able = [known for known, instances in self.networks.items() if not instances[0].generates]
         if name not in able:
             if name in self.networks:
                 model = name_of(self.networks[name][0].model or "official")
@@ -195,7 +195,7 @@ class _Reading:
         return node.value
 
     def read_cells(self, arm: str, entry: Node) -> frozenset[str]:
-        """Add the cells of an arm; the parameter keys that it overrides."""
+        """Add the cells of an arm. Returns the parameter keys that it overrides."""
         networks = self.networks[self.network_of(entry)]
         overrides = {"network"} if entry.get("network") else set()
         sections: dict[str, list[tuple[Any, dict[str, Scalar]]]] = {}
@@ -220,17 +220,17 @@ class _Reading:
             build = functools.partial(self.builder.fields, find("guidance", key))
         else:
             build = functools.partial(self.builder.used, "guidance")
-        axes, found = points(node, build, lambda terms: terms, self.smoke)
+        axes, built = points(node, build, lambda terms: terms, self.smoke)
         guidance = []
-        for made, point in found:
-            params = params_of(key, point, made)
+        for method, point in built:
+            params = params_of(key, point, method)
             params.pop(key, None)  # a user's file is a parameter only if it is on an axis
-            guidance.append((made, axis_params(key, axes, point, made) | params))
+            guidance.append((method, axis_params(key, axes, point, method) | params))
         return guidance
 
     def network_of(self, entry: Node) -> str:
         node = merge(self.root.value.get("network"), entry.value.get("network"))
-        able = [name for name, found in self.networks.items() if found[0].generates]
+        able = [name for name, instances in self.networks.items() if instances[0].generates]
         known = ", ".join(able)
         if node is None or node.value is None:
             if len(able) != 1:
@@ -251,18 +251,18 @@ class _Reading:
             known = ", ".join(sorted(METHODS["samplers"]))
             fix = f"add sampler: {SAMPLER_EXAMPLE} here or at the top level"
             raise entry.error(f"it has no sampler; {fix}. Known: {known}.")
-        _, found = points(
+        _, built = points(
             node,
             functools.partial(self.builder.method, "samplers"),
             _shrink_samplers,
             self.smoke,
         )
-        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in found]
+        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in built]
 
     def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
-        axes, found = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
-        return [(sample, axis_params("sample", axes, point, sample)) for sample, point in found]
+        axes, built = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
+        return [(sample, axis_params("sample", axes, point, sample)) for sample, point in built]
 
     def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
         """Add a cell for every combination of networks, samplers, guidance and sample settings."""
@@ -310,12 +310,12 @@ class _Reading:
         return node.value
 
     def check_reference(self, key: str, guidance: Any, node: Node) -> None:
-        """The network that a guidance names must be there, and of the right kind; the meter is no guide."""
+        """Raise if the network that a guidance names is missing, of the wrong kind, or the estimator of `measure`."""
         if guidance.reference is None:
             return
         place = node.value.get("reference", node)
         estimates = any(term.gradient for term in guidance.terms())
-        able = [name for name, found in self.networks.items() if found[0].generates != estimates]
+        able = [name for name, instances in self.networks.items() if instances[0].generates != estimates]
         if guidance.reference not in able:
             kind = "noise_level network" if estimates else "generating network"
             raise place.error(unknown(kind, guidance.reference, able))
@@ -324,7 +324,7 @@ class _Reading:
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
-        """Every choice of instances for the networks that guidance names: those of the cell's own line, or any."""
+        """Every choice of instances for the networks that guidance names, consistent with the cell's own lineage."""
         names = sorted({g.reference for g in guidance if g.reference is not None})
         own = {n.name: n for n in network.lineage}
         choices = itertools.product(*([own[name]] if name in own else self.networks[name] for name in names))
@@ -341,8 +341,8 @@ def _by_name(guidance: Any) -> tuple[str, str]:
 
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
-    """Raise where a sampler cannot sample such a network."""
-    family = network.lineage[-1].family  # of the checkpoint that it comes from, if that does not describe itself
+    """Raise if a sampler cannot sample a network."""
+    family = network.lineage[-1].family  # of the checkpoint that it starts from, if that has no description
     described = FAMILIES[family] if family else network
     reason = sampler.refuses(described.interpolant, described.predicts)
     if reason is not None:

@@ -21,7 +21,7 @@ ADM = "legacy_tensorflow"  # the Inception mode of ADM's evaluator
 class Contents(NamedTuple):
     """Contents of a file, read from its headers."""
 
-    dims: dict[str, int]  # by output with moments: features, in ADM's files also spatial
+    dims: dict[str, int]  # width by output that has moments: features, in ADM's files also spatial
     images: tuple[int, ...] | None  # (N, H, W, 3)
 
 
@@ -71,7 +71,7 @@ class Published:
             raise EnvironmentProblem(f"the reference {self.path} cannot be downloaded: {error}") from error
 
     def contents(self, path: str) -> Contents:
-        """Raises BadInput for an invalid file."""
+        """The contents of the file at `path`. Raises BadInput if it is invalid."""
         from nag.datasets.arrays import headers
         from nag.reference_statistics import PAIRS
 
@@ -93,7 +93,7 @@ class Published:
         return Contents(dims, images.shape if images is not None else None)
 
     def mode_of(self, contents: Contents) -> str | None:
-        """Mode of the Inception whose moments these are; None if neither the file nor the user tells."""
+        """Mode of the Inception whose moments these are; None if neither the file nor the user names it."""
         if self.mode is not None:
             return self.mode
         if "spatial" in contents.dims:
@@ -108,13 +108,13 @@ class Published:
         return frozenset(contents.dims) if same else frozenset()
 
     def usable(self, extractor: Any) -> frozenset[str]:
-        """The same for the file on this machine; empty if it is missing."""
+        """`moments_for` for the file on this machine; empty if the file is missing."""
         path = self.local()
         return frozenset() if path is None else self.moments_for(extractor, self.contents(path))
 
     def refuses(self, extractor: Any, needs: frozenset[str], rows: bool) -> str | None:
-        """Why the file cannot be the reference of a metric that needs these outputs of an extractor, as single rows or
-        only their moments; None if it can, or is not on this machine yet.
+        """Why the file cannot be the reference of a metric that needs these outputs of an extractor; None if it can, or
+        is not on this machine yet. rows: the metric compares single images, so moments do not suffice.
         """
         path = self.local()
         if path is None or not needs:
@@ -147,7 +147,7 @@ def _shown(extractor: Any) -> str:
 
 
 def _copied(url: str, target: Path) -> str:
-    """Download a file; its path."""
+    """Download a file and return its path."""
     system, place = locations.system(url)
     with whole_file(target) as temporary, locations.reached(url):
         system.get_file(place, str(temporary))

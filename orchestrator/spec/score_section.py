@@ -52,7 +52,7 @@ def read_score(node: Node, builder: MethodBuilder, smoke: bool) -> ScoreSection:
 
 
 def _smoked(score: ScoreSection) -> ScoreSection:
-    """With stand-ins for methods that read files. (Published statistics: see `smoke_reference`.)"""
+    """The section with stand-ins for methods that read files. (Published statistics: see `smoke_reference`.)"""
     decode = score.decode.smoke() if score.decode is not None else None
     [reference] = smoked([score.reference])
     return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
@@ -126,7 +126,7 @@ def metric_names(score: ScoreSection) -> list[str]:
 
 
 def reads_pixels(extractor: Any) -> bool:
-    """All of ours do; one of the user's own may say `reads = "latents"`."""
+    """Whether an extractor reads pixels. All of nagbench's do; a user's own may set `reads = "latents"`."""
     return extractor.reads == "pixels"
 
 
@@ -145,12 +145,12 @@ def _check_published(score: ScoreSection, reference: Published, node: Node, plac
 
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
-    """Why a file cannot be the reference of a metric. Moments suffice for Fréchet distances: they extrapolate."""
+    """Why a file cannot be the reference of a metric, or None. Moments suffice if the metric extrapolates (FID)."""
     return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
 
 
 def of_training(metric: Any) -> bool:
-    """Whether a metric is held against the images that the network was trained on."""
+    """Whether a metric compares samples with the images that the network was trained on."""
     return metric.of_training
 
 

@@ -30,14 +30,15 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import KEYS as SCORE_KEYS
 
 Schema = dict[str, Any]
-LIMITS = {
+LIMITS = {  # pydantic's words, some of which stay in its schemas -> JSON schema's
     "ge": "minimum",
     "gt": "exclusiveMinimum",
     "le": "maximum",
     "lt": "exclusiveMaximum",
-}  # pydantic leaves some of its own words
+}
 SCHEMA_FILE = "nagbench.schema.json"
-COMMENT = "Made by `nagbench init`. Remove it and run that again to renew it."  # files of earlier versions have it
+# A schema of an earlier `init` is recognized by it, so it must not change.
+COMMENT = "Made by `nagbench init`. Remove it and run that again to renew it."
 
 SWEEP = """\
 # yaml-language-server: $schema={schema}
@@ -83,7 +84,7 @@ arms:
 
 
 def starter(path: str | Path, like: str | None = None) -> list[Path]:
-    """Write a sweep, named after its file, and the schema next to it; the paths that were written. Only a schema of an
+    """Write a sweep, named after its file, and the schema next to it. Returns the paths written. Only a schema of an
     earlier `init` is replaced. like: the example to copy.
 
     Raises BadInput if a file exists already, its name is not valid for a sweep, or the example is unknown.
@@ -182,7 +183,7 @@ def _network() -> Schema:
 
 
 def _training(fields: Schema) -> Schema:
-    """With `preset`, which can provide the required fields."""
+    """The fields of a training with `preset`, which can provide the required ones."""
     known = {"preset": {"enum": list(PRESETS), "description": "A published recipe; fields next to it take precedence."}}
     enough = [{"required": fields["required"]}, {"required": ["preset"]}]
     return {**fields, "properties": known | fields["properties"], "required": [], "anyOf": enough}

@@ -35,7 +35,7 @@ EXAMPLE = "./mine.py:MyClass"
 
 @dataclass(frozen=True)
 class Code:
-    """A file and the local files that it imports. `folder`: their place, for messages."""
+    """A file and the local files that it imports. `folder`: where they were read, for messages."""
 
     main: str
     files: Mapping[str, bytes]  # by path relative to the main file, with forward slashes
@@ -53,7 +53,7 @@ class Code:
         return str(Path(self.folder) / path)
 
     def tree(self, path: str) -> ast.Module:
-        """Raises ValueError, with file and line, for invalid Python."""
+        """The syntax tree of a file. Raises ValueError, with file and line, for invalid Python."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python itself repeats them when the file is imported
             try:
@@ -64,7 +64,7 @@ class Code:
                 raise ValueError(f"{self.shown(path)}{line}: this is not Python: {words}.") from None
 
     def class_statement(self, name: str) -> ast.ClassDef:
-        """Raises ValueError, with the known names, if the main file has no such class."""
+        """A class of the main file. Raises ValueError, with the known names, if there is no such class."""
         classes = {node.name: node for node in self.tree(self.main).body if isinstance(node, ast.ClassDef)}
         if name not in classes:
             raise ValueError(f"{self.shown(self.main)}: {unknown('class', name, classes)}")
@@ -97,7 +97,7 @@ def read(path: Path) -> Code:
         except OSError as error:
             raise ValueError(f"{path.parent / name}: cannot be read: {error.strerror}.") from None
         for dotted in _imports(Code(path.name, files, str(path.parent)).tree(name), name):
-            pending += _found(path.parent, dotted)
+            pending += _local_files(path.parent, dotted)
     return Code(path.name, files, str(path.parent))
 
 
@@ -115,7 +115,7 @@ def _imports(tree: ast.Module, path: str) -> Iterator[str]:
             yield from (".".join([*base, alias.name]) for alias in node.names if alias.name != "*")
 
 
-def _found(folder: Path, dotted: str) -> list[str]:
+def _local_files(folder: Path, dotted: str) -> list[str]:
     """The local files that an import of `dotted` would run."""
     files = []
     parts = dotted.split(".") if dotted else []
@@ -249,7 +249,7 @@ def failed(error: BaseException, code: Code) -> str:
 
 @dataclass(frozen=True)
 class StandIn:
-    """Placeholder for a user's object whose file is only parsed: it passes all checks of the object."""
+    """Placeholder for a user's object whose file is only parsed: it passes every check."""
 
     fields: Any
 
@@ -279,10 +279,10 @@ class StandIn:
 
 def stand_in(code: Code, name: str) -> type[StandIn]:
     """A StandIn with the class's name, and with `generates` and `trained` if the class sets them to constants."""
-    said: dict[str, Any] = {SOURCE: code.digest}
+    members: dict[str, Any] = {SOURCE: code.digest}
     for node in code.class_statement(name).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
             names = {target.id for target in targets if isinstance(target, ast.Name)}
-            said |= {key: node.value.value for key in names & {"generates", "trained"}}
-    return type(name, (StandIn,), said)
+            members |= {key: node.value.value for key in names & {"generates", "trained"}}
+    return type(name, (StandIn,), members)

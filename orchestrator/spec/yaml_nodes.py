@@ -59,7 +59,7 @@ class Node:
     file: str
     line: int  # of the key, for the value of a mapping
     parent: Node | None = None
-    step: str | int = ""  # from the parent: a key, or a place in a list
+    step: str | int = ""  # from the parent: a key, or an index in a list
 
     @property
     def path(self) -> str:
@@ -242,18 +242,18 @@ class _Tree:
                 f"tags are not allowed: {tag}. Write the plain value."
             )
         if isinstance(source, yaml.SequenceNode):
-            made = Node([], self.file, line, parent, step)
+            node = Node([], self.file, line, parent, step)
             for number, item in enumerate(source.value):
-                made.value.append(self.node(item, item.start_mark.line + 1, made, number, depth + 1))
+                node.value.append(self.node(item, item.start_mark.line + 1, node, number, depth + 1))
         elif isinstance(source, yaml.MappingNode):
-            made = Node({}, self.file, line, parent, step)
-            self.mapping(source, made, depth)
+            node = Node({}, self.file, line, parent, step)
+            self.mapping(source, node, depth)
         else:
             try:
-                made = Node(self.scalar(source), self.file, line, parent, step)
+                node = Node(self.scalar(source), self.file, line, parent, step)
             except ValueError as error:
                 raise Node(None, self.file, line, parent, step).error(str(error)) from None
-        return made
+        return node
 
     def scalar(self, source: yaml.ScalarNode) -> bool | int | float | str | None:
         self.text += len(source.value)
@@ -261,11 +261,11 @@ class _Tree:
             raise ValueError(f"the file has over {MAX_TEXT:,} characters, counting each use of an anchor.")
         return source.value if source.style else self.plain(source.value)
 
-    def mapping(self, source: yaml.MappingNode, made: Node, depth: int) -> None:
-        values: dict[str, Node] = made.value
+    def mapping(self, source: yaml.MappingNode, parent: Node, depth: int) -> None:
+        values: dict[str, Node] = parent.value
         for key_source, value_source in source.value:
             line = key_source.start_mark.line + 1
-            node = self.node(key_source, line, made.parent, made.step, depth + 1)  # placed at the mapping
+            node = self.node(key_source, line, parent.parent, parent.step, depth + 1)  # placed at the mapping
             key = node.value
             if not isinstance(key, str):
                 raise node.error(f"a key must be text, not {show(node)}. Put it in quotes if text is meant.")
@@ -274,7 +274,7 @@ class _Tree:
             if key in values:
                 raise node.error(f"repeated key {brief(key)!r}; it is already on line {values[key].line}.")
             shown = key if key.isprintable() else repr(key)
-            values[key] = self.node(value_source, line, made, shown, depth + 1)
+            values[key] = self.node(value_source, line, parent, shown, depth + 1)
 
     def plain(self, text: str) -> bool | int | float | str | None:
         """The value of a plain (unquoted) scalar. Raises ValueError with the message for the user."""

@@ -25,7 +25,7 @@ def pack(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and record of a packed file. Raises ValueError if it is truncated, damaged or another file."""
+    """Arrays and record of a packed file. Raises ValueError if it is truncated, damaged or not such a file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

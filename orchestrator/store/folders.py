@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
-CLAIM_S = 30.0  # an older claim has lost its process: it is held for one rename only
+CLAIM_S = 30.0  # the process of an older claim has died: a claim is held for one rename only
 LINKS_AT_MOST = 40  # in a chain, as in Linux
 TEMPORARY = r"\..+\.(?:[0-9a-f]{32}|claim-[0-9]{1,9})"  # unfinished files of `create`
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-_NOBODY = 65534  # in a container, the owner of files whose real owner it does not know
+_NOBODY = 65534  # in a container, the apparent owner of files whose real owner it does not know
 
 
 @contextlib.contextmanager
@@ -108,9 +108,9 @@ def _is_dangling_link(name: str, folder: int) -> bool:
 
 
 def _claim(mine: str, base: str, folder: int, wanted: Callable[[str, int], bool], change: Callable[[], object]) -> bool:
-    """Call `change` on a name if it is `wanted`, in one process only: the one that creates a claim file for it. If the
-    process that holds a claim has died, the next claim counts. False if it is not wanted (any more). mine: a file of
-    this process, to read the clock of the file system.
+    """Call `change` if `wanted` holds for a name, in one process only: the one that creates a claim file for the name.
+    If the process that holds a claim has died, the next claim counts. False if `wanted` does not hold (any more). mine:
+    a file of this process, to read the clock of the file system.
     """
     number = 0
     while wanted(base, folder):
@@ -126,9 +126,9 @@ def _claim(mine: str, base: str, folder: int, wanted: Callable[[str, int], bool]
                 change()
                 return True
         finally:
-            for made in range(number + 1):
+            for old in range(number + 1):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f".{base}.claim-{made}", dir_fd=folder)
+                    os.unlink(f".{base}.claim-{old}", dir_fd=folder)
     return False
 
 
@@ -185,7 +185,7 @@ def delete_folder(root: str, name: str) -> None:
 
 
 def move(root: str, name: str, target: str) -> None:
-    """Rename a file, or whatever is in its place; of a link, the link itself."""
+    """Rename a file or whatever is in its place. A link itself is renamed, not its target."""
     with inside(root, name) as (source, base), inside(root, target, make=True) as (folder, new):
         os.rename(base, new, src_dir_fd=source, dst_dir_fd=folder)
 

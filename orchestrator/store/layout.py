@@ -1,6 +1,7 @@
 """Names of the files in a store, and the keys that a record must have.
 
-A store may be a folder that many write to. Files with other names or shapes than nagbench's are never read or deleted.
+A store may be a folder that many people write to. Files that do not have nagbench's names and shapes are never read or
+deleted.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def is_name(folder: str, name: str) -> bool:
 
 
 def lacks(name: str, record: Any) -> str:
-    """The first key that a record of this name lacks, or that has a value of the wrong shape; "" if all is right."""
+    """The first key that a record of this name lacks, or that has a value of the wrong shape; "" if it is valid."""
     if not isinstance(record, dict):
         return "a mapping"
     for known, shape in _SHAPES:

@@ -117,7 +117,7 @@ class Store:
             )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Publish a whole file; False if there is one already, which stays. Raises EnvironmentProblem if it cannot."""
+        """Publish a whole file; False if there is one already, which stays. Raises EnvironmentProblem if that fails."""
         try:
             if self.local:
                 return folders.create(self.root, name, data)
@@ -161,7 +161,7 @@ class Store:
             yield from pool.map(request, names)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises MissingFile, Unreadable, and CorruptFile for what is not a file."""
+        """The bytes of a file. Raises MissingFile, Unreadable, or CorruptFile if it is not a regular file."""
         try:
             if self.local:
                 return folders.read(self.path(name))
@@ -244,8 +244,8 @@ class Store:
             raise EnvironmentProblem(f"{self.path(name)} is damaged and cannot be set aside: {words}.") from error
 
     def delete(self, name: str) -> bool:
-        """Delete a file that is not needed any more, such as an old checkpoint or a lease. False for a folder or a file
-        behind a link, which stay, and if there is none.
+        """Delete a file that is not needed any more, such as an old checkpoint or a lease. False if there is none, or
+        for a folder or a file behind a link, which stay.
         """
         self.check_is_store()
         try:
@@ -264,7 +264,7 @@ class Store:
         return True
 
     def open_log(self, name: str) -> int:
-        """A descriptor that appends to a log of this machine. Something else in its place is set aside."""
+        """A descriptor that appends to a log of this machine. Anything else in its place is set aside."""
         root, path = (self.root, f"logs/{name}") if self.local else (str(self.logs), name)
         try:
             try:
@@ -289,7 +289,7 @@ class Store:
         return self.create(name, _sealed(record))
 
     def read_record(self, name: str, *, repair: bool = True) -> dict[str, Any]:
-        """A record, checked. Raises MissingFile, or CorruptFile after setting it aside (unless not `repair`)."""
+        """A record, checked. Raises MissingFile, or CorruptFile after setting it aside (if `repair`)."""
         wrong = "does not match its checksum"
         try:
             record = json.loads(self.read(name))

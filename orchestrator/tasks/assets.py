@@ -64,24 +64,24 @@ def _private_path(place: str, content: str) -> str | None:
     if _is_private_copy(at, content):
         return str(at)
     with file_errors(f"others can write to {place}, and a private copy in {kept.parent} cannot be made"):
-        made = _temporary_folder(kept)
+        temporary = _temporary_folder(kept)
         try:
             for name in names:
-                if not _copy_regular_file(Path(place, name), made / (name or at.name)):
+                if not _copy_regular_file(Path(place, name), temporary / (name or at.name)):
                     return None
-            copy = made if content.endswith("/") else made / at.name
+            copy = temporary if content.endswith("/") else temporary / at.name
             if identity.content(str(copy)) != content:
                 return None
-            if made.parent != kept.parent:  # it goes with this process
+            if temporary.parent != kept.parent:  # deleted when this process ends
                 return str(copy)
             if kept.exists() and not _is_private_copy(at, content):
                 shutil.rmtree(kept)
             with contextlib.suppress(OSError):  # another process was faster
-                made.rename(kept)
+                temporary.rename(kept)
             return str(at) if _is_private_copy(at, content) else None
         finally:
-            if made.parent == kept.parent:
-                shutil.rmtree(made, ignore_errors=True)
+            if temporary.parent == kept.parent:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_private_copy(at: Path, content: str) -> bool:
@@ -93,16 +93,16 @@ def _is_private_copy(at: Path, content: str) -> bool:
 
 
 def _temporary_folder(kept: Path) -> Path:
-    """A new folder that only this user can enter: beside `kept` in the user's cache or, if others can write there or
+    """A new folder that only this user can enter: next to `kept` in the user's cache or, if others can write there or
     this user cannot, a temporary folder that is deleted when this process ends.
     """
     with contextlib.suppress(OSError):
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not exposed(kept.parent):
             return Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
-    made = tempfile.mkdtemp(prefix="nagbench-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return Path(made)
+    temporary = tempfile.mkdtemp(prefix="nagbench-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
 
 
 def _copy_regular_file(place: Path, target: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Attempts at a task that failed: attempts/<digest>/<name>.json. execution/retries.py decides by them how to go on.
+"""Failed attempts at a task: attempts/<digest>/<name>.json. execution/retries.py decides from them how to go on.
 Names sort by time; if two processes report one attempt, they give it the same name.
 
     kind, cause, reason, traceback    the kind of task, and why it ended (orchestrator.execution.failure_causes)
@@ -34,7 +34,7 @@ def keep(store: Store, digest: str, name: str, attempt: Mapping[str, Any]) -> No
 
 
 def read(store: Store, digest: str, since: float = 0.0) -> list[dict[str, Any]]:
-    """The failed attempts at a task since then, oldest first."""
+    """The failed attempts at a task since a time (seconds since the epoch), oldest first."""
     failed = []
     for name in store.list(f"attempts/{digest}"):
         with contextlib.suppress(CorruptFile):

@@ -1,4 +1,4 @@
-"""Checkpoints of a training that runs, and the points of its curves so far.
+"""Checkpoints of a running training, and the points of its curves so far.
 
 In files/<digest>, by step: `checkpoint-<step>.safetensors`, of which the last few are kept, and `progress-<step>.json`
 with the points since the previous one. Both are deleted when the training is done.
@@ -98,8 +98,8 @@ class Checkpoints:
         self.warned, self.warnings_seen = context.warned, 0
         self.resumed_at = 0
         self.telemetry: Telemetry | None = None
-        self.stored = 0  # points
-        self.begun = time.monotonic()  # the last checkpoint or, before the first one, the training
+        self.stored = 0  # points of the curves
+        self.begun = time.monotonic()  # start of the last checkpoint or, before the first one, of the training
         self.copying_s = 0.0
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.writing: Future[None] | None = None
@@ -126,7 +126,7 @@ class Checkpoints:
                 arrays, record = self.store.read_arrays(name)
             except (CorruptFile, MissingFile):
                 continue
-            if "rounded" not in record:  # written by an early version that did not say so: unusable
+            if "rounded" not in record:  # an early version did not record it: unusable
                 self.store.delete(name)
                 continue
             state = {key: torch.from_numpy(array) for key, array in arrays.items()}
@@ -145,7 +145,7 @@ class Checkpoints:
         return self.telemetry
 
     def due(self) -> bool:
-        """Whether to save now: every so often, and once after each warning that this process will be killed."""
+        """Whether to save now: at intervals, and once after each warning that this process will be killed."""
         if self.writing is not None and self.writing.done():
             self.wait()
         if len(self.warned) > self.warnings_seen:
@@ -158,7 +158,7 @@ class Checkpoints:
         return True
 
     def save(self, step: int, state: State) -> None:
-        """Start to write a state, which the caller must not change any more. Raises the error of the previous write."""
+        """Start writing a state, which the caller must not change any more. Raises the error of the previous write."""
         self.copying_s = time.monotonic() - self.begun
         self.wait()
         rows = self.telemetry.rows[self.stored :] if self.telemetry is not None else []
@@ -168,7 +168,7 @@ class Checkpoints:
     def _write(self, step: int, state: State, rows: list[list[float]]) -> None:
         import torch
 
-        rounded = sorted(key for key, tensor in state.items() if tensor.dtype == torch.bfloat16)  # not in numpy
+        rounded = sorted(key for key, tensor in state.items() if tensor.dtype == torch.bfloat16)  # numpy lacks it
         arrays = {key: (t.view(torch.int16) if key in rounded else t).numpy() for key, t in state.items()}
         path = file_name(self.digest, f"checkpoint-{step:09d}.safetensors")
         self.store.create_arrays(path, arrays, {"step": step, "rounded": rounded})

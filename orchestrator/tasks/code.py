@@ -1,6 +1,6 @@
 """The user's own code in a store: copied there at submission, and imported only if it has the digest that a task names.
 
-The digest covers all paths and contents (spec/user_code.py), so changed or added files are found before anything is
+The digest covers all paths and contents (spec/user_code.py), so changed or added files are noticed before anything is
 imported.
 """
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a worker works; none of it changes a result beyond rounding."""
+    """Options of a worker; none changes a result beyond rounding."""
 
     device: str = "cpu"
     micro_batch: int = 256  # samples, or images of a training, in the network at once, on each device
@@ -32,7 +32,7 @@ class Options:
     recompute: bool = False  # activation checkpointing in trainings: less memory, a third more work
 
     def here(self) -> Options:
-        """With the device that `auto` is on this machine."""
+        """These options with `auto` replaced by the device of this machine."""
         if self.device != "auto":
             return self
         import torch
@@ -50,7 +50,7 @@ LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
 
 @dataclass
 class Context:
-    """What a task is given: the store, its worker's options, where to report progress, and what is loaded already."""
+    """What a task is given: the store, its worker's options, where to report progress, and what is already loaded."""
 
     store: Store
     options: Options = field(default_factory=Options)
@@ -98,18 +98,18 @@ class Context:
         return self.load("estimator", digest, make)
 
     def read_plan(self, checksum: str) -> None:
-        """Take in the tasks of a plan of the store. Its name must come from a trusted source."""
+        """Add the tasks of a stored plan. Its name must come from a trusted source."""
         from orchestrator.tasks import stored
 
         if checksum in self.plans:
             return
-        found = stored.read(self.store, checksum)
-        self.tasks = {**found.tasks, **self.tasks}
-        self.places |= found.places
+        plan = stored.read(self.store, checksum)
+        self.tasks = {**plan.tasks, **self.tasks}
+        self.places |= plan.places
         self.plans.add(checksum)
 
     def task(self, digest: str) -> Task:
-        """A task of a plan of the store. Raises ValueError if there is none, or this code gives it another digest."""
+        """A task of a stored plan. Raises ValueError if no plan has it, or if this code gives it another digest."""
         if digest not in self.tasks:
             self._find(digest)
         task = self.tasks[digest]
@@ -124,10 +124,10 @@ class Context:
 
         for name in self.store.list("plans"):
             with contextlib.suppress(CorruptFile):
-                found = stored.read(self.store, name.removesuffix(".json"))
-                if digest in found.tasks:
-                    self.tasks = {**found.tasks, **self.tasks}
-                    self.places = {**found.places, **self.places}
+                plan = stored.read(self.store, name.removesuffix(".json"))
+                if digest in plan.tasks:
+                    self.tasks = {**plan.tasks, **self.tasks}
+                    self.places = {**plan.places, **self.places}
                     return
         raise ValueError(f"no plan in store {self.store.url} has the task {digest}")
 
@@ -162,9 +162,9 @@ class Context:
         return self.load("extractor", digest([params["extractor"], weights]), make)
 
     def rebuild(self, family: str, identity: Mapping[str, Any]) -> Any:
-        """The method that an identity names; a method of the user's from the copy of its source in the store.
+        """The method that an identity names; a user's own from the copy of its source in the store.
 
-        Raises ValueError if this code has another VERSION of one of ours.
+        Raises ValueError if this code has another VERSION of a method of nagbench.
         """
         from nag.registry import find
 
@@ -192,9 +192,9 @@ class Context:
         return here
 
     def model_of(self, digest: str) -> Callable[[Mapping[str, Any]], Any]:
-        """A function that makes the model which the file of a trained network describes. The file may name code of the
-        user's only if its task does, or that of the network that it was fine-tuned from: others may have written the
-        file, but a digest cannot be forged.
+        """A function that makes the model described in the file of a trained network. The file may name a user's code
+        only if its task does, or the task of the network that it was fine-tuned from: others may have written the file,
+        but a digest cannot be forged.
         """
         from nag.checkpoint import described_model
 
@@ -213,7 +213,7 @@ class Context:
         return model
 
     def own(self, family: str, identity: Mapping[str, Any]) -> Any:
-        """A method of the user's, from the copy of its source in the store."""
+        """A user's own method, from the copy of its source in the store."""
         from nag.registry import completed
         from orchestrator.spec.user_code import revived
 
@@ -221,7 +221,7 @@ class Context:
         return revived(cls, self.located(cls, identity["fields"]))
 
     def code(self, source: str, name: str) -> type:
-        """A class of the user's, whose digest a task names. Raises CorruptFile if the store has other code."""
+        """A class in the user's code whose digest a task names. Raises CorruptFile if the store has other code."""
         from orchestrator.spec.user_code import load
         from orchestrator.tasks.code import read
 
@@ -267,9 +267,9 @@ def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | N
             return []
         run_kind(context, task)
         return [None]
-    made: list[int | None] = []
+    numbers: list[int | None] = []
     for number in blocks:
         if not context.store.exists(block_name(digest, number)):
             run_kind(context, task, number)
-            made.append(number)
-    return made
+            numbers.append(number)
+    return numbers

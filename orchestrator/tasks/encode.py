@@ -1,4 +1,5 @@
-"""encode: one block of a data set's training images as latents: of both flips, mean and deviation of the posterior.
+"""encode: one block of a data set's training images as latents: mean and standard deviation of the posterior, of each
+image and its flip.
 
 A block is a shard of nag.datasets.latents; the last one may be shorter. The extract tasks of the same bundle take the
 reference's features from its images while they are in memory. Trainings read the blocks as `Latents`.
@@ -34,7 +35,7 @@ def run(context: Context, task: Task, number: int) -> None:
     data, split, indices = _source(context, task, number)
     autoencoder = task.params["autoencoder"]
     vae = context.load("decoder", digest(autoencoder), lambda: opened(context, autoencoder))
-    kept: list[np.ndarray] = []  # for those extract tasks
+    kept: list[np.ndarray] = []  # for the extract tasks of this bundle
     extracted = any(other.params.get("stream") == task.digest for other in context.tasks.values())
     done = 0
 
@@ -81,7 +82,7 @@ def _images_key(task: Task, number: int) -> str:
 
 
 def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.ndarray]:
-    """The data set, its training split, the originals of a block. Raises ValueError if their number has changed."""
+    """The data set, its training split, a block's indices. Raises ValueError if the number of images has changed."""
     import numpy as np
 
     from nag.datasets.dataset import originals
@@ -95,8 +96,8 @@ def _source(context: Context, task: Task, number: int) -> tuple[Any, Split, np.n
 
 
 def _opened(context: Context, data: Mapping[str, Any]) -> tuple[Any, Split]:
-    made = context.rebuild("datasets", data)
-    return made, made.open("train")
+    dataset = context.rebuild("datasets", data)
+    return dataset, dataset.open("train")
 
 
 def opened(context: Context, autoencoder: Mapping[str, Any]) -> Any:

@@ -1,5 +1,5 @@
 """extract: every output of one extractor on one block of samples, which are decoded first if they are latents; or, for
-the reference, on the images that a block of encode is made of.
+the reference, on the images of a block of encode.
 """
 
 from __future__ import annotations

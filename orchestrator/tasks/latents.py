@@ -52,7 +52,7 @@ class Latents:
         return LatentSplit(paths, self.flip)
 
     def _check(self, number: int, path: str) -> None:
-        """Check a file against its checksum; once it is right, its size and modification time are enough."""
+        """Check a file against its checksum. After that, its size and modification time suffice."""
         from nag.cache import folder
 
         name = block_name(self.task.digest, number)

@@ -19,7 +19,7 @@ from orchestrator.tasks.task import Costs, Kind, Task
 if TYPE_CHECKING:
     import numpy as np
 
-ROUGH = 5e-2  # between bfloat16 and float32, in [-1, 1] (nag.numerics); between two devices it is less
+ROUGH = 5e-2  # difference of bfloat16 from float32, in [-1, 1] (nag.numerics); two devices differ by less
 
 
 def run(context: Context, task: Task) -> None:
@@ -56,8 +56,8 @@ def run(context: Context, task: Task) -> None:
 
 
 def _observe(context: Context, task: Task, g: Any) -> tuple[dict[float, np.ndarray], str | None]:
-    """level -> predictions (count,) on the sampler's states at that level; and, if these states are those of the stored
-    samples up to rounding only, the reason in words, else None.
+    """level -> predictions (count,) on the sampler's states at that level; and why these states equal those of the
+    stored samples only up to rounding, or None.
     """
     import numpy as np
 

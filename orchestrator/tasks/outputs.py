@@ -38,8 +38,8 @@ def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
 
 
 def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside; also for another
-    block, as after a restore into the wrong folder.
+    """A block with its record, checked. Raises MissingFile, or CorruptFile after setting it aside. Another block in its
+    place, as after a restore into the wrong folder, is corrupt too.
     """
     from orchestrator.errors import CorruptFile
 

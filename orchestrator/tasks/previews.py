@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from orchestrator.store.store import Store
 
-PREVIEW = "preview"  # beside the outputs of the extractor
+PREVIEW = "preview"  # its name among the outputs of the extractor
 COUNT = 64  # at most; of block 0 only
 SIDE = 128  # pixels at most; larger pictures are averaged by a whole factor
 
@@ -26,7 +26,7 @@ class NoPicture(ValueError):
 
 
 def of(samples: np.ndarray) -> dict[str, np.ndarray]:
-    """{PREVIEW: pictures} of samples (N, C, H, W): uint8, N at most COUNT, sides at most SIDE; {} of latents."""
+    """{PREVIEW: pictures} of samples (N, C, H, W): uint8, N at most COUNT, sides at most SIDE; {} for latents."""
     return {PREVIEW: smaller(samples[:COUNT])} if _are_images(samples) else {}
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PART = 8192  # rows; equal to nag.metrics.moments.ROWS, so that the moments are those of all rows in one array
 MOMENTS = "moments.safetensors"
-WIDEST = 8192  # beyond it a covariance has over half a GB
+WIDEST = 8192  # columns; of more, a covariance takes over half a GB
 SPLITS = ("train", "held_out")
 
 Outputs = dict[str, "np.ndarray"]  # of an extractor on some images, by name, and their labels
@@ -86,7 +86,7 @@ def _extracted_while_encoded(context: Context, task: Task) -> Task | None:
 
 
 def _from_blocks(context: Context, extract: Task, skipped: dict[str, str]) -> Iterator[Outputs]:
-    """The outputs in the blocks of a task, cut where parts end. Adds the images that it could not read to `skipped`."""
+    """The outputs in the blocks of a task, cut where parts end. Adds the images that were not readable to `skipped`."""
     first = 0
     for number in shards(context.task(extract.stream)):
         arrays, record = read_block(context.store, extract.digest, number)
@@ -116,7 +116,7 @@ def _pieces(context: Context, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _published(context: Context, task: Task, files: _Files) -> None:
-    """From files like those of ADM and clean-fid: moments, if they are of this very extractor, and images."""
+    """Add what a file like those of ADM and clean-fid has: moments, if they are of this extractor, and images."""
     import numpy as np
 
     from nag.reference_statistics import read_statistics, reference_images
@@ -145,12 +145,12 @@ def _image_name(data: Any, split: Any, i: int) -> str:
 
 
 def _moment_name(what: str, output: str) -> str:
-    """The name of a moment, as metrics look for it."""
+    """The name under which metrics look up a moment."""
     return what if output == "features" else f"{what}_{output}"
 
 
 class _Files(Mapping[str, bytes]):
-    """The files of a reference. They are published as they are made, and read back one at a time."""
+    """The files of a reference. Each is published once it is complete; they are read back one at a time."""
 
     def __init__(self, context: Context, task: Task) -> None:
         self.context, self.task = context, task
@@ -261,7 +261,7 @@ class ReferenceArrays(Mapping[str, Any]):
 
     @property
     def source(self) -> str:
-        """What it is made of, for messages: the name of a published file, or the path of a data set."""
+        """Where its images come from, for messages: the name of a published file, or the path of a data set."""
         if "statistics" in self.task.params:
             return os.path.basename(self.context.asset(self.task.params["statistics"]))
         data = self.task.params["data"]

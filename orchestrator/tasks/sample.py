@@ -1,4 +1,4 @@
-"""sample: one block of a stream. Sample i depends on the task's params and on i alone.
+"""sample: one block of a stream. Sample i depends only on the task's params and on i.
 
 Its noise and label come from the sample seed and the network's training seeds (`nag.noise.replicate`).
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nag.samplers.fixed_step import Observe
 
-UNKNOWN_CALLS = 100.0  # a guess for samplers that do not say
+UNKNOWN_CALLS = 100.0  # a guess for samplers that do not report theirs
 
 
 def run(context: Context, task: Task, number: int) -> None:
@@ -50,7 +50,7 @@ def run(context: Context, task: Task, number: int) -> None:
     }
     arrays = {"samples": samples, "labels": labels}
     context.store.create_arrays(block_name(task.digest, number), arrays, record)
-    # For the extract tasks of this bundle.
+    # Keep it loaded for the extract tasks of this bundle.
     context.load("block", block_name(task.digest, number), lambda: (arrays, record))
 
 

@@ -1,5 +1,5 @@
-"""score: one metric of a cell against a reference; or of other images: of held-out ones, for the floor, or, for
-`nagbench score`, of any.
+"""score: one metric of a cell against a reference, or of other images: held-out ones for the floor, any images for
+`nagbench score`.
 
 Only the outputs that the metric needs are read: each output of Inception is 0.4 GB for 50,000 samples.
 """
@@ -31,7 +31,7 @@ def run(context: Context, task: Task) -> None:
     reference = ReferenceArrays(context, params["reference"])
     samples, cost = _samples(context, task, metric.needs)
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
-    # Empty where there are no held-out images.
+    # Without held-out images the outputs are empty, with one dimension.
     wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]
     if metric.extrapolates and wide:  # the report judges whether N is enough for it
         record["dimension"] = max(wide)
@@ -51,7 +51,7 @@ def run(context: Context, task: Task) -> None:
 
 
 def _held_out_needed(task: Task, metric: Any) -> int:
-    """How many held-out images the task needs: to score them, as a reference, or none."""
+    """How many held-out images the task needs, to score them or as a reference; 0 if none."""
     if _split(task) == "held_out":
         return metric.least
     return 2 if metric.against == "held_out" else 0
@@ -78,7 +78,7 @@ def _samples(context: Context, task: Task, needs: frozenset[str]) -> tuple[dict[
 
 
 def _of_cell(context: Context, task: Task, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The same for a cell: its first `count` samples, in the order of their indices."""
+    """`_samples` for a cell: its first `count` samples, in the order of their indices."""
     import numpy as np
 
     count, block = task.params["count"], task.params["block"]

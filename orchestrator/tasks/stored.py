@@ -1,4 +1,4 @@
-"""A plan as the store has it. Its name is the checksum of its content, so whoever was told the name can trust it."""
+"""A plan in the store. Its name is the checksum of its content, so whoever can trust the name can trust the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.tasks.task import KINDS, Task
 
 @dataclass(frozen=True)
 class StoredTasks:
-    """What a stored plan says of the work. Of its cells, and of how they are reported, plan.stored_plan reads."""
+    """The work in a stored plan. Its cells, and how they are reported, are read by plan.stored_plan."""
 
     name: str  # the checksum
     sweep: str
@@ -30,30 +30,30 @@ class StoredTasks:
 
 
 def read(store: Store, name: str) -> StoredTasks:
-    """The plan of that checksum. Raises MissingFile, or CorruptFile for a plan of another name, of wrong shape, or
+    """The plan with this checksum. Raises MissingFile, or CorruptFile for a plan of another name, of wrong shape, or
     whose tasks wait for each other in a circle.
     """
-    found = store.read_record(plan_name(name), repair=False)
-    if checksum(canonical(found).encode()) != name:
+    document = store.read_record(plan_name(name), repair=False)
+    if checksum(canonical(document).encode()) != name:
         raise CorruptFile(f"{plan_name(name)} is another plan: its content does not have that name")
     try:
-        made = {digest: _task(definition) for digest, definition in found["tasks"].items()}
-        order = TopologicalSorter({digest: set(task.inputs) & made.keys() for digest, task in made.items()})
-        held = StoredTasks(
+        tasks = {digest: _task(definition) for digest, definition in document["tasks"].items()}
+        order = TopologicalSorter({digest: set(task.inputs) & tasks.keys() for digest, task in tasks.items()})
+        plan = StoredTasks(
             name=name,
-            sweep=found["sweep"],
-            text=found["text"],
-            keep=found.get("keep", "samples"),
-            tasks={digest: made[digest] for digest in order.static_order()},
-            blocks=found["blocks"],
-            goals=frozenset(found["goals"]),
-            places=found.get("places", {}),
-            document=found,
+            sweep=document["sweep"],
+            text=document["text"],
+            keep=document.get("keep", "samples"),
+            tasks={digest: tasks[digest] for digest in order.static_order()},
+            blocks=document["blocks"],
+            goals=frozenset(document["goals"]),
+            places=document.get("places", {}),
+            document=document,
         )
-        _check(held)
+        _check(plan)
     except (KeyError, TypeError, ValueError, AttributeError, CycleError) as error:
         raise CorruptFile(f"{plan_name(name)} is not a plan ({type(error).__name__}: {error})") from error
-    return held
+    return plan
 
 
 def _task(definition: Any) -> Task:
@@ -63,11 +63,11 @@ def _task(definition: Any) -> Task:
     return Task(kind, params, inputs)
 
 
-def _check(held: StoredTasks) -> None:
-    if not all(isinstance(number, int) and number >= 0 for number in held.blocks.values()):
+def _check(plan: StoredTasks) -> None:
+    if not all(isinstance(number, int) and number >= 0 for number in plan.blocks.values()):
         raise ValueError("a number of blocks is not a whole number")
-    for digest in (*held.blocks, *held.goals):
-        if digest not in held.tasks:
+    for digest in (*plan.blocks, *plan.goals):
+        if digest not in plan.tasks:
             raise ValueError(f"it has no task {digest}")
-    if not all(isinstance(text, str) for text in (held.sweep, held.text, held.keep, *held.places.values())):
+    if not all(isinstance(text, str) for text in (plan.sweep, plan.text, plan.keep, *plan.places.values())):
         raise ValueError("a name, a place or the YAML is not text")

@@ -1,6 +1,6 @@
 """Task: a node of the plan, named by its digest. Kind: the properties that tasks of one kind share.
 
-To add a kind, write a file beside this one with a `KIND`, and add its name to KINDS.
+To add a kind, write a file next to this one with a `KIND`, and add its name to KINDS.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ORIGINAL = "original"  # a checkpoint as the user gave it
 class Task:
     """A node of the plan.
 
-    params: all that changes the result. inputs: the digests in params of the tasks whose output it reads. source: a
-    file of the user's that the engine copies into the store first; params has its content.
+    params: all that changes the result. inputs: digests of the tasks whose output it reads, all of them in params.
+    source: a file of the user's that the engine copies into the store first; params has the checksum of its content.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Task:
 
     @property
     def trains(self) -> Literal["network", "extractor", ""]:
-        """What a train task trains: a network (a generator or an estimator) or an extractor. Empty where it only
+        """What a train task trains: a network (a generator or an estimator) or an extractor. Empty if it only
         converts a checkpoint, and for other kinds.
         """
         if self.kind != "train":
@@ -68,7 +68,7 @@ def shards(task: Task) -> range:
 
 
 class Costs(Protocol):
-    """What the estimate of a task may ask of a plan."""
+    """The part of a plan that the estimate of a task may use."""
 
     @property
     def tasks(self) -> Mapping[str, Task]: ...
@@ -94,13 +94,13 @@ class Kind:
     run: Callable[..., None]  # run(context, task), or run(context, task, number) for one block
     guess_s: Callable[[Task, Costs], float]  # seconds of a task or block if none of its cost class was measured
     makes_blocks: bool = False
-    finite: bool = False  # the number of blocks is fixed, and whoever reads them reads all
+    finite: bool = False  # the number of blocks is fixed, and a task that reads them reads all
     scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
     distributed: bool = False  # several processes may do one task together
     resumes: bool = False  # an interrupted task resumes from its newest checkpoint
     unit: str = "tasks"  # of the progress bars
     column: str = ""  # of `du`, in which its files are counted
-    cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take as long per unit of cost
+    cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take equally long per unit
     # What the seconds of a task or block grow with: as planned or, if its record is given, as it was done.
     cost_units: Callable[[Task, Costs, Mapping[str, Any] | None], float] = lambda task, costs, record: 1.0
 

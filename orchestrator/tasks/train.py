@@ -25,7 +25,7 @@ from orchestrator.tasks.task import ORIGINAL, Costs, Kind, Task
 if TYPE_CHECKING:
     from nag.training import Training
 
-BACKWARD = 3  # what a training step costs in evaluations of its images
+BACKWARD = 3  # cost of a training step, in evaluations of its images
 TO_DO, DONE, HELD = range(3)
 
 
@@ -93,7 +93,7 @@ def _train_network(context: Context, task: Task, world: World) -> None:
 
 
 def _take_lease(context: Context, task: Task, world: World, kept: contextlib.ExitStack) -> int:
-    """TO_DO, DONE or HELD. The first process finds out, and holds the lease until `kept` closes; all get the answer."""
+    """TO_DO, DONE or HELD. The first process takes the lease, until `kept` closes, and sends the status to all."""
     import torch
 
     status = TO_DO
@@ -109,7 +109,7 @@ def _take_lease(context: Context, task: Task, world: World, kept: contextlib.Exi
 def _trained(
     context: Context, task: Task, training: Training, world: World
 ) -> tuple[bytes, dict[str, Any], Checkpoints | None]:
-    """The file of the network, its record, and its checkpoints; empty but in the first process, which writes them."""
+    """The file of the network, its record, and its checkpoints; empty except in the first process."""
     import torch
 
     from nag.checkpoint import dump_network
@@ -173,7 +173,7 @@ def _trained(
 
 
 def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> Any:
-    """A new module. Its initial weights are not drawn if a checkpoint has them all: for XL that takes half a minute."""
+    """A new module. Its initial weights are not drawn if a checkpoint has them all; for XL that saves half a minute."""
     import torch
 
     from nag.registry import source_of
@@ -222,7 +222,7 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     from nag.registry import source_of
     from nag.seeding import seeded
 
-    # As in nag.checkpoint: a module of the user's may not be made on the meta device.
+    # As in nag.checkpoint: a user's module may have state outside state_dict, so it is built on the CPU.
     with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
