@@ -51,7 +51,7 @@ def run(
     processes: Annotated[int, typer.Option(min=1, help="Processes that train one network together.")] = 1,
     max_gpu_hours: HoursOption = None,
 ) -> int:
-    """Do what is missing of a sweep, then compare. To resume, extend or repair, run the same command again."""
+    """Do the missing work of a sweep, then compare. To resume, extend or repair it, run the same command again."""
     from orchestrator.backends.campaign import begin, check_divides, patiently
     from orchestrator.backends.inline import Inline
     from orchestrator.backends.kinds import at

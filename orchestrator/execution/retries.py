@@ -61,7 +61,7 @@ def decide(attempts: Sequence[Attempt]) -> Decision:
             return Decision(give_up=reason)
     for attempt in _of(attempts, "host_memory"):
         if attempt.get("at_memory_bound") or attempt.get("doublings", 0) >= DOUBLINGS_AT_MOST:
-            return Decision(give_up=f"{attempt['reason']}; it had all the memory that it may have")
+            return Decision(give_up=f"{attempt['reason']}; it already had the most memory that the site allows")
     for attempt in _of(attempts, "device_memory"):
         if attempt.get("micro_batch", 0) <= 1:
             return Decision(give_up=f"{attempt['reason']}, even with one sample at a time")

@@ -190,7 +190,7 @@ def logged(store: Store | None, digest: str, blocks: list[int] | None) -> Iterat
             what = "" if blocks_made == [None] else f", blocks {blocks_made}"
             _write(f"done in {time.monotonic() - started:.1f} s by process {os.getpid()}{what}")
         else:
-            _write("it was done before")
+            _write("already done")
     finally:
         os.dup2(kept, 1)
         os.dup2(kept, 2)

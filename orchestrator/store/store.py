@@ -109,7 +109,7 @@ class Store:
         except FileNotFoundError:
             return
         except (ValueError, AttributeError, RecursionError) as error:
-            raise BadInput(f"store {self.url}: {MARKER} is not readable; is this a folder of nagbench?") from error
+            raise BadInput(f"store {self.url}: {MARKER} is not valid; is this a nagbench store?") from error
         if version != FORMAT:
             raise BadInput(
                 f"store {self.url} has format {version}, this nagbench writes format {FORMAT}: "

@@ -36,7 +36,7 @@ def path(store: Store, content: str) -> str:
         checked = _private_path(checked, content)
     if checked is None:
         set_aside(store, content)
-        raise CorruptFile(f"{asset_folder(content)} is not what was put there; it will be copied again")
+        raise CorruptFile(f"{asset_folder(content)} has other content than its name says; it will be copied again")
     return checked
 
 

@@ -21,7 +21,7 @@ def read(store: Store, source: str) -> Code:
     files = {"main": manifest["main"], "files": manifest["files"]}
     if digest(files) != source:
         store.remove(code_record(source))
-        raise CorruptFile(f"{code_record(source)} lists other code than that of its name; it was set aside")
+        raise CorruptFile(f"{code_record(source)} lists code that its name does not match; it was set aside")
     contents: dict[str, bytes] = {}
     for path, wanted in manifest["files"].items():
         name = code_name(source, path)

@@ -35,7 +35,7 @@ def read(store: Store, name: str) -> StoredTasks:
     """
     document = store.read_record(plan_name(name), repair=False)
     if checksum(canonical(document).encode()) != name:
-        raise CorruptFile(f"{plan_name(name)} is another plan: its content does not have that name")
+        raise CorruptFile(f"{plan_name(name)} is another plan: its content does not match its name")
     try:
         tasks = {digest: _task(definition) for digest, definition in document["tasks"].items()}
         order = TopologicalSorter({digest: set(task.inputs) & tasks.keys() for digest, task in tasks.items()})
@@ -70,4 +70,4 @@ def _check(plan: StoredTasks) -> None:
         if digest not in plan.tasks:
             raise ValueError(f"it has no task {digest}")
     if not all(isinstance(text, str) for text in (plan.sweep, plan.text, plan.keep, *plan.places.values())):
-        raise ValueError("a name, a place or the YAML is not text")
+        raise ValueError("a name, a path or the YAML is not text")

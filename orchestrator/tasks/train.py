@@ -207,7 +207,9 @@ def _tuned(
     kept = {name: parents[name] for name in new if name in parents and parents[name].shape == new[name].shape}
     if training.only != "all" and description.num_classes != data.num_classes:
         classes = f"{description.num_classes} classes, the data {data.num_classes}"
-        raise ValueError(f"{source} has {classes}: train all of it, only: {training.only} would leave those untrained")
+        raise ValueError(
+            f"{source} has {classes}: only: {training.only} would leave them untrained, so train all of it"
+        )
     if training.class_table == "new":
         for name in _class_tables(model, data, module):
             kept.pop(name, None)

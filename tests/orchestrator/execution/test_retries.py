@@ -120,7 +120,7 @@ def test_memory_of_the_host_is_doubled_up_to_the_bound() -> None:
     assert decide([attempt("host_memory", doublings=0), attempt("host_memory", doublings=1)]).doublings == 2
     late = [attempt("host_memory", doublings=1), attempt("host_memory", at=9, doublings=0)]
     assert decide(late).doublings == 2  # another bundle of the first wave says so later
-    words = "it used more memory than it asked for; it had all the memory that it may have"
+    words = "it used more memory than it asked for; it already had the most memory that the site allows"
     assert decide([attempt("host_memory", at_memory_bound=True)]).give_up == words
     assert decide([attempt("host_memory", doublings=3)]).give_up == words
     assert decide([attempt("host_memory"), attempt("died", doublings=1)]).doublings == 1  # it stays doubled

@@ -129,7 +129,7 @@ def test_a_worker_that_reads_planted_code_refuses_it(own: Ran, store: Store, mar
     sources = list(own.plan.sweep.code)
     for source, code in own.plan.sweep.code.items():
         plant_code(store, source, evil(marker, main=code.main))
-    with pytest.raises(Exception, match=r"code/[0-9a-f]{32}\.json lists other code than that of its name"):
+    with pytest.raises(Exception, match=r"code/[0-9a-f]{32}\.json lists code that its name does not match"):
         worker.run(store.root, digest, [0])
     for source in sources:  # the right manifest, and one file of several that is not in it as it should be
         overwrite(store, code_record(source), sealed(own.plan.sweep.code[source].manifest))
@@ -179,7 +179,7 @@ def test_a_plan_under_the_name_of_another(own: Ran, store: Store, marker: Path) 
     for source in own.plan.sweep.code:
         text = text.replace(source, code.digest)
     overwrite(store, plan_name(name), sealed(json.loads(text)))
-    with pytest.raises(Exception, match="is another plan: its content does not have that name"):
+    with pytest.raises(Exception, match="is another plan: its content does not match its name"):
         Context(store, Options()).read_plan(name)
     again = run_here(own.plan.sweep.path, store.root)
     assert metrics(again.document()) == metrics(own.document())
@@ -237,7 +237,7 @@ def test_an_asset_of_equal_size_and_time(tmp_path: Path, marker: Path) -> None:
     os.replace(tmp_path / "other", there)
     os.utime(there, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (there.stat().st_size, there.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    with pytest.raises(Exception, match=r"assets/[0-9a-f]{32} is not what was put there"):
+    with pytest.raises(Exception, match=r"assets/[0-9a-f]{32} has other content than its name says"):
         assets.path(store, known)
     overwrite(store, f"assets/{known}/net.pt", b"b" * 100)  # again, before the next submission
     assert assets.keep(store, known, file) == [f"assets/{known}/net.pt"]
@@ -266,7 +266,7 @@ def test_an_asset_of_a_shared_store_is_used_from_ones_own_cache(
     assert (tmp_path / "cache/nagbench/assets").stat().st_mode & 0o077 == 0
     (folder / "net.safetensors").write_bytes(b"b" * 100)
     assert file.read_bytes() == b"a" * 100
-    with pytest.raises(CorruptFile, match="is not what was put there"):
+    with pytest.raises(CorruptFile, match="has other content than its name says"):
         assets.path(store, known)
     assets.keep(store, known, source)
     folder.chmod(0o777)

@@ -169,7 +169,7 @@ def test_a_store_of_another_format(store: Store) -> None:
 
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "nagbench.json").write_text("hello")
-    with pytest.raises(BadInput, match=r"is this a folder of nagbench\?"):
+    with pytest.raises(BadInput, match=r"is this a nagbench store\?"):
         Store(str(tmp_path)).check_format()
 
 
