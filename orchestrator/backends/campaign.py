@@ -112,7 +112,7 @@ def tracking_of(campaign: Campaign) -> str:
         raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}.") from error
 
 
-Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # makes, of a campaign, what a reconcile job calls
+Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # from a campaign, makes what a reconcile job calls
 
 
 def check_store(store: Store) -> None:

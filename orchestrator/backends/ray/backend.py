@@ -38,7 +38,7 @@ TURN_S = 10.0  # an actor without messages answers after this time
 GATHER_S = 0.5  # an actor collects messages for this long, or longer where there are many actors
 ANSWERS_A_S = 200.0  # of all actors together
 FAILED_STARTS_AT_MOST = 8  # in a row
-FIRST_DOUBLING_GB = 4.0  # is doubled where the site sets no memory
+FIRST_DOUBLING_GB = 4.0  # is doubled if the site sets no memory
 PEER_FAILED = "PeerFailed: "  # nag.distributed's error in a process whose peer has gone
 LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # Ray's words where it killed an actor to free memory
 
@@ -283,7 +283,7 @@ class Ray:
             peer.ref = peer.remote.turn.remote(message, 0.0, None)  # answers when the bundle ends
 
     def _dismiss_idle(self) -> None:
-        """Dismiss workers without work that others wait for room of, and those that have been idle for IDLE_S."""
+        """Dismiss workers without work if others wait for room, or after they have been idle for IDLE_S."""
         now, ready = time.monotonic(), self.queue.requests_ready()
         without_room = any(self._has_no_room(request, now) for request in ready)
         for worker in list(self.workers):

@@ -76,7 +76,7 @@ def _names(kind: str, digest: str, blocks: tuple[int, ...] | None) -> list[str]:
 
 
 def close_finished_waves(store: Store, sweep: str) -> None:
-    """Close the waves of which nothing is in the queue any more. Call when nothing is left to queue."""
+    """Close the waves that have nothing left in the queue. Call when nothing is left to queue."""
     if waves(store, sweep):
         with queue_lock(store), contextlib.suppress(QueryFailed):
             jobs = ArrayJobs(store, sweep, Commands())

@@ -225,11 +225,11 @@ def _steps(tasks: Sequence[str], numbers: Sequence[int] | None) -> Steps:
 def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any]) -> Bundle:
     micro_batch, doublings, steps = flat
     if isinstance(steps, dict):
-        made = tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps["steps"])
+        pairs = tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps["steps"])
     else:
-        made = _steps([digests[place] for place in steps[0]], steps[1])
+        pairs = _steps([digests[place] for place in steps[0]], steps[1])
     return Bundle(
-        made,
+        pairs,
         array["plan"],
         array["kind"],
         array["network"],
