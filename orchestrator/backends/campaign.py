@@ -131,7 +131,7 @@ def shared_folder(store: Store, site: Site) -> Path:
 
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
-    """Call `do`, again after transient errors of a cluster: an engine goes on from what the store has. Raises the error
+    """Call `do`; retry after transient errors of a cluster: an engine goes on from what the store has. Raises the error
     if it lasts for PATIENCE_S.
     """
     since = began = time.monotonic()

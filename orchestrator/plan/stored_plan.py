@@ -1,4 +1,4 @@
-"""A plan as the store keeps it, under the checksum of its content; and the plan of a sweep that a store has by name.
+"""Plans as the store keeps them, under the checksum of their content; and the plan of a sweep, by the sweep's name.
 
 A plan read by a known checksum can be trusted. One that is found by the sweep's name is only read and shown.
 """

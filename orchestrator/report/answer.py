@@ -143,7 +143,7 @@ def _short(results: Results, comparisons: Sequence[Comparison], group: Group, me
 
 
 def _verb(results: Results, row: Comparison, group: Group, metric: str, outcome: str) -> str:
-    """`beats` only where neither the setting nor the baseline was chosen on these samples."""
+    """`beats` only if neither the setting nor the baseline was chosen on these samples."""
     chosen = row.selected or len(rivals(groups(results, row.arm), metric)) > 1
     return (CHOSEN_VERBS if chosen else VERBS).get(outcome, f"is {outcome} than")
 

@@ -51,7 +51,7 @@ class Content:
     answer: tuple[str, ...]
     limits: tuple[str, ...]
     arms: tuple[Table, ...]
-    settings: tuple[Table, ...]  # every setting, where arms have several
+    settings: tuple[Table, ...]  # every setting, if arms have several
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None

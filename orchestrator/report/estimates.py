@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate(group: Group, metric: str) -> Estimate | None:
-    """Over the training seeds that are scored; None if there is none."""
+    """The estimate over the training seeds that are scored; None if there are none."""
     from nag.intervals import t_interval
 
     trainings = list(group.by_training().values())

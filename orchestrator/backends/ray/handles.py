@@ -67,14 +67,14 @@ class WorkerHandle(ActorHandle):
         self.ending, self.lost, self.settles = end, lost, time.monotonic() + SETTLE_S
 
     def settled(self) -> bool:
-        """Whether no better cause than that of `ending` can come: nobody else is to report, or SETTLE_S has passed."""
+        """Whether no better cause than that of `ending` can come: no other report is due, or SETTLE_S has passed."""
         if self.ending is None:
             return False
         reported = self.ref is None and (self.lost or all(peer.ref is None for peer in self.peers))
         return reported or time.monotonic() >= self.settles
 
     def kill(self) -> None:
-        """End the actors. One that cannot be reached may go on."""
+        """End the actors. One that cannot be reached may keep running."""
         import ray
         from ray.util.placement_group import remove_placement_group
 

@@ -15,7 +15,7 @@ from orchestrator.errors import unknown
 
 @method
 class RayWorker:
-    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one where the cluster
+    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one if the cluster
     has GPUs. resources: custom ones of the cluster, by name.
     """
 

@@ -1,6 +1,6 @@
 """Pack bundles into job arrays: one array per stage, network and class of resources. Pure functions.
 
-An array task gets as many bundles as fill the site's target time, so that starting it costs little. Where there is less
+An array task gets as many bundles as fill the site's target time, so that starting it costs little. If there is less
 to do, the work is spread over as many array tasks as may run at once, as long as each is worth starting.
 """
 

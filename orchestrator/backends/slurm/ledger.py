@@ -128,7 +128,7 @@ def _stop(jobs: ArrayJobs, only: frozenset[str] | None) -> tuple[set[str], list[
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:
-    """Tasks in the newest plans of other sweeps that have waves which nobody has cancelled."""
+    """Tasks in the newest plans of other sweeps with waves that are not cancelled."""
     tasks: set[str] = set()
     for other in store.list("waves"):
         stops = [read_stop(store, wave) for wave in waves(store, other)] if other != sweep else []

@@ -1,4 +1,4 @@
-"""Sites of kind slurm: submit a sweep, and ask for or cancel what is queued.
+"""Sites of kind slurm: submit a sweep, and show or cancel what is queued.
 
 With `reconcile: job`, a short job after each wave runs the engine again, so that repairs, and work that waits for a
 measured speed or for room in the queue, need no user. With `reconcile: manual`, all is queued at once, and the user

@@ -76,7 +76,7 @@ def _short(text: str) -> str:
 @dataclass(frozen=True)
 class Stop:
     """What the user cancelled of a wave, and when. only: these tasks; None for all. whole: the user cancelled the whole
-    sweep, and what goes on is needed by another one.
+    sweep, and what still runs is needed by another one.
     """
 
     only: frozenset[str] | None
