@@ -1,7 +1,7 @@
 """A sweep in a notebook: `open_sweep("digits")` gives cells as a table, samples and features as arrays.
 
-Nothing is written and nothing is computed; what is not there yet is missing, and says so. Errors are those of
-orchestrator.errors, and IndexError for samples beyond what is kept.
+Nothing is written or computed; what is not there yet is reported as missing. Errors are those of orchestrator.errors,
+and IndexError for samples that are not kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def open_sweep(sweep: str | Path, store: str | Path | None = None) -> OpenSweep:
     """A sweep of a store, by its name or its file. The store: `store`, else $NAGBENCH_STORE, else results/store below
     the current folder.
 
-    Raises BadInput for a wrong sweep, for a name that the store does not know, and where there is no such store.
+    Raises BadInput for an invalid sweep, for a name that the store does not know, and if there is no such store.
     """
     url = str(store or os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE)
     opened = Store(url)
@@ -46,12 +46,12 @@ def open_sweep(sweep: str | Path, store: str | Path | None = None) -> OpenSweep:
 
 
 def is_name(sweep: str | Path) -> bool:
-    """Whether that is the name of a sweep in a store, and not of a file."""
+    """Whether this is the name of a sweep in a store, and not of a file."""
     return isinstance(sweep, str) and NAME.fullmatch(sweep) is not None and not os.path.isfile(sweep)
 
 
 class OpenSweep:
-    """What `open_sweep` gives. A cell is named by its digest or the first letters of it, or by a row of `cells()`."""
+    """A sweep of a store. A cell is named by its digest, by the start of it, or by a row of `cells()`."""
 
     def __init__(self, plan: StoredPlan, store: Store) -> None:
         self.plan, self.store = plan, store
@@ -61,7 +61,7 @@ class OpenSweep:
         return f"<sweep {self.plan.sweep.name}: {len(self.plan.cells)} cells of {arms}; store {self.store.url}>"
 
     def results(self) -> Results:
-        """All that is recorded by now, as the reports use it."""
+        """Everything that is recorded so far, as reports use it."""
         return collect(self.plan, self.store)
 
     def cells(self) -> pd.DataFrame:
@@ -117,9 +117,9 @@ class OpenSweep:
             if scored.extractor != wanted:
                 continue
             names.append(scored.metric.name)
-            found = influence(self.store, scored.task) if metric in (None, names[-1]) else None
-            if found is not None:
-                return found
+            array = influence(self.store, scored.task) if metric in (None, names[-1]) else None
+            if array is not None:
+                return array
         if metric is not None and metric not in names:
             raise BadInput(unknown("metric", metric, names))
         raise BadInput(
@@ -127,7 +127,7 @@ class OpenSweep:
         )
 
     def _cell(self, cell: Any) -> StoredCell:
-        """The cell of a digest, of the first letters of one, or of a row."""
+        """The cell of a digest, of the start of one, or of a row."""
         if not isinstance(cell, str):
             cell = (
                 cell["digest"] if isinstance(cell, Mapping) or hasattr(cell, "keys") else getattr(cell, "digest", cell)
@@ -140,7 +140,7 @@ class OpenSweep:
         return str(self.plan.tasks[task].params["extractor"]["name"])
 
     def _extract(self, cell: StoredCell, extractor: str | None) -> str:
-        """The task that makes a cell's features: of the extractor of that name, by default of the sweep's first."""
+        """The task that makes a cell's features with the extractor of this name, by default the sweep's first."""
         tasks = {self._extractor_of(task): task for task in cell.extracts}
         if not tasks:
             raise BadInput(f"sweep {self.plan.sweep.name} scores nothing, so it has no features.")
@@ -149,7 +149,7 @@ class OpenSweep:
         return tasks[extractor or next(iter(tasks))]
 
     def _rows(self, task: str, array: str, indices: Iterable[int] | int | None, cell: StoredCell) -> np.ndarray:
-        """Rows of the stored blocks of a sample or extract task. A damaged block is only reported: this reads."""
+        """Rows of the stored blocks of a sample or extract task. A damaged block is only reported, not repaired."""
         import numpy as np
 
         count, block = cell.count, self.plan.tasks[cell.stream].params["block"]
@@ -187,14 +187,14 @@ class OpenSweep:
 def _whole(indices: Iterable[int] | int) -> Any:
     import numpy as np
 
-    found = np.asarray(indices if isinstance(indices, int | np.ndarray) else list(indices))
-    if found.size and not np.issubdtype(found.dtype, np.integer):
-        raise BadInput(f"indices must be whole numbers, such as range(16) or [0, 5]; got {found.dtype} values.")
-    return found
+    array = np.asarray(indices if isinstance(indices, int | np.ndarray) else list(indices))
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise BadInput(f"indices must be whole numbers, such as range(16) or [0, 5]; got {array.dtype} values.")
+    return array
 
 
 def _kept(numbers: set[int], block: int) -> str:
-    """Which indices there are, in words."""
+    """A message that says which indices are kept."""
     if not numbers:
         return "is not there: nothing of it is kept, or it is not sampled yet."
     end = next(n for n in range(max(numbers) + 2) if n not in numbers)

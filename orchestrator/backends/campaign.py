@@ -112,7 +112,7 @@ def tracking_of(campaign: Campaign) -> str:
         raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}.") from error
 
 
-Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # makes, of a campaign, what a reconcile job calls
+Remote = Callable[[Mapping[str, Any]], Callable[[int], Any]]  # from a campaign, makes what a reconcile job calls
 
 
 def check_store(store: Store) -> None:
@@ -131,7 +131,7 @@ def shared_folder(store: Store, site: Site) -> Path:
 
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
-    """Call `do`, again after transient errors of a cluster: an engine goes on from what the store has. Raises the error
+    """Call `do`; retry after transient errors of a cluster: an engine goes on from what the store has. Raises the error
     if it lasts for PATIENCE_S.
     """
     since = began = time.monotonic()

@@ -38,4 +38,4 @@ def weights(needed: Iterable[str]) -> list[Row]:
 
 def missing_weights(plan: Plan) -> list[str]:
     """The names of downloaded weights that a sweep needs and that are not on this machine."""
-    return [found.name for found in plan.outside.values() if isinstance(found, MissingWeights)]
+    return [each.name for each in plan.outside.values() if isinstance(each, MissingWeights)]

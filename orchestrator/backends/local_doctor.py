@@ -50,7 +50,7 @@ LIBRARIES = (
 
 
 def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
-    """Check this machine. Nothing is changed: the store gets one file, which is removed again.
+    """Check this machine. This changes nothing: the one file that it writes into the store is removed again.
 
     needed: names of pretrained weights that a sweep needs.
     """

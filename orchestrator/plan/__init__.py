@@ -1,1 +1,1 @@
-"""From a Sweep to its tasks, a pure function; what is done, what is missing."""
+"""From a Sweep to its tasks, a pure function; and which tasks are done or missing."""

@@ -20,10 +20,10 @@ Finding = tuple[str, str]  # the key that names it; what it is, and what to do
 
 def absent(plan: Plan) -> list[str]:
     """A line for each absent input: its first key, what it is and what to do. No file is read."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key, what in (*_of_networks(plan), *_of_score(plan.sweep)):
-        found.setdefault(what, key)
-    return [f"{key}: {what}" for what, key in found.items()]
+        keys.setdefault(what, key)
+    return [f"{key}: {what}" for what, key in keys.items()]
 
 
 def refuse(plan: Plan) -> None:
@@ -62,12 +62,12 @@ def _of(key: str, method: Any) -> Iterator[Finding]:
     """The absent files and folders of a method (FILES and FOLDERS, nag.registry)."""
     if method is None:
         return
-    for found in outside(method, compute=False).values():
-        if isinstance(found, MissingWeights):
-            yield key, f"the weights {found.name}: nagbench fetch {found.name}"
-        elif isinstance(found, Absent) and found.copied:
-            is_name = not os.path.isabs(found.place) and key.endswith((".autoencoder", ".decode"))
-            fix = f"hf download {found.place}, or give the path of a folder" if is_name else PUT
-            yield key, f"{found.place}: there is no such file or folder; {fix}"
-        elif isinstance(found, Absent):
-            yield key, f"{found.place}: there is no such folder; {LAYOUT}"
+    for each in outside(method, compute=False).values():
+        if isinstance(each, MissingWeights):
+            yield key, f"the weights {each.name}: nagbench fetch {each.name}"
+        elif isinstance(each, Absent) and each.copied:
+            is_name = not os.path.isabs(each.place) and key.endswith((".autoencoder", ".decode"))
+            fix = f"hf download {each.place}, or give the path of a folder" if is_name else PUT
+            yield key, f"{each.place}: there is no such file or folder; {fix}"
+        elif isinstance(each, Absent):
+            yield key, f"{each.place}: there is no such folder; {LAYOUT}"

@@ -1,4 +1,4 @@
-"""Tasks as a plan is made of them, equal ones merged. Methods are frozen and shared, so each identity is made once."""
+"""Build the tasks of a plan; equal ones are merged. Methods are frozen and shared, so identities are computed once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.yaml_nodes import mistake_at
 from orchestrator.tasks.task import Task
 
-BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and a number in memory several times
+BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and several numbers in memory
 SHARD = 1_000  # images in a block of latents: at 256 x 256 it has 65 MB
 
 
 class TaskBuilder:
-    """Without `hashes` no checkpoint is read: one that was never read before is then of a content of its own. sweep:
-    what is planned, in whose file mistakes are shown; None where no network is.
+    """hashes: False reads no checkpoint; one that was never read then counts as a content of its own. sweep: the one to
+    plan, for errors in its file; None if there is no network.
     """
 
     def __init__(self, hashes: bool = True, sweep: Sweep | None = None) -> None:
@@ -37,11 +37,11 @@ class TaskBuilder:
         self._networks: dict[int, str] = {}
         self._plain: dict[int, Any] = {}
         self.reported: dict[tuple[int, int, str], Reported] = {}  # by metric and extractor, one object for all cells
-        self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what their cells' scores share
+        self.scorings: dict[tuple[int, int], Any] = {}  # by network and extractor: what scores of their cells share
         self.encoded: dict[str, str] = {}  # by the identity of a data set's images: the task that encodes them
 
     def check_size(self, path: str) -> None:
-        """Raise BadInput where the sweep at this path has too many blocks to handle."""
+        """Raise BadInput if the sweep at this path has too many blocks to handle."""
         if (blocks := sum(self.blocks.values())) > BLOCKS_AT_MOST:
             raise BadInput(
                 f"{path}: its cells need {blocks:,} blocks, each a file; at most {BLOCKS_AT_MOST:,} are allowed. Raise "
@@ -61,13 +61,13 @@ class TaskBuilder:
     def identity(self, instance: Any) -> dict[str, Any]:
         if id(instance) not in self._identities:
             self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
-            found = identity.outside(instance, compute=self.hashes)
-            for each in found.values():
+            outside = identity.outside(instance, compute=self.hashes)
+            for each in outside.values():
                 self.reads(each)
         return self._identities[id(instance)]
 
     def network(self, network: Network) -> str:
-        """The digest of the task that makes the network: trains it, or takes it into the store from its file."""
+        """The digest of the task that makes the network: trains it, or imports its file into the store."""
         if id(network) not in self._networks:
             self._networks[id(network)] = self._loaded(network) if network.checkpoint else self._trained(network)
         return self._networks[id(network)]
@@ -75,25 +75,25 @@ class TaskBuilder:
     def _loaded(self, network: Network) -> str:
         assert network.checkpoint is not None
         here = os.path.exists(network.checkpoint)
-        found = content(network.checkpoint, compute=self.hashes) if here else self._absent(network.checkpoint)
-        params: dict[str, Any] = {"checkpoint": found}
+        file_content = content(network.checkpoint, compute=self.hashes) if here else self._absent(network.checkpoint)
+        params: dict[str, Any] = {"checkpoint": file_content}
         params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
         return self.add("train", params, source=network.checkpoint if here else "")
 
     def _absent(self, path: str) -> str:
-        """In place of the content of a file that is not on this machine: the plan can be made, and not be run."""
-        found = Absent.at(path, copied=True)
-        self.reads(found)
-        return found.content
+        """A placeholder for the content of a file that is not on this machine: the plan can be made, but not run."""
+        absent = Absent.at(path, copied=True)
+        self.reads(absent)
+        return absent.content
 
-    def reads(self, found: Outside) -> None:
-        """Note what tasks read. One file may be both: a data set, read where it lies, and a reference, copied."""
-        self.outside[found.content, found.copied] = found
+    def reads(self, outside: Outside) -> None:
+        """Note an input of tasks. One file may be both a data set, read in place, and a reference, copied."""
+        self.outside[outside.content, outside.copied] = outside
 
     def _trained(self, network: Network) -> str:
         data, needs = self.states(network)
         params: dict[str, Any] = {"data": data, "train": training_identity(network.train)}
-        if network.init is not None:  # what the network is, its parent says
+        if network.init is not None:  # its parent defines what the network is
             parent = self.network(network.init)
             return self.add("train", {**params, "init": parent}, (parent, *needs))
         model, interpolant = self.identity(network.model), self.identity(network.interpolant)
@@ -107,7 +107,7 @@ class TaskBuilder:
         return self.identity(data)
 
     def states(self, network: Network) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The identity of what a network is trained on, with the tasks that it needs: its images, or their latents."""
+        """The identity of a network's training data, images or latents, and the tasks that the data need."""
         if network.autoencoder is None:
             return self.identity(network.data), ()
         images, count = self.images(network.data), images_in(network, self.sweep)
@@ -117,7 +117,7 @@ class TaskBuilder:
         return {"encode": encode, "flip": network.data.flip}, (encode,)
 
     def taken_while_encoded(self, opened: Mapping[str, Any], images: Mapping[str, Any]) -> tuple[str, ...]:
-        """The task that takes an extractor's outputs on images that are encoded too, in the same pass over them."""
+        """The task that takes an extractor's outputs on images in the pass that encodes them; () if none does."""
         encode = self.encoded.get(canonical(images))
         if encode is None:
             return ()
@@ -134,8 +134,8 @@ class TaskBuilder:
         return {"extractor": self.identity(extractor), "weights": weights}
 
     def reference(self, opened: Mapping[str, Any], held: Mapping[str, Any], rows: int) -> str:
-        """The task of a reference that has the outputs of an open extractor on `held`: {"data": ...} or, of a published
-        file, {"statistics": ..., "moments": ...}.
+        """The task that makes a reference: an open extractor's outputs on `held`, which is {"data": ...} or, for a
+        published file, {"statistics": ..., "moments": ...}.
         """
         needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
         needs += self.taken_while_encoded(opened, held["data"]) if "data" in held else ()
@@ -149,9 +149,9 @@ class TaskBuilder:
         place = reference.fetched() if self.hashes else reference.local()
         if place is None:
             return f"unread {reference.path}"
-        found = content(place, compute=self.hashes)
-        self.reads(Outside(place, found, copied=True))
-        return found
+        file_content = content(place, compute=self.hashes)
+        self.reads(Outside(place, file_content, copied=True))
+        return file_content
 
 
 def training_identity(training: Any) -> dict[str, Any]:
@@ -159,10 +159,10 @@ def training_identity(training: Any) -> dict[str, Any]:
 
 
 def images_in(network: Network, sweep: Sweep | None) -> int:
-    """How many images a network is trained on, flips apart; kept by the data set's identity, for to list a million
-    names takes seconds. Where they are not on this machine: what the official split has, or else one shard.
+    """How many images a network is trained on, without flips; cached by the data set's identity, because listing a
+    million names takes seconds. If they are not on this machine: the size of the official split, or else one shard.
 
-    Raises SpecError, at the place in the sweep's file, where they are not a data set.
+    Raises SpecError, at the place in the sweep's file, if they are not a valid data set.
     """
     from nag.datasets.dataset import originals
 
@@ -171,13 +171,13 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
     with contextlib.suppress(OSError, ValueError):
         return int(kept.read_text())
     try:
-        found = originals(data.open("train"))
+        count = originals(data.open("train"))
     except FileNotFoundError:
         official = data.official
         return (official.train or max(official.total)) if official else SHARD
     except (OSError, ValueError) as error:
         file, text = (sweep.path, sweep.text) if sweep else ("", "")
         raise mistake_at(file, text, ("networks", network.name, "data"), f"{error}.") from error
-    if isinstance(data, ImageFolder):  # others are counted at once
-        keep(kept, str(found))
-    return found
+    if isinstance(data, ImageFolder):  # others are counted quickly
+        keep(kept, str(count))
+    return count

@@ -1,10 +1,10 @@
-"""From a sweep to its tasks: a pure function. Equal tasks are one, whatever arms or sweeps ask for them.
+"""From a sweep to its tasks: a pure function. Equal tasks are merged, whichever arms or sweeps need them.
 
 encode ──> train ──> sample ──> extract ──> score      (one score task for each cell, extractor and metric)
            train (of an extractor) ──┴──> reference ──┘
            train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
 
-encode is of what is trained on latents; the reference of those images is then taken in the same pass, by extract.
+encode is for training on latents; extract then takes the reference of those images in the same pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
-    """The sweep with one cell, perhaps of fewer or more samples."""
+    """The sweep with one cell, optionally with another number of samples."""
     whole = plan(sweep)
     chosen = find_cell(whole, prefix)
     cell = next(planned.cell for planned in whole.cells if planned.digest == chosen.digest)
@@ -52,8 +52,8 @@ def suffix(sweep: Sweep, extractor: Any) -> str:
 
 
 def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) -> Plan:
-    """The tasks of a sweep, or of some of its arms. Without `hashes` no checkpoint is read: one that was never read
-    before is then a network that no store has.
+    """The tasks of a sweep, or of some of its arms. hashes: False reads no checkpoint; one that was never read
+    is then a network that no store has.
     """
     builder = TaskBuilder(hashes, sweep)
     wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
@@ -61,7 +61,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         builder.network(cell.network)
     cells = tuple(_cell(builder, sweep, cell) for cell in wanted)
     floors: dict[str, tuple[Scored, ...]] = {}
-    for cell in {id(cell.network): cell for cell in reversed(wanted)}.values():  # one of each network
+    for cell in {id(cell.network): cell for cell in reversed(wanted)}.values():  # one cell of each network
         for extractor in sweep.score.features if sweep.score else ():
             reference, scored = _floor(builder, sweep, cell, extractor)
             floors[reference] = scored
@@ -77,14 +77,14 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         whole=len(wanted) == len(sweep.cells),
         varying=_varying(sweep),
         instances=_instances(builder, sweep, cells),
-        places={found.content: found.place for found in builder.outside.values() if not found.copied},
+        places={each.content: each.place for each in builder.outside.values() if not each.copied},
         code={digest: _where(sweep, code) for digest, code in sweep.code.items()},
         outside=builder.outside,
     )
 
 
 def _varying(sweep: Sweep) -> dict[str, bool]:
-    """Guidance first, seeds last; of the whole sweep, so that names stay when a part of it is planned."""
+    """Guidance first, seeds last; of the whole sweep, so that names stay the same if only a part is planned."""
     values: dict[str, set[str]] = {}
     for cell in sweep.cells:
         for key, value in cell.params.items():
@@ -104,7 +104,7 @@ def _instances(builder: TaskBuilder, sweep: Sweep, cells: Iterable[PlannedCell])
 
 
 def _where(sweep: Sweep, code: Code) -> dict[str, str]:
-    """Where the YAML looks for the user's own files; in a folder `code` those that are not below it."""
+    """Where the YAML looks for the user's own files; those outside its folder get paths in a folder `code`."""
     places = {}
     for path in code.files:
         place = Path(os.path.relpath(code.shown(path), Path(sweep.path).parent)).as_posix()
@@ -137,8 +137,8 @@ def _cell(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
     for extractor in sweep.score.features if sweep.score else ():
         scoring = _scoring(builder, sweep, cell, extractor)
         decode = builder.tasks[stream].params["stores"] == "latents" and scoring.decode
-        made = {**scoring.opened, "stream": stream, **({"decode": decode} if decode else {})}
-        extract = builder.add("extract", made, (stream, *scoring.needs), blocks)
+        params = {**scoring.opened, "stream": stream, **({"decode": decode} if decode else {})}
+        extract = builder.add("extract", params, (stream, *scoring.needs), blocks)
         extracts.append(extract)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, scoring, what, (extract,))
@@ -158,16 +158,16 @@ def _cell(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
 
 
 def _composed(cell: Cell) -> bool:
-    """Whether there is guidance that nests and another to put it into."""
+    """Whether the cell has guidance that nests, and guidance to nest it in."""
     return len({guidance.nests for guidance in cell.guidance}) == 2
 
 
 def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any) -> dict[str, Any]:
     """A guidance's identity, with the digest of its reference network in place of the name."""
-    found = builder.identity(guidance)
+    own = builder.identity(guidance)
     if guidance.reference is None:
-        return found
-    return {**found, "fields": {**found["fields"], "reference": builder.network(cell.references[guidance.reference])}}
+        return own
+    return {**own, "fields": {**own["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
 
 def _measured(builder: TaskBuilder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
@@ -196,7 +196,7 @@ class Scoring:
     extractor: Any
     opened: dict[str, Any]
     reference: str  # the task
-    trained: str  # that of the images which the network was trained on, for metrics that ask for them
+    trained: str  # the same of the network's training images, for metrics that need them
     splits: bool  # whether the reference is of a data set, which may have held-out images
     decode: dict[str, Any] | None
 
@@ -206,10 +206,10 @@ class Scoring:
 
 
 def _scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
-    """Made once for each network and extractor: a sweep may have 100,000 cells."""
+    """The Scoring of a network and an extractor, made once: a sweep may have 100,000 cells."""
     key = (id(cell.network), id(extractor))
-    found = builder.scorings.get(key) or _new_scoring(builder, sweep, cell, extractor)
-    return builder.scorings.setdefault(key, found)
+    scoring = builder.scorings.get(key) or _new_scoring(builder, sweep, cell, extractor)
+    return builder.scorings.setdefault(key, scoring)
 
 
 def _new_scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> Scoring:
@@ -234,7 +234,7 @@ def _new_scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any)
 
 
 def _check_file(builder: TaskBuilder, file: Published, extractor: Any, metrics: Iterable[Any]) -> None:
-    """Once more: a file at a URL was not here when the sweep was read."""
+    """Check the file again: one at a URL was not here when the sweep was read."""
     for metric in metrics if builder.hashes else ():
         if fed(metric, extractor) and (reason := refusal(file, extractor, metric)):
             raise BadInput(f"score.reference: {identity.name_of(metric)!r}: {reason}.")
@@ -250,24 +250,24 @@ def _floor(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any) -> tu
 def _scores(
     builder: TaskBuilder, sweep: Sweep, scoring: Scoring, what: dict[str, Any], inputs: tuple[str, ...]
 ) -> list[Scored]:
-    """The score tasks of an extractor's metrics; of a cell also those of distances to the held-out images."""
+    """The score tasks of an extractor's metrics; for a cell, also of distances to held-out images."""
     assert sweep.score is not None
     metrics = [metric for metric in sweep.score.metrics if fed(metric, scoring.extractor)]
     if scoring.splits and what["features"] is not None:
         metrics += [twin for metric in metrics if (twin := _held_out(metric)) and twin not in metrics]
-    found = []
+    scores = []
     for metric in metrics:
         reference = scoring.trained if of_training(metric) else scoring.reference
         if what["features"] is None and reference != scoring.reference:
-            continue  # it is the reference's held-out images that are scored here
+            continue  # here the reference's held-out images are scored
         params = {**what, "metric": builder.identity(metric), "reference": reference}
         task = builder.add("score", params, (*inputs, reference))
-        found.append(Scored(_reported(builder, metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
-    return found
+        scores.append(Scored(_reported(builder, metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
+    return scores
 
 
 def _held_out(metric: Any) -> Any:
-    """The same distance to images that were not trained on; None for a metric that has no such thing."""
+    """The same distance to held-out images; None for a metric without one."""
     return _twin(metric) if metric.against == "train" else None
 
 
@@ -278,5 +278,5 @@ def _reported(builder: TaskBuilder, metric: Any, extractor: Any, suffix: str) ->
 
 @functools.cache
 def _twin(metric: Any) -> Any:
-    """One object for all cells: identities are computed once for each."""
+    """One object for all cells, so that its identity is computed once."""
     return replace(metric, against="held_out")

@@ -30,7 +30,7 @@ class Scored:
 
     @property
     def suffix(self) -> str:
-        """What reports add to the names of its values."""
+        """The suffix that reports add to the names of its values."""
         return self.metric.suffix
 
     @property
@@ -66,18 +66,18 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPlan:
-    """All that is needed to run a sweep, to tell how far it is and to report it: the YAML is not."""
+    """All that is needed to run a sweep, show its progress and report it, without its YAML."""
 
     sweep: StoredSweep
     tasks: Mapping[str, Task]  # by digest, inputs before what needs them
     blocks: Mapping[str, int]  # how many blocks of each sample and extract task are wanted
-    goals: frozenset[str]  # what the sweep is for: its scores, or its samples where it scores nothing
+    goals: frozenset[str]  # the tasks that the sweep is for: its scores, or its samples if it scores nothing
     cells: tuple[StoredCell, ...]
     floors: tuple[tuple[str, tuple[Scored, ...]], ...]  # per reference task: the held-out images scored like a cell
     whole: bool  # whether these are all cells of the sweep
     varying: Mapping[str, bool]  # parameters that tell the sweep's cells apart -> whether each cell has them
     instances: Mapping[str, Instance]  # the networks, by the task that makes them
-    places: Mapping[str, str]  # by content, where the data sets lie that tasks read
+    places: Mapping[str, str]  # by content, the places of the data sets that tasks read
     code: Mapping[str, Mapping[str, str]]  # by digest, the user's own files: path -> where the YAML looks for it
 
     @property
@@ -101,7 +101,7 @@ class Plan(StoredPlan):
 
     sweep: Sweep
     cells: tuple[PlannedCell, ...]
-    # by content and whether it is copied, what tasks read from outside of the store
+    # by content and whether it is copied, what tasks read from outside the store
     outside: Mapping[tuple[str, bool], Outside] = field(default_factory=dict)
 
     @cached_property
@@ -121,7 +121,7 @@ def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
 
 
 def find_cell(plan: StoredPlan, prefix: str) -> StoredCell:
-    """The cell whose digest starts so. Raises BadInput, naming the cells there are, if that is none or several."""
+    """The cell whose digest starts with `prefix`. Raises BadInput, listing cells, if none or several do."""
     matching = {cell.digest: cell for cell in plan.cells if cell.digest.startswith(prefix.lower())}
     if len(matching) == 1:
         return next(iter(matching.values()))
@@ -133,12 +133,12 @@ def find_cell(plan: StoredPlan, prefix: str) -> StoredCell:
 
 
 def cell_words(plan: StoredPlan, cell: StoredCell) -> str:
-    """Arm and parameters, as far as cells of the sweep differ in them."""
+    """The arm, and the parameters in which cells of the sweep differ."""
     return " ".join([cell.arm, *(f"{key}={cell.params[key]}" for key in plan.varying if key in cell.params)])
 
 
 def needs_only(plan: StoredPlan, arms: list[str] | None, cell: str | None) -> frozenset[str]:
-    """The tasks that some arms, or a cell, need and nothing else of the plan does. Raises BadInput for unknown ones."""
+    """The tasks that only these arms, or this cell, need. Raises BadInput for an unknown arm or cell."""
     known = {planned.arm for planned in plan.cells}
     for arm in arms or ():
         if arm not in known:

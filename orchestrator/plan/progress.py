@@ -26,7 +26,7 @@ class Done:
         self._blocks: dict[str, set[int]] = {}
 
     def look(self, digests: Iterable[str]) -> None:
-        """Ask for the blocks of all these at once, where it is the asking that takes time."""
+        """List the blocks of all these at once, for stores where each request takes time."""
         keys = list(digests)
         for key, names in zip(
             keys, self.store.at_once(self.store.list, [f"blocks/{key}" for key in keys]), strict=True
@@ -41,7 +41,7 @@ class Done:
 
     @cached_property
     def attempted(self) -> frozenset[str]:
-        """Digests of the tasks at which an attempt failed."""
+        """Digests of the tasks that have a failed attempt."""
         return frozenset(self.store.list("attempts"))
 
     def small_done(self, task: Task) -> bool:
@@ -55,7 +55,7 @@ class Done:
 
 
 class Graph(Protocol):
-    """What of a plan says what is to do; a plan that the store has looks the same."""
+    """The part of a plan needed to find missing work; a stored plan has it too."""
 
     @property
     def tasks(self) -> Mapping[str, Task]: ...
@@ -68,7 +68,7 @@ class Graph(Protocol):
 def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     """What is still to do, from the goals backwards: digest -> block numbers (None for a small task).
 
-    Behind a finished task nothing is looked at: a score that is there needs no features any more.
+    Inputs of a finished task are not checked: a score that is there no longer needs features.
     """
     wanted: dict[str, set[int]] = {}
     todo: dict[str, list[int] | None] = {}
@@ -77,8 +77,8 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     for key in reversed(list(plan.tasks)):
         task = plan.tasks[key]
         if task.makes_blocks:
-            asked = set(range(plan.blocks[key])) if key in plan.goals else wanted.get(key, set())
-            absent = sorted(asked - done.blocks(key)) if asked else []
+            blocks = set(range(plan.blocks[key])) if key in plan.goals else wanted.get(key, set())
+            absent = sorted(blocks - done.blocks(key)) if blocks else []
             if not absent:
                 continue
             todo[key] = absent

@@ -1,6 +1,6 @@
-"""What reports must know of a metric or measure: how its values are called, written and compared.
+"""What reports must know about a metric or measure: how its values are named, written and compared.
 
-It is part of a stored plan, so that a report needs neither the YAML nor the code of a metric of the user's own.
+It is part of a stored plan, so that a report needs neither the YAML nor the code of a user's own metric.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nag.registry import name_of
 
 @dataclass(frozen=True)
 class Value:
-    """One of a metric's values. lower_is_better: None where neither is, as a noise shift is best at zero."""
+    """One of a metric's values. lower_is_better: None if neither direction is: a noise shift is best at zero."""
 
     name: str
     words: str  # its name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`
@@ -28,9 +28,9 @@ class Reported:
     """A metric of one extractor, or a measure: then `extractor` is empty.
 
     Reports add `suffix`, empty for the first extractor, to the names of its values. extrapolates: it is biased in N, so
-    that its differences are between extrapolated values. setting: its fields, defaults too, such as ` k 3`; values
-    under another setting are other values. mode: how the extractor resizes. plane: two of its values (x, y) that are
-    drawn against each other.
+    differences are taken between extrapolated values. setting: its fields, with defaults, such as ` k 3`; other
+    settings give other values. mode: how the extractor resizes. plane: two of its values (x, y) to draw against each
+    other.
     """
 
     name: str

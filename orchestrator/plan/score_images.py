@@ -1,6 +1,6 @@
-"""`nagbench score`: images that something else made, scored by the very tasks that score a sweep's cells.
+"""`nagbench score`: score images of any origin with the same tasks that score a sweep's cells.
 
-Two reference tasks give the outputs of each extractor on both sides, and a score task each metric.
+For each extractor, two reference tasks give its outputs on both sides, and a score task computes each metric.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ class Found:
 def planned(
     samples: str, reference: str, features: Sequence[str], metrics: Sequence[str], count: int | None = None
 ) -> Plan:
-    """samples: a folder of images of one size, or an .npz file of ADM's form. reference: a folder, whose images are cut
-    to the size of the samples; an .npz file of images or statistics, also at a URL; or what a sweep may have there, in
-    braces. features, metrics: as in a sweep, each a name or {name: ..., ...}; by default Inception in the reference's
-    mode, and all metrics that it allows.
+    """samples: a folder of images of one size, or an .npz file in ADM's form. reference: a folder, whose images are cut
+    to the size of the samples; an .npz file of images or statistics, also at a URL; or, in braces, anything that a
+    sweep may have there. features, metrics: as in a sweep, each a name or {name: ..., ...}; by default Inception in the
+    reference's mode, and all metrics that it allows.
 
-    Raises BadInput for what cannot be scored so.
+    Raises BadInput for what cannot be scored in this way.
     """
-    made = _samples(samples)
-    size = _count(made)
+    images = _samples(samples)
+    size = _count(images)
     if count is not None and count > size:
         raise BadInput(f"--count: {samples} has {size:,} images, not {count:,}.")
     taken = count or size
     methods, builder = Methods(), TaskBuilder()
-    held_against = _reference(reference, made.shape, methods)
+    held_against = _reference(reference, images.shape, methods)
     if not isinstance(held_against, Published):
         _count(held_against)
     score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
-    found: list[Scored] = []
+    all_scored: list[Scored] = []
     for place, extractor in enumerate(score.features):
         if extractor.trained:
             raise BadInput(f"--features: {name_of(extractor)!r} is trained by a sweep, so it cannot stand here.")
         opened = builder.extractor(extractor, None)
-        mine = {**opened, "data": builder.identity(made), "only": "rows", "rows": taken}
+        mine = {**opened, "data": builder.identity(images), "only": "rows", "rows": taken}
         ours = builder.add("reference", mine)
         theirs = builder.add("reference", {**opened, **_identity(builder, held_against, extractor)})
         for metric in score.metrics:
@@ -79,8 +79,8 @@ def planned(
                 raise BadInput(f"{name_of(metric)!r} needs at least {metric.least} images, {samples} has {taken}.")
             params = {"features": None, "samples": ours, "count": taken, "reference": theirs}
             task = builder.add("score", {**params, "metric": builder.identity(metric)}, (ours, theirs))
-            found.append(Scored(reported(metric, extractor, f"_{name_of(extractor)}" if place else ""), task))
-    name = f"score-{digest(sorted(scored.task for scored in found))[:12]}"
+            all_scored.append(Scored(reported(metric, extractor, f"_{name_of(extractor)}" if place else ""), task))
+    name = f"score-{digest(sorted(scored.task for scored in all_scored))[:12]}"
     words = f"# {SOURCE} {samples} --reference {reference}\n"
     sweep = Sweep(
         name=name,
@@ -97,9 +97,9 @@ def planned(
         sweep=sweep,
         tasks=builder.tasks,
         blocks={},
-        goals=frozenset(scored.task for scored in found),
+        goals=frozenset(scored.task for scored in all_scored),
         cells=(),
-        floors=((builder.tasks[found[0].task].params["reference"], tuple(found)),) if found else (),
+        floors=((builder.tasks[all_scored[0].task].params["reference"], tuple(all_scored)),) if all_scored else (),
         whole=True,
         varying={},
         instances={},
@@ -110,9 +110,9 @@ def planned(
 
 
 def results(plan: Plan, store: Store) -> Iterator[Found]:
-    """What a finished plan of `planned` gave."""
-    for _, found in plan.floors:
-        for scored in found:
+    """The values of a finished plan that `planned` made."""
+    for _, scores in plan.floors:
+        for scored in scores:
             task = plan.tasks[scored.task]
             record = store.read_record(task.record_name)
             reference = plan.tasks[task.params["reference"]]
@@ -130,13 +130,13 @@ def results(plan: Plan, store: Store) -> Iterator[Found]:
                 yield Found(name + scored.suffix, scored.extractor, score, stamp)
 
 
-def stamp_words(found: Found) -> str:
+def stamp_words(result: Found) -> str:
     """How a value was measured, in a line."""
-    stamp = found.stamp
+    stamp = result.stamp
     fields = {key: str(value)[:12] for key, value in stamp["extractor"]["fields"].items() if key != "mode"}
-    told = [stamp["extractor"]["name"], *(f"{key} {value}" for key, value in fields.items())]
-    told += [f"mode {stamp['mode']}"] if stamp["mode"] else []
-    words = f"{found.metric}: N {stamp['count']:,}; {' '.join(told)}"
+    parts = [stamp["extractor"]["name"], *(f"{key} {value}" for key, value in fields.items())]
+    parts += [f"mode {stamp['mode']}"] if stamp["mode"] else []
+    words = f"{result.metric}: N {stamp['count']:,}; {' '.join(parts)}"
     if stamp["reference_content"] is None:
         return words
     size = f"{stamp['reference_size']:,} images" if stamp["reference_size"] else "published moments"
@@ -149,19 +149,19 @@ def _samples(path: str) -> Any:
     if not os.path.isfile(path):
         raise BadInput(f"{path}: there is no such folder of images or .npz file.")
     try:
-        found = Npz(path=os.path.abspath(path))
-        stores = found.stores
+        data = Npz(path=os.path.abspath(path))
+        stores = data.stores
     except (OSError, ValueError) as error:
         raise BadInput(f"{error}.") from error
     if stores != "pixels":
         raise BadInput(f"{path}: these are latents; samples are images, uint8 (N, H, W, 3).")
-    _, height, width = found.shape
+    _, height, width = data.shape
     _check_square(path, width, height)
-    return found
+    return data
 
 
 def _count(data: Any) -> int:
-    """The images of a data set. Raises BadInput where it is none."""
+    """The number of images of a data set. Raises BadInput if it is not a valid one."""
     try:
         return len(data.open("train"))
     except (OSError, ValueError) as error:
@@ -169,7 +169,7 @@ def _count(data: Any) -> int:
 
 
 def _side(path: str) -> int:
-    """The one size of all images of a folder. Raises BadInput, naming an image, where there are several."""
+    """The one size of all images of a folder. Raises BadInput, naming images, if there are several."""
     from nag.datasets.images import SUFFIXES
     from nag.datasets.listing import read_listing
 
@@ -188,7 +188,7 @@ def _side(path: str) -> int:
 
 
 def _check_square(path: str, width: int, height: int) -> None:
-    """A reference is cut to squares, so against others the extractors would see differently stretched images."""
+    """Raise BadInput if images are not square: references are, so extractors would stretch the two differently."""
     if width != height:
         raise BadInput(f"{path}: the images are {width} x {height}; only square ones can be scored.")
 
@@ -214,13 +214,13 @@ def _reference(path: str, shape: tuple[int, int, int], methods: Methods) -> Any:
     path = path if locations.is_url(path) else os.path.abspath(locations.path_of(path))
     if os.path.isdir(path):
         return ImageFolder(path=path, resolution=shape[1])
-    found = Published(path=path)
-    found.contents(found.fetched())
-    return found
+    published = Published(path=path)
+    published.contents(published.fetched())
+    return published
 
 
 def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, methods: Methods) -> ScoreSection:
-    """The choice as a score section; what is wrong in it is told as of one."""
+    """The choice as a score section, with the errors of one."""
     mode = reference.mode_of(reference.contents(reference.fetched())) if isinstance(reference, Published) else None
     given, chosen = list(features) or [f"{{name: inception, mode: {mode or 'clean'}}}"], list(metrics)
     if not metrics:
@@ -239,12 +239,12 @@ def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, meth
 
 
 def _asks(cls: Any) -> bool:
-    """Whether a metric asks for a field that only the user knows."""
+    """Whether a metric has a field that only the user can give."""
     return any(field.is_required() for field in cls.__pydantic_fields__.values())
 
 
 def _allowed(features: Sequence[Any], metric: Any, reference: Any) -> bool:
-    """Whether a metric can be had of images alone: without training images, and without the right labels."""
+    """Whether a metric can be computed from images alone, without training images and the right labels."""
     if of_training(metric) or "labels" in metric.needs:
         return False
     able = [extractor for extractor in features if fed(metric, extractor)]

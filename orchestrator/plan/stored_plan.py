@@ -1,6 +1,6 @@
-"""A plan as the store keeps it, under the checksum of its content; and the plan of a sweep that a store has by name.
+"""Plans as the store keeps them, under the checksum of their content; and the plan of a sweep, by the sweep's name.
 
-Whoever was told a plan's checksum can trust it. One that is found by the sweep's name is only read and shown.
+A plan read by a known checksum can be trusted. One that is found by the sweep's name is only read and shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Pairs = tuple[tuple[str, Any], ...]  # a mapping whose order counts: the keys of
 
 @dataclass(frozen=True)
 class About:
-    """What the store keeps of a plan for those who report it."""
+    """The part of a stored plan that is for reports."""
 
     arms: tuple[Arm, ...]
     shared_axes: frozenset[str]
@@ -117,13 +117,13 @@ def _paper(paper: Paper) -> dict[str, Any]:
 
 
 def plan_checksum(plan: StoredPlan) -> str:
-    """The name of a plan in stores: its content decides it."""
+    """The name of a plan in stores, computed from its content."""
     return checksum(canonical(document(plan)).encode())
 
 
 def read_plan(store: Store, name: str) -> StoredPlan:
-    """The plan of that checksum. Raises MissingFile; CorruptFile for what is none, or has other content; BadInput for
-    one of a nagbench that kept no cells.
+    """The plan with this checksum. Raises MissingFile; CorruptFile if it is not a valid plan or has other content;
+    BadInput if it is from a nagbench that kept no cells.
     """
     held = stored.read(store, name)
     if "about" not in held.document:
@@ -190,11 +190,11 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
     )
 
 
-def _about(found: Mapping[str, Any]) -> About:
-    if paper := found["paper"]:
+def _about(about: Mapping[str, Any]) -> About:
+    if paper := about["paper"]:
         rows = [{**row, "params": dict(row["params"]), "values": dict(row["values"])} for row in paper["rows"]]
-        found = {**found, "paper": {**paper, "rows": rows}}
-    return _ABOUT.validate_json(canonical(found))
+        about = {**about, "paper": {**paper, "rows": rows}}
+    return _ABOUT.validate_json(canonical(about))
 
 
 def _known(held: stored.StoredTasks, digest: str, kinds: tuple[str, ...]) -> str:
@@ -210,8 +210,8 @@ def _natural(number: int) -> int:
 
 
 def plan_of_sweep(store: Store, name: str) -> StoredPlan:
-    """The plan with which a store's sweep of that name was last run: of those with the newest text, which may have been
-    run in parts, the one with the most cells. Raises BadInput, with the sweeps there are, where there is none.
+    """The plan with which a store's sweep of this name was last run: of those with the newest text, which may have been
+    run in parts, the one with the most cells. Raises BadInput, listing the sweeps of the store, if there is none.
     """
     if not NAME.fullmatch(name) or not (entries := store.list(f"sweeps/{name}")):
         known = [each for each in store.list("sweeps") if NAME.fullmatch(each)]

@@ -1,4 +1,4 @@
-"""The answer of a sweep in two sentences, NAG against its baselines first; and the limits of that answer."""
+"""A sweep's answer in two sentences, NAG against its baselines first, and the limits of that answer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from orchestrator.report.formatting import (
 from orchestrator.report.results import Results
 
 NAMED = 3  # arms that a sentence names; the table has the others
-LISTED = 5  # and a limit
+LISTED = 5  # parts that a limit lists
 
 
 def notices(results: Results) -> list[str]:
-    """That a comparison is partial, or that there is none."""
+    """Notices that the comparison is partial, or that there is none."""
     if not results.plan.metrics:
         return [f"This sweep has no score section: it samples and compares nothing. {state_text(results)}."]
     if all(cell.complete for cell in results.cells):
@@ -57,7 +57,7 @@ def notices(results: Results) -> list[str]:
 
 
 def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
-    """At most two sentences; where nothing can be compared, one says so."""
+    """At most two sentences; if nothing can be compared, one of them says so."""
     metric = headline_metric(results)
     if metric is None:
         return []
@@ -93,8 +93,8 @@ def _many(
 
 def _counts(results: Results, rows: Sequence[Comparison]) -> str:
     """`5 better and 1 undecided`"""
-    found = Counter(verdict(row, results.lower_is_better(row.metric)) or "open" for row in rows)
-    return listed([f"{found[word]} {word}" for word in found])
+    counts = Counter(verdict(row, results.lower_is_better(row.metric)) or "open" for row in rows)
+    return listed([f"{counts[word]} {word}" for word in counts])
 
 
 def _some(parts: list[str], last: str = "more in the table") -> str:
@@ -112,40 +112,40 @@ def _first(results: Results, comparisons: Sequence[Comparison], group: Group, me
         reason = row.reason or "no difference"
         return f"{_pair(results, row, group)} cannot be decided in {name} ({values}{at_n}; {reason})"
     difference = difference_text(row.difference, row.low, row.high)
-    found = verdict(row, results.lower_is_better(metric))
-    if found is None:
+    outcome = verdict(row, results.lower_is_better(metric))
+    if outcome is None:
         return f"{_pair(results, row, group)} has no interval in {name} ({values}; difference {difference})"
-    verb = _verb(results, row, group, metric, found)
+    verb = _verb(results, row, group, metric, outcome)
     text = f"{label(results, group)} {verb} {against(results, row)} in {name} ({values}; difference {difference})"
     return text + "".join(
-        _also(results, comparisons, group, other, found) for other in distances(results) if other != metric
+        _also(results, comparisons, group, other, outcome) for other in distances(results) if other != metric
     )
 
 
-def _also(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str, found: str) -> str:
+def _also(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str, headline: str) -> str:
     row = row_of(comparisons, group, metric)
     other = row and verdict(row, results.lower_is_better(metric))
     if not other:
         return ""
     name = metric_name(results, metric)
-    return f", and is {other} in {name} too" if other == found else f", but is {other} in {name}"
+    return f", and is {other} in {name} too" if other == headline else f", but is {other} in {name}"
 
 
 def _short(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
     row = row_of(comparisons, group, metric)
     assert row is not None
-    found = verdict(row, results.lower_is_better(metric))
-    if row.difference is None or found is None:
+    outcome = verdict(row, results.lower_is_better(metric))
+    if row.difference is None or outcome is None:
         return f"{_pair(results, row, group)} is open"
     difference = difference_text(row.difference, row.low, row.high)
-    verb = _verb(results, row, group, metric, found)
+    verb = _verb(results, row, group, metric, outcome)
     return f"{label(results, group)} {verb} {against(results, row)} ({difference})"
 
 
-def _verb(results: Results, row: Comparison, group: Group, metric: str, found: str) -> str:
-    """`beats` only where neither the setting nor the baseline was chosen on these samples."""
+def _verb(results: Results, row: Comparison, group: Group, metric: str, outcome: str) -> str:
+    """`beats` only if neither the setting nor the baseline was chosen on these samples."""
     chosen = row.selected or len(rivals(groups(results, row.arm), metric)) > 1
-    return (CHOSEN_VERBS if chosen else VERBS).get(found, f"is {found} than")
+    return (CHOSEN_VERBS if chosen else VERBS).get(outcome, f"is {outcome} than")
 
 
 def _pair(results: Results, row: Comparison, group: Group) -> str:
@@ -204,18 +204,18 @@ def _open(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[s
 def _second_opinion(
     results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str
 ) -> str:
-    """The same settings by another distance."""
+    """How the same settings compare by another distance."""
     parts = []
     for group in chosen.values():
         row = row_of(comparisons, group, metric)
-        found = row and verdict(row, results.lower_is_better(metric))
-        if row and found and row.difference is not None:
-            parts.append(f"{label(results, group)} is {found} ({difference_text(row.difference, row.low, row.high)})")
+        outcome = row and verdict(row, results.lower_is_better(metric))
+        if row and outcome and row.difference is not None:
+            parts.append(f"{label(results, group)} is {outcome} ({difference_text(row.difference, row.low, row.high)})")
     return f"By {metric_name(results, metric)}, the same settings: {_some(parts)}." if parts else ""
 
 
 def _choice(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
-    """That settings were chosen, of how many, and how all of them compare."""
+    """Note that settings were chosen, out of how many, and how all of those compare."""
     parts = []
     for arm, group in chosen.items():
         tried = [other for other, _ in rivals(groups(results, arm), metric)]
@@ -230,7 +230,7 @@ def _choice(results: Results, comparisons: Sequence[Comparison], chosen: Mapping
 
 
 def _unlike(results: Results, metric: str) -> str:
-    """That settings were measured in different ways."""
+    """Note that settings were measured in different ways."""
     every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
     known = [group for group in every if estimate(group, metric)]
     stamps = [stamp_of(group, metric) for group in known]
@@ -287,15 +287,15 @@ def _size(results: Results, metric: str) -> str:
 
 
 def _too_few(results: Results, metric: str) -> str:
-    """That the correction for the bias in N leaves intervals of differences too narrow."""
+    """Note that N is too small for the bias correction, so that intervals of differences are too narrow."""
     from nag.intervals import samples_for_difference
 
-    found = {
+    sizes = {
         (cell.scores[metric]["stamp"]["count"], dimension)
         for cell in results.cells
         if metric in cell.scores and (dimension := cell.scores[metric].get("dimension"))
     }
-    short = [(count, d) for count, d in sorted(found) if count < samples_for_difference(d)]
+    short = [(count, d) for count, d in sorted(sizes) if count < samples_for_difference(d)]
     if not short or not results.extrapolates(metric):
         return ""
     count, d = short[0]

@@ -61,10 +61,10 @@ class Exported:
 def export(
     plan: StoredPlan, store: Store, path: str | Path, report: Path | None = None, force: bool = False
 ) -> Exported:
-    """Write the zip file, whole or not at all. report: the folder of the sweep's report, where there is one.
+    """Write the zip file, whole or not at all. report: the folder of the sweep's report, if there is one.
 
-    Raises BadInput where the file exists (unless force) or its path is not valid, EnvironmentProblem where it cannot
-    be written.
+    Raises BadInput if the file exists (unless force) or its path is not valid, EnvironmentProblem if it cannot be
+    written.
     """
     target = _target(path, f"{plan.sweep.name}.zip", force)
     count = 0
@@ -116,9 +116,9 @@ def export_images(
 ) -> Exported:
     """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
 
-    Latents are decoded as the sweep's score section says; on the kind of device that scored them, the images are the
-    same. One block is in memory at a time. Raises BadInput where the path is not valid or samples are missing;
-    EnvironmentProblem where it cannot be written.
+    Latents are decoded as the sweep's score section says; on the kind of device that scored them, the images are
+    identical. One block is in memory at a time. Raises BadInput if the path is not valid or samples are missing;
+    EnvironmentProblem if the file cannot be written.
     """
     from nag.reference_statistics import write_adm
 
@@ -138,8 +138,8 @@ def export_images(
 
     def parts() -> Iterator[np.ndarray]:
         for number in numbers:
-            made = (context, cell.stream, number)
-            arrays, _ = extract.images(*made, decode) if decode else extract.stored(*made)
+            source = (context, cell.stream, number)
+            arrays, _ = extract.images(*source, decode) if decode else extract.stored(*source)
             yield arrays["samples"][: taken - number * block].transpose(0, 2, 3, 1)
 
     import numpy as np
@@ -151,7 +151,7 @@ def export_images(
 
 
 def _decode(plan: StoredPlan, cell: StoredCell, context: Context) -> dict[str, Any] | None:
-    """What makes images of a cell's samples: None where they are pixels. Raises BadInput where nothing does."""
+    """The decoder of a cell's latents; None if its samples are pixels. Raises BadInput if nothing decodes them."""
     if plan.tasks[cell.stream].params["stores"] == "pixels":
         return None
     taken = [plan.tasks[extract].params.get("decode") for extract in cell.extracts]
@@ -165,13 +165,13 @@ def _decode(plan: StoredPlan, cell: StoredCell, context: Context) -> dict[str, A
     if decode is None:
         raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
     builder = TaskBuilder()
-    found = builder.identity(decode)
+    decoder = builder.identity(decode)
     context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
-    return found
+    return decoder
 
 
 def _files(plan: StoredPlan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:
-    """Name and a function that gives the bytes, one file in memory at a time."""
+    """Each file's name, and a function that returns its bytes, so that one file at a time is in memory."""
     results = collect(plan, store)
     done = sum(cell.complete for cell in results.cells)
     more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
@@ -195,7 +195,7 @@ def _json(value: Any) -> bytes:
 
 
 def _own_code(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
-    """The user's own files, where the YAML looks for them; those that are not below it in a folder code."""
+    """The user's own files, under the paths of the plan, except paths that would lead out of the zip file."""
     for digest, places in plan.code.items():
         held = plan.sweep.code[digest] if isinstance(plan, Plan) else code.read(store, digest)
         for path, place in places.items():
@@ -204,9 +204,9 @@ def _own_code(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
 
 
 def _records(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
-    """The plan, and of every task the record if it is done and whole. A block's record stays in its block."""
-    told = {key: value for key, value in document_of(plan).items() if key != "places"}  # paths are nobody's business
-    yield "plan.json", (canonical(told) + "\n").encode
+    """The plan, and the record of each task that is done and readable. A block's record stays in its block."""
+    public = {key: value for key, value in document_of(plan).items() if key != "places"}  # paths are private
+    yield "plan.json", (canonical(public) + "\n").encode
     for task in plan.tasks.values():
         if not task.makes_blocks:
             try:
@@ -221,8 +221,8 @@ def _influences(results: Results, store: Store) -> Iterator[tuple[str, Any]]:
 
     def packed(tasks: dict[str, str]) -> bytes:
         out = io.BytesIO()
-        found = {name: array for name, task in tasks.items() if (array := influence(store, task)) is not None}
-        np.savez(out, **found)
+        arrays = {name: array for name, task in tasks.items() if (array := influence(store, task)) is not None}
+        np.savez(out, **arrays)
         return out.getvalue()
 
     for digest, cell in {cell.digest: cell for cell in results.cells}.items():

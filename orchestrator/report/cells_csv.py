@@ -27,7 +27,7 @@ def cells_csv(results: Results) -> str:
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet would read as a formula is preceded by an apostrophe."""
+    """A value for the file. An apostrophe keeps spreadsheets from reading text as a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else repr(value) if isinstance(value, float) else value

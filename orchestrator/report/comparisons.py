@@ -1,7 +1,7 @@
 """Compare every arm with its baseline: paired, bias-corrected differences with intervals (docs/statistics.md).
 
 The replicate is the training seed: values are averaged over sample seeds, paired by equal training seed, and the
-interval is Student's t over them. With one training seed it is the influence interval, and marked so.
+interval is Student's t over them. With one training seed it is the influence interval, and is marked as such.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Group:
     cells: tuple[CellResult, ...]
 
     def by_training(self) -> dict[Params, list[CellResult]]:
-        found: dict[Params, list[CellResult]] = defaultdict(list)
+        by_seeds: dict[Params, list[CellResult]] = defaultdict(list)
         for cell in self.cells:
-            found[_training(cell)].append(cell)
-        return dict(found)
+            by_seeds[_training(cell)].append(cell)
+        return dict(by_seeds)
 
     def mean(self, metric: str, key: str = "value") -> float | None:
-        """Mean over training seeds of means over sample seeds, of scored cells; None where one of them has no value."""
+        """Mean over training seeds of the means over sample seeds of scored cells; None if one of them has no value."""
         scored = [[cell for cell in cells if metric in cell.scores] for cells in self.by_training().values()]
         return _mean([_mean([cell.value(metric, key) for cell in cells]) for cells in scored if cells])
 
 
 def deciding(candidates: Sequence[Group], metric: str) -> str:
-    """The key of a score that ranks these groups: `extrapolated`, as in verdicts, where all have it, else `value`."""
+    """The key of a score that ranks these groups: `extrapolated`, as in verdicts, if all have it, else `value`."""
     scored = [group for group in candidates if group.mean(metric) is not None]
     return "extrapolated" if all(group.mean(metric, "extrapolated") is not None for group in scored) else "value"
 
@@ -73,10 +73,10 @@ class Comparison:
 
 def groups(results: Results, arm: str) -> list[Group]:
     """An arm's cells grouped by their parameters without seeds, in the order of the sweep."""
-    found: dict[Params, list[CellResult]] = defaultdict(list)
+    by_params: dict[Params, list[CellResult]] = defaultdict(list)
     for cell in results.of(arm):
-        found[tuple((k, v) for k, v in cell.params.items() if not is_seed(k))].append(cell)
-    return [Group(arm, dict(params), tuple(cells)) for params, cells in found.items()]
+        by_params[tuple((k, v) for k, v in cell.params.items() if not is_seed(k))].append(cell)
+    return [Group(arm, dict(params), tuple(cells)) for params, cells in by_params.items()]
 
 
 def compare(results: Results, store: Store) -> list[Comparison]:
@@ -154,7 +154,7 @@ Pair = tuple[list[CellResult], list[CellResult]]
 def _pairs(group: Group, partner: Group, metric: str) -> list[Pair]:
     """Pairs of cells with equal training seeds, and within them equal sample seeds, that both have the metric."""
     ours, theirs = group.by_training(), partner.by_training()
-    equal = {tuple(value for _, value in seed): cells for seed, cells in theirs.items()}  # by other networks
+    equal = {tuple(value for _, value in seed): cells for seed, cells in theirs.items()}  # for other networks
     pairs: list[Pair] = []
     for seed, cells in ours.items():
         match = theirs.get(seed) or equal.get(tuple(value for _, value in seed)) or []

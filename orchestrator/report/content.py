@@ -1,4 +1,4 @@
-"""What a report says: sentences, tables and figures in order. html.py, markdown.py and latex.py write it."""
+"""The content of a report: sentences, tables and figures in order. html.py, markdown.py and latex.py render it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CodeBlock:
 
 @dataclass(frozen=True)
 class Details:
-    """What is folded up at first."""
+    """Parts that start folded."""
 
     summary: str
     parts: tuple[Table | CodeBlock, ...]
@@ -51,7 +51,7 @@ class Content:
     answer: tuple[str, ...]
     limits: tuple[str, ...]
     arms: tuple[Table, ...]
-    settings: tuple[Table, ...]  # every setting, where arms have several
+    settings: tuple[Table, ...]  # every setting, if arms have several
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
@@ -65,11 +65,11 @@ class Content:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """Those with results."""
+        """The tables that have results."""
         return tuple(table for table in (*self.arms, self.published, self.shift) if table and table.rows)
 
     def sections(self) -> Iterator[Section]:
-        """In their order, without empty ones."""
+        """The sections in order, without empty ones."""
         shift: list[Part] = [self.shift if self.shift.rows else "Not measured yet."] if self.shift else []
         details = [Details("Every setting", self.settings)] if self.settings else []
         unlike = "Values with different stamps are never compared with each other."
@@ -88,9 +88,9 @@ class Content:
             ("repeat", "Cost, and how to repeat it", [*self.costs, *repeat]),
         ]
         for name, title, parts in every:
-            found = tuple(part for part in parts if part is not None)
-            if found:
-                yield Section(name, title, found)
+            present = tuple(part for part in parts if part is not None)
+            if present:
+                yield Section(name, title, present)
 
     def _drawn(self, section: str) -> list[Drawing]:
         return [drawing for drawing in self.drawings if drawing.section == section]

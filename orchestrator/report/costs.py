@@ -45,11 +45,11 @@ def costs(results: Results, store: Store) -> list[str]:
 
 
 def _records(results: Results, store: Store, kind: str) -> list[dict[str, Any]]:
-    found = []
+    records = []
     for task in results.plan.tasks.values():
         if task.kind == kind:
             try:
-                found.append(store.read_record(task.record_name, repair=False))
+                records.append(store.read_record(task.record_name, repair=False))
             except (MissingFile, CorruptFile):  # not done yet, or to be repeated
                 continue
-    return found
+    return records

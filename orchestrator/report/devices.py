@@ -19,28 +19,28 @@ def named(kinds: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def crossed(results: Results, row: Comparison) -> list[str]:
-    """The kinds of device behind a comparison, if there are several."""
+    """The kinds of device behind a comparison if there are several, else none."""
     sides = ((row.arm, row.params), (row.against, row.against_params))
     cells = [
         c for arm, params in sides for group in groups(results, arm) if group.params == params for c in group.cells
     ]
-    found = sorted({name for cell in cells for name in named(cell.kinds_of_device)})
-    return found if len(found) > 1 else []
+    kinds = sorted({name for cell in cells for name in named(cell.kinds_of_device)})
+    return kinds if len(kinds) > 1 else []
 
 
 def marked(results: Results, row: Comparison) -> dict[str, Any]:
-    """A comparison as JSON, with `devices` where there are several kinds."""
-    found = crossed(results, row)
-    return row.as_json() | ({"devices": found} if found else {})
+    """A comparison as JSON, with `devices` if there are several kinds."""
+    kinds = crossed(results, row)
+    return row.as_json() | ({"devices": kinds} if kinds else {})
 
 
 def note(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:
-    """Which comparisons are across kinds of device; empty where none is."""
-    rows = [(row, found) for row in comparisons if row.metric == metric and (found := crossed(results, row))]
+    """Note which comparisons cross kinds of device; empty if none does."""
+    rows = [(row, names) for row in comparisons if row.metric == metric and (names := crossed(results, row))]
     if not rows:
         return ""
     arms = list(dict.fromkeys(f"{row.arm} against {row.against}" for row, _ in rows))
-    kinds = sorted({name for _, found in rows for name in found})
+    kinds = sorted({name for _, names in rows for name in names})
     return (
         f"Sampled on several kinds of device ({'; '.join(kinds)}): {listed(arms)}. "
         "Across kinds, samples of equal seeds agree up to rounding only."

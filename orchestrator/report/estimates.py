@@ -15,15 +15,15 @@ from orchestrator.spec.parameters import is_seed
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of a group. corrected: the mean without its bias in N, None where a seed has no such value. It ranks
-    settings but is not shown, because by itself it does not estimate the limit of large N.
+    """A group's estimate of a metric. corrected: the mean without its bias in N, None if a seed has no such value. It
+    ranks settings but is not shown, because alone it does not estimate the limit of large N.
     """
 
     mean: float
     low: float | None
     high: float | None
     interval: str | None  # "t" over training seeds | "influence": sampling noise of one training
-    seeds: tuple[float, ...]  # one value a training seed
+    seeds: tuple[float, ...]  # one value per training seed
     planned: int  # training seeds that the sweep asks for
     corrected: float | None = None
 
@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate(group: Group, metric: str) -> Estimate | None:
-    """Over the training seeds that are scored; None if there is none."""
+    """The estimate over the training seeds that are scored; None if there are none."""
     from nag.intervals import t_interval
 
     trainings = list(group.by_training().values())
@@ -64,7 +64,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _half(cells: list[CellResult], metric: str) -> float | None:
-    """Half the interval of the mean over sample seeds, which are independent."""
+    """Half the width of the interval of the mean over sample seeds, which are independent."""
     halves = []
     for cell in cells:
         low, high = cell.value(metric, "low"), cell.value(metric, "high")
@@ -91,21 +91,21 @@ def secondary_metrics(results: Results) -> list[str]:
 
 
 def headline_metric(results: Results) -> str | None:
-    """The metric that cells are chosen by: the first distance that has a value, else the first metric that has."""
+    """The metric that cells are chosen by: the first distance that has a value, else the first metric that has one."""
     scored = [m for m in results.metrics if any(_finite(cell.value(m)) for cell in results.cells)]
     return next((metric for metric in scored if results.is_distance(metric)), scored[0] if scored else None)
 
 
 def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:
     """The best of the groups that may be ranked with each other; the first of equals."""
-    found = rivals(candidates, metric)
-    costs = standings(results, metric, [known for _, known in found])
-    return found[costs.index(min(costs))][0] if found else None
+    ranked = rivals(candidates, metric)
+    costs = standings(results, metric, [known for _, known in ranked])
+    return ranked[costs.index(min(costs))][0] if ranked else None
 
 
 def standings(results: Results, metric: str, known: Sequence[Estimate]) -> list[float]:
-    """Costs to rank these estimates by, the lowest best: of the values without bias in N, as for verdicts, where all
-    have one, else of the means.
+    """Costs that rank these estimates, the lowest best: from bias-corrected values, as for verdicts, if all have one,
+    else from means.
     """
     by_corrected = all(one.corrected is not None for one in known)
     values = [one.corrected if by_corrected and one.corrected is not None else one.mean for one in known]
@@ -113,15 +113,15 @@ def standings(results: Results, metric: str, known: Sequence[Estimate]) -> list[
 
 
 def rivals(candidates: Sequence[Group], metric: str) -> list[tuple[Group, Estimate]]:
-    """The groups that may be ranked with each other: of those measured in the same way, with the most samples, the
+    """The groups that may be ranked with each other: among those measured in the same way with the most samples, the
     ones with the most training seeds done.
     """
-    found = [(group, known) for group in candidates if (known := estimate(group, metric))]
-    if not found:
+    estimated = [(group, known) for group in candidates if (known := estimate(group, metric))]
+    if not estimated:
         return []
-    stamps = [stamp_of(group, metric) for group, _ in found]
+    stamps = [stamp_of(group, metric) for group, _ in estimated]
     top = max(stamps, key=lambda stamp: (stamp["count"], stamps.count(stamp)))
-    alike = [entry for entry, stamp in zip(found, stamps, strict=True) if stamp == top]
+    alike = [entry for entry, stamp in zip(estimated, stamps, strict=True) if stamp == top]
     most = max(len(known.seeds) for _, known in alike)
     return [(group, known) for group, known in alike if len(known.seeds) == most]
 
@@ -132,7 +132,7 @@ def stamp_of(group: Group, metric: str) -> dict[str, Any]:
 
 
 def cost(results: Results, metric: str, value: float) -> float:
-    """Lower is better. Where neither direction is better, as for a noise shift, zero is best."""
+    """Lower is better. If neither direction is better, as for a noise shift, zero is best."""
     lower = results.lower_is_better(metric)
     return abs(value) if lower is None else value if lower else -value
 
@@ -140,13 +140,13 @@ def cost(results: Results, metric: str, value: float) -> float:
 def chosen(results: Results) -> dict[str, Group]:
     """The best group of each arm that has one, by the headline metric; without scores, the first."""
     metric = headline_metric(results)
-    found = {}
+    by_arm = {}
     for arm in results.plan.sweep.arms:
         candidates = groups(results, arm.name)
         group = best(results, candidates, metric) if metric else next(iter(candidates), None)
         if group is not None:
-            found[arm.name] = group
-    return found
+            by_arm[arm.name] = group
+    return by_arm
 
 
 def panel_of(results: Results, group: Group, sampler: bool = True) -> dict[str, object]:
@@ -180,5 +180,5 @@ def uses_nag(group: Group) -> bool:
 
 
 def price(group: Group) -> float | None:
-    """NFE of one sample, a mean where samples differ."""
+    """NFE of one sample; a mean if samples differ."""
     return next((cell.network_calls for cell in group.cells if cell.network_calls), None)

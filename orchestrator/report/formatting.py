@@ -10,13 +10,13 @@ from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
-# For a setting that was chosen on the very samples that are compared: a choice and not a test.
+# For a setting that was chosen on the very samples that are compared: a choice, not a test.
 CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
 SAMPLING_NOISE = "95 % sampling noise of one training only; another training may differ by more"
 
 
 def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
-    """better | worse | undecided, by whether the interval excludes zero; None where there is no interval. Where
+    """better | worse | undecided, by whether the interval excludes zero; None if there is no interval. If
     neither direction is better: higher | lower | undecided.
     """
     if comparison.low is None or comparison.high is None:
@@ -59,7 +59,7 @@ def partner(results: Results, row: Comparison) -> Group:
 
 
 def against(results: Results, row: Comparison) -> str:
-    """The name of that group."""
+    """The label of the group that a comparison is with."""
     return label(results, partner(results, row))
 
 
@@ -84,7 +84,7 @@ def value_text(value: float | None, of: float | None = None) -> str:
 
 
 def interval_text(low: float | None, high: float | None, value: float) -> str:
-    """With as many decimals as the value."""
+    """`[low, high]` with as many decimals as the value."""
     return "" if low is None or high is None else f"[{value_text(low, value)}, {value_text(high, value)}]"
 
 
@@ -102,7 +102,7 @@ def signed(value: float) -> str:
 
 
 def half_width_text(value: float, low: float | None, high: float | None) -> str:
-    """`−1.85 ± 0.80`: the same where space is short. All our intervals are symmetric."""
+    """`−1.85 ± 0.80`: a difference where space is short. All our intervals are symmetric."""
     if low is None or high is None:
         return signed(value)
     decimals = _decimals(value, low, high)
@@ -116,14 +116,14 @@ def _decimals(value: float, low: float, high: float) -> int:
 
 
 def count_text(counts: Sequence[int] | set[int]) -> str:
-    """`1,000`, or `1,000 to 50,000` where they differ."""
+    """`1,000`, or `1,000 to 50,000` if they differ."""
     if not counts:
         return "–"
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
 def calls_text(calls: float) -> str:
-    """NFE: `20`, or `13.5` where steps differ in it."""
+    """NFE: `20`, or `13.5` if steps differ in NFE."""
     return f"{calls:,.0f}" if calls == round(calls) else f"{calls:,.1f}"
 
 
@@ -155,6 +155,6 @@ def state_text(results: Results) -> str:
 
 
 def over_seeds_text(seeds: set[int]) -> str:
-    """What an interval over training seeds is, by how many seeds it has."""
+    """`95 % intervals (Student's t) over 3 training seeds`"""
     number = f"{count_text(seeds)} training seed{'' if seeds == {1} else 's'}"
     return f"95 % intervals (Student's t) over {number}"

@@ -99,28 +99,28 @@ summary { cursor: pointer; color: var(--muted); }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }""")
 
-NARROWEST = 0.72  # of its natural width: on a phone a figure gets no smaller than this, but scrolls
+NARROWEST = 0.72  # of its natural width: on a phone, a figure shrinks to this at most, and then scrolls
 LONG = 60  # characters; longer cells are wrapped
-LONG_DETAIL = 22  # an interval is shorter, and stays on one line
+LONG_DETAIL = 22  # characters; an interval is shorter, so it stays on one line
 
 
-def page(found: Content, colours: Colours) -> str:
+def page(content: Content, colours: Colours) -> str:
     parts = [
-        f'<p class="kicker">nagbench report</p>\n<h1>{escape(found.sweep)}</h1>',
-        *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in found.notices),
-        _answer(found),
-        *(_section(section, colours) for section in found.sections()),
+        f'<p class="kicker">nagbench report</p>\n<h1>{escape(content.sweep)}</h1>',
+        *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in content.notices),
+        _answer(content),
+        *(_section(section, colours) for section in content.sections()),
     ]
     style = STYLE.substitute(light=colours.css(dark=False), dark=colours.css(dark=True))
     body = "\n".join(filter(None, parts))
-    return PAGE.substitute(title=escape(f"{found.sweep}: nagbench report"), style=style, body=body)
+    return PAGE.substitute(title=escape(f"{content.sweep}: nagbench report"), style=style, body=body)
 
 
-def _answer(found: Content) -> str:
-    if not found.answer:
+def _answer(content: Content) -> str:
+    if not content.answer:
         return ""
-    sentences = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in found.answer)
-    limits = "\n".join(f"<li>{escape(limit)}</li>" for limit in found.limits)
+    sentences = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in content.answer)
+    limits = "\n".join(f"<li>{escape(limit)}</li>" for limit in content.limits)
     return (
         f'<section class="answer" aria-label="Answer">\n{sentences}\n</section>\n<ul class="limits">\n{limits}\n</ul>'
     )

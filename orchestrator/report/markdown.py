@@ -9,12 +9,12 @@ from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.table import Table, TableCell
 
 
-def text(found: Content) -> str:
-    parts = [f"# {plain(found.sweep)}", *(f"> **{plain(notice)}**" for notice in found.notices)]
-    parts += [plain(sentence) for sentence in found.answer]
-    if found.answer and found.limits:
-        parts.append("\n".join(f"- {plain(limit)}" for limit in found.limits))
-    for section in found.sections():
+def text(content: Content) -> str:
+    parts = [f"# {plain(content.sweep)}", *(f"> **{plain(notice)}**" for notice in content.notices)]
+    parts += [plain(sentence) for sentence in content.answer]
+    if content.answer and content.limits:
+        parts.append("\n".join(f"- {plain(limit)}" for limit in content.limits))
+    for section in content.sections():
         parts += [f"## {section.title}", *map(_part, section.parts)]
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""One colour an arm, the same in every figure, table and view: the palette of Okabe and Ito, safe for colour-blind
+"""One colour per arm, the same in every figure, table and view: the palette of Okabe and Ito, safe for colour-blind
 readers. Each colour is visible on white and on black; the first arm, usually the baseline, is grey.
 """
 

@@ -31,15 +31,15 @@ LINE_EVERY_S = 10.0
 def counts(plan: StoredPlan, done: Done) -> Counts:
     """For each kind of task: how many tasks and blocks the plan has, and how many are still to do."""
     todo = missing(plan, done)
-    found: Counts = {}
+    by_kind: Counts = {}
     for digest, task in plan.tasks.items():
-        count = found.setdefault(task.kind, {"tasks": 0, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0})
+        count = by_kind.setdefault(task.kind, {"tasks": 0, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0})
         count["tasks"] += 1
         count["tasks_to_do"] += digest in todo
         if task.makes_blocks:
             count["blocks"] += plan.blocks[digest]
             count["blocks_to_do"] += len(todo.get(digest) or ())
-    return {kind: found[kind] for kind in KINDS if kind in found}
+    return {kind: by_kind[kind] for kind in KINDS if kind in by_kind}
 
 
 def shape(plan: StoredPlan) -> str:
@@ -58,7 +58,7 @@ def counts_table(counts: Counts) -> TerminalTable:
 
 
 def _numbers(first: str, others: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Names, then numbers."""
+    """A table with a column of names, then columns of numbers."""
     columns = (Column(first), *(Column(name, numeric=True) for name in others))
     return Table(columns, tuple(Row(tuple(map(TableCell, row))) for row in rows))
 
@@ -67,7 +67,7 @@ CELLS_SHOWN = 60
 
 
 def cells_table(plan: StoredPlan) -> TerminalTable:
-    """The cells with the parameters that vary."""
+    """The first CELLS_SHOWN cells, with the parameters that vary."""
     keys = list(dict.fromkeys(key for planned in plan.cells for key in planned.params))
     several = [k for k in keys if len({str(planned.params.get(k)) for planned in plan.cells}) > 1]
     rows = [
@@ -80,7 +80,7 @@ def cells_table(plan: StoredPlan) -> TerminalTable:
 
 
 class Rate(ProgressColumn):
-    """Units a second."""
+    """Units per second, or per minute if slow."""
 
     def render(self, task: Bar) -> Text:
         unit = task.fields["unit"]
@@ -123,7 +123,7 @@ class Bars:
         self.shown.update(self.bars[kind], completed=done)
 
     def finished(self, kind: str, digest: str) -> None:
-        """Update the table, so seldom that reading the scores takes at most a twentieth of the time."""
+        """Update the table, but so rarely that reading the scores takes at most a twentieth of the time."""
         started = time.monotonic()
         if kind_of(kind).scores_cells and started - self.filled >= max(1.0, 20 * self.cost):
             table = filling_table(collect(self.plan, self.store), self.console.height - len(self.bars) - 6)
@@ -139,7 +139,7 @@ METRICS_SHOWN = 4
 
 
 def filling_table(results: Results, height: int) -> TerminalTable:
-    """Every setting with its cells done, and the means so far of the first metrics."""
+    """Every setting, with its cells done and its means so far of the first metrics."""
     metrics, rows = results.metrics[:METRICS_SHOWN], []
     shown = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
     for group in shown[: max(3, height)]:
@@ -151,7 +151,7 @@ def filling_table(results: Results, height: int) -> TerminalTable:
 
 
 class Lines:
-    """Progress as a line now and then, for output that is not a terminal."""
+    """Progress as occasional lines, for output that is not a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

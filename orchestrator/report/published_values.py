@@ -18,7 +18,7 @@ PUBLISHED = "Published numbers beside ours"
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One published number. ours: None where nothing is scored yet. settings: of how many settings ours is the best."""
+    """One published number. ours: None if nothing is scored yet. settings: of how many settings ours is the best."""
 
     row: PaperRow
     metric: str
@@ -26,7 +26,7 @@ class PublishedValue:
     ours: float | None
     count: int | None  # our samples
     settings: int
-    agrees: bool | None  # None where no tolerance is given, or N differs
+    agrees: bool | None  # None if no tolerance is given, or N differs
 
     def as_json(self, paper: Paper) -> dict[str, Any]:
         known = {"arm": self.row.arm, "params": dict(self.row.params), "metric": self.metric}
@@ -41,7 +41,7 @@ def published_values(results: Results) -> Iterator[PublishedValue]:
     paper = results.plan.sweep.paper
     for row in paper.rows if paper else ():
         ours = [group for group in groups(results, row.arm) if row.is_of(row.arm, group.params)]
-        if not ours:  # left out, as under --smoke
+        if not ours:  # the sweep leaves it out, as with --smoke
             continue
         for metric, published in row.values.items():
             yield _beside_ours(results, row, metric, published, ours)
@@ -61,12 +61,12 @@ def _beside_ours(results: Results, row: PaperRow, metric: str, published: float,
 
 
 def published_table(results: Results) -> Table | None:
-    """None where the sweep names no published numbers, or repeats none of them."""
-    paper, found = results.plan.sweep.paper, list(published_values(results))
-    if paper is None or not found:
+    """None if the sweep names no published numbers, or repeats none of them."""
+    paper, entries = results.plan.sweep.paper, list(published_values(results))
+    if paper is None or not entries:
         return None
     rows = []
-    for one in found:
+    for one in entries:
         setting = ", ".join(f"{key} {short(value)}" for key, value in one.row.params.items()) or "–"
         name = metric_name(results, one.metric) if one.metric in results.metrics else one.metric
         published = TableCell(value_text(one.published), f"N = {paper.count:,}, protocol {_protocol(paper)}")
@@ -79,7 +79,7 @@ def published_table(results: Results) -> Table | None:
             TableCell(_agreement(one, paper)),
         )
         rows.append(Row(cells, one.row.arm))
-    for (arm, metric), several in _means(found).items():
+    for (arm, metric), several in _means(entries).items():
         means = (TableCell(value_text(sum(values) / len(several))) for values in zip(*several, strict=True))
         name = metric_name(results, metric)
         rows.append(
@@ -94,10 +94,10 @@ def published_table(results: Results) -> Table | None:
     return Table(columns, tuple(rows), PUBLISHED, notes)
 
 
-def _means(found: list[PublishedValue]) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """By arm and metric, our and the published value on each of several data sets, where all are scored."""
+def _means(entries: list[PublishedValue]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(arm, metric) -> our and the published value on each of several data sets, if all are scored."""
     pairs: dict[tuple[str, str], list[tuple[float | None, float]]] = {}
-    for one in (one for one in found if one.row.params.keys() == {"data"}):
+    for one in (one for one in entries if one.row.params.keys() == {"data"}):
         pairs.setdefault((one.row.arm, one.metric), []).append((one.ours, one.published))
     known = {key: [(a, b) for a, b in several if a is not None] for key, several in pairs.items()}
     return {key: several for key, several in known.items() if 1 < len(several) == len(pairs[key])}
@@ -116,7 +116,7 @@ def _ours(one: PublishedValue) -> TableCell:
 
 
 def _agreement(one: PublishedValue, paper: Paper) -> str:
-    """Whether ours confirms the published number, where it can be compared."""
+    """Whether ours confirms the published number; "" if they cannot be compared."""
     allowed = paper.allowed(one.row, one.metric)
     if one.ours is None or allowed is None:
         return ""

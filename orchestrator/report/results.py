@@ -33,8 +33,8 @@ class CellResult:
     network_calls: float | None = None
     seconds: float | None = None
     reason: str | None = None  # why it failed
-    log: str | None = None  # the log of what failed, on the machine that tried
-    kinds_of_device: tuple[dict[str, Any], ...] = ()  # on which it was sampled; {} where that was not recorded
+    log: str | None = None  # path of the failed task's log, on the machine that ran it
+    kinds_of_device: tuple[dict[str, Any], ...] = ()  # that sampled it; {} if not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
 
     def value(self, metric: str, key: str = "value") -> float | None:
@@ -43,7 +43,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Floor:
-    """The score of `count` held-out images. at: the N that its bias, taken as c / N, is corrected to, or None."""
+    """The score of `count` held-out images. at: the N to which its bias, modelled as c / N, is corrected, or None."""
 
     value: float
     count: int
@@ -61,12 +61,12 @@ class Results:
     floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
 
     def floor_of(self, metric: str) -> Floor | None:
-        """The held-out images' score, corrected to the N of the cells where they share one and the limit is known."""
-        found = self.floor.get(metric)
-        if found is None:
+        """The held-out images' score, corrected to the N of the cells if they share one and the limit is known."""
+        held_out = self.floor.get(metric)
+        if held_out is None:
             return None
         counts = {cell.scores[metric]["stamp"]["count"] for cell in self.cells if metric in cell.scores}
-        value, own, limit = found["value"], found["count"], found.get("extrapolated")
+        value, own, limit = held_out["value"], held_out["count"], held_out.get("extrapolated")
         if counts == {own} or not self.extrapolates(metric):
             return Floor(value, own, None)
         if len(counts) != 1 or limit is None:
@@ -79,7 +79,7 @@ class Results:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Every metric's reported name, in the order of the sweep, without those that need held-out images where the
+        """The reported names of all metrics, in the order of the sweep, except those that need held-out images if the
         data set has none.
         """
         scores = ((name, entry["score"]) for cell in self.cells for name, entry in cell.scores.items())
@@ -87,11 +87,11 @@ class Results:
         return [name for name in self._values if name not in empty]
 
     def lower_is_better(self, metric: str) -> bool | None:
-        """None where neither is: a noise shift is best at zero."""
+        """None if neither direction is better: a noise shift is best at zero."""
         return self._value(metric)[1].lower_is_better
 
     def extrapolates(self, metric: str) -> bool:
-        """Whether the metric is biased in N, so that its differences are between extrapolated values."""
+        """Whether the metric is biased in N, so that differences are taken between extrapolated values."""
         return self._value(metric)[0].extrapolates
 
     def is_distance(self, metric: str) -> bool:
@@ -107,12 +107,12 @@ class Results:
         return self._value(metric)[1].shown
 
     def suffix(self, metric: str) -> str:
-        """What the extractor adds to its name; "" of the first extractor."""
+        """The suffix that the extractor adds to its name; "" for the first extractor."""
         return self._value(metric)[0].suffix
 
     @cached_property
     def planes(self) -> list[tuple[str, str]]:
-        """Pairs (x, y) of reported names that are drawn against each other, as their metrics' classes say."""
+        """Pairs (x, y) of reported names to draw against each other, as declared by the metrics' classes."""
         drawn = ((one.plane[0] + one.suffix, one.plane[1] + one.suffix) for one in self.plan.metrics if one.plane)
         return [plane for plane in dict.fromkeys(drawn) if {*plane} <= {*self.metrics}]
 
@@ -121,15 +121,15 @@ class Results:
         return self._values[metric][1].words if metric in self._values else metric.replace("_", " ")
 
     def extractor(self, metric: str) -> str:
-        """The name of the extractor that the metric is of; "" for a measurement."""
+        """The name of the metric's extractor; "" for a measurement."""
         return self._value(metric)[0].extractor
 
     def mode(self, metric: str) -> str:
-        """How its extractor resizes images; "" where there is one way."""
+        """How its extractor resizes images; "" if there is only one way."""
         return self._value(metric)[0].mode
 
     def setting(self, metric: str) -> str:
-        """The fields of a metric, defaults too, such as ` k 3`: values under another setting are other values."""
+        """The fields of a metric, with defaults, such as ` k 3`: other settings give other values."""
         return self._value(metric)[0].setting
 
     def _value(self, metric: str) -> tuple[Reported, Value]:
@@ -137,7 +137,7 @@ class Results:
 
     @cached_property
     def _values(self) -> dict[str, tuple[Reported, Value]]:
-        """By reported name."""
+        """Metric and value by reported name."""
         values: dict[str, tuple[Reported, Value]] = {}
         for one in self.plan.metrics:
             for value in one.values:
@@ -167,12 +167,12 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
     floor: dict[str, dict[str, Any]] = {}
     for _, floor_scores in plan.floors:
         for scored in floor_scores:
-            found = record(scored.task)
-            for name, score in (found or {"values": {}})["values"].items():
-                if found is not None and score["value"] is not None:
+            task_record = record(scored.task)
+            for name, score in (task_record or {"values": {}})["values"].items():
+                if task_record is not None and score["value"] is not None:
                     floor[name + scored.suffix] = {
                         "value": score["value"],
-                        "count": found["count"],
+                        "count": task_record["count"],
                         "extrapolated": score["extrapolated"],
                     }
     return Results(plan, cells, floor)
@@ -183,24 +183,24 @@ def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> Cel
     extract_s: dict[str, float] = {}
     sample_s = None
     for scored in planned.scores:
-        found = record(scored.task)
-        if found is None:
+        task_record = record(scored.task)
+        if task_record is None:
             result.complete = False
             continue
-        for name, score in found["values"].items():
-            stamp = _stamp(plan, scored, found)
+        for name, score in task_record["values"].items():
+            stamp = _stamp(plan, scored, task_record)
             entry = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
-            result.scores[name + scored.suffix] = entry | {"dimension": found.get("dimension")}
-        result.finished = max(result.finished, found["started"] + found["seconds"])
+            result.scores[name + scored.suffix] = entry | {"dimension": task_record.get("dimension")}
+        result.finished = max(result.finished, task_record["started"] + task_record["seconds"])
         if plan.tasks[scored.task].kind == "measure":
             estimator = plan.instances[plan.tasks[scored.task].params["estimator"]].name
-            result.shift = {**found["shift"], "estimator": estimator, "task": scored.task}
-            for name in found["values"]:
-                result.scores[name + scored.suffix]["states"] = found.get("states")
+            result.shift = {**task_record["shift"], "estimator": estimator, "task": scored.task}
+            for name in task_record["values"]:
+                result.scores[name + scored.suffix]["states"] = task_record.get("states")
         else:
-            result.kinds_of_device = tuple(found.get("kinds_of_device", ()))
-            result.network_calls, sample_s = found.get("network_calls"), found.get("sample_seconds")
-            extract_s[plan.tasks[scored.task].params["features"]] = found.get("extract_seconds", 0.0)
+            result.kinds_of_device = tuple(task_record.get("kinds_of_device", ()))
+            result.network_calls, sample_s = task_record.get("network_calls"), task_record.get("sample_seconds")
+            extract_s[plan.tasks[scored.task].params["features"]] = task_record.get("extract_seconds", 0.0)
     if not planned.scores:
         result.complete = done.complete(plan, planned.stream)
     if sample_s is not None:
@@ -229,7 +229,7 @@ def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[
 
 
 def _content(params: Mapping[str, Any]) -> str:
-    """What a reference is made of: the hash of a published file or a data set, or the data set's folder."""
+    """The content of a reference: the hash of a published file or a data set, or the data set's folder."""
     if "statistics" in params:
         return params["statistics"]
     fields = params["data"]["fields"]

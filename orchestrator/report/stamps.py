@@ -10,7 +10,7 @@ from orchestrator.report.formatting import metric_name, short
 from orchestrator.report.results import Results
 from orchestrator.report.table import Table
 
-CONTENT = re.compile(r"[0-9a-f]{32}/?")  # of a file, in place of its path
+CONTENT = re.compile(r"[0-9a-f]{32}/?")  # the content of a file, in place of its path
 DIGITS = 12  # of a hash
 HEADINGS = ("metric", "N", "measured by", "reference", "labels")
 
@@ -30,24 +30,24 @@ def stamps_table(results: Results) -> Table | None:
             )
             if row not in rows.get(metric, [row]):
                 rows[metric].append(row)
-    every = [row for found in rows.values() for row in found]
+    every = [row for metric_rows in rows.values() for row in metric_rows]
     return Table.plain(HEADINGS, every) if every else None
 
 
 def _measured_by(mode: str, stamp: Mapping[str, Any]) -> str:
     """The extractor or noise-shift estimator with its weights, and what decoded latents."""
-    told = [_named(stamp.get("extractor") or stamp.get("measure"))]
-    if mode and f"mode {mode}" not in told[0]:
-        told[0] += f" mode {mode}"  # how it resizes, also where that is the default
+    parts = [_named(stamp.get("extractor") or stamp.get("measure"))]
+    if mode and f"mode {mode}" not in parts[0]:
+        parts[0] += f" mode {mode}"  # how it resizes, even if that is the default
     weights = stamp.get("weights") or stamp.get("estimator")
-    told += [f"weights {weights[:DIGITS]}"] if isinstance(weights, str) else []
+    parts += [f"weights {weights[:DIGITS]}"] if isinstance(weights, str) else []
     decode = stamp.get("decode")
-    told += [f"decoded by {_named(decode)}"] if decode else []
-    return ", ".join(told)
+    parts += [f"decoded by {_named(decode)}"] if decode else []
+    return ", ".join(parts)
 
 
 def _reference(results: Results, metric: str, stamp: Mapping[str, Any]) -> str:
-    """How many images, and the hash of what they are from."""
+    """The number of reference images, and the hash of their source."""
     images = stamp.get("reference_size")
     if images:
         return f"{images:,} images, {stamp['reference_content'][:DIGITS]}"
@@ -55,9 +55,9 @@ def _reference(results: Results, metric: str, stamp: Mapping[str, Any]) -> str:
 
 
 def _named(identity: Any) -> str:
-    """`digits`, or `digits steps 5` where fields are not at their default."""
+    """`digits`, or `digits steps 5` if fields differ from their defaults."""
     if not isinstance(identity, dict):
         return "–"
     fields = {key: short(value) for key, value in identity.get("fields", {}).items()}
-    told = [f"{key} {value[:DIGITS] if CONTENT.fullmatch(value) else value}" for key, value in fields.items()]
-    return " ".join([identity["name"], *told])
+    settings = [f"{key} {value[:DIGITS] if CONTENT.fullmatch(value) else value}" for key, value in fields.items()]
+    return " ".join([identity["name"], *settings])

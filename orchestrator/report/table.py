@@ -1,4 +1,4 @@
-"""A table before it has a target: terminal_tables.py, markdown.py, html.py and latex.py draw it.
+"""A table without a format: terminal_tables.py, markdown.py, html.py and latex.py render it.
 
 A page shows all of a table. A terminal shows its brief form: the brief text of each cell, and no details.
 """
@@ -23,7 +23,7 @@ class Column:
     heading: str
     brief: str | None = None
     numeric: bool = False  # aligned to the right, never wrapped
-    joined: bool = False  # stays beside the column before it
+    joined: bool = False  # stays next to the column before it
     only: Literal["", "page", "terminal"] = ""
 
 
@@ -49,7 +49,7 @@ class Table:
         return cls(tuple(map(Column, headings)), tuple(Row(tuple(map(TableCell, row))) for row in rows), title)
 
     def on_page(self) -> Table:
-        """All of it, without the columns that only a terminal shows."""
+        """The whole table, without the columns that only a terminal shows."""
         return replace(self._without("terminal"), notes=(*self.notes, *self.page_notes))
 
     def in_terminal(self) -> Table:

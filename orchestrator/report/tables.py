@@ -1,4 +1,4 @@
-"""The tables that compare settings: distances with differences, secondary metrics, and the rest with its price."""
+"""The tables that compare settings: distances with differences, secondary metrics, and other metrics with cost."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.spec.parameters import is_seed
 
-HEADING = 11  # characters of a line of a terminal's heading
+HEADING = 11  # characters per line of a heading in a terminal
 ARM, SETTING = Column("arm"), Column("setting", only="page")
 AGAINST = Column("against", only="terminal")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A group to show, and of how many settings of its arm it is the best."""
+    """A group to show. best_of: of how many settings of its arm it is the best."""
 
     group: Group
     best_of: int = 1
@@ -63,19 +63,19 @@ def every_setting(results: Results) -> list[Setting]:
 def comparison_tables(
     results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting]
 ) -> tuple[Table, ...]:
-    """Distances, secondary metrics and the rest, each where there is any."""
+    """Tables of distances and of secondary metrics, if there are any, and of the rest."""
     compared = distances(results)
-    found = [_rest(results, settings)]
+    tables = [_rest(results, settings)]
     if secondary := _secondary(results, settings, compared):
-        found.insert(0, secondary)
+        tables.insert(0, secondary)
     if compared:
-        found.insert(0, _distances(results, comparisons, settings, compared))
-    return tuple(found)
+        tables.insert(0, _distances(results, comparisons, settings, compared))
+    return tuple(tables)
 
 
 def shift_table(results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting]) -> Table | None:
-    """The noise shift, late in sampling and over all levels. None where the sweep does not measure it, no rows where
-    nothing is measured yet.
+    """The noise shift, late in sampling and over all levels. None if the sweep does not measure it, no rows if nothing
+    is measured yet.
     """
     measured = [metric for metric in results.metrics if results.is_measured(metric)]
     if not measured:
@@ -110,7 +110,7 @@ def _compared(
     title: str,
     notes: Sequence[str],
 ) -> Table:
-    """Each metric beside its difference from the baseline."""
+    """A table with each metric next to its difference from the baseline."""
     known: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in comparisons:
         known.setdefault((comparison.arm, comparison.metric), []).append(comparison)
@@ -118,10 +118,10 @@ def _compared(
     rows = []
     for setting in settings:
         group = setting.group
-        found = {metric: row_of(known.get((group.arm, metric), []), group, metric) for metric in metrics}
-        partner = next((_partner(results, row) for row in found.values() if row), "")
+        by_metric = {metric: row_of(known.get((group.arm, metric), []), group, metric) for metric in metrics}
+        partner = next((_partner(results, row) for row in by_metric.values() if row), "")
         cells = [*_names(results, setting, varying), TableCell(partner)]
-        for metric, row in found.items():
+        for metric, row in by_metric.items():
             cells += [_value(results, group, metric), _difference(results, row)]
         rows.append(Row(tuple(cells), group.arm))
     columns = [ARM, SETTING, AGAINST]
@@ -131,7 +131,7 @@ def _compared(
 
 
 def _secondary(results: Results, settings: Sequence[Setting], compared: Sequence[str]) -> Table | None:
-    """What is shown and not compared: distances to held-out images, copies, and the lowest run."""
+    """Values that are shown but not compared: distances to held-out images, copies, and the lowest run."""
     metrics = secondary_metrics(results)
     runs = [metric for metric in compared if any(lowest_run(one.group, metric) for one in settings)]
     if not metrics and not runs:
@@ -160,13 +160,13 @@ def _secondary(results: Results, settings: Sequence[Setting], compared: Sequence
 
 def _secondary_title(results: Results, settings: Sequence[Setting], metrics: Sequence[str], runs: Sequence[str]) -> str:
     kinds = [*dict.fromkeys(results.shown(metric).beside for metric in metrics)]
-    counts = {found[1] for one in settings for metric in runs if (found := lowest_run(one.group, metric))}
+    counts = {lowest[1] for one in settings for metric in runs if (lowest := lowest_run(one.group, metric))}
     kinds += [f"{'the' if kinds else 'The'} lowest of {count_text(counts)} runs"] if runs else []
     return listed([kinds[0], *(kind[:1].lower() + kind[1:] for kind in kinds[1:])])
 
 
 def _rest(results: Results, settings: Sequence[Setting]) -> Table:
-    """Metrics of quality that are no distances, and what a setting costs."""
+    """Quality metrics other than distances, and the cost of a setting."""
     apart = {*distances(results), *secondary_metrics(results)}
     metrics = [metric for metric in results.metrics if metric not in apart and not results.is_measured(metric)]
     cost = [Column("NFE", numeric=True), Column("worker time a cell", "worker\ntime", numeric=True)]
@@ -202,16 +202,16 @@ def _column(results: Results, metric: str, more: str = "", brief_more: str = "")
 
 
 def _varying(results: Results) -> set[str]:
-    """The parameters that differ between the cells of some arm, seeds apart."""
+    """The parameters, except seeds, that differ between the cells of some arm."""
     values: dict[tuple[str, str], set[str]] = {}
     for cell in results.cells:
         for key, value in cell.params.items():
             values.setdefault((cell.arm, key), set()).add(str(value))
-    return {key for (_, key), found in values.items() if len(found) > 1 and not is_seed(key)}
+    return {key for (_, key), distinct in values.items() if len(distinct) > 1 and not is_seed(key)}
 
 
 def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[TableCell, TableCell]:
-    """The arm, and what is particular to the setting: its guidance, and what varies within its arm."""
+    """The arm, and what identifies the setting: its guidance, and the parameters that vary within its arm."""
     group, words = setting.group, []
     for key, value in sorted(group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
         family, _, field = key.rpartition(".")
@@ -233,8 +233,8 @@ def _value(results: Results, group: Group, metric: str) -> TableCell:
 
 
 def _lowest(group: Group, metric: str) -> TableCell:
-    found = lowest_run(group, metric)
-    return TableCell(value_text(found[0]), f"of {found[1]} runs") if found else TableCell("–")
+    lowest = lowest_run(group, metric)
+    return TableCell(value_text(lowest[0]), f"of {lowest[1]} runs") if lowest else TableCell("–")
 
 
 def _partner(results: Results, row: Comparison) -> str:
@@ -247,12 +247,12 @@ def _difference(results: Results, row: Comparison | None) -> TableCell:
     if row.difference is None:
         at_n = "" if row.difference_at_n is None else f"{signed(row.difference_at_n)} at N"
         return TableCell(at_n or "–", row.reason or "")
-    found = verdict(row, results.lower_is_better(row.metric)) or "no interval"
-    link = "than" if found in ("better", "worse", "lower", "higher") else "against"
+    outcome = verdict(row, results.lower_is_better(row.metric)) or "no interval"
+    link = "than" if outcome in ("better", "worse", "lower", "higher") else "against"
     seeds = f"{len(row.per_seed)} seeds" if row.interval == "t" else "one training" if row.interval else ""
-    detail = ", ".join(filter(None, (f"{found} {link} {_partner(results, row)}", seeds)))
+    detail = ", ".join(filter(None, (f"{outcome} {link} {_partner(results, row)}", seeds)))
     brief = half_width_text(row.difference, row.low, row.high)
-    return TableCell(difference_text(row.difference, row.low, row.high), detail, found, brief)
+    return TableCell(difference_text(row.difference, row.low, row.high), detail, outcome, brief)
 
 
 def _nfe(group: Group) -> TableCell:
@@ -266,7 +266,7 @@ def _seconds(group: Group) -> TableCell:
 
 
 def _held_out(results: Results, metrics: Sequence[str]) -> tuple[list[Row], tuple[str, ...]]:
-    """The held-out images, scored like a cell, and a note on them."""
+    """The row of the held-out images, scored like a cell, and a note on it."""
     known = [results.floor_of(metric) for metric in metrics]
     first = next((floor for floor in known if floor), None)
     if first is None:

@@ -1,4 +1,4 @@
-"""What a run or a report prints at its end, piece by piece; a command prints it."""
+"""The output at the end of a run or a report, piece by piece; a command prints it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ BETWEEN = 2  # characters between columns
 
 
 class TerminalTable:
-    """A table in its brief form. One that is too wide continues below, with its first columns repeated."""
+    """A table in its brief form. One that is too wide continues below, its first columns repeated."""
 
     def __init__(self, table: Table) -> None:
         self.table = table.in_terminal()
@@ -54,12 +54,12 @@ def _text(row: Row, cell: TableCell) -> Text:
 
 
 def plain(words: str) -> str:
-    """With hyphens for minus signs, so that a copied number is a number."""
+    """Replace minus signs with hyphens, so that a copied number can be parsed."""
     return words.replace("−", "-")
 
 
 def _parts(table: Table, width: int) -> list[list[int]]:
-    """The columns that stand beside each other; only columns of numbers move below."""
+    """The places of the columns in each part, from the top; only columns of numbers move below."""
     every = list(range(len(table.columns)))
     first = next((place for place in every if table.columns[place].numeric), len(every))
     if not all(table.columns[place].numeric for place in every[first:]):

@@ -22,7 +22,7 @@ VERSION = 3  # of the pages; raise it when the same results would look different
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
     """Write the report of a sweep, and return the path of its page. `command` repeats it.
 
-    A report that already shows just this stays as it is. Raises EnvironmentProblem where the folder cannot be written.
+    A report that is up to date stays as it is. Raises EnvironmentProblem if the folder cannot be written.
     """
     page, mark = folder / "report.html", f"<!-- state {_state(results, comparisons, command)} -->\n"
     if _shows(page, mark):
@@ -31,12 +31,12 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     from orchestrator.report.figures.drawing import svg_file
     from orchestrator.report.figures.every import colours_of
 
-    found = content(results, comparisons, store, command)
-    files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in found.drawings}
+    report = content(results, comparisons, store, command)
+    files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in report.drawings}
     files["cells.csv"] = cells_csv(results)
-    files["tables.tex"] = latex.text(found.sweep, found.tables)
-    files["report.md"] = markdown.text(found)
-    files["report.html"] = html.page(found, colours_of(results)) + mark  # last: with it the report is complete
+    files["tables.tex"] = latex.text(report.sweep, report.tables)
+    files["report.md"] = markdown.text(report)
+    files["report.html"] = html.page(report, colours_of(results)) + mark  # last: with it the report is complete
     with file_errors(f"report {folder} cannot be written"):
         for name, text in files.items():
             _replace(folder / name, text)
@@ -47,7 +47,7 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
 
 
 def _state(results: Results, comparisons: Sequence[Comparison], command: str) -> str:
-    """A digest of all that a report shows."""
+    """A digest of everything that a report shows."""
     cells = [{**vars(cell), "params": dict(cell.params)} for cell in results.cells]
     rows = [row.as_json() for row in comparisons]
     paper = results.plan.sweep.paper

@@ -1,1 +1,1 @@
-"""What stays in a store, what may go, what it weighs."""
+"""Retention: what stays in a store, what may be deleted, and how much space it takes."""

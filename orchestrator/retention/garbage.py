@@ -18,22 +18,19 @@ if TYPE_CHECKING:
     from orchestrator.retention.policy import Recorded
     from orchestrator.store.store import Store
 
-ABANDONED_S = 86400.0  # an unfinished file so old has no writer any more
-
-
-# What nothing refers to.
+ABANDONED_S = 86400.0  # an unfinished file this old has no writer left
 
 
 @dataclass(frozen=True)
 class File:
     name: str  # below the store
     bytes: int
-    time: float  # of its last change, 0 where the store does not know
+    time: float  # of its last change; 0 if the store does not know it
 
 
 def files(store: Store) -> list[File]:
-    """Every file of a store, hidden ones too."""
-    return list(_walk(store.root) if store.local else _found(store))
+    """Every file of a store, including hidden ones."""
+    return list(_walk(store.root) if store.local else _remote_files(store))
 
 
 def _walk(root: str) -> Iterator[File]:
@@ -45,7 +42,7 @@ def _walk(root: str) -> Iterator[File]:
                 yield File(os.path.relpath(path, root).replace(os.sep, "/"), stat.st_size, stat.st_mtime)
 
 
-def _found(store: Store) -> Iterator[File]:
+def _remote_files(store: Store) -> Iterator[File]:
     start = len(store.root) + 1
     for path, about in store.fs.find(store.root, detail=True).items():
         yield File(path[start:], int(about["size"] or 0), 0.0)
@@ -58,15 +55,15 @@ class Garbage:
 
 
 def garbage(store: Store, quarantine: bool = False) -> list[Garbage]:
-    """What `gc` would remove. quarantine: also what was set aside, and failed attempts at what is done by now.
+    """What `gc` would remove. quarantine: also files set aside, and failed attempts at tasks that are done by now.
 
-    Raises BadInput for a folder that is not a store, and where a plan cannot be read, for then all of its results would
-    be garbage.
+    Raises BadInput for a folder that is not a store, or if a plan cannot be read: all of its results would count as
+    garbage.
     """
     store.check_is_store()
-    found = files(store)  # before the plans: what a run makes from now on has its plan written already
+    candidates = files(store)  # before the plans: a run writes its plan before its results
     wanted = _Wanted(store, Plans(store).live(), quarantine)
-    return [Garbage(file, what) for file in found if (what := wanted.lacks(file))]
+    return [Garbage(file, what) for file in candidates if (what := wanted.lacks(file))]
 
 
 def remove(store: Store, what: Iterable[Garbage]) -> None:
@@ -90,7 +87,7 @@ class _Wanted:
         self.open = {digest for plan in live for digest in missing(plan, done)} if quarantine else set()
 
     def lacks(self, file: File) -> str:
-        """Why a file is wanted by nobody, in a word; "" where it is wanted."""
+        """The kind of garbage that a file is; "" if it is still wanted."""
         parts = file.name.split("/")
         if parts[-1].startswith("."):
             ours = parts[0] in FOLDERS and UNFINISHED.fullmatch(parts[-1])

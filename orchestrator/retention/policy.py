@@ -1,8 +1,7 @@
-"""What of a store is still wanted: what a sweep's `keep` lets go once its cells are scored, and what `gc` finds that no
-sweep refers to.
+"""Retention: what a sweep's `keep` deletes once its cells are scored, and the plans by which `gc` knows what to keep.
 
-A sweep is in the store with the plans that it was run with. The newest one counts, with older ones of the same text (a
-part of the sweep may have been run by itself). Nothing here needs the YAML files.
+The store has every plan that a sweep was run with. The newest one counts, and older ones of the same text (a part of
+the sweep may have been run by itself). Nothing here needs the YAML files.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ FOLDERS = {"assets", "attempts", "blocks", "code", "files", "leases", "plans", "
 
 @dataclass(frozen=True)
 class Recorded:
-    """A plan as the store has it, or one at hand that looks the same."""
+    """The part of a plan that retention needs, of a stored plan or of one in memory."""
 
     sweep: str
-    name: str  # in the store
+    name: str  # in the store; "" for a plan in memory
     keep: str
     tasks: Mapping[str, Task]
     blocks: Mapping[str, int]
@@ -42,21 +41,21 @@ class Recorded:
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
-        """By sample and extract task: the scores and measurements that read its blocks, or blocks made of them; the
-        references that are made of what an extract task took while images were encoded.
+        """Sample or extract task -> the scores and measurements that read its blocks, or blocks made of them, and the
+        references made of what an extract task took while images were encoded.
         """
-        found: dict[str, set[str]] = {}
+        by_source: dict[str, set[str]] = {}
         for digest in reversed(list(self.tasks)):
             task = self.tasks[digest]
             last = kind_of(task.kind).scores_cells or task.kind == "reference"
-            readers = {digest} if last else found.get(digest, set())
+            readers = {digest} if last else by_source.get(digest, set())
             for source in task.inputs:
                 if source in self.tasks and self.tasks[source].makes_blocks:
-                    found.setdefault(source, set()).update(readers)
-        return found
+                    by_source.setdefault(source, set()).update(readers)
+        return by_source
 
     def wants(self, digest: str, done: Done) -> bool:
-        """Whether blocks of a sample or extract task, or the arrays of a score, are to stay for this plan."""
+        """Whether this plan still needs the blocks of a sample or extract task, or the arrays of a score."""
         task = self.tasks.get(digest)
         if task is None or self.keep == "samples":
             return task is not None
@@ -74,16 +73,16 @@ def recorded(plan: StoredPlan) -> Recorded:
 
 @dataclass
 class Plans:
-    """The plans of a store that count. What was read once is not read again."""
+    """The plans of a store that count. Each is read only once."""
 
     store: Store
     known: dict[str, tuple[Recorded, str]] = field(default_factory=dict)  # by name, with the sweep's text
 
     def live(self, lenient: bool = False) -> list[Recorded]:
-        """Raises BadInput where the newest plan of a sweep cannot be read: then nobody knows what it wants. lenient:
-        pass it over; for who deletes nothing.
+        """Raises BadInput if the newest plan of a sweep cannot be read, since what it needs is then unknown. lenient:
+        skip it instead; only for callers that delete nothing.
         """
-        found: dict[str, Recorded] = {}
+        plans: dict[str, Recorded] = {}
         for sweep in self.store.list("sweeps", strict=not lenient):
             entries = self.store.list(f"sweeps/{sweep}", strict=not lenient)[::-1]
             if not entries:
@@ -98,12 +97,12 @@ class Plans:
                     f"the newest plan of sweep {sweep} in store {self.store.url} is damaged, so nobody knows what it "
                     f"wants to keep: run that sweep again first ({error})"
                 ) from error
-            found[newest.name] = newest
+            plans[newest.name] = newest
             for entry in entries[1:]:
                 with contextlib.suppress(CorruptFile):
                     plan, other = self._read(sweep, entry)
-                    found |= {plan.name: plan} if other == text else {}
-        return list(found.values())
+                    plans |= {plan.name: plan} if other == text else {}
+        return list(plans.values())
 
     def _read(self, sweep: str, entry: str) -> tuple[Recorded, str]:
         name = self.store.read_record(f"sweeps/{sweep}/{entry}", repair=False)["plan"]
@@ -114,10 +113,10 @@ class Plans:
 
 
 class Tidier:
-    """Removes from the store what a plan's `keep` lets go, as soon as the scores that need it are there.
+    """Removes from the store what a plan's `keep` does not keep, as soon as the scores that need it are done.
 
-    What another sweep of the store wants stays. Two engines may tidy at once: at worst one of them makes a block again
-    that the other has scored and removed, and removes it at its end.
+    What another sweep of the store needs stays. Two engines may tidy at once: at worst one makes a block again that
+    the other has scored and removed, and removes it when it ends.
     """
 
     def __init__(self, plan: StoredPlan, store: Store) -> None:
@@ -133,7 +132,7 @@ class Tidier:
                 self.left[digest] = {u for u in users if u not in done.small[plan.tasks[u].kind]}
 
     def finished(self, digest: str) -> int:
-        """A task is done: remove what it was the last to need. Returns how many files went."""
+        """Call when a task is done: remove what only it still needed. Returns how many files were removed."""
         if self.mine.keep == "samples" or digest not in self.sources:
             return 0
         for source in self.sources[digest]:
@@ -142,7 +141,7 @@ class Tidier:
         return self._remove({*over, *(user for source in over for user in self.mine.users[source])}) if over else 0
 
     def rest(self) -> int:
-        """Remove all that may go, also what earlier runs have left. Returns how many files went."""
+        """Remove all that may go, including what earlier runs left. Returns how many files were removed."""
         return 0 if self.mine.keep == "samples" else self._remove({*self.mine.users, *self.sources})
 
     def _remove(self, digests: Iterable[str]) -> int:
@@ -161,12 +160,12 @@ class Tidier:
 
 
 def folder_of(task: Task) -> str:
-    """Where the store has what a task makes."""
+    """The folder of the store for the blocks or files of a task."""
     return f"{'blocks' if task.makes_blocks else 'files'}/{task.digest}"
 
 
 def again(plan: StoredPlan, done: Done) -> int:
-    """Cells that have scores, but must be sampled again for what is still missing of them."""
+    """How many cells with scores must be sampled again for scores that they still lack."""
     todo = missing(plan, done)
     return sum(
         planned.stream in todo and any(done.small_done(plan.tasks[scored.task]) for scored in planned.scores)

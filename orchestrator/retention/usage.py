@@ -1,4 +1,4 @@
-"""Disk and files: what the cells of a sweep will take, and what a store has by sweep, arm and kind (`nagbench du`)."""
+"""Disk space and files: an estimate for a sweep, and the usage of a store by sweep, arm and kind (`nagbench du`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Space:
 
 
 def size_text(size: float) -> str:
-    """`980 B`, `4.2 MB`: decimal units, as disks are sold and as `df -H` says."""
+    """`980 B`, `4.2 MB`: decimal units, as on disk labels and in `df -H`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
@@ -47,8 +47,8 @@ def size_text(size: float) -> str:
 
 @dataclass(frozen=True)
 class SpaceEstimate:
-    """What the cells of a sweep take: by kind while all is there, and what `keep` leaves of it. unknown: networks and
-    extractors whose shapes only their weights tell, which are not counted. latents: of images, to train on.
+    """Space for the cells of a sweep: by kind while everything is there, and `after`, what `keep` leaves. unknown:
+    networks and extractors that are not counted, as only their weights tell their shapes. latents: of training images.
     """
 
     samples: Space
@@ -64,18 +64,18 @@ class SpaceEstimate:
 
     def as_json(self) -> dict[str, Any]:
         named = {"running": self.running, "after": self.after, "latents": self.latents}
-        told = {key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}
-        return {**told, "not_counted": list(self.unknown)}
+        sizes = {key: {"bytes": space.bytes, "files": space.files} for key, space in named.items()}
+        return {**sizes, "not_counted": list(self.unknown)}
 
     def words(self, keep: str) -> str:
         apart = f" ({', '.join(self.unknown)} not counted: only the weights tell)" if self.unknown else ""
         trained = f"Latents to train on: {self.latents}. " if self.latents.files else ""
-        told = f"{trained}Disk for its cells: {self.running}{apart}"
-        return f"{told}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{told}."
+        text = f"{trained}Disk for its cells: {self.running}{apart}"
+        return f"{text}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{text}."
 
 
 def estimate(plan: Plan) -> SpaceEstimate:
-    """Networks and references apart. No file is opened but for headers."""
+    """The space for a plan, without networks and references. Only headers of files are read."""
     parts: dict[str, Space] = defaultdict(Space)
     unknown: dict[str, None] = {}
     seen: set[str] = set()
@@ -100,8 +100,8 @@ def estimate(plan: Plan) -> SpaceEstimate:
         for scored in planned.scores:
             if scored.task not in seen:
                 seen.add(scored.task)
-                made = plan.tasks[scored.task]
-                parts[made.kind] += Space(HEAD + 4 * made.params.get("count", 0), 2)
+                score_task = plan.tasks[scored.task]
+                parts[score_task.kind] += Space(HEAD + 4 * score_task.params.get("count", 0), 2)
     scores = parts["score"] + parts["measure"]
     records = Space(HEAD * (scores.files // 2), scores.files // 2)
     left = {"samples": (parts["sample"], parts["extract"], scores), "features": (parts["extract"], scores)}
@@ -111,15 +111,15 @@ def estimate(plan: Plan) -> SpaceEstimate:
 
 
 def _latents(plan: Plan) -> Space:
-    """Both flips, mean and deviation, two bytes each."""
-    found: dict[str, Space] = {}
+    """The space for latents: both flips, mean and deviation, two bytes each."""
+    sizes: dict[str, Space] = {}
     for cell in (planned.cell for planned in plan.cells):
         for network in (n for each in (cell.network, *cell.references.values()) for n in each.lineage):
             if network.train is not None and network.autoencoder is not None and (shape := network.shape):
                 count = images_in(network, plan.sweep)
                 size = Space(count * (8 * math.prod(shape) + 8), -(-count // SHARD))
-                found[repr((network.data, network.autoencoder))] = size
-    return sum(found.values(), Space())
+                sizes[repr((network.data, network.autoencoder))] = size
+    return sum(sizes.values(), Space())
 
 
 def _features(plan: Plan) -> Iterable[Any]:
@@ -127,7 +127,7 @@ def _features(plan: Plan) -> Iterable[Any]:
 
 
 def shape_of(network: Network) -> tuple[int, ...] | None:
-    """(C, H, W) of a network's samples, as far as that is written without its weights."""
+    """(C, H, W) of a network's samples, or None if only its weights tell."""
     if network.data is not None or network.autoencoder is not None:
         return network.shape
     if network.checkpoint is None or not os.path.isfile(network.checkpoint):
@@ -140,26 +140,26 @@ def shape_of(network: Network) -> tuple[int, ...] | None:
 
 
 def images_shape(network: Network) -> tuple[int, ...] | None:
-    """(C, H, W) of what samples are decoded to."""
+    """(C, H, W) of decoded samples, or None if unknown."""
     pixels = network.data is not None and network.data.stores == "pixels"
     return network.data.shape if pixels else None
 
 
 def _dims(extractor: Any, shape: tuple[int, ...] | None) -> int:
-    """Columns of all outputs of an extractor; 0 where it does not say."""
+    """Columns of all outputs of an extractor; 0 if unknown."""
     return columns(extractor, shape) if shape else 0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a store has. rows: (name, kind) -> space, where a name is a sweep's or, of one sweep, an arm's; what several
-    of them use is counted for each. total: of the whole store, each file once.
+    """Space that a store takes. rows: (name, kind) -> space, by sweep or, for one sweep, by arm; what several of them
+    use is counted for each. total: the whole store, each file once.
     """
 
     rows: Mapping[tuple[str, str], Space]
     total: Space
     shared: Space  # used by several names
-    others: Space  # by none: plans, logs, what is set aside, and what `gc` would remove
+    others: Space  # used by none: plans, logs, files set aside, and what `gc` would remove
 
     def as_json(self, what: str) -> dict[str, Any]:
         rows = [{what: name, "kind": kind, "bytes": s.bytes, "files": s.files} for (name, kind), s in self.rows.items()]
@@ -168,7 +168,7 @@ class Usage:
 
 
 def usage(store: Store, plan: StoredPlan | None = None) -> Usage:
-    """By sweep; of one sweep, by arm. A plan of the store that cannot be read is passed over."""
+    """Usage by sweep or, given the plan of one, by arm. A stored plan that cannot be read is skipped."""
     users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
     if plan is None:
         for recorded in Plans(store).live(lenient=True):
@@ -192,7 +192,7 @@ def usage(store: Store, plan: StoredPlan | None = None) -> Usage:
 
 
 def _digest(file: File) -> str:
-    """The task that a file belongs to; "" for a file that is no task's."""
+    """The task that a file belongs to; "" if there is none."""
     match file.name.split("/"):
         case ["blocks" | "files" | "attempts" | "leases", digest, *_]:
             return digest

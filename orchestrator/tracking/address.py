@@ -1,4 +1,4 @@
-"""Addresses of MLflow: which are valid, whether anything answers there, and what to say when nothing does.
+"""Addresses of MLflow: which are valid, whether anything answers there, and the message if nothing does.
 
 Nothing here imports mlflow, so a wrong or dead address is reported at once, not after a slow import.
 """
@@ -25,12 +25,10 @@ from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 DEFAULT_URI = "sqlite:///results/mlflow.db"
 NONE = "none"  # no tracking
 SQLITE = "sqlite:///"
-SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")  # of databases, also as postgresql+driver
-KEY, STATE = (
-    "nagbench.key",
-    "nagbench.state",
-)  # tags: the key of a run; the state written last
-ANSWER_S = 8.0  # a server that is silent for so long counts as dead
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")  # also with a driver: postgresql+driver
+KEY = "nagbench.key"  # tag with the key of a run
+STATE = "nagbench.state"  # tag with the state written last
+ANSWER_S = 8.0  # a server that is silent for this long counts as dead
 LOCK_S = 5.0
 
 
@@ -62,9 +60,9 @@ def database(uri: str) -> Path | None:
 
 
 def written_state(uri: str, sweep: str) -> str | None:
-    """The state that a sweep's experiment was last written with (STATE), or None.
+    """The state (STATE) last written to a sweep's experiment, or None.
 
-    Raises EnvironmentProblem, in one sentence with the fix, where MLflow cannot be written, within ANSWER_S.
+    Raises EnvironmentProblem, one sentence with the fix, within ANSWER_S if MLflow cannot be written.
     """
     check(uri)
     file = database(uri)
@@ -80,17 +78,17 @@ def _database_state(uri: str, file: Path, sweep: str) -> str | None:
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            found = (
+            revisions = (
                 db.execute("SELECT version_num FROM alembic_version").fetchall() if "alembic_version" in tables else []
             )
-            with contextlib.suppress(sqlite3.OperationalError):  # another schema: MLflow itself is asked then
+            with contextlib.suppress(sqlite3.OperationalError):  # another schema: then MLflow itself is asked
                 noted = _note(db, sweep)
     except sqlite3.Error as error:
         raise problem(uri, error) from error
     if tables and not tables & {"alembic_version", "experiments"}:
         raise BadInput(f"--tracking {uri}: this is a database of another program. Name another file.")
     known = _revisions()
-    if known and any(revision not in known for (revision,) in found):
+    if known and any(revision not in known for (revision,) in revisions):
         raise EnvironmentProblem(
             f"MLflow at {uri}: this database was made by a newer MLflow than the {_version()} that is installed here. "
             "Update it (pip install -U mlflow), or name another file with --tracking."
@@ -99,7 +97,7 @@ def _database_state(uri: str, file: Path, sweep: str) -> str | None:
 
 
 def _note(db: sqlite3.Connection, sweep: str) -> str | None:
-    """The state of an experiment, unless runs were removed since."""
+    """The state of an experiment; None if runs were removed since."""
     row = db.execute(
         "SELECT e.experiment_id, t.value FROM experiments e JOIN experiment_tags t USING (experiment_id) "
         "WHERE e.name = ? AND e.lifecycle_stage = 'active' AND t.key = ?",
@@ -153,7 +151,7 @@ def _server_state(uri: str, sweep: str) -> str | None:
         if not isinstance(error.reason, ssl.SSLError):  # MLflow may be configured to trust it
             raise error.reason if isinstance(error.reason, OSError) else error from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # not the answer of MLflow
+        return None  # not an answer of MLflow
     return None
 
 
@@ -161,7 +159,7 @@ T = TypeVar("T")
 
 
 def _within(uri: str, ask: Callable[[], T]) -> T:
-    """Call in a thread and wait ANSWER_S, because a silent name server cannot be interrupted."""
+    """Call `ask` in a thread and wait ANSWER_S, because a silent name server cannot be interrupted."""
     answers: list[T] = []
     failed: list[Exception] = []
 
@@ -189,7 +187,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def problem(uri: str, error: BaseException) -> EnvironmentProblem:
-    """One sentence for any error of sqlite3, MLflow or the network, with the fix where it is known."""
+    """One sentence for any error of sqlite3, MLflow or the network, with the fix if it is known."""
     causes = list(_chain(error))
     text = " ".join(str(each) for each in causes)
     names = {type(each).__name__ for each in causes}
@@ -238,9 +236,9 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if response is not None and getattr(response, "status_code", None):
         return int(response.status_code)
-    found = re.search(r"(?:failed with error code|status(?: code)?|error code) (\d{3})\b", str(error))
-    if found:
-        return int(found[1])
+    match = re.search(r"(?:failed with error code|status(?: code)?|error code) (\d{3})\b", str(error))
+    if match:
+        return int(match[1])
     code = getattr(error, "get_http_status_code", None)
     return int(code()) if code is not None and type(error).__name__ == "RestException" else None
 

@@ -1,4 +1,4 @@
-"""The first samples of a cell as one image. The same indices in every cell, so equal places have equal noise."""
+"""The first samples of a cell as one image: the same indices in every cell, so equal places have equal noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_PX = 48  # smaller samples are enlarged by whole factors
 
 
 def sample_grid(store: Store, cell: StoredCell) -> bytes:
-    """A PNG of the first samples. Raises FileNotFoundError where they are not kept, ValueError where not images."""
+    """A PNG of the first samples. Raises FileNotFoundError if they are not kept, ValueError if not images."""
     import io
 
     import numpy as np

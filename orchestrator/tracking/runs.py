@@ -30,7 +30,7 @@ Point = tuple[str, float, int, int]  # metric, value, milliseconds since the epo
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file of a run, with the digest of its content, which is known before it is read or made."""
+    """A file of a run. digest: of its content, known before the file is read or made."""
 
     digest: str
     read: Callable[[], bytes]
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def folders(self) -> dict[str, str]:
-        """Digests of artifacts by the first part of their paths: what changes is uploaded again."""
+        """Digests of artifacts by the first part of their paths; what changed is uploaded again."""
         parts: dict[str, dict[str, str]] = {}
         for path, artifact in self.artifacts.items():
             parts.setdefault(path.partition("/")[0], {})[path] = artifact.digest
@@ -70,15 +70,15 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
     colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
     best = best_cells(results) if report else []
     failed_at = partial(_failed_at, results.plan, store, {})
-    found = []
+    all_runs = []
     for cell in results.cells:
         if cell.complete or cell.reason is not None:
             place = planned[cell.arm, cell.digest, _text(cell.params)]
             grid = _grid(store, place) if store is not None and cell in best else {}
-            found.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
-    found += _trainings(results.plan, store) if store is not None else []
-    whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the summary stays
-    return [*found, _summary(results, found, report)] if whole and (found or report) else found
+            all_runs.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
+    all_runs += _trainings(results.plan, store) if store is not None else []
+    whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the old summary stays
+    return [*all_runs, _summary(results, all_runs, report)] if whole and (all_runs or report) else all_runs
 
 
 def _text(params: Mapping[str, Any]) -> str:
@@ -86,8 +86,8 @@ def _text(params: Mapping[str, Any]) -> str:
 
 
 def best_cells(results: Results) -> list[CellResult]:
-    """The best cell of each arm in the sweep's first metric, without its bias in N where all have such a value. Where
-    neither low nor high is better, the one nearest to 0.
+    """The best cell of each arm by the sweep's first metric, corrected for its bias in N if all have such a value. If
+    neither direction is better: the one nearest to 0.
     """
     if not results.metrics:
         return []
@@ -132,10 +132,10 @@ def _cell(
     }
     if cell.reason is not None:
         tags["reason"] = cell.reason
-    told = [(_short(key), _value(cell.params[key])) for key in varying if key in cell.params]
+    varied = [(_short(key), _value(cell.params[key])) for key in varying if key in cell.params]
     return Run(
         key=digest([sweep, cell.arm, cell.digest, dict(cell.params)]),
-        name=" ".join([cell.arm, *(v if key in ("sampler", cell.arm) else f"{key}={v}" for key, v in told)]),
+        name=" ".join([cell.arm, *(v if key in ("sampler", cell.arm) else f"{key}={v}" for key, v in varied)]),
         status="FINISHED" if cell.complete else "FAILED",
         start_ms=_ms(end - (cell.seconds or 0)),
         end_ms=_ms(end),
@@ -160,7 +160,7 @@ def _ms(seconds: float) -> int:
 
 def _points(values: Iterable[tuple[str, float | None, float, int]]) -> tuple[Point, ...]:
     """Points from metric, value, seconds since the epoch, step. Values have six digits, because MLflow shows all.
-    Infinite ones, which it would draw as 1.8e308, are left out.
+    Infinite ones are left out, because it would draw them as 1.8e308.
     """
     return tuple(
         (n, float(f"{v:.6g}"), _ms(at), step) for n, v, at, step in values if v is not None and math.isfinite(v)
@@ -186,7 +186,7 @@ def _grid(store: Store, cell: StoredCell) -> dict[str, Artifact]:
 
 
 def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
-    found = []
+    trainings = []
     for task in plan.tasks.values():
         if task.kind != "train":
             continue
@@ -197,11 +197,11 @@ def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
         network = plan.instances.get(task.digest)
         params = _flat(task.params) | ({key: str(value) for key, value in network.axes.items()} if network else {})
         name = network.name if network else params.get("extractor") or params.get("model") or task.digest[:12]
-        told = [f"{_short(key)}={_value(value)}" for key, value in network.axes.items()] if network else []
-        found.append(
+        axes = [f"{_short(key)}={_value(value)}" for key, value in network.axes.items()] if network else []
+        trainings.append(
             Run(
                 key=digest([plan.sweep.name, "training", task.digest]),
-                name=" ".join(["training", str(name), *told]),
+                name=" ".join(["training", str(name), *axes]),
                 status=status,
                 start_ms=_ms(started),
                 end_ms=_ms(ended),
@@ -210,7 +210,7 @@ def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
                 tags={"sweep": plan.sweep.name, "digest": task.digest, "kind": "training"},
             )
         )
-    return found
+    return trainings
 
 
 def _training_so_far(task: Task, store: Store) -> tuple[str, float, float, list[tuple[str, float, float, int]]] | None:
@@ -223,8 +223,8 @@ def _training_so_far(task: Task, store: Store) -> tuple[str, float, float, list[
             return None
         return "RUNNING", rows[0]["time"], rows[-1]["time"], [point for row in rows for point in _row_points(row)]
     ended = record["started"] + record["seconds"]
-    told = record.get("telemetry", {"columns": [], "rows": []})
-    rows = [dict(zip(told["columns"], row, strict=True)) for row in told["rows"]]
+    telemetry = record.get("telemetry", {"columns": [], "rows": []})
+    rows = [dict(zip(telemetry["columns"], row, strict=True)) for row in telemetry["rows"]]
     points = [point for row in rows for point in _row_points(row)]
     return "FINISHED", record["started"], ended, [*points, ("worker_seconds", record["seconds"], ended, 0)]
 
@@ -276,10 +276,10 @@ def _summary(results: Results, others: list[Run], report: Path | None) -> Run:
 
 
 def _files(report: Path) -> dict[str, Artifact]:
-    found = {}
+    artifacts = {}
     for path in sorted(report.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             with suppress(FileNotFoundError):  # another process writes a new report
                 name = path.relative_to(report).as_posix()
-                found[name] = Artifact(checksum(path.read_bytes()), path.read_bytes)
-    return found
+                artifacts[name] = Artifact(checksum(path.read_bytes()), path.read_bytes)
+    return artifacts

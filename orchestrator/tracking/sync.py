@@ -1,8 +1,8 @@
-"""Sync MLflow with the records: one experiment a sweep, flat runs. Only this folder uses mlflow.
+"""Sync MLflow with the records: one experiment per sweep, flat runs. Only this folder uses mlflow.
 
 Writing is idempotent: a run is found again by its key (sweep, arm, cell, parameters), all times come from the records,
 and a tag holds a digest of each run, so only changes are written. One process writes to a SQLite database at a time,
-under a lock file beside it. The database may be deleted; the next run or report creates it again.
+under a lock file next to it. The database may be deleted; the next run or report creates it again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
     """Bring MLflow up to date and return the number of runs written. May be called at any time, from any thread.
 
     store: adds the trainings. report: the folder of the report; its files become artifacts of the summary, and the best
-    cell of each arm gets a grid of its samples. Raises BadInput for a wrong address, EnvironmentProblem, within
+    cell of each arm gets a grid of its samples. Raises BadInput for an invalid address, EnvironmentProblem, within
     seconds, for a database or server that cannot be written.
     """
     check(uri)
@@ -68,8 +68,8 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
 
 @contextlib.contextmanager
 def follow(take: Callable[[], Results], uri: str, store: Store | None = None, every_s: float = 30.0) -> Iterator[None]:
-    """While a sweep runs, sync what `take` collects, again and again, in a thread. A failure does not harm the sweep:
-    the sync is repeated, less and less often, and the `sync` after the run reports it.
+    """While a sweep runs, sync what `take` collects, repeatedly, in a thread. A failure does not harm the sweep: the
+    thread retries, less and less often, and the `sync` after the run reports it.
     """
     over = threading.Event()
 
@@ -95,7 +95,7 @@ _locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """One thread at a time; for a SQLite database one process, by a lock file beside it."""
+    """Admit one thread at a time; for a SQLite database, one process, through a lock file next to it."""
     with _locks[uri], contextlib.ExitStack() as stack:
         file = database(uri)
         if file is not None:
@@ -141,7 +141,7 @@ _trackers: dict[str, tuple[Any, Tracker]] = {}  # by address, with device and in
 
 
 def _tracker(uri: str) -> Tracker:
-    """The connection to an address, which is kept. A database that was deleted or replaced gets a new one."""
+    """The cached connection to an address. A database that was deleted or replaced gets a new one."""
     file = database(uri)
     if file is None:
         if uri not in _trackers:
@@ -177,7 +177,7 @@ def _no_disk_wait(connection: Any, _: Any) -> None:
 
 
 class Tracker:
-    """A connection to an MLflow and what is known of its sweeps. artifacts: the folder of files; None: the server."""
+    """A connection to MLflow, and the known runs of its sweeps. artifacts: their folder; None: on the server."""
 
     def __init__(self, address: str, artifacts: Path | None, spelling: int = 0) -> None:
         for name, value in PATIENCE.items():
@@ -190,12 +190,12 @@ class Tracker:
         if not event.contains(Engine, "connect", _no_disk_wait):
             event.listen(Engine, "connect", _no_disk_wait)
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # users need no migrations and tracebacks
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # users need not see migrations and tracebacks
         self.client, self.artifacts, self.spelling = MlflowClient(tracking_uri=address), artifacts, spelling
         self.known: dict[str, tuple[str, dict[str, KnownRun]]] = {}  # sweep -> the state that we wrote, its runs by key
 
     def write(self, sweep: str, wanted: list[Run], seen: str, state: str, noted: str | None) -> int:
-        """Write what is missing. noted: what `written_state` found; it shows whether another process wrote since."""
+        """Write what is missing. noted: what `written_state` returned; it shows whether another process wrote since."""
         experiment = self._experiment(sweep)
         note, known = self.known.pop(sweep, ("", {}))
         if noted is None or noted != note:
@@ -216,19 +216,19 @@ class Tracker:
         return written
 
     def _experiment(self, sweep: str) -> Any:
-        found = self.client.get_experiment_by_name(sweep)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(sweep)
+        if experiment is None:
             from mlflow.exceptions import MlflowException
 
             place = (self.artifacts / sweep).as_uri() if self.artifacts else None
             with contextlib.suppress(MlflowException):  # another process just created it
                 self.client.create_experiment(sweep, artifact_location=place)
-            found = self.client.get_experiment_by_name(sweep)
-        elif found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        if found is None:
+            experiment = self.client.get_experiment_by_name(sweep)
+        elif experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        if experiment is None:
             raise EnvironmentProblem(f"MLflow does not create the experiment {sweep!r} and gives no reason.")
-        return found
+        return experiment
 
     def _search(self, experiment: str) -> dict[str, KnownRun]:
         """Our runs of an experiment. Two writers at one server can create a run twice; the second is deleted."""
@@ -255,10 +255,10 @@ class Tracker:
 
         tags = dict(run.tags)
         if held is None:
-            made = self.client.create_run(
+            created = self.client.create_run(
                 experiment, start_time=run.start_ms, tags={KEY: run.key, **tags}, run_name=run.name
             )
-            held, tags = KnownRun(made.info.run_id, "RUNNING", None, None), {}
+            held, tags = KnownRun(created.info.run_id, "RUNNING", None, None), {}
         else:
             tags["mlflow.runName"] = run.name
         for first in range(POINTS_A_CALL, len(run.points), POINTS_A_CALL):
@@ -296,7 +296,7 @@ class Tracker:
         self.client.set_tag(held.run_id, ARTIFACTS, held.folders)
 
     def _describe(self, experiment: Any, wanted: list[Run], seen: str) -> None:
-        """Set the shared view and the sweep's text at the experiment. Both are optional: MLflow may refuse them."""
+        """Tag the experiment with the shared view and the sweep's text. Both are optional: MLflow may refuse them."""
         from mlflow.exceptions import MlflowException
 
         note = next((run.tags[NOTE] for run in wanted if NOTE in run.tags), "")

@@ -1,4 +1,4 @@
-"""`nagbench ui`: MLflow's own server on this machine, while it is looked at."""
+"""`nagbench ui`: MLflow's own server on this machine, until the user ends it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALONE = {  # without these MLflow starts ten processes and sends telemetry
 
 @dataclass
 class Served:
-    """A sweep in the MLflow UI. `moved`: the wanted port was taken, so this is another."""
+    """A sweep in the MLflow UI. `moved`: the wanted port was taken, so this is another one."""
 
     link: str  # charts
     table: str
@@ -43,14 +43,14 @@ class Served:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def wait(self) -> None:
-        """Wait until the server ends; Ctrl-C raises KeyboardInterrupt. Returns at once where we started none."""
+        """Wait until the server ends; Ctrl-C raises KeyboardInterrupt. Returns at once if we started none."""
         if self.process is not None:
             self.process.wait()
 
 
 @contextlib.contextmanager
 def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
-    """The UI with the runs of a sweep: for a database, a server on 127.0.0.1 that ends with the context; where the
+    """The UI with the runs of a sweep: for a database, a server on 127.0.0.1 that ends with the context; if the
     tracking address is a server, a link to it.
 
     Raises EnvironmentProblem if MLflow does not start or answer, or has no runs of the sweep.
@@ -84,8 +84,8 @@ def _experiment(sweep: str, uri: str) -> str:
     file = database(uri)
     try:
         if file is None:
-            found = Tracker(uri, None).client.get_experiment_by_name(sweep)
-            number = found and found.experiment_id
+            experiment = Tracker(uri, None).client.get_experiment_by_name(sweep)
+            number = experiment and experiment.experiment_id
         else:
             with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
                 row = db.execute("SELECT experiment_id FROM experiments WHERE name = ?", (sweep,)).fetchone()
@@ -132,9 +132,11 @@ def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) ->
             return
         time.sleep(0.2)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), "".join(lines[-1:]))
+    message = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), "".join(lines[-1:]))
     how = f"did not answer within {START_S:.0f} s" if process.poll() is None else "ended at once"
-    raise EnvironmentProblem(f"the MLflow server for {address(uri)} {how}: {told.strip()[:300] or 'it said nothing'}")
+    raise EnvironmentProblem(
+        f"the MLflow server for {address(uri)} {how}: {message.strip()[:300] or 'it said nothing'}"
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,6 @@
 """The view that `nagbench ui` links to: chosen columns, cells only, charts of cost, parameters and scores.
 
-MLflow keeps such a view as an experiment tag in an undocumented form. So it is optional: an MLflow that cannot read
+MLflow keeps such a view as an experiment tag in an undocumented format. So it is optional: an MLflow that cannot read
 it shows its plain table.
 """
 
@@ -40,7 +40,7 @@ def state(results: Results) -> dict[str, Any]:
     seen["runsCountToCompare"] = SHOWN_AT_MOST
     axes = {"xaxis": {"type": "METRIC", "key": "network_calls"}, "yaxis": {"type": "METRIC", "key": first}}
     charts: list[dict[str, Any]] = [{"type": "SCATTER", "uuid": "price", **seen, **axes}]
-    everywhere = [key for key in params if varying[key]]  # others hide runs
+    everywhere = [key for key in params if varying[key]]  # an axis that some runs lack hides them
     if everywhere and metrics:
         chosen = {"selectedParams": everywhere, "selectedMetrics": ["network_calls", *metrics[2:0:-1], first]}
         charts.append({"type": "PARALLEL", "uuid": "parallel", **seen, **chosen, "showAllRuns": True})

@@ -103,13 +103,13 @@ def test_on_two_nodes(cluster: Any, locally: Ran, tmp_path: Path) -> None:
     assert not ran.failed
     assert not attempts(ran.store)
     (team,) = watched.teams
-    nodes = [each.about["node"] for each in team.all]
+    nodes = [each.about["node"] for each in team.actors]
     assert sorted(nodes) == sorted(each.node_id for each in cluster.nodes)
     weights, record = trained(ran)
     assert record["processes"] == 2
     assert weights == trained(locally)[0]
     assert metrics(ran.document()) == metrics(locally.document())
-    until(lambda: not any(alive(each.about["pid"]) for each in team.all), 20)
+    until(lambda: not any(alive(each.about["pid"]) for each in team.actors), 20)
 
     one = load(trained(run_here(locally.plan.sweep.path, tmp_path / "one"))[0])
     two = load(weights)
@@ -131,7 +131,7 @@ def test_a_process_is_killed(cluster: Any, locally: Ran, tmp_path: Path) -> None
     weights, record = trained(ran)
     assert (record["processes"], record["resumed_at"] > 0) == (2, True)
     assert weights == trained(locally)[0]
-    until(lambda: not any(alive(each.about["pid"]) for team in watched.teams for each in team.all), 20)
+    until(lambda: not any(alive(each.about["pid"]) for team in watched.teams for each in team.actors), 20)
 
 
 def test_a_node_is_lost(cluster: Any, locally: Ran, tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ REFRESH_NODES_EVERY_S = 2.0
 ROOM_S = 15.0  # an actor that is not up by then is taken to wait for room on a node
 IDLE_S = 30.0  # a worker without work is dismissed after this time
 TURN_S = 10.0  # an actor without messages answers after this time
-GATHER_S = 0.5  # an actor collects messages for this long, or longer where there are many actors
+GATHER_S = 0.5  # an actor collects messages for this long, or longer if there are many actors
 ANSWERS_A_S = 200.0  # of all actors together
 FAILED_STARTS_AT_MOST = 8  # in a row
-FIRST_DOUBLING_GB = 4.0  # is doubled where the site sets no memory
+FIRST_DOUBLING_GB = 4.0  # is doubled if the site sets no memory
 PEER_FAILED = "PeerFailed: "  # nag.distributed's error in a process whose peer has gone
-LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # Ray's words where it killed an actor to free memory
+LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # Ray's words if it killed an actor to free memory
 
 
 class Ray:
@@ -243,7 +243,7 @@ class Ray:
     # Scheduling.
 
     def _dispatch(self) -> list[Event]:
-        """Give every idle worker a bundle, start workers where there is more to do, dismiss those that take up room."""
+        """Give every idle worker a bundle, start workers if there is more to do, dismiss those that take up room."""
         events: list[Event] = [End(handle, "skipped") for handle in self.skipped]
         for handle in self.skipped:
             events += [End(other, "skipped") for other in self.queue.end(handle, "skipped")]
@@ -283,7 +283,7 @@ class Ray:
             peer.ref = peer.remote.turn.remote(message, 0.0, None)  # answers when the bundle ends
 
     def _dismiss_idle(self) -> None:
-        """Dismiss workers without work that others wait for room of, and those that have been idle for IDLE_S."""
+        """Dismiss workers without work if others wait for room, or after they have been idle for IDLE_S."""
         now, ready = time.monotonic(), self.queue.requests_ready()
         without_room = any(self._has_no_room(request, now) for request in ready)
         for worker in list(self.workers):

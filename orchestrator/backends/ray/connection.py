@@ -132,7 +132,7 @@ def token_of(file: str | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a while, known to Ray too, which has read the old ones if it was imported before."""
+    """Set variables for a while, for Ray too, which has read the old ones if it was imported before."""
     try:
         with variables(changes):
             _reread()

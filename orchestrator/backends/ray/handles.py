@@ -24,7 +24,7 @@ SETTLE_S = 20.0  # after the first report that a training has ended, to wait for
 class ActorHandle:
     remote: Any
     ref: Any  # the call in flight, or None
-    about: Mapping[str, Any] = field(default_factory=dict)  # what Actor.hello said; empty: not up yet
+    about: Mapping[str, Any] = field(default_factory=dict)  # what Actor.hello returned; empty: not up yet
 
     def where(self) -> dict[str, Any]:
         return {name: self.about[name] for name in ("host", "node", "pid") if name in self.about}
@@ -67,14 +67,14 @@ class WorkerHandle(ActorHandle):
         self.ending, self.lost, self.settles = end, lost, time.monotonic() + SETTLE_S
 
     def settled(self) -> bool:
-        """Whether no better cause than that of `ending` can come: nobody else is to report, or SETTLE_S has passed."""
+        """Whether no better cause than that of `ending` can come: no other report is due, or SETTLE_S has passed."""
         if self.ending is None:
             return False
         reported = self.ref is None and (self.lost or all(peer.ref is None for peer in self.peers))
         return reported or time.monotonic() >= self.settles
 
     def kill(self) -> None:
-        """End the actors. One that cannot be reached may go on."""
+        """End the actors. One that cannot be reached may keep running."""
         import ray
         from ray.util.placement_group import remove_placement_group
 
@@ -94,11 +94,11 @@ def start(request: Request, avoid: Sequence[str], store: str, options: Mapping[s
 
     device = "cpu" if not request.gpus and options["device"].startswith("cuda") else options["device"]
     variables = {**ONE_THREAD, **({} if request.gpus else NO_GPU)}
-    asked = {**request.options(), "max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": variables}}
+    common = {**request.options(), "max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": variables}}
 
     def create(**where: Any) -> tuple[Any, Any]:
-        made: Any = ray.remote(Actor).options(**asked, **where)
-        remote = made.remote(store, {**options, "device": device, "processes": 1}, plan)
+        actor_class: Any = ray.remote(Actor).options(**common, **where)
+        remote = actor_class.remote(store, {**options, "device": device, "processes": 1}, plan)
         return remote, remote.hello.remote()
 
     if request.processes == 1:

@@ -93,7 +93,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
                     )
                 except RuntimeError as error:
                     if "already exists" in str(error):
-                        continue  # somebody was faster
+                        continue  # another submission was faster
                     if "No available agent" in str(error) and time.monotonic() < until:
                         time.sleep(1.0)  # the cluster has just come up
                         continue
@@ -186,7 +186,7 @@ def _client(site: Site) -> Any:
 
 
 def _job_document(store: Store, plan: str, options: Options, settings: RaySettings) -> dict[str, Any]:
-    """What the job is told. No secrets: Ray shows it to everybody."""
+    """The input of the job. No secrets: Ray shows it to everybody."""
     public = dataclasses.replace(settings, token_file=None, address=None, jobs=None)
     return {
         "store": _url(store),

@@ -48,7 +48,7 @@ class Private:
         raise EnvironmentProblem(f"a private Ray did not start on this machine: {message or 'it printed nothing'}")
 
     def _start(self, cpus: int) -> tuple[str, str]:
-        """Its address, or "" and the last line of its stderr."""
+        """Start it. Returns its address, or "", and the last line of its stderr."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         root = str(Path(__file__).resolve().parents[3])
         paths = [root, *filter(None, [env.get("PYTHONPATH")])]

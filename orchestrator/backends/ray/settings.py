@@ -15,7 +15,7 @@ from orchestrator.errors import unknown
 
 @method
 class RayWorker:
-    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one where the cluster
+    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one if the cluster
     has GPUs. resources: custom ones of the cluster, by name.
     """
 
@@ -46,7 +46,7 @@ class RaySettings(Processes):
     cpu_worker: RayWorker = RayWorker()
     cpu_stages: tuple[Word, ...] = ("reference", "score")  # done by workers that see no GPU
     processes: Count = 1  # that train one network together, on any nodes, each with the resources of `worker`
-    workers: Count | None = None  # at most so many with a GPU, and so many without; None: as many as the cluster holds
+    workers: Count | None = None  # limit for those with a GPU, and for those without; None: as many as fit
     memory_gb_at_most: Memory | None = None
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can hold a worker, before it is an error
     python: Word = "python"  # on the head node, for the driver of a job

@@ -1,7 +1,7 @@
 """Run one array task on its node: its bundles, block by block, each published as soon as it is made.
 
 The job carries only strings: a store, the name of an array in it, and an index. The rest is read from the store. Marks
-record its start and its end; what is done is in the records of the tasks alone.
+record its start and its end; only the records of the tasks say what is done.
 
 Signals: Slurm warns before the time limit and, on some sites, before a preemption (USR2), and before it ends a job
 (TERM). On a warning, a training writes a checkpoint, and work goes on: Slurm requeues a job that it preempts, but not
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 STOP = "STOP"  # while the shared folder has a file of this name, nothing is queued, and array tasks stop
 STAGGER_AT_MOST = 20  # array tasks whose starts are spread
 PATIENCE_S = 600.0  # how long to retry while the store cannot be read or written
-HELD_S = 300.0  # how long to wait for the lease of a training, which a node that is gone may hold
+HELD_S = 300.0  # how long to wait for the lease of a training, which a dead node may still hold
 WAIT_S = 5.0
-SPARE_S = 30.0  # left of the time limit
-FORGOTTEN_S = 600.0  # a warning that nothing followed counts no longer
+SPARE_S = 30.0  # kept free before the time limit
+FORGOTTEN_S = 600.0  # after this time, a warning that nothing followed no longer counts
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning has another reason
 REPAIRS = 3  # attempts at a bundle in which a damaged file was found
 MARKS = ("starts", "ends")
@@ -69,7 +69,7 @@ class RunArrayTask:
     wave: int
     array: int
     plan: str
-    # Of Options, and: scratch, stagger_s, signal_s, folder, command; group: its processes train one network together.
+    # Fields of Options, and scratch, stagger_s, signal_s, folder, command; group: the processes train one network.
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, index: int) -> str:
@@ -93,7 +93,7 @@ class ArrayTaskRunner:
     index: int
     plan: str
     options: Mapping[str, Any]
-    by_hand: bool = False  # run by a person, outside of the queue: writes no marks and heeds no stops
+    by_hand: bool = False  # run by a person, outside the queue: writes no marks and ignores stops
     started: float = field(default_factory=time.time)
     warned: list[float] = field(default_factory=list)  # times (monotonic)
     ends: list[dict[str, Any]] = field(default_factory=list)
@@ -177,7 +177,7 @@ class ArrayTaskRunner:
         _say(f"restarted by Slurm: {reason}")
 
     def _is_queued(self) -> bool:
-        """Whether this job counts: if its submitter was killed before it recorded the id, another may replace it."""
+        """Whether this job counts: if its submitter was killed before recording the id, another may replace it."""
         recorded, job = self._patiently(lambda: read_job_id(self.store, self.wave, self.array))
         return self.by_hand or not recorded or self._job() == job
 
@@ -335,7 +335,7 @@ class ArrayTaskRunner:
         self._requeue()
 
     def _requeue(self) -> None:
-        """Requeue this array task if it has made progress; without, the engine decides."""
+        """Requeue this array task if it has made progress; otherwise the engine decides."""
         if not self._progress() or self.rank or self.by_hand:
             return
         from orchestrator.backends.slurm.commands import Commands, QueryFailed
@@ -365,7 +365,7 @@ class ArrayTaskRunner:
         return False
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
-        """Call `read`, again while the store cannot be read."""
+        """Call `read`; retry while the store cannot be read, for PATIENCE_S at most."""
         end = time.monotonic() + PATIENCE_S
         while True:
             try:

@@ -1,6 +1,6 @@
 """Pack bundles into job arrays: one array per stage, network and class of resources. Pure functions.
 
-An array task gets as many bundles as fill the site's target time, so that starting it costs little. Where there is less
+An array task gets as many bundles as fill the site's target time, so that starting it costs little. If there is less
 to do, the work is spread over as many array tasks as may run at once, as long as each is worth starting.
 """
 
@@ -57,7 +57,7 @@ def arrays(
     known: Mapping[int, str],
     most: int,
 ) -> list[Array]:
-    """Pack work into the arrays of one wave, each behind those that it waits for.
+    """Pack work into the arrays of one wave, each after those that it waits for.
 
     seconds: estimates the time of a bundle. name: makes the name of an array from its number. known: handles of earlier
     waves -> the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
@@ -102,15 +102,15 @@ def arrays(
 
 def stage_resources(site: SlurmSettings, kind: str, doublings: int) -> Resources:
     """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
-    asked = site.resources(kind)
-    memory = asked.memory_gb * 2**doublings
+    resources = site.resources(kind)
+    memory = resources.memory_gb * 2**doublings
     if site.memory_gb_at_most is not None:
         memory = min(memory, site.memory_gb_at_most)
-    return replace(asked, memory_gb=memory)
+    return replace(resources, memory_gb=memory)
 
 
 def _token(group: _Group, handle: int) -> str:
-    """A placeholder for what waits for a bundle: a training's array task, or the whole array of any other kind."""
+    """A placeholder for the array task of a training, or for the whole array of any other bundle, to wait for."""
     place = f"/{handle}" if group.key[0] == "train" else ""
     return f"#{id(group)}{place}"
 
@@ -118,7 +118,7 @@ def _token(group: _Group, handle: int) -> str:
 def _resolved(
     after: Iterable[str], groups: Mapping[Key, _Group], names: Mapping[int, list[tuple[str, int]]], most: int
 ) -> Iterable[str]:
-    """Replace placeholders by names: `array` or `array/index`."""
+    """Replace placeholders with names: `array` or `array/index`."""
     by_id = {id(group): group for group in groups.values()}
     for token in after:
         if not token.startswith("#"):

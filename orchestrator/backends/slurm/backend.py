@@ -51,7 +51,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import kind_of, makes_blocks
 
 BLOCKS_A_BUNDLE = 8  # at most; an array task does several bundles
-FIRST_UPDATE_S, LAST_UPDATE_S = 1.0, 30.0  # between reads of the store, rarer and rarer; Slurm is asked every `poll_s`
+FIRST_UPDATE_S, LAST_UPDATE_S = 1.0, 30.0  # between reads of the store, growing; Slurm is asked every `poll_s`
 
 AfterWave = Callable[[str, Sequence[str]], None]
 
@@ -91,7 +91,7 @@ class Slurm:
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
-        self.reported: dict[int, int] = {}  # handle -> steps that the engine was told of
+        self.reported: dict[int, int] = {}  # handle -> number of steps reported to the engine
         self.held_back: dict[int, str] = {}  # handle -> what it waits for, outside of the queue
         self.room = 1  # array tasks of the smallest array that waits for room
         self.had_queue = False  # whether this engine has seen anything in the queue
@@ -221,16 +221,16 @@ class Slurm:
             raise
 
     def _submit_array(self, job: ArrayJob) -> str:
-        array, asked = job.array, job.array.resources
+        array, needs = job.array, job.array.resources
         after = self.jobs.dependencies(array.after)
         together = kind_of(array.kind).distributed
-        tasks = max(1, asked.gpus) if together else 1  # processes on each node, one a GPU
+        tasks = max(1, needs.gpus) if together else 1  # processes on each node, one per GPU
         options = {**self.options, "folder": str(self.folder), "command": self._command()}
-        options |= {"group": together and tasks * asked.nodes > 1}
+        options |= {"group": together and tasks * needs.nodes > 1}
         remote = RunArrayTask(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
         folder, count = self.folder / array.name, len(array.tasks)
         return queue(
-            self.site, folder, self.code, array.name, asked, remote, count, after, array.avoid, array.throttle, tasks
+            self.site, folder, self.code, array.name, needs, remote, count, after, array.avoid, array.throttle, tasks
         )
 
     def _record_id(self, job: ArrayJob) -> None:
@@ -292,9 +292,9 @@ class Slurm:
             if handle in self.held_back:
                 continue
             left = set(self._left(bundle, done))
-            made = [step for step in bundle.steps if step not in left]
-            events += [Step(handle, digest, blocks) for digest, blocks in made[self.reported[handle] :]]
-            self.reported[handle] = max(self.reported[handle], len(made))
+            published = [step for step in bundle.steps if step not in left]
+            events += [Step(handle, digest, blocks) for digest, blocks in published[self.reported[handle] :]]
+            self.reported[handle] = max(self.reported[handle], len(published))
             if not left:
                 events.append(self._forget(End(handle, "done")))
         return events
@@ -371,11 +371,11 @@ class Slurm:
     def _command(self) -> str:
         return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"
 
-    def _released(self, asked: bool) -> list[Event]:
-        """End, as skipped, the bundles that need not be held back any longer; the engine queues them again."""
+    def _released(self, fresh: bool) -> list[Event]:
+        """End, as skipped, the bundles that may go on; the engine queues them again. fresh: squeue was just read."""
         ready = []
         alone = self.bundles.keys() == self.held_back.keys()  # the queue is empty: what was to be measured has failed
-        room = self.site.max_submit is None or (asked and self.jobs.waiting + self.room < self.site.max_submit)
+        room = self.site.max_submit is None or (fresh and self.jobs.waiting + self.room < self.site.max_submit)
         for handle, why in self.held_back.items():
             measured = self.bundles[handle].kind != "sample" or self.speeds.measured(self.bundles[handle].steps[0][0])
             if (why == SPEED and (measured or alone)) or (why == ROOM and room) or (why == HOURS and alone):
@@ -383,7 +383,7 @@ class Slurm:
         return [self._forget(End(handle, "skipped")) for handle in ready]
 
     def close(self) -> None:
-        """Leave the queue as it is, but see to it that a reconcile job waits for what is queued."""
+        """Leave the queue as it is, but make sure that a reconcile job waits for what is queued."""
         if not self.bundles:
             with contextlib.suppress(EnvironmentProblem):
                 self.jobs.ended()

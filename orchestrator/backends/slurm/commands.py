@@ -79,7 +79,7 @@ class Commands:
         return self.read(parse_queue, "squeue", *options)
 
     def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[SacctRow]:
-        """Every run of these jobs (`7`: and of all its array tasks) in the last hours; with their steps, if asked for.
+        """Every run of these jobs (`7`: and of all its array tasks) in the last `hours`. steps: with their steps.
 
         A run may appear late. Raises Unsupported if the cluster keeps no accounts.
         """
@@ -114,12 +114,12 @@ class Commands:
         return self.read(parse_associations, "sacctmgr", "-nP", "show", "assoc", who, where, fields)
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """Cancel jobs and array tasks. Those that have ended, or never were, are no error."""
+        """Cancel jobs and array tasks. Those that have ended or never existed are not an error."""
         for part in _parts(sorted(set(ids))):
             self.ask("scancel", *part, harmless=("Invalid job id", "already completing or completed"))
 
     def requeue(self, ids: Iterable[str]) -> None:
-        """Requeue jobs and array tasks. Those that are pending already are no error.
+        """Requeue jobs and array tasks. Those that are already pending are not an error.
 
         ids: of the form `7_0`, not raw job ids: that of the last array task is the array's own, and means all of them.
         """
@@ -135,7 +135,7 @@ class Commands:
             raise QueryFailed(f"the output of {command[0]} cannot be parsed: {error}") from error
 
     def ask(self, *command: str, harmless: Sequence[str] = ()) -> str:
-        """Call a command; what it prints. Raises QueryFailed with its own words, but not for those in `harmless`."""
+        """Return what a command prints. Raises QueryFailed with its error message, unless that is in `harmless`."""
         self.calls[command[0]] += 1
         environment = clean_environment(os.environ if self.environment is None else self.environment) | ANSWERS
         try:
@@ -175,7 +175,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def scrubbed() -> Iterator[None]:
-    """While it lasts this process's own environment is clean: for what submits by it (submitit)."""
+    """Clean this process's own environment for a while, because submitit submits with it."""
     with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys())):
         yield
 

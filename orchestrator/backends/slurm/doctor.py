@@ -29,7 +29,7 @@ from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 
-SKEW_S = 5.0  # between clocks; from so much on, times in records mislead
+SKEW_S = 5.0  # between clocks; from this much on, times in records mislead
 WAIT_S = 180.0
 
 
@@ -104,7 +104,7 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
     yield from _configuration(config, commands)
     yield from _nodes(site, commands)
     yield from _accounts(site, commands)
-    data = tuple(found.place for found in plan.outside.values() if not found.copied) if plan else ()
+    data = tuple(each.place for each in plan.outside.values() if not each.copied) if plan else ()
     yield from _probe(site, store, folder, commands, data)
 
 
@@ -175,8 +175,8 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
         place.mkdir(parents=True, mode=0o700)
         answer = place / "answer.json"
         began = time.time()
-        asked = site.settings.resources("sample")
-        job = queue(site.settings, place, snapshot(folder), name, asked, Probe(store.url, str(answer), data), 1)
+        resources = site.settings.resources("sample")
+        job = queue(site.settings, place, snapshot(folder), name, resources, Probe(store.url, str(answer), data), 1)
     except Refused as error:
         yield Row("job", "missing", str(error), "Correct the site file, or ask the site.")
         return
@@ -216,17 +216,17 @@ def _wait(answer: Path, job: str, commands: Commands) -> dict[str, Any] | str:
 
 def _node(result: dict[str, Any], site: Site, began: float, ended: float) -> Iterator[Row]:
     """The rows of what a Probe wrote. began, ended: when its job was submitted, and when its answer was there."""
-    asked = site.settings.resources("sample")
+    resources = site.settings.resources("sample")
     yield Row("job", "ok", f"ran on {result['host']}, {ended - began:.0f} s from sbatch to its answer")
     broken = result["torch"].startswith("broken")
     fix = "Does the node have this Python? Set python, setup or container in the site file."
     yield Row("torch on the node", "missing" if broken else "ok", result["torch"], fix if broken else "")
     gpus = [each for each in result["gpus"].split(",") if each]
-    if len(gpus) == asked.gpus and result["devices"] == asked.gpus:
-        yield Row("GPUs", "ok", f"{asked.gpus} requested, {asked.gpus} seen")
+    if len(gpus) == resources.gpus and result["devices"] == resources.gpus:
+        yield Row("GPUs", "ok", f"{resources.gpus} requested, {resources.gpus} seen")
     else:
         visible, seen = result["gpus"] or "unset", result["devices"]
-        detail = f"{asked.gpus} requested; CUDA_VISIBLE_DEVICES={visible}, torch sees {seen}"
+        detail = f"{resources.gpus} requested; CUDA_VISIBLE_DEVICES={visible}, torch sees {seen}"
         yield Row("GPUs", "warning", detail, "Is gres right in the site file? Without a GPU, work runs on the CPU.")
     fits = str(result["cores"]) == str(result["asked_cores"])
     fix = "" if fits else "The site does not bind cores; jobs on a node may slow each other down."

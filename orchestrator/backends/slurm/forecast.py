@@ -65,7 +65,7 @@ def makespan(arrays: Sequence[Array], lasting: Mapping[str, Sequence[float]], gp
 
     lasting: seconds of each array task, by array. An array runs at most `throttle` array tasks at once, all arrays
     together use at most `gpus` GPUs, and what waits for an array starts after its last array task. Raises ValueError
-    where an array task needs more GPUs than there are.
+    if an array task needs more GPUs than there are.
     """
     now, free = 0.0, math.inf if gpus is None else gpus
     begun, active, left = Counter[str](), Counter[str](), {array.name: len(array.tasks) for array in arrays}

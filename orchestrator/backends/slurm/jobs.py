@@ -36,7 +36,7 @@ from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long to wait for another engine that is queueing
-SENDING_S = 3.0  # the last sbatch of an engine that was killed may take so long to arrive
+SENDING_S = 3.0  # the last sbatch of a killed engine may take this long to arrive
 GONE_S = 10.0  # how long Slurm may take to report the end of an array task that left the queue
 SACCT_HOURS = 24.0 * 30  # how far back sacct is asked
 REQUEUED = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may requeue by itself
@@ -170,7 +170,7 @@ class ArrayJobs:
         return job
 
     def rely(self, job: ArrayJob, record: Mapping[str, Any]) -> None:
-        """Note that this sweep needs a job array of another one. An empty wave tells those who would cancel it."""
+        """Note that this sweep needs a job array of another one. An empty wave keeps `cancel` from ending the array."""
         if job.wave.sweep == self.sweep:
             return
         self.relied.add(job.key)
@@ -236,8 +236,8 @@ class ArrayJobs:
         return ended
 
     def _stuck(self, job: ArrayJob, index: int, row: SqueueRow) -> list[EndedArrayTask]:
-        """Handle a job that will never start. What Slurm could not start is cancelled, and so queued anew; of other
-        reasons the user is told.
+        """Handle a job that will never start. What Slurm could not start is cancelled, and so queued again; other
+        reasons are reported to the user.
         """
         if not row.stuck:
             return []

@@ -76,7 +76,7 @@ def _names(kind: str, digest: str, blocks: tuple[int, ...] | None) -> list[str]:
 
 
 def close_finished_waves(store: Store, sweep: str) -> None:
-    """Close the waves of which nothing is in the queue any more. Call when nothing is left to queue."""
+    """Close the waves that have nothing left in the queue. Call when nothing is left to queue."""
     if waves(store, sweep):
         with queue_lock(store), contextlib.suppress(QueryFailed):
             jobs = ArrayJobs(store, sweep, Commands())
@@ -128,7 +128,7 @@ def _stop(jobs: ArrayJobs, only: frozenset[str] | None) -> tuple[set[str], list[
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:
-    """Tasks in the newest plans of other sweeps that have waves which nobody has cancelled."""
+    """Tasks in the newest plans of other sweeps with waves that are not cancelled."""
     tasks: set[str] = set()
     for other in store.list("waves"):
         stops = [read_stop(store, wave) for wave in waves(store, other)] if other != sweep else []

@@ -12,13 +12,13 @@ from orchestrator.backends.slurm.jobs import ArrayJob
 from orchestrator.execution.protocol import Work
 
 ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
-CALIBRATED_FROM = 4  # bundles per array task that may run: from so many on, a speed is worth measuring first
+CALIBRATED_FROM = 4  # bundles per array task that may run: from this many on, a speed is worth measuring first
 
 
 def hold_for_calibration(
     work: Sequence[Work], cost_class: Callable[[Work], str | None], throttle: int
 ) -> dict[int, str]:
-    """Where many bundles share an unmeasured speed, hold back all but one of them, and what waits for them: a wrong
+    """If many bundles share an unmeasured speed, hold back all but one of them, and what waits for them: a wrong
     guess would make all array tasks too long or too short.
 
     cost_class: bundles of one class are equally fast; None if their speed is measured. Returns handle -> why it waits.
@@ -31,7 +31,7 @@ def hold_for_calibration(
     for alike in classes.values():
         if len(alike) > CALIBRATED_FROM * throttle:
             held |= dict.fromkeys((each.handle for each in alike[1:]), SPEED)
-    for each in work:  # each stands behind those that it waits for
+    for each in work:  # each comes after those that it waits for
         if each.handle not in held and (blocking := each.after & held.keys()):
             held[each.handle] = held[min(blocking)]
     return held
@@ -39,7 +39,7 @@ def hold_for_calibration(
 
 def apply_limits(arrays: Iterable[Array], room: int | None, gpu_s: float | None) -> tuple[list[Array], dict[str, str]]:
     """The arrays that may be queued: those for which the queue has room and there are GPU seconds (None: no limit), and
-    whose inputs are queued too. Of the others: name -> what it waits for.
+    whose inputs are queued too. For the others: name -> what it waits for.
     """
     kept: list[Array] = []
     left: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Why an array task ended that left no mark of its end: from squeue, sacct, and the end of its log.
+"""Why an array task without an end mark ended: from squeue, sacct, and the end of its log.
 
 Slurm's state alone is not enough: a step may run out of memory in a job that FAILED, a COMPLETED job may have published
 nothing, and without sacct there is only the log, into which slurmstepd and srun write too.
@@ -58,7 +58,7 @@ def cause_of(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow], log: 
         return cause, f"{words} ({detail})"
     for cause, pattern, words in LOG:
         if state == "CANCELLED" and cause == "node":
-            continue  # srun writes the same of a step that is cancelled while it starts
+            continue  # srun writes the same about a step that is cancelled while it starts
         if state in ENDED_ITSELF and cause == "preempted":
             continue  # that line is about an earlier run; the last one ended before it logged its start
         if line := _line(pattern, tail):
@@ -88,7 +88,7 @@ def _state(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow]) -> tupl
 
 
 def _last(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow]) -> SqueueRow | SacctRow | None:
-    """The row that tells the end of its last run. squeue goes first: sacct is some seconds behind."""
+    """The row with the end of its last run. squeue takes precedence: sacct is some seconds behind."""
     runs = [run for run in in_sacct if not run.step]
     rows: list[SqueueRow | SacctRow] = [*runs[-1:], *in_squeue]
     over = [row for row in rows if row.over]
@@ -108,7 +108,7 @@ def cause_of_requeue(log: str) -> tuple[str, str]:
 
 
 def tail(log: Path) -> str:
-    """The end of a log. Of a link, which may lead anywhere, nothing."""
+    """The end of a log; "" for a symbolic link, which may lead anywhere."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(OSError, ValueError), open(os.open(log, flags), "rb") as file:
         file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))

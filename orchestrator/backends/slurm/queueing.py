@@ -21,25 +21,25 @@ class Refused(EnvironmentProblem):
 
 
 def options(
-    site: SlurmSettings, name: str, asked: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
+    site: SlurmSettings, name: str, resources: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
 ) -> dict[str, Any]:
     """submitit's parameters for a job. after: job ids, or `id_index`."""
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
-    gpus = site.gpu_option(asked.gpus)
+    gpus = site.gpu_option(resources.gpus)
     more |= {key: value for key, value in gpus.items() if key == "gres"}
     parameters: dict[str, Any] = {
         "name": name,
-        "timeout_min": max(1, math.ceil(asked.minutes)),
-        "mem_gb": asked.memory_gb,
-        "nodes": asked.nodes,
+        "timeout_min": max(1, math.ceil(resources.minutes)),
+        "mem_gb": resources.memory_gb,
+        "nodes": resources.nodes,
         "tasks_per_node": tasks,
-        "cpus_per_task": max(1, asked.cpus // tasks),
-        "slurm_partition": site.partition_of(asked.gpus),
+        "cpus_per_task": max(1, resources.cpus // tasks),
+        "slurm_partition": site.partition_of(resources.gpus),
         "slurm_account": site.account,
         "slurm_qos": site.qos,
-        "slurm_constraint": site.constraint if asked.gpus else None,
+        "slurm_constraint": site.constraint if resources.gpus else None,
         "slurm_signal_delay_s": site.signal_s,
         "slurm_stderr_to_stdout": True,
         "slurm_additional_parameters": more,
@@ -63,7 +63,7 @@ def queue(
     folder: Path,
     code: Path,
     name: str,
-    asked: Resources,
+    resources: Resources,
     work: Callable[[int], Any],
     count: int,
     after: Sequence[str] = (),
@@ -85,7 +85,7 @@ def queue(
     executor = submitit.AutoExecutor(
         folder=folder, cluster="slurm", slurm_max_num_timeout=1000, slurm_python=site.command
     )
-    given = options(site, name, asked, tasks, after, when)
+    given = options(site, name, resources, tasks, after, when)
     if avoid:
         given["slurm_exclude"] = ",".join(avoid)
     check_options(given)
@@ -104,7 +104,7 @@ def queue(
             reason = _reason(error)
             transient = isinstance(error, OSError) or re.search(AWAY, reason)
             if avoid and not transient:  # perhaps there are no other nodes
-                return queue(site, folder, code, name, asked, work, count, after, (), throttle, tasks, when)
+                return queue(site, folder, code, name, resources, work, count, after, (), throttle, tasks, when)
             raise (TransientError if transient else Refused)(f"sbatch refused {name}: {reason}") from error
 
 

@@ -51,14 +51,14 @@ def reconcile(campaign: Campaign) -> int:
     code, away = 0, None
 
     def advance() -> tuple[int, dict[str, str]]:
-        made: list[Any] = []
+        backends: list[Any] = []
 
         def backend() -> Any:
-            made.append(make())
-            return made[0]
+            backends.append(make())
+            return backends[0]
 
         ended = engine.advance(planned, store, backend, observer, campaign.since)
-        if any(each.jobs.unsure for each in made):
+        if any(each.jobs.unsure for each in backends):
             raise TransientError("Slurm cannot say yet how some array tasks ended")
         return ended
 

@@ -1,6 +1,6 @@
 """Run an array task by hand: `python -m orchestrator.backends.slurm.rerun STORE ARRAY INDEX PLAN OPTIONS`.
 
-It publishes as the array task does, but writes no marks and heeds no stops.
+It publishes as the array task does, but writes no marks and ignores stops.
 """
 
 from __future__ import annotations

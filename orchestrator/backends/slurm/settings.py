@@ -102,10 +102,10 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         for stage in STAGES:
-            asked = self.resources(stage)
-            if self.memory_gb_at_most is not None and asked.memory_gb > self.memory_gb_at_most:
+            resources = self.resources(stage)
+            if self.memory_gb_at_most is not None and resources.memory_gb > self.memory_gb_at_most:
                 raise ValueError(
-                    f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {stage} has {asked.memory_gb:g}"
+                    f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {stage} has {resources.memory_gb:g}"
                 )
         sample = self.resources("sample").minutes
         if sample <= self.target_minutes:
@@ -122,14 +122,14 @@ class SlurmSettings:
     @property
     def trained_on(self) -> int:
         """How many processes train one network together, each on a GPU of its own if the stage requests any."""
-        asked = self.resources("train")
-        return max(1, asked.gpus) * asked.nodes
+        resources = self.resources("train")
+        return max(1, resources.gpus) * resources.nodes
 
     @property
     def trained_words(self) -> str:
         """The setting of that number, for messages."""
-        asked = self.resources("train")
-        return f"stages.train has {asked.nodes} x {asked.gpus} GPUs"
+        resources = self.resources("train")
+        return f"stages.train has {resources.nodes} x {resources.gpus} GPUs"
 
     @property
     def writes_campaigns(self) -> bool:

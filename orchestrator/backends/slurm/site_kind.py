@@ -1,8 +1,8 @@
-"""Sites of kind slurm: submit a sweep, and ask for or cancel what is queued.
+"""Sites of kind slurm: submit a sweep, and show or cancel what is queued.
 
-With `reconcile: job`, a short job after each wave runs the engine again, so repairs, and work that waits for a measured
-speed or for room in the queue, need nobody. With `reconcile: manual`, all is queued at once, and the user repairs with
-the same command.
+With `reconcile: job`, a short job after each wave runs the engine again, so that repairs, and work that waits for a
+measured speed or for room in the queue, need no user. With `reconcile: manual`, all is queued at once, and the user
+repairs with the same command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class SlurmQueue:
-    """What needs no site file, since the waves are in the store."""
+    """The commands that need no site file, since the waves are in the store."""
 
     title = "Slurm"
 
@@ -63,14 +63,14 @@ class SlurmSite(SlurmQueue):
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> Submitted:
         make = self.open(plan, store, campaign, observer.note, remote)
-        made: list[Slurm] = []
+        backends: list[Slurm] = []
 
         def backend() -> Slurm:
-            made.append(make())
-            return made[0]
+            backends.append(make())
+            return backends[0]
 
         flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
-        waiting = sum(len(each.held_back) for each in made)  # the observer was told what for
+        waiting = sum(len(each.held_back) for each in backends)  # the observer has reported what for
         words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
         if not flying:
             close_finished_waves(store, plan.sweep.name)

@@ -37,6 +37,7 @@ def owner() -> str:
 def open_slurm(
     plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Slurm]:
+    """A function that makes the backend. It raises BadInput or EnvironmentProblem before anything is queued."""
 
     def make() -> Slurm:
         check_store(store)
@@ -77,11 +78,11 @@ def _reconciler(
             note(f"generation {campaign.generation} is the last (generations_at_most); run the same command to go on")
             return
         following = dataclasses.replace(campaign, generation=campaign.generation + 1)
-        work, asked, name = remote(dataclasses.asdict(following)), settings.resources("reconcile"), stem + RECONCILE
-        job = queue(settings, folder / name, code, name, asked, work, 1, after=jobs)
+        work, resources, name = remote(dataclasses.asdict(following)), settings.resources("reconcile"), stem + RECONCILE
+        job = queue(settings, folder / name, code, name, resources, work, 1, after=jobs)
         note(f"queued reconcile: job {job}, after them ({name})")
         name = stem + INSTEAD  # Slurm drops it if the other succeeds
-        queue(settings, folder / name, code, name, asked, work, 1, after=[job], when="afternotok")
+        queue(settings, folder / name, code, name, resources, work, 1, after=[job], when="afternotok")
 
     return after_wave
 
@@ -91,23 +92,23 @@ def check_partitions(site: Site, commands: Commands) -> None:
     settings, partitions = site.settings, commands.partitions()
     default = next((name for name, partition in partitions.items() if partition.default), None)
     for stage in STAGES:
-        asked = settings.resources(stage)
-        wanted = settings.partition_of(asked.gpus) or default
+        resources = settings.resources(stage)
+        wanted = settings.partition_of(resources.gpus) or default
         if wanted is None:
             raise BadInput(
                 f"{site.path}: partition is missing, and the cluster has no default. It has: {_list(partitions)}."
             )
-        key = "partition" if asked.gpus or settings.cpu_partition is None else "cpu_partition"
+        key = "partition" if resources.gpus or settings.cpu_partition is None else "cpu_partition"
         for name in wanted.split(","):
             if name not in partitions:
                 raise BadInput(
                     f"{site.path}: {key}: the cluster has no partition {name!r}. It has: {_list(partitions)}."
                 )
             limit = partitions[name].max_minutes
-            if limit is not None and math.ceil(asked.minutes) > limit:
+            if limit is not None and math.ceil(resources.minutes) > limit:
                 raise BadInput(
-                    f"{site.path}: stages.{stage}.minutes is {asked.minutes:g}, but partition {name} ends jobs after "
-                    f"{limit:g}; such a job would never start"
+                    f"{site.path}: stages.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
+                    f"after {limit:g}; such a job would never start"
                 )
 
 

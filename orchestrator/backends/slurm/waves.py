@@ -76,7 +76,7 @@ def _short(text: str) -> str:
 @dataclass(frozen=True)
 class Stop:
     """What the user cancelled of a wave, and when. only: these tasks; None for all. whole: the user cancelled the whole
-    sweep, and what goes on is needed by another one.
+    sweep, and what still runs is needed by another one.
     """
 
     only: frozenset[str] | None
@@ -225,11 +225,11 @@ def _steps(tasks: Sequence[str], numbers: Sequence[int] | None) -> Steps:
 def _bundle(digests: Sequence[str], flat: Sequence[Any], array: Mapping[str, Any]) -> Bundle:
     micro_batch, doublings, steps = flat
     if isinstance(steps, dict):
-        made = tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps["steps"])
+        pairs = tuple((digests[place], None if blocks is None else tuple(blocks)) for place, blocks in steps["steps"])
     else:
-        made = _steps([digests[place] for place in steps[0]], steps[1])
+        pairs = _steps([digests[place] for place in steps[0]], steps[1])
     return Bundle(
-        made,
+        pairs,
         array["plan"],
         array["kind"],
         array["network"],

@@ -1,4 +1,4 @@
-"""The figures of a report, one kind a file: each takes results and gives a Drawing, or None where it has no data.
+"""The figures of a report, one kind per file: each turns results into a Drawing, or into None without data.
 
 `drawing.py` renders them: SVG for a file, SVG for a page, PNG. matplotlib is imported only when a figure is drawn.
 """

@@ -19,7 +19,7 @@ from orchestrator.report.results import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOG_FROM = 4.0  # ratio of the dearest to the cheapest
+LOG_FROM = 4.0  # ratio of the highest to the lowest NFE from which the axis is logarithmic
 
 
 def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | None:
@@ -30,22 +30,22 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
     if not prices:
         return None
     title = metric_name(results, metric)
-    figure, found = panels(len(shown), top=TOP if len(shown) > 1 else 0.12)
+    figure, all_axes = panels(len(shown), top=TOP if len(shown) > 1 else 0.12)
     known = [one for panel in shown for group in _groups(panel) if (one := estimate(group, metric))]
     floor = results.floor_of(metric)
-    found[0].set_ylim(
+    all_axes[0].set_ylim(
         limits(
             [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
             [bound for one in known for bound in (one.low, one.high)],
         )
     )
-    _price_axis(found[0], prices)
-    for axes, panel in zip(found, shown, strict=True):
+    _price_axis(all_axes[0], prices)
+    for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         _panel(axes, results, panel, metric, colours)
         if floor:
             muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
-    axis_titles(found, "NFE of one sample", title)
+    axis_titles(all_axes, "NFE of one sample", title)
     caption = " ".join(
         filter(
             None,
@@ -137,7 +137,7 @@ def _best(axes: Axes, x: float, known: Estimate, mark: str) -> None:
 
 
 def _dodges(axes: Axes, by_arm: dict[str, dict[float, list[Group]]]) -> Callable[[str, float], float]:
-    """A function of arm and NFE -> x, which sets arms of the same NFE slightly apart."""
+    """A function (arm, NFE) -> x that draws arms of the same NFE slightly apart."""
     step = 7.0  # points
 
     def place(arm: str, calls: float) -> float:

@@ -1,4 +1,4 @@
-"""Captions: how many samples and seeds there are, and what a band is."""
+"""Text of captions: how many samples and seeds there are, and what a band shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sample_words(results: Results, metric: str) -> str:
 
 
 def band_words(known: Sequence[Estimate], what: str) -> str:
-    """What the intervals of these estimates are, and over how many seeds."""
+    """What the intervals of these estimates show, and over how many seeds."""
     kinds = {one.interval for one in known}
     seeds = {len(one.seeds) for one in known}
     words = []

@@ -1,4 +1,4 @@
-"""Colours of figures and pages: one an arm, and ink, muted, grid and paper for light and dark pages.
+"""Colours of figures and pages: one per arm, and ink, muted, grid and paper for light and dark pages.
 
 A figure is drawn in the light colours. On a page each becomes a CSS variable, which follows the theme.
 """
@@ -27,11 +27,11 @@ class Colours:
         return {arm: colour.lower() for arm, colour in arm_colours(self.arms).items()}
 
     def mark(self, arm: str) -> str:
-        """Colour of an arm's lines and points, on light and dark."""
+        """Colour of an arm's lines and points, on light and dark paper."""
         return self.marks[arm]
 
     def text(self, arm: str) -> str:
-        """Colour of its name, readable on light."""
+        """Colour of its name, readable on light paper."""
         return readable(self.marks[arm], LIGHT["paper"])
 
     def marker(self, arm: str) -> str:
@@ -43,11 +43,11 @@ class Colours:
     @cached_property
     def variables(self) -> dict[str, str]:
         """Colour in the drawing -> name of its CSS variable."""
-        found = {colour: name for name, colour in LIGHT.items()}
+        names = {colour: name for name, colour in LIGHT.items()}
         for place, arm in enumerate(self.arms):
-            found.setdefault(self.mark(arm), f"arm{place}")
-            found.setdefault(self.text(arm), f"arm{place}-text")
-        return found
+            names.setdefault(self.mark(arm), f"arm{place}")
+            names.setdefault(self.text(arm), f"arm{place}-text")
+        return names
 
     def css(self, dark: bool) -> str:
         """The variables' values as CSS declarations."""

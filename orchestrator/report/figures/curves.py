@@ -41,7 +41,7 @@ class Panel:
 
 def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel]:
     """The scored groups of all arms by panel, in the order of the sweep."""
-    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[tuple[str, Group, Estimate]]]] = {}
+    by_panel: dict[tuple[Any, ...], tuple[dict[str, Any], list[tuple[str, Group, Estimate]]]] = {}
     every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
     stamps = [stamp for group in every if (stamp := stamp_of(group, metric))]
     for arm in results.plan.sweep.arms:
@@ -49,13 +49,13 @@ def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel
             known = estimate(group, metric)
             if known:
                 params = panel_of(results, group, sampler) | _measured(stamps, stamp_of(group, metric))
-                found.setdefault(tuple(params.items()), (params, []))[1].append((arm.name, group, known))
+                by_panel.setdefault(tuple(params.items()), (params, []))[1].append((arm.name, group, known))
     scales = {arm.name: scale_of(results, arm.name) for arm in results.plan.sweep.arms}
-    return [Panel(params, tuple(_curves(results, members, params, scales))) for params, members in found.values()]
+    return [Panel(params, tuple(_curves(results, members, params, scales))) for params, members in by_panel.values()]
 
 
 def _measured(stamps: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> dict[str, Any]:
-    """What differs between stamps, as parameters of a panel: values with different stamps share no panel."""
+    """What differs between stamps, as parameters of a panel: values with different stamps never share one."""
     return {key: _brief(stamp[key]) for key in stamp if any(other.get(key) != stamp[key] for other in stamps)}
 
 
@@ -68,7 +68,7 @@ def is_crowd(panel: Panel) -> bool:
 
 
 def named(results: Results, metric: str, panel: Panel) -> set[str]:
-    """The curves to name: all, or in a crowd those without a scale and the best few."""
+    """The names of curves to label: all, or in a crowded panel the best few and those without a scale."""
     if not is_crowd(panel):
         return {curve.name for curve in panel.curves}
 
@@ -80,13 +80,13 @@ def named(results: Results, metric: str, panel: Panel) -> set[str]:
 
 
 def scale_of(results: Results, arm: str) -> str | None:
-    """The scale that varies most in an arm; of equals, one that its baseline does not have."""
-    found = groups(results, arm)
+    """The scale that varies most in an arm; among equals, one that its baseline does not have."""
+    own_groups = groups(results, arm)
     is_guidance = results.plan.sweep.is_guidance
-    keys = [key for key in found[0].params if is_guidance(key) and key.endswith(".scale")] if found else []
+    keys = [key for key in own_groups[0].params if is_guidance(key) and key.endswith(".scale")] if own_groups else []
     baseline = next((other.against for other in results.plan.sweep.arms if other.name == arm), None)
     known = {key for group in groups(results, baseline) for key in group.params} if baseline else set()
-    values = {key: {group.params.get(key) for group in found} for key in keys}
+    values = {key: {group.params.get(key) for group in own_groups} for key in keys}
     return max(keys, key=lambda key: (len(values[key]), key not in known), default=None)
 
 
@@ -96,16 +96,16 @@ def _curves(
     params: dict[str, Any],
     scales: dict[str, str | None],
 ) -> list[Curve]:
-    found: dict[tuple[Any, ...], list[CurvePoint]] = {}
+    by_setting: dict[tuple[Any, ...], list[CurvePoint]] = {}
     for arm, group, known in members:
         scale = scales[arm]
         rest = tuple((k, v) for k, v in group.params.items() if k not in params and k != scale)
         x = float(group.params[scale]) if scale and scale in group.params else None
-        found.setdefault((arm, rest), []).append(CurvePoint(x, group, known))
-    many = Counter(arm for arm, _ in found)
+        by_setting.setdefault((arm, rest), []).append(CurvePoint(x, group, known))
+    many = Counter(arm for arm, _ in by_setting)
     curves = []
-    for (arm, rest), points in found.items():
-        others = [dict(other) for name, other in found if name == arm]
+    for (arm, rest), points in by_setting.items():
+        others = [dict(other) for name, other in by_setting if name == arm]
         differing = [(k, v) for k, v in rest if len({str(other.get(k)) for other in others}) > 1]
         name = " ".join([arm, *(f"{_key(k)} {short(v)}" for k, v in differing)]) if many[arm] > 1 else arm
         points.sort(key=lambda point: -1.0 if point.x is None else point.x)
@@ -129,7 +129,7 @@ def scale_title(panels: Sequence[Panel]) -> str:
 
 
 def off_at(guidance: str) -> int | None:
-    """The scale at which a guidance changes nothing; None where it is not known, as for a user's own guidance."""
+    """The scale at which a guidance changes nothing; None if unknown, as for a user's own guidance."""
     from pydantic import ValidationError
 
     from nag.registry import METHODS, build

@@ -1,4 +1,4 @@
-"""Every arm's difference from its baseline with its interval, one row a setting."""
+"""Every arm's difference from its baseline with its interval, one row per setting."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ def differences(
         assert row is not None
         names.append(f"{label(results, group)} against {against(results, row)}")
     left = 0.2 + 0.062 * max(map(len, names))
-    figure, found = panels(len(metrics), (3.1, max(0.9, ROW * len(shown) + 0.25)), columns=2, left=left, share_x=False)
-    for axes, metric in zip(found, metrics, strict=True):
+    figure, all_axes = panels(
+        len(metrics), (3.1, max(0.9, ROW * len(shown) + 0.25)), columns=2, left=left, share_x=False
+    )
+    for axes, metric in zip(all_axes, metrics, strict=True):
         _panel(axes, results, comparisons, shown, metric, colours)
-    found[0].set_yticks(range(len(shown)), names)
-    for text, group in zip(found[0].get_yticklabels(), shown, strict=True):
+    all_axes[0].set_yticks(range(len(shown)), names)
+    for text, group in zip(all_axes[0].get_yticklabels(), shown, strict=True):
         text.set_color(colours.text(group.arm))
     seeds = max(len(row.per_seed) for row in comparisons)
     kinds = {row.interval for row in comparisons if row.metric in metrics}
@@ -66,10 +68,10 @@ def differences(
 def _best_in_panels(results: Results, shown: Sequence[Group]) -> list[Group]:
     """The best setting of each arm with each sampler."""
     metric = headline_metric(results)
-    found: dict[tuple[str, str], list[Group]] = {}
+    by_panel: dict[tuple[str, str], list[Group]] = {}
     for group in shown:
-        found.setdefault((group.arm, str(panel_of(results, group))), []).append(group)
-    kept = [best(results, members, metric) if metric else None for members in found.values()]
+        by_panel.setdefault((group.arm, str(panel_of(results, group))), []).append(group)
+    kept = [best(results, members, metric) if metric else None for members in by_panel.values()]
     return [group for group in kept if group is not None]
 
 

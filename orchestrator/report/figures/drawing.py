@@ -24,7 +24,7 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so the layout is the same everywhere
     "font.size": 8.5,
     "text.color": INK,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # shows dollar signs in names as they are
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.labelsize": 8.5,

@@ -1,4 +1,4 @@
-"""Panels with margins in inches, their limits, and names beside their lines."""
+"""Panels with margins in inches, their limits, and names next to their lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ONE = (4.35, 2.75)  # inches of the axes where there is one panel
-TWO = (3.3, 2.4)  # two or four
-MANY = (2.4, 2.1)  # more
+ONE = (4.35, 2.75)  # inches of the axes of a single panel
+TWO = (3.3, 2.4)  # of two or four panels
+MANY = (2.4, 2.1)  # of more
 COLUMNS = 3
 LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.14, 0.34, 0.5
 GAP_X, GAP_Y = 0.28, 0.72
@@ -32,7 +32,7 @@ def panels(
     gap_y: float = GAP_Y,
     top: float = TOP,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of `columns`, on common axes by default."""
+    """A figure with `count` panels in rows of `columns`, with shared axes by default."""
     from matplotlib.figure import Figure
 
     width, height = size or {1: ONE, 2: TWO, 4: TWO}.get(count, MANY)
@@ -40,18 +40,18 @@ def panels(
     rows = -(-count // columns)
     whole = (left + columns * width + (columns - 1) * GAP_X + RIGHT, top + rows * height + (rows - 1) * gap_y + BOTTOM)
     figure = Figure(figsize=whole)
-    found: list[Axes] = []
+    all_axes: list[Axes] = []
     for place in range(count):
         row, column = divmod(place, columns)
         x = left + column * (width + GAP_X)
         y = BOTTOM + (rows - 1 - row) * (height + gap_y)
-        first = found[0] if found else None
+        first = all_axes[0] if all_axes else None
         place_in = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
         axes = figure.add_axes(place_in, sharex=first if share_x else None, sharey=first if share_y else None)
         if column and share_y:
             axes.tick_params(labelleft=False)
-        found.append(axes)
-    return figure, found
+        all_axes.append(axes)
+    return figure, all_axes
 
 
 def across(count: int) -> int:
@@ -59,13 +59,13 @@ def across(count: int) -> int:
     return 2 if count == 4 else min(count, COLUMNS)
 
 
-def axis_titles(found: Sequence[Axes], x: str, y: str) -> None:
+def axis_titles(all_axes: Sequence[Axes], x: str, y: str) -> None:
     """The x title under the lowest panel of each column, the y title at the first of each row."""
-    columns = across(len(found))
-    for place, axes in enumerate(found):
+    columns = across(len(all_axes))
+    for place, axes in enumerate(all_axes):
         if place % columns == 0:
             axes.set_ylabel(y)
-        if place + columns >= len(found):
+        if place + columns >= len(all_axes):
             axes.set_xlabel(x)
 
 
@@ -82,7 +82,7 @@ def limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: flo
 
 @dataclass
 class Name:
-    """A name to place beside one of its anchors, the first with room."""
+    """A name to place next to the first of its anchors that has room."""
 
     text: str
     colour: str
@@ -100,14 +100,14 @@ REACH = 8.0  # points from an anchor to its name
 
 @dataclass
 class Names:
-    """Places names so that they cover neither each other nor points and lines. In points of the page."""
+    """Places names so that they cover neither each other nor points and lines. Coordinates are points of the page."""
 
     axes: Axes
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
 
     def avoid(self, xs: Sequence[float], ys: Sequence[float]) -> None:
-        """Keep away from a line through these points (data coordinates)."""
+        """Keep names off a line through these points (data coordinates)."""
         shown = self.axes.transData.transform(list(zip(xs, ys, strict=True))).tolist() if xs else []
         self.points += [(x, y) for x, y in shown]
         for (x0, y0), (x1, y1) in itertools.pairwise(shown):
@@ -156,7 +156,7 @@ class Names:
             )
 
     def _covered(self, box: tuple[float, float, float, float]) -> float:
-        """Overlap with names already set, as a share of this one."""
+        """Overlap with names already placed, as a share of this one's area."""
         area = (box[2] - box[0]) * (box[3] - box[1])
         return (
             sum(

@@ -1,4 +1,4 @@
-"""Precision against recall: fidelity against diversity. One panel a sampler."""
+"""Precision against recall: fidelity against diversity. One panel per sampler."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ NAMED_POINTS = 10  # in a panel; with more, only the last of each line is named
 
 
 def precision_recall(results: Results, recall: str, precision: str, colours: Colours) -> Drawing | None:
-    """Diversity and fidelity by one extractor: the two metrics that `plane` of their class names."""
+    """Diversity and fidelity by one extractor: the two values that their metric's `plane` names."""
     shown = panels_of(results, precision)
     if not shown:
         return None
-    figure, found = panels(len(shown))
+    figure, all_axes = panels(len(shown))
     pairs = [pair for panel in shown for curve in panel.curves for pair in _pairs(curve, recall)]
     xs, ys = ([value for pair in pairs for value in (*pair[at].seeds, pair[at].mean)] for at in (1, 0))
-    found[0].set(xlim=limits(xs, pad=0.12), ylim=limits(ys, pad=0.12))
-    for axes, panel in zip(found, shown, strict=True):
+    all_axes[0].set(xlim=limits(xs, pad=0.12), ylim=limits(ys, pad=0.12))
+    for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         axes.grid(axis="x")
         _panel(axes, panel, recall, named(results, precision, panel), colours)
     suffix = results.suffix(precision)
     diversity, fidelity = metric_name(results, recall), metric_name(results, precision)
-    axis_titles(found, f"{diversity}: diversity", f"{fidelity}: fidelity")
+    axis_titles(all_axes, f"{diversity}: diversity", f"{fidelity}: fidelity")
     seeds = max(len(pair[0].seeds) for pair in pairs) if pairs else 0
     caption = (
         f"{_upper(_bare(results, precision))} against {diversity}, {sample_words(results, precision)}. Filled: mean "
@@ -57,8 +57,8 @@ def _upper(words: str) -> str:
 
 
 def _pairs(curve: Curve, recall: str) -> list[tuple[Estimate, Estimate]]:
-    found = [(point.estimate, estimate(point.group, recall)) for point in curve.points]
-    return [(precision, known) for precision, known in found if known is not None]
+    pairs = [(point.estimate, estimate(point.group, recall)) for point in curve.points]
+    return [(precision, known) for precision, known in pairs if known is not None]
 
 
 def _panel(axes: Axes, panel: Panel, recall: str, kept: set[str], colours: Colours) -> None:

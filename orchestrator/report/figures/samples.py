@@ -1,4 +1,4 @@
-"""Samples of all arms: a row an arm, the same noise and class in a column."""
+"""Samples of all arms: one row per arm, the same noise and class in a column."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SampleRow:
 def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[SampleRow], list[str]]:
     """The first samples of each arm's best setting and first training seed; and why an arm has none."""
     planned_of = {id(cell): planned for planned, cell in zip(results.plan.cells, results.cells, strict=True)}
-    found: list[SampleRow] = []
+    sample_rows: list[SampleRow] = []
     reasons: dict[str, list[str]] = {}
     for arm, group in chosen.items():
         cell = group.cells[0]
@@ -45,8 +45,8 @@ def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[l
         if isinstance(row, str):
             reasons.setdefault(row, []).append(arm)
         else:
-            found.append(row)
-    return found, [f"{listed(arms)}: {reason}" for reason, arms in reasons.items()]
+            sample_rows.append(row)
+    return sample_rows, [f"{listed(arms)}: {reason}" for reason, arms in reasons.items()]
 
 
 def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> SampleRow | str:
@@ -63,15 +63,15 @@ def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> S
     return SampleRow(group.arm, label(results, group), samples, labels, source)
 
 
-def sample_grid(found: Sequence[SampleRow], notes: Sequence[str], colours: Colours) -> Drawing | None:
-    if not found:
+def sample_grid(sample_rows: Sequence[SampleRow], notes: Sequence[str], colours: Colours) -> Drawing | None:
+    if not sample_rows:
         return None
     import numpy as np
     from matplotlib.figure import Figure
 
-    source = found[0].source
-    alike = [row for row in found if row.source == source]
-    others = [row.name for row in found if row.source != source]
+    source = sample_rows[0].source
+    alike = [row for row in sample_rows if row.source == source]
+    others = [row.name for row in sample_rows if row.source != source]
     labels = alike[0].labels
     classes = np.unique(labels)
     by_class = len(classes) <= CLASSES_AT_MOST

@@ -1,4 +1,4 @@
-"""A distance against the guidance scale: one panel a sampler, one line an arm, every training seed visible."""
+"""A distance against the guidance scale: one panel per sampler, one line per arm, every training seed visible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
     if not shown:
         return None
     title = metric_name(results, metric)
-    figure, found = panels(len(shown))
+    figure, all_axes = panels(len(shown))
     known = [point.estimate for panel in shown for curve in panel.curves for point in curve.points]
     xs = [point.x for panel in shown for curve in panel.curves for point in curve.points if point.x is not None]
     floor = results.floor_of(metric)
@@ -34,8 +34,8 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
     )
     left, right = limits(xs or [0.0, 1.0], pad=0.06)
     right += 0.14 * (right - left)  # for the names
-    found[0].set(xlim=(left, right), ylim=(low, high))
-    for axes, panel in zip(found, shown, strict=True):
+    all_axes[0].set(xlim=(left, right), ylim=(low, high))
+    for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         if not xs:
             axes.set_xticks([])
@@ -44,7 +44,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
         _panel(axes, panel, foremost, kept, colours, (left, right))
         if floor:
             muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
-    axis_titles(found, scale_title(shown) if xs else "", title)
+    axis_titles(all_axes, scale_title(shown) if xs else "", title)
     several = any(len({curve.arm for curve in panel.curves}) < len(panel.curves) for panel in shown)
     cut = any(bound is not None and not low <= bound <= high for one in known for bound in (one.low, one.high))
     caption = " ".join(
@@ -65,7 +65,7 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
 
 
 def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
-    """The curve of each arm with its best point. Where an arm has several curves, only this one has a band."""
+    """The curve with each arm's best point. If an arm has several curves, only this one has a band."""
     best: dict[str, tuple[float, Curve]] = {}
     for curve in panel.curves:
         value = min(standings(results, metric, [point.estimate for point in curve.points]))
@@ -157,7 +157,7 @@ def seeds(axes: Axes, xs: list[float], ys: tuple[float, ...] | list[float], colo
 
 
 def _dodges(panel: Panel, step: float) -> dict[str, float]:
-    """Offsets that set single points at one scale slightly apart."""
+    """Offsets that draw single points at the same scale slightly apart."""
     at: dict[float, list[Curve]] = {}
     for curve in panel.curves:
         for point in curve.points:

@@ -1,4 +1,4 @@
-"""Noise shift: delta(t), what g_phi reads above the nominal level during sampling, and densities of its readings."""
+"""Noise shift delta(t): how far above the nominal level g_phi reads during sampling; and densities of its readings."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def shift_of(group: Group) -> Shift | None:
 
 
 def noise_shift(results: Results, colours: Colours) -> Drawing | None:
-    """delta(t): one panel a sampler, one line an arm."""
-    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[Shift]]] = {}
+    """delta(t): one panel per sampler, one line per arm."""
+    by_panel: dict[tuple[Any, ...], tuple[dict[str, Any], list[Shift]]] = {}
     for arm in results.plan.sweep.arms:
         for group in groups(results, arm.name):
             if shift := shift_of(group):
                 params = panel_of(results, group)
-                found.setdefault(tuple(params.items()), (params, []))[1].append(shift)
-    if not found:
+                by_panel.setdefault(tuple(params.items()), (params, []))[1].append(shift)
+    if not by_panel:
         return None
-    shown = [(params, _few(results, shifts)) for params, shifts in found.values()]
+    shown = [(params, _few(results, shifts)) for params, shifts in by_panel.values()]
     every = [shift for _, shifts in shown for shift in shifts]
     figure, all_axes = panels(len(shown), ALONE if len(shown) == 1 else None)
     all_axes[0].set(
@@ -109,7 +109,7 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
         f"left to right. {count_text(counts)} samples a cell. "
         f"Bands: {band}. Dotted: the estimator's own error on true states, which is already subtracted."
     )
-    left_out = sum(len(shifts) for _, shifts in found.values()) > len(every)
+    left_out = sum(len(shifts) for _, shifts in by_panel.values()) > len(every)
     several = any(len(shifts) > len({shift.group.arm for shift in shifts}) for _, shifts in shown)
     caption += " Dashed: settings of an arm that are not its best." if several else ""
     caption += " Only the best setting of each arm is shown." if left_out else ""
@@ -117,7 +117,7 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
 
 
 def _few(results: Results, shifts: list[Shift]) -> list[Shift]:
-    """All settings of a panel if they are few, else the best of each arm. Of each arm the best comes first."""
+    """All settings of a panel if they are few, else the best of each arm. An arm's best comes first."""
     metric = headline_metric(results)
     kept = []
     for arm in dict.fromkeys(shift.group.arm for shift in shifts):
@@ -165,7 +165,7 @@ def _panel(axes: Axes, results: Results, shifts: Sequence[Shift], colours: Colou
 
 
 def _name(results: Results, shift: Shift, shifts: Sequence[Shift]) -> str:
-    """The arm, with its setting where a panel has several. The panel's title names the sampler."""
+    """The arm, with its setting if the panel has several. The panel's title names the sampler."""
     arm = shift.group.arm
     own = [other.group for other in shifts if other.group.arm == arm]
     if len(own) == 1 and len(groups(results, arm)) == 1:
@@ -174,20 +174,20 @@ def _name(results: Results, shift: Shift, shifts: Sequence[Shift]) -> str:
 
 
 def _setting(results: Results, group: Group) -> str:
-    """A group's label without what its panel's title says."""
+    """A group's label without the parameters in its panel's title."""
     mine = {k: v for k, v in group.params.items() if k not in panel_of(results, group)}
     return label(results, Group(group.arm, mine, group.cells))
 
 
 LEVELS = (0.75, 0.5, 0.25, 0.1)  # nominal; the nearest that were measured are shown
 ROWS = 3
-ROW_NAME = 14  # letters beside a row, longer names take two lines
+ROW_NAME = 14  # characters of a row's name; longer ones take two lines
 GRID_POINTS = 160
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What g_phi reads in the states of one cell. t: (K,), sampled and true: (K, M)."""
+    """The levels that g_phi reads in the states of one cell. t: (K,), sampled and true: (K, M)."""
 
     arm: str
     name: str
@@ -198,7 +198,7 @@ class Readings:
 
 
 def densities(readings: Sequence[Readings], colours: Colours) -> Drawing | None:
-    """Density of g_phi's readings on true and on sampled states: a row an arm, a column a level."""
+    """Density of g_phi's readings on true and on sampled states: one row per arm, one column per level."""
     import numpy as np
 
     if not readings:
@@ -206,10 +206,10 @@ def densities(readings: Sequence[Readings], colours: Colours) -> Drawing | None:
     readings = [one for one in readings if np.array_equal(one.t, readings[0].t)][:ROWS]  # a column is one level
     t = readings[0].t
     levels = list(dict.fromkeys(int(np.abs(t - level).argmin()) for level in LEVELS))
-    figure, found = panels(
+    figure, all_axes = panels(
         len(levels) * len(readings), (1.55, 1.0), columns=len(levels), share_x=False, share_y=False, gap_y=0.3
     )
-    for place, axes in enumerate(found):
+    for place, axes in enumerate(all_axes):
         row, column = divmod(place, len(levels))
         reading, k = readings[row], levels[column]
         mark = colours.mark(reading.arm)
@@ -256,11 +256,11 @@ def kernel_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def readings(results: Results, arrays: Any) -> list[Readings]:
-    """Readings of the best cells: of the baseline, of the arms with NAG, of the others.
+    """Readings of the best cells: the baseline's, then those of arms with NAG, then the others.
 
     arrays(task) -> {"t", "sampled", "true"}, or None.
     """
-    found = []
+    measured = []
     best_of = chosen(results)
     order = sorted(best_of, key=lambda arm: (arm != results.plan.sweep.arms[0].name, not uses_nag(best_of[arm])))
     for arm in order:
@@ -269,9 +269,9 @@ def readings(results: Results, arrays: Any) -> list[Readings]:
         known = arrays(cell.shift["task"]) if cell and cell.shift else None
         if known is not None:
             panel = panel_of(results, group)
-            found.append(
+            measured.append(
                 Readings(
                     arm, _setting(results, group), panel_title(panel, []), known["t"], known["sampled"], known["true"]
                 )
             )
-    return found
+    return measured
