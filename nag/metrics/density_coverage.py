@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @method
 class DensityCoverage(Metric):
     """density: mean number of the reference's balls that hold a sample, over k; coverage: share of these balls that
-    hold any. For a sample like the reference they are 1 and nearly 1; density may be above 1.
+    hold any. If samples and reference are alike, density is 1 and coverage nearly 1; density may be above 1.
 
     Only reference images have balls, as in precision, so an outlier among the samples does not make a large ball.
     A ball is closed and reaches the k-th nearest other reference image. Compare at equal N, N_r and k only.

@@ -22,7 +22,7 @@ class FIDInfinity(Metric):
 
     The parts of each size are disjoint and together the whole, so to first order each sample weighs 1/N, as in D(N):
     this value has the influence of FID, which gives its interval. Chong and Forsyth fit a line in 1/N to fifteen
-    overlapping subsets, whose errors are correlated in an unknown way, so the error of that fit is not an interval.
+    overlapping subsets, whose errors are correlated in an unknown way, so the error of that fit gives no interval.
 
     At N/d = 10 and dimension 64 to 512, its nominal 95 % intervals cover the limit in about 0.89 to 0.96 of cases;
     those of the line alone, 2 D(N) - D(N/2), in 0.60 to 0.96. At N/d = 5, its own cover it in 0.41 to 0.91

@@ -35,7 +35,7 @@ class Backbone:
         return self
 
     def fits(self, shape: tuple[int, int, int]) -> None:
-        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
+        """Raise ValueError if the network cannot be built for states of this shape (C, H, W)."""
         _, height, width = shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")

@@ -1,4 +1,4 @@
-"""DiT (Peebles and Xie, arXiv 2212.09748): the transformer as a network of DDPM, at its 1,000 levels."""
+"""DiT (Peebles and Xie, arXiv 2212.09748): the transformer as a DDPM network, on the levels of trained betas."""
 
 from __future__ import annotations
 
