@@ -1,7 +1,7 @@
 """Weights of feature networks: download, cache and reading.
 
 A file is downloaded to a temporary name in the same folder, under a lock file, checked by size and SHA-256, then
-renamed. So many machines may share the cache. Without a network, copy the file there.
+renamed, so several machines can share the cache. Without a network, copy the file there.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ KNOWN: dict[str, KnownWeights] = {
 
 CHUNK = 2**20
 BEAT_S = 2.0  # how often the holder of a lock touches it
-STALE_S = 30.0  # a lock untouched for so long belongs to a dead process
+STALE_S = 30.0  # a lock untouched for this long belongs to a dead process
 POLL_S = 0.5
-LEFT_S = 86_400.0  # a temporary file so old belongs to a killed process
+LEFT_S = 86_400.0  # a temporary file this old is from a killed process
 
-Report = Callable[[int, int], None]  # bytes done, bytes in all or 0
+Report = Callable[[int, int], None]  # bytes done, bytes in total or 0
 
 
 def cache() -> Path:
@@ -68,7 +68,7 @@ def cache() -> Path:
 
 
 def find(name: str) -> Path | None:
-    """The file of this name in the cache. It is not read: `check` says whether it is the right one."""
+    """The file of this name in the cache, or None. Its content is not checked: `check` does that."""
     path = cache() / name
     return path if path.is_file() else None
 
@@ -86,7 +86,7 @@ def located(path: str | None, name: str) -> Path:
 
 
 def check(path: Path, known: KnownWeights) -> None:
-    """Raise ValueError unless the file has the size and the SHA-256 of `known`. It is read whole."""
+    """Raise ValueError unless the file has the size and the SHA-256 of `known`. Reads it whole."""
     _check_size(path, path.stat().st_size, known)
     if known.sha256 is not None:
         hashed = hashlib.sha256()
@@ -97,17 +97,17 @@ def check(path: Path, known: KnownWeights) -> None:
 
 
 def check_cached(path: Path) -> None:
-    """Raise ValueError if a file in the cache does not have the hash of its name. Files elsewhere are not checked."""
+    """Raise ValueError if a file in the cache has another size or hash than known. Files elsewhere are not checked."""
     if path.parent == cache() and path.name in KNOWN:
         check(path, KNOWN[path.name])
 
 
 def fetch(name: str, report: Report, known: Mapping[str, KnownWeights] = KNOWN) -> Path:
-    """The file in the cache, downloaded unless it is there; checked in both cases.
+    """The file in the cache, downloaded if it is not there, and checked in both cases.
 
-    Of several processes, on any hosts, one downloads and the others wait for it. Raises ValueError for a name that is
-    not in `known` and for a file that is not the right one, ConnectionError with URL and place where the download
-    fails; what was downloaded is removed then.
+    If several processes, on any hosts, call this, one downloads and the others wait. Raises ValueError for a name that
+    is not in `known` or a file with the wrong size or hash, and ConnectionError, with URL and destination, if the
+    download fails. A failed download leaves no file.
     """
     if name not in known:
         raise ValueError(f"no weights are known as {name!r}; known: {', '.join(known)}")
@@ -149,11 +149,11 @@ def _download(known: KnownWeights, path: Path, report: Report) -> None:
 
 
 def _received(known: KnownWeights, path: Path) -> Iterator[tuple[bytes, int]]:
-    """The file in pieces, with the size that was announced, or 0. ConnectionError too where it ends early."""
+    """The file in pieces, with the announced size or 0. Raises ConnectionError, also if the file ends early."""
     from nag.web import received
 
     try:
-        yield from received(known.url, known.size and known.size + CHUNK)  # a little more is told by its size
+        yield from received(known.url, known.size and known.size + CHUNK)  # more, so that _check_size reports it
     except OSError as error:
         raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
 
@@ -176,8 +176,8 @@ def _wrong(path: Path, reason: str, source: str) -> str:
 
 @contextlib.contextmanager
 def _lock(path: Path, needless: Callable[[], bool]) -> Iterator[bool]:
-    """Hold the lock file; True if held, False once `needless()`. Its holder touches it; one left by a process that is
-    gone is removed.
+    """Hold the lock file and yield True, or yield False once `needless()`. The holder touches the file regularly; one
+    left by a dead process is removed.
 
     Two holders at once, after a long pause of the first, do no harm: each has its own temporary file.
     """
@@ -214,7 +214,7 @@ def _touch(path: Path, over: threading.Event) -> None:
 
 
 def _touched(path: Path) -> int | None:
-    """Of an opened file: by name, a shared file system may tell what it was a minute ago."""
+    """Modification time of the opened file: by name, a shared file system may report that of a minute ago."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns
@@ -223,9 +223,9 @@ def _touched(path: Path) -> int | None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict: safetensors or a file of torch.save, of which only tensors are read, so that no code in it runs.
+    """A state dict, from safetensors or a file of torch.save. Only tensors are read, so that no code in the file runs.
 
-    One in "state_dict" or "model" of a training file is found. Raises ValueError that names the file.
+    In a training checkpoint it may be under "state_dict" or "model". Raises ValueError, naming the file.
     """
     import torch
     from safetensors import SafetensorError

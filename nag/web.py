@@ -1,7 +1,7 @@
 """Downloads over http and https, with limits on size and time.
 
-Nothing but the address is sent: no credentials of a URL, of ~/.netrc or of a redirect. Redirects stay on http and https
-(and never leave https). A proxy of the environment (https_proxy) is used.
+Only the address is sent: no credentials from a URL, ~/.netrc or a redirect. Redirects are followed on http and https
+only, and never from https to http. A proxy set in the environment (https_proxy) is used.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 from nag.unreachable import Unreachable
 
 CHUNK = 2**20
-LARGEST = 64 * 2**30  # bytes, if the right size is not known
+LARGEST = 64 * 2**30  # bytes, if the expected size is not known
 REDIRECTS = 5
 TIMEOUT_S = 30.0  # without a byte
-PATIENCE_S = 60.0  # for the first answer, redirects included; then SLOWEST counts
+PATIENCE_S = 60.0  # for the first answer, redirects included; each byte adds 1 / SLOWEST
 SLOWEST = 10_000.0  # bytes a second, on average
 TICK_S = 0.5
 MOVED = (301, 302, 303, 307, 308)
 
 
 def refusal(url: str) -> str | None:
-    """Why an address is never requested, or None."""
+    """Why this address must not be requested, or None."""
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port
@@ -47,9 +47,9 @@ def refusal(url: str) -> str | None:
 
 
 def stamp(url: str) -> str:
-    """A file's ETag, time of change and size, as the server reports them.
+    """A file's ETag, modification time and size, as the server reports them; the URL if it does not answer HEAD.
 
-    Raises FileNotFoundError, Unreachable, or ValueError for what is never asked.
+    Raises FileNotFoundError, Unreachable, or ValueError for an address that `refusal` rejects.
     """
     try:
         with _opened(url, "HEAD", _Watch()) as answer:
@@ -59,10 +59,10 @@ def stamp(url: str) -> str:
 
 
 def received(url: str, largest: int | None = None) -> Iterator[tuple[bytes, int]]:
-    """A file in pieces, with the size that was announced, or 0.
+    """A file in pieces, with the announced size or 0.
 
-    Raises FileNotFoundError, Unreachable also where it ends early or comes too slowly, and ValueError where it is
-    larger than `largest` bytes (LARGEST).
+    Raises FileNotFoundError; Unreachable, also if the file ends early or arrives too slowly; ValueError if it is larger
+    than `largest` bytes (LARGEST by default).
     """
     bound = LARGEST if largest is None else largest
     watch = _Watch()
@@ -90,7 +90,7 @@ class _NoHead(Exception):
 
 
 class _Watch:
-    """Ends a transfer that is too slow on average: socket timeouts start again with every byte."""
+    """Ends a transfer that is too slow on average; socket timeouts cannot, because every byte restarts them."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
@@ -132,7 +132,7 @@ def _failed(url: str, reason: str) -> Unreachable:
 
 @contextlib.contextmanager
 def _opened(url: str, method: str, watch: _Watch) -> Iterator[Any]:
-    """The answer to a request, after redirects."""
+    """The response to a request, after redirects."""
     with watch:
         place, opener = url, _opener(watch)
         for _ in range(REDIRECTS + 1):
@@ -145,7 +145,7 @@ def _opened(url: str, method: str, watch: _Watch) -> Iterator[Any]:
 
 
 def _asked(opener: Any, url: str, method: str, watch: _Watch) -> tuple[Any, str]:
-    """An answer, or None and where to ask instead."""
+    """The response, or None and the address to request instead."""
     reason = refusal(url)
     if reason is not None:
         raise ValueError(reason)
@@ -157,7 +157,7 @@ def _asked(opener: Any, url: str, method: str, watch: _Watch) -> tuple[Any, str]
             except urllib.error.HTTPError as error:
                 with error:
                     code, target, words = error.code, error.headers.get("Location"), str(error)
-    except ValueError as error:  # an address that http.client does not take
+    except ValueError as error:  # an address that http.client rejects
         raise _failed(url, str(error)) from error
     if code in MOVED and target:
         moved = urllib.parse.urljoin(url, target)
@@ -189,9 +189,9 @@ def _watched(base: Any, watch: _Watch) -> Any:
             create: Any = self._create_connection  # type: ignore[has-type]
 
             def created(*arguments: Any, **options: Any) -> socket.socket:
-                made = create(*arguments, **options)
-                watch.sockets.append(made)
-                return made
+                connection = create(*arguments, **options)
+                watch.sockets.append(connection)
+                return connection
 
             self._create_connection = created
             super().connect()

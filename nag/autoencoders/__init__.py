@@ -1,1 +1,1 @@
-"""Autoencoders, one a file: images to latents and back."""
+"""Autoencoders, one per file: images to latents and back."""

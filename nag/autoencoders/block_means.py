@@ -1,4 +1,4 @@
-"""An autoencoder without weights, whose latents are means of blocks of pixels: it stands in for a VAE in smoke runs."""
+"""An autoencoder without weights: its latents are means of blocks of pixels. Smoke runs use it in place of a VAE."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nag.registry import Int, method
 if TYPE_CHECKING:
     import torch
 
-SPREAD = 0.05  # of the posterior, around its mean
+SPREAD = 0.05  # standard deviation of the posterior
 
 
 @method
 class BlockMeans:
-    """Four channels for each block of `side` x `side` pixels: its mean red, green and blue, and how much lighter its
-    left half is than its right one. What is decoded is flat in each block.
+    """Each block of `side` x `side` pixels has four latent channels: its mean red, green and blue, and how much lighter
+    its left half is than its right half. A decoded block has one colour.
     """
 
     side: Annotated[Int, Field(ge=2, le=64)] = 2
@@ -25,7 +25,7 @@ class BlockMeans:
     VERSION: ClassVar[int] = 1
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of images (3, H, W). Raises ValueError for images that it cannot take."""
+        """(C, h, w) of the latents of images (3, H, W). Raises ValueError for images that do not fit."""
         channels, height, width = shape
         if channels != 3:
             raise ValueError(f"the images have {channels} channels, block_means takes 3")

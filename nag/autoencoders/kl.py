@@ -1,4 +1,4 @@
-"""The VAE between images and latents: a diffusers AutoencoderKL, such as sd-vae-ft-ema, read from safetensors only."""
+"""A VAE between images and latents: a diffusers AutoencoderKL, such as sd-vae-ft-ema, read from safetensors only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 @method
 class Autoencoder:
-    """z = factor * (E(x) - shift), x = D(z / factor + shift); the shift is the file's own, mostly 0.
+    """z = factor * (E(x) - shift), x = D(z / factor + shift); the shift is from config.json, mostly 0.
 
     path: a folder with config.json and diffusion_pytorch_model.safetensors, or a name in the local Hugging Face cache
-    (`stabilityai/sd-vae-ft-ema`, `owner/pipeline/vae`); nothing is ever downloaded. dtype: what it computes in. tile:
-    images are decoded in tiles of this many pixels, blended over a quarter, which bounds the memory and changes the
-    result; none: as a whole.
+    (`stabilityai/sd-vae-ft-ema`, `owner/pipeline/vae`); nothing is ever downloaded. dtype: of weights and computation.
+    tile: decode in tiles of this many pixels, which overlap by a quarter and are blended; this bounds the memory but
+    changes the result. None: decode whole images.
     """
 
     path: str
@@ -37,8 +37,8 @@ class Autoencoder:
     FILES: ClassVar[dict[str, str | None]] = {"path": None}
 
     def located(self) -> str:
-        """The folder of its two files, also for the name of a network in the Hugging Face cache; the path as it was
-        given where neither is there.
+        """The folder of its two files, also if `path` is a name in the Hugging Face cache; `path` itself if they are
+        not found.
         """
         try:
             return os.path.dirname(files(self.path)["config.json"])
@@ -48,7 +48,7 @@ class Autoencoder:
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, h, w) of the latents of images (3, H, W), from config.json alone.
 
-        Raises OSError, or ValueError for images that it cannot take.
+        Raises OSError, or ValueError if config.json is not valid or the images do not fit it.
         """
         config, ratio = _config(self.path)
         channels, height, width = shape
@@ -59,16 +59,19 @@ class Autoencoder:
         return config["latent_channels"], height // ratio, width // ratio
 
     def smoke(self) -> BlockMeans:
-        """Means of blocks of pixels in its place, which need no weights."""
+        """Means of blocks of pixels in its place: they need no weights."""
         return BlockMeans()
 
     def open(self, device: str = "cpu") -> OpenAutoencoder:
-        """Raises OSError, ImportError without diffusers, or ValueError if a file is not valid or does not fit."""
+        """Load the weights.
+
+        Raises OSError, ImportError without diffusers, or ValueError if a file is not valid or does not fit.
+        """
         return OpenAutoencoder(self, device)
 
 
 class OpenAutoencoder:
-    """An autoencoder with its weights. One image's result depends on the others of its batch by rounding alone."""
+    """An autoencoder with its weights. The other images of a batch change an image's result only by rounding."""
 
     def __init__(self, settings: Autoencoder, device: str) -> None:
         import torch
@@ -86,7 +89,7 @@ class OpenAutoencoder:
             self._vae.tile_sample_min_size, self._vae.tile_latent_min_size = settings.tile, settings.tile // ratio
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) -> images (N, 3, H, W) float32 in [-1, 1]. Raises ValueError for latents of another width."""
+        """(N, C, h, w) -> images (N, 3, H, W) float32 in [-1, 1]. Raises ValueError for latents of another shape."""
         import torch
 
         wanted = self.config["latent_channels"]
@@ -98,8 +101,8 @@ class OpenAutoencoder:
             return self._vae.decode(x.to(self._vae.dtype)).sample.float().clamp(-1, 1)
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, H, W) in [-1, 1] -> mean and standard deviation of the posterior, (N, C, h, w) float32, as a network
-        sees latents: with shift and factor. Raises ValueError for images that it cannot take.
+        """(N, 3, H, W) in [-1, 1] -> mean and standard deviation of the posterior, (N, C, h, w) float32, shifted and
+        scaled as networks see latents. Raises ValueError for images that do not fit.
         """
         import torch
 
@@ -113,11 +116,11 @@ class OpenAutoencoder:
 
 
 def files(path: str) -> dict[str, str]:
-    """By name, the local paths of the two files that make an autoencoder, of a folder or a name in the local Hugging
-    Face cache. Raises FileNotFoundError with what to do.
+    """Local paths of an autoencoder's two files, by name. path: a folder, or a name in the local Hugging Face cache.
+    Raises FileNotFoundError, which says what to do.
     """
-    found = {name: _find(path, name) for name in (CONFIG, WEIGHTS)}
-    missing = [name for name, place in found.items() if place is None]
+    places = {name: _find(path, name) for name in (CONFIG, WEIGHTS)}
+    missing = [name for name, place in places.items() if place is None]
     if missing and os.path.isdir(path):
         pickled = " Pickled weights (.bin) are never loaded." if WEIGHTS in missing else ""
         raise FileNotFoundError(f"{path} has no {' and no '.join(missing)}.{pickled}")
@@ -126,7 +129,7 @@ def files(path: str) -> dict[str, str]:
             f"there is no folder {path!r}, and the local Hugging Face cache has no {' and no '.join(missing)} of that "
             f"name. To put it there: hf download {'/'.join(path.split('/')[:2])}"
         )
-    return {name: str(place) for name, place in found.items()}
+    return {name: str(place) for name, place in places.items()}
 
 
 def _find(path: str, name: str) -> str | None:
@@ -143,14 +146,14 @@ def _find(path: str, name: str) -> str | None:
     except ImportError:
         return None
     try:
-        found = try_to_load_from_cache(f"{owner}/{repository}", f"{folder}/{name}" if folder else name)
+        cached = try_to_load_from_cache(f"{owner}/{repository}", f"{folder}/{name}" if folder else name)
     except HFValidationError:
         return None
-    return found if isinstance(found, str) else None
+    return cached if isinstance(cached, str) else None
 
 
 def _config(path: str) -> tuple[dict[str, Any], int]:
-    """config.json, and how many pixels of an image one latent spans."""
+    """The content of config.json, and how many pixels one latent spans along a side."""
     place = files(path)[CONFIG]
     try:
         with open(place) as file:
@@ -168,7 +171,7 @@ def _config(path: str) -> tuple[dict[str, Any], int]:
 
 
 def _load(path: str, dtype: torch.dtype) -> Any:
-    """diffusers' module with every weight from the file; its loader alone knows the older names of weights."""
+    """diffusers' module with every weight from the file; only diffusers' loader knows the older names of weights."""
     from safetensors import SafetensorError
 
     try:

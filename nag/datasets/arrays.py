@@ -1,4 +1,4 @@
-"""Arrays in .npz files, never unpickled: described by their headers alone, mapped where they lie uncompressed."""
+"""Arrays in .npz files, never unpickled: headers are read alone, uncompressed arrays are memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nag.locations import check_regular
 if TYPE_CHECKING:
     import numpy as np
 
-LOCAL_HEADER = 30  # bytes before the name in a member of a zip file; the lengths of name and extra field end it
+LOCAL_HEADER = 30  # bytes of a zip member before its name; the last 4 are the lengths of name and extra field
 
 
 class Header(NamedTuple):
@@ -22,7 +22,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool
     dtype: Any  # np.dtype
-    start: int  # bytes from the start of the member to its numbers
+    start: int  # bytes from the start of the member to its values
 
 
 def headers(path: str) -> dict[str, Header]:
@@ -34,15 +34,15 @@ def headers(path: str) -> dict[str, Header]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
-            found = {name.removesuffix(".npy"): _header(archive, name) for name in names}
+            by_name = {name.removesuffix(".npy"): _header(archive, name) for name in names}
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # of a damaged file zipfile, its decoders and numpy raise some twenty kinds
+    except Exception as error:  # zipfile, its decoders and numpy raise some twenty types for a damaged file
         raise ValueError(f"{path} is not a valid .npz file ({_words(error)})") from error
-    for name, header in found.items():
+    for name, header in by_name.items():
         if header.dtype.hasobject:
             raise ValueError(f"{path}: {name} holds pickled Python objects, which are never loaded")
-    return found
+    return by_name
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> Header:
@@ -65,10 +65,11 @@ def _words(error: Exception) -> str:
 
 
 def array(path: str, name: str) -> np.ndarray:
-    """An array of an .npz file: a read-only view of the file where it lies uncompressed, as `numpy.savez` writes it;
-    from `numpy.savez_compressed` it is read into memory as a whole.
+    """An array of an .npz file: a read-only memory map if it is uncompressed, as `numpy.savez` writes it; one from
+    `numpy.savez_compressed` is read into memory as a whole.
 
-    Raises as `headers`, KeyError for a name that is not there, and ValueError for an array larger than the memory.
+    Raises what `headers` raises, KeyError for a name that is not in the file, and ValueError if the array cannot be
+    read or does not fit in memory.
     """
     import numpy as np
 

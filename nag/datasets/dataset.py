@@ -1,7 +1,7 @@
 """Data sets: images in [-1, 1] with class labels. A data set is a method with `open(split) -> Split`.
 
 Add one: a file here with a class that has `shape`, `num_classes`, `stores` and `open`, and a line in `nag/registry.py`.
-One that reads files in place names the fields with their paths in `FOLDERS`; their listing is its identity.
+One that reads files in place names the fields that hold their paths in `FOLDERS`; the files' listing is its identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPLITS = ("train", "held_out")
 
 
 class Dataset(Protocol):
-    """`official`, `flip` and `inspect` may be left out: `nag.registry.OPTIONAL`."""
+    """`official`, `flip` and `inspect` may be left out (`nag.registry.OPTIONAL`)."""
 
     official: ClassVar[Official | None] = None
 
@@ -32,37 +32,37 @@ class Dataset(Protocol):
 
     @property
     def stores(self) -> str:
-        """pixels or latents."""
+        """Either "pixels" or "latents"."""
         ...
 
     @property
     def flip(self) -> bool:
-        """Whether the training split has each image twice, the second one mirrored."""
+        """Whether the training split also has each image mirrored."""
         return False
 
     def open(self, split: str) -> Split: ...
 
     def inspect(self) -> list[str]:
-        """The problems of its files, a line each."""
+        """The problems of its files, one line each."""
         return []
 
 
 class Official(NamedTuple):
     """The classes and images of a known data set."""
 
-    classes: tuple[int, ...]  # any of these
-    train: int | None  # images; None: no one split is the data set's own
+    classes: tuple[int, ...]  # the possible numbers of classes
+    train: int | None  # images; None: the data set has no official split
     held_out: int | None
-    total: tuple[int, ...] = ()  # images of both, where only that is known
+    total: tuple[int, ...] = ()  # possible numbers of images of both splits, if only these are known
 
 
 class Split(Protocol):
-    """One part of a data set, read by index. It is in shuffled order, so any run of indices is a fair sample.
+    """One part of a data set, read by index. Its order is shuffled, so any range of indices is a fair sample.
 
-    A split may also have `originals`, the number of its images before flips: those come first, and a reference is made
-    of them alone; `name(i)`, where image i lies, for messages; `skipped`, what was wrong with images that others
-    replace, by name; `draw`, as `LatentSplit` has it, for images that are drawn anew in each epoch. A held-out split
-    may be empty: the data set then has no held-out images.
+    A split may also have `originals`, the number of its images without flips, which come first and alone make a
+    reference; `name(i)`, the location of image i, for messages; `skipped`, by name, why images were replaced by others;
+    `draw`, as in `LatentSplit`, for images that are drawn anew in each epoch. A held-out split is empty if the data set
+    has no held-out images.
     """
 
     def __len__(self) -> int: ...
@@ -99,34 +99,34 @@ class ArraySplit:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for an unknown split."""
+    """Raise ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
 def originals(split: Split) -> int:
-    """The number of its images without flips: a reference, a count or a share means these."""
+    """The number of its images without flips, to which references, counts and shares refer."""
     return getattr(split, "originals", len(split))
 
 
 def skipped(split: Split) -> dict[str, str]:
-    """What was wrong with images that could not be read and were replaced, by name."""
+    """By name, why images could not be read and were replaced."""
     return dict(getattr(split, "skipped", {}))
 
 
 def drawn(split: Split, indices: np.ndarray, seed: int, step: int, places: np.ndarray) -> np.ndarray:
-    """Images (n, C, H, W), drawn from (seed, step, place) where the split has a distribution for each image."""
+    """Images (n, C, H, W), drawn from (seed, step, place) if the split has a distribution for each image."""
     draw = getattr(split, "draw", None)
     return split.images(indices) if draw is None else draw(indices, seed, step, places)
 
 
 def listing(path: str, *, compute: bool = True) -> str:
-    """The identity of a data set: a checksum of names, sizes and content of its files (`nag.datasets.listing`); of a
-    single file, of its content. The path is not part of it. Without `compute` a large single file that was never read
-    has an identity equal to no other.
+    """The identity of a data set: a checksum of names, sizes and content of its files (`nag.datasets.listing`), or of
+    the content of a single file. The path does not count. Without `compute`, a large single file that was never read
+    gets an identity equal to no other.
 
-    Not noticed in a data set of very many files: a file replaced by another of the same name and size; and, until its
-    folder changes or `check --deep` reads all again, a file overwritten in place.
+    In a data set of very many files two changes can go unnoticed: a file replaced by another of the same name and size,
+    and, until its folder changes or `check --deep` reads everything again, a file overwritten in place.
     """
     from nag.datasets.listing import read_listing
 
@@ -138,7 +138,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray: ...
 @overload
 def to_uint8(x: Tensor) -> Tensor: ...
 def to_uint8(x: Any) -> Any:
-    """Pixels as they are stored: [-1, 1] to 0 .. 255, clipped, (x + 1) * 127.5 rounded half to even.
+    """Pixels in the stored form: [-1, 1] to 0 .. 255, clipped, (x + 1) * 127.5 rounded half to even.
 
     An array gives an array, a tensor a tensor on its device. Raises ValueError if a value is not finite.
     """

@@ -12,10 +12,11 @@ SPLITS = ("train", "held_out")
 
 @method
 class Digits(Dataset):
-    """Image i of the file is held out where i % 5 == 4 (359 images), else it is for training (1,438).
+    """Image i of the file is held out if i % 5 == 4 (359 images); the others are for training (1,438).
 
-    Neighbours in the file are alike (often one hand), so held out means new images, not new hands. And each part is in
-    a fixed shuffled order, so that any run of its indices is a fair draw, as are the halves that FID extrapolates from.
+    Neighbours in the file are alike (often by one writer), so held-out images are new, but their writers are not. Each
+    split has a fixed shuffled order, so any range of its indices is a fair sample, and so are the halves that FID
+    extrapolates from.
     """
 
     VERSION: ClassVar[int] = 1

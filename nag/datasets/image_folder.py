@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: `{name: image_folder, path: FOLDER or fsspec URL, resolution: 256}`."""
+"""Images in folders, one folder per class: `{name: image_folder, path: FOLDER or fsspec URL, resolution: 256}`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from nag.datasets.listing import Listing
     from nag.datasets.synthetic import SyntheticImages
 
-TRAIN, HELD_OUT = "train", ("held_out", "val", "test")  # folders of an explicit split; the first held-out one counts
+# Folders of an explicit split. The first held-out folder that exists is used.
+TRAIN, HELD_OUT = "train", ("held_out", "val", "test")
 
 
 @method
 class ImageFolder(Dataset):
-    """RGB images, cut by ADM's centre crop to `resolution`; classes are the folders below `path`, sorted by name.
+    """RGB images, cropped to `resolution` by ADM's centre crop; classes are the folders below `path`, sorted by name.
 
-    path: class folders; or train/ with the class folders in it, and held_out/, val/ or test/ beside it (the first of
-        these that is there is the held-out split, other folders are ignored); or images alone, which are one class.
-        Images may also be in folders inside a class folder. Files without the suffix of an image are ignored.
-    flip: the training split has each image twice: N + i is image i, mirrored. The held-out one never does.
-    held_out: this share of the images, the same at any resolution, is kept out of the training split, where there is no
-        held-out folder. 0 and no such folder: the held-out split is empty.
-    on_error: for an image that cannot be read. `fail` names it and stops; `skip` uses the next image of its class, and
-        the split records it (`skipped`). A disk or network error always stops.
+    path: a folder with class folders; or with train/, which has the class folders, and held_out/, val/ or test/ (the
+        first of these that exists is the held-out split; other folders are ignored); or with images only, which are one
+        class. Images may also lie in subfolders of a class folder. Files without an image suffix are ignored.
+    flip: the training split also has each image mirrored: N + i is image i, mirrored. The held-out split never has.
+    held_out: if there is no held-out folder, this share of the images, the same ones at any resolution, is kept out of
+        the training split. 0 and no such folder: the held-out split is empty.
+    on_error: for an image that cannot be read. `fail` stops and names it; `skip` uses the next image of its class and
+        records it in the split's `skipped`. Disk and network errors always stop.
     """
 
     path: str
@@ -59,29 +60,29 @@ class ImageFolder(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """From the folders of the cached listing: no file is read."""
+        """Counted in the folders of the cached listing: no file is read."""
         from nag.datasets.listing import read_listing
 
         return max(1, len(layout_of(read_listing(self.path, names=False, folder=True).folders).classes))
 
     def open(self, split: str) -> ImageSplit:
-        """ "train" or "held_out". Raises OSError or ValueError, with the path, if it is not such a data set."""
+        """split: "train" or "held_out". Raises OSError or ValueError, naming the path, for an invalid data set."""
         from nag.datasets.listing import read_listing
 
         check_split(split)
         return self._open(split, read_listing(self.path, folder=True))
 
-    def _open(self, split: str, found: Listing) -> ImageSplit:
+    def _open(self, split: str, listing: Listing) -> ImageSplit:
         import numpy as np
 
         from nag.noise import permutation
 
-        layout = layout_of(found.folders)
+        layout = layout_of(listing.folders)
         if layout.held_out is not None and self.held_out:
             raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} cannot stand")
         apart = split == "held_out" and layout.held_out is not None
         folder = layout.held_out if apart else layout.train
-        files, labels = _indexed(self.path, found, str(folder), layout.classes, complete=not apart)
+        files, labels = _indexed(self.path, listing, str(folder), layout.classes, complete=not apart)
         order = permutation(0, 0, len(files))
         if layout.held_out is None:
             kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
@@ -93,7 +94,7 @@ class ImageFolder(Dataset):
         )
 
     def smoke(self) -> SyntheticImages:
-        """Small synthetic images, which need no folder; they differ by class and folder name."""
+        """Small synthetic images, which need no folder; their seed depends on the method's and the folder's name."""
         from nag.datasets.synthetic import SyntheticImages
 
         named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
@@ -107,18 +108,18 @@ class ImageFolder(Dataset):
             return otherwise
 
     def inspect(self) -> list[str]:
-        """The problems of the data set, a line each. The folders are read again, and the first image of each class is
-        decoded; with `on_error: skip`, the first that can be.
+        """The problems of the data set, one line each. Lists the folders again and decodes the first image of each
+        class; with `on_error: skip`, the first that can be decoded.
         """
         from nag.datasets.listing import read_listing
 
         try:
-            found = read_listing(self.path, fresh=True, folder=True)
-            splits = {split: self._open(split, found) for split in ("train", "held_out")}
+            listing = read_listing(self.path, fresh=True, folder=True)
+            splits = {split: self._open(split, listing) for split in ("train", "held_out")}
         except (OSError, ValueError) as error:
             return [str(error)]
         problems = self._disagreements(splits)
-        empty = [name for name, size in zip(found.names, found.sizes, strict=True) if not size and _is_image(name)]
+        empty = [name for name, size in zip(listing.names, listing.sizes, strict=True) if not size and _is_image(name)]
         if empty and self.on_error == "fail":
             problems.append(f"{self.path}: {len(empty)} image files are empty, such as {empty[0]}")
         for each in splits.values():
@@ -131,25 +132,25 @@ class ImageFolder(Dataset):
 
 
 class ImageSplit:
-    """Images that several threads read from their files on demand."""
+    """A split whose images several threads read from their files on demand."""
 
     def __init__(self, data: ImageFolder, files: list[tuple[str, int]], labels: np.ndarray, flip: bool) -> None:
         self.data, self.files, self.flip = data, files, flip  # files: name below the path, size in bytes
         self.originals = len(files)
-        self.skipped: dict[str, str] = {}  # name: what was wrong with it
+        self.skipped: dict[str, str] = {}  # name: reason
         self._labels = labels
 
     def __len__(self) -> int:
         return self.originals * (2 if self.flip else 1)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """(n, 3, R, R) float32 in [-1, 1], the 256 levels of the files. Raises BadImage, a ValueError that names the
-        file, or OSError where the disk fails.
+        """(n, 3, R, R) float32 in [-1, 1], on 256 levels. Raises BadImage, a ValueError that names the file, or OSError
+        if the disk fails.
         """
         import numpy as np
 
         size = self.data.resolution
-        found = np.empty((len(indices), 3, size, size), dtype=np.float32)
+        batch = np.empty((len(indices), 3, size, size), dtype=np.float32)
 
         def fill(row: int) -> None:
             index = int(indices[row])
@@ -157,12 +158,12 @@ class ImageSplit:
                 raise IndexError(f"image {index} of {len(self)}")
             pixels = self._pixels(index % self.originals)
             mirrored = pixels[:, ::-1] if index >= self.originals else pixels
-            np.divide(mirrored.transpose(2, 0, 1), np.float32(127.5), out=found[row])
+            np.divide(mirrored.transpose(2, 0, 1), np.float32(127.5), out=batch[row])
 
         for _ in _threads(os.getpid()).map(fill, range(len(indices))):
             pass
-        found -= 1
-        return found
+        batch -= 1
+        return batch
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -170,7 +171,7 @@ class ImageSplit:
         return self._labels[np.asarray(indices, dtype=np.int64) % max(1, self.originals)]
 
     def first_of_each_class(self) -> list[str]:
-        """Why the first image of a class cannot be read, a line each."""
+        """Why the first image of a class cannot be read, one line for each such class."""
         import numpy as np
 
         problems = []
@@ -218,7 +219,7 @@ class ImageSplit:
 class Layout(NamedTuple):
     train: str  # the folder of the training images, "" for the path itself
     held_out: str | None
-    classes: tuple[str, ...]  # below `train`; none: one class without a folder
+    classes: tuple[str, ...]  # below `train`; empty: all images are one class
 
 
 def layout_of(folders: tuple[str, ...]) -> Layout:
@@ -238,14 +239,14 @@ def _is_image(name: str) -> bool:
 
 
 def _indexed(
-    path: str, found: Listing, folder: str, classes: tuple[str, ...], complete: bool
+    path: str, listing: Listing, folder: str, classes: tuple[str, ...], complete: bool
 ) -> tuple[list[tuple[str, int]], list[int]]:
-    """Names with sizes, and labels, of the images below a folder. `complete`: each class must have one."""
+    """Names with sizes, and labels, of the images below a folder. `complete`: each class must have an image."""
     number = {name: label for label, name in enumerate(classes)}
     start = f"{folder}/" if folder else ""
     where = f"{path.rstrip('/')}/{folder}".rstrip("/")
     files, labels = [], []
-    for name, size in zip(found.names, found.sizes, strict=True):
+    for name, size in zip(listing.names, listing.sizes, strict=True):
         if not (name.startswith(start) and _is_image(name)):
             continue
         first, inside, _ = name[len(start) :].partition("/")
@@ -265,7 +266,7 @@ def _indexed(
 
 @functools.cache
 def _threads(process: int) -> ThreadPoolExecutor:
-    """Decoder threads of a process; a fork has its own. Pillow releases the GIL while it decodes."""
+    """Decoder threads of a process; a forked one gets its own. Pillow releases the GIL while it decodes."""
     del process
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")

@@ -1,8 +1,8 @@
-"""One image file -> (size, size, 3) bytes: decoded as the field does, then ADM's centre crop.
+"""Decode an image file to (size, size, 3) uint8, as in the field: RGB, then ADM's centre crop.
 
-Every file becomes RGB by Pillow's own conversion: grey is repeated, a palette looked up, CMYK converted, and an
-alpha channel is dropped, so transparent parts keep their colours. 16-bit grey is scaled by 1/257; Pillow would clip it.
-The orientation in EXIF is ignored, as in guided-diffusion, DiT and SiT.
+Pillow converts every file to RGB: grey is repeated, a palette looked up, CMYK converted, and an alpha channel dropped,
+so transparent parts keep their colours. 16-bit grey is scaled by 1/257, because Pillow would clip it. The orientation
+in EXIF is ignored, as in guided-diffusion, DiT and SiT.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def pixels(data: bytes, size: int, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """An image file, by path or content, of which only the header has been read; all images are opened here.
+    """Open an image file, by path or content, and read only its header. All images are opened here.
 
-    Raises BadImage, naming the file, for what has no known format or too many pixels; also for what is damaged, when
-    the caller decodes it.
+    Raises BadImage, naming the file, for an unknown format or too many pixels and, when the caller decodes it, for a
+    damaged file.
     """
     from PIL import Image
 
@@ -68,7 +68,7 @@ def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
 
 @functools.cache
 def _limit_pixels() -> None:
-    """Pillow warns of too many pixels; in this process that is an error."""
+    """Turn Pillow's warning about too many pixels into an error, in this process."""
     from PIL import Image
 
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -91,8 +91,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's (Dhariwal & Nichol, arXiv 2105.05233; so DiT, SiT): halve by box means while the short side is at least
-    2 * size, scale the short side to size (bicubic), cut out the middle.
+    """ADM's crop (Dhariwal & Nichol, arXiv 2105.05233; also DiT and SiT): halve by box means while the short side is at
+    least 2 * size, scale the short side to size (bicubic), cut out the middle.
     """
     from PIL import Image
 

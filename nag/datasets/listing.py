@@ -1,12 +1,13 @@
-"""The files of a data set where they lie, in a folder or at a URL: names, sizes, a checksum, local copies.
+"""The files of a data set in a folder or at a URL: names, sizes, a checksum, local copies.
 
-The checksum is of names, sizes and content. Small files, and those in a format without compression, whose size says
-nothing, are read whole; of larger ones four pieces. In a data set of more than EVERY files only SAMPLE are read, those
-whose hashed names come first: opening a million files takes minutes on a network disk.
+The checksum is of names, sizes and content. Small files are read whole, and four pieces of larger ones; for formats
+without compression, whose sizes say nothing about the content, the limit is higher. In a data set of more than EVERY
+files only SAMPLE are read, those whose hashed names come first: opening a million files takes minutes on a network
+disk.
 
-A listing is cached: for a local folder it is valid as long as no folder below it has changed, and none of the first
-STAMPED files of that order; for a URL, where folders have no times, as long as the top level is the same. `fresh` reads
-it again. Names that begin with a dot are ignored.
+Listings are cached. One of a local folder is valid until a folder below it changes, or one of the first STAMPED files
+in that order; one of a URL, where folders have no modification times, until the top level changes. `fresh` reads it
+again. Names that begin with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from nag.locations import path_of as _place
 from nag.locations import reached
 from nag.whole_file import whole_file
 
-DEEPEST = 32  # folders inside folders; more is a link that leads to its own parent
-SETTLED_S = 2.0  # a folder that changed so recently may change again within one tick of its clock
+DEEPEST = 32  # levels of folders; more means a link to its own parent
+SETTLED_S = 2.0  # a folder that changed this recently may change again within one tick of its clock
 SCANNERS = 16  # threads: on a network disk most of the time is waiting
-FORMAT = 3  # of a kept listing
+FORMAT = 3  # of a cached listing
 EVERY, SAMPLE, STAMPED = 65_536, 16_384, 1_024  # files
-WHOLE, PIECES = 65_536, 4  # bytes of which all count; of a larger file, in so many pieces
+WHOLE, PIECES = 65_536, 4  # bytes that are read of a file; if it is larger, in this many pieces
 PLAIN_SUFFIXES, PLAIN_WHOLE = (".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".npy", ".raw"), 1 << 20
 AT_ONCE = 128  # remote files that are read at once
-QUICK = 1 << 28  # bytes of a single file that are read where nothing is to take long
+QUICK = 1 << 28  # bytes of the largest single file that is read without `compute`
 
 
 class Listing(NamedTuple):
     """The files at a path. Names are relative, with '/', sorted; a single file has the one name ''."""
 
-    checksum: str  # of names, sizes and content; of a single file: of its content
-    folders: tuple[str, ...]  # every one below the path, sorted, empty ones too (a URL has none that are empty)
+    checksum: str  # of names, sizes and content; of a single file, of its content
+    folders: tuple[str, ...]  # all below the path, sorted, also empty ones (a URL has no empty folders)
     names: tuple[str, ...]
     sizes: tuple[int, ...]  # bytes
 
@@ -49,11 +50,11 @@ class Listing(NamedTuple):
 def read_listing(
     path: str, *, fresh: bool = False, names: bool = True, compute: bool = True, folder: bool = False
 ) -> Listing:
-    """The listing of a folder, a file or a URL. Without `names` a kept one is read only as far as its folders. Without
-    `compute` a single local file of more than QUICK bytes that was never read has a checksum equal to no other.
+    """The listing of a folder, a file or a URL. Without `names`, a cached one is read only up to its folders. Without
+    `compute`, a single local file of more than QUICK bytes that was never read gets a checksum equal to no other.
 
-    Raises FileNotFoundError if nothing is there; ValueError if it is neither file nor folder, is never read, or is a
-    single file where a `folder` is needed (it is not read); locations.Unreachable.
+    Raises FileNotFoundError if nothing is there; ValueError if the path is refused (`locations.refusal`), is neither a
+    file nor a folder, or is a single file where a `folder` is needed (it is not read); locations.Unreachable.
     """
     place = _place(path)
     if (reason := locations.refusal(path)) is not None:
@@ -62,9 +63,9 @@ def read_listing(
         raise ValueError(f"{path} is a file, not a folder")
     where = str(place) if _is_url(path) else os.path.realpath(place)
     kept = cache.folder("listings") / f"{digest(where)}.json"
-    found = None if fresh else _read(kept, path, names)
-    if found is not None:
-        return found
+    cached = None if fresh else _read(kept, path, names)
+    if cached is not None:
+        return cached
     started = time.time_ns()
     folders, sizes, stamps = _scan_url(path) if _is_url(path) else _scan(place)
     ordered = tuple(sorted(sizes))
@@ -75,19 +76,19 @@ def read_listing(
     chosen = _first(ordered, len(ordered) if len(ordered) <= EVERY else SAMPLE)
     files = {} if _is_url(path) else {name: _changed(place, name) for name in chosen[:STAMPED]}
     checksum = _content(local(path)) if ordered == ("",) else _checksum(path, ordered, sizes, chosen)
-    found = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
+    listing = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
     if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
         head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
         head["files"] = files
-        cache.keep(kept, "".join(f"{json.dumps(part)}\n" for part in (head, found.names, found.sizes)))
-    return found
+        cache.keep(kept, "".join(f"{json.dumps(part)}\n" for part in (head, listing.names, listing.sizes)))
+    return listing
 
 
 def local(path: str, name: str = "", size: int = 0) -> str:
-    """A local path of a file of the data set. A remote file is downloaded once, and cached by URL, name and size.
+    """The local path of a file of the data set. A remote file is downloaded once, and cached by URL, name and size.
 
-    It appears under its name when it is complete: fsspec's own file caches write in place, so a second process could
-    read half a file. Raises OSError if it does not have the size that was listed.
+    It gets its name only when it is complete; fsspec's own file caches write in place, so that a second process could
+    read half a file. Raises OSError if it does not have the listed size.
     """
     if not _is_url(path):
         return os.path.join(_place(path), name) if name else _place(path)
@@ -102,9 +103,9 @@ def local(path: str, name: str = "", size: int = 0) -> str:
         with whole_file(kept) as temporary:
             with reached(path):
                 system.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
-            came = temporary.stat().st_size
-            if name and came != size:
-                raise OSError(f"{path.rstrip('/')}/{name} has {came} bytes; {size} are listed")
+            received = temporary.stat().st_size
+            if name and received != size:
+                raise OSError(f"{path.rstrip('/')}/{name} has {received} bytes; {size} are listed")
     return str(kept)
 
 
@@ -140,7 +141,7 @@ def _checksum(path: str, names: tuple[str, ...], sizes: dict[str, int], chosen: 
 
 
 def _pieces(name: str, size: int) -> list[tuple[int, int]]:
-    """Start and end of the pieces that are read; the first and the last one are at the ends of the file."""
+    """Start and end of each piece that is read; the first and the last piece are at the ends of the file."""
     whole = PLAIN_WHOLE if name.lower().endswith(PLAIN_SUFFIXES) else WHOLE
     if size <= whole:
         return [(0, size)] if size else []
@@ -169,8 +170,8 @@ def _contents(root: str, wanted: Wanted) -> Iterator[bytes]:
 
     parts = [wanted[first : first + 64] for first in range(0, len(wanted), 64)]
     with ThreadPoolExecutor(SCANNERS) as pool:
-        for found in pool.map(lambda part: [read(*one) for one in part], parts):
-            yield from found
+        for digests in pool.map(lambda part: [read(*one) for one in part], parts):
+            yield from digests
 
 
 def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
@@ -179,10 +180,10 @@ def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
     base = root.rstrip("/")
     for first in range(0, len(wanted), AT_ONCE):
         batch = wanted[first : first + AT_ONCE]
-        asked = [(f"{base}/{name}", start, end) for name, pieces in batch for start, end in pieces]
+        ranges = [(f"{base}/{name}", start, end) for name, pieces in batch for start, end in pieces]
         with reached(url):
-            came = system.cat_ranges(*map(list, zip(*asked, strict=True)), on_error="raise") if asked else []
-        parts = iter(came)
+            contents = system.cat_ranges(*map(list, zip(*ranges, strict=True)), on_error="raise") if ranges else []
+        parts = iter(contents)
         for _, pieces in batch:
             hashed = hashlib.blake2b(digest_size=16)
             for _ in pieces:
@@ -191,13 +192,13 @@ def _contents_at(url: str, wanted: Wanted) -> Iterator[bytes]:
 
 
 def _changed(root: str, name: str) -> list[int]:
-    """Size and time of change, which differ for another file; of a single file also what a program cannot set."""
+    """Size and modification time, to notice changes; of a single file also ctime and inode, which nobody can set."""
     stat = os.stat(os.path.join(root, name) if name else root)
     return [stat.st_size, stat.st_mtime_ns] + ([] if name else [stat.st_ctime_ns, stat.st_ino])
 
 
 def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Folders, sizes by name, and the times of change of root and folders by name."""
+    """Folders, file sizes by name, and modification times of root and folders by name."""
     if os.path.isfile(root):
         stat = os.stat(root)
         return (), {"": stat.st_size}, {"": stat.st_mtime_ns}
@@ -210,18 +211,18 @@ def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
     level = [""]
     with ThreadPoolExecutor(SCANNERS) as pool:
         for _ in range(DEEPEST):
-            found = list(pool.map(lambda folder: _one(root, folder), level))
-            stamps |= {folder: stamp for folder, (stamp, _, _) in zip(level, found, strict=True)}
-            for _, _, files in found:
+            scans = list(pool.map(lambda folder: _one(root, folder), level))
+            stamps |= {folder: stamp for folder, (stamp, _, _) in zip(level, scans, strict=True)}
+            for _, _, files in scans:
                 sizes |= files
-            level = [inner for _, inside, _ in found for inner in inside]
+            level = [inner for _, inside, _ in scans for inner in inside]
             if not level:
                 return tuple(sorted(set(stamps) - {""})), sizes, stamps
     raise ValueError(f"{root}: folders nest deeper than {DEEPEST}; does a link lead back, as {level[0]!r} seems to?")
 
 
 def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int]]:
-    """A folder's time of change, the folders in it, and the sizes of its files, by their names from the root."""
+    """A folder's modification time, its subfolders, and the sizes of its files; names are relative to the root."""
     place = os.path.join(root, folder)
     stamp, inside, files = os.stat(place).st_mtime_ns, [], {}
     with os.scandir(place) as entries:
@@ -256,14 +257,14 @@ def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str
 
 
 def _top(system: Any, root: str) -> str:
-    """A digest of the first level below a URL, in one request: names, and of files what changes with them."""
-    told = ("size", "ETag", "etag", "LastModified", "updated", "mtime", "created")
-    shown = [[str(entry["name"]), *(str(entry.get(key)) for key in told)] for entry in system.ls(root, detail=True)]
+    """A digest of the first level below a URL, in one request: names, and attributes that change with a file."""
+    fields = ("size", "ETag", "etag", "LastModified", "updated", "mtime", "created")
+    shown = [[str(entry["name"]), *(str(entry.get(key)) for key in fields)] for entry in system.ls(root, detail=True)]
     return digest(json.dumps(sorted(shown)))
 
 
 def _read(kept: Path, path: str, names: bool) -> Listing | None:
-    """A cached listing, or None where there is none, it is out of date, damaged, or of another format."""
+    """The cached listing, or None if there is none or it is out of date, damaged or of another format."""
     try:
         with open(kept, encoding="utf-8", errors="surrogateescape") as file:
             head = json.loads(file.readline())
@@ -286,7 +287,7 @@ def _holds(path: str, stamps: dict[str, Any], files: dict[str, list[int]]) -> bo
             return bool(stamps[""] == (str(system.checksum(root)) if single else _top(system, root)))
     place = _place(path)
     folders = all(_changed(place, name)[1] == stamp for name, stamp in stamps.items())
-    return folders and all(_changed(place, name) == found for name, found in files.items())
+    return folders and all(_changed(place, name) == before for name, before in files.items())
 
 
 def _content(path: str) -> str:

@@ -1,8 +1,8 @@
-"""The data sets of the paper's two tables: image folders whose classes and images are known.
+"""The data sets of the paper's two tables: image folders with known numbers of classes and images.
 
-Each is laid out as train/CLASS/..., and val/CLASS/... (imagenet) or test/CLASS/... beside it. A folder with another
-number of classes is refused; `check --deep` also counts the images. Where the paper does not say which split it used,
-the one that the data set's own authors published stands here.
+Each has class folders in train/ and in val/ (imagenet) or test/. A folder with another number of classes is refused;
+`check --deep` also counts the images. If the paper does not say which split it used, this is the one that the data
+set's authors published.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class Task(ImageFolder):
-    """An image folder that must be a certain data set."""
+    """An image folder that must hold a known data set."""
 
     official: ClassVar[Official]
 
     @property
     def num_classes(self) -> int:
-        """Raises ValueError where the folders are not the classes of the data set."""
+        """Raises ValueError if the folder does not have the data set's number of classes."""
         from nag.datasets.listing import read_listing
 
         return self._classes(read_listing(self.path, names=False, folder=True))
 
-    def _open(self, split: str, found: Listing) -> ImageSplit:
-        self._classes(found)
-        return super()._open(split, found)
+    def _open(self, split: str, listing: Listing) -> ImageSplit:
+        self._classes(listing)
+        return super()._open(split, listing)
 
-    def _classes(self, found: Listing) -> int:
-        classes = len(layout_of(found.folders).classes)
+    def _classes(self, listing: Listing) -> int:
+        classes = len(layout_of(listing.folders).classes)
         if classes not in self.official.classes:
             known = " or ".join(f"{count:,}" for count in self.official.classes)
             raise ValueError(f"{self.path} has {classes:,} class folders to train on, {_name(self)} has {known}")
@@ -50,8 +50,8 @@ class Task(ImageFolder):
             problems.append(f"{self.path} has no held-out images: no folder {' or '.join(HELD_OUT)} beside train")
         for split, wanted in (("train", official.train), ("held_out", official.held_out)):
             if wanted is not None and sizes[split] not in (0, wanted):
-                found = f"{self.path}: {sizes[split]:,} {split.replace('_', '-')} images"
-                problems.append(f"{found}, the official split of {_name(self)} has {wanted:,}")
+                counted = f"{self.path}: {sizes[split]:,} {split.replace('_', '-')} images"
+                problems.append(f"{counted}, the official split of {_name(self)} has {wanted:,}")
         total = sum(sizes.values())
         if official.total and total not in official.total:
             known = " or ".join(f"{count:,}" for count in official.total)
@@ -86,8 +86,8 @@ class SUN397(Task):
 
 @method
 class Caltech101(Task):
-    """Caltech-101 (Fei-Fei et al. 2004), with or without its background class. It has no split of its own: usual are
-    30 images a class in train/ and the others in test/.
+    """Caltech-101 (Fei-Fei et al. 2004), with or without its background class. It has no official split: usually
+    30 images a class are in train/ and the others in test/.
     """
 
     official: ClassVar[Official] = Official((101, 102), None, None, (8_677, 9_144))

@@ -1,4 +1,4 @@
-"""Images or latents in one .npz file, in the form of the ADM evaluator: `{name: npz, path: FILE or fsspec URL}`."""
+"""Images or latents in one .npz file, in the format of ADM's evaluator: `{name: npz, path: FILE or fsspec URL}`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FORMS = "uint8 (N, H, W, 1 or 3) for pixels, or floating-point (N, C, H, W) for 
 
 @method
 class Npz(Dataset):
-    """`arr_0` (or `images`, `latents`): uint8 (N, H, W, C) are pixels, floating-point (N, C, H, W) are latents, taken
-    as they are. `arr_1` (or `labels`): (N,) whole numbers from 0; without them all is one class.
+    """`arr_0` (or `images`, `latents`): uint8 (N, H, W, C) are pixels, floating-point (N, C, H, W) are latents, used
+    as they are. `arr_1` (or `labels`): (N,) whole numbers from 0; without it there is one class.
 
-    held_out: this share of the images is kept out of the training split; 0: the held-out split is empty. Images are
-    read where they lie if the file is uncompressed (`numpy.savez`), else as a whole.
+    held_out: this share of the images is kept out of the training split; 0: the held-out split is empty. An
+    uncompressed file (`numpy.savez`) is memory-mapped, a compressed one read as a whole.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Npz(Dataset):
 
     @property
     def _local(self) -> tuple[str, int, int]:
-        """Where the file lies here, and what tells that it is still the same."""
+        """The local path of the file, and its size and modification time, to notice changes."""
         from nag.datasets.listing import local
 
         path = local(self.path)
@@ -58,7 +58,7 @@ class Npz(Dataset):
         return path, stat.st_size, stat.st_mtime_ns
 
     def open(self, split: str) -> NpzSplit:
-        """ "train" or "held_out". Raises OSError or ValueError, with the path, if it is not such a file."""
+        """split: "train" or "held_out". Raises OSError or ValueError, naming the path, if it is not a valid file."""
         from nag.noise import permutation
 
         check_split(split)
@@ -92,17 +92,17 @@ class NpzSplit:
         return len(self._rows)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """(n, C, H, W) float32: pixels in [-1, 1], latents as they are. Raises ValueError where one is not finite."""
+        """(n, C, H, W) float32: pixels in [-1, 1], latents as they are. Raises ValueError if one is not finite."""
         import numpy as np
 
-        found = self._images[self._rows[indices]]
+        batch = self._images[self._rows[indices]]
         if self._pixels:
-            return np.ascontiguousarray(found.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(127.5) - 1
-        found = np.ascontiguousarray(found, dtype=np.float32)
-        bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
+            return np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(127.5) - 1
+        batch = np.ascontiguousarray(batch, dtype=np.float32)
+        bad = ~np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
         if bad.any():
             raise ValueError(f"{self.name(int(np.asarray(indices)[bad][0]))} has values that are not finite")
-        return found
+        return batch
 
     def name(self, i: int) -> str:
         return f"{self._shown}: row {self._rows[i]}"
@@ -113,20 +113,20 @@ class NpzSplit:
 
 @functools.lru_cache(maxsize=16)
 def _described(where: tuple[str, int, int]) -> tuple[str, Header, str | None]:
-    """The name and header of the images, the name of the labels."""
+    """The name and header of the array of images, the name of the array of labels."""
     from nag.datasets.arrays import headers
 
-    path, found = where[0], headers(where[0])
-    name = next((name for name in IMAGES if name in found), None)
+    path, by_name = where[0], headers(where[0])
+    name = next((name for name in IMAGES if name in by_name), None)
     if name is None:
-        raise ValueError(f"{path} has no array {' or '.join(IMAGES)}; it has {', '.join(found) or 'none'}")
-    header, kind = found[name], found[name].dtype.kind
+        raise ValueError(f"{path} has no array {' or '.join(IMAGES)}; it has {', '.join(by_name) or 'none'}")
+    header, kind = by_name[name], by_name[name].dtype.kind
     pixels = header.dtype == "uint8" and len(header.shape) == 4 and header.shape[3] in (1, 3)
     if not pixels and not (kind == "f" and len(header.shape) == 4):
         raise ValueError(f"{path}: {name} is {header.dtype} {header.shape}; it must be {FORMS}")
-    labels = next((name for name in LABELS if name in found), None)
-    if labels is not None and (found[labels].dtype.kind not in "iu" or found[labels].shape != header.shape[:1]):
-        shown = f"{found[labels].dtype} {found[labels].shape}"
+    labels = next((name for name in LABELS if name in by_name), None)
+    if labels is not None and (by_name[labels].dtype.kind not in "iu" or by_name[labels].shape != header.shape[:1]):
+        shown = f"{by_name[labels].dtype} {by_name[labels].shape}"
         raise ValueError(f"{path}: {labels} is {shown}; it must be whole numbers ({header.shape[0]},)")
     return name, header, labels
 
@@ -138,7 +138,7 @@ def _classes(where: tuple[str, int, int]) -> int:
     labels = _described(where)[2]
     if labels is None:
         return 1
-    found = array(where[0], labels)
-    if len(found) and found.min() < 0:
-        raise ValueError(f"{where[0]}: {labels} goes down to {found.min()}; classes are numbered from 0")
-    return int(found.max()) + 1 if len(found) else 1
+    values = array(where[0], labels)
+    if len(values) and values.min() < 0:
+        raise ValueError(f"{where[0]}: {labels} goes down to {values.min()}; classes are numbered from 0")
+    return int(values.max()) + 1 if len(values) else 1

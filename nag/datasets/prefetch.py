@@ -1,4 +1,4 @@
-"""Prefetch: a thread reads the next parts of a split while the caller works on this one."""
+"""Prefetch: a thread reads the next parts of a split while the caller works on the current one."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @method
 class SyntheticImages(Dataset):
-    """Image i is a function of (seed, i). Classes alternate, and only the colour tells them apart. `images` are for
-    training; a quarter as many others are held out.
+    """Image i is a function of (seed, i). Classes alternate and differ only in colour. `images` are for training; a
+    quarter as many are held out.
     """
 
     classes: Annotated[Int, Field(ge=1, le=100_000)] = 10

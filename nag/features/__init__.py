@@ -1,1 +1,1 @@
-"""Feature extractors, one a file; what one is, `extractor.py` says."""
+"""Feature extractors, one per file; `extractor.py` defines what an extractor is."""

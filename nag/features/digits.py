@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nag.datasets.dataset import Split
 
-SHAPES = {  # of the weights, first layer first; every one has a bias
+SHAPES = {  # of the weights, first layer first; each layer also has a bias
     "conv1": (16, 1, 3, 3),
     "conv2": (32, 16, 3, 3),
     "conv3": (64, 32, 3, 3),
@@ -30,10 +30,10 @@ BATCH, LR, WARMUP, WEIGHT_DECAY, SMOOTHING = 128, 3e-3, 50, 0.05, 0.1
 
 @method
 class Digits(Extractor):
-    """Features are the 64 values of the hidden layer *before* its ReLU, as they are (no scaling).
+    """The features are the 64 values of the hidden layer *before* its ReLU, not scaled.
 
-    The Fréchet distance sees mean and covariance only. Before the ReLU the covariance is of full rank and every unit
-    has light tails (kurtosis 2.7 in the median); after it, 20 to 31 of the 64 units (six seeds) are dead or fire on
+    The Fréchet distance uses only mean and covariance. Before the ReLU the covariance has full rank and every unit has
+    light tails (median kurtosis 2.7); after it, 20 to 31 of the 64 units (six seeds) are dead or fire on
     fewer than 1 image in 100. Label smoothing keeps the logits, and with them the features' scale, from growing with
     the training time.
     """
@@ -50,14 +50,15 @@ class Digits(Extractor):
         return {"features": 64, "logits": 10}
 
     def smoke(self) -> Digits:
-        """The same, far too short to be good."""
+        """The same with at most 20 steps, too few for good features."""
         return dataclasses.replace(self, steps=min(self.steps, 20))
 
     def train(self, split: Split, report: Callable[[int, int], None]) -> dict[str, Tensor]:
-        """The weights after `steps` of AdamW on the split, as stored in uint8. `report(done, steps)` after each step.
+        """The weights after `steps` of AdamW on the split's images in uint8. Each step calls `report(done, steps)`.
 
-        Weights and order of the data come from the seed alone: equal bits on one thread, and torch's global generator
-        is left as it was. Raises ValueError for images that are not (1, 8, 8) or labels outside 0 .. 9.
+        Initial weights and data order depend on the seed alone: one thread gives equal bits, and torch's global
+        generator is not touched. Raises ValueError for an empty split, images that are not (1, 8, 8) or labels outside
+        0 .. 9.
         """
         import numpy as np
         import torch
@@ -92,16 +93,16 @@ class Digits(Extractor):
     def open(self, state: dict[str, Tensor] | None, device: Any = "cpu") -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1, 8, 8) to {"features": (N, 64), "logits": (N, 10)} float32.
 
-        Raises ValueError where `state` is not the result of `train`, or the images are of another type or shape.
+        Raises ValueError if `state` is not a result of `train`; the function, for images of another type or shape.
         """
         import torch
 
         if state is None:
             raise ValueError("the digits extractor must be trained first: it has no weights")
         expected = {name: tuple(p.shape) for name, p in self._start().items()}
-        found = {name: tuple(p.shape) for name, p in state.items()}
-        if found != expected:
-            raise ValueError(f"these are not weights of the digits extractor: expected {expected}; got {found}")
+        shapes = {name: tuple(p.shape) for name, p in state.items()}
+        if shapes != expected:
+            raise ValueError(f"these are not weights of the digits extractor: expected {expected}; got {shapes}")
         weights = {name: p.to(device, torch.float32) for name, p in state.items()}
 
         def extract(images: Tensor) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ class Digits(Extractor):
         return extract
 
     def _start(self) -> dict[str, Tensor]:
-        """Normal weights of variance 2 / fan-in (He et al. 2015), 1 / fan-in for the logits; biases 0."""
+        """Initial weights: normal with variance 2 / fan-in (He et al. 2015), 1 / fan-in for the logits; biases 0."""
         import torch
 
         from nag import noise

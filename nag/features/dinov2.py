@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 ARCHITECTURE = "vit_large_patch14_dinov2"
 SIZE, PATCH = 224, 14
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFFSET = 0.1  # of dinov2's interpolation of positions
+OFFSET = 0.1  # dinov2's interpolate_offset
 
 
 @method
 class DINOv2(Extractor):
     """features (N, 1024): the class token after the last norm.
 
-    As dgm-eval has it: the whole image to 224x224, bicubic, by Pillow on 8 bits, ImageNet's mean and deviation. The
-    weights are the official file or timm's safetensors of the same network.
+    As in dgm-eval, the whole image is resized to 224x224 as Pillow does it (bicubic, 8 bits) and normalised with
+    ImageNet's mean and standard deviation. The weights are the official file or timm's safetensors of the same network.
     """
 
     weights: str | None = None
@@ -38,14 +38,14 @@ class DINOv2(Extractor):
     FILES: ClassVar[dict[str, str | None]] = {"weights": FILE}
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
-    distance_name: ClassVar[str] = "FD-DINOv2"  # what the field calls FID on it
+    distance_name: ClassVar[str] = "FD-DINOv2"  # the field's name for FID on these features
 
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
         """Columns of the outputs, for images (C, H, W)."""
         return {"features": 1024}
 
     def smoke(self) -> SyntheticExtractor:
-        """Small random projections in its place, which need no weights."""
+        """Small random projections in its place: they need no weights."""
         return SyntheticExtractor(of="dinov2", outputs=self.outputs)
 
     def open(
@@ -53,22 +53,22 @@ class DINOv2(Extractor):
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to {"features": (N, 1024) float32}.
 
-        Raises FileNotFoundError where the weights are not there, ValueError naming the file where they are others'; the
-        function raises ValueError for images of another type.
+        Raises FileNotFoundError without the weights and ValueError, naming the file, for weights of another network;
+        the function raises ValueError for images of another type.
         """
         return opened(ARCHITECTURE, located(self.weights, FILE), device)
 
 
 def opened(architecture: str, path: Path, device: Any, **arguments: Any) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The same with another of timm's networks for DINOv2. `arguments`: of timm.create_model."""
+    """The same function with timm's network `architecture` for DINOv2. arguments: of timm.create_model."""
     network = created(architecture, path, device, adapt=_placed, img_size=SIZE, **arguments)
     return extractor(network, SIZE, "bicubic", MEAN, STD, device)
 
 
 def _placed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with their positions at 224x224 as dinov2 has them, which is not what timm makes of them.
+    """The weights with the position embedding for 224x224 as dinov2 interpolates it; timm's differs.
 
-    Both interpolate the 37x37 of 518x518 bicubically to 16x16. dinov2 does it by a factor of 16.1 / 37 and without
+    Both interpolate the 37x37 positions of 518x518 bicubically to 16x16. dinov2 scales by 16.1 / 37 and without
     antialiasing (facebookresearch/dinov2, models/vision_transformer.py, interpolate_pos_encoding).
     """
     import torch

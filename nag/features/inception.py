@@ -1,6 +1,6 @@
-"""Inception v3 of 2015-12-05, the network of FID: clean-fid's, in its three modes, with what sFID and IS need beside.
+"""Inception v3 of 2015-12-05, the network of FID, in clean-fid's three modes, with the outputs that sFID and IS need.
 
-Two files hold it: the TorchScript file of StyleGAN2-ADA (clean, legacy_tensorflow) and pytorch-fid's state dict
+It comes in two files: the TorchScript file of StyleGAN2-ADA (clean, legacy_tensorflow) and pytorch-fid's state dict
 (legacy_pytorch). Sources: Parmar et al. 2022 (clean-fid); Dhariwal and Nichol 2021, evaluations/evaluator.py (ADM).
 """
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Network = Callable[["Tensor"], tuple["Tensor", "Tensor", "Tensor"]]  # of (N, 3, 299, 299): features, logits, spatial
+Network = Callable[["Tensor"], tuple["Tensor", "Tensor", "Tensor"]]  # (N, 3, 299, 299) -> features, logits, spatial
 
 SIZE = 299
 RESIZE: dict[str, Kind] = {"clean": "bicubic", "legacy_tensorflow": "tensorflow", "legacy_pytorch": "pytorch"}
 SPATIAL_LAYER, SPATIAL_CHANNELS = "mixed_6", 7
 OTHER = "not the TorchScript file of Inception, 2015-12-05"
-AGREEMENT = 1e-3  # of the file run by layers with the file run whole, relative
+AGREEMENT = 1e-3  # largest relative difference between the file run layer by layer and run whole
 
 
 class _File:
-    """`FILES` of a method: on the class for its default mode, on an instance for its own."""
+    """A method's `FILES`: of the default mode on the class, of its own mode on an instance."""
 
     def __get__(self, instance: Inception | None, owner: type[Inception]) -> dict[str, str]:
         legacy = instance is not None and instance.mode == "legacy_pytorch"
@@ -39,9 +39,9 @@ class _File:
 
 @method
 class Inception(Extractor):
-    """features: the last pooled layer (N, 2048). logits: (N, 1008), without the bias, as ADM's and StyleGAN's Inception
-    Scores take them. spatial: the first 7 channels of mixed_6/conv (N, 2023) in the order height, width, channel, as
-    ADM's `mu_s` and `sigma_s` have them.
+    """features (N, 2048): the last pooled layer. logits (N, 1008): without the bias, as the Inception Scores of ADM and
+    StyleGAN use them. spatial (N, 2023): the first 7 channels of mixed_6/conv in the order height, width, channel, as
+    in ADM's `mu_s` and `sigma_s`.
 
     mode: `clean` resizes as Pillow does; `legacy_tensorflow` as TensorFlow 1 does, which is ADM's protocol;
     `legacy_pytorch` as pytorch-fid does.
@@ -60,7 +60,7 @@ class Inception(Extractor):
         return {"features": 2048, "logits": 1008, "spatial": 2023}
 
     def smoke(self) -> SyntheticExtractor:
-        """Small random projections in its place, which need no weights."""
+        """Small random projections in its place: they need no weights."""
         return SyntheticExtractor(of="inception", outputs=self.outputs)
 
     def open(
@@ -68,8 +68,8 @@ class Inception(Extractor):
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to the outputs, float32, on the device.
 
-        Raises FileNotFoundError where the weights are not there and ValueError where they are something else, naming
-        the file; the function raises ValueError for images of another type.
+        Raises FileNotFoundError without the weights and ValueError, naming the file, for weights of another network;
+        the function raises ValueError for images of another type.
         """
         path = located(self.weights, self.FILES["weights"])
         legacy = self.mode == "legacy_pytorch"
@@ -86,7 +86,7 @@ class Inception(Extractor):
 
 
 def _flat(spatial: Tensor) -> Tensor:
-    """(N, channels, 17, 17) to (N, 2023): the first 7 channels, the channel running fastest."""
+    """(N, channels, 17, 17) to (N, 2023): the first 7 channels, with the channel varying fastest."""
     return spatial[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).contiguous()
 
 
@@ -99,10 +99,10 @@ def _state_dict(path: Path, device: Any) -> Network:
 
 
 def _torchscript(path: Path, device: Any) -> Network:
-    """The network in StyleGAN2-ADA's file, run layer by layer, for its spatial map is not an output of the whole.
+    """The network in StyleGAN2-ADA's file, run layer by layer because the whole has no output for the spatial map.
 
-    The file is known by its interface: `file(img, return_features, use_fp16, no_output_bias)` resizes, scales and runs
-    `layers` in order, then `output`. That the layers give what the whole gives is checked here, on one image.
+    The file is recognised by its interface: `file(img, return_features, use_fp16, no_output_bias)` resizes, scales and
+    runs `layers` in order, then `output`. That the layers agree with the whole is checked here on one image.
     """
     import torch
 
@@ -136,9 +136,9 @@ def _torchscript(path: Path, device: Any) -> Network:
         if "memory" in str(error):
             raise
         raise ValueError(f"{path}: {OTHER}: {reason(error)}") from error
-    found = tuple(features.shape), tuple(_flat(spatial).shape)
-    if found != ((1, 2048), (1, 2023)):
-        raise ValueError(f"{path}: {OTHER}: the shapes of its features and spatial features are {found}")
+    shapes = tuple(features.shape), tuple(_flat(spatial).shape)
+    if shapes != ((1, 2048), (1, 2023)):
+        raise ValueError(f"{path}: {OTHER}: the shapes of its features and spatial features are {shapes}")
     for what, part, of_whole in zip(("features", "class probabilities"), parts, whole, strict=True):
         off = float((part - of_whole).norm() / of_whole.norm())
         if not off <= AGREEMENT:

@@ -1,4 +1,4 @@
-"""The pixels themselves as features: a second opinion that no network has shaped."""
+"""The pixels themselves as features: a second opinion that depends on no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @method
 class Pixels(Extractor):
-    """Flattened pixels in [-1, 1]. On digits three of the 64 never change, so their covariance is singular."""
+    """Flattened pixels in [-1, 1]. On digits three of the 64 pixels never change, so the covariance is singular."""
 
     VERSION: ClassVar[int] = 1
     outputs: ClassVar[tuple[str, ...]] = ("features",)
@@ -29,7 +29,7 @@ class Pixels(Extractor):
     def open(
         self, state: dict[str, Tensor] | None = None, device: Any = "cpu"
     ) -> Callable[[Tensor], dict[str, Tensor]]:
-        """A function from uint8 (N, C, H, W) to {"features": (N, C H W) float32}; ValueError for another type."""
+        """A function from uint8 (N, C, H, W) to {"features": (N, C H W) float32}; ValueError for other types."""
 
         def extract(images: Tensor) -> dict[str, Tensor]:
             import torch

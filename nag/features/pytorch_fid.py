@@ -1,7 +1,7 @@
-"""The Inception network of pytorch-fid, from its state dict: TensorFlow's of 2015-12-05 with PyTorch's names.
+"""pytorch-fid's Inception network, from its state dict: TensorFlow's of 2015-12-05 with PyTorch's names.
 
-Source: github.com/mseitzer/pytorch-fid. Against torchvision's: average pools leave out the padding, and the last block
-has a max pool there.
+Source: github.com/mseitzer/pytorch-fid. It differs from torchvision's: its average pools do not count the padding, and
+its last block has a max pool instead.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
-# by block, the branches: each a chain of convolutions, of which those in HALVING have stride 2, and those and those
-# of the stem but Conv2d_2b_3x3 no padding. Last comes the pooled branch.
+# The branches of the blocks: each is a chain of convolutions, and a pooled branch comes last. Convolutions in HALVING
+# have stride 2, those in UNPADDED no padding.
 A = (("branch1x1",), ("branch5x5_1", "branch5x5_2"), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
 B = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
 C = (
@@ -49,7 +49,7 @@ BATCH_NORM_EPS = 1e-3
 
 def opened(path: Path, device: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     """A function from x (N, 3, 299, 299) in [-1, 1] to features (N, 2048), logits without bias (N, 1008) and the
-    spatial map (N, 192, 17, 17). Raises ValueError that names the file for the weights of something else.
+    spatial map (N, 192, 17, 17). Raises ValueError, naming the file, for weights of another network.
     """
     import torch
 
@@ -66,14 +66,14 @@ def opened(path: Path, device: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, 
             return features, features @ classes.T, spatial
 
         with torch.no_grad():
-            found = [tuple(out.shape) for out in run(torch.zeros(1, 3, 299, 299, device=device))]
+            shapes = [tuple(out.shape) for out in run(torch.zeros(1, 3, 299, 299, device=device))]
     except KeyError as error:
         raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: {error} is missing") from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: {reason}") from error
-    if found[0] != (1, 2048) or found[1][0] != 1 or found[2] != (1, 192, 17, 17):
-        raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: its outputs are {found}")
+    if shapes[0] != (1, 2048) or shapes[1][0] != 1 or shapes[2] != (1, 192, 17, 17):
+        raise ValueError(f"{path}: these are not weights of pytorch-fid's Inception: its outputs are {shapes}")
     return run
 
 
@@ -89,7 +89,7 @@ def _convolutions() -> list[str]:
 
 
 def _folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Convolution and batch norm as one: weight (out, in, h, w) and bias (out,), made in float64."""
+    """A convolution with its batch norm folded in, in float64: weight (out, in, h, w) and bias (out,), float32."""
     parts = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
     gamma, beta, mean, variance = (weights[f"{name}.{part}"].double() for part in parts)
     scale = gamma / (variance + BATCH_NORM_EPS).sqrt()

@@ -1,8 +1,8 @@
-"""Images in batches to the size that a network takes, on any device, as Pillow, TensorFlow 1 and PyTorch resize one.
+"""Resize batches of images, on any device, as Pillow, TensorFlow 1 or PyTorch resizes a single image.
 
-A resize is linear in the pixels and goes by rows and columns: two matrices, each of a narrow band. They are made in
-float64; the products of their bands are float32 and agree with Pillow on float32 channels within 0.001 of 255.
-On images of 8 bits Pillow is met exactly, rounding by rounding (across first, as all of Pillow before 13 does it).
+A resize is linear and separable: two banded matrices, one for rows and one for columns. They are computed in float64
+and multiplied in float32, which agrees with Pillow on float32 channels within 0.001 of 255. On 8-bit images the result
+equals Pillow's exactly: both passes round as Pillow does (horizontal first, as in all of Pillow before 13).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kind = Literal["bicubic", "bilinear", "tensorflow", "pytorch"]
-# bicubic, bilinear: Pillow's, the filter widened when the image shrinks. The others skip pixels then.
-# tensorflow: tf.image.resize_bilinear of TensorFlow 1, corner on corner, so half a pixel off.
+# bicubic, bilinear: Pillow's filters, widened when the image shrinks (antialiasing). The others skip pixels then.
+# tensorflow: tf.image.resize_bilinear of TensorFlow 1, which ignores that pixel centres are half a pixel in.
 # pytorch: torch.nn.functional.interpolate, bilinear, align_corners=False.
 
 BAND = 32  # rows of a matrix in one product
-PILLOW_BITS = 22  # of Pillow's whole-numbered weights, for images of 8 bits
-GROUP = 4  # images resized at once: what lies between the two products stays in the cache
+PILLOW_BITS = 22  # fractional bits of Pillow's fixed-point weights for 8-bit images
+GROUP = 4  # images resized at once, so few that the first product stays in the cache
 
 
 class Band(NamedTuple):
-    """Rows `first` to `last` of a matrix, which are 0 outside of the columns `low` to `high`."""
+    """Rows `first` to `last` of a matrix, which are 0 outside columns `low` to `high`."""
 
     first: int
     last: int
@@ -49,11 +49,11 @@ def as_rgb(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int, kind: Kind, *, quantised: bool = False) -> Tensor:
-    """uint8 (N, 1 or 3, H, W) in 0 .. 255 to float32 (N, 3, size, size), clipped to [0, 255]; the whole image, so
-    another shape is stretched.
+    """uint8 (N, 1 or 3, H, W) in 0 .. 255 to float32 (N, 3, size, size), clipped to [0, 255]. The whole image
+    is used, so one that is not square is stretched.
 
-    quantised: whole numbers after each of the two passes, as Pillow gives for images of 8 bits (the sums are exact in
-    float64); else as Pillow gives for channels of float32. Raises ValueError for images of another type or shape.
+    quantised: round to whole numbers after each of the two passes, as Pillow does for 8-bit images (the sums are exact
+    in float64); else as Pillow does for float32 channels. Raises ValueError for images of another type or shape.
     """
     import torch
 
@@ -78,7 +78,7 @@ def resize(images: Tensor, size: int, kind: Kind, *, quantised: bool = False) ->
 
 
 def _quantise(x: Tensor) -> Tensor:
-    """In place, half up, as Pillow's fixed-point arithmetic rounds."""
+    """Round half up and clip to 0 .. 255, in place, as Pillow's fixed-point arithmetic does."""
     return x.add_(0.5).floor_().clamp_(0, 255)
 
 

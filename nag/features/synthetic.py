@@ -18,13 +18,13 @@ SIDE, COLUMNS = 4, 8
 
 
 def _tuple(value: Any) -> Any:
-    """JSON has lists; the strict check judges the rest."""
+    """A list as a tuple, since JSON has only lists; strict validation judges the rest."""
     return tuple(value) if isinstance(value, list) else value
 
 
 @method
 class SyntheticExtractor(Extractor):
-    """Each output has 8 columns: projections of the image, resized to SIDE x SIDE. of: the extractor it stands for."""
+    """Each output has 8 columns: projections of the image resized to SIDE x SIDE. of: the extractor it replaces."""
 
     of: str = ""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ("features",)
@@ -49,7 +49,7 @@ class SyntheticExtractor(Extractor):
 
         def extract(images: Tensor) -> dict[str, Tensor]:
             x = images.to(device).float() / 127.5 - 1
-            seen = torch.nn.functional.adaptive_avg_pool2d(x, SIDE).flatten(1)
-            return {name: seen @ projection[: seen.shape[1]] for name, projection in projections.items()}
+            pooled = torch.nn.functional.adaptive_avg_pool2d(x, SIDE).flatten(1)
+            return {name: pooled @ projection[: pooled.shape[1]] for name, projection in projections.items()}
 
         return extract

@@ -1,4 +1,4 @@
-"""Any network of timm with weights from a file, pooled: the image as the network's own configuration wants it."""
+"""Any timm network, pooled, with weights from a file; images are prepared by the network's own configuration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @method
 class Timm(Extractor):
-    """features (N, d): what the network gives without its classifier.
+    """features (N, d): the output of the network without its classifier.
 
-    The whole image is resized to the network's size (no crop, by Pillow's filter, to whole numbers) and normalised with
+    The whole image is resized to the network's size (no crop, Pillow's filter, rounded to 8 bits) and normalised with
     its mean and standard deviation. Nothing is downloaded: `weights` is a file, safetensors or a state dict.
     """
 
@@ -37,7 +37,7 @@ class Timm(Extractor):
     trained: ClassVar[bool] = False
 
     def smoke(self) -> SyntheticExtractor:
-        """Small random projections in its place, which need no weights."""
+        """Small random projections in its place: they need no weights."""
         return SyntheticExtractor(of="timm", outputs=self.outputs)
 
     def open(
@@ -45,8 +45,8 @@ class Timm(Extractor):
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to {"features": (N, d) float32}.
 
-        Raises ValueError for a name that timm does not have, or naming the file, for weights of something else;
-        FileNotFoundError; the function raises ValueError for images of another type.
+        Raises FileNotFoundError; ValueError for a model that timm does not have or whose input is not supported and,
+        naming the file, for weights of another network. The function raises ValueError for images of another type.
         """
         from timm.data import resolve_model_data_config
 
@@ -62,7 +62,7 @@ class Timm(Extractor):
 def extractor(
     network: Any, size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, ...], device: Any
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """uint8 (N, 1 or 3, H, W) -> features: resized as Pillow does 8-bit images, scaled to 0 .. 1, normalised."""
+    """A function from uint8 (N, 1 or 3, H, W), resized as Pillow does, scaled to 0 .. 1 and normalised, to features."""
     import torch
 
     middle, spread = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (mean, std))
@@ -79,9 +79,10 @@ def extractor(
 def created(
     model: str, path: Path, device: Any, adapt: Callable[[State], State] = lambda state: state, **arguments: Any
 ) -> Any:
-    """timm's network in eval mode without classifier, of all the weights in the file, `adapt`ed and converted by timm.
+    """timm's network in eval mode, without classifier, with all the file's other weights, after `adapt` and timm's own
+    conversion.
 
-    Raises ValueError where timm does not know the model, or the weights are not its own: the file is named.
+    Raises ValueError for a model that timm does not have and, naming the file, for weights of another network.
     """
     import timm
 
@@ -92,7 +93,7 @@ def created(
     with seeded(0):
         network: Any = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
     read = adapt(read_state(path))
-    converted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda found, _: found)
+    converted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda state, _: state)
     classifier = network.pretrained_cfg.get("classifier") or ()
     dropped = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
     try:

@@ -1,4 +1,4 @@
-"""Any network as a TorchScript file: for extractors that have no file of their own here."""
+"""Any network in a TorchScript file, for extractors that this package does not have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _tuple(value: Any) -> Any:
-    """JSON and YAML have lists; the strict check judges the rest."""
+    """A list as a tuple, since JSON and YAML have only lists; strict validation judges the rest."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -29,12 +29,12 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 @method
 class TorchScript(Extractor):
-    """The network is called with x (N, channels, size, size) float32 and gives the outputs that `outputs` names: one
-    tensor, a tuple of them in that order, or a dict that has those names. Each is flattened to (N, d).
+    """The network is called with x (N, channels, size, size) float32 and returns the outputs named in `outputs`: one
+    tensor, a tuple of tensors in that order, or a dict with those names. Each is flattened to (N, d).
 
-    x = (low + (high - low) pixels / 255 - mean) / std, with (low, high) = range and one mean and std for each channel.
-    Without `size` images are taken as they are; else the whole image is resized as Pillow does, with antialiasing.
-    A TorchScript file can run code: take only one whose maker you trust.
+    x = (low + (high - low) pixels / 255 - mean) / std, with (low, high) = range and a mean and std for each channel, or
+    for all. Without `size` images keep theirs; else the whole image is resized as Pillow does, with antialiasing.
+    A TorchScript file can run code: use only files from people you trust.
     """
 
     path: str
@@ -60,7 +60,7 @@ class TorchScript(Extractor):
             raise ValueError(f"std must be above 0; got {self.std}")
 
     def smoke(self) -> SyntheticExtractor:
-        """Small random projections in its place, which need no file."""
+        """Small random projections in its place: they need no file."""
         return SyntheticExtractor(of="torchscript", outputs=self.outputs)
 
     def open(
@@ -68,8 +68,8 @@ class TorchScript(Extractor):
     ) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from uint8 (N, 1 or 3, H, W) to the outputs, (N, d) float32.
 
-        Raises FileNotFoundError, and ValueError that names the file if it is not TorchScript; the function raises
-        ValueError for images that the network cannot take, and where it gives something else than `outputs`.
+        Raises FileNotFoundError, and ValueError, naming the file, if it is not TorchScript; the function raises
+        ValueError for images that the network cannot take and if the network does not return `outputs`.
         """
         import torch
 
@@ -102,16 +102,16 @@ class TorchScript(Extractor):
         if isinstance(given, torch.Tensor):
             given = (given,)
         if isinstance(given, dict):
-            found = {name: given[name] for name in self.outputs if name in given}
+            tensors = {name: given[name] for name in self.outputs if name in given}
             what = f"a dict of {', '.join(map(str, given))}"
         else:
-            found = dict(zip(self.outputs, given, strict=False)) if isinstance(given, Sequence) else {}
+            tensors = dict(zip(self.outputs, given, strict=False)) if isinstance(given, Sequence) else {}
             what = f"{len(given)} tensors" if isinstance(given, Sequence) else f"a {type(given).__name__}"
-        if len(found) < len(self.outputs):
+        if len(tensors) < len(self.outputs):
             raise ValueError(f"{self.path}: its outputs should be {', '.join(self.outputs)}; the network gives {what}")
-        for name, value in found.items():
+        for name, value in tensors.items():
             if not isinstance(value, torch.Tensor) or value.ndim < 2 or len(value) != n:
                 shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
                 wanted = "(N, d), one row for each image"
                 raise ValueError(f"{self.path}: {name} should be {wanted}; it is {shape} of {n} images")
-        return {name: value.flatten(1).float() for name, value in found.items()}
+        return {name: value.flatten(1).float() for name, value in tensors.items()}

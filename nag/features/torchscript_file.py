@@ -1,5 +1,5 @@
-"""Reading TorchScript files. Doing so can run what is in them: only a file that the user names, or one checked by its
-hash, comes here.
+"""Load TorchScript files. Loading can run code in them, so call this only for a file that the user names or whose hash
+has been checked.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, device: Any) -> Any:
-    """The module in the file, in eval mode, float32. Raises ValueError that names the file."""
+    """The module in the file, in eval mode, float32. Raises ValueError, naming the file, if it is not TorchScript."""
     import torch
 
     try:
-        with warnings.catch_warnings():  # torch would rather have torch.export; the published files are TorchScript
+        with warnings.catch_warnings():  # torch recommends torch.export; the published files are TorchScript
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
             return torch.jit.load(str(path), map_location=device).eval()
@@ -27,15 +27,15 @@ def load(path: Path, device: Any) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What is wrong, of an error from inside TorchScript, whose text is a long trace with the reason last."""
+    """The reason of an error inside TorchScript, whose text is a long trace with the reason last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """Run TorchScript as it is written. Else it is rewritten after some calls, so that the same image could have other
-    bits later on in a process.
+    """Run TorchScript without gradients and without its optimiser, which rewrites it after some calls: the same image
+    could then give other bits later in the process.
     """
     import torch
 

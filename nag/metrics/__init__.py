@@ -1,4 +1,4 @@
-"""Metrics, one a file; `metric.py` defines what a metric is."""
+"""Metrics, one per file; `metric.py` defines what a metric is."""
 
 from nag.metrics.metric import Metric as Metric
 from nag.metrics.metric import Score as Score

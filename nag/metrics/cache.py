@@ -1,6 +1,6 @@
-"""A cache of intermediate results: of a reference for the next cell in this process, of a cell for its next metric.
+"""A cache of intermediate results in this process: a reference's for the next cell, a cell's for its next metric.
 
-Keys are the content of the input arrays, so changed arrays, or arrays that were read again, are safe.
+Keys are hashes of the content of the input arrays, so arrays may change or be read again.
 """
 
 from __future__ import annotations

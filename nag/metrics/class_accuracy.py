@@ -1,4 +1,4 @@
-"""How often the extractor's classifier finds the class of the label."""
+"""How often the extractor's classifier predicts the label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @method
 class ClassAccuracy(Metric):
-    """Share of samples whose largest logit is their label. It says nothing of quality or diversity within a class."""
+    """Share of samples whose largest logit is that of the label. It ignores quality and diversity within a class."""
 
     VERSION: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
@@ -26,7 +26,7 @@ class ClassAccuracy(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.
 
-        Raises ValueError for shapes that do not fit, logits that are not finite and labels that are not a class.
+        Raises ValueError for shapes that do not fit, logits that are not finite and labels outside the classes.
         """
         import numpy as np
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @method
 class DensityCoverage(Metric):
-    """density: in how many of the reference's balls a sample lies, over k; coverage: share of these balls that hold a
-    sample. 1 and nearly 1 where both are alike; density may be above 1.
+    """density: mean number of the reference's balls that hold a sample, over k; coverage: share of these balls that
+    hold any. If samples and reference are alike, density is 1 and coverage nearly 1; density may be above 1.
 
-    Balls are around reference images only, as in precision, so that an outlier among the samples makes no large ball.
-    A ball reaches the k-th nearest other reference image and is closed. Compare at equal N, N_r and k only.
+    Only reference images have balls, as in precision, so an outlier among the samples does not make a large ball.
+    A ball is closed and reaches the k-th nearest other reference image. Compare at equal N, N_r and k only.
     """
 
     k: Annotated[Int, Field(ge=1, le=100)] = 5

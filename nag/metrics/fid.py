@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 class FID(Metric):
     """`value` is D(N), as papers report it; `low`, `high` are its 95 % influence interval for this reference.
 
-    `extrapolated` is 2 D(N) - mean of D on two random halves, the same for all cells of N samples, whatever their
-    order: D(N) is biased upward by about c / N, where c differs between cells, and this removes it. It is for
-    differences between cells, in which what it leaves mostly cancels. By itself it is too low where N is not many times
-    the dimension, by more than the interval has (`python -m benchmarks.coverage limit`): no estimate of the limit.
+    `extrapolated` is 2 D(N) minus the mean of D on two random halves, the same rows for all cells of N samples: D(N)
+    is biased upward by about c / N, where c differs between cells, and this removes that bias. It is for differences
+    between cells, in which the remaining bias mostly cancels. It does not estimate the limit: unless N is many times
+    the dimension, it is too low by more than its interval covers (`python -m benchmarks.coverage limit`).
 
-    The interval needs N, the extrapolation N/2, above *the dimension*: the rank of the reference's covariance. Only on
-    that support does D bend with S (a root of F^T S F); off it, as in pixels that never change, D is linear in S and
-    has no bias. With fewer samples they are None, with the reason.
+    The interval needs N, and the extrapolation N/2, above *the dimension*: the rank of the reference's covariance. Only
+    on that support is D nonlinear in S (a root of F^T S F); elsewhere, as in pixels that never change, D is linear in S
+    and has no bias. With fewer samples they are None, with the reason.
 
-    against: the images that were trained on, as papers have it, or those held out, which memorising does not please.
+    against: the training images, as in papers, or the held-out images, which do not reward memorisation.
     """
 
     against: Literal["train", "held_out"] = "train"
@@ -59,7 +59,7 @@ class FID(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples, features (N_r, d) or moments of the reference; arrays: influence (N,).
 
-        Raises ValueError below two samples, for values that are not finite and where the dimensions differ.
+        Raises ValueError below two samples, for values that are not finite and for dimensions that differ.
         """
         x = rows(samples, "features", "sample features", self.least)
         source = "features" if self.against == "train" else "held_out"
@@ -68,10 +68,10 @@ class FID(Metric):
 
 
 def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> tuple[Score, np.ndarray]:
-    """What `FID` says of (N, d) features against an output of the reference, of which it takes the moments where they
-    are there, and the influence, (N,) float32.
+    """`FID`'s score of (N, d) features against an output of the reference, and the influence, (N,) float32. The
+    reference's moments are used if it has them, else its rows.
 
-    Raises ValueError where the reference has neither or they are of another dimension.
+    Raises ValueError if the reference has neither or another dimension.
     """
     from nag.metrics.cache import kept
 
@@ -80,7 +80,7 @@ def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: st
 
 
 def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> list[np.ndarray]:
-    """What the Gaussian of an output of the reference is made of: mean and covariance where they are there, else rows.
+    """The arrays that define the Gaussian of an output of the reference: mean and covariance if it has them, else rows.
 
     Raises ValueError as `frechet_score` does.
     """
@@ -99,7 +99,7 @@ def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> 
 
 
 def gaussian(known: list[np.ndarray]) -> Reference:
-    """The Gaussian of these sources, kept for the next cell."""
+    """The Gaussian that these arrays define, cached for the next cell."""
     from nag.metrics.cache import kept
     from nag.metrics.frechet import Reference
     from nag.metrics.moments import moments

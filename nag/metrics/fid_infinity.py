@@ -18,14 +18,14 @@ LEAST_RATIO = 10  # samples per dimension
 @method
 class FIDInfinity(Metric):
     """(8 D(N) - 6 D(N/2) + D(N/4)) / 3, with means over two random halves and four quarters: D's bias c / N + c' / N^2
-    cancels. At least 10 samples per dimension (the rank of the reference's covariance), else no value.
+    cancels. Below 10 samples per dimension (the rank of the reference's covariance) it has no value.
 
     The parts of each size are disjoint and together the whole, so to first order each sample weighs 1/N, as in D(N):
-    the influence of FID is that of this number too, and gives its interval. Chong and Forsyth fit a line over 1/N to
-    fifteen overlapping subsets, whose errors are correlated in no known way, so that fit's own error is no interval.
+    this value has the influence of FID, which gives its interval. Chong and Forsyth fit a line in 1/N to fifteen
+    overlapping subsets, whose errors are correlated in an unknown way, so the error of that fit gives no interval.
 
-    Nominal 95 % intervals cover the limit in about 0.89 to 0.96 of cases at N/d = 10, dimension 64 to 512, 2 D(N) -
-    D(N/2), the line alone, in 0.60 to 0.96. At N/d = 5 this one covers 0.41 to 0.91
+    At N/d = 10 and dimension 64 to 512, its nominal 95 % intervals cover the limit in about 0.89 to 0.96 of cases;
+    those of the line alone, 2 D(N) - D(N/2), in 0.60 to 0.96. At N/d = 5, its own cover it in 0.41 to 0.91
     (`python -m benchmarks.coverage limit`).
     """
 
@@ -40,7 +40,7 @@ class FIDInfinity(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples, features (N_r, d) or moments of the reference; arrays: influence (N,).
 
-        No value, with the reason, below 10 samples per dimension. Raises ValueError as FID does.
+        Below 10 samples per dimension there is no value, but a reason. Raises ValueError as FID does.
         """
         from nag.intervals import influence_interval
         from nag.metrics.fid import frechet_score, gaussian, sources
@@ -60,7 +60,7 @@ class FIDInfinity(Metric):
 
 
 def _parts(x: np.ndarray, target: Reference) -> float:
-    """D(N/4) - 6 D(N/2), means over random parts of these sizes; each half is two of the quarters."""
+    """D(N/4) - 6 D(N/2), from means over random parts of these sizes; each half is two of the quarters."""
     from nag.metrics.moments import Moments, moments
     from nag.noise import parts
 
@@ -71,6 +71,6 @@ def _parts(x: np.ndarray, target: Reference) -> float:
         for quarter in pair:
             halves[-1].merge(quarter)
     of_quarters, of_halves = (
-        sum(target.distance(part.mean, part.cov) for part in found) / len(found) for found in (quarters, halves)
+        sum(target.distance(part.mean, part.cov) for part in group) / len(group) for group in (quarters, halves)
     )
     return of_quarters - 6 * of_halves

@@ -1,10 +1,10 @@
 """The Fréchet distance between two Gaussians, and how much each sample moves it.
 
 D = |mu - mu_r|^2 + tr S + tr S_r - 2 tr (S_r^(1/2) S S_r^(1/2))^(1/2)        (Dowson and Landau 1982, eq. 4)
-With F of full column rank and F F^T = S_r, the last trace is the sum of the roots of the eigenvalues of F^T S F: a
-symmetric problem of the size of the reference's support, right for singular covariances and without complex parts.
-F is Cholesky's where S_r has full rank beyond doubt, else from its eigenvectors. All of it is float64, on the device of
-the reference's tensors; arrays are on the CPU.
+With F of full column rank and F F^T = S_r, the last trace is the sum of the square roots of the eigenvalues of
+F^T S F: a symmetric problem of the size of the reference's support, which is exact for singular covariances and has no
+complex parts. F is the Cholesky factor if S_r clearly has full rank, else it comes from the eigenvectors. All is
+float64, on the device of the reference's tensors, or on the CPU for arrays.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ROWS = 4096  # features in float64 at once
-SURE = 1e3  # a pivot of Cholesky this many times above rounding is none
-NOISE = 3.0  # an eigenvalue this many times above the most negative one is none
+ROWS = 4096  # of features, in float64 at once
+SURE = 1e3  # a Cholesky pivot this many times above rounding is not rounding
+NOISE = 3.0  # an eigenvalue this many times the size of the most negative one is not rounding
 
 
 def frechet_distance(
@@ -30,7 +30,7 @@ def frechet_distance(
     """The squared 2-Wasserstein distance between N(mu1, cov1) and N(mu2, cov2), which is what FID reports.
 
     mu: (d,), cov: (d, d), arrays or tensors. Raises ValueError for shapes that do not fit, values that are not finite
-    and matrices that are not a covariance.
+    and matrices that are not covariances.
     """
     return Reference(mu2, cov2).distance(mu1, cov1)
 
@@ -67,9 +67,9 @@ class Reference:
 
         IF_i = 2 z_i . (mu - mu_r) + z_i^T M z_i - tr(M S),   M = dD/dS = I - F (F^T S F)^(-1/2) F^T.
 
-        F^T S F is singular where the samples are flat on the support (always below rank + 1 samples); its
-        pseudo-inverse is then right for D at these samples, while the interval made from IF is not: see FID.
-        `seen`: the features' moments, where they are known.
+        F^T S F is singular if the samples do not span the support (always below rank + 1 samples). Its pseudo-inverse
+        is then right for D at these samples, but the interval from IF is not: see FID.
+        `seen`: the features' moments, if known.
         """
         import numpy as np
         import torch
@@ -91,12 +91,12 @@ class Reference:
         return self._distance(mu, S, lam), IF - float((M * S).sum())
 
     def _middle(self, S: Tensor) -> Tensor:
-        """F^T S F, symmetric but for rounding: eigh and eigvalsh read its lower triangle."""
+        """F^T S F, symmetric except for rounding: eigh and eigvalsh read its lower triangle."""
         return self.F.T @ (S @ self.F)
 
     def _distance(self, mu: Tensor, S: Tensor, lam: Tensor) -> float:
-        """From the eigenvalues of F^T S F, ascending. None is below 0, so one that is says how large rounding is; the
-        root of a zero that rounding moved is 1e-8, and below N samples in d dimensions there are d - N such zeros.
+        """D from the eigenvalues of F^T S F, ascending. Exact ones are not negative, so a negative one shows the size
+        of the rounding. A zero that rounding moved has a root of 1e-8, and N < d samples give d - N such zeros.
         """
         gap = mu - self.mu
         roots = lam[lam > NOISE * (-lam[:1]).clamp(min=0)].sqrt().sum()
@@ -104,7 +104,7 @@ class Reference:
 
 
 def _factor(S: Tensor) -> Tensor:
-    """F (d, rank) with F F^T = S. Raises ValueError where S has a negative eigenvalue."""
+    """F (d, rank) with F F^T = S. Raises ValueError if S has a negative eigenvalue."""
     import torch
 
     L, failed = torch.linalg.cholesky_ex(S)
@@ -118,7 +118,7 @@ def _factor(S: Tensor) -> Tensor:
 
 
 def _floor(eigenvalues: Tensor) -> float:
-    """Below this an eigenvalue is rounding: the rule of numpy's matrix_rank."""
+    """An eigenvalue below this is rounding: the rule of numpy's matrix_rank."""
     import torch
 
     largest = float(eigenvalues.max()) if len(eigenvalues) else 0.0
@@ -126,7 +126,7 @@ def _floor(eigenvalues: Tensor) -> float:
 
 
 def _tensor(values: np.ndarray | Tensor, device: torch.device | None) -> Tensor:
-    """In float64, on the device; an array that cannot be written is copied, which torch wants."""
+    """A float64 tensor on the device. A read-only array is copied, because torch needs a writable one."""
     import numpy as np
     import torch
 
@@ -137,7 +137,7 @@ def _tensor(values: np.ndarray | Tensor, device: torch.device | None) -> Tensor:
 
 
 def _gaussian(mu: np.ndarray | Tensor, cov: np.ndarray | Tensor, device: torch.device | None) -> tuple[Tensor, Tensor]:
-    """Both as tensors of their own, checked, the covariance symmetric to the last bit."""
+    """Checked copies of both as tensors, the covariance made exactly symmetric."""
     m, S = _tensor(mu, device), _tensor(cov, device)
     if m.ndim != 1 or len(m) == 0 or S.shape != (len(m), len(m)):
         shapes = f"{tuple(m.shape)} and {tuple(S.shape)}"
@@ -151,6 +151,6 @@ def _gaussian(mu: np.ndarray | Tensor, cov: np.ndarray | Tensor, device: torch.d
 
 
 def _largest(S: Tensor) -> float:
-    """The largest of |S|, in one pass; NaN where there is one."""
+    """The largest absolute value in S, in one pass; NaN if S has one."""
     low, high = S.aminmax()
     return float((-low).maximum(high))

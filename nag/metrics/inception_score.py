@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @method
 class InceptionScore(Metric):
-    """exp of the mean of KL(p_i || mean p), p_i = softmax of sample i's logits: of all samples, or, with `splits`, the
-    mean over as many random parts of them, as the field's 10. The parts are the same for all cells of N samples.
+    """exp of the mean of KL(p_i || mean p), p_i = softmax of sample i's logits, over all samples. With `splits`, the
+    mean over that many random parts (the field uses 10), which are the same for all cells of N samples.
 
-    It is biased downward, by about (classes - 1) / 2N of itself at the most, and more in splits: compare at equal N and
-    splits. The interval is of its expectation at that N, by the jackknife: the influence of sample i is n - 1 times
-    what the score of its n samples loses without it. The derivative, IS (KL_i - mean KL), leaves out how mean p moves
-    at second order, and its interval covers 0.86 where 200 samples a split meet 1,000 classes, this one 0.97
+    It is biased downward, by at most about (classes - 1) / 2N of its value, and more with splits: compare at equal N
+    and splits. The interval is of its expectation at that N, by the jackknife: the influence of sample i is n - 1 times
+    what the score of its part, of n samples, loses without it. The derivative, IS (KL_i - mean KL), ignores how mean p
+    moves at second order: with 200 samples per split and 1,000 classes, its interval covers 0.86 and this one 0.97
     (`python -m benchmarks.coverage inception`).
     """
 
@@ -43,7 +43,7 @@ class InceptionScore(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) of the samples; the reference is not used. arrays: influence (N,) float32.
 
-        Raises ValueError below two samples a split and for values that are not finite.
+        Raises ValueError below two samples per split and for values that are not finite.
         """
         import numpy as np
 
@@ -58,8 +58,8 @@ class InceptionScore(Metric):
             # A sample moves its part's score by IF over the part's length, and the mean by that over `splits`.
             IF[part] = influence * (n / (self.splits * len(influence)))
         low, high = influence_interval(value, IF)
-        found = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
-        return Scores(values={"inception_score": found}, arrays={"influence": IF.astype("float32")})
+        result = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
+        return Scores(values={"inception_score": result}, arrays={"influence": IF.astype("float32")})
 
 
 def _score(logits: np.ndarray) -> tuple[float, np.ndarray]:
@@ -85,7 +85,7 @@ def _score(logits: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    """-sum of p log p over the last axis; a class that nobody has adds nothing."""
+    """-sum of p log p over the last axis; a class with p = 0 adds nothing."""
     import numpy as np
 
     log_p = np.log(p, out=np.zeros_like(p), where=p > 0)

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class KID(Metric):
     """mean k(x, x') + mean k(r, r') - 2 mean k(x, r) over all pairs of different images; k(a, b) = (a.b / d + 1)^3.
 
-    It is unbiased at every N, so it may be below 0 and needs no extrapolation. It is of *all* pairs: the field takes
-    the mean over 100 random subsets of 1,000, which depends on the draw, throws away nine pairs in ten and more, and
-    whose spread is not the error of the number. The values agree up to that draw.
+    It is unbiased at every N, so it may be below 0 and needs no extrapolation. It uses *all* pairs. The field takes the
+    mean over 100 random subsets of 1,000, which depends on the draw, throws away nine pairs in ten or more, and has a
+    spread that is not its error. Both values agree up to that draw.
 
-    The interval is for this reference, from each sample's influence, the projection of Hájek: with h(x, x') =
-    k(x, x') - g(x) - g(x'), g(x) = mean k(x, r), it is IF_i = 2 (mean over j of h(x_i, x_j) - mean h). Where samples
-    and reference are hardly to be told apart, it is too wide, by a root of 2 at most: the rows' means then vary as
-    much by their finite number as the second-order term does, which has half that variance. Of two samples there is
-    one pair, whose influences are equal, so no interval.
+    The interval is for this reference, from each sample's influence, the Hájek projection: with h(x, x') = k(x, x') -
+    g(x) - g(x'), g(x) = mean k(x, r), it is IF_i = 2 (mean over j of h(x_i, x_j) - mean h). If samples and reference
+    are almost indistinguishable, it is too wide, by a factor of at most the root of 2: the row means then vary because
+    they have finitely many terms, with twice the variance of the second-order term. Two samples are one pair, whose
+    influences are equal, so they have no interval.
     """
 
     VERSION: ClassVar[int] = 2
@@ -39,7 +39,7 @@ class KID(Metric):
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the reference, at least 2 each; arrays: influence (N,).
 
-        Raises ValueError for fewer, for values that are not finite and where the dimensions differ.
+        Raises ValueError for fewer, for values that are not finite and for dimensions that differ.
         """
         from nag.intervals import influence_interval
         from nag.metrics.cache import kept
@@ -49,7 +49,7 @@ class KID(Metric):
         within_r = kept("kernel", lambda: float(_means(r, r).mean()), r.rows)
         k, g, n = _means(x, x), _means(x, r), len(x)
         value = float(k.mean() - 2 * g.mean()) + within_r
-        h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, but for a constant
+        h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, up to a constant
         IF = (2 * (h - h.mean())).numpy()
         low, high = influence_interval(value, IF) if n > 2 else (None, None)
         reason = None if n > 2 else "no interval: two samples are one pair"
@@ -58,7 +58,7 @@ class KID(Metric):
 
 
 def _means(a: Points, b: Points) -> Tensor:
-    """(N,) mean of k(a_i, b_j) over j; of a set with itself (b is a), over the others."""
+    """(N,) mean of k(a_i, b_j) over j; if b is a, over the other rows."""
     import torch
 
     from nag.metrics.neighbours import itself, products

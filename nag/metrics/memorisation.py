@@ -10,7 +10,7 @@ from nag.registry import method
 if TYPE_CHECKING:
     import numpy as np
 
-PERCENT = 1  # of new images are as near to a training image as what counts as memorised
+PERCENT = 1  # of new images are as near to a training image as a sample that counts as memorised
 
 
 @method
@@ -18,8 +18,8 @@ class Memorisation(Metric):
     """Share of samples that are as near to a training image as the nearest 1 % of new images are.
 
     New images are the held-out ones; without any, each training image is compared with the others. A perfect model has
-    0.01 and one that copies has more; less means nothing, since bad samples are far from all images.
-    The interval is Wilson's, for this reference and its threshold. Compare on one extractor and reference only.
+    0.01 and one that copies has more; less means nothing, since bad samples are far from all images. The interval is
+    Wilson's, for this reference and its threshold. Compare only with the same extractor and reference.
     """
 
     VERSION: ClassVar[int] = 1
@@ -39,11 +39,11 @@ class Memorisation(Metric):
     of_training: ClassVar[bool] = True
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
-        """features (N, d) of the samples and (N_r, d) of the training images, perhaps held_out (M, d).
+        """features (N, d) of the samples and (N_r, d) of the training images, optionally held_out (M, d).
 
-        arrays: distance (N,) float32 to the nearest training image, nearest (N,) int64, its row; threshold (1,), up to
-        which a sample counts; influence (N,).
-        Raises ValueError for no rows, values that are not finite and other dimensions.
+        arrays: distance (N,) float32 to the nearest training image; nearest (N,) int64, its row; threshold (1,), the
+        largest distance that counts; influence (N,).
+        Raises ValueError for too few rows, values that are not finite and dimensions that differ.
         """
         import numpy as np
 

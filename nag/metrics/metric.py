@@ -1,13 +1,13 @@
-"""Metrics: stored outputs of an extractor, for a cell and for its reference, in; numbers out.
+"""Metrics turn stored outputs of an extractor, of a cell and of its reference, into numbers.
 
 Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
-may hold more: "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
-"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances use
-the moments if they are there: without rows, as in published statistics, or of more images than the rows.
+may also hold "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
+"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances use the
+moments if there are any: published statistics have no rows, and moments may be of more images than the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
-a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` are the
-arithmetic of Fréchet distances, `neighbours.py` that of metrics over pairs, `cache.py` keeps results of a reference.
+a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` compute
+Fréchet distances, `neighbours.py` metrics over pairs; `cache.py` keeps results of a reference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Score(TypedDict):
-    """One number. None where there is none, never NaN."""
+    """One value of a metric. A missing number is None, never NaN."""
 
     value: float | None
     low: float | None  # 95 % interval from this cell alone
@@ -42,8 +42,8 @@ class Scores(TypedDict):
 class Shown:
     """How a report writes one of a metric's values.
 
-    label: the name in words, if it is not just the name. heading: of a narrow column in the terminal.
-    format: `number` has three significant digits, `share` three decimals, `signed` those and a sign.
+    label: the name in words, if it differs from the name. heading: of a narrow column in the terminal.
+    format: `number` has three significant digits, `share` three decimals, `signed` three decimals and a sign.
     beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
     note: what a reader of that table must know.
     """
@@ -56,7 +56,7 @@ class Shown:
 
 
 def shown(metric: Any, name: str) -> Shown:
-    """How a report writes the value `name` of a metric or measure: as its class says in `shown`, or by default."""
+    """How a report writes the value `name` of a metric or measure: as its class declares in `shown`, or by default."""
     cls: Any = completed("metrics", type(metric))
     declared = cls.shown.get(name) if isinstance(cls.shown, Mapping) else None
     return declared if isinstance(declared, Shown) else Shown()
@@ -64,11 +64,11 @@ def shown(metric: Any, name: str) -> Shown:
 
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
-    extrapolates: ClassVar[bool]  # its values are biased in N: differences are between extrapolated ones
+    extrapolates: ClassVar[bool]  # its values are biased in N, so differences are of extrapolated ones
     # The rest may be left out (nag.registry.OPTIONAL).
     of_training: ClassVar[bool] = False  # compared with the network's training images, whatever the reference is
     shown: ClassVar[Mapping[str, Shown]] = {}  # by name, how reports write its values
-    plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two of its names, drawn against each other
+    plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two names, plotted against each other
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -78,12 +78,12 @@ class Metric(Protocol):
 
     @property
     def least(self) -> int:
-        """The fewest samples that it can be computed of."""
+        """The fewest samples that it can be computed from."""
         ...
 
     @property
     def against(self) -> Literal["train", "held_out"] | None:
-        """The images of the reference that it takes, where there is a choice."""
+        """The images of the reference that it uses, if there is a choice."""
         return None
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
@@ -95,7 +95,7 @@ def plain(value: float) -> Score:
 
 
 def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -> np.ndarray:
-    """An output of the extractor, (N, d). `what` says whose in a message: "sample features".
+    """An output of the extractor, (N, d). `what` names it in messages: "sample features".
 
     Raises ValueError if it is missing, has fewer rows than `least` or values that are not finite.
     """
@@ -113,7 +113,7 @@ def rows(source: Mapping[str, np.ndarray], output: str, what: str, least: int) -
 def feature_pair(
     samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], least: int, least_reference: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The features (N, d) of both. Raises ValueError as `rows` does, and where their dimensions differ."""
+    """The features (N, d) of both. Raises ValueError as `rows` does, and if their dimensions differ."""
     r = rows(reference, "features", "reference features", least_reference)
     x = rows(samples, "features", "sample features", least)
     if x.shape[1] != r.shape[1]:

@@ -1,4 +1,4 @@
-"""Mean and covariance of features that come in pieces, in float64."""
+"""Mean and covariance of features that arrive in pieces, in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-ROWS = 8192  # rows turned to float64 at once, so that 50,000 x 2048 features need no second copy
+ROWS = 8192  # rows converted to float64 at once, so that 50,000 x 2048 features need no second copy
 
 
 def float64(array: np.ndarray | Tensor) -> np.ndarray:
@@ -21,7 +21,7 @@ def float64(array: np.ndarray | Tensor) -> np.ndarray:
 
 
 def check_features(features: np.ndarray | Tensor, what: str = "features") -> None:
-    """Raises ValueError where `features` is not (N, dim) or not finite; it names the first bad row."""
+    """Raise ValueError, naming the first bad row, unless `features` is (N, dim) and finite."""
     import numpy as np
 
     if features.ndim != 2:
@@ -37,7 +37,7 @@ class Moments:
     """Count, mean and covariance (N - 1) of features of `dim` columns.
 
     Sums of squares are taken about the mean of the piece and merged (Chan, Golub and LeVeque 1979, eq. 2.1), so a mean
-    that is large beside the spread costs no digits. Equal pieces in equal order give equal bits.
+    much larger than the spread costs no digits. Equal pieces in equal order give equal bits.
     """
 
     def __init__(self, dim: int) -> None:
@@ -60,7 +60,7 @@ class Moments:
             self._merge(len(x), mean, z.T @ z)
 
     def merge(self, other: Moments) -> None:
-        """Add what `other` has seen. Raises ValueError where the dimensions differ."""
+        """Add the features counted in `other`. Raises ValueError if the dimensions differ."""
         if other.dim != self.dim:
             raise ValueError(f"cannot merge moments of {other.dim} columns into {self.dim}")
         self._merge(other.n, other._mean, other._scatter)

@@ -1,8 +1,8 @@
-"""Products and distances of all pairs, in tiles: what nearest neighbours and kernels are made of, in bounded memory.
+"""Products and distances of all pairs, in tiles of bounded memory, for nearest neighbours and kernels.
 
-Everything is float64: a tile of 50,000 x 50,000 distances is looked at once and dropped, and of a set with itself each
-pair is computed once. No distance is told from |a|^2 + |b|^2 - 2 a.b more exactly than that sum's own rounding, so
-points are seen from the centre of the reference, and "within" allows for SLACK.
+Everything is float64. Of 50,000 x 50,000 distances each tile is used once and dropped, and within one set each pair is
+computed once. A distance from |a|^2 + |b|^2 - 2 a.b is only as exact as the rounding of that sum, so points are taken
+relative to the centre of the reference, and "within" allows for SLACK.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-ROWS, COLUMNS = 4096, 512  # of a tile: 17 MB, and 67 MB for its rows at dimension 2,048
-SLACK = 1e-10  # of |a|^2 + |b|^2: far above the rounding of a squared distance, far below any real one
+ROWS, COLUMNS = 4096, 512  # of a tile, which takes 17 MB, and its rows 67 MB at dimension 2,048
+SLACK = 1e-10  # relative to |a|^2 + |b|^2: far above the rounding of a squared distance, far below a real one
 
 
 class Points:
-    """(N, d) rows less `centre`, turned to float64 a block at a time, and their squared lengths."""
+    """(N, d) rows minus `centre`, converted to float64 a block at a time, and their squared lengths."""
 
     def __init__(self, rows: np.ndarray, centre: np.ndarray | float = 0.0) -> None:
         import torch
@@ -42,7 +42,7 @@ class Points:
 
 
 def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
-    """Samples and reference from the centre of the reference, where distances round least."""
+    """Samples and reference relative to the centre of the reference, where distances round least."""
     centre = r.mean(axis=0, dtype="float64")
     return Points(x, centre), Points(r, centre)
 
@@ -53,8 +53,8 @@ def parts(start: int, stop: int, size: int) -> Iterator[slice]:
 
 
 def products(a: Points, b: Points) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows of a, rows of b, and a . b of these, (rows, columns). Of a set with itself (b is a) only the tiles that hold
-    the diagonal or lie above it: one with columns.start >= rows.stop stands for its mirror image too.
+    """Tiles of a . b, (rows, columns), each with its rows of a and of b. If b is a, only the tiles on or above the
+    diagonal: one with columns.start >= rows.stop also stands for its transpose.
     """
     for rows in parts(0, len(a), ROWS):
         left = a.block(rows)
@@ -63,19 +63,19 @@ def products(a: Points, b: Points) -> Iterator[tuple[slice, slice, Tensor]]:
 
 
 def squared_distances(a: Points, b: Points, slack: float = 0.0) -> Iterator[tuple[slice, slice, Tensor]]:
-    """The same with |a - b|^2 - slack (|a|^2 + |b|^2) in place of a . b."""
+    """As `products`, with |a - b|^2 - slack (|a|^2 + |b|^2) in place of a . b."""
     for rows, columns, tile in products(a, b):
         tile.mul_(-2).add_(a.squares[rows, None] * (1 - slack)).add_(b.squares[columns] * (1 - slack))
         yield rows, columns, tile
 
 
 def itself(rows: slice, columns: slice, tile: Tensor) -> Tensor:
-    """Where a tile of a set with itself pairs a point with itself: a view."""
+    """The entries of a tile that pair a point with itself, if b is a: a view."""
     return tile.diagonal(rows.start - columns.start)
 
 
 def radii(points: Points, k: int) -> Tensor:
-    """(N,) squared distance of each point to its k-th nearest other one; k is below N."""
+    """(N,) squared distance of each point to its k-th nearest other point; k is below N."""
     import torch
 
     near = torch.full((len(points), k), torch.inf, dtype=torch.float64)
@@ -94,13 +94,13 @@ def radii(points: Points, k: int) -> Tensor:
 
 
 def reference_radii(points: Points, k: int) -> Tensor:
-    """The same of a reference, kept for the next cell."""
+    """The `radii` of a reference, cached for the next cell."""
     return kept(f"radii {k}", lambda: radii(points, k), points.rows)
 
 
 def nearest(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
-    """Of each point of a: the distance to the nearest of b, which is 0 for an equal one, and that one's row. Of a set
-    with itself (b is a): to the nearest other.
+    """For each point of a: the distance to the nearest point of b, which is 0 for an equal one, and its row in b. If b
+    is a: to the nearest other point.
     """
     import numpy as np
     import torch
@@ -109,10 +109,10 @@ def nearest(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
     which = torch.zeros(len(a), dtype=torch.int64)
 
     def see(rows: slice, columns: slice, tile: Tensor, dim: int) -> None:
-        least, found = tile.min(dim)
+        least, place = tile.min(dim)
         closer = least < best[rows]
         best[rows] = torch.where(closer, least, best[rows])
-        which[rows] = torch.where(closer, found + columns.start, which[rows])
+        which[rows] = torch.where(closer, place + columns.start, which[rows])
 
     for rows, columns, tile in squared_distances(a, b):
         if b is a and columns.start < rows.stop:
@@ -120,6 +120,6 @@ def nearest(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
         elif b is a:
             see(columns, rows, tile, 0)
         see(rows, columns, tile, 1)
-    found = which.numpy()
-    gaps = (np.subtract(a.rows[part], b.rows[found[part]], dtype=np.float64) for part in parts(0, len(a), COLUMNS))
-    return np.concatenate([np.linalg.norm(gap, axis=1) for gap in gaps]), found
+    index = which.numpy()
+    gaps = (np.subtract(a.rows[part], b.rows[index[part]], dtype=np.float64) for part in parts(0, len(a), COLUMNS))
+    return np.concatenate([np.linalg.norm(gap, axis=1) for gap in gaps]), index

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class PrecisionRecall(Metric):
     """precision: share of samples inside the reference's balls; recall: share of the reference inside the samples'.
 
-    A point's ball reaches its k-th nearest neighbour among its own kind, itself not counted, and is closed: ties and
-    repeats (frequent in stored pixels) are inside. Both depend on N and on k, which must be equal to compare.
+    A point's ball reaches the k-th nearest other point of its own set and is closed: ties and duplicates (frequent in
+    stored pixels) are inside. Both shares depend on N and k: compare at equal ones only.
     """
 
     k: Annotated[Int, Field(ge=1, le=100)] = 3

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @method
 class SFID(Metric):
-    """The Fréchet distance of an inner layer before its pooling, which sees where things are in the image; interval,
-    extrapolation and influence as FID's.
+    """The Fréchet distance of an inner layer before pooling, which depends on where things are in the image. Interval,
+    extrapolation and influence are as in FID.
     """
 
     VERSION: ClassVar[int] = 2

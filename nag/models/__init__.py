@@ -1,1 +1,1 @@
-"""Networks, one a file: frozen descriptions that build a torch module, and say what it is trained on."""
+"""Networks, one per file: frozen descriptions that build a torch module and give its training loss."""

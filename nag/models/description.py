@@ -1,4 +1,4 @@
-"""Networks, one a file: frozen descriptions that build a torch module and give its training loss.
+"""Networks, one per file: frozen descriptions that build a torch module and give its training loss.
 
 Add one: a file here with a class that has `generates`, `fits`, `module` and `loss`, and a line in `nag/registry.py`.
 This file has the fields that all transformers share.
@@ -13,7 +13,7 @@ import pydantic
 
 from nag.registry import Int, method
 
-WIDEST = 2**20  # of a transformer or its MLPs; XL has 1,152 and 4,608
+WIDEST = 2**20  # largest width of a transformer or its MLPs; XL has 1,152 and 4,608
 
 
 @method
@@ -35,19 +35,19 @@ class Backbone:
         return self
 
     def fits(self, shape: tuple[int, int, int]) -> None:
-        """Raises ValueError if the network cannot be built for states of this shape (C, H, W)."""
+        """Raise ValueError if the network cannot be built for states of this shape (C, H, W)."""
         _, height, width = shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"patches of side {self.patch} do not tile states of {height} x {width}")
 
     def smoke(self) -> Self:
-        """The smallest network with the same patches and outputs: to see that everything connects."""
+        """The smallest network with the same patches and outputs: to test that everything connects."""
         return dataclasses.replace(self, hidden=8, depth=1, heads=2, mlp_ratio=4.0)
 
 
 @method
 class Generator(Backbone):
-    """A transformer that predicts. learned_variance: its output has 2C channels."""
+    """A transformer whose prediction generates samples. learned_variance: its output has 2C channels."""
 
     learned_variance: bool = False
 
@@ -55,7 +55,7 @@ class Generator(Backbone):
 
 
 def widths_fit(hidden: int, heads: int, mlp_ratio: float) -> None:
-    """Raises ValueError if no transformer has these widths."""
+    """Raise ValueError if no transformer can have these widths."""
     if hidden % heads:
         raise ValueError(f"hidden ({hidden}) must be a multiple of heads ({heads})")
     if hidden % 4:

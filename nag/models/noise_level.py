@@ -1,6 +1,4 @@
-"""g_phi(t | x): which noise level does a state look like? (arXiv 2510.12497: the estimator that shows the noise
-shift)
-"""
+"""The noise-level estimator g_phi(t | x), which shows the noise shift (arXiv 2510.12497)."""
 
 from __future__ import annotations
 
@@ -19,9 +17,8 @@ if TYPE_CHECKING:
 
 @method
 class NoiseLevel(Backbone):
-    """The generators' transformer without its noise and class inputs; its last layer gives a posterior over the level.
-
-    The posterior is over `bins` equal parts of [0, 1].
+    """The generators' transformer without noise and class inputs. It gives a posterior over the noise level, in `bins`
+    equal parts of [0, 1].
     """
 
     bins: Annotated[Int, pydantic.Field(ge=2, le=10_000)] = 100
@@ -50,7 +47,7 @@ class NoiseLevel(Backbone):
         )
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
-        """Cross entropy of the posterior and the bin in which the level lies."""
+        """Cross entropy of the posterior and the bin of the level."""
         from nag.losses import level_loss
 
         return level_loss(interpolant, self.bins)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @method
 class SiT(Generator):
-    """Its module has the official names and shapes, so official weights load; SiT-XL/2 is SiT(**SIZES["XL/2"]), of
-    `nag.models.sizes`.
+    """The module has the official names and shapes, so official weights load. SiT-XL/2 is SiT(**SIZES["XL/2"]), with
+    SIZES of `nag.models.sizes`.
 
-    learned_variance: as official checkpoints have it, the final layer has 2C channels, of which the first C are used.
+    learned_variance: as in official checkpoints, the final layer has 2C channels, of which the first C are used.
     """
 
     VERSION: ClassVar[int] = 1
@@ -28,7 +28,8 @@ class SiT(Generator):
         """A new network on the CPU, `forward(x, t, y) -> velocity` in our convention, its weights drawn from `seed`.
 
         shape: (C, H, W) of a state. null_noise: with a learned embedding for t = -1. The global generator is not
-        touched. Under `torch.device("meta")` it stays there, without weights. ValueError if patches do not tile H, W.
+        touched. Under `torch.device("meta")` the network stays there, without weights. Raises ValueError if patches do
+        not tile H, W.
         """
         from nag.models.transformer import generator
 
@@ -48,5 +49,5 @@ def official_time(t: torch.Tensor) -> torch.Tensor:
 
 
 def our_velocity(out: torch.Tensor, channels: int) -> torch.Tensor:
-    """SiT predicts x0 - eps, the derivative by its own time; with a learned variance it discards the second half."""
+    """SiT predicts x0 - eps, the derivative in its own time; with a learned variance, the second half is discarded."""
     return -out[:, :channels]

@@ -1,4 +1,4 @@
-"""The sizes of Peebles and Xie (DiT, arXiv 2212.09748, table 1), which SiT took over: `SiT(**SIZES["XL/2"])`."""
+"""The sizes of Peebles and Xie (DiT, arXiv 2212.09748, table 1), which SiT also uses: `SiT(**SIZES["XL/2"])`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def heads_of(hidden: int, depth: int) -> int | None:
-    """The heads of the known size of this width and depth, or None. Weights do not show them."""
+    """The number of heads of the known size of this width and depth, or None. Weights do not show it."""
     return {(width, blocks): heads for width, blocks, heads in _WIDTHS.values()}.get((hidden, depth))

@@ -38,7 +38,7 @@ class TimeEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, time: Tensor) -> Tensor:
-        """(N,) -> (N, D). `time` is the official code's, as it is: SiT's in [0, 1], DiT's in [0, 1000)."""
+        """(N,) -> (N, D). `time` is that of the official code: SiT's in [0, 1], DiT's in [0, 1000)."""
         half = FREQUENCIES // 2
         k = torch.arange(half, dtype=torch.float32, device=time.device)
         angle = time.float()[:, None] * torch.exp(-math.log(10000) * k / half)
@@ -78,7 +78,7 @@ class MLP(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """adaLN: the norm of x (N, T, D), moved and scaled by the condition (N, D)."""
+    """adaLN: layer norm of x (N, T, D), scaled and shifted by the condition (N, D)."""
     x = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
     return x * (1 + scale[:, None]) + shift[:, None]
 
@@ -108,14 +108,14 @@ class FinalLayer(nn.Module):
 
 
 def through(blocks: nn.ModuleList, x: Tensor, c: Tensor, checkpointing: bool) -> Tensor:
-    """Apply the blocks in turn. checkpointing: their activations are computed again for the gradient."""
+    """Apply the blocks in turn. checkpointing: activations are computed again in the backward pass."""
     for block in blocks:
         x = checkpoint(block, x, c, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else block(x, c)
     return x
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Use activation checkpointing: less memory, a third more compute. Modules that are not ours do not change."""
+    """Use activation checkpointing: less memory, a third more compute. Other modules do not change."""
     for part in module.modules():
         if isinstance(part, Transformer | LevelTransformer):
             part.checkpointing = True
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
     """forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C, H, W), or 2C channels, in our convention: t = 0 is data.
 
     `time` turns our t into what the official code embeds, `output` the official prediction into ours. Where t = -1, the
-    learned `null_noise` stands for the embedded time.
+    learned `null_noise` replaces the embedded time.
     """
 
     pos_embed: Tensor
@@ -189,7 +189,7 @@ class LevelTransformer(nn.Module):
         self.register_buffer("pos_embed", torch.empty(1, math.prod(self.grid), hidden))
         self.blocks = nn.ModuleList([Block(hidden, heads, inner) for _ in range(depth)])
         self.final_layer = FinalLayer(hidden, bins)
-        self.null_noise = nn.Parameter(torch.empty(hidden))  # stands where a generator has noise and class
+        self.null_noise = nn.Parameter(torch.empty(hidden))  # replaces the noise and class of a generator
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.null_noise.expand(len(x), -1)
@@ -208,7 +208,7 @@ def generator(
     time: Callable[[Tensor], Tensor],
     output: Callable[[Tensor], Tensor],
 ) -> nn.Module:
-    """The network that `model` describes, with initial weights. ValueError if patches do not tile H, W."""
+    """The network that `model` describes, with initial weights. Raises ValueError if patches do not tile H, W."""
     model.fits(shape)
     return built(
         lambda: Transformer(
@@ -240,9 +240,9 @@ def built(make: Callable[[], Transformer | LevelTransformer], seed: int) -> nn.M
 
 
 def initialise(network: Transformer | LevelTransformer, seed: int) -> None:
-    """The official initial weights, drawn from (seed, name), so that neither depth nor a null embedding moves others.
+    """The official initial weights, drawn from (seed, name), so that depth and a null embedding do not change others.
 
-    Linear and patch weights Xavier uniform, embeddings N(0, 0.02^2), biases, modulations and the final layer zero.
+    Linear and patch weights are Xavier uniform, embeddings N(0, 0.02^2), biases, modulations and the final layer 0.
     """
     from nag import noise
 
