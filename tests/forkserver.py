@@ -1,4 +1,4 @@
-"""The server from which tests fork processes that have imported all they need. Python has one a process."""
+"""The server from which tests fork processes that have imported all they need. Python has one per process."""
 
 from __future__ import annotations
 

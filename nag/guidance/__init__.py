@@ -1,4 +1,4 @@
-"""Guidance methods, one a file; `terms.py` defines what a guidance is."""
+"""Guidance methods, one per file; `terms.py` defines what a guidance is."""
 
 from nag.guidance.terms import Guidance as Guidance
 from nag.guidance.terms import Interval as Interval

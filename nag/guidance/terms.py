@@ -1,4 +1,4 @@
-"""Guidance methods, one a file: frozen objects that list the terms they add to the conditional prediction D.
+"""Guidance methods, one per file: frozen objects that list the terms they add to the conditional prediction D.
 
 Add one: a file here with a class that has `needs`, `off` and `terms`, and a line in `nag/registry.py`. `nag.sampling`
 evaluates any combination of them.

@@ -1,1 +1,1 @@
-"""Samplers, one a file: frozen objects that turn noise into samples of a field."""
+"""Samplers, one per file: frozen objects that turn noise into samples of a field."""

@@ -1,1 +1,1 @@
-"""The kinds of task, one a file."""
+"""The kinds of task, one per file."""
