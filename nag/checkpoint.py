@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nag.estimator import Estimator
     from nag.field import NetworkField
-    from nag.official_checkpoints import Network
+    from nag.official_checkpoints import OfficialNetwork
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
 Kind = tuple[tuple[int, ...], str]  # shape and dtype of a weight
@@ -253,7 +253,7 @@ def _describes_itself(data: bytes, source: str) -> None:
 
 def _official(
     file: Path | bytes, family: str, source: str, architecture: dict[str, Any]
-) -> tuple[Network, NetworkField]:
+) -> tuple[OfficialNetwork, NetworkField]:
     from nag.field import NetworkField
     from nag.official_checkpoints import contradicts, read_official
 

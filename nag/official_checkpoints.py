@@ -40,7 +40,7 @@ ARCHITECTURE = ("hidden", "depth", "heads", "patch", "mlp_ratio", "learned_varia
 CLASSES = "y_embedder.embedding_table.weight"
 
 
-class Network(NamedTuple):
+class OfficialNetwork(NamedTuple):
     """The contents of a checkpoint: the arguments of `nag.checkpoint.dump_network`."""
 
     weights: dict[str, torch.Tensor]
@@ -53,7 +53,7 @@ class Network(NamedTuple):
     has_null_class: bool
 
 
-def read_official(file: Path | bytes, family: str, source: str, **architecture: Any) -> Network:
+def read_official(file: Path | bytes, family: str, source: str, **architecture: Any) -> OfficialNetwork:
     """The network in an official checkpoint. `architecture`: of ARCHITECTURE, None is as if not given.
 
     Raises ValueError that begins with `source` for anything that does not fit; it is not checked here whether every
@@ -167,7 +167,7 @@ def _said(trained_as: dict[str, Any], family: Family) -> Interpolant:
 
 def _inferred(
     weights: dict[str, torch.Tensor], family: Family, interpolant: Interpolant, given: dict[str, Any]
-) -> Network:
+) -> OfficialNetwork:
     """The network of these weights. Raises ValueError if there is none, or they contradict what was given."""
     hidden, channels, patch, _ = _shape(weights, "x_embedder.proj.weight", 4)
     inner = _shape(weights, "blocks.0.mlp.fc1.weight", 2)[0]
@@ -191,7 +191,7 @@ def _inferred(
     classes = given.get("num_classes", rows - 1)
     if classes not in (rows, rows - 1):
         raise ValueError(f"num_classes {classes} was given, but its class table has {rows} rows, one of the null class")
-    return Network(
+    return OfficialNetwork(
         weights=_float32(weights, without_null_class=classes == rows),
         model=family.model(heads=heads, **fields),
         interpolant=interpolant,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nag.datasets.listing import Listing
 
 
-class Task(ImageFolder):
+class NamedDataset(ImageFolder):
     """An image folder that must hold a known data set."""
 
     official: ClassVar[Official]
@@ -59,33 +59,33 @@ class Task(ImageFolder):
         return problems
 
 
-def _name(task: Task) -> str:
+def _name(task: NamedDataset) -> str:
     return type(task).__name__
 
 
 @method
-class ImageNet(Task):
+class ImageNet(NamedDataset):
     """ILSVRC 2012, 1,000 classes: train/, and val/ sorted into class folders."""
 
     official: ClassVar[Official] = Official((1000,), 1_281_167, 50_000)
 
 
 @method
-class Food101(Task):
+class Food101(NamedDataset):
     """Food-101 (Bossard et al. 2014): 750 images a class in train/, 250 in test/."""
 
     official: ClassVar[Official] = Official((101,), 75_750, 25_250)
 
 
 @method
-class SUN397(Task):
+class SUN397(NamedDataset):
     """SUN397 (Xiao et al. 2010), partition 1 of its authors' ten: 50 images a class in train/, 50 in test/."""
 
     official: ClassVar[Official] = Official((397,), 19_850, 19_850)
 
 
 @method
-class Caltech101(Task):
+class Caltech101(NamedDataset):
     """Caltech-101 (Fei-Fei et al. 2004), with or without its background class. It has no official split: usually
     30 images a class are in train/ and the others in test/.
     """
@@ -94,28 +94,28 @@ class Caltech101(Task):
 
 
 @method
-class CUB200(Task):
+class CUB200(NamedDataset):
     """Caltech-UCSD Birds-200-2011."""
 
     official: ClassVar[Official] = Official((200,), 5_994, 5_794)
 
 
 @method
-class StanfordCars(Task):
+class StanfordCars(NamedDataset):
     """Cars (Krause et al. 2013)."""
 
     official: ClassVar[Official] = Official((196,), 8_144, 8_041)
 
 
 @method
-class DF20MMini(Task):
+class DF20MMini(NamedDataset):
     """Danish Fungi 2020 - Mini (Picek et al. 2022)."""
 
     official: ClassVar[Official] = Official((182,), 32_753, 3_640)
 
 
 @method
-class ArtBench10(Task):
+class ArtBench10(NamedDataset):
     """ArtBench-10 (Liao et al. 2022): 5,000 images a style in train/, 1,000 in test/."""
 
     official: ClassVar[Official] = Official((10,), 50_000, 10_000)

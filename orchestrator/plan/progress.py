@@ -25,7 +25,7 @@ class Done:
         }
         self._blocks: dict[str, set[int]] = {}
 
-    def look(self, digests: Iterable[str]) -> None:
+    def list_blocks(self, digests: Iterable[str]) -> None:
         """List the blocks of all these at once, for stores where each request takes time."""
         keys = list(digests)
         for key, names in zip(
@@ -73,7 +73,7 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
     wanted: dict[str, set[int]] = {}
     todo: dict[str, list[int] | None] = {}
     if not done.store.local and not all(done.complete(plan, goal) for goal in plan.goals):
-        done.look(key for key, task in plan.tasks.items() if task.makes_blocks)
+        done.list_blocks(key for key, task in plan.tasks.items() if task.makes_blocks)
     for key in reversed(list(plan.tasks)):
         task = plan.tasks[key]
         if task.makes_blocks:
