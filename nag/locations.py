@@ -86,7 +86,7 @@ def system(place: str, **options: Any) -> tuple[Any, str]:
 
     reason = refusal(place)
     if reason is None and is_web(place):
-        reason = f"{place[:SHOWN]!r}: over http single files can be read, and no folders"
+        reason = f"{place[:SHOWN]!r}: over http only single files can be read, not folders"
     if reason is not None:
         raise ValueError(reason)
     if not is_url(place):

@@ -78,7 +78,7 @@ def located(path: str | None, name: str) -> Path:
     place = Path(path) if path is not None else find(name)
     if place is None:
         raise FileNotFoundError(
-            f"{name} is not in {cache()}: run 'nagbench fetch {name}' where there is a network, or say weights: PATH"
+            f"{name} is not in {cache()}: run 'nagbench fetch {name}' where there is a network, or give weights: PATH"
         )
     if not place.is_file():
         raise FileNotFoundError(f"{place}: there is no such file of weights")
@@ -110,7 +110,7 @@ def fetch(name: str, report: Report, known: Mapping[str, KnownWeights] = KNOWN) 
     download fails. A failed download leaves no file.
     """
     if name not in known:
-        raise ValueError(f"no weights are known as {name!r}; known: {', '.join(known)}")
+        raise ValueError(f"{name!r} is not a known name of weights; known: {', '.join(known)}")
     path = cache() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path.with_name(f".{name}.lock"), lambda: path.is_file()) as held:

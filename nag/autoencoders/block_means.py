@@ -30,7 +30,7 @@ class BlockMeans:
         if channels != 3:
             raise ValueError(f"the images have {channels} channels, block_means takes 3")
         if height % self.side or width % self.side:
-            raise ValueError(f"images of {height} x {width} do not divide by {self.side}, as block_means needs")
+            raise ValueError(f"images of {height} x {width} are not a multiple of {self.side}, as block_means needs")
         return 4, height // self.side, width // self.side
 
     def open(self, device: str = "cpu") -> OpenBlockMeans:

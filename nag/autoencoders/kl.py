@@ -55,7 +55,7 @@ class Autoencoder:
         if channels != config["in_channels"]:
             raise ValueError(f"the images have {channels} channels, {self.path} takes {config['in_channels']}")
         if height % ratio or width % ratio:
-            raise ValueError(f"images of {height} x {width} do not divide by {ratio}, as {self.path} needs")
+            raise ValueError(f"images of {height} x {width} are not a multiple of {ratio}, as {self.path} needs")
         return config["latent_channels"], height // ratio, width // ratio
 
     def smoke(self) -> BlockMeans:
@@ -123,10 +123,10 @@ def files(path: str) -> dict[str, str]:
     missing = [name for name, place in places.items() if place is None]
     if missing and os.path.isdir(path):
         pickled = " Pickled weights (.bin) are never loaded." if WEIGHTS in missing else ""
-        raise FileNotFoundError(f"{path} has no {' and no '.join(missing)}.{pickled}")
+        raise FileNotFoundError(f"{path} has no {' or '.join(missing)}.{pickled}")
     if missing:
         raise FileNotFoundError(
-            f"there is no folder {path!r}, and the local Hugging Face cache has no {' and no '.join(missing)} of that "
+            f"there is no folder {path!r}, and the local Hugging Face cache has no {' or '.join(missing)} of that "
             f"name. To put it there: hf download {'/'.join(path.split('/')[:2])}"
         )
     return {name: str(place) for name, place in places.items()}

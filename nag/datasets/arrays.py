@@ -56,7 +56,7 @@ def _header(archive: zipfile.ZipFile, name: str) -> Header:
         shape, fortran, dtype = read[version](member)
         start, size = member.tell(), archive.getinfo(name).file_size
         if min(shape, default=0) < 0 or (not dtype.hasobject and start + dtype.itemsize * prod(shape) > size):
-            raise ValueError(f"{name} says that it is {dtype} {shape}, and has {size - start:,} bytes")
+            raise ValueError(f"{name} declares {dtype} {shape}, but has {size - start:,} bytes")
         return Header(shape, fortran, dtype, start)
 
 

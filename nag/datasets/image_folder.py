@@ -52,7 +52,7 @@ class ImageFolder(Dataset):
 
     def __post_init__(self) -> None:
         if is_web(self.path):
-            raise ValueError("over http single files can be read, and no folders; copy the folder to this machine")
+            raise ValueError("over http only single files can be read, not folders; copy the folder to this machine")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +79,7 @@ class ImageFolder(Dataset):
 
         layout = layout_of(listing.folders)
         if layout.held_out is not None and self.held_out:
-            raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} cannot stand")
+            raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} must go")
         apart = split == "held_out" and layout.held_out is not None
         folder = layout.held_out if apart else layout.train
         files, labels = _indexed(self.path, listing, str(folder), layout.classes, complete=not apart)
@@ -251,7 +251,9 @@ def _indexed(
             continue
         first, inside, _ = name[len(start) :].partition("/")
         if classes and not inside:
-            raise ValueError(f"{path.rstrip('/')}/{name} lies beside the class folders; each image belongs in one")
+            raise ValueError(
+                f"{path.rstrip('/')}/{name} is next to the class folders; each image belongs in one of them"
+            )
         if classes and first not in number:
             raise ValueError(f"{where}/{first} is not a class of the training images")
         files.append((name, size))

@@ -57,7 +57,7 @@ def opened(source: str | io.BytesIO, name: str) -> Iterator[Image.Image]:
         raise BadImage(f"{name}: {error}") from None
     except Image.UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise BadImage(f"{name}: it cannot be read as an image; its content is none of {known}") from error
+        raise BadImage(f"{name}: it cannot be read as an image; its content is not one of {known}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"{name}: it cannot be read as an image: more than {MOST_PIXELS:,} pixels") from error
     except MemoryError as error:

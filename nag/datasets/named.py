@@ -47,7 +47,7 @@ class NamedDataset(ImageFolder):
         problems, official = [], self.official
         sizes = {split: each.originals for split, each in splits.items()}
         if not sizes["held_out"]:
-            problems.append(f"{self.path} has no held-out images: no folder {' or '.join(HELD_OUT)} beside train")
+            problems.append(f"{self.path} has no held-out images: no folder {' or '.join(HELD_OUT)} next to train")
         for split, wanted in (("train", official.train), ("held_out", official.held_out)):
             if wanted is not None and sizes[split] not in (0, wanted):
                 counted = f"{self.path}: {sizes[split]:,} {split.replace('_', '-')} images"

@@ -113,5 +113,5 @@ class TorchScript(Extractor):
             if not isinstance(value, torch.Tensor) or value.ndim < 2 or len(value) != n:
                 shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
                 wanted = "(N, d), one row for each image"
-                raise ValueError(f"{self.path}: {name} should be {wanted}; it is {shape} of {n} images")
+                raise ValueError(f"{self.path}: {name} should be {wanted}; for {n} images it is {shape}")
         return {name: value.flatten(1).float() for name, value in tensors.items()}

@@ -92,7 +92,7 @@ def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> 
         known = [rows(reference, output, what, 2)]
     else:
         there = ", ".join(reference)
-        raise ValueError(f"there are no {what} and no moments of them, {mean} and {cov} (there is: {there})")
+        raise ValueError(f"there are neither {what} nor their moments, {mean} and {cov} (there is: {there})")
     if known[0].shape[-1] != x.shape[1]:
         raise ValueError(f"sample features have {x.shape[1]} columns, {what} {known[0].shape[-1]}")
     return known

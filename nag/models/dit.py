@@ -44,7 +44,7 @@ class DiT(Generator):
         if not self.learned_variance:
             return prediction_loss(interpolant, predicts)
         if not isinstance(interpolant, VP):
-            raise ValueError("learned_variance is of the steps of trained betas: it needs interpolant vp")
+            raise ValueError("learned_variance belongs to the steps of trained betas: it needs interpolant vp")
         return hybrid_loss(interpolant, predicts)
 
 

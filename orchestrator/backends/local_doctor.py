@@ -141,7 +141,7 @@ def _store(url: str) -> list[Row]:
 
 def _tracking(uri: str) -> Row:
     if uri == NONE:
-        return Row("tracking", "ok", "none was asked for", needed=False)
+        return Row("tracking", "ok", "none requested", needed=False)
     try:
         written_state(uri, "")
     except NagbenchError as error:  # the sweep runs without

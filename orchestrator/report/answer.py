@@ -248,9 +248,8 @@ def _selected(results: Results, comparisons: Sequence[Comparison], chosen: Mappi
     ]
     if not names:
         return ""
-    return (
-        f"{listed(list(dict.fromkeys(names)))}: the best of several settings of the baseline, which is hard on the arm."
-    )
+    chosen = listed(list(dict.fromkeys(names)))
+    return f"{chosen}: the best of several settings of the baseline, a strict choice for the arm."
 
 
 def _certainty(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:
@@ -300,7 +299,7 @@ def _too_few(results: Results, metric: str) -> str:
         return ""
     count, d = short[0]
     return (
-        f"{metric_name(results, metric)}: N = {count:,} is few for dimension {d:,}: below "
+        f"{metric_name(results, metric)}: N = {count:,} is too small for dimension {d:,}: below "
         f"{samples_for_difference(d):,} samples the intervals of differences cover less than 95 %, "
         "to the disadvantage of the arm with the smaller spread."
     )

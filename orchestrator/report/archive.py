@@ -43,7 +43,8 @@ results.json      cells, comparisons with intervals, what is missing and what fa
 cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, cost{report}
 influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
                   metric, in the order of the samples. The metric's 95 % interval is its value +- 1.96 std / sqrt(N);
-                  sample i has the same noise in every cell, so of a difference it is that of the difference.
+                  sample i has the same noise in every cell, so the influence on a difference is the
+                  difference of the influences.
 plan.json         what each task is: all that changes its result, and the digests of its inputs
 records/          <kind>/<digest>.json: what came out of each task, when, how long it took, on which machine
 

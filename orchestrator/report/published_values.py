@@ -121,5 +121,5 @@ def _agreement(one: PublishedValue, paper: Paper) -> str:
     if one.ours is None or allowed is None:
         return ""
     if one.agrees is None:
-        return "another N, so neither confirmed nor not"
+        return "at another N, so it decides nothing"
     return f"confirmed within {allowed:g}" if one.agrees else f"not confirmed: off by more than {allowed:g}"

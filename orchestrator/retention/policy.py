@@ -94,7 +94,7 @@ class Plans:
                     self.store.pass_over(f"sweeps/{sweep}/{entries[0]}", f"names a plan that cannot be used: {error}")
                     continue
                 raise BadInput(
-                    f"the newest plan of sweep {sweep} in store {self.store.url} is damaged, so nobody knows what it "
+                    f"the newest plan of sweep {sweep} in store {self.store.url} is damaged, so it is unknown what it "
                     f"wants to keep: run that sweep again first ({error})"
                 ) from error
             plans[newest.name] = newest

@@ -68,7 +68,7 @@ class SpaceEstimate:
         return {**sizes, "not_counted": list(self.unknown)}
 
     def words(self, keep: str) -> str:
-        apart = f" ({', '.join(self.unknown)} not counted: only the weights tell)" if self.unknown else ""
+        apart = f" ({', '.join(self.unknown)} not counted: only the weights give their sizes)" if self.unknown else ""
         trained = f"Latents to train on: {self.latents}. " if self.latents.files else ""
         text = f"{trained}Disk for its cells: {self.running}{apart}"
         return f"{text}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{text}."

@@ -135,7 +135,7 @@ def _wait(process: subprocess.Popen[bytes], server: str, uri: str, log: Path) ->
     message = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), "".join(lines[-1:]))
     how = f"did not answer within {START_S:.0f} s" if process.poll() is None else "ended at once"
     raise EnvironmentProblem(
-        f"the MLflow server for {address(uri)} {how}: {message.strip()[:300] or 'it said nothing'}"
+        f"the MLflow server for {address(uri)} {how}: {message.strip()[:300] or 'it printed nothing'}"
     )
 
 

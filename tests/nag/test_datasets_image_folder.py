@@ -129,7 +129,7 @@ def test_an_explicit_split(tmp_path, beside, held_out):
     assert len(found) == 2 + beside.index(held_out)
     assert {name.split("/")[0] for name, _ in found.files} == {held_out}
     assert set(found.labels(np.arange(len(found)))) == {1}
-    with pytest.raises(ValueError, match=f"has a folder {held_out}/, so held_out: 0.2 cannot stand"):
+    with pytest.raises(ValueError, match=f"has a folder {held_out}/, so held_out: 0.2 must go"):
         ImageFolder(path=str(root), held_out=0.2).open("train")
 
 
@@ -311,7 +311,7 @@ def test_what_is_no_data_set_is_named(tmp_path):
     fails(fill(tmp_path / "single", {"a": 1}), "single: 1 images to train on; at least 2 are needed")
     beside = fill(tmp_path / "beside", {"a": 2})
     save(noise_image(0), beside / "x.png")
-    fails(beside, r"beside/x\.png lies beside the class folders")
+    fails(beside, r"beside/x\.png is next to the class folders")
     strange = fill(tmp_path / "strange", {"train/a": 2, "test/b": 2})
     fails(strange, "strange/test/b is not a class of the training images", "held_out")
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, held_out"):

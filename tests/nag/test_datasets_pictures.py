@@ -69,7 +69,7 @@ def test_no_picture_starts_a_program(tmp_path: Path, ghostscript: Path) -> None:
         (tmp_path / "data" / name).write_bytes(EPS)
     problems = ImageFolder(path=str(tmp_path / "data"), resolution=8).inspect()
     assert "data/" in problems[0]
-    assert "its content is none of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM" in problems[0]
+    assert "its content is not one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM" in problems[0]
     with pytest.raises(BadImage, match=r"x\.png: it cannot be read as an image"), opened(io.BytesIO(EPS), "x.png"):
         pass
     assert not ghostscript.exists()
@@ -89,7 +89,7 @@ def test_other_formats_are_not_read(kind: str) -> None:
             )
         case _:
             image.save(out, format=kind)
-    with pytest.raises(BadImage, match="its content is none of"):
+    with pytest.raises(BadImage, match="its content is not one of"):
         pixels(out.getvalue(), 8, "x.png")
 
 

@@ -113,9 +113,9 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
 
 
 def test_no_folder_lies_at_an_http_address() -> None:
-    with pytest.raises(ValueError, match="single files can be read, and no folders"):
+    with pytest.raises(ValueError, match="only single files can be read, not folders"):
         ImageFolder(path="https://example.org/images")
-    with pytest.raises(ValueError, match="single files can be read, and no folders"):
+    with pytest.raises(ValueError, match="only single files can be read, not folders"):
         locations.system("https://example.org/images")
 
 

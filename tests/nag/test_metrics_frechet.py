@@ -239,7 +239,7 @@ def test_what_cannot_be_scored_is_named(metric):
         ({output: good}, {source: good[:1]}, f"at least 2 reference {what} are needed; got 1"),
         ({output: good}, {source: good[:, :3]}, f"sample features have 4 columns, reference {what} 3"),
         ({"logits": good}, {source: good}, r"no sample .*features: .*there is: logits"),
-        ({output: good}, {"labels": good}, f"no reference {what} and no moments of them, mean{known} and cov{known}"),
+        ({output: good}, {"labels": good}, f"neither reference {what} nor their moments, mean{known} and cov{known}"),
         ({output: good}, {f"mean{known}": np.ones(3), f"cov{known}": np.eye(3)}, "4 columns, reference .* 3"),
         ({output: good}, {f"mean{known}": np.ones(4), f"cov{known}": np.eye(3)}, r"got \(4,\) and \(3, 3\)"),
         ({output: good}, {f"mean{known}": np.ones(4), f"cov{known}": np.diag([1, 1, 1, np.nan])}, "not finite"),

@@ -135,7 +135,7 @@ def test_an_error_of_the_one_who_listens_is_not_taken_for_the_networks(server):
 
 
 def test_an_unknown_name_and_a_damaged_file_are_named(server):
-    with pytest.raises(ValueError, match=r"no weights are known as 'net'; known: inception-2015-12-05\.pt, "):
+    with pytest.raises(ValueError, match=r"'net' is not a known name of weights; known: inception-2015-12-05\.pt, "):
         fetch("net", quiet)
     table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     cache().mkdir(parents=True)

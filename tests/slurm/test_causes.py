@@ -85,7 +85,7 @@ def test_reasons_say_what_slurm_said() -> None:
     assert reason("exit code") == f"{died}{EXIT} 3"
     assert reason("node failed") == "its node failed (NODE_FAIL)"
     assert reason("memory, by accounting") == (
-        "it used more memory than it asked for: StepId=9.0 exceeded memory limit (512868352 > 321912832), being killed"
+        "it used more memory than it requested: StepId=9.0 exceeded memory limit (512868352 > 321912832), being killed"
     )
 
 

@@ -163,7 +163,7 @@ class ArrayTaskRunner:
         last = (self.array, self.index, self.restart - 1)
         began, ended = (read_or_empty(self.store, self.wave.mark(name, *last)) for name in MARKS)
         timeout = ended.get("outcome") == "timeout"
-        cause, reason = ("timeout", "its time limit came") if timeout else cause_of_requeue(tail(log))
+        cause, reason = ("timeout", "it reached its time limit") if timeout else cause_of_requeue(tail(log))
         attempt = {
             **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
             **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
@@ -239,7 +239,12 @@ class ArrayTaskRunner:
             if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
             if self.steps and not kind_of(kind).resumes and self.slowest.get(kind, 0.0) > self._left() - SPARE_S:
-                return {"outcome": "timeout", "digest": digest, "cause": "timeout", "reason": "its time limit came"}
+                return {
+                    "outcome": "timeout",
+                    "digest": digest,
+                    "cause": "timeout",
+                    "reason": "it reached its time limit",
+                }
             if missing := self._patiently(functools.partial(self._missing_input, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{missing} is not there"}
             if self.worker is None and self._worker() and blocks and self._published(digest, blocks, kind):
@@ -329,7 +334,7 @@ class ArrayTaskRunner:
     def _at_the_end(self) -> None:
         """After the warning of the time limit: requeue just before it."""
         time.sleep(max(0.0, self._left() - SPARE_S / 2))
-        end = {"outcome": "timeout", "digest": self.current, "cause": "timeout", "reason": "its time limit came"}
+        end = {"outcome": "timeout", "digest": self.current, "cause": "timeout", "reason": "it reached its time limit"}
         self.ends.append({"bundle": self.place, **end})
         self._mark_end("timeout")
         self._requeue()

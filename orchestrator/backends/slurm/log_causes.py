@@ -19,17 +19,17 @@ STARTED = "Starting with JobEnvironment"  # submitit's first words at each start
 TAIL_BYTES, LINES = 16_000, 200  # how much of the log is read
 
 STATES = {
-    "TIMEOUT": ("timeout", "its time limit came"),
+    "TIMEOUT": ("timeout", "it reached its time limit"),
     "DEADLINE": ("timeout", "its deadline came"),
     "PREEMPTED": ("preempted", "it was preempted"),
     "NODE_FAIL": ("node", "its node failed"),
     "BOOT_FAIL": ("node", "its node did not boot"),
     "LAUNCH_FAILED": ("node", "it could not be started on its node"),
-    "OUT_OF_MEMORY": ("host_memory", "it used more memory than it asked for"),
+    "OUT_OF_MEMORY": ("host_memory", "it used more memory than it requested"),
 }
 LOG = (
-    ("host_memory", r"oom-kill event|[Ee]xceeded (job )?memory limit", "it used more memory than it asked for"),
-    ("timeout", r"DUE TO TIME LIMIT", "its time limit came"),
+    ("host_memory", r"oom-kill event|[Ee]xceeded (job )?memory limit", "it used more memory than it requested"),
+    ("timeout", r"DUE TO TIME LIMIT", "it reached its time limit"),
     ("preempted", r"DUE TO (PREEMPTION|JOB REQUEUE)", "it was preempted or requeued"),
     ("node", r"DUE TO NODE FAILURE|Node failure on", "its node failed"),
     (
@@ -68,7 +68,7 @@ def cause_of(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow], log: 
     if state and (of_library := cause_in(tail)):
         return of_library, f"it died ({detail}); the end of its log: {_end(tail)}"
     if _was_terminated(_last(in_squeue, in_sacct)):
-        return "preempted", f"it was told to end, and did ({detail})"  # in the grace time of a preemption
+        return "preempted", f"it ended when it was asked to ({detail})"  # in the grace time of a preemption
     if state:
         return "died", f"it ended without an error message ({detail}); the end of its log: {_end(tail)}"
     if line := _line(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED", tail):

@@ -55,7 +55,7 @@ def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> S
     except FileNotFoundError:
         return "no samples in the store"
     except previews.NoPicture as error:
-        return f"{error}, which have no picture"
+        return f"{error}, which have no preview"
     except ValueError as error:
         return f"samples that cannot be read ({error})"
     stream = results.plan.tasks[planned.stream]

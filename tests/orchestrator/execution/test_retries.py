@@ -12,8 +12,8 @@ REASONS = {
     "preempted": "it was preempted",
     "node": "its node failed",
     "environment": "the store cannot be written",
-    "timeout": "its time limit came",
-    "host_memory": "it used more memory than it asked for",
+    "timeout": "it reached its time limit",
+    "host_memory": "it used more memory than it requested",
     "device_memory": "CUDA out of memory",
     "died": "signal 9",
     "lost": "it is gone",
@@ -98,7 +98,7 @@ def test_after_a_failure_of_its_node_it_goes_elsewhere() -> None:
 def test_a_bundle_without_progress_is_split_and_then_given_up() -> None:
     assert [decide(times(count, "timeout")).single for count in (1, 2, 3)] == [False, True, True]
     assert decide(times(4, "timeout")).give_up == (
-        "its time limit came; one block does not fit into it: raise the minutes of the stage"
+        "it reached its time limit; one block does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -111,7 +111,7 @@ def test_timeouts_on_the_way_do_not_count() -> None:
 def test_what_cannot_be_split_has_three_tries_without_progress() -> None:
     assert not decide(times(2, "timeout", at=300, kind="train")).give_up
     assert decide(times(3, "timeout", at=300, kind="train")).give_up == (
-        "its time limit came; it does not fit into it: raise the minutes of the stage"
+        "it reached its time limit; it does not fit into it: raise the minutes of the stage"
     )
 
 
@@ -120,7 +120,7 @@ def test_memory_of_the_host_is_doubled_up_to_the_bound() -> None:
     assert decide([attempt("host_memory", doublings=0), attempt("host_memory", doublings=1)]).doublings == 2
     late = [attempt("host_memory", doublings=1), attempt("host_memory", at=9, doublings=0)]
     assert decide(late).doublings == 2  # another bundle of the first wave says so later
-    words = "it used more memory than it asked for; it already had the most memory that the site allows"
+    words = "it used more memory than it requested; it already had the most memory that the site allows"
     assert decide([attempt("host_memory", at_memory_bound=True)]).give_up == words
     assert decide([attempt("host_memory", doublings=3)]).give_up == words
     assert decide([attempt("host_memory"), attempt("died", doublings=1)]).doublings == 1  # it stays doubled

@@ -163,5 +163,7 @@ def test_too_few_samples_for_a_dimension_are_said(tmp_path: Path, dimension: int
         entry = cell.scores["fid"]
         entry["dimension"], entry["stamp"] = dimension, {**entry["stamp"], "count": count}
     said = " ".join(content(results, compare(results, store), store, "x").limits)
-    assert ("N = 10,000 is few for dimension 2,048: below 27,805 samples the intervals of differences" in said) is few
+    assert (
+        "N = 10,000 is too small for dimension 2,048: below 27,805 samples the intervals of differences" in said
+    ) is few
     assert "its expectation at this N" in said

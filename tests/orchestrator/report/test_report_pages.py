@@ -315,7 +315,7 @@ def test_latents_are_said_to_have_no_picture(tmp_path: Path) -> None:
         store.delete(name)
         store.create_arrays(name, {**arrays, "samples": arrays["samples"].astype(np.float16)}, record)
     page = written(results, store, tmp_path / "report")
-    assert "latents of shape (1, 8, 8), which have no picture" in page.text
+    assert "latents of shape (1, 8, 8), which have no preview" in page.text
 
 
 def test_what_is_measured_otherwise_is_neither_ranked_nor_drawn_together(tmp_path: Path) -> None:

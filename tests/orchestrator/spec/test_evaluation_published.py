@@ -288,7 +288,7 @@ def test_fetch_says_what_is_known_and_what_went_wrong(
     assert [line.split()[0] for line in listed.stdout.splitlines()] == [INCEPTION, PYTORCH_FID, DINOV2]
     unknown = nagbench("fetch", "inception.pt")
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "no weights are known as 'inception.pt'; known: " in unknown.stderr
+    assert "'inception.pt' is not a known name of weights; known: " in unknown.stderr
     away = nagbench("fetch", PYTORCH_FID)
     assert (away.returncode, away.stdout) == (3, "")
     place = tmp_path / "cache" / "nagbench" / "weights" / PYTORCH_FID

@@ -233,7 +233,10 @@ def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (("resolution: 16", "resolution: 18"), r"networks\.sit\.autoencoder: images of 18 x 18 do not divide by 4"),
+        (
+            ("resolution: 16", "resolution: 18"),
+            r"networks\.sit\.autoencoder: images of 18 x 18 are not a multiple of 4",
+        ),
         (("patch: 2", "patch: 3"), r"networks\.sit\.model: .*3"),
         (("path: VAE", "path: images"), r"networks\.sit\.autoencoder\.path: .*images has no config\.json"),
         (("autoencoder: {path: VAE}", "autoencoder: {factor: 1}"), r"networks\.sit\.autoencoder: 'path' is missing"),
