@@ -38,7 +38,8 @@ from orchestrator.backends.slurm.waves import (
 )
 from orchestrator.errors import CorruptFile, EnvironmentProblem
 from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
-from orchestrator.store.layout import block_name, plan_name, record_name
+from orchestrator.plan.stored_plan import read_plan
+from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import attempts
 from orchestrator.tasks.context import Context, Options
@@ -220,7 +221,7 @@ class ArrayTaskRunner:
             return f"not tried: another block of its cell failed: {reason}"
         if len(failed) < ALIKE_AT_MOST:
             return ""
-        arms = self._patiently(lambda: self.store.read_record(plan_name(bundle.plan), repair=False)).get("arms", {})
+        arms = self._patiently(lambda: read_plan(self.store, bundle.plan).arms)
         for arm, (count, left) in hopeless(arms, failed).items():
             if self._stream(bundle.steps[0][0]) in left:
                 return f"not tried: {count} cells of arm {arm} failed alike"
