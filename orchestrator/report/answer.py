@@ -248,8 +248,8 @@ def _selected(results: Results, comparisons: Sequence[Comparison], chosen: Mappi
     ]
     if not names:
         return ""
-    chosen = listed(list(dict.fromkeys(names)))
-    return f"{chosen}: the best of several settings of the baseline, a strict choice for the arm."
+    baselines = listed(list(dict.fromkeys(names)))
+    return f"{baselines}: the best of several settings of the baseline, a strict choice for the arm."
 
 
 def _certainty(results: Results, comparisons: Sequence[Comparison], metric: str) -> str:

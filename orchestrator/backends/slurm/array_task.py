@@ -206,7 +206,7 @@ class ArrayTaskRunner:
             return {"digest": self.current, **outcome(error)}
         if end.get("cause") in HOPELESS and makes_blocks(bundle.kind) and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
-                record_failed_stream(self.store, self.wave, self._stream(end["digest"]), end["reason"])
+                record_failed_stream(self.store, self.wave, self.context.task(end["digest"]).stream, end["reason"])
         return end
 
     def _hopeless(self, bundle: Bundle) -> str:
@@ -217,19 +217,14 @@ class ArrayTaskRunner:
         if not failed:
             return ""
         self._kind(bundle, bundle.steps[0][0])  # reads the plan
-        if reason := failed.get(self._stream(bundle.steps[0][0])):
+        stream = self.context.task(bundle.steps[0][0]).stream
+        if reason := failed.get(stream):
             return f"not tried: another block of its cell failed: {reason}"
-        if len(failed) < ALIKE_AT_MOST:
-            return ""
-        arms = self._patiently(lambda: read_plan(self.store, bundle.plan).arms)
+        arms = self._patiently(lambda: read_plan(self.store, bundle.plan).arms) if len(failed) >= ALIKE_AT_MOST else {}
         for arm, (count, left) in hopeless(arms, failed).items():
-            if self._stream(bundle.steps[0][0]) in left:
+            if stream in left:
                 return f"not tried: {count} cells of arm {arm} failed alike"
         return ""
-
-    def _stream(self, digest: str) -> str:
-        """The stream of a task that makes blocks."""
-        return str(self.context.task(digest).params.get("stream", digest))
 
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
