@@ -11,7 +11,7 @@ from nag.datasets.image_folder import ImageFolder
 TASKS = [
     cls
     for cls in vars(tasks).values()
-    if isinstance(cls, type) and issubclass(cls, tasks.Task) and cls is not tasks.Task
+    if isinstance(cls, type) and issubclass(cls, tasks.NamedDataset) and cls is not tasks.NamedDataset
 ]
 
 

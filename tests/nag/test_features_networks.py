@@ -300,7 +300,7 @@ def test_torchscript_resizes_and_takes_grey(tmp_path):
     [
         (Two(), {"outputs": ("features", "logits", "spatial")}, "should be features, logits, spatial; .* 2 tensors"),
         (Named(), {"outputs": ("features", "logits")}, "should be features, logits; .* a dict of spatial, features"),
-        (Batch(), {}, r"features should be \(N, d\), one row for each image; it is \(3, 40, 30\) of 4 images"),
+        (Batch(), {}, r"features should be \(N, d\), one row for each image; for 4 images it is \(3, 40, 30\)"),
         (One(), {"size": 1}, r"the network cannot take images \(4, 3, 1, 1\): .*size"),
     ],
     ids=["too few", "other names", "no rows", "too small"],

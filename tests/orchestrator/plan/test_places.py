@@ -126,7 +126,7 @@ def test_options_and_sites_go_the_same_way(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(BadInput, match=r"--reference: .*(unknown protocol|joined|empty)"):
             scoring.planned(str(tmp_path / "x.npz"), place, ["pixels"], [])
         assert not _is_there(place)
-    with pytest.raises(BadInput, match="over http single files can be read"):
+    with pytest.raises(BadInput, match="over http only single files can be read"):
         Store("https://example.org/store")
 
 

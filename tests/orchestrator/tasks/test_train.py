@@ -242,7 +242,7 @@ def test_classes(task: Task, tmp_path: Path) -> None:
         assert torch.equal(made["found"], made["new"])
     made = start(Four)
     assert torch.equal(made["found"], made["new"])
-    with pytest.raises(ValueError, match="10 classes, the data 4: train all of it"):
+    with pytest.raises(ValueError, match="10 classes, the data 4: only: null_noise would leave them untrained"):
         start(Four, only="null_noise", noise_dropout=0.1)
 
 
