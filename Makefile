@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster"
 
 robustness: $(STAMP)
 	$(VENV)/bin/python -m pytest -s -m slow tests/robustness
@@ -24,6 +24,7 @@ lower-bounds:
 
 cluster: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/slurm tests/ray --ignore tests/slurm/test_faults.py
+	$(VENV)/bin/python -m pytest -m cluster tests/orchestrator
 
 faults: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/slurm/test_faults.py

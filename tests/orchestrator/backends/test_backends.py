@@ -45,10 +45,13 @@ BACKENDS = {
     "local": Kind(local, lambda backend: [process.process.pid for process in backend.processes]),
     "ray": Kind(ray, lambda backend: [worker.about["pid"] for worker in backend.workers if worker.host]),
 }
-WITH_WORKERS = pytest.mark.parametrize("used", [name for name in BACKENDS if BACKENDS[name].workers], indirect=True)
+CASES = {name: pytest.param(name, marks=pytest.mark.cluster if name == "ray" else ()) for name in BACKENDS}
+WITH_WORKERS = pytest.mark.parametrize(
+    "used", [CASES[name] for name in BACKENDS if BACKENDS[name].workers], indirect=True
+)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=CASES.values())
 def used(request: pytest.FixtureRequest, truth: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
     with using(BACKENDS[request.param], truth, tmp_path_factory.mktemp(request.param)) as made:
         yield made
