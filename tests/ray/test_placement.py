@@ -250,4 +250,4 @@ def test_causes() -> None:
     assert cause_of_death(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
     lost = {"cause": "host_memory", "reason": "r"}
     assert decide([lost]).doublings == 1
-    assert "it had all the memory" in decide([{**lost, "at_memory_bound": True}]).give_up
+    assert "it already had the most memory" in decide([{**lost, "at_memory_bound": True}]).give_up
