@@ -14,25 +14,18 @@ from orchestrator.spec.reader import ARM_KEYS, SWEEP_KEYS, read_sweep
 from orchestrator.spec.template import SCHEMA_FILE, schema, starter
 from orchestrator.spec.yaml_nodes import Node, parse
 from tests.orchestrator.conftest import nagbench
+from tests.orchestrator.spec.bad_sweep import SWEEP
 
 jsonschema = pytest.importorskip("jsonschema")
 
 ROOT = Path(__file__).parents[3]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
-DIGITS = """\
-name: digits
-networks:
-  sit:
-    data: {name: digits}
-    model: {name: sit, hidden: 64, depth: 4, heads: 4, patch: 2}
-    train: {steps: 500, batch: 128, lr: 2e-3, noise_dropout: 0.15, class_dropout: 0.1, seed: {grid: [0, 1, 2]}}
-sampler: {name: euler, steps: 10}
-sample: {count: 1000, block: 100, seed: 0}
-score: {features: [digits, pixels], metrics: [fid, precision_recall, class_accuracy]}
+DIGITS = f"""\
+{SWEEP.partition("arms:")[0]}\
 arms:
-  plain:   {}
-  cfg:     {cfg: {scale: {grid: [1.25, 1.5]}}}
-  cfg_nag: {cfg: {scale: 1.25}, nag: {scale: 1.0}, against: cfg}
+  plain:   {{}}
+  cfg:     {{cfg: {{scale: {{grid: [1.25, 1.5]}}}}}}
+  cfg_nag: {{cfg: {{scale: 1.25}}, nag: {{scale: 1.0}}, against: cfg}}
 """
 
 
