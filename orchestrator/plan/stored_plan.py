@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -18,7 +18,7 @@ from orchestrator.errors import BadInput, CorruptFile, unknown
 from orchestrator.identity import canonical, changed_fields, checksum
 from orchestrator.plan.model import Instance, Scored, StoredCell, StoredPlan
 from orchestrator.plan.reported import Reported
-from orchestrator.spec.model import Arm, Paper, StoredSweep
+from orchestrator.spec.model import Arm, Compare, Paper, StoredSweep, Tune
 from orchestrator.spec.networks import NAME
 from orchestrator.store.layout import plan_name
 from orchestrator.store.store import Store
@@ -43,6 +43,8 @@ class About:
     varying: tuple[tuple[str, bool], ...]
     instances: Mapping[str, Instance]
     code: Mapping[str, Mapping[str, str]]
+    tune: Tune | None = None
+    compare: Compare = field(default_factory=Compare)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             "varying": list(plan.varying.items()),
             "instances": {digest: {"name": one.name, "axes": dict(one.axes)} for digest, one in plan.instances.items()},
             "code": {digest: dict(files) for digest, files in plan.code.items()},
+            **({"tune": dataclasses.asdict(sweep.tune)} if sweep.tune else {}),
+            **({"compare": dataclasses.asdict(sweep.compare)} if sweep.compare != Compare() else {}),
         },
     }
 
@@ -174,6 +178,8 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
         precision=about.precision,
         keep=held.keep,
         paper=about.paper,
+        tune=about.tune,
+        compare=about.compare,
     )
     return StoredPlan(
         sweep=sweep,

@@ -113,6 +113,33 @@ class ScoreSection:
     rows: int = REFERENCE_ROWS
 
 
+@method
+class Tune:
+    """How `{tune: ...}` values are chosen: by `metric` (a reported name), on the first `count` samples of streams with
+    this seed. candidates: how many combinations are tried in each arm, some spread over all, the rest near the best;
+    None tries all combinations of lists and of coarse values of ranges, then finer values near the best.
+    """
+
+    metric: str = ""  # the first metric
+    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 1
+    count: Annotated[Int, Field(ge=2, le=100_000_000)] = 5_000
+    candidates: Annotated[Int, Field(ge=2, le=1_000)] | None = None
+
+
+MARGIN = 0.013  # gaps below it decide nothing: retraining moves FID by 1 to 2 % (arXiv 2606.20536)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Rules of a verdict. margin: arms that differ by less are alike; a share of the baseline's value if `relative`,
+    else in the metric's unit. agree: reported names; an arm is only better if none of them is worse.
+    """
+
+    margin: float = MARGIN
+    relative: bool = True
+    agree: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Cell:
     """`guidance`: the methods that are on, sorted by name. `params`: for reports; they include guidance that is off."""
@@ -184,6 +211,8 @@ class StoredSweep:
     precision: Precision = field(default_factory=Precision)
     keep: str = "samples"
     paper: Paper | None = None
+    tune: Tune | None = None
+    compare: Compare = field(default_factory=Compare)
 
     def is_guidance(self, key: str) -> bool:
         """Whether a parameter belongs to a guidance."""

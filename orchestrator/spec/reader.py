@@ -19,19 +19,20 @@ from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import user_code
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.decision import read_compare, read_tune
 from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
-from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
+from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import Scalar, axis_keys, axis_params, overridden, params_of
-from orchestrator.spec.score_section import check_cells, read_score, smoke_reference
+from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
 
 SWEEP_KEYS = (
     *("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep"),
-    *("published", "arms"),
+    *("published", "tune", "compare", "arms"),
 )
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
@@ -114,6 +115,10 @@ class _Reading:
         paper = None
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
+        metrics = [*(metric_names(score) if score else ()), *(measure.names if measure else ())]
+        samples = [cell.sample for cell in self.cells]
+        tune = read_tune(root.value["tune"], self.builder, metrics, samples) if root.get("tune") else None
+        compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(
             name=name,
@@ -130,6 +135,8 @@ class _Reading:
             keep=keep,
             code=self.builder.code,
             paper=paper,
+            tune=tune,
+            compare=compare,
         )
 
     def check_shared(self, key: str, node: Node) -> None:

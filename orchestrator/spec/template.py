@@ -22,7 +22,7 @@ from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import GRID
-from orchestrator.spec.model import KEEP, Sample
+from orchestrator.spec.model import KEEP, Sample, Tune
 from orchestrator.spec.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
 from orchestrator.spec.protocols import CONTRACTS
 from orchestrator.spec.reader import ARM_KEYS, SWEEP_KEYS
@@ -145,6 +145,8 @@ def schema() -> Schema:
         "precision": _fields(Precision, axes=False),
         "keep": {"enum": list(KEEP), "description": "What a scored cell keeps; by default samples."},
         "published": {"type": "string", "description": "A file with published numbers, shown next to ours."},
+        "tune": {**_fields(Tune, axes=False), "required": []},
+        "compare": _compare(),
         "arms": _map(_arm(), "The methods to compare. The first one is the baseline of the others."),
     }
     sweep_file = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
@@ -154,6 +156,11 @@ def schema() -> Schema:
         "$comment": COMMENT,
         **sweep_file,
     }
+
+
+def _compare() -> Schema:
+    margin = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[0-9.]+ *%$"}]}
+    return _object({"margin": margin, "agree": _list({"type": "string"})})
 
 
 def _score() -> Schema:

@@ -1,0 +1,66 @@
+"""The `tune` and `compare` sections of a sweep: how settings are chosen, and when an arm beats its baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+from orchestrator.errors import unknown
+from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.model import Compare, Sample, Tune
+from orchestrator.spec.yaml_nodes import Node, is_number, show
+
+COMPARE_KEYS = ("margin", "agree")
+EXAMPLE = "a number in the metric's unit, or a percentage of the baseline's value such as 1.3 %"
+PERCENTAGE = re.compile(r"(.+?)\s*%")
+
+
+def read_tune(node: Node, builder: MethodBuilder, metrics: Sequence[str], samples: Sequence[Sample]) -> Tune:
+    """metrics: the reported names. samples: those of all arms, whose seeds are for the comparison alone."""
+    tune: Tune = builder.fields(Tune, node)
+    if not metrics:
+        raise node.error("a sweep without a score section chooses nothing; add score, or remove this section.")
+    if tune.metric and tune.metric not in metrics:
+        raise node.value["metric"].error(unknown("metric", tune.metric, metrics))
+    if any(tune.seed == sample.seed for sample in samples):
+        place = node.value.get("seed", node)
+        raise place.error(
+            f"the seed {tune.seed} is also a sample.seed, but settings must not be chosen on the samples that compare "
+            "them. Give another seed."
+        )
+    return dataclasses.replace(tune, metric=tune.metric or metrics[0])
+
+
+def read_compare(node: Node, metrics: Sequence[str]) -> Compare:
+    """metrics: the reported names."""
+    node.mapping("{margin: 1.3 %}")
+    node.only(COMPARE_KEYS)
+    compare = Compare()
+    if (given := node.get("margin")) is not None:
+        margin, relative = _margin(given)
+        compare = dataclasses.replace(compare, margin=margin, relative=relative)
+    if (listed := node.get("agree")) is None:
+        return compare
+    names: list[str] = []
+    for item in listed.entries("[fid_dinov2, recall]"):
+        if item.text() not in metrics:
+            raise item.error(unknown("metric", item.value, metrics))
+        if item.value in names:
+            raise item.error(f"{item.value!r} is in the list already.")
+        names.append(item.value)
+    return dataclasses.replace(compare, agree=tuple(names))
+
+
+def _margin(node: Node) -> tuple[float, bool]:
+    """The margin, and whether it is a share of the baseline's value."""
+    value = node.value
+    matched = PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
+    if matched and is_number(matched[1]):
+        value = float(matched[1])
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise node.error(f"expected {EXAMPLE}, got {show(node)}.")
+    if not (math.isfinite(value) and value > 0):
+        raise node.error(f"expected {EXAMPLE}, above 0, got {show(node)}.")
+    return (value / 100, True) if matched else (float(value), False)
