@@ -65,6 +65,43 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A candidate of a choice, and how it compares with the leader on the samples of the choice, at `count` samples.
+
+    value: its mean over training seeds of the metric, None if not scored yet; difference, low, high: from the leader,
+    paired and without the bias in N, above 0 is worse; None for the leader, or before it is scored.
+    """
+
+    params: Params  # the tuned parameters
+    place: tuple[int, ...]  # on each tuned axis
+    count: int = 0
+    value: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How the tuned values of an arm are chosen, for one combination of the factors outside arms. score: what the race
+    compares, `fid` or `fid on 163 random directions`. samples: how many were drawn for it; exhaustive: how many every
+    combination at the full count would take.
+    """
+
+    arm: str
+    params: Params  # of its cells, without tuned values and seeds
+    metric: str
+    score: str
+    trials: tuple[Trial, ...]  # those scored or running; in the order of their places
+    leader: Trial | None
+    chosen: Trial | None  # None while the race goes on
+    left: int  # candidates still in the race
+    samples: int
+    exhaustive: int
+    evaluations: float  # network evaluations of those samples
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredPlan:
     """All that is needed to run a sweep, show its progress and report it, without its YAML."""
 

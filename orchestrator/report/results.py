@@ -12,7 +12,7 @@ from nag.metrics.metric import Shown
 from orchestrator.errors import CorruptFile
 from orchestrator.execution import engine
 from orchestrator.identity import digest
-from orchestrator.plan.model import Scored, StoredCell, StoredPlan
+from orchestrator.plan.model import Choice, Scored, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.reported import Reported, Value
 from orchestrator.store.layout import file_name
@@ -59,6 +59,7 @@ class Results:
     plan: StoredPlan
     cells: list[CellResult]
     floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
+    choices: tuple[Choice, ...] = ()  # of tuned values
 
     def floor_of(self, metric: str) -> Floor | None:
         """The held-out images' score, corrected to the N of the cells if they share one and the limit is known."""
