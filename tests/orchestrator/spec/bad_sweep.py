@@ -44,7 +44,9 @@ def known(family: str, *more: str) -> str:
 
 SAMPLERS = f"Known: {known('samplers')}."
 DATASETS = f"Known: {known('datasets')}."
-TOP = "Known: arms, keep, measure, name, network, networks, precision, published, sample, sampler, score."
+TOP = (
+    "Known: arms, compare, keep, measure, name, network, networks, precision, published, sample, sampler, score, tune."
+)
 
 
 def message(text: str) -> str:
