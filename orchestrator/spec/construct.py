@@ -19,7 +19,7 @@ from nag.registry import METHODS, completed, find
 from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
-from orchestrator.spec.grid import is_grid, named
+from orchestrator.spec.grid import is_axis, named
 from orchestrator.spec.protocols import CONTRACTS, missing_members, violation
 from orchestrator.spec.user_code import Code
 from orchestrator.spec.yaml_nodes import MAX_WHOLE, Node, is_number, show
@@ -67,7 +67,7 @@ class MethodBuilder:
 
     def method(self, family: str, node: Node, partly: bool = False) -> Any:
         """The method at `node`: `{name: euler, steps: 10}`, or `euler` if no field is required."""
-        if is_grid(node):
+        if is_axis(node):
             raise _no_axis(node)
         fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
         if "use" in fields:
@@ -85,7 +85,7 @@ class MethodBuilder:
 
     def used(self, family: str, node: Node, partly: bool = False) -> Any:
         """A user's own method at `node`: `{use: ./mine.py:MyGuidance, scale: 2}`."""
-        if is_grid(node):
+        if is_axis(node):
             raise _no_axis(node)
         fields = node.mapping(f"{{use: {user_code.EXAMPLE}}}")
         if "use" not in fields:
@@ -138,7 +138,7 @@ class MethodBuilder:
 
     def _code(self, node: Node) -> tuple[Code, str]:
         """File and class of a `use`. Raises SpecError for an invalid one."""
-        if is_grid(node):
+        if is_axis(node):
             raise _no_axis(node)
         try:
             path, name = user_code.located(node.text(), node.file)
@@ -185,7 +185,7 @@ class MethodBuilder:
 
     def _value(self, annotation: Any, node: Node) -> Any:
         """The value of a field. For a dataclass field, such as an interval, a mapping becomes an instance."""
-        if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_grid(node):
+        if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_axis(node):
             return self.fields(typing.cast(type, annotation), node)
         if annotation is int and isinstance(node.value, float) and node.value.is_integer():
             return int(node.value)  # 5e4 in a user's class; nagbench's classes use nag.registry.Int
@@ -216,7 +216,7 @@ def _known(cls: Any) -> dict[str, Any]:
 
 def _plain(node: Node) -> Any:
     """The plain value of a node; lists become tuples, because methods are frozen."""
-    if is_grid(node):
+    if is_axis(node):
         raise _no_axis(node)
     if isinstance(node.value, dict):
         return {key: _plain(child) for key, child in node.value.items()}

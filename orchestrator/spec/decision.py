@@ -9,12 +9,27 @@ from collections.abc import Sequence
 
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.grid import first_tuned
 from orchestrator.spec.model import Compare, Sample, Tune
 from orchestrator.spec.yaml_nodes import Node, is_number, show
 
 COMPARE_KEYS = ("margin", "agree")
 EXAMPLE = "a number in the metric's unit, or a percentage of the baseline's value such as 1.3 %"
 PERCENTAGE = re.compile(r"(.+?)\s*%")
+
+
+def check_tuned(root: Node) -> None:
+    """Raise for a tuned value in a sweep that does not say how to choose, or where nothing is chosen."""
+    for key in ("networks", "sampler", "arms", "sample"):
+        tuned = first_tuned(root.value[key]) if root.get(key) else None
+        if tuned is None:
+            continue
+        if key == "sample" or ".sample." in f".{tuned.path}.":
+            raise tuned.error("sample settings are not tuned; write a number, or {grid: [..., ...]}.")
+        if root.get("tune") is None:
+            raise tuned.error(
+                "how to choose is missing: add a section such as tune: {metric: fid, seed: 1, count: 5000}."
+            )
 
 
 def read_tune(node: Node, builder: MethodBuilder, metrics: Sequence[str], samples: Sequence[Sample]) -> Tune:

@@ -1,4 +1,6 @@
-"""Axes (`{grid: [...]}`) and overrides of arms, on the tree of nodes, before anything is built from it."""
+"""Axes (`{grid: [...]}`), tuned values (`{tune: ...}`) and overrides of arms, on the tree of nodes, before anything is
+built from it.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +8,153 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from orchestrator.spec.yaml_nodes import Node, show
 
-GRID = "grid"
+GRID, TUNE = "grid", "tune"
+AXES = (GRID, TUNE)
+EXAMPLES = {GRID: "{grid: [1, 2]}", TUNE: "{tune: [1, 2]}"}
 METHOD_KEYS = {"name", "use"}  # the key that names a method: one of the registry, or the user's own
+POINTS, POINTS_AT_MOST = 9, 65  # values of a tuned range: by default, and at most
+RANGE = "A range is {tune: {low: 1.1, high: 4}}, perhaps with points and log: true"
 MAX_CELLS = 100_000  # of a sweep; also the limit for the grid points of any part of it
+
+
+class Range(list[Node]):
+    """The evenly spaced values of a tuned range of numbers, in order."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    path: tuple[str, ...]  # keys from the expanded node to the grid
-    grid: Node
+    path: tuple[str, ...]  # keys from the expanded node to the axis
+    node: Node
 
     @property
     def values(self) -> list[Node]:
-        return self.grid.value[GRID].value
+        return values_of(self.node)
+
+    @property
+    def tuned(self) -> bool:
+        return TUNE in self.node.value
+
+
+class Pick(NamedTuple):
+    """A value of a tuned axis: its place, how many there are, and whether they are a range of numbers."""
+
+    place: int
+    size: int
+    ordered: bool
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One combination of the axes below a node: the node with a value in place of each grid, without nulls."""
+    """One combination of the axes below a node: the node with a value in place of each axis, without nulls."""
 
     node: Node
     picks: tuple[int, ...]  # position on each axis
 
 
-def is_grid(node: Node) -> bool:
-    return isinstance(node.value, dict) and GRID in node.value
+def is_axis(node: Node) -> bool:
+    return isinstance(node.value, dict) and any(key in node.value for key in AXES)
 
 
-def check_grids(node: Node, inside: str = "") -> None:
-    """Raise for the first grid that is malformed, or inside another grid or a list."""
-    if is_grid(node):
+def values_of(node: Node) -> list[Node]:
+    """The values of an axis."""
+    return node.value[_key(node)].value
+
+
+def _key(node: Node) -> str:
+    return next(key for key in AXES if key in node.value)
+
+
+def check_axes(node: Node, inside: str = "") -> None:
+    """Raise for the first axis that is malformed, or inside another axis or a list."""
+    if is_axis(node):
+        key = _key(node)
         if inside:
             fix = "write each combination as a mapping" if inside == "an axis" else "make each value a whole list"
-            raise node.error(f"an axis cannot stand inside {inside}; {fix}: {{grid: [..., ...]}}.")
-        for key, child in node.value.items():
-            if key != GRID:
-                raise child.error(f"an axis has no other key; remove {key!r}: {{grid: [1, 2]}}.")
-        for item in node.value[GRID].entries("{grid: [1, 2]}"):
+            raise node.error(f"an axis cannot stand inside {inside}; {fix}: {{{key}: [..., ...]}}.")
+        for other, child in node.value.items():
+            if other != key:
+                raise child.error(f"an axis has no other key; remove {other!r}: {EXAMPLES[key]}.")
+        if key == TUNE and isinstance(node.value[TUNE].value, dict):
+            check_range(node.value[TUNE])
+            return
+        entries = node.value[key].entries(EXAMPLES[key])
+        for item in entries:
             if item.value is None:
                 raise item.error("null cannot be a value of an axis; it only removes a key in an arm.")
-            check_grids(item, "an axis")
+            check_axes(item, "an axis")
+        if key == TUNE and len(entries) < 2:
+            raise entries[0].error("one value leaves nothing to choose; write it without tune, or add others.")
     elif isinstance(node.value, dict):
         for child in node.value.values():
-            check_grids(child, inside)
+            check_axes(child, inside)
     elif isinstance(node.value, list):
         for item in node.value:
-            check_grids(item, inside or "a list")
+            check_axes(item, inside or "a list")
+
+
+def first_tuned(node: Node) -> Node | None:
+    """The first tuned value at or below a node."""
+    if is_axis(node):
+        return node if TUNE in node.value else None
+    below = node.value.values() if isinstance(node.value, dict) else ()
+    return next((tuned for child in below if (tuned := first_tuned(child))), None)
+
+
+def check_range(node: Node) -> None:
+    """Raise for a range of a tuned value that is malformed."""
+    node.only(("low", "high", "points", "log"))
+    for key in ("low", "high"):
+        if node.get(key) is None:
+            raise node.error(f"{key!r} is missing. {RANGE}.")
+        if not _is_number(node.value[key]):
+            raise node.value[key].error(f"expected a number, got {show(node.value[key])}. {RANGE}.")
+    low, high = node.value["low"].value, node.value["high"].value
+    if low >= high:
+        raise node.value["low"].error(f"low {low:g} is not below high {high:g}.")
+    points = node.value.get("points")
+    if points is not None and not (_is_number(points) and points.value in range(3, POINTS_AT_MOST + 1)):
+        raise points.error(f"expected a whole number from 3 to {POINTS_AT_MOST}, got {show(points)}.")
+    log = node.value.get("log")
+    if log is not None and not isinstance(log.value, bool):
+        raise log.error(f"expected true or false, got {show(log)}.")
+    if log is not None and log.value and low <= 0:
+        raise node.value["low"].error(f"with log: true the range must be above 0, got {low:g}.")
+
+
+def _is_number(node: Node) -> bool:
+    return isinstance(node.value, int | float) and not isinstance(node.value, bool)
+
+
+def written_out(node: Node, ends: bool = False) -> Node:
+    """The node with the values of each tuned range written out; ends: only the first and last of each tuned value."""
+    if is_axis(node) and TUNE in node.value:
+        tuned = node.value[TUNE]
+        values = _lattice(tuned) if isinstance(tuned.value, dict) else [written_out(item, ends) for item in tuned.value]
+        kept = [values[0], values[-1]] if ends else values
+        return replace(node, value={TUNE: replace(tuned, value=Range(kept) if isinstance(values, Range) else kept)})
+    if isinstance(node.value, dict):
+        return replace(node, value={key: written_out(child, ends) for key, child in node.value.items()})
+    return node
+
+
+def _lattice(node: Node) -> Range:
+    """`points` values from low to high, with four significant digits; equally spaced, or by a factor if `log`."""
+    low, high = node.value["low"].value, node.value["high"].value
+    points = node.value["points"].value if "points" in node.value else POINTS
+    values = []
+    for i in range(int(points)):
+        share = i / (points - 1)
+        if "log" in node.value and node.value["log"].value:
+            value = low * (high / low) ** share
+        else:
+            value = low + (high - low) * share
+        short = value if i in (0, points - 1) else float(f"{value:.4g}")
+        values.append(replace(node, value=int(short) if float(short).is_integer() else short))
+    return Range(values)
 
 
 def named(node: Node) -> Node:
@@ -64,8 +164,8 @@ def named(node: Node) -> Node:
 
 def uses(node: Node) -> bool:
     """Whether a node, or a value of its axis, is a user's own method (`use`)."""
-    if is_grid(node):
-        return any(uses(item) for item in node.value[GRID].value)
+    if is_axis(node):
+        return any(uses(item) for item in values_of(node))
     return isinstance(node.value, dict) and "use" in node.value
 
 
@@ -75,13 +175,13 @@ def merge(below: Node | None, above: Node | None) -> Node | None:
         return below
     if above.value is None:
         return None
-    if below is None or not isinstance(above.value, dict) or not isinstance(below.value, dict) or is_grid(above):
+    if below is None or not isinstance(above.value, dict) or not isinstance(below.value, dict) or is_axis(above):
         return above
-    if is_grid(below) and not above.value.keys() & METHOD_KEYS:
+    if is_axis(below) and not above.value.keys() & METHOD_KEYS:
         raise above.error(
             f"a field of the axis on line {below.line} cannot be set; write the whole value with its name, or an axis."
         )
-    if is_grid(below) or _renamed(below, above):
+    if is_axis(below) or _renamed(below, above):
         return above
     merged = dict(below.value)
     for key, child in above.value.items():
@@ -112,7 +212,7 @@ def expand(node: Node) -> tuple[list[Axis], list[GridPoint]]:
 
 
 def _axes(node: Node, path: tuple[str, ...]) -> Iterator[Axis]:
-    if is_grid(node):
+    if is_axis(node):
         yield Axis(path, node)
     elif isinstance(node.value, dict):
         for key, child in node.value.items():
@@ -125,6 +225,15 @@ def _settle(node: Node, path: tuple[str, ...], chosen: dict[tuple[str, ...], Nod
         return node
     children = {key: _settle(child, (*path, key), chosen) for key, child in node.value.items()}
     return replace(node, value={key: child for key, child in children.items() if child.value is not None})
+
+
+def picks_of(axes: list[Axis], point: GridPoint) -> dict[tuple[str, ...], Pick]:
+    """Where a point is on the tuned axes, by their paths."""
+    return {
+        axis.path: Pick(pick, len(axis.values), isinstance(axis.values, Range))
+        for axis, pick in zip(axes, point.picks, strict=True)
+        if axis.tuned
+    }
 
 
 def no_repeats(axes: list[Axis], points: list[GridPoint], built: list[object]) -> None:

@@ -12,13 +12,15 @@ from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
 from nag.registry import Int, method
 from nag.training import Training
+from orchestrator.spec.grid import Pick
 from orchestrator.spec.parameters import Params
 from orchestrator.spec.user_code import Code
 
 
 @dataclass(frozen=True)
 class Network:
-    """One instance of a network of the sweep: one value per axis. `axes`: those values by parameter key.
+    """One instance of a network of the sweep: one value per axis. `axes`: those values by parameter key; `picks`: the
+    places of the tuned ones.
 
     It is trained (`data`, `model`, `train`), fine-tuned from another (`init`) or loaded (`checkpoint`). `model` is None
     for a checkpoint without a description and for networks fine-tuned from one: it is read from the weights when they
@@ -38,6 +40,7 @@ class Network:
     heads: int | None = None
     learned: frozenset[str] | None = frozenset()  # null conditions; None if only its weights show them
     axes: Params = field(default_factory=dict)
+    picks: Mapping[str, Pick] = field(default_factory=dict)
 
     @property
     def generates(self) -> bool:
@@ -74,6 +77,11 @@ class Network:
         """Its values on its axes, and those of its ancestors under `NAME.`."""
         inherited = {f"{n.name}.{key}": value for n in self.lineage[1:] for key, value in n.axes.items()}
         return {**self.axes, **inherited}
+
+    @property
+    def tuned(self) -> dict[str, Pick]:
+        """The tuned values among its `params`."""
+        return {**self.picks, **{f"{n.name}.{key}": pick for n in self.lineage[1:] for key, pick in n.picks.items()}}
 
 
 BLOCKS_AT_MOST = 100_000  # of a stream: each is a file, and larger folders are slow to list on any file system
@@ -142,7 +150,9 @@ class Compare:
 
 @dataclass(frozen=True)
 class Cell:
-    """`guidance`: the methods that are on, sorted by name. `params`: for reports; they include guidance that is off."""
+    """`guidance`: the methods that are on, sorted by name. `params`: for reports; they include guidance that is off.
+    `tuned`: those of them that are to be chosen; then the cell is a candidate.
+    """
 
     arm: str
     network: Network
@@ -152,6 +162,7 @@ class Cell:
     params: Params
     references: Mapping[str, Network] = field(default_factory=dict)  # networks that the guidance names
     compose: str = "sum"
+    tuned: Mapping[str, Pick] = field(default_factory=dict)
 
 
 def networks_of(cells: Iterable[Cell], estimator: Network | None) -> tuple[Network, ...]:

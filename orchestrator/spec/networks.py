@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nag import header
 from nag.autoencoders.block_means import BlockMeans
@@ -19,9 +19,9 @@ from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder, local_path
-from orchestrator.spec.grid import Axis, at_ends, expand, no_repeats
+from orchestrator.spec.grid import Axis, Pick, at_ends, expand, no_repeats, picks_of
 from orchestrator.spec.model import Network
-from orchestrator.spec.parameters import axis_params
+from orchestrator.spec.parameters import axis_params, tuned_keys
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.yaml_nodes import Node
 
@@ -35,7 +35,14 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Build = Callable[[Node], Any]
 Shrink = Callable[[list[Any]], list[Any]]
-Points = tuple[list[Axis], list[tuple[Any, Node]]]
+
+
+class Built(NamedTuple):
+    """What was built from one combination of axes: the value, its node, and its places on tuned axes by path."""
+
+    value: Any
+    node: Node
+    picks: dict[tuple[str, ...], Pick]
 
 
 def check_name(name: str, node: Node) -> None:
@@ -43,16 +50,17 @@ def check_name(name: str, node: Node) -> None:
         raise node.error(f"{name!r} is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'.")
 
 
-def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> Points:
-    """The axes below `node`, and for each combination the result of `build` and its node."""
+def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> tuple[list[Axis], list[Built]]:
+    """The axes below `node`, and for each combination the result of `build`."""
     axes, combinations = expand(node)
     built = [build(point.node) for point in combinations]
     no_repeats(axes, combinations, built)
-    nodes = [point.node for point in combinations]
     if smoke:
         kept = [place for place, point in enumerate(combinations) if at_ends(axes, point)]
-        built, nodes = shrink([built[place] for place in kept]), [nodes[place] for place in kept]
-    return axes, list(zip(built, nodes, strict=True))
+        built, combinations = shrink([built[place] for place in kept]), [combinations[place] for place in kept]
+    return axes, [
+        Built(value, point.node, picks_of(axes, point)) for value, point in zip(built, combinations, strict=True)
+    ]
 
 
 class Networks:
@@ -104,7 +112,10 @@ class Networks:
         instances = []
         for place in parents:
             axes, built = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
-            instances += [dataclasses.replace(n, axes=axis_params("", axes, node, n)) for n, node in built]
+            instances += [
+                dataclasses.replace(n, axes=axis_params("", axes, node, n), picks=tuned_keys("", picks))
+                for n, node, picks in built
+            ]
         _without_places(instances)
         self.found[name] = instances
         return instances

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.spec.grid import GRID, METHOD_KEYS, Axis, is_grid, merge, named
+from orchestrator.spec.grid import METHOD_KEYS, Axis, Pick, is_axis, merge, named, values_of
 from orchestrator.spec.yaml_nodes import Node
 
 Scalar = bool | int | float | str
@@ -31,8 +31,8 @@ def keys_below(prefix: str, node: Node | None, path: tuple[str, ...] = ()) -> se
     """The parameter keys below a node, in all values of its axes."""
     if node is None:
         return set()
-    if is_grid(node):
-        return {key for item in node.value[GRID].value for key in keys_below(prefix, item, path)}
+    if is_axis(node):
+        return {key for item in values_of(node) for key in keys_below(prefix, item, path)}
     if isinstance(node.value, dict):
         return {inner for key, child in node.value.items() for inner in keys_below(prefix, child, (*path, key))}
     return {key_of(prefix, path)}
@@ -69,8 +69,13 @@ def axis_params(prefix: str, axes: list[Axis], node: Node, value: Any) -> dict[s
     return params
 
 
+def tuned_keys(prefix: str, picks: Mapping[tuple[str, ...], Pick]) -> dict[str, Pick]:
+    """Picks on tuned axes by parameter key."""
+    return {key_of(prefix, path): pick for path, pick in picks.items()}
+
+
 def axis_keys(prefix: str, axes: list[Axis]) -> set[str]:
-    return {key for axis in axes for key in keys_below(prefix, axis.grid, axis.path)}
+    return {key for axis in axes for key in keys_below(prefix, axis.node, axis.path)}
 
 
 def overridden(key: str, below: Node | None, above: Node) -> set[str]:

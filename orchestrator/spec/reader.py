@@ -18,13 +18,14 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import user_code
+from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
-from orchestrator.spec.decision import read_compare, read_tune
-from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
+from orchestrator.spec.decision import check_tuned, read_compare, read_tune
+from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_axes, expand, merge, named, uses, written_out
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
-from orchestrator.spec.parameters import Scalar, axis_keys, axis_params, overridden, params_of
+from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
 from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
@@ -51,7 +52,9 @@ def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True
     root.mapping("{name: ..., networks: ..., arms: ...}")
     for key, node in root.value.items():
         if key in ("networks", "sampler", "sample", "arms"):
-            check_grids(node)
+            check_axes(node)
+    check_tuned(root)
+    root = dataclasses.replace(root, value={key: written_out(node, smoke) for key, node in root.value.items()})
     try:
         return _Reading(root, smoke, run_user_code).sweep(str(path), text)
     except Exception as error:
@@ -205,7 +208,7 @@ class _Reading:
         """Add the cells of an arm. Returns the parameter keys that it overrides."""
         networks = self.networks[self.network_of(entry)]
         overrides = {"network"} if entry.get("network") else set()
-        sections: dict[str, list[tuple[Any, dict[str, Scalar]]]] = {}
+        sections: dict[str, list[Choosable]] = {}
         for key in dict.fromkeys((*entry.value, "sampler", "sample")):
             own = entry.value.get(key)
             if key == "sampler":
@@ -214,7 +217,7 @@ class _Reading:
                 sections[key] = self.samples(own, entry)
             elif key not in ARM_KEYS and own is not None and own.value is not None:
                 sections[key] = self.guidance(key, own)
-                for guidance, _ in sections[key]:
+                for guidance, _, _ in sections[key]:
                     _check_taught(key, guidance, networks, own)
                     self.check_reference(key, guidance, own)
             if own is not None and key not in ("network", "against", "compose"):
@@ -222,17 +225,18 @@ class _Reading:
         self.multiply(arm, entry, networks, sections)
         return frozenset(overrides)
 
-    def guidance(self, key: str, node: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+    def guidance(self, key: str, node: Node) -> list[Choosable]:
         if key in METHODS["guidance"]:
             build = functools.partial(self.builder.fields, find("guidance", key))
         else:
             build = functools.partial(self.builder.used, "guidance")
         axes, built = points(node, build, lambda terms: terms, self.smoke)
         guidance = []
-        for method, point in built:
+        for method, point, picks in built:
             params = params_of(key, point, method)
             params.pop(key, None)  # a user's file is a parameter only if it is on an axis
-            guidance.append((method, axis_params(key, axes, point, method) | params))
+            params = axis_params(key, axes, point, method) | params
+            guidance.append(Choosable(method, params, tuned_keys(key, picks)))
         return guidance
 
     def network_of(self, entry: Node) -> str:
@@ -251,7 +255,7 @@ class _Reading:
             raise node.error(unknown(kind, node.value, able))
         return node.value
 
-    def samplers(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+    def samplers(self, own: Node | None, entry: Node) -> list[Choosable]:
         below = self.root.get("sampler")
         node = merge(named(below) if below else None, named(own) if own else None)
         if node is None:
@@ -264,12 +268,15 @@ class _Reading:
             _shrink_samplers,
             self.smoke,
         )
-        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in built]
+        return [
+            Choosable(sampler, params_of("sampler", point, sampler), tuned_keys("sampler", picks))
+            for sampler, point, picks in built
+        ]
 
-    def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
+    def samples(self, own: Node | None, entry: Node) -> list[Choosable]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
         axes, built = points(node, functools.partial(self.builder.fields, Sample), _shrink_samples, self.smoke)
-        return [(sample, axis_params("sample", axes, point, sample)) for sample, point in built]
+        return [Choosable(sample, axis_params("sample", axes, point, sample), {}) for sample, point, _ in built]
 
     def multiply(self, arm: str, entry: Node, networks: list[Network], sections: dict[str, Any]) -> None:
         """Add a cell for every combination of networks, samplers, guidance and sample settings."""
@@ -277,29 +284,25 @@ class _Reading:
         if total > MAX_CELLS:
             raise entry.error(f"with this arm the sweep has {total:,} cells; at most {MAX_CELLS:,} are allowed.")
         samplers, samples = sections.pop("sampler"), sections.pop("sample")
-        for metric, (sample, _) in itertools.product(self.scorers, samples):
+        for metric, (sample, _, _) in itertools.product(self.scorers, samples):
             if sample.count < metric.least:
                 place = entry.get("sample") or self.root.get("sample") or entry
                 raise place.error(f"{name_of(metric)!r} needs a count of at least {metric.least}, got {sample.count}.")
-        guidances = []
-        for combination in itertools.product(*(sections[name] for name in sorted(sections))):
-            on = sorted((guidance for guidance, _ in combination if not guidance.off), key=_by_name)
-            guidances.append((tuple(on), {key: value for _, params in combination for key, value in params.items()}))
-        compose = self.compose(entry, [guidance for name in sections for guidance, _ in sections[name]])
-        for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
-            _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
-            for references in self.references(guidance[0], network):
-                others = {f"{n.name}.{k}": v for r in references.values() for n in r.lineage for k, v in n.axes.items()}
-                own = {key for n in network.lineage for key in (f"{n.name}.{k}" for k in n.axes)}
-                params = {"network": network.name, **network.params}
-                params |= {key: value for key, value in others.items() if key not in own}
-                params |= {
-                    **sampler[1],
-                    **guidance[1],
+        compose = self.compose(entry, [guidance for name in sections for guidance, _, _ in sections[name]])
+        for network, sampler, guidance, sample in itertools.product(networks, samplers, combined(sections), samples):
+            _check_sampler(network, sampler.method, entry.get("sampler") or self.root.get("sampler") or entry)
+            for references in self.references(guidance.method, network):
+                of_references, tuned = parameters_of(references, network)
+                params = {
+                    **{"network": network.name, **network.params, **of_references},
+                    **sampler.params,
+                    **guidance.params,
                     **({} if compose == "sum" else {"compose": compose}),
-                    **sample[1],
+                    **sample.params,
                 }
-                self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params, references, compose))
+                tuned = {**network.tuned, **tuned, **sampler.tuned, **guidance.tuned}
+                methods = guidance.method, sampler.method, sample.method
+                self.cells.append(Cell(arm, network, *methods, params, references, compose, tuned))
 
     def compose(self, entry: Node, guidance: list[Any]) -> str:
         node = entry.get("compose")
@@ -340,11 +343,6 @@ class _Reading:
             for chosen in choices
             if all(own.get(n.name, n) is n for other in chosen for n in other.lineage)
         ]
-
-
-def _by_name(guidance: Any) -> tuple[str, str]:
-    """Sort key of guidance in a cell, independent of the names that users give to theirs."""
-    return name_of(guidance), repr(guidance)
 
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
