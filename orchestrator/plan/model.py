@@ -102,6 +102,36 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One combination of an arm's tuned values. streams, extracts: one for each training seed, on the samples of the
+    choice. cells: its cells on the samples of the comparison, wanted only if it is chosen.
+    """
+
+    place: tuple[int, ...]  # on each tuned axis
+    params: Params  # the tuned ones
+    streams: tuple[str, ...]
+    extracts: tuple[str, ...]
+    cells: tuple[StoredCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """The choice of an arm's tuned values, for one combination of the factors outside arms. steps: its `select` tasks,
+    as many as it may take; each reads the record of the one before it.
+    """
+
+    arm: str
+    params: Params  # of its cells, without tuned values and seeds
+    metric: str  # a reported name
+    axes: tuple[tuple[int, bool], ...]  # of each tuned axis: its size, and whether it is a range
+    count: int  # samples of each candidate at most
+    block: int
+    limit: int | None  # candidates at most
+    candidates: tuple[Candidate, ...]
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredPlan:
     """All that is needed to run a sweep, show its progress and report it, without its YAML."""
 
@@ -116,6 +146,7 @@ class StoredPlan:
     instances: Mapping[str, Instance]  # the networks, by the task that makes them
     places: Mapping[str, str]  # by content, the places of the data sets that tasks read
     code: Mapping[str, Mapping[str, str]]  # by digest, the user's own files: path -> where the YAML looks for it
+    races: tuple[Race, ...] = ()
 
     @property
     def arms(self) -> dict[str, set[str]]:
@@ -128,8 +159,14 @@ class StoredPlan:
     @cached_property
     def metrics(self) -> tuple[Reported, ...]:
         """The metrics of all cells, in the order of the sweep."""
-        each = {id(scored.metric): scored.metric for cell in self.cells for scored in cell.scores}
+        each = {id(scored.metric): scored.metric for cell in self.every_cell for scored in cell.scores}
         return tuple(each.values())
+
+    @cached_property
+    def every_cell(self) -> tuple[StoredCell, ...]:
+        """The cells, and those of all candidates that are not chosen yet, or were not."""
+        others = (cell for race in self.races for candidate in race.candidates for cell in candidate.cells)
+        return tuple({id(cell): cell for cell in (*self.cells, *others)}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +181,9 @@ class Plan(StoredPlan):
     @cached_property
     def networks(self) -> tuple[Network, ...]:
         """Those of the cells and of the measurement, with what each was made from, all once."""
-        return networks_of((planned.cell for planned in self.cells), self.sweep.estimator)
+        candidates = (cell for race in self.races for candidate in race.candidates for cell in candidate.cells)
+        cells = [*self.cells, *(cell for cell in candidates if isinstance(cell, PlannedCell))]
+        return networks_of((planned.cell for planned in cells), self.sweep.estimator)
 
 
 def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
@@ -154,15 +193,18 @@ def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
         if arm not in known:
             raise BadInput(f"--arm: {unknown('arm', arm, known)}")
     cells = tuple(cell for cell in plan.cells if cell.arm in {*arms})
-    return replace(plan, cells=cells, whole=plan.whole and len(cells) == len(plan.cells))
+    races = tuple(race for race in plan.races if race.arm in {*arms})
+    whole = plan.whole and len(cells) == len(plan.cells) and len(races) == len(plan.races)
+    return replace(plan, cells=cells, races=races, whole=whole)
 
 
 def find_cell(plan: StoredPlan, prefix: str) -> StoredCell:
     """The cell whose digest starts with `prefix`. Raises BadInput, listing cells, if none or several do."""
-    matching = {cell.digest: cell for cell in plan.cells if cell.digest.startswith(prefix.lower())}
+    cells = {cell.digest: cell for cell in plan.every_cell}
+    matching = {digest: cell for digest, cell in cells.items() if digest.startswith(prefix.lower())}
     if len(matching) == 1:
         return next(iter(matching.values()))
-    known = list((matching or {cell.digest: cell for cell in plan.cells}).values())
+    known = list((matching or cells).values())
     listed = ", ".join(f"{cell.digest[:12]} ({cell_words(plan, cell)})" for cell in known[:LISTED])
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     problem = f"{len(matching)} cells begin with {prefix!r}" if matching else f"no cell begins with {prefix!r}"

@@ -89,7 +89,7 @@ def missing(plan: Graph, done: Done) -> dict[str, list[int] | None]:
             todo[key] = None
             needs = set(range(-(-task.params["count"] // task.params["block"]))) if "block" in task.params else set()
         for source in task.inputs:
-            whole = kind_of(plan.tasks[plan.tasks[source].stream].kind).finite
+            whole = kind_of(plan.tasks[plan.tasks[source].stream].kind).finite or kind_of(task.kind).reads_all
             reads = set(range(plan.blocks[source])) if whole and source in plan.blocks else needs
             wanted.setdefault(source, set()).update(reads if plan.tasks[source].makes_blocks else ())
     return {key: todo[key] for key in plan.tasks if key in todo}

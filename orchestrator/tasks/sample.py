@@ -126,10 +126,10 @@ def _cost_class(task: Task, costs: Costs) -> Any:
 
 
 def _evaluations(task: Task, costs: Costs, record: Mapping[str, Any] | None = None) -> float:
-    return float(task.params["block"] * (record["network_calls"] if record else _planned_calls(task)))
+    return float(task.params["block"] * (record["network_calls"] if record else planned_calls(task)))
 
 
-def _planned_calls(task: Task) -> float:
+def planned_calls(task: Task) -> float:
     """Network calls per sample: those of the sampler, times the terms that are evaluated."""
     from nag.registry import find
 

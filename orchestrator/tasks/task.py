@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from orchestrator.identity import digest
 from orchestrator.store.layout import record_name
 
-KINDS = ("encode", "train", "reference", "sample", "extract", "measure", "score")  # in the order of the work
+KINDS = ("encode", "train", "reference", "sample", "extract", "select", "measure", "score")  # in the order of the work
 ORIGINAL = "original"  # a checkpoint as the user gave it
 
 
@@ -96,6 +96,7 @@ class Kind:
     makes_blocks: bool = False
     finite: bool = False  # the number of blocks is fixed, and a task that reads them reads all
     scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
+    reads_all: bool = False  # it reads all blocks that the plan wants of its inputs
     distributed: bool = False  # several processes may do one task together
     resumes: bool = False  # an interrupted task resumes from its newest checkpoint
     unit: str = "tasks"  # of the progress bars

@@ -1,0 +1,193 @@
+"""Choices: which candidates of a race are still in it, and the plan that follows from the choices made so far.
+
+The state of a race is in the records of its `select` tasks, the first writer of each wins, and all else follows from
+them. So the same command continues a race that was killed, and two engines on one sweep agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nag.racing import Axis, Place, first_places, rungs
+
+from orchestrator.errors import CorruptFile
+from orchestrator.plan.model import Candidate, Choice, Race, StoredCell, StoredPlan, Trial
+from orchestrator.plan.progress import Done
+from orchestrator.store.store import Store
+from orchestrator.tasks.task import Task
+
+Records = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a race is. step, candidates, count: the next `select` task, who takes part, and at how many samples;
+    chosen: the place that won, None while the race goes on. records: of the steps so far.
+    """
+
+    records: Records
+    step: str | None
+    candidates: tuple[Place, ...]
+    count: int
+    chosen: Place | None
+
+
+@dataclass
+class Choices:
+    """The choices of a plan. Records are read once: they never change."""
+
+    plan: StoredPlan
+    store: Store
+    known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by digest of a select task
+
+    def current(self, done: Done) -> StoredPlan:
+        """The plan with the cells and tasks that the choices so far call for."""
+        if not self.plan.races:
+            return self.plan
+        states = [self.state(race, done) for race in self.plan.races]
+        chosen = [
+            cell
+            for race, state in zip(self.plan.races, states, strict=True)
+            if state.chosen is not None
+            for cell in _at(race, state.chosen).cells
+        ]
+        steps = {
+            state.step: _restricted(self.plan.tasks[state.step], race, state)
+            for race, state in zip(self.plan.races, states, strict=True)
+            if state.step is not None
+        }
+        goals = {scored.task for cell in chosen for scored in cell.scores} or {cell.stream for cell in chosen}
+        goals |= self.plan.goals | steps.keys()
+        tasks = self._behind(goals | {cell.stream for cell in chosen}, steps)
+        blocks = {digest: number for digest, number in self.plan.blocks.items() if digest in tasks}
+        return replace(
+            self.plan,
+            cells=self._in_order([*self.plan.cells, *chosen]),
+            tasks=tasks,
+            blocks=blocks | self._blocks(states),
+            goals=frozenset(goals),
+        )
+
+    def told(self, done: Done) -> tuple[Choice, ...]:
+        """Every choice as a report tells it."""
+        return tuple(self._choice(race, self.state(race, done)) for race in self.plan.races)
+
+    def state(self, race: Race, done: Done) -> State:
+        """Raises CorruptFile for a record that is not of this race."""
+        axes = [Axis(*axis) for axis in race.axes]
+        candidates, count = first_places(axes, race.limit), rungs(race.count, race.block)[0]
+        records: Records = []
+        for step in race.steps:
+            if step not in done.small["select"] or (record := self._record(step)) is None:
+                return State(records, step, candidates, count, None)
+            records.append(record)
+            try:
+                if record["chosen"] is not None:
+                    chosen = _place(race, record["chosen"])
+                    return State(records, None, (), count, chosen)
+                candidates = tuple(_place(race, place) for place in record["next"]["candidates"])
+                count = int(record["next"]["count"])
+                if not candidates or not 0 < count <= race.count:
+                    raise ValueError("no candidates, or a count that the race does not have")
+            except (KeyError, TypeError, ValueError) as error:
+                name = self.plan.tasks[step].record_name
+                raise CorruptFile(f"{name} is not a step of the race of arm {race.arm}: {error}; remove it") from error
+        raise CorruptFile(f"the race of arm {race.arm} has no more steps, and nothing is chosen")
+
+    def _record(self, step: str) -> Mapping[str, Any] | None:
+        if step not in self.known:
+            try:
+                self.known[step] = self.store.read_record(self.plan.tasks[step].record_name)
+            except CorruptFile:  # it was set aside, and is made again
+                return None
+        return self.known[step]
+
+    def _behind(self, goals: set[str], steps: Mapping[str, Task]) -> dict[str, Task]:
+        """The tasks that the goals need, inputs before what needs them."""
+        needed: set[str] = set()
+        pending = list(goals)
+        while pending:
+            digest = pending.pop()
+            if digest not in needed:
+                needed.add(digest)
+                pending += (steps.get(digest) or self.plan.tasks[digest]).inputs
+        return {digest: steps.get(digest, task) for digest, task in self.plan.tasks.items() if digest in needed}
+
+    def _blocks(self, states: list[State]) -> dict[str, int]:
+        """How many blocks the races that go on want now."""
+        blocks: dict[str, int] = {}
+        for race, state in zip(self.plan.races, states, strict=True):
+            wanted = -(-state.count // race.block)
+            for place in state.candidates:
+                candidate = _at(race, place)
+                for digest in (*candidate.streams, *candidate.extracts):
+                    blocks[digest] = max(wanted, blocks.get(digest, 0))
+        return blocks
+
+    def _in_order(self, cells: list[StoredCell]) -> tuple[Any, ...]:
+        """Cells in the order of their arms."""
+        place = {arm.name: number for number, arm in enumerate(self.plan.sweep.arms)}
+        return tuple(sorted(cells, key=lambda cell: place[cell.arm]))
+
+    def _choice(self, race: Race, state: State) -> Choice:
+        trials = _trials(race, state)
+        last = state.records[-1] if state.records else None
+        leader = tuple(last["leader"]) if last else None
+        by_place = {trial.place: trial for trial in trials}
+        full = sum(len(candidate.streams) for candidate in race.candidates) * race.count
+        drawn = [(trial.count, _at(race, trial.place)) for trial in trials]
+        return Choice(
+            arm=race.arm,
+            params=race.params,
+            metric=race.metric,
+            score=last["score"] if last else race.metric,
+            trials=tuple(trials),
+            leader=by_place.get(leader) if leader else None,
+            chosen=by_place.get(state.chosen) if state.chosen else None,
+            left=1 if state.chosen is not None else len(state.candidates),
+            samples=sum(count * len(candidate.streams) for count, candidate in drawn),
+            exhaustive=full,
+            evaluations=sum(count * self._evaluations(candidate) for count, candidate in drawn),
+        )
+
+    def _evaluations(self, candidate: Candidate) -> float:
+        """Network evaluations of one sample of each of its streams."""
+        from orchestrator.tasks.sample import planned_calls
+
+        return sum(planned_calls(self.plan.tasks[stream]) for stream in candidate.streams)
+
+
+def _trials(race: Race, state: State) -> list[Trial]:
+    """The candidates that are scored, as in the last step that had them, or that take part in the next one."""
+    scored: dict[Place, Mapping[str, Any]] = {}
+    for record in state.records:
+        for row in record["scored"]:
+            scored[tuple(row["place"])] = {**row, "count": record["count"]}
+    trials = []
+    for candidate in race.candidates:
+        if row := scored.get(candidate.place):
+            values = {key: row[key] for key in ("count", "value", "difference", "low", "high")}
+            trials.append(Trial(params=candidate.params, place=candidate.place, **values))
+        elif candidate.place in state.candidates:
+            trials.append(Trial(params=candidate.params, place=candidate.place))
+    return trials
+
+
+def _place(race: Race, place: Any) -> Place:
+    found = tuple(place)
+    if not any(candidate.place == found for candidate in race.candidates):
+        raise ValueError(f"it has no candidate {found}")
+    return found
+
+
+def _at(race: Race, place: Place) -> Candidate:
+    return next(candidate for candidate in race.candidates if candidate.place == place)
+
+
+def _restricted(task: Task, race: Race, state: State) -> Task:
+    """A step with the inputs that it needs: the digest of a task does not depend on them."""
+    others = {extract for candidate in race.candidates for extract in candidate.extracts}
+    wanted = {extract for place in state.candidates for extract in _at(race, place).extracts}
+    return replace(task, inputs=tuple(digest for digest in task.inputs if digest not in others or digest in wanted))

@@ -1,0 +1,128 @@
+"""The races of a plan: how the tuned values of each arm are chosen.
+
+A race is static: the tasks of every candidate are in the plan, and `choices.py` tells which of them are wanted, from the
+records of its `select` tasks. So a plan needs no second pass over the sweep, wherever the engine runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nag.racing import Axis, rungs, stages_at_most
+
+from orchestrator.plan import cells as tasks_of
+from orchestrator.plan.build import TaskBuilder
+from orchestrator.plan.model import Candidate, Race
+from orchestrator.spec.parameters import Params, is_seed
+from orchestrator.spec.score_section import fed
+
+if TYPE_CHECKING:
+    from orchestrator.spec.model import Cell, Sweep
+
+Key = tuple[str, tuple[tuple[str, Any], ...]]
+
+
+def races(builder: TaskBuilder, sweep: Sweep, candidates: Sequence[Cell]) -> tuple[Race, ...]:
+    """One for each arm and combination of the factors outside arms, of cells that have tuned values."""
+    by_race: dict[Key, list[Cell]] = {}
+    for cell in candidates:
+        by_race.setdefault((cell.arm, tuple(_fixed(cell).items())), []).append(cell)
+    return tuple(_race(builder, sweep, cells) for cells in by_race.values())
+
+
+def _fixed(cell: Cell) -> Params:
+    """The parameters that all cells of its race share."""
+    return {key: value for key, value in cell.params.items() if not is_seed(key) and not _is_tuned(cell, key)}
+
+
+def _is_tuned(cell: Cell, key: str) -> bool:
+    """Whether a parameter is tuned, or belongs to a tuned mapping such as an interval."""
+    return any(key == tuned or key.startswith(f"{tuned}.") for tuned in cell.tuned)
+
+
+def _race(builder: TaskBuilder, sweep: Sweep, cells: list[Cell]) -> Race:
+    assert sweep.tune is not None
+    first = cells[0]
+    keys = sorted(first.tuned)
+    by_place: dict[tuple[int, ...], list[Cell]] = {}
+    for cell in cells:
+        by_place.setdefault(tuple(cell.tuned[key].place for key in keys), []).append(cell)
+    entries = [_candidate(builder, sweep, place, by_place[place]) for place in sorted(by_place)]
+    axes = tuple((first.tuned[key].size, first.tuned[key].ordered) for key in keys)
+    candidates = tuple(candidate for candidate, _ in entries)
+    params = {
+        "candidates": [[list(c.place), [list(pair) for pair in pairs]] for c, pairs in entries],
+        "axes": [list(axis) for axis in axes],
+        **_scored_by(builder, sweep),
+        "count": sweep.tune.count,
+        "block": first.sample.block,
+        "limit": sweep.tune.candidates,
+        "margin": [sweep.compare.margin, sweep.compare.relative],
+    }
+    return Race(
+        arm=first.arm,
+        params=_fixed(first),
+        metric=sweep.tune.metric,
+        axes=axes,
+        count=sweep.tune.count,
+        block=first.sample.block,
+        limit=sweep.tune.candidates,
+        candidates=candidates,
+        steps=_steps(builder, params),
+    )
+
+
+def _candidate(
+    builder: TaskBuilder, sweep: Sweep, place: tuple[int, ...], cells: list[Cell]
+) -> tuple[Candidate, list[tuple[str, str]]]:
+    """A candidate, and its extract and reference tasks, one pair for each training seed."""
+    assert sweep.tune is not None
+    extractor = metric_of(sweep)[1]
+    streams: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    for cell in cells:
+        own = replace(cell, sample=replace(cell.sample, seed=sweep.tune.seed, count=sweep.tune.count))
+        stream = tasks_of.stream(builder, sweep, own)
+        if stream not in streams:  # cells that differ by their sample seed share it
+            scoring = tasks_of.scoring_of(builder, sweep, own, extractor)
+            streams.append(stream)
+            pairs.append((tasks_of.extract(builder, scoring, own, stream), scoring.reference))
+    candidate = Candidate(
+        place=place,
+        params={key: value for key, value in cells[0].params.items() if _is_tuned(cells[0], key)},
+        streams=tuple(streams),
+        extracts=tuple(extract for extract, _ in pairs),
+        cells=tuple(tasks_of.planned(builder, sweep, cell) for cell in cells),
+    )
+    return candidate, pairs
+
+
+def metric_of(sweep: Sweep) -> tuple[Any, Any, str]:
+    """The metric that chooses, its extractor, and the name of its value."""
+    assert sweep.score is not None
+    assert sweep.tune is not None
+    for extractor, metric in itertools.product(sweep.score.features, sweep.score.metrics):
+        for name in metric.names if fed(metric, extractor) else ():
+            if name + tasks_of.suffix(sweep, extractor) == sweep.tune.metric:
+                return metric, extractor, name
+    raise ValueError(f"no metric {sweep.tune.metric!r}")  # the reader has checked it
+
+
+def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
+    metric, _, name = metric_of(sweep)
+    return {"metric": builder.identity(metric), "value": name, "lower": metric.lower_is_better[name]}
+
+
+def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
+    """The `select` tasks of a race. The first has its definition, the others follow the one before."""
+    axes = [Axis(size, ordered) for size, ordered in params["axes"]]
+    number = stages_at_most(axes, params["limit"]) * len(rungs(params["count"], params["block"]))
+    pairs = [pair for _, pairs in params["candidates"] for pair in pairs]
+    inputs = tuple(dict.fromkeys(task for pair in pairs for task in pair))
+    steps = [builder.add("select", params, inputs)]
+    for _ in range(number - 1):
+        steps.append(builder.add("select", {"race": steps[0], "after": steps[-1]}, (*inputs, steps[-1])))
+    return tuple(steps)

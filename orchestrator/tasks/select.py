@@ -1,0 +1,188 @@
+"""select: one step of a race between the candidates of a tuned arm.
+
+It compares the candidates that are left, on the first samples of their streams, and tells who goes on with more samples,
+or which finer values are tried next, or which candidate is chosen. The samples of a race have a seed of their own, so
+what is chosen is compared with other arms on samples that chose nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.tasks.context import Context, finish
+from orchestrator.tasks.outputs import read_block
+from orchestrator.tasks.reference import ReferenceArrays
+from orchestrator.tasks.task import Kind, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from nag.racing import Outcome, Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate's scores. value, corrected: by training seed, as the metric gives them and without the bias in N;
+    influences: of each sample, None if the metric has none.
+    """
+
+    place: Place
+    value: tuple[float, ...]
+    corrected: tuple[float, ...]
+    influences: tuple[np.ndarray | None, ...]
+
+
+def run(context: Context, task: Task) -> None:
+    from nag.racing import Axis, first_places, race, rungs
+
+    started = time.time()
+    params = context.task(task.params["race"]).params if "race" in task.params else task.params
+    axes = [Axis(*axis) for axis in params["axes"]]
+    counts = rungs(params["count"], params["block"])
+    before = (
+        context.store.read_record(context.task(task.params["after"]).record_name) if "after" in task.params else None
+    )
+    places = [tuple(place) for place in before["next"]["candidates"]] if before else first_places(axes, params["limit"])
+    count = before["next"]["count"] if before else counts[0]
+    tried = {tuple(place) for place in before["tried"]} if before else set()
+    scorer = _Scorer(context, task, params, count)
+    entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
+    sign = 1.0 if params["lower"] else -1.0
+    outcome = race(
+        [[sign * value for value in entry.corrected] for entry in entries],
+        [entry.influences for entry in entries],
+        _margin(params, entries),
+        last=count >= params["count"],
+    )
+    tried |= {*places}
+    leader = entries[outcome.leader].place
+    chosen, then = _next(axes, params, places, tried, leader, outcome, count)
+    record = {
+        "count": count,
+        "score": scorer.words,
+        "scored": [
+            _row(entry, difference, sign) for entry, difference in zip(entries, outcome.differences, strict=True)
+        ],
+        "leader": list(leader),
+        "chosen": chosen,
+        "next": then,
+        "tried": sorted(map(list, tried)),
+    }
+    finish(context, task, {}, record, started)
+
+
+def _next(
+    axes: Sequence[Any],
+    params: Mapping[str, Any],
+    places: Sequence[Place],
+    tried: set[Place],
+    leader: Place,
+    outcome: Outcome,
+    count: int,
+) -> tuple[list[int] | None, dict[str, Any] | None]:
+    """The place that is chosen, or who takes part in the next step and at how many samples."""
+    from nag.racing import next_places, rungs
+
+    counts = rungs(params["count"], params["block"])
+    if len(outcome.going_on) > 1:
+        longer = next(each for each in counts if each > count)
+        return None, {"candidates": [list(places[number]) for number in outcome.going_on], "count": longer}
+    finer = next_places(axes, tried, leader, params["limit"])
+    if not finer:
+        return list(leader), None
+    return None, {"candidates": [list(leader), *map(list, finer)], "count": counts[0]}
+
+
+def _margin(params: Mapping[str, Any], entries: Sequence[Entry]) -> float:
+    """The margin in the metric's unit; a share is of the best mean value."""
+    margin, relative = params["margin"]
+    if not relative:
+        return float(margin)
+    means = [sum(entry.value) / len(entry.value) for entry in entries]
+    return float(margin * abs(min(means) if params["lower"] else max(means)))
+
+
+def _row(entry: Entry, difference: tuple[float, float | None, float | None] | None, sign: float) -> dict[str, Any]:
+    """A candidate in the record. Differences are from the leader; above 0 is worse, whatever the metric's direction."""
+    away, low, high = difference or (None, None, None)
+    value = sum(entry.value) / len(entry.value)
+    return {
+        "place": list(entry.place),
+        "value": value,
+        "corrected": sum(entry.corrected) / len(entry.corrected),
+        "difference": away,
+        "low": low,
+        "high": high,
+    }
+
+
+class _Scorer:
+    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is taken
+    on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
+    """
+
+    def __init__(self, context: Context, task: Task, params: Mapping[str, Any], count: int) -> None:
+        self.context, self.task, self.params, self.count = context, task, params, count
+        self.metric = context.rebuild("metrics", params["metric"])
+        self.pairs = {tuple(place): pairs for place, pairs in params["candidates"]}
+        self.words = str(params["value"])
+
+    def entry(self, place: Place, of: int, number: int) -> Entry:
+        values, corrected, influences = [], [], []
+        for extract, reference in self.pairs[place]:
+            score, influence = self._score(extract, reference)
+            values.append(score["value"])
+            corrected.append(score["value"] if score["extrapolated"] is None else score["extrapolated"])
+            influences.append(influence)
+        self.context.tell(self.task.digest, number + 1, of + 1)
+        return Entry(place, tuple(values), tuple(corrected), tuple(influences))
+
+    def _score(self, extract: str, reference: str) -> tuple[Mapping[str, Any], np.ndarray | None]:
+        arrays = ReferenceArrays(self.context, reference)
+        samples, known = self._projected(self._outputs(extract), arrays)
+        scores = self.metric(samples, known)
+        return scores["values"][self.params["value"]], scores["arrays"].get("influence")
+
+    def _outputs(self, extract: str) -> dict[str, np.ndarray]:
+        """(count, ...) of every output that the metric needs."""
+        import numpy as np
+
+        names, block = sorted({*self.metric.needs, "labels"}), self.params["block"]
+        parts = [read_block(self.context.store, extract, number)[0] for number in range(-(-self.count // block))]
+        return {name: np.concatenate([part[name] for part in parts])[: self.count] for name in names}
+
+    def _projected(
+        self, samples: dict[str, np.ndarray], reference: Mapping[str, Any]
+    ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
+        """Samples and reference as they are, or on fewer dimensions if the metric is biased in N and N is too small."""
+        from nag.racing import dimension_for, projection
+
+        needs = self.metric.needs - {"labels"}
+        wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
+        to = dimension_for(self.count)
+        if not self.metric.extrapolates or not wide or max(wide) <= to:
+            return samples, reference
+        own, known = dict(samples), dict[str, Any]()
+        for name in needs:
+            P = projection(samples[name].shape[1], min(to, samples[name].shape[1]))
+            own[name] = samples[name].astype("float64") @ P
+            mean, cov = ("mean", "cov") if name == "features" else (f"mean_{name}", f"cov_{name}")
+            if mean in reference:
+                known |= {mean: reference[mean] @ P, cov: P.T @ reference[cov] @ P}
+            else:
+                known[name] = reference[name].astype("float64") @ P
+        self.words = f"{self.params['value']} on {to:,} random directions"
+        return own, known
+
+
+KIND = Kind(
+    version=1,
+    run=run,
+    guess_s=lambda task, costs: 20.0,
+    reads_all=True,
+    scores_cells=True,
+    column="scores",
+    cost_class=lambda task, costs: "select",
+)
