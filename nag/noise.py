@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Purposes: each is a separate stream. Stored results depend on these values.
 SAMPLE, LABEL, TRAIN_NOISE, TRAIN_LEVEL, TRAIN_NULL_NOISE, TRAIN_NULL_CLASS, DATA_ORDER, WEIGHTS = range(8)
-MEASURE, POSTERIOR, REPLICATE, HALVES = 8, 9, 10, 11
+MEASURE, POSTERIOR, REPLICATE, HALVES, DIRECTIONS = 8, 9, 10, 11, 12
 
 LABEL_RULES = ("uniform", "balanced")
 

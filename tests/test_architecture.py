@@ -41,7 +41,7 @@ FLOORS = {
         "autoencoders",
         "pretrained estimator",
         "field torch_files header",
-        "interpolants locations numerics",
+        "interpolants locations numerics racing",
         "web seeding distributed noise intervals registry hardware",
         "cache",
         "whole_file unreachable",
