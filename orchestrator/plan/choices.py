@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from nag.racing import Axis, Place, first_places, rungs
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CorruptFile
 from orchestrator.plan.model import Candidate, Choice, Race, StoredCell, StoredPlan, Trial
 from orchestrator.plan.progress import Done
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import Task
+
+if TYPE_CHECKING:
+    from nag.racing import Place
 
 Records = list[Mapping[str, Any]]
 
@@ -76,6 +77,8 @@ class Choices:
 
     def state(self, race: Race, done: Done) -> State:
         """Raises CorruptFile for a record that is not of this race."""
+        from nag.racing import Axis, first_places, rungs
+
         axes = [Axis(*axis) for axis in race.axes]
         candidates, count = first_places(axes, race.limit), rungs(race.count, race.block)[0]
         records: Records = []

@@ -93,9 +93,9 @@ def _instances(
     """Every network of the cells and of the measurement, and what each was made from."""
     candidates = (cell for race in races for candidate in race.candidates for cell in candidate.cells)
     cells = [*cells, *(cell for cell in candidates if isinstance(cell, PlannedCell))]
-    measured = any(not scored.extractor for planned in cells for scored in planned.scores)
+    measured = any(not scored.extractor for each in cells for scored in each.scores)
     made: dict[str, Instance] = {}
-    for network in networks_of((planned.cell for planned in cells), sweep.estimator if measured else None):
+    for network in networks_of((each.cell for each in cells), sweep.estimator if measured else None):
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
 

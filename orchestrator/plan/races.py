@@ -1,7 +1,7 @@
 """The races of a plan: how the tuned values of each arm are chosen.
 
-A race is static: the tasks of every candidate are in the plan, and `choices.py` tells which of them are wanted, from the
-records of its `select` tasks. So a plan needs no second pass over the sweep, wherever the engine runs.
+The tasks of every candidate are in the plan, and `choices.py` tells which of them are wanted, from the records of the
+`select` tasks. So no engine needs to read the sweep again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from nag.racing import Axis, rungs, stages_at_most
 
 from orchestrator.plan import cells as tasks_of
 from orchestrator.plan.build import TaskBuilder
@@ -22,6 +20,7 @@ from orchestrator.spec.score_section import fed
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Sweep
 
+STAGES = 2  # of a search along a range, for each halving of the distance between its values; the last step chooses
 Key = tuple[str, tuple[tuple[str, Any], ...]]
 
 
@@ -117,12 +116,16 @@ def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
 
 
 def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
-    """The `select` tasks of a race. The first has its definition, the others follow the one before."""
-    axes = [Axis(size, ordered) for size, ordered in params["axes"]]
-    number = stages_at_most(axes, params["limit"]) * len(rungs(params["count"], params["block"]))
+    """The `select` tasks of a race. The first has its definition, the others follow the one before;
+    `left`: how many may follow.
+    """
+    from nag.racing import rungs
+
+    stages = 1 + sum(STAGES * int(size).bit_length() for size, ordered in params["axes"] if ordered)
+    number = (2 if params["limit"] else stages) * len(rungs(params["count"], params["block"]))
     pairs = [pair for _, pairs in params["candidates"] for pair in pairs]
     inputs = tuple(dict.fromkeys(task for pair in pairs for task in pair))
-    steps = [builder.add("select", params, inputs)]
-    for _ in range(number - 1):
-        steps.append(builder.add("select", {"race": steps[0], "after": steps[-1]}, (*inputs, steps[-1])))
+    steps = [builder.add("select", params | {"left": number - 1}, inputs)]
+    for left in reversed(range(number - 1)):
+        steps.append(builder.add("select", {"race": steps[0], "after": steps[-1], "left": left}, (*inputs, steps[-1])))
     return tuple(steps)

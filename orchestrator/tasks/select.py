@@ -1,8 +1,8 @@
 """select: one step of a race between the candidates of a tuned arm.
 
-It compares the candidates that are left, on the first samples of their streams, and tells who goes on with more samples,
-or which finer values are tried next, or which candidate is chosen. The samples of a race have a seed of their own, so
-what is chosen is compared with other arms on samples that chose nothing.
+It compares the candidates that are left, on the first samples of their streams, and tells who goes on with more
+samples, or which finer values are tried next, or which candidate is chosen. The samples of a race have a seed of their
+own, so what is chosen is compared with other arms on samples that chose nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orchestrator.tasks.task import Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
+
     from nag.racing import Outcome, Place
 
 
@@ -50,21 +51,24 @@ def run(context: Context, task: Task) -> None:
     scorer = _Scorer(context, task, params, count)
     entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
     sign = 1.0 if params["lower"] else -1.0
+    race_over = count >= params["count"] or not task.params["left"]
     outcome = race(
         [[sign * value for value in entry.corrected] for entry in entries],
         [entry.influences for entry in entries],
         _margin(params, entries),
-        last=count >= params["count"],
+        last=race_over,
     )
     tried |= {*places}
+    rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]
     leader = entries[outcome.leader].place
-    chosen, then = _next(axes, params, places, tried, leader, outcome, count)
+    chosen: list[int] | None = list(leader)
+    then: dict[str, Any] | None = None
+    if task.params["left"]:
+        chosen, then = _next(axes, params, places, tried, leader, outcome, count)
     record = {
         "count": count,
         "score": scorer.words,
-        "scored": [
-            _row(entry, difference, sign) for entry, difference in zip(entries, outcome.differences, strict=True)
-        ],
+        "scored": rows,
         "leader": list(leader),
         "chosen": chosen,
         "next": then,
@@ -104,7 +108,7 @@ def _margin(params: Mapping[str, Any], entries: Sequence[Entry]) -> float:
     return float(margin * abs(min(means) if params["lower"] else max(means)))
 
 
-def _row(entry: Entry, difference: tuple[float, float | None, float | None] | None, sign: float) -> dict[str, Any]:
+def _row(entry: Entry, difference: tuple[float, float | None, float | None] | None) -> dict[str, Any]:
     """A candidate in the record. Differences are from the leader; above 0 is worse, whatever the metric's direction."""
     away, low, high = difference or (None, None, None)
     value = sum(entry.value) / len(entry.value)
@@ -119,8 +123,8 @@ def _row(entry: Entry, difference: tuple[float, float | None, float | None] | No
 
 
 class _Scorer:
-    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is taken
-    on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
+    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is
+    taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
     """
 
     def __init__(self, context: Context, task: Task, params: Mapping[str, Any], count: int) -> None:
