@@ -125,10 +125,10 @@ def module_of(
     source: str,
 ) -> torch.nn.Module:
     """The module that `model` describes, of these weights. ValueError unless they are exactly its own, and finite."""
-    found = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
+    kinds = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
     try:
         module = _skeleton(model, shape, num_classes, has_null_noise)
-        _fits(module, found)
+        _fits(module, kinds)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     _fill(module, weights, source)
@@ -156,11 +156,11 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _fits(module: torch.nn.Module, found: Mapping[str, Kind]) -> None:
+def _fits(module: torch.nn.Module, kinds: Mapping[str, Kind]) -> None:
     """Raise ValueError unless shapes and dtypes are those of the module's weights."""
     wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
-    if wanted != dict(found):
-        raise ValueError(f"these weights do not fit: {_differences(wanted, found)}")
+    if wanted != dict(kinds):
+        raise ValueError(f"these weights do not fit: {_differences(wanted, kinds)}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
@@ -172,12 +172,12 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
     module.load_state_dict(weights, assign=True)
 
 
-def _differences(wanted: Mapping[str, Kind], found: Mapping[str, Kind]) -> str:
+def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
     """The first few weights by name that are missing, unknown, or of another shape or dtype."""
-    words = [f"{name} is missing" for name in wanted if name not in found]
-    words += [f"{header.short(name)[1:-1]} is not known" for name in found if name not in wanted]
-    for name in (name for name in wanted if name in found and wanted[name] != found[name]):
-        (shape, dtype), (other, of) = wanted[name], found[name]
+    words = [f"{name} is missing" for name in wanted if name not in kinds]
+    words += [f"{header.short(name)[1:-1]} is not known" for name in kinds if name not in wanted]
+    for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
+        (shape, dtype), (other, of) = wanted[name], kinds[name]
         words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
     return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
 

@@ -176,8 +176,8 @@ def described(listed: Listed) -> Description:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["loc"][:1] == ("format",):
-            found = short(first["input"]) if first["type"] == "literal_error" else "None"
-            raise ValueError(f"not a network of nagbench (format {found}, wanted {FORMAT!r})") from None
+            other_format = short(first["input"]) if first["type"] == "literal_error" else "None"
+            raise ValueError(f"not a network of nagbench (format {other_format}, wanted {FORMAT!r})") from None
         raise ValueError(f"its description of the network is not valid: {sentence(error)}") from None
 
 

@@ -87,7 +87,7 @@ class _Reading:
             if key == "name":
                 check_name(node.text(), node)
             elif key == "networks":
-                self.networks = Networks(node, self.builder, self.smoke).found
+                self.networks = Networks(node, self.builder, self.smoke).instances_of
                 self.shared_axes |= {key for instances in self.networks.values() for n in instances for key in n.params}
             elif node.value is None:
                 continue
