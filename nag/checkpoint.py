@@ -124,7 +124,9 @@ def module_of(
     has_null_noise: bool,
     source: str,
 ) -> torch.nn.Module:
-    """The module that `model` describes, of these weights. ValueError unless they are exactly its own, and finite."""
+    """The module that `model` describes, with these weights. Raises ValueError unless they are finite and have exactly
+    the names, shapes and dtypes of its own.
+    """
     kinds = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
     try:
         module = _skeleton(model, shape, num_classes, has_null_noise)
@@ -136,7 +138,7 @@ def module_of(
 
 
 def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_null_noise: bool) -> torch.nn.Module:
-    """The module, without weights if it is one of ours. ValueError if no network has these sizes."""
+    """The module, without weights if it is one of ours. Raises ValueError if no network has these sizes."""
     import torch
 
     if source_of(model):  # user modules may have state outside state_dict, so build on the CPU
@@ -175,7 +177,7 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
 def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
     """The first few weights by name that are missing, unknown, or of another shape or dtype."""
     words = [f"{name} is missing" for name in wanted if name not in kinds]
-    words += [f"{header.short(name)[1:-1]} is not known" for name in kinds if name not in wanted]
+    words += [f"{header.short_repr(name)[1:-1]} is not known" for name in kinds if name not in wanted]
     for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
         (shape, dtype), (other, of) = wanted[name], kinds[name]
         words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
@@ -231,12 +233,12 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     with path.open("rb") as file:
         _describes_itself(file.read(16), str(path))
         file.seek(0)
-        _built(file, path.stat().st_size, str(path), described_model)  # before all of it is read
+        _built(file, path.stat().st_size, str(path), described_model)  # before the whole file is read
     return parse_network(path.read_bytes(), source=str(path))
 
 
 def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:
-    """The network's file as `dump_network` writes it, checked as by `load_network`. A file of nagbench stays equal."""
+    """The network's file as `dump_network` writes it, checked as by `load_network`. One of nagbench is not changed."""
     if family is not None:
         return dump_network(**_official(data, family, source, architecture)[0]._asdict())
     _describes_itself(data, source)

@@ -57,7 +57,7 @@ def check_grids(node: Node, inside: str = "") -> None:
             check_grids(item, inside or "a list")
 
 
-def named(node: Node) -> Node:
+def as_mapping(node: Node) -> Node:
     """A method written as `euler` becomes `{name: euler}`."""
     return replace(node, value={"name": node}) if isinstance(node.value, str) else node
 

@@ -19,7 +19,7 @@ from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import user_code
 from orchestrator.spec.construct import MethodBuilder
-from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
+from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_grids, expand, merge, uses
 from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
@@ -54,7 +54,7 @@ def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True
     try:
         return _Reading(root, smoke, run_user_code).sweep(str(path), text)
     except Exception as error:
-        place = user_code.place(error)
+        place = user_code.user_line(error)
         if place is None or isinstance(error, BadInput):
             raise
         raise BadInput(f"{place}: {type(error).__name__}: {error}") from error
@@ -92,7 +92,7 @@ class _Reading:
             elif node.value is None:
                 continue
             elif key in ("sampler", "sample"):
-                self.check_shared(key, named(node))
+                self.check_shared(key, as_mapping(node))
             elif key == "score":
                 score = read_score(node, self.builder, self.smoke)
                 self.scorers = score.metrics
@@ -246,7 +246,7 @@ class _Reading:
 
     def samplers(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         below = self.root.get("sampler")
-        node = merge(named(below) if below else None, named(own) if own else None)
+        node = merge(as_mapping(below) if below else None, as_mapping(own) if own else None)
         if node is None:
             known = ", ".join(sorted(METHODS["samplers"]))
             fix = f"add sampler: {SAMPLER_EXAMPLE} here or at the top level"
