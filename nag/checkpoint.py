@@ -124,11 +124,13 @@ def module_of(
     has_null_noise: bool,
     source: str,
 ) -> torch.nn.Module:
-    """The module that `model` describes, of these weights. ValueError unless they are exactly its own, and finite."""
-    found = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
+    """The module that `model` describes, with these weights. Raises ValueError unless they are finite and have exactly
+    the names, shapes and dtypes of its own.
+    """
+    kinds = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in weights.items()}
     try:
         module = _skeleton(model, shape, num_classes, has_null_noise)
-        _fits(module, found)
+        _fits(module, kinds)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     _fill(module, weights, source)
@@ -136,7 +138,7 @@ def module_of(
 
 
 def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_null_noise: bool) -> torch.nn.Module:
-    """The module, without weights if it is one of ours. ValueError if no network has these sizes."""
+    """The module, without weights if it is one of ours. Raises ValueError if no network has these sizes."""
     import torch
 
     if source_of(model):  # user modules may have state outside state_dict, so build on the CPU
@@ -156,11 +158,11 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _fits(module: torch.nn.Module, found: Mapping[str, Kind]) -> None:
+def _fits(module: torch.nn.Module, kinds: Mapping[str, Kind]) -> None:
     """Raise ValueError unless shapes and dtypes are those of the module's weights."""
     wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
-    if wanted != dict(found):
-        raise ValueError(f"these weights do not fit: {_differences(wanted, found)}")
+    if wanted != dict(kinds):
+        raise ValueError(f"these weights do not fit: {_differences(wanted, kinds)}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
@@ -172,12 +174,12 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
     module.load_state_dict(weights, assign=True)
 
 
-def _differences(wanted: Mapping[str, Kind], found: Mapping[str, Kind]) -> str:
+def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
     """The first few weights by name that are missing, unknown, or of another shape or dtype."""
-    words = [f"{name} is missing" for name in wanted if name not in found]
-    words += [f"{header.short(name)[1:-1]} is not known" for name in found if name not in wanted]
-    for name in (name for name in wanted if name in found and wanted[name] != found[name]):
-        (shape, dtype), (other, of) = wanted[name], found[name]
+    words = [f"{name} is missing" for name in wanted if name not in kinds]
+    words += [f"{header.short_repr(name)[1:-1]} is not known" for name in kinds if name not in wanted]
+    for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
+        (shape, dtype), (other, of) = wanted[name], kinds[name]
         words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
     return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
 
@@ -231,12 +233,12 @@ def load_network(path: str | Path, family: str | None = None, **architecture: An
     with path.open("rb") as file:
         _describes_itself(file.read(16), str(path))
         file.seek(0)
-        _built(file, path.stat().st_size, str(path), described_model)  # before all of it is read
+        _built(file, path.stat().st_size, str(path), described_model)  # before the whole file is read
     return parse_network(path.read_bytes(), source=str(path))
 
 
 def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:
-    """The network's file as `dump_network` writes it, checked as by `load_network`. A file of nagbench stays equal."""
+    """The network's file as `dump_network` writes it, checked as by `load_network`. One of nagbench is not changed."""
     if family is not None:
         return dump_network(**_official(data, family, source, architecture)[0]._asdict())
     _describes_itself(data, source)

@@ -28,12 +28,12 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
         lines = Path(cpuinfo).read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    found = dict.fromkeys(
+    models = dict.fromkeys(
         line.partition(":")[2].strip()
         for line in lines
         if line.partition(":")[0].strip() in ("model name", "cpu model")
     )
-    return "; ".join(found) or platform.processor() or platform.machine()
+    return "; ".join(models) or platform.processor() or platform.machine()
 
 
 def words(kind: Mapping[str, object]) -> str:

@@ -138,12 +138,12 @@ def _lie_side_by_side(tensors: Mapping[str, Tensor], size: int) -> None:
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         if tensor.dtype not in BITS:
-            raise ValueError(f"tensor {short(name)} has the unknown dtype {short(tensor.dtype)}")
+            raise ValueError(f"tensor {short_repr(name)} has the unknown dtype {short_repr(tensor.dtype)}")
         begins, ends = tensor.data_offsets
         wanted = math.prod(tensor.shape) * BITS[tensor.dtype] // 8
         if begins != end or ends - begins != wanted:
             raise ValueError(
-                f"tensor {short(name)} of shape {tensor.shape} takes {_count(wanted)} bytes from {end:,}, "
+                f"tensor {short_repr(name)} of shape {tensor.shape} takes {_count(wanted)} bytes from {end:,}, "
                 f"its header says {begins:,} to {ends:,}"
             )
         end = ends
@@ -176,8 +176,8 @@ def described(listed: Listed) -> Description:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["loc"][:1] == ("format",):
-            found = short(first["input"]) if first["type"] == "literal_error" else "None"
-            raise ValueError(f"not a network of nagbench (format {found}, wanted {FORMAT!r})") from None
+            other_format = short_repr(first["input"]) if first["type"] == "literal_error" else "None"
+            raise ValueError(f"not a network of nagbench (format {other_format}, wanted {FORMAT!r})") from None
         raise ValueError(f"its description of the network is not valid: {sentence(error)}") from None
 
 
@@ -185,7 +185,7 @@ def built(family: str, method: Described) -> Any:
     """The registered method that a description names. Raises ValueError for an unknown name or wrong fields."""
     if method.name not in METHODS[family]:
         known = ", ".join(METHODS[family])
-        raise ValueError(f"unknown name {short(method.name)} in {family}; known: {known}")
+        raise ValueError(f"unknown name {short_repr(method.name)} in {family}; known: {known}")
     try:
         return find(family, method.name)(**method.fields)
     except ValidationError as error:
@@ -224,9 +224,9 @@ def description_in(path: str | Path) -> Description | None:
 def sentence(error: ValidationError) -> str:
     """The first thing that is wrong, in one line: where, what, and the value."""
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(short(part)[1:-1] if isinstance(part, str) else str(part) for part in first["loc"])
+    where = ".".join(short_repr(part)[1:-1] if isinstance(part, str) else str(part) for part in first["loc"])
     reason = " ".join(first["msg"].split()).removeprefix("Value error, ")
-    more = "" if first["type"] in ("missing", "json_invalid", "value_error") else f", got {short(first['input'])}"
+    more = "" if first["type"] in ("missing", "json_invalid", "value_error") else f", got {short_repr(first['input'])}"
     return f"{where}: {reason}{more}" if where else f"{reason}{more}"
 
 
@@ -234,7 +234,7 @@ def _count(number: int) -> str:
     return f"{number:,}" if number < 2**63 else "more than 2^63"
 
 
-def short(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """As Python writes it, cut and without what a terminal would obey."""
     try:
         text = ascii(value)

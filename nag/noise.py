@@ -131,13 +131,13 @@ def replicate(seed: int, training: Sequence[int]) -> int:
     distinct = [s for s, _ in itertools.groupby(training)]
     while distinct and distinct[-1] == 0:
         distinct.pop()
-    found = _within("seed", seed, 64)
+    derived = _within("seed", seed, 64)
     for place, value in enumerate(distinct):
         value = _within("training seed", value, 64)
         words = (value & 0xFFFFFFFF, value >> 32, place, REPLICATE << 24)
-        out = philox(np.array(words, np.uint64).reshape(4, 1), (found & 0xFFFFFFFF, found >> 32))
-        found = int(out[0, 0]) | int(out[1, 0]) << 32
-    return found
+        out = philox(np.array(words, np.uint64).reshape(4, 1), (derived & 0xFFFFFFFF, derived >> 32))
+        derived = int(out[0, 0]) | int(out[1, 0]) << 32
+    return derived
 
 
 def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uniform") -> npt.NDArray[np.int64]:

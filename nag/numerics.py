@@ -60,7 +60,7 @@ def _holders() -> dict[str, tuple[Any, str]]:
     """The flags that this torch has: the object whose attribute each is, and the attribute."""
     import torch
 
-    found = {}
+    holders = {}
     for name in (*OLDER, *NEWER):
         *path, last = name.split(".")
         holder: Any = torch.backends
@@ -71,21 +71,21 @@ def _holders() -> dict[str, tuple[Any, str]]:
         except RuntimeError:  # the flag exists, but torch does not tell its value
             known = True
         if known:
-            found[name] = holder, last
-    return found
+            holders[name] = holder, last
+    return holders
 
 
 def _flags() -> dict[str, Any]:
     """The current flags, as far as torch tells them: it does not if old and new flags contradict each other."""
     import torch
 
-    found: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     with contextlib.suppress(RuntimeError):
-        found[PRECISION] = torch.get_float32_matmul_precision()
+        flags[PRECISION] = torch.get_float32_matmul_precision()
     for name, (holder, last) in _holders().items():
         with contextlib.suppress(RuntimeError):
-            found[name] = getattr(holder, last)
-    return found
+            flags[name] = getattr(holder, last)
+    return flags
 
 
 def _set(flags: dict[str, Any]) -> None:

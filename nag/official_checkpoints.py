@@ -121,8 +121,8 @@ def _loaded(file: Path | bytes, source: str) -> Any:
             mapped = is_zip and isinstance(file, Path)  # an optimizer's state is then never read
             return torch.load(opened_as, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the Python object {found[1]}" if found else "something that is not a tensor"
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"the Python object {match[1]}" if match else "something that is not a tensor"
         raise ValueError(
             f"{source}: it holds {what}, and reading that could run code; only tensors are read. "
             "Where you trust it, write its weights anew: torch.save(model.state_dict(), path)"
@@ -145,8 +145,8 @@ def _weights(loaded: Any, source: str) -> tuple[dict[str, torch.Tensor], dict[st
         raise ValueError(f"{source}: it holds a {type(loaded).__name__}, not a state dict")
     odd = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if odd or not loaded:
-        found = f"beside weights it holds {', '.join(odd[:5])}" if odd else "it is empty"
-        raise ValueError(f'{source}: not a state dict, nor a training file with "ema" or "model": {found}')
+        problem = f"beside weights it holds {', '.join(odd[:5])}" if odd else "it is empty"
+        raise ValueError(f'{source}: not a state dict, nor a training file with "ema" or "model": {problem}')
     return dict(loaded), said
 
 

@@ -85,7 +85,7 @@ def located(path: str | None, name: str) -> Path:
     return place
 
 
-def check(path: Path, known: KnownWeights) -> None:
+def check_file(path: Path, known: KnownWeights) -> None:
     """Raise ValueError unless the file has the size and the SHA-256 of `known`. Reads it whole."""
     _check_size(path, path.stat().st_size, known)
     if known.sha256 is not None:
@@ -99,7 +99,7 @@ def check(path: Path, known: KnownWeights) -> None:
 def check_cached(path: Path) -> None:
     """Raise ValueError if a file in the cache has another size or hash than known. Files elsewhere are not checked."""
     if path.parent == cache() and path.name in KNOWN:
-        check(path, KNOWN[path.name])
+        check_file(path, KNOWN[path.name])
 
 
 def fetch(name: str, report: Report, known: Mapping[str, KnownWeights] = KNOWN) -> Path:
@@ -118,7 +118,7 @@ def fetch(name: str, report: Report, known: Mapping[str, KnownWeights] = KNOWN) 
             _clear(path)
             _download(known[name], path, report)
             return path
-    check(path, known[name])
+    check_file(path, known[name])
     return path
 
 

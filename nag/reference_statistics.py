@@ -34,10 +34,10 @@ def read_statistics(path: str, dims: dict[str, int] | None = None) -> dict[str, 
     """
     from nag.datasets.arrays import array, headers
 
-    found = headers(path)
+    arrays = headers(path)
     result = {}
     for output, (mean, cov) in PAIRS.items():
-        if mean in found and cov in found:
+        if mean in arrays and cov in arrays:
             result[output] = _checked(path, mean, cov, array(path, mean), array(path, cov))
             wanted = (dims or {}).get(output)
             if wanted is not None and wanted != len(result[output].mean):
@@ -46,7 +46,7 @@ def read_statistics(path: str, dims: dict[str, int] | None = None) -> dict[str, 
                     "it is of another extractor"
                 )
     if "features" not in result:
-        raise ValueError(f"{path} has no mu and sigma; it has {', '.join(found) or 'no arrays'}")
+        raise ValueError(f"{path} has no mu and sigma; it has {', '.join(arrays) or 'no arrays'}")
     return result
 
 
@@ -54,11 +54,11 @@ def reference_images(path: str) -> np.ndarray | None:
     """(N, H, W, 3) uint8, the images of an ADM reference; None where the file has none. Raises as `read_statistics`."""
     from nag.datasets.arrays import array, headers
 
-    found = headers(path).get("arr_0")
-    if found is None:
+    images = headers(path).get("arr_0")
+    if images is None:
         return None
-    if found.dtype != "uint8" or len(found.shape) != 4 or found.shape[3] != 3:
-        raise ValueError(f"{path}: arr_0 is {found.dtype} {found.shape}; images are uint8 (N, H, W, 3)")
+    if images.dtype != "uint8" or len(images.shape) != 4 or images.shape[3] != 3:
+        raise ValueError(f"{path}: arr_0 is {images.dtype} {images.shape}; images are uint8 (N, H, W, 3)")
     return array(path, "arr_0")
 
 

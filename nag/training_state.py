@@ -57,10 +57,10 @@ def restored(
         for weight, steps in zip(weights.values(), taken, strict=True):
             broadcast(world, weight.detach())
             if steps:
-                found: dict[str, Any] = optimizer.state.get(weight) or {"step": torch.tensor(float(steps))}
+                moments: dict[str, Any] = optimizer.state.get(weight) or {"step": torch.tensor(float(steps))}
                 for part in MOMENTS:
-                    found[part] = broadcast(world, found.get(part, torch.empty_like(weight)))
-                optimizer.state[weight] = found
+                    moments[part] = broadcast(world, moments.get(part, torch.empty_like(weight)))
+                optimizer.state[weight] = moments
     return step
 
 
@@ -73,10 +73,10 @@ def _put_back(
     wanted = {"step"} | {f"buffer.{name}" for name in buffers}
     wanted |= {f"{part}.{name}" for part in ("weight", "ema") for name in weights}
     allowed = wanted | {f"{part}.{name}" for part in ("step", *MOMENTS) for name in weights}
-    found = set(state)
-    if not wanted <= found <= allowed:
+    names = set(state)
+    if not wanted <= names <= allowed:
         raise ValueError(
-            f"a training checkpoint of another network: {sorted((wanted - found) | (found - allowed))[:3]}"
+            f"a training checkpoint of another network: {sorted((wanted - names) | (names - allowed))[:3]}"
         )
     with torch.no_grad():
         for name, buffer in buffers.items():

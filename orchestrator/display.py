@@ -23,10 +23,10 @@ def address(text: str) -> str:
     return _AFTER_SCHEME.sub(_hidden, text) if "://" in text else text
 
 
-def _hidden(found: re.Match[str]) -> str:
-    rest = found[0][3:]
+def _hidden(match: re.Match[str]) -> str:
+    rest = match[0][3:]
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    web = found.string[: found.start()].lower().endswith(("http", "https"))
+    web = match.string[: match.start()].lower().endswith(("http", "https"))
     if "@" in host:
         rest = f"{HIDDEN}@{host.rpartition('@')[2]}{rest[len(host) :]}"
     elif "@" in rest and ":" in host and not (web and _HOST.fullmatch(host)):  # a password with / ? or # in it
@@ -39,8 +39,8 @@ def visible(text: str) -> str:
     return _ODD.sub(_escaped, text) if _ODD.search(text) else text
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")

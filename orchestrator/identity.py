@@ -144,7 +144,7 @@ def changed_fields(instance: Any) -> dict[str, Any]:
     return fields
 
 
-def method(instance: Any, *, compute: bool = True) -> dict[str, Any]:
+def method_identity(instance: Any, *, compute: bool = True) -> dict[str, Any]:
     """The identity of a method: name, VERSION, the fields that differ from their defaults (paths replaced by the
     checksums of their contents), and for a user's own method the digest of its source.
     """

@@ -42,10 +42,10 @@ def open_sweep(sweep: str | Path, store: str | Path | None = None) -> OpenSweep:
     if not opened.exists(""):
         raise BadInput(f"there is no store at {url} (looked from {Path.cwd()}). Give it: open_sweep(..., store=...).")
     opened.check_format()
-    return OpenSweep(plan_of_sweep(opened, str(sweep)) if is_name(sweep) else plan(read_sweep(sweep)), opened)
+    return OpenSweep(plan_of_sweep(opened, str(sweep)) if is_sweep_name(sweep) else plan(read_sweep(sweep)), opened)
 
 
-def is_name(sweep: str | Path) -> bool:
+def is_sweep_name(sweep: str | Path) -> bool:
     """Whether this is the name of a sweep in a store, and not of a file."""
     return isinstance(sweep, str) and NAME.fullmatch(sweep) is not None and not os.path.isfile(sweep)
 

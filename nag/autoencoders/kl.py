@@ -59,7 +59,7 @@ class Autoencoder:
         return config["latent_channels"], height // ratio, width // ratio
 
     def smoke(self) -> BlockMeans:
-        """Means of blocks of pixels in its place: they need no weights."""
+        """Its stand-in for `--smoke`: means of blocks of pixels, which need no weights."""
         return BlockMeans()
 
     def open(self, device: str = "cpu") -> OpenAutoencoder:
@@ -71,7 +71,7 @@ class Autoencoder:
 
 
 class OpenAutoencoder:
-    """An autoencoder with its weights. The other images of a batch change an image's result only by rounding."""
+    """An autoencoder with its weights. An image's result depends on the rest of its batch only by rounding."""
 
     def __init__(self, settings: Autoencoder, device: str) -> None:
         import torch
@@ -85,7 +85,7 @@ class OpenAutoencoder:
         self._vae = _load(settings.path, getattr(torch, settings.dtype)).to(device).requires_grad_(False).eval()
         if settings.tile is not None:
             if settings.tile % ratio:
-                raise ValueError(f"tile: {settings.tile} does not divide by {ratio}, as {settings.path} needs")
+                raise ValueError(f"tile: {settings.tile} is not a multiple of {ratio}, as {settings.path} needs")
             self._vae.tile_sample_min_size, self._vae.tile_latent_min_size = settings.tile, settings.tile // ratio
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

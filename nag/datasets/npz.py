@@ -113,7 +113,7 @@ class NpzSplit:
 
 @functools.lru_cache(maxsize=16)
 def _described(where: tuple[str, int, int]) -> tuple[str, Header, str | None]:
-    """The name and header of the array of images, the name of the array of labels."""
+    """Name and header of the array of images, and the name of the array of labels, None if there is none."""
     from nag.datasets.arrays import headers
 
     path, by_name = where[0], headers(where[0])

@@ -1,4 +1,4 @@
-"""pytorch-fid's Inception network, from its state dict: TensorFlow's of 2015-12-05 with PyTorch's names.
+"""pytorch-fid's Inception network, from its state dict: TensorFlow's weights of 2015-12-05 under PyTorch's names.
 
 Source: github.com/mseitzer/pytorch-fid. It differs from torchvision's: its average pools do not count the padding, and
 its last block has a max pool instead.
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
-# The branches of the blocks: each is a chain of convolutions, and a pooled branch comes last. Convolutions in HALVING
-# have stride 2, those in UNPADDED no padding.
+# The branches of the blocks: each is a chain of convolutions; in E, one that ends in a key of FORK continues as two. A
+# pooled branch comes last. Convolutions in HALVING have stride 2, those in UNPADDED no padding.
 A = (("branch1x1",), ("branch5x5_1", "branch5x5_2"), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
 B = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
 C = (

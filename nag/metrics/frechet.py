@@ -3,8 +3,8 @@
 D = |mu - mu_r|^2 + tr S + tr S_r - 2 tr (S_r^(1/2) S S_r^(1/2))^(1/2)        (Dowson and Landau 1982, eq. 4)
 With F of full column rank and F F^T = S_r, the last trace is the sum of the square roots of the eigenvalues of
 F^T S F: a symmetric problem of the size of the reference's support, which is exact for singular covariances and has no
-complex parts. F is the Cholesky factor if S_r clearly has full rank, else it comes from the eigenvectors. All is
-float64, on the device of the reference's tensors, or on the CPU for arrays.
+complex parts. F is the Cholesky factor if S_r clearly has full rank, else it comes from the eigenvectors. Everything is
+computed in float64, on the device of the reference's tensors, or on the CPU for arrays.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from orchestrator.plan.model import Plan
 
 
 @dataclass(frozen=True)
-class Row:
+class DoctorRow:
     name: str
     state: Literal["ok", "missing", "warning"]
     detail: str
@@ -19,7 +19,7 @@ class Row:
     needed: bool = True  # whether nothing, or nothing on this store, runs without it
 
 
-def weights(needed: Iterable[str]) -> list[Row]:
+def weights(needed: Iterable[str]) -> list[DoctorRow]:
     """Which pretrained feature networks are on this machine, and whether their files are complete."""
     from nag.pretrained import KNOWN, find
 
@@ -27,12 +27,14 @@ def weights(needed: Iterable[str]) -> list[Row]:
     for name, known in KNOWN.items():
         path, fix = find(name), f"nagbench fetch {name}"
         if path is None:
-            rows.append(Row("weights", "missing", f"{name} is not here", fix, name in needed))
+            rows.append(DoctorRow("weights", "missing", f"{name} is not here", fix, name in needed))
         elif known.size is not None and path.stat().st_size != known.size:
             detail = f"{path} has {path.stat().st_size:,} bytes, not {known.size:,}"
-            rows.append(Row("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed))
+            rows.append(
+                DoctorRow("weights", "missing", detail, f"Remove it, then: nagbench fetch {name}", name in needed)
+            )
         else:
-            rows.append(Row("weights", "ok", str(path), needed=False))
+            rows.append(DoctorRow("weights", "ok", str(path), needed=False))
     return rows
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from orchestrator.backends.doctor_rows import Row, weights
+from orchestrator.backends.doctor_rows import DoctorRow, weights
 from orchestrator.display import address
 from orchestrator.errors import NagbenchError
 from orchestrator.store.store import Store
@@ -49,7 +49,7 @@ LIBRARIES = (
 )
 
 
-def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
+def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[DoctorRow]:
     """Check this machine. This changes nothing: the one file that it writes into the store is removed again.
 
     needed: names of pretrained weights that a sweep needs.
@@ -60,11 +60,11 @@ def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Row]:
     return [rows[0], *(library.result() for library in libraries), *rows[1:]]
 
 
-def _python() -> Row:
-    return Row("Python", "ok", f"{platform.python_version()} at {sys.executable}")
+def _python() -> DoctorRow:
+    return DoctorRow("Python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
-def _library(name: str, module: str, package: str, needed: bool, use: str) -> Row:
+def _library(name: str, module: str, package: str, needed: bool, use: str) -> DoctorRow:
     fix = f"pip install {package}"
     code = TORCH if module == "torch" else LIBRARY.format(module)
     env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -78,25 +78,27 @@ def _library(name: str, module: str, package: str, needed: bool, use: str) -> Ro
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return Row(name, "missing", f"importing it takes over {IMPORT_S:.0f} s", "Look at the disk it is on.", needed)
+        return DoctorRow(
+            name, "missing", f"importing it takes over {IMPORT_S:.0f} s", "Look at the disk it is on.", needed
+        )
     with contextlib.suppress(IndexError, ValueError):
         version, more = json.loads(done.stdout.splitlines()[-1])
-        return Row(name, "ok", ", ".join(filter(None, [version, more])), needed=needed)
+        return DoctorRow(name, "ok", ", ".join(filter(None, [version, more])), needed=needed)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     problem = lines[-1].strip() if lines else f"exit code {done.returncode}"
     if f"No module named '{module}'" in problem:
-        return Row(name, "missing", f"not installed; for {use}", fix, needed)
-    return Row(name, "missing", f"broken: {problem[:200]}", f"pip install --force-reinstall {package}", needed)
+        return DoctorRow(name, "missing", f"not installed; for {use}", fix, needed)
+    return DoctorRow(name, "missing", f"broken: {problem[:200]}", f"pip install --force-reinstall {package}", needed)
 
 
-def _machine() -> Row:
+def _machine() -> DoctorRow:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_gb()
     detail = f"{cores} {'core' if cores == 1 else 'cores'}" + (f", {memory:.0f} GB memory" if memory else "")
     if memory and memory < 1.5 * cores:
         fix = f"nagbench run ... --workers {max(1, int(memory / 1.5))}"
-        return Row("machine", "warning", f"{detail}: a worker takes over 1 GB", fix)
-    return Row("machine", "ok", detail)
+        return DoctorRow("machine", "warning", f"{detail}: a worker takes over 1 GB", fix)
+    return DoctorRow("machine", "ok", detail)
 
 
 def _memory_gb() -> float | None:
@@ -109,7 +111,7 @@ def _memory_gb() -> float | None:
     return min(limits) / 1e9 if limits else None
 
 
-def _store(url: str) -> list[Row]:
+def _store(url: str) -> list[DoctorRow]:
     """Whether the store is one of nagbench, can be written, and has room."""
     fix = "Name another one: --store FOLDER, or NAGBENCH_STORE."
     try:
@@ -119,11 +121,11 @@ def _store(url: str) -> list[Row]:
             name = f"doctor/{uuid.uuid4().hex}"
             store.create(name, b"")
             store.fs.rm_file(store.path(name))  # store.delete needs a store, and there may be none yet
-            return [Row("store", "ok", f"{url}: can be written")]
+            return [DoctorRow("store", "ok", f"{url}: can be written")]
     except NagbenchError as error:
-        return [Row("store", "missing", str(error), fix)]
+        return [DoctorRow("store", "missing", str(error), fix)]
     except Exception as error:  # noqa: BLE001  (a remote file system may raise anything)
-        return [Row("store", "missing", f"{url}: {type(error).__name__}: {error}", fix)]
+        return [DoctorRow("store", "missing", f"{url}: {type(error).__name__}: {error}", fix)]
     folder = Path(store.root)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     trial = there / f".nagbench-{uuid.uuid4().hex}"
@@ -131,42 +133,44 @@ def _store(url: str) -> list[Row]:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        return [Row("store", "missing", f"{url}: {there} cannot be written: {error.strerror}", fix)]
-    rows = [Row("store", "ok", f"{url}: can be written" + ("" if there == folder else "; a run will make it"))]
+        return [DoctorRow("store", "missing", f"{url}: {there} cannot be written: {error.strerror}", fix)]
+    rows = [DoctorRow("store", "ok", f"{url}: can be written" + ("" if there == folder else "; a run will make it"))]
     free = shutil.disk_usage(there).free / 1e9
     if free < LEAST_GB:
-        return [*rows, Row("disk", "warning", f"{free:.1f} GB free where the store is", f"Make room, or: {fix}")]
-    return [*rows, Row("disk", "ok", f"{free:.0f} GB free where the store is")]
+        return [*rows, DoctorRow("disk", "warning", f"{free:.1f} GB free where the store is", f"Make room, or: {fix}")]
+    return [*rows, DoctorRow("disk", "ok", f"{free:.0f} GB free where the store is")]
 
 
-def _tracking(uri: str) -> Row:
+def _tracking(uri: str) -> DoctorRow:
     if uri == NONE:
-        return Row("tracking", "ok", "none requested", needed=False)
+        return DoctorRow("tracking", "ok", "none requested", needed=False)
     try:
         written_state(uri, "")
     except NagbenchError as error:  # the sweep runs without
-        return Row("tracking", "warning", str(error), needed=False)
-    return Row("tracking", "ok", address(uri), needed=False)
+        return DoctorRow("tracking", "warning", str(error), needed=False)
+    return DoctorRow("tracking", "ok", address(uri), needed=False)
 
 
-def _slurm() -> list[Row]:
+def _slurm() -> list[DoctorRow]:
     """Whether Slurm's commands are installed, and its controller answers."""
     absent = [name for name in ("sinfo", "sbatch", "sacct") if shutil.which(name) is None]
     if len(absent) == 3:
-        return [Row("Slurm", "missing", "no sinfo, sbatch or sacct", "Only a login node of a cluster has it.", False)]
+        return [
+            DoctorRow("Slurm", "missing", "no sinfo, sbatch or sacct", "Only a login node of a cluster has it.", False)
+        ]
     rows = []
     if {"sinfo", "sbatch"} & set(absent):
-        return [Row("Slurm", "missing", f"no {', no '.join(absent)}", "Ask the site, or load its module.", False)]
+        return [DoctorRow("Slurm", "missing", f"no {', no '.join(absent)}", "Ask the site, or load its module.", False)]
     lines = _ask("sinfo", "-h", "-o", "%P %D %t")
     if isinstance(lines, str):
-        rows.append(Row("Slurm", "warning", f"sinfo: {lines}", "Is slurmctld up? Is SLURM_CONF right?", False))
+        rows.append(DoctorRow("Slurm", "warning", f"sinfo: {lines}", "Is slurmctld up? Is SLURM_CONF right?", False))
     else:
         parts = sorted({line.split()[0].rstrip("*") for line in lines if line.split()})
-        rows.append(Row("Slurm", "ok", f"partitions {', '.join(parts) or 'none'}", needed=False))
+        rows.append(DoctorRow("Slurm", "ok", f"partitions {', '.join(parts) or 'none'}", needed=False))
     lines = "not installed" if "sacct" in absent else _ask("sacct", "-n", "-X", "-S", "now")
     if isinstance(lines, str):
         fix = "Runs work without it; how a lost job ended is then read from squeue and its log."
-        rows.append(Row("Slurm accounting", "warning", f"sacct: {lines}", fix, False))
+        rows.append(DoctorRow("Slurm accounting", "warning", f"sacct: {lines}", fix, False))
     return rows
 
 

@@ -99,7 +99,7 @@ def find_site(site: str | None) -> Path:
     known = ", ".join(sorted(sites)) or "none"
     if site is None:
         raise BadInput(
-            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Write it after an example in "
+            f"{folders()[0] / (DEFAULT + '.yaml')}: there is no such file. Copy it from an example in "
             f"{folders()[1]}, or use --site PATH or NAME. Known: {known}."
         )
     close = difflib.get_close_matches(name, sites, n=1)

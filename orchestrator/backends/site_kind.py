@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
-    from orchestrator.backends.doctor_rows import Row
+    from orchestrator.backends.doctor_rows import DoctorRow
     from orchestrator.backends.slurm.forecast import Forecast
     from orchestrator.execution.engine import Observer
     from orchestrator.execution.protocol import Backend
@@ -75,4 +75,4 @@ class SiteKind(Queue, Protocol):
 
     def forecast(self, plan: Plan, store: Store) -> Forecast | None: ...  # None: there is no forecast
 
-    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterable[Row]: ...
+    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterable[DoctorRow]: ...

@@ -106,11 +106,11 @@ def stored_plan(
     sweep: str, store: Store, smoke: bool = False, arms: list[str] | None = None, *, hashes: bool = True
 ) -> StoredPlan:
     """The plan of a sweep: by name from the store, or by path from its file."""
-    from orchestrator.notebook import is_name
+    from orchestrator.notebook import is_sweep_name
     from orchestrator.plan.model import only_arms
     from orchestrator.plan.stored_plan import plan_of_sweep
 
-    if not is_name(sweep):
+    if not is_sweep_name(sweep):
         return read_plan(sweep, smoke, arms, hashes=hashes)
     plan = plan_of_sweep(store, f"{sweep}-smoke" if smoke else sweep)
     return only_arms(plan, arms) if arms else plan

@@ -16,7 +16,7 @@ from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.backends.doctor_rows import Row
+    from orchestrator.backends.doctor_rows import DoctorRow
 
 STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
@@ -46,17 +46,17 @@ def doctor(
     return exit_code(rows)
 
 
-def exit_code(rows: Iterable[Row]) -> int:
+def exit_code(rows: Iterable[DoctorRow]) -> int:
     """3 if something necessary is missing, else 0."""
     return 3 if any(row.state == "missing" and row.needed for row in rows) else 0
 
 
-def rows_as_json(rows: Iterable[Row]) -> dict[str, Any]:
+def rows_as_json(rows: Iterable[DoctorRow]) -> dict[str, Any]:
     rows = list(rows)
     return {"ok": exit_code(rows) == 0, "rows": [asdict(row) for row in rows]}
 
 
-def table(rows: Iterable[Row]) -> Table:
+def table(rows: Iterable[DoctorRow]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.commands.app import command, out
 from orchestrator.commands.du import size
-from orchestrator.commands.score import progress
+from orchestrator.commands.score import download_progress
 from orchestrator.errors import BadInput, EnvironmentProblem
 
 
@@ -28,7 +28,7 @@ def fetch(
             place = f"is at {there}" if there else f"{size(entry.size or 0)} from {entry.url}"
             out.print(f"{known}  {place}", markup=False, soft_wrap=True)
         return
-    with progress() as (shown, bar):
+    with download_progress() as (shown, bar):
         try:
             path = download(name, lambda done, of: shown.update(bar, completed=done, total=of or None))
         except ConnectionError as error:

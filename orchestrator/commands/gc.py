@@ -1,4 +1,4 @@
-"""`nagbench gc`: remove files that no sweep needs."""
+"""`nagbench gc`: remove files that no sweep needs any more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gc(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which files of the store no sweep's newest plan needs; with --delete, remove them."""
+    """Show how many files of the store the newest plans of its sweeps do not need; --delete removes them."""
     from orchestrator.retention.garbage import garbage, remove
     from orchestrator.retention.usage import Space
 

@@ -63,7 +63,7 @@ def obeyed() -> None:
     _first = None
 
 
-def again() -> None:
+def raise_lost() -> None:
     """Raise again a KeyboardInterrupt that was lost in a destructor."""
     obeyed()
     _thread.interrupt_main(signal.SIGINT)

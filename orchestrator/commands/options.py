@@ -26,9 +26,7 @@ def finite(value: float | None) -> float | None:
 
 
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
-NamedSweep = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="The name of a sweep in the store, or its file, which may be newer.")
-]
+NamedSweep = Annotated[str, typer.Argument(metavar="SWEEP", help="The name of a sweep in the store, or its YAML file.")]
 StoreOption = Annotated[
     str, typer.Option(help="Where results live: a folder or an fsspec URL.", envvar="NAGBENCH_STORE", callback=given)
 ]
@@ -44,7 +42,8 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cu
 SiteOption = Annotated[
     str | None,
     typer.Option(
-        help="Site file, or the name of one; submit uses ~/.config/nagbench/site.yaml by default.", callback=given
+        help="Site file of a cluster, or its name in ~/.config/nagbench or sites/. Default of submit: site.yaml there.",
+        callback=given,
     ),
 ]
 CellOption = Annotated[

@@ -82,7 +82,7 @@ def _words(error: BaseException) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(
         error, "exit_code"
     ):  # from click: a wrong option, a missing argument
-        return usage(error)
+        return usage_message(error)
     if tracebacks_wanted and isinstance(error, Exception):
         return "".join(traceback.format_exception(error)).rstrip(), 1
     log = keep_traceback(error)
@@ -97,7 +97,7 @@ def _words(error: BaseException) -> tuple[str, int]:
     return message(words), UNFORESEEN
 
 
-def usage(error: Any) -> tuple[str, int]:
+def usage_message(error: Any) -> tuple[str, int]:
     """The message for a mistake in the command line."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "nagbench"
@@ -149,6 +149,6 @@ def _in_thread(args: threading.ExceptHookArgs) -> None:
 def _unraisable(args: sys.UnraisableHookArgs) -> None:
     """An error in a destructor or callback: raise a Ctrl-C again, write other tracebacks to a file."""
     if isinstance(args.exc_value, KeyboardInterrupt):
-        interrupts.again()
+        interrupts.raise_lost()
     elif args.exc_value is not None and not isinstance(args.exc_value, OSError):
         keep_traceback(args.exc_value)

@@ -64,13 +64,13 @@ def plan(
     from orchestrator.plan.availability import absent
     from orchestrator.plan.progress import Done
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
-    from orchestrator.retention.policy import again
-    from orchestrator.retention.usage import estimate
+    from orchestrator.retention.policy import cells_to_resample
+    from orchestrator.retention.usage import planned_space
 
     place = read_site(site) if site else None
     planned, opened = read_plan(sweep, smoke, arm), open_store(store)
     done = Done(opened)
-    tasks, space, repeated = counts(planned, done), estimate(planned), again(planned, done)
+    tasks, space, repeated = counts(planned, done), planned_space(planned), cells_to_resample(planned, done)
     expected = at(place).forecast(planned, opened) if place else None
     arrays, words, site_json = forecast_table(expected) if expected else (None, "", {})
     if as_json:

@@ -28,7 +28,7 @@ def report(
     """Compare the finished cells, and list those that are missing or failed."""
     from orchestrator.report.document import document
     from orchestrator.report.results import collect
-    from orchestrator.tracking.sync import check as check_tracking
+    from orchestrator.tracking.sync import check_address as check_tracking
 
     check_tracking(tracking)
     opened = open_store(store)

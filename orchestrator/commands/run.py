@@ -40,7 +40,7 @@ def run(
     arm: ArmOption = None,
     smoke: SmokeOption = False,
     cell: CellOption = None,
-    count: Annotated[int | None, typer.Option(min=1, help="With --cell: only so many samples.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="With --cell: only this many samples.")] = None,
     here: Annotated[bool, typer.Option("--here", help="For debugging: in this process, with full tracebacks.")] = False,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
@@ -65,7 +65,7 @@ def run(
     from orchestrator.report.results import collect
     from orchestrator.tasks.context import Options
     from orchestrator.tracking.sync import NONE, follow
-    from orchestrator.tracking.sync import check as check_tracking
+    from orchestrator.tracking.sync import check_address as check_tracking
 
     check_tracking(tracking)
     place = read_site(site) if site else None

@@ -27,7 +27,7 @@ FOR_DIFFERENCES = (
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[tuple[Progress, Any]]:
+def download_progress() -> Iterator[tuple[Progress, Any]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=err, transient=True) as shown:
         yield shown, shown.add_task("fetching", total=None)

@@ -31,7 +31,7 @@ def status(
     from orchestrator.plan.progress import Done
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.results import collect
-    from orchestrator.report.terminal import failure
+    from orchestrator.report.terminal import failure_line
 
     opened = open_store(store)
     plan = stored_plan(sweep, opened, smoke, hashes=False)
@@ -58,4 +58,4 @@ def status(
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
     for cell in failed:
-        out.print(failure(cell), soft_wrap=True)
+        out.print(failure_line(cell), soft_wrap=True)

@@ -46,7 +46,7 @@ def submit(
     """Queue the missing work of a sweep on a cluster, and return. To repair or extend it, run the same command."""
     from orchestrator.backends.site import read_site
     from orchestrator.report.progress import Lines
-    from orchestrator.tracking.sync import check as check_tracking
+    from orchestrator.tracking.sync import check_address as check_tracking
 
     check_tracking(tracking)
     place = read_site(site)

@@ -26,10 +26,10 @@ def ui(
 ) -> None:
     """Serve MLflow's page for this sweep on 127.0.0.1, until Ctrl-C."""
     from orchestrator.report.results import collect
-    from orchestrator.tracking.sync import NONE, check, sync
+    from orchestrator.tracking.sync import NONE, check_address, sync
     from orchestrator.tracking.ui import ui as serve
 
-    check(tracking)
+    check_address(tracking)
     if tracking == NONE:
         raise BadInput("--tracking none: there is nothing to show. Name a database or a server.")
     opened = open_store(store)

@@ -1,7 +1,7 @@
 """Snapshot of the code when a sweep is queued. Queued jobs run it, whatever is edited meanwhile.
 
-It has only the two packages: the files that git tracks and new ones that it does not ignore (they run here too), or,
-without git, all files in their folders. The user's own files (`use`) are in the store already.
+It holds only the two packages. In a git repository: their tracked files, and untracked ones that are not ignored, since
+these run here too. Elsewhere: all files in their folders. The user's own files (`use`) are in the store already.
 
 A snapshot is trusted because of where it is, so nobody else may be able to write to that folder or replace it. One that
 is there already is compared file by file.
@@ -37,7 +37,7 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
     """
     root = packages or Path(__file__).resolve().parents[2]
     try:
-        content = {name: (root / name).read_bytes() for name in files(root)}
+        content = {name: (root / name).read_bytes() for name in code_files(root)}
     except OSError as error:
         raise EnvironmentProblem(f"the code in {root} cannot be read: {error}") from error
     target = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
@@ -50,7 +50,7 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
     return target
 
 
-def files(root: Path) -> list[str]:
+def code_files(root: Path) -> list[str]:
     """The files of the packages, relative to `root`, sorted. Raises BadInput if they are too large."""
     listed = _listed_by_git(root)
     names = sorted(
@@ -81,7 +81,7 @@ def _listed_by_git(root: Path) -> list[str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-    whole = all(f"{package}/__init__.py" in names for package in PACKAGES)  # a repository may ignore them
+    whole = all(f"{package}/__init__.py" in names for package in PACKAGES)  # a repository around them may ignore them
     return sorted(set(names)) if done.returncode == 0 and whole else None
 
 

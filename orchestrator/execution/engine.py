@@ -222,7 +222,7 @@ class _Execution:
             "time": round(time.time(), 3),
             "micro_batch": bundle.micro_batch,
             "doublings": bundle.doublings,
-            "at": attempts.place(self.store, kind, end.digest, blocks),
+            "at": attempts.position(self.store, kind, end.digest, blocks),
             **(end.details or {}),
         }
         attempts.keep(self.store, end.digest, end.name or f"{time.time_ns():020d}-{os.getpid()}", attempt)

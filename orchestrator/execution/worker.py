@@ -52,7 +52,7 @@ def outcome(error: BaseException) -> dict[str, Any]:
         return {"outcome": "environment", "reason": str(error), "cause": "environment"}
     known = isinstance(error, NagbenchError | FloatingPointError)  # nag's error for values that are not finite
     reason = str(error) if known else f"{type(error).__name__}: {error}"
-    if (place := user_code.place(error)) is not None:
+    if (place := user_code.user_line(error)) is not None:
         reason = f"{place}: {reason}"
     text = "".join(traceback.format_exception(error))
     return {"outcome": "failed", "reason": reason, "cause": cause_of(error), "traceback": text}

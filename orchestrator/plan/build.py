@@ -60,7 +60,7 @@ class TaskBuilder:
 
     def identity(self, instance: Any) -> dict[str, Any]:
         if id(instance) not in self._identities:
-            self._identities[id(instance)] = identity.method(instance, compute=self.hashes)
+            self._identities[id(instance)] = identity.method_identity(instance, compute=self.hashes)
             outside = identity.outside(instance, compute=self.hashes)
             for each in outside.values():
                 self.reads(each)
@@ -167,7 +167,7 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
     from nag.datasets.dataset import originals
 
     data = network.data
-    kept = folder("counts") / digest(identity.method(data, compute=False))
+    kept = folder("counts") / digest(identity.method_identity(data, compute=False))
     with contextlib.suppress(OSError, ValueError):
         return int(kept.read_text())
     try:

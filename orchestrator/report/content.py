@@ -47,7 +47,7 @@ class Section:
 @dataclass(frozen=True)
 class Content:
     sweep: str
-    notices: tuple[str, ...]  # what is partial, before anything else
+    notices: tuple[str, ...]  # in what way the results are partial; shown first
     answer: tuple[str, ...]
     limits: tuple[str, ...]
     arms: tuple[Table, ...]
@@ -96,7 +96,7 @@ class Content:
         return [drawing for drawing in self.drawings if drawing.section == section]
 
 
-def content(results: Results, comparisons: Sequence[Comparison], store: Store, command: str) -> Content:
+def report_content(results: Results, comparisons: Sequence[Comparison], store: Store, command: str) -> Content:
     best = chosen(results)
     drawings, notes = draw_all(results, comparisons, store)
     scored = headline_metric(results) is not None

@@ -26,11 +26,11 @@ def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[
                 yield TerminalTable(table)
         yield from (Text(plain(sentence)) for sentence in answer(results, comparisons, best) if sentence)
         yield from (Text(plain(f"- {limit}"), style="dim") for limit in limits(results, comparisons, best))
-    yield from (failure(cell) for cell in results.cells if cell.reason is not None)
+    yield from (failure_line(cell) for cell in results.cells if cell.reason is not None)
     yield from (Text(notice, style="yellow") for notice in notices(results))
 
 
-def failure(cell: CellResult) -> Text:
+def failure_line(cell: CellResult) -> Text:
     """Which cell failed, why, and where its log is: one line, however long."""
     log = f" (log: {cell.log})" if cell.log else ""
     return Text(f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason}{log}", style="red", no_wrap=True)

@@ -27,11 +27,11 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     page, mark = folder / "report.html", f"<!-- state {_state(results, comparisons, command)} -->\n"
     if _shows(page, mark):
         return page
-    from orchestrator.report.content import content
+    from orchestrator.report.content import report_content
     from orchestrator.report.figures.drawing import svg_file
     from orchestrator.report.figures.every import colours_of
 
-    report = content(results, comparisons, store, command)
+    report = report_content(results, comparisons, store, command)
     files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in report.drawings}
     files["cells.csv"] = cells_csv(results)
     files["tables.tex"] = latex.text(report.sweep, report.tables)

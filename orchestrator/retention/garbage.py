@@ -15,8 +15,8 @@ from orchestrator.retention.policy import FOLDERS, UNFINISHED, Plans
 from orchestrator.store import folders, layout
 
 if TYPE_CHECKING:
-    from orchestrator.retention.policy import Recorded
     from orchestrator.store.store import Store
+    from orchestrator.tasks.stored import StoredTasks
 
 ABANDONED_S = 86400.0  # an unfinished file this old has no writer left
 
@@ -79,7 +79,7 @@ def remove(store: Store, what: Iterable[Garbage]) -> None:
 
 
 class _Wanted:
-    def __init__(self, store: Store, live: list[Recorded], quarantine: bool) -> None:
+    def __init__(self, store: Store, live: list[StoredTasks], quarantine: bool) -> None:
         self.tasks = {digest for plan in live for digest in plan.tasks}
         self.texts = {text for plan in live for task in plan.tasks.values() for text in _texts(task.params)}
         self.plans = {plan.name for plan in live}

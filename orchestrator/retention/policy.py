@@ -29,15 +29,11 @@ FOLDERS = {"assets", "attempts", "blocks", "code", "files", "leases", "plans", "
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """The part of a plan that retention needs, of a stored plan or of one in memory."""
+class Needs:
+    """What a plan with this `keep` and these tasks still needs of the store."""
 
-    sweep: str
-    name: str  # in the store; "" for a plan in memory
     keep: str
     tasks: Mapping[str, Task]
-    blocks: Mapping[str, int]
-    goals: frozenset[str]
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
@@ -54,8 +50,8 @@ class Recorded:
                     by_source.setdefault(source, set()).update(readers)
         return by_source
 
-    def wants(self, digest: str, done: Done) -> bool:
-        """Whether this plan still needs the blocks of a sample or extract task, or the arrays of a score."""
+    def has(self, digest: str, done: Done) -> bool:
+        """Whether the plan still needs the blocks of a sample or extract task, or the arrays of a score."""
         task = self.tasks.get(digest)
         if task is None or self.keep == "samples":
             return task is not None
@@ -67,28 +63,24 @@ class Recorded:
         return not users or not all(user in done.small[self.tasks[user].kind] for user in users)
 
 
-def recorded(plan: StoredPlan) -> Recorded:
-    return Recorded(plan.sweep.name, "", plan.sweep.keep, plan.tasks, plan.blocks, plan.goals)
-
-
 @dataclass
 class Plans:
     """The plans of a store that count. Each is read only once."""
 
     store: Store
-    known: dict[str, tuple[Recorded, str]] = field(default_factory=dict)  # by name, with the sweep's text
+    known: dict[str, stored.StoredTasks] = field(default_factory=dict)  # by name
 
-    def live(self, lenient: bool = False) -> list[Recorded]:
+    def live(self, lenient: bool = False) -> list[stored.StoredTasks]:
         """Raises BadInput if the newest plan of a sweep cannot be read, since what it needs is then unknown. lenient:
         skip it instead; only for callers that delete nothing.
         """
-        plans: dict[str, Recorded] = {}
+        plans: dict[str, stored.StoredTasks] = {}
         for sweep in self.store.list("sweeps", strict=not lenient):
             entries = self.store.list(f"sweeps/{sweep}", strict=not lenient)[::-1]
             if not entries:
                 continue
             try:
-                newest, text = self._read(sweep, entries[0])
+                newest = self._read(sweep, entries[0])
             except CorruptFile as error:
                 if lenient:
                     self.store.pass_over(f"sweeps/{sweep}/{entries[0]}", f"names a plan that cannot be used: {error}")
@@ -100,15 +92,14 @@ class Plans:
             plans[newest.name] = newest
             for entry in entries[1:]:
                 with contextlib.suppress(CorruptFile):
-                    plan, other = self._read(sweep, entry)
-                    plans |= {plan.name: plan} if other == text else {}
+                    plan = self._read(sweep, entry)
+                    plans |= {plan.name: plan} if plan.text == newest.text else {}
         return list(plans.values())
 
-    def _read(self, sweep: str, entry: str) -> tuple[Recorded, str]:
+    def _read(self, sweep: str, entry: str) -> stored.StoredTasks:
         name = self.store.read_record(f"sweeps/{sweep}/{entry}", repair=False)["plan"]
         if name not in self.known:
-            held = stored.read(self.store, name)
-            self.known[name] = Recorded(held.sweep, name, held.keep, held.tasks, held.blocks, held.goals), held.text
+            self.known[name] = stored.read(self.store, name)
         return self.known[name]
 
 
@@ -120,7 +111,8 @@ class Tidier:
     """
 
     def __init__(self, plan: StoredPlan, store: Store) -> None:
-        self.store, self.mine, self.plans = store, recorded(plan), Plans(store)
+        self.store, self.mine, self.plans = store, Needs(plan.sweep.keep, plan.tasks), Plans(store)
+        self.others: dict[str, Needs] = {}  # by the name of the plan
         self.sources: dict[str, set[str]] = {}  # by score: the block tasks that it needs
         for digest, users in self.mine.users.items():
             for user in users:
@@ -147,12 +139,13 @@ class Tidier:
     def _remove(self, digests: Iterable[str]) -> int:
         done = Done(self.store)
         try:
-            holders = [self.mine, *self.plans.live()]
+            live = self.plans.live()
         except BadInput:
             return 0
+        others = [self.others.setdefault(plan.name, Needs(plan.keep, plan.tasks)) for plan in live]
         count = 0
         for digest in digests:
-            if any(holder.wants(digest, done) for holder in holders):
+            if any(needs.has(digest, done) for needs in (self.mine, *others)):
                 continue
             folder = folder_of(self.mine.tasks[digest])
             count += sum(self.store.delete(f"{folder}/{name}") for name in self.store.list(folder))
@@ -164,7 +157,7 @@ def folder_of(task: Task) -> str:
     return f"{'blocks' if task.makes_blocks else 'files'}/{task.digest}"
 
 
-def again(plan: StoredPlan, done: Done) -> int:
+def cells_to_resample(plan: StoredPlan, done: Done) -> int:
     """How many cells with scores must be sampled again for scores that they still lack."""
     todo = missing(plan, done)
     return sum(

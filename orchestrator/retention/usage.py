@@ -74,7 +74,7 @@ class SpaceEstimate:
         return f"{text}; keep: {keep} leaves {self.after}." if self.after != self.running else f"{text}."
 
 
-def estimate(plan: Plan) -> SpaceEstimate:
+def planned_space(plan: Plan) -> SpaceEstimate:
     """The space for a plan, without networks and references. Only headers of files are read."""
     parts: dict[str, Space] = defaultdict(Space)
     unknown: dict[str, None] = {}
@@ -171,9 +171,9 @@ def usage(store: Store, plan: StoredPlan | None = None) -> Usage:
     """Usage by sweep or, given the plan of one, by arm. A stored plan that cannot be read is skipped."""
     users: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> name -> kind
     if plan is None:
-        for recorded in Plans(store).live(lenient=True):
-            for digest, task in recorded.tasks.items():
-                users[digest][recorded.sweep] = task.kind
+        for each in Plans(store).live(lenient=True):
+            for digest, task in each.tasks.items():
+                users[digest][each.sweep] = task.kind
     else:
         for planned in plan.cells:
             for digest in behind(plan, planned):

@@ -19,7 +19,7 @@ from nag.registry import METHODS, completed, find
 from orchestrator.errors import EnvironmentProblem, SpecError, unknown
 from orchestrator.identity import canonical, changed_fields
 from orchestrator.spec import user_code
-from orchestrator.spec.grid import is_axis, named
+from orchestrator.spec.grid import as_mapping, is_axis
 from orchestrator.spec.protocols import CONTRACTS, missing_members, violation
 from orchestrator.spec.user_code import Code
 from orchestrator.spec.yaml_nodes import MAX_WHOLE, Node, is_number, show
@@ -69,7 +69,7 @@ class MethodBuilder:
         """The method at `node`: `{name: euler, steps: 10}`, or `euler` if no field is required."""
         if is_axis(node):
             raise _no_axis(node)
-        fields = named(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
+        fields = as_mapping(node).mapping(f"{{name: {next(iter(METHODS[family]))}}}")
         if "use" in fields:
             return self.used(family, node, partly)
         if "name" not in fields:
@@ -109,7 +109,7 @@ class MethodBuilder:
         except SpecError:
             raise
         except Exception as error:
-            if user_code.place(error) is None:
+            if user_code.user_line(error) is None:
                 reason = f"its fields must be numbers, text or lists of them ({error})"
             else:
                 raise fields["use"].error(user_code.failed(error, self._code(fields["use"])[0])) from error

@@ -10,8 +10,8 @@ from orchestrator.errors import BadInput
 from orchestrator.identity import content
 from orchestrator.spec.model import Cell, Network, Sweep, networks_of
 from orchestrator.spec.reference_file import Published
-from orchestrator.spec.score_section import images_of, reads_pixels
-from orchestrator.spec.user_code import place
+from orchestrator.spec.score_section import image_shape_of, reads_pixels
+from orchestrator.spec.user_code import user_line
 from orchestrator.spec.yaml_nodes import parse
 
 STATES = 4  # per evaluation of a checkpoint
@@ -67,7 +67,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
         problems = data.inspect()
         sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
     except Exception as error:
-        own = place(error)  # a user's own data set can raise anything
+        own = user_line(error)  # a user's own data set can raise anything
         if own is None and not isinstance(error, OSError | ValueError):
             raise
         raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
@@ -113,7 +113,7 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
         score.reference.fetched()
     elif score.reference is not None:
         yield _data("score.reference", score.reference, _least(sweep))
-    of_reference = images_of(score.reference)
+    of_reference = image_shape_of(score.reference)
     dims: dict[str, dict[str, int]] = {}
     for extractor in score.features:
         if extractor.trained or not reads_pixels(extractor):
@@ -125,7 +125,7 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
             given = extract(torch.zeros(2, *next(iter(pixels.values()), (3, 64, 64)), dtype=torch.uint8))
             held = extract(torch.zeros(2, *of_reference, dtype=torch.uint8)) if of_reference and pixels else given
         except Exception as error:
-            own = place(error)
+            own = user_line(error)
             if own is None and not isinstance(error, OSError | ValueError | ImportError):
                 raise
             raise BadInput(f"score.features: {name}: {own + ': ' if own else ''}{error}") from error

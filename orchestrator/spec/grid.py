@@ -157,7 +157,7 @@ def _lattice(node: Node) -> Range:
     return Range(values)
 
 
-def named(node: Node) -> Node:
+def as_mapping(node: Node) -> Node:
     """A method written as `euler` becomes `{name: euler}`."""
     return replace(node, value={"name": node}) if isinstance(node.value, str) else node
 

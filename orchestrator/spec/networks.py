@@ -71,13 +71,13 @@ class Networks:
             Networks(node, builder, smoke=False)
         self.builder, self.smoke = builder, smoke
         self.entries = node.mapping(f"{{sit: {EXAMPLE}}}")
-        self.found: dict[str, list[Network]] = {}
+        self.instances_of: dict[str, list[Network]] = {}
         for name, entry in self.entries.items():
             check_name(name, entry)
             self._check_keys(entry)
         for name in self.entries:
             self._read(name, ())
-        if not self.found:
+        if not self.instances_of:
             raise node.error(f"it is empty. A network is {{sit: {EXAMPLE}}}.")
 
     def _check_keys(self, entry: Node) -> None:
@@ -95,8 +95,8 @@ class Networks:
 
     def _read(self, name: str, through: tuple[str, ...]) -> list[Network]:
         """The instances of a network; those of its parent are read first."""
-        if name in self.found:
-            return self.found[name]
+        if name in self.instances_of:
+            return self.instances_of[name]
         entry = self.entries[name]
         parents: list[Network | None] = [None]
         if "init" in entry.value:
@@ -117,7 +117,7 @@ class Networks:
                 for n, node, picks in built
             ]
         _without_places(instances)
-        self.found[name] = instances
+        self.instances_of[name] = instances
         return instances
 
     def _build(self, name: str, parent: Network | None, node: Node) -> Network:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.spec.grid import METHOD_KEYS, Axis, Pick, is_axis, merge, named, values_of
+from orchestrator.spec.grid import METHOD_KEYS, Axis, Pick, as_mapping, is_axis, merge, values_of
 from orchestrator.spec.yaml_nodes import Node
 
 Scalar = bool | int | float | str
@@ -80,6 +80,6 @@ def axis_keys(prefix: str, axes: list[Axis]) -> set[str]:
 
 def overridden(key: str, below: Node | None, above: Node) -> set[str]:
     """Parameter keys that an arm sets in a section or removes from it."""
-    before = named(below) if below else None
-    after = merge(before, named(above))
-    return keys_below(key, named(above)) | (keys_below(key, before) - keys_below(key, after))
+    before = as_mapping(below) if below else None
+    after = merge(before, as_mapping(above))
+    return keys_below(key, as_mapping(above)) | (keys_below(key, before) - keys_below(key, after))

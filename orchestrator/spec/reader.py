@@ -21,7 +21,7 @@ from orchestrator.spec import user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_axes, expand, merge, named, uses, written_out
+from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_axes, expand, merge, uses, written_out
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
 from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
@@ -58,7 +58,7 @@ def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True
     try:
         return _Reading(root, smoke, run_user_code).sweep(str(path), text)
     except Exception as error:
-        place = user_code.place(error)
+        place = user_code.user_line(error)
         if place is None or isinstance(error, BadInput):
             raise
         raise BadInput(f"{place}: {type(error).__name__}: {error}") from error
@@ -91,12 +91,12 @@ class _Reading:
             if key == "name":
                 check_name(node.text(), node)
             elif key == "networks":
-                self.networks = Networks(node, self.builder, self.smoke).found
+                self.networks = Networks(node, self.builder, self.smoke).instances_of
                 self.shared_axes |= {key for instances in self.networks.values() for n in instances for key in n.params}
             elif node.value is None:
                 continue
             elif key in ("sampler", "sample"):
-                self.check_shared(key, named(node))
+                self.check_shared(key, as_mapping(node))
             elif key == "score":
                 score = read_score(node, self.builder, self.smoke)
                 self.scorers = score.metrics
@@ -257,7 +257,7 @@ class _Reading:
 
     def samplers(self, own: Node | None, entry: Node) -> list[Choosable]:
         below = self.root.get("sampler")
-        node = merge(named(below) if below else None, named(own) if own else None)
+        node = merge(as_mapping(below) if below else None, as_mapping(own) if own else None)
         if node is None:
             known = ", ".join(sorted(METHODS["samplers"]))
             fix = f"add sampler: {SAMPLER_EXAMPLE} here or at the top level"

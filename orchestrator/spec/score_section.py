@@ -209,14 +209,14 @@ def _widths(reference: Any, network: Network, extractor: Any) -> tuple[int, int]
     if reference is None or data is None or isinstance(data, StandIn):
         return None
     with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
-        shape = images_of(reference)
+        shape = image_shape_of(reference)
         if data.stores == "pixels" and shape is not None:
             ours, theirs = (columns(extractor, each) for each in (data.shape, shape))
             return (ours, theirs) if ours != theirs else None
     return None
 
 
-def images_of(reference: Any) -> tuple[int, int, int] | None:
+def image_shape_of(reference: Any) -> tuple[int, int, int] | None:
     """(C, H, W) of a reference's images, if known. Raises OSError or ValueError."""
     if isinstance(reference, Published):
         path = reference.local()

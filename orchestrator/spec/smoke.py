@@ -7,7 +7,9 @@ from typing import Any
 
 
 def spread(values: list[Any], field: str, first: int, last: int) -> list[Any]:
-    """`field` set to `first` in the values that agree with the first one, to `last` in the others."""
+    """The values with `field` set to `first` where it is as in the first value that has it, to `last` elsewhere. Values
+    without the field stay as they are.
+    """
     having = [value for value in values if _has(value, field)]
     start = getattr(having[0], field) if having else None
     return [

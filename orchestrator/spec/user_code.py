@@ -231,7 +231,7 @@ def _typed(annotation: Any, value: Any) -> Any:
     return value
 
 
-def place(error: BaseException) -> str | None:
+def user_line(error: BaseException) -> str | None:
     """The last file and line of a user's own code in a traceback, or None."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if frame.f_globals.get("__name__", "").startswith(PACKAGE):
@@ -244,7 +244,7 @@ def failed(error: BaseException, code: Code) -> str:
     words = " ".join(str(error).split()) or "no message"
     if PACKAGE in words:  # as in "cannot import name 'x' from 'nagbench_use_....y'"
         words = words.replace(f"{PACKAGE}{code.digest[:16]}.", "")
-    return f"{place(error) or code.shown(code.main)}: {type(error).__name__}: {words.rstrip('.')}."
+    return f"{user_line(error) or code.shown(code.main)}: {type(error).__name__}: {words.rstrip('.')}."
 
 
 @dataclass(frozen=True)

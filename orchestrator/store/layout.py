@@ -84,7 +84,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
 _SHAPES = [(re.compile(name), shape) for name, shape in SHAPES]
 
 
-def is_name(folder: str, name: str) -> bool:
+def is_own_name(folder: str, name: str) -> bool:
     """Whether nagbench gives such names to files in that folder."""
     return not name.startswith(".") and all(
         pattern.fullmatch(name) for known, pattern in _NAMES if known.fullmatch(folder)

@@ -200,7 +200,7 @@ class Store:
                 raise TransientError(f"{path} cannot be read: {error.strerror or error}.") from error
             self.pass_over(folder, f"cannot be read ({error.strerror})")
             return []
-        ours = sorted(name for name in names if layout.is_name(folder, name))
+        ours = sorted(name for name in names if layout.is_own_name(folder, name))
         others = sorted(name for name in set(names).difference(ours) if not name.startswith("."))
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""

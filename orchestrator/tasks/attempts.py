@@ -20,7 +20,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import makes_blocks
 
 
-def place(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:
+def position(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:
     """How far a task is: the first of these blocks that is missing, or the step of the newest checkpoint."""
     if makes_blocks(kind):
         return next((number for number in blocks if not store.exists(block_name(digest, number))), -1)

@@ -65,7 +65,7 @@ def memory_gb(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def progress(store: Store, digest: str) -> list[dict[str, float]]:
+def training_progress(store: Store, digest: str) -> list[dict[str, float]]:
     """The points so far of a training that runs or was interrupted. Damaged files are left where they are."""
     return [dict(zip(COLUMNS, row, strict=True)) for row in _rows(store, digest, repair=False)]
 

@@ -13,7 +13,7 @@ from orchestrator.errors import TaskError
 from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
-from orchestrator.tasks.sample import draw, seed_of, stored
+from orchestrator.tasks.sample import as_stored, draw, seed_of
 from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _observe(context: Context, task: Task, g: Any) -> tuple[dict[float, np.ndarr
     for number in range(-(-params["count"] // block)):
         x, _, _ = draw(context, stream, np.arange(number * block, (number + 1) * block), observe)
         arrays, record = read_block(context.store, stream.digest, number)
-        why = _why_rounded(stream, stored(stream, x), arrays["samples"], record, context)
+        why = _why_rounded(stream, as_stored(stream, x), arrays["samples"], record, context)
         states = states if why is None else f"states within rounding of the samples: {why}"
         context.tell(task.digest, number + 1, -(-params["count"] // block) + 1)
     return {t: np.concatenate(parts)[: params["count"]] for t, parts in seen.items()}, states

@@ -34,7 +34,7 @@ def run(context: Context, task: Task, number: int) -> None:
     block = task.params["block"]
     indices = np.arange(number * block, (number + 1) * block, dtype=np.int64)
     x, labels, calls = draw(context, task, indices)
-    samples = stored(task, x)
+    samples = as_stored(task, x)
     record = {
         "kind": task.kind,
         "digest": task.digest,
@@ -61,7 +61,7 @@ def seed_of(task: Task) -> int:
     return replicate(task.params["seed"], task.params["training"])
 
 
-def stored(task: Task, x: np.ndarray) -> np.ndarray:
+def as_stored(task: Task, x: np.ndarray) -> np.ndarray:
     """Samples as a block stores them: pixels as uint8, latents as float16."""
     import numpy as np
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
 from orchestrator.identity import canonical
-from orchestrator.spec.user_code import place
+from orchestrator.spec.user_code import user_line
 from orchestrator.store.arrays import pack
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
@@ -42,7 +42,7 @@ def run(context: Context, task: Task) -> None:
     try:
         scores = metric(samples, reference)
     except ValueError as error:
-        if place(error):  # from a metric of the user's, whose file and line are reported
+        if user_line(error):  # from a metric of the user's, whose file and line are reported
             raise
         whose = context.task(params["reference"]).params["extractor"]["name"]
         raise TaskError(f"{params['metric']['name']} on {whose}, against {reference.source}: {error}") from error

@@ -94,15 +94,15 @@ class Kind:
     run: Callable[..., None]  # run(context, task), or run(context, task, number) for one block
     guess_s: Callable[[Task, Costs], float]  # seconds of a task or block if none of its cost class was measured
     makes_blocks: bool = False
-    finite: bool = False  # the number of blocks is fixed, and a task that reads them reads all
-    scores_cells: bool = False  # it gives results of cells; tasks that read the same are one bundle
+    finite: bool = False  # it has a last block, and a task that reads its blocks reads all of them
+    scores_cells: bool = False  # its results are a cell's; tasks with the same inputs are one bundle
     reads_all: bool = False  # it reads all blocks that the plan wants of its inputs
     distributed: bool = False  # several processes may do one task together
     resumes: bool = False  # an interrupted task resumes from its newest checkpoint
     unit: str = "tasks"  # of the progress bars
     column: str = ""  # of `du`, in which its files are counted
     cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take equally long per unit
-    # What the seconds of a task or block grow with: as planned or, if its record is given, as it was done.
+    # The work in a task or block, such as network calls: as planned or, if its record is given, as it was done.
     cost_units: Callable[[Task, Costs, Mapping[str, Any] | None], float] = lambda task, costs, record: 1.0
 
 

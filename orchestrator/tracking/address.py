@@ -32,7 +32,7 @@ ANSWER_S = 8.0  # a server that is silent for this long counts as dead
 LOCK_S = 5.0
 
 
-def check(uri: str) -> None:
+def check_address(uri: str) -> None:
     """Raise BadInput for an address that cannot work. Opens nothing."""
     if uri == NONE:
         return
@@ -64,7 +64,7 @@ def written_state(uri: str, sweep: str) -> str | None:
 
     Raises EnvironmentProblem, one sentence with the fix, within ANSWER_S if MLflow cannot be written.
     """
-    check(uri)
+    check_address(uri)
     file = database(uri)
     if file is not None:
         return _database_state(uri, file, sweep) if file.exists() else None

@@ -15,7 +15,7 @@ COLUMNS = ROWS = 8  # previews.COUNT in all
 LEAST_PX = 48  # smaller samples are enlarged by whole factors
 
 
-def sample_grid(store: Store, cell: StoredCell) -> bytes:
+def sample_png(store: Store, cell: StoredCell) -> bytes:
     """A PNG of the first samples. Raises FileNotFoundError if they are not kept, ValueError if not images."""
     import io
 

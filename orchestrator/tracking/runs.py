@@ -20,9 +20,9 @@ from orchestrator.report.formatting import state_text
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
 from orchestrator.store.store import Store
-from orchestrator.tasks.checkpoints import progress
+from orchestrator.tasks.checkpoints import training_progress
 from orchestrator.tasks.task import Task
-from orchestrator.tracking.grid import GRID_VERSION, sample_grid
+from orchestrator.tracking.grid import GRID_VERSION, sample_png
 
 COLOUR, NOTE = "mlflow.runColor", "mlflow.note.content"
 Point = tuple[str, float, int, int]  # metric, value, milliseconds since the epoch, step
@@ -64,8 +64,10 @@ class Run:
 
 
 def runs(results: Results, store: Store | None = None, report: Path | None = None) -> list[Run]:
-    """store: adds trainings and the times of failures. report: adds its files, and the best cells' sample grids."""
-    planned = {(cell.arm, cell.digest, _text(cell.params)): cell for cell in results.plan.cells}
+    """The runs of a sweep. With `store`: also its trainings, and the times of failures. With `report` (a folder): also
+    its files, and the sample grids of the best cells.
+    """
+    planned = {(cell.arm, cell.digest, _params_digest(cell.params)): cell for cell in results.plan.cells}
     varying = list(results.plan.varying)
     colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
     best = best_cells(results) if report else []
@@ -73,15 +75,15 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
     all_runs = []
     for cell in results.cells:
         if cell.complete or cell.reason is not None:
-            place = planned[cell.arm, cell.digest, _text(cell.params)]
-            grid = _grid(store, place) if store is not None and cell in best else {}
-            all_runs.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
+            stored_cell = planned[cell.arm, cell.digest, _params_digest(cell.params)]
+            grid = _grid(store, stored_cell) if store is not None and cell in best else {}
+            all_runs.append(_cell(results, cell, stored_cell, varying, colours[cell.arm], failed_at, grid))
     all_runs += _trainings(results.plan, store) if store is not None else []
     whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the old summary stays
     return [*all_runs, _summary(results, all_runs, report)] if whole and (all_runs or report) else all_runs
 
 
-def _text(params: Mapping[str, Any]) -> str:
+def _params_digest(params: Mapping[str, Any]) -> str:
     return digest(dict(params))
 
 
@@ -182,7 +184,7 @@ def _failed_at(plan: StoredPlan, store: Store | None, known: dict[str, float], c
 
 def _grid(store: Store, cell: StoredCell) -> dict[str, Artifact]:
     name = digest([GRID_VERSION, cell.stream, cell.count])
-    return {"samples.png": Artifact(name, partial(sample_grid, store, cell))}
+    return {"samples.png": Artifact(name, partial(sample_png, store, cell))}
 
 
 def _trainings(plan: StoredPlan, store: Store) -> list[Run]:
@@ -218,7 +220,7 @@ def _training_so_far(task: Task, store: Store) -> tuple[str, float, float, list[
     try:
         record = store.read_record(task.record_name, repair=False)
     except (MissingFile, CorruptFile):  # not done yet, or the next run repeats it
-        rows = progress(store, task.digest)
+        rows = training_progress(store, task.digest)
         if not rows:
             return None
         return "RUNNING", rows[0]["time"], rows[-1]["time"], [point for row in rows for point in _row_points(row)]

@@ -26,7 +26,17 @@ from orchestrator.identity import canonical, digest
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 from orchestrator.tracking import view
-from orchestrator.tracking.address import DEFAULT_URI, KEY, NONE, SQLITE, STATE, check, database, problem, written_state
+from orchestrator.tracking.address import (
+    DEFAULT_URI,
+    KEY,
+    NONE,
+    SQLITE,
+    STATE,
+    check_address,
+    database,
+    problem,
+    written_state,
+)
 from orchestrator.tracking.runs import NOTE, Run, runs
 
 ARTIFACTS = "nagbench.artifacts"
@@ -47,7 +57,7 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
     cell of each arm gets a grid of its samples. Raises BadInput for an invalid address, EnvironmentProblem, within
     seconds, for a database or server that cannot be written.
     """
-    check(uri)
+    check_address(uri)
     if uri == NONE:
         return 0
     sweep = results.plan.sweep.name
@@ -306,4 +316,4 @@ class Tracker:
                     self.client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
-__all__ = ["DEFAULT_URI", "NONE", "check", "follow", "sync"]
+__all__ = ["DEFAULT_URI", "NONE", "check_address", "follow", "sync"]

@@ -110,7 +110,7 @@ def test_tiles_are_for_large_images_alone_and_never_for_encoding(path):
     assert not torch.equal(whole.decode(large), tiled.decode(large))
     x = normal(1, 3, 64, 64)
     assert torch.equal(whole.encode(x)[0], tiled.encode(x)[0])
-    with pytest.raises(ValueError, match="tile: 30 does not divide by 4"):
+    with pytest.raises(ValueError, match="tile: 30 is not a multiple of 4"):
         Autoencoder(path=path, tile=30).open()
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from nag import pretrained as weights
-from nag.pretrained import KnownWeights, cache, check, fetch, find, located, read_state
+from nag.pretrained import KnownWeights, cache, check_file, fetch, find, located, read_state
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -143,7 +143,7 @@ def test_an_unknown_name_and_a_damaged_file_are_named(server):
     with pytest.raises(ValueError, match=r"net\.pt is not what its name says: its SHA-256 is .* Remove it and fetch"):
         fetch("net.pt", quiet, table)
     with pytest.raises(ValueError, match="not what its name says"):
-        check(cache() / "net.pt", table["net.pt"])
+        check_file(cache() / "net.pt", table["net.pt"])
     assert server.requests == []
 
 

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @contextlib.contextmanager
 def ray_of_our_own() -> Iterator[str]:
     """A folder for Ray's files, and a token, for a while."""
-    from orchestrator.backends.ray.connection import environment
+    from orchestrator.backends.ray.connection import ray_environment
 
     folder = tempfile.mkdtemp(prefix="nbray-", dir="/tmp")  # short: the names of sockets are
     os.makedirs(f"{folder}/ray")
@@ -45,7 +45,7 @@ def ray_of_our_own() -> Iterator[str]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     kept = {name: os.environ.pop(name) for name in HANDS_OFF if name in os.environ}
     try:
-        with environment({**ours, **token}):
+        with ray_environment({**ours, **token}):
             yield folder
     finally:
         os.environ.update(kept)

@@ -12,7 +12,7 @@ import pytest
 from nag.distributed import rendezvous, world
 from orchestrator.backends.ray.backend import Ray, cause_of_death
 from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
-from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, listing, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.execution.protocol import Bundle, End, Work
@@ -51,8 +51,10 @@ def test_capacity(request_: Request, at_once: int) -> None:
 
 def test_words() -> None:
     assert str(Request(0.5, 2, 8 * GB, "A100", (("disk", 1.0),))) == "0.5 GPU A100, 2 CPU, 8 GB, 1 disk"
-    assert listing([A100, A100, CPU]) == ("2 nodes of 8 CPU, 4 GPU A100, 64.0 GB, 2 disk; 1 node of 16 CPU, 128.0 GB")
-    assert listing([]) == "none"
+    assert describe_nodes([A100, A100, CPU]) == (
+        "2 nodes of 8 CPU, 4 GPU A100, 64.0 GB, 2 disk; 1 node of 16 CPU, 128.0 GB"
+    )
+    assert describe_nodes([]) == "none"
 
 
 def test_a_worker_takes_what_it_has_loaded() -> None:

@@ -14,7 +14,7 @@ from orchestrator.backends.slurm.slurm_output import (
     Association,
     Nodes,
     SqueueRow,
-    expand,
+    expand_ids,
     gpus_of,
     minutes_of,
     parse_accounts,
@@ -60,13 +60,13 @@ ACCOUNTS = """\
     ],
 )
 def test_ids_stand_for_array_tasks(job: str, ids: list[str]) -> None:
-    assert expand(job) == ids
+    assert expand_ids(job) == ids
 
 
 @pytest.mark.parametrize("job", ["", "x", "1_", "1_[a]", "1_[0-99999999]", "1_[0x1f]", "1 2"])
 def test_what_is_no_id_is_an_error(job: str) -> None:
     with pytest.raises(ValueError, match=r"not a valid job id|too many array tasks"):
-        expand(job)
+        expand_ids(job)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator.backends.local import BLOCKS_A_BUNDLE
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
-from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, listing, nodes, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
@@ -316,7 +316,8 @@ class Ray:
                     who = "the nodes together"
                     problem = f"cannot hold {request.processes} processes that train one network, each of {request}"
                 raise EnvironmentProblem(
-                    f"{who} of the Ray cluster at {self.connection.address} {problem}; it has {listing(self.nodes)}"
+                    f"{who} of the Ray cluster at {self.connection.address} {problem}; "
+                    f"it has {describe_nodes(self.nodes)}"
                 )
 
 

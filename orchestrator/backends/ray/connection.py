@@ -53,7 +53,7 @@ class Connection:
                 require_listening(address)
                 self.address, token = address, token_of(token_file)
             once = {"RAY_gcs_server_port_wait_time_s": "1"}  # one attempt, of 40 s at most
-            self.kept.enter_context(environment({**token, **once, "RAY_USAGE_STATS_ENABLED": "0"}))
+            self.kept.enter_context(ray_environment({**token, **once, "RAY_USAGE_STATS_ENABLED": "0"}))
             self.kept.callback(ray.shutdown)
             self._connect(private=address is None)
         except BaseException:
@@ -77,7 +77,7 @@ class Connection:
                     logging_level=logging.CRITICAL,
                 )
             except Exception as error:
-                raise EnvironmentProblem(failure(self.address, error)) from error
+                raise EnvironmentProblem(connection_failure(self.address, error)) from error
             finally:
                 ray_constants.ENABLE_RAY_CLUSTER = cluster
                 if threading.current_thread() is threading.main_thread():
@@ -131,7 +131,7 @@ def token_of(file: str | None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def environment(changes: Mapping[str, str]) -> Iterator[None]:
+def ray_environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Set variables for a while, for Ray too, which has read the old ones if it was imported before."""
     try:
         with variables(changes):
@@ -159,7 +159,7 @@ def _nothing(*arguments: Any, **options: Any) -> None:
     pass
 
 
-def failure(address: str, error: BaseException) -> str:
+def connection_failure(address: str, error: BaseException) -> str:
     """Why the connection failed, in a line."""
     chain = []
     each: BaseException | None = error

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 from orchestrator.backends.campaign import check_store, patiently
 from orchestrator.backends.ray.connection import (
-    environment,
     first_line,
     import_ray,
+    ray_environment,
     require_listening,
     token_of,
     token_problem,
@@ -170,7 +170,7 @@ def _client(site: Site) -> Any:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     url = urlsplit(settings.jobs)
     require_listening(f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}")
-    with environment({"RAY_USAGE_STATS_ENABLED": "0", **token_of(settings.token_file)}):
+    with ray_environment({"RAY_USAGE_STATS_ENABLED": "0", **token_of(settings.token_file)}):
         try:
             yield JobSubmissionClient(settings.jobs)
         except NagbenchError:

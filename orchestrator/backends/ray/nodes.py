@@ -89,7 +89,7 @@ def nodes_to_avoid(request: Request, nodes: Sequence[RayNode]) -> list[str]:
     return [node.id for node in nodes if node not in others] if capacity(request, others) else []
 
 
-def listing(nodes: Sequence[RayNode]) -> str:
+def describe_nodes(nodes: Sequence[RayNode]) -> str:
     """The nodes of a cluster in one line, equal ones counted."""
     counts: dict[str, int] = {}
     for node in sorted(nodes, key=str, reverse=True):

@@ -16,7 +16,7 @@ from orchestrator.tasks.context import Options
 
 if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
-    from orchestrator.backends.doctor_rows import Row
+    from orchestrator.backends.doctor_rows import DoctorRow
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
     from orchestrator.plan.model import Plan, StoredPlan
@@ -60,7 +60,7 @@ class RaySite:
     def forecast(self, plan: Plan, store: Store) -> None:
         return None
 
-    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterator[Row]:
+    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterator[DoctorRow]:
         opened = Store(store)
         opened.check_format()
         return doctor(self.site, opened, plan)

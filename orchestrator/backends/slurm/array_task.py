@@ -170,7 +170,7 @@ class ArrayTaskRunner:
             **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
             "seconds": round(max(0.0, self.started - began.get("started", self.started)), 1),
             **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._rerun_command()},
-            "at": self._patiently(lambda: attempts.place(self.store, kind, digest, blocks or ())),
+            "at": self._patiently(lambda: attempts.position(self.store, kind, digest, blocks or ())),
         }
         wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
         with contextlib.suppress(EnvironmentProblem):
@@ -352,7 +352,7 @@ class ArrayTaskRunner:
         """The step of the current training's newest checkpoint."""
         if not self.training:
             return 0
-        return int(self._patiently(lambda: attempts.place(self.store, "train", self.training)))
+        return int(self._patiently(lambda: attempts.position(self.store, "train", self.training)))
 
     def _stopped(self) -> bool:
         """Whether the user has stopped everything, this wave, or its current task."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from nag import locations
 from orchestrator.backends.campaign import shared_folder
-from orchestrator.backends.doctor_rows import Row, missing_weights, weights
+from orchestrator.backends.doctor_rows import DoctorRow, missing_weights, weights
 from orchestrator.backends.site import Site
 from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment
 from orchestrator.backends.slurm.queueing import Refused, queue
@@ -89,17 +89,17 @@ def _is_there(place: str) -> bool:
         return False
 
 
-def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
+def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[DoctorRow]:
     """Check a site, and what a sweep needs there. A problem is a row, not an exception."""
     yield from weights(missing_weights(plan) if plan else ())  # the nodes get them from here, through the store
     commands = Commands()
     try:
         check_partitions(site, commands)
-        yield Row("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
+        yield DoctorRow("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
         config = commands.config()
         folder = shared_folder(store, site)
     except NagbenchError as error:
-        yield Row("site", "missing", str(error), "Correct the site file, or ask the site.")
+        yield DoctorRow("site", "missing", str(error), "Correct the site file, or ask the site.")
         return
     yield from _configuration(config, commands)
     yield from _nodes(site, commands)
@@ -108,32 +108,32 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Row]:
     yield from _probe(site, store, folder, commands, data)
 
 
-def _configuration(config: dict[str, str], commands: Commands) -> Iterator[Row]:
+def _configuration(config: dict[str, str], commands: Commands) -> Iterator[DoctorRow]:
     """Arrays, preemption and accounting, as Slurm is configured."""
-    yield Row(
+    yield DoctorRow(
         "arrays", "ok", f"up to {config.get('MaxArraySize', '?')} array tasks, {config.get('MaxJobCount', '?')} jobs"
     )
     mode, kind = config.get("PreemptMode", "OFF"), config.get("PreemptType", "")
     if "none" in kind or mode.upper().startswith("OFF"):
-        yield Row("preemption", "ok", "none on this cluster")
+        yield DoctorRow("preemption", "ok", "none on this cluster")
     else:
         warned = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
         warning = "jobs are warned" if warned else "jobs are not warned (no preempt_send_user_signal)"
         requeues = "REQUEUE" in mode.upper()
         fix = "" if requeues else "Preempted jobs are not requeued; run nagbench submit again to go on."
         detail = f"{mode}; {warning}; a block of samples at most is lost"
-        yield Row("preemption", "ok" if requeues else "warning", detail, fix)
+        yield DoctorRow("preemption", "ok" if requeues else "warning", detail, fix)
     try:
         commands.accounts(["1"], 1.0)
-        yield Row("accounting", "ok", "sacct answers")
+        yield DoctorRow("accounting", "ok", "sacct answers")
     except Unsupported:
         fix = "Runs work without it; how a lost job ended is then read from squeue and its log."
-        yield Row("accounting", "warning", "no sacct", fix)
+        yield DoctorRow("accounting", "warning", "no sacct", fix)
     except QueryFailed as error:
-        yield Row("accounting", "warning", str(error), "Is slurmdbd up?")
+        yield DoctorRow("accounting", "warning", str(error), "Is slurmdbd up?")
 
 
-def _nodes(site: Site, commands: Commands) -> Iterator[Row]:
+def _nodes(site: Site, commands: Commands) -> Iterator[DoctorRow]:
     """The nodes of the site's partitions."""
     wanted = {name for gpus in (0, 1) for name in (site.settings.partition_of(gpus) or "").split(",")}
     with contextlib.suppress(QueryFailed):
@@ -141,10 +141,10 @@ def _nodes(site: Site, commands: Commands) -> Iterator[Row]:
             if each.partition in wanted:
                 gpus = "".join(f", {number} GPU {kind}".rstrip() for kind, number in each.gpus.items())
                 size = f"{each.cpus} CPU, {each.memory_gb:.0f} GB{gpus}"
-                yield Row("nodes", "ok", f"{each.partition}: {each.count} of {size} ({each.state})")
+                yield DoctorRow("nodes", "ok", f"{each.partition}: {each.count} of {size} ({each.state})")
 
 
-def _accounts(site: Site, commands: Commands) -> Iterator[Row]:
+def _accounts(site: Site, commands: Commands) -> Iterator[DoctorRow]:
     """The accounts of this user and their limits, if the cluster keeps accounts."""
     try:
         associations = commands.associations()
@@ -153,7 +153,7 @@ def _accounts(site: Site, commands: Commands) -> Iterator[Row]:
     names, account = sorted({each.account for each in associations}), site.settings.account
     if associations and account is not None and account not in names:
         detail = f"you have no account {account!r}, but {', '.join(names)}"
-        yield Row("account", "missing", detail, "Correct account in the site file, or ask the site.")
+        yield DoctorRow("account", "missing", detail, "Correct account in the site file, or ask the site.")
         return
     limits = [each.max_minutes for each in associations if account in (None, each.account)]
     known = [limit for limit in limits if limit is not None]
@@ -161,12 +161,12 @@ def _accounts(site: Site, commands: Commands) -> Iterator[Row]:
     over = [name for name in STAGES if site.settings.resources(name).minutes > most]
     if over:
         detail = f"your jobs may run for {most:g} minutes, and {', '.join(over)} ask for more"
-        yield Row("account", "missing", detail, "Such jobs never start: lower stages in the site file.")
+        yield DoctorRow("account", "missing", detail, "Such jobs never start: lower stages in the site file.")
     else:
-        yield Row("account", "ok", ", ".join(names) or "none is needed")
+        yield DoctorRow("account", "ok", ", ".join(names) or "none is needed")
 
 
-def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tuple[str, ...]) -> Iterator[Row]:
+def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tuple[str, ...]) -> Iterator[DoctorRow]:
     """Run one job with the resources of the sample stage."""
     name = f"nb.{owner()}.doctor.{uuid.uuid4().hex[:8]}"
     try:
@@ -178,10 +178,12 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
         resources = site.settings.resources("sample")
         job = queue(site.settings, place, snapshot(folder), name, resources, Probe(store.url, str(answer), data), 1)
     except Refused as error:
-        yield Row("job", "missing", str(error), "Correct the site file, or ask the site.")
+        yield DoctorRow("job", "missing", str(error), "Correct the site file, or ask the site.")
         return
     except (NagbenchError, OSError) as error:
-        yield Row("job", "missing", str(error), f"{folder} must be a folder that you can write and all nodes see.")
+        yield DoctorRow(
+            "job", "missing", str(error), f"{folder} must be a folder that you can write and all nodes see."
+        )
         return
     try:
         result = _wait(answer, job, commands)
@@ -189,7 +191,7 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
         with contextlib.suppress(QueryFailed):
             commands.cancel([job])
     if isinstance(result, str):
-        yield Row("job", "missing", f"job {job}: {result}", f"Its output: {place}")
+        yield DoctorRow("job", "missing", f"job {job}: {result}", f"Its output: {place}")
         return
     yield from _node(result, site, began, time.time())
     shutil.rmtree(place, ignore_errors=True)
@@ -214,38 +216,42 @@ def _wait(answer: Path, job: str, commands: Commands) -> dict[str, Any] | str:
     return f"not done after {WAIT_S:.0f} s: it {state}"
 
 
-def _node(result: dict[str, Any], site: Site, began: float, ended: float) -> Iterator[Row]:
+def _node(result: dict[str, Any], site: Site, began: float, ended: float) -> Iterator[DoctorRow]:
     """The rows of what a Probe wrote. began, ended: when its job was submitted, and when its answer was there."""
     resources = site.settings.resources("sample")
-    yield Row("job", "ok", f"ran on {result['host']}, {ended - began:.0f} s from sbatch to its answer")
+    yield DoctorRow("job", "ok", f"ran on {result['host']}, {ended - began:.0f} s from sbatch to its answer")
     broken = result["torch"].startswith("broken")
     fix = "Does the node have this Python? Set python, setup or container in the site file."
-    yield Row("torch on the node", "missing" if broken else "ok", result["torch"], fix if broken else "")
+    yield DoctorRow("torch on the node", "missing" if broken else "ok", result["torch"], fix if broken else "")
     gpus = [each for each in result["gpus"].split(",") if each]
     if len(gpus) == resources.gpus and result["devices"] == resources.gpus:
-        yield Row("GPUs", "ok", f"{resources.gpus} requested, {resources.gpus} seen")
+        yield DoctorRow("GPUs", "ok", f"{resources.gpus} requested, {resources.gpus} seen")
     else:
         visible, seen = result["gpus"] or "unset", result["devices"]
         detail = f"{resources.gpus} requested; CUDA_VISIBLE_DEVICES={visible}, torch sees {seen}"
-        yield Row("GPUs", "warning", detail, "Is gres right in the site file? Without a GPU, work runs on the CPU.")
+        yield DoctorRow(
+            "GPUs", "warning", detail, "Is gres right in the site file? Without a GPU, work runs on the CPU."
+        )
     fits = str(result["cores"]) == str(result["asked_cores"])
     fix = "" if fits else "The site does not bind cores; jobs on a node may slow each other down."
-    yield Row("cores", "ok" if fits else "warning", f"{result['asked_cores']} requested, {result['cores']} seen", fix)
+    yield DoctorRow(
+        "cores", "ok" if fits else "warning", f"{result['asked_cores']} requested, {result['cores']} seen", fix
+    )
     fix = "The store must be a folder or URL that the nodes see."
     if result["store"]:
-        yield Row("store on the node", "missing", result["store"], fix)
+        yield DoctorRow("store on the node", "missing", result["store"], fix)
     else:
-        yield Row("store on the node", "ok", "can be written")
+        yield DoctorRow("store on the node", "ok", "can be written")
     for place in result["unseen"]:
         fix = "Data sets are read in place, so every node must see them under that path."
-        yield Row("data on the node", "missing", f"{place} is not there", fix)
+        yield DoctorRow("data on the node", "missing", f"{place} is not there", fix)
     skew = max(0.0, began - result["time"], result["time"] - ended)
     fix = "" if skew < SKEW_S else "Times in records will mislead; ask the site about NTP."
-    yield Row("clocks", "ok" if skew < SKEW_S else "warning", f"at most {skew:.0f} s apart", fix)
+    yield DoctorRow("clocks", "ok" if skew < SKEW_S else "warning", f"at most {skew:.0f} s apart", fix)
     if not result["submits"]:
-        yield Row("submission from nodes", "ok", "allowed, so reconcile: job works")
+        yield DoctorRow("submission from nodes", "ok", "allowed, so reconcile: job works")
     elif site.settings.reconcile == "job":
         fix = "Set reconcile: manual, and run nagbench submit again to repair."
-        yield Row("submission from nodes", "missing", result["submits"], fix)
+        yield DoctorRow("submission from nodes", "missing", result["submits"], fix)
     else:
-        yield Row("submission from nodes", "ok", result["submits"])
+        yield DoctorRow("submission from nodes", "ok", result["submits"])

@@ -25,7 +25,7 @@ from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
-    from orchestrator.backends.doctor_rows import Row
+    from orchestrator.backends.doctor_rows import DoctorRow
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
     from orchestrator.plan.model import Plan, StoredPlan
@@ -81,7 +81,7 @@ class SlurmSite(SlurmQueue):
         check_batches(plan, self.site)
         return forecast(plan, store, self.site.settings)
 
-    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterator[Row]:
+    def doctor(self, store: str, tracking: str, plan: Plan | None) -> Iterator[DoctorRow]:
         opened = Store(store)
         opened.check_format()
         return doctor(self.site, opened, plan)

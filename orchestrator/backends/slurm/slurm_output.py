@@ -148,7 +148,7 @@ class Association:
     max_minutes: float | None
 
 
-def expand(job: str) -> list[str]:
+def expand_ids(job: str) -> list[str]:
     """The ids that an id stands for: `7_[1,3-5%2]` is 7_1, 7_3, 7_4 and 7_5. Raises ValueError for an invalid id."""
     match = re.fullmatch(r"(\d+(?:\+\d+)?)(?:_(?:(\d+)|\[([\d,:-]+?)(?:,?\.\.\.)?(?:%\d+)?\]))?", job)
     if match is None:
@@ -214,7 +214,7 @@ def parse_queue(text: str) -> list[SqueueRow]:
             reason=values["Reason"],
             name=values["Name"].removesuffix("|").strip(),
         )
-        jobs += [replace(job, id=each) for each in expand(values["JobArrayID"])]
+        jobs += [replace(job, id=each) for each in expand_ids(values["JobArrayID"])]
     return jobs
 
 
@@ -241,7 +241,7 @@ def parse_accounts(text: str) -> list[SacctRow]:
             nodes="" if values["NodeList"] == "None assigned" else values["NodeList"],
             memory_gb=_gigabytes(values["MaxRSS"]),
         )
-        runs += [replace(run, id=each) for each in expand(job)]
+        runs += [replace(run, id=each) for each in expand_ids(job)]
     return runs
 
 

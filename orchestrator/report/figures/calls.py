@@ -9,9 +9,9 @@ from orchestrator.report.comparisons import Group
 from orchestrator.report.estimates import Estimate, best, estimate, panel_title, price, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
 from orchestrator.report.figures.colours import Colours
-from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, named, panels_of
+from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, labelled, panels_of
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import TOP, Name, Names, axis_titles, limits, muted_line, panels
+from orchestrator.report.figures.panels import TOP, Name, Names, axis_limits, axis_titles, muted_line, panels
 from orchestrator.report.figures.scale import bar, seeds
 from orchestrator.report.formatting import calls_text, label, metric_name, value_text
 from orchestrator.report.results import Results
@@ -34,7 +34,7 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
     known = [one for panel in shown for group in _groups(panel) if (one := estimate(group, metric))]
     floor = results.floor_of(metric)
     all_axes[0].set_ylim(
-        limits(
+        axis_limits(
             [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
             [bound for one in known for bound in (one.low, one.high)],
         )
@@ -71,7 +71,7 @@ def _price_axis(axes: Axes, prices: list[float]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(min(few) / 1.35, max(few) * 1.9)
     else:
-        low, high = limits(few, pad=0.15)
+        low, high = axis_limits(few, pad=0.15)
         axes.set_xlim(low, high + 0.12 * (high - low))  # for the names
     ticks: list[float] = []
     for value in few:  # labels that do not touch
@@ -91,7 +91,7 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
             if calls:
                 by_arm.setdefault(curve.arm, {}).setdefault(calls, []).append(point.group)
     dodge = _dodges(axes, by_arm)
-    kept = {curve.arm for curve in panel.curves if curve.name in named(results, metric, panel)}
+    kept = {curve.arm for curve in panel.curves if curve.name in labelled(results, metric, panel)}
     for arm, at in by_arm.items():
         mark = colours.mark(arm)
         xs: list[float] = []

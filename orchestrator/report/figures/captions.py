@@ -9,12 +9,12 @@ from orchestrator.report.formatting import SAMPLING_NOISE, count_text, over_seed
 from orchestrator.report.results import Results
 
 
-def counts(results: Results, metric: str) -> set[int]:
+def sample_counts(results: Results, metric: str) -> set[int]:
     return {cell.scores[metric]["stamp"]["count"] for cell in results.cells if metric in cell.scores}
 
 
 def sample_words(results: Results, metric: str) -> str:
-    return f"N = {count_text(counts(results, metric))} samples a cell"
+    return f"N = {count_text(sample_counts(results, metric))} samples a cell"
 
 
 def band_words(known: Sequence[Estimate], what: str) -> str:
@@ -39,5 +39,5 @@ def floor_words(results: Results, metric: str) -> str:
     if not floor:
         return ""
     words = f"Dotted: held-out images, {value_text(floor.value)}, {floor.words}"
-    other_counts = counts(results, metric) - {floor.at or floor.count}
+    other_counts = sample_counts(results, metric) - {floor.at or floor.count}
     return f"{words} (distances grow as N falls: do not compare it with the cells)." if other_counts else f"{words}."

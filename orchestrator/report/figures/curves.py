@@ -55,7 +55,7 @@ def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel
 
 
 def _measured(stamps: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> dict[str, Any]:
-    """What differs between stamps, as parameters of a panel: values with different stamps never share one."""
+    """What differs between stamps, as parameters of a panel: values with different stamps never share a panel."""
     return {key: _brief(stamp[key]) for key in stamp if any(other.get(key) != stamp[key] for other in stamps)}
 
 
@@ -67,7 +67,7 @@ def is_crowd(panel: Panel) -> bool:
     return len(panel.curves) > CROWD
 
 
-def named(results: Results, metric: str, panel: Panel) -> set[str]:
+def labelled(results: Results, metric: str, panel: Panel) -> set[str]:
     """The names of curves to label: all, or in a crowded panel the best few and those without a scale."""
     if not is_crowd(panel):
         return {curve.name for curve in panel.curves}

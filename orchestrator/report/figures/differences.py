@@ -10,7 +10,7 @@ from orchestrator.report.estimates import best, distances, headline_metric, pane
 from orchestrator.report.figures.captions import sample_words
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import limits, panels
+from orchestrator.report.figures.panels import axis_limits, panels
 from orchestrator.report.formatting import SAMPLING_NOISE, against, label, metric_name, over_seeds_text, row_of
 from orchestrator.report.results import Results
 
@@ -121,6 +121,6 @@ def _panel(
                 markeredgewidth=0.7,
                 zorder=4,
             )
-    axes.set_xlim(limits(values, bands, pad=0.06))
+    axes.set_xlim(axis_limits(values, bands, pad=0.06))
     axes.set_ylim(len(shown) - 0.5, -0.75)
     axes.set_xlabel(f"difference in {metric_name(results, metric)}")

@@ -69,7 +69,7 @@ def axis_titles(all_axes: Sequence[Axes], x: str, y: str) -> None:
             axes.set_xlabel(x)
 
 
-def limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: float = 0.08) -> tuple[float, float]:
+def axis_limits(values: Iterable[float], bands: Iterable[float | None] = (), pad: float = 0.08) -> tuple[float, float]:
     """Limits with room for all values. Bands widen them up to a limit and are cut beyond."""
     inside = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(inside), max(inside)

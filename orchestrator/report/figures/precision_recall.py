@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from orchestrator.report.estimates import Estimate, estimate, panel_title
 from orchestrator.report.figures.captions import sample_words
 from orchestrator.report.figures.colours import Colours
-from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of
+from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, labelled, panels_of
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
+from orchestrator.report.figures.panels import Name, Names, axis_limits, axis_titles, panels
 from orchestrator.report.formatting import metric_name, plural, short
 from orchestrator.report.results import Results
 
@@ -27,11 +27,11 @@ def precision_recall(results: Results, recall: str, precision: str, colours: Col
     figure, all_axes = panels(len(shown))
     pairs = [pair for panel in shown for curve in panel.curves for pair in _pairs(curve, recall)]
     xs, ys = ([value for pair in pairs for value in (*pair[at].seeds, pair[at].mean)] for at in (1, 0))
-    all_axes[0].set(xlim=limits(xs, pad=0.12), ylim=limits(ys, pad=0.12))
+    all_axes[0].set(xlim=axis_limits(xs, pad=0.12), ylim=axis_limits(ys, pad=0.12))
     for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         axes.grid(axis="x")
-        _panel(axes, panel, recall, named(results, precision, panel), colours)
+        _panel(axes, panel, recall, labelled(results, precision, panel), colours)
     suffix = results.suffix(precision)
     diversity, fidelity = metric_name(results, recall), metric_name(results, precision)
     axis_titles(all_axes, f"{diversity}: diversity", f"{fidelity}: fidelity")

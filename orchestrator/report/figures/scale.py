@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from orchestrator.report.estimates import Estimate, panel_title, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
 from orchestrator.report.figures.colours import Colours
-from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, named, panels_of, scale_title
+from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, labelled, panels_of, scale_title
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, muted_line, panels
+from orchestrator.report.figures.panels import Name, Names, axis_limits, axis_titles, muted_line, panels
 from orchestrator.report.formatting import metric_name, value_text
 from orchestrator.report.results import Results
 
@@ -28,18 +28,18 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
     known = [point.estimate for panel in shown for curve in panel.curves for point in curve.points]
     xs = [point.x for panel in shown for curve in panel.curves for point in curve.points if point.x is not None]
     floor = results.floor_of(metric)
-    low, high = limits(
+    low, high = axis_limits(
         [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
         [bound for one in known for bound in (one.low, one.high)],
     )
-    left, right = limits(xs or [0.0, 1.0], pad=0.06)
+    left, right = axis_limits(xs or [0.0, 1.0], pad=0.06)
     right += 0.14 * (right - left)  # for the names
     all_axes[0].set(xlim=(left, right), ylim=(low, high))
     for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
         if not xs:
             axes.set_xticks([])
-        kept = named(results, metric, panel)
+        kept = labelled(results, metric, panel)
         foremost = [curve for curve in _foremost(results, metric, panel) if curve.name in kept]
         _panel(axes, panel, foremost, kept, colours, (left, right))
         if floor:

@@ -11,7 +11,7 @@ from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import best, chosen, headline_metric, panel_of, panel_title, uses_nag
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import Name, Names, axis_titles, limits, panels
+from orchestrator.report.figures.panels import Name, Names, axis_limits, axis_titles, panels
 from orchestrator.report.formatting import SAMPLING_NOISE, count_text, label, listed, over_seeds_text, plural
 from orchestrator.report.results import CellResult, Results
 
@@ -90,7 +90,7 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
     figure, all_axes = panels(len(shown), ALONE if len(shown) == 1 else None)
     all_axes[0].set(
         xlim=(1.02, -0.3),
-        ylim=limits(
+        ylim=axis_limits(
             [float(value) for shift in every for value in (*shift.delta, *shift.bias, 0.0)],
             [float(value) for shift in every for value in (*shift.low, *shift.high)],
         ),

@@ -270,7 +270,7 @@ def test_options_of_sbatch(slurm: Callable[[str], SlurmSettings]) -> None:
 def test_sites_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     own = tmp_path / "nagbench"
-    with pytest.raises(BadInput, match=r"site\.yaml: there is no such file\. Write it after an example in .*sites, or"):
+    with pytest.raises(BadInput, match=r"site\.yaml: there is no such file\. Copy it from an example in .*sites, or"):
         read_site()
     own.mkdir()
     (own / "site.yaml").write_text("kind: local\n")

@@ -14,17 +14,17 @@ import pytest
 from rich.console import Console
 
 from orchestrator.backends import local_doctor as module
-from orchestrator.backends.doctor_rows import Row
+from orchestrator.backends.doctor_rows import DoctorRow
 from orchestrator.backends.local_doctor import doctor
 from orchestrator.commands.doctor import exit_code, rows_as_json, table
 from orchestrator.tracking import address
 
 
-def row(rows: list[Row], name: str) -> Row:
+def row(rows: list[DoctorRow], name: str) -> DoctorRow:
     return next(row for row in rows if row.name == name)
 
 
-def text(rows: list[Row], width: int = 80) -> str:
+def text(rows: list[DoctorRow], width: int = 80) -> str:
     out = StringIO()
     Console(file=out, width=width, color_system=None).print(table(rows))
     return out.getvalue()
@@ -60,7 +60,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return put
 
 
-def library(name: str) -> Row:
+def library(name: str) -> DoctorRow:
     return module._library(*next(entry for entry in module.LIBRARIES if entry[1] == name))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution import code_snapshot as module
-from orchestrator.execution.code_snapshot import PACKAGES, files, snapshot
+from orchestrator.execution.code_snapshot import PACKAGES, code_files, snapshot
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,7 +72,7 @@ def test_what_git_knows(code: Callable[..., Path]) -> None:
     (root / "nag/ignored.py").write_text("ignored")
     (root / "nag/samplers/heun.py").unlink()  # deleted, not committed
     (root / "nag/__init__.py").write_text("edited")
-    assert files(root) == ["nag/__init__.py", "nag/new.py", "orchestrator/__init__.py"]
+    assert code_files(root) == ["nag/__init__.py", "nag/new.py", "orchestrator/__init__.py"]
 
 
 def test_a_repository_that_is_about_something_else(code: Callable[..., Path]) -> None:
@@ -82,7 +82,7 @@ def test_a_repository_that_is_about_something_else(code: Callable[..., Path]) ->
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     git(root, "init", "-q")
-    assert set(files(root)) == EXPECTED
+    assert set(code_files(root)) == EXPECTED
 
 
 def test_equal_code_is_one_folder_and_other_code_another(code: Callable[..., Path], tmp_path: Path) -> None:

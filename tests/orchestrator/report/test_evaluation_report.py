@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.report.comparisons import compare, groups
-from orchestrator.report.content import Content, content
+from orchestrator.report.content import Content, report_content
 from orchestrator.report.estimates import chosen, lowest_run
 from orchestrator.report.formatting import metric_name
 from orchestrator.report.results import Floor, Results
@@ -27,7 +27,7 @@ TEXT = SWEEP.replace("[digits, pixels]", "[{name: inception, mode: legacy_tensor
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Content]:
     results, store = made(tmp_path_factory.mktemp("made"), TEXT)
-    return results, content(results, compare(results, store), store, "nagbench run x.yaml")
+    return results, report_content(results, compare(results, store), store, "nagbench run x.yaml")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_lowest_run_is_a_column_of_its_own(results: tuple[Results, Content])
 
 def test_one_run_has_no_lowest(tmp_path: Path) -> None:
     results, store = made(tmp_path, SWEEP.replace("seed: {grid: [0, 1, 2]}", "seed: 0"))
-    found = content(results, compare(results, store), store, "nagbench run x.yaml").arms
+    found = report_content(results, compare(results, store), store, "nagbench run x.yaml").arms
     assert not [name for table in found for name in headings(table) if "lowest" in name]
     assert [name for table in found for name in headings(table) if "held-out" in name]
 
@@ -122,7 +122,7 @@ def test_the_floor_is_corrected_to_the_number_of_samples(tmp_path: Path) -> None
     assert floor is not None
     assert floor.value == pytest.approx(0.25 + 0.15 * 0.359)
     assert floor.words == "N = 359, corrected to 1,000"
-    row = content(results, compare(results, store), store, "x").arms[0].on_page().rows[-1]
+    row = report_content(results, compare(results, store), store, "x").arms[0].on_page().rows[-1]
     assert [(cell.text, cell.detail) for cell in row.cells[2:3]] == [("0.304", "N = 359, corrected to 1,000")]
     results.floor["fid"]["extrapolated"] = None
     assert results.floor_of("fid") == Floor(0.4, 359, None)
@@ -162,7 +162,7 @@ def test_too_few_samples_for_a_dimension_are_said(tmp_path: Path, dimension: int
     for cell in results.cells:
         entry = cell.scores["fid"]
         entry["dimension"], entry["stamp"] = dimension, {**entry["stamp"], "count": count}
-    said = " ".join(content(results, compare(results, store), store, "x").limits)
+    said = " ".join(report_content(results, compare(results, store), store, "x").limits)
     assert (
         "N = 10,000 is too small for dimension 2,048: below 27,805 samples the intervals of differences" in said
     ) is few

@@ -18,8 +18,8 @@ from orchestrator.plan.make import plan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.results import collect, influence
 from orchestrator.retention.garbage import File, Garbage, files, garbage, remove
-from orchestrator.retention.policy import Tidier, again
-from orchestrator.retention.usage import estimate, usage
+from orchestrator.retention.policy import Tidier, cells_to_resample
+from orchestrator.retention.usage import planned_space, usage
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
@@ -107,7 +107,7 @@ def test_another_metric_samples_again_and_plan_says_so(lean: dict[str, Ran], tmp
     store = shutil.copytree(lean["influence"].store.root, tmp_path / "store")
     path = sweep(tmp_path, with_keep("influence").replace("metrics: [fid,", "metrics: [kid, fid,"))
     planned = plan(read_sweep(path))
-    assert again(planned, Done(Store(str(store)))) == 8
+    assert cells_to_resample(planned, Done(Store(str(store)))) == 8
     done = nagbench("plan", path, "--store", store)
     assert "8 cells have scores, but their samples or features were removed: they are sampled again" in done.stdout
     ran = run_here(path, store)
@@ -151,7 +151,7 @@ def test_files_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
     ran = run_here(path, tmp_path / "store")
     assert not ran.failed
     assert 100 < max(most) <= 110
-    found = estimate(planned)
+    found = planned_space(planned)
     assert found.running.files <= 110
     assert count() <= found.after.files
     if keep in ("influence", "scores"):
@@ -311,7 +311,7 @@ def test_a_remote_store_is_counted_too(finished: Ran) -> None:
 
 
 def test_the_estimate_is_near_what_is_there(finished: Ran) -> None:
-    found, real = estimate(finished.plan), usage(finished.store)
+    found, real = planned_space(finished.plan), usage(finished.store)
     for kind, guess in (("sample", found.samples), ("extract", found.features), ("score", found.scores)):
         space = next(space for (_, known), space in real.rows.items() if known == kind)
         assert guess.bytes == pytest.approx(space.bytes, rel=0.5), kind
@@ -322,7 +322,7 @@ def test_the_estimate_is_near_what_is_there(finished: Ran) -> None:
 @pytest.mark.parametrize("keep", ["samples", "influence"])
 def test_plan_says_disk_and_files(tmp_path: Path, keep: str) -> None:
     path = sweep(tmp_path, CELL.replace("KEEP", keep))
-    found = estimate(plan(read_sweep(path)))
+    found = planned_space(plan(read_sweep(path)))
     left = "" if keep == "samples" else f"; keep: influence leaves {found.after}"
     shown = nagbench("plan", path, "--store", tmp_path / "store")
     assert f"Disk for its cells: {found.running}{left}." in shown.stdout.splitlines()

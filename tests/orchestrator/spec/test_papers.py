@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator.errors import BadInput
 from orchestrator.report.comparisons import compare
-from orchestrator.report.content import content
+from orchestrator.report.content import report_content
 from orchestrator.report.figures.every import colours_of
 from orchestrator.report.html import page
 from orchestrator.report.markdown import text
@@ -83,7 +83,7 @@ def test_each_number_stands_beside_ours(ran: Ran) -> None:
 def test_the_pages_and_the_terminal_show_them(ran: Ran) -> None:
     results = collect(ran.plan, ran.store)
     comparisons = compare(results, ran.store)
-    made = content(results, comparisons, ran.store, "nagbench run x")
+    made = report_content(results, comparisons, ran.store, "nagbench run x")
     assert made.published is not None
     assert [row.cells[4].text for row in made.published.rows] == ["5.50", "0.500", "4.50", "3.50"]
     assert [row.cells[5].text for row in made.published.rows] == [

@@ -19,7 +19,7 @@ from orchestrator.plan.make import plan
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks import train
-from orchestrator.tasks.checkpoints import COLUMNS, progress
+from orchestrator.tasks.checkpoints import COLUMNS, training_progress
 from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.task import Task
 from tests.nag.together import note, noted, together
@@ -107,7 +107,7 @@ def test_interrupted_and_resumed(task: Task, tmp_path: Path, undisturbed: bytes)
         assert 1 <= len(found) <= 2
         resumed.append(int(found[-1].removeprefix("checkpoint-").removesuffix(".safetensors")))
         assert resumed[-1] < step
-        points = progress(store, task.digest)
+        points = training_progress(store, task.digest)
         assert [point["step"] for point in points] == list(range(1, resumed[-1] + 1))
     assert resumed == sorted(resumed)
     newest = Path(store.path(f"files/{task.digest}/{found[-1]}"))

@@ -21,7 +21,7 @@ from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.report.results import Results
 from orchestrator.tracking import address
 from orchestrator.tracking import sync as tracking
-from orchestrator.tracking.sync import check, sync
+from orchestrator.tracking.sync import check_address, sync
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import results_of
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 )
 def test_a_wrong_address_is_bad_input(uri: str, words: str) -> None:
     with pytest.raises(BadInput) as caught:
-        check(uri)
+        check_address(uri)
     assert words in str(caught.value)
 
 
@@ -51,7 +51,7 @@ def test_a_wrong_address_is_bad_input(uri: str, words: str) -> None:
     "uri", ["none", "sqlite:///x.db", "https://me:pw@host/mlflow", "postgresql+psycopg2://u:p@h/db"]
 )
 def test_a_right_address_passes(uri: str) -> None:
-    check(uri)
+    check_address(uri)
 
 
 def said(results: Results, uri: str) -> str:

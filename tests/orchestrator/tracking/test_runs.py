@@ -27,7 +27,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import train
-from orchestrator.tasks.checkpoints import progress
+from orchestrator.tasks.checkpoints import training_progress
 from orchestrator.tasks.context import Context, Options
 from orchestrator.tracking.address import written_state
 from orchestrator.tracking.runs import best_cells
@@ -91,7 +91,7 @@ def test_a_training_shows_its_curves_while_it_runs(uri: str, write: Callable[...
 
     def tell(digest: str, done: int, of: int) -> None:
         if done == 7:
-            while not progress(store, digest):  # a thread writes it
+            while not training_progress(store, digest):  # a thread writes it
                 time.sleep(0.01)
             live.append(training())
 
