@@ -147,7 +147,7 @@ def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: st
     tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
     out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
-    return 0 if all(cell.complete for cell in results.cells) else 1
+    return 0 if results.complete else 1
 
 
 def report_folder(plan: StoredPlan) -> Path:

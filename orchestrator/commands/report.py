@@ -38,4 +38,4 @@ def report(
     results = collect(plan, opened)
     track(results, opened, tracking, report_pages(plan))
     print_json(document(results, opened))
-    return 0 if all(cell.complete for cell in results.cells) else 1
+    return 0 if results.complete else 1

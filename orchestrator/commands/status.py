@@ -36,7 +36,8 @@ def status(
     opened = open_store(store)
     plan = stored_plan(sweep, opened, smoke, hashes=False)
     done = Done(opened)
-    results, tasks = collect(plan, opened, done), counts(plan, done)
+    results = collect(plan, opened, done)
+    tasks = counts(results.plan, done)
     failed = [cell for cell in results.cells if cell.reason is not None]
     complete = sum(cell.complete for cell in results.cells)
     left = len(results.cells) - complete - len(failed)

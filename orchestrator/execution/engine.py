@@ -18,6 +18,7 @@ from orchestrator.execution.bundles import bundles, step_units, units, without
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.execution.retries import Decision, decide, hopeless
 from orchestrator.plan.availability import refuse
+from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.plan.stored_plan import document, plan_checksum
@@ -25,7 +26,7 @@ from orchestrator.retention.policy import Tidier
 from orchestrator.store.layout import file_name, plan_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import assets, attempts, code, stored
-from orchestrator.tasks.task import ORIGINAL, makes_blocks
+from orchestrator.tasks.task import ORIGINAL, kind_of, makes_blocks
 
 REPAIRS_AT_MOST = 20  # damaged files in one run; with more, the storage is at fault
 HELD_WAIT_S = 2.0
@@ -96,9 +97,17 @@ class _Execution:
     def __post_init__(self) -> None:
         self.since = time.time() if self.since is None else self.since
         self.store.open()
-        self.name = keep_plan(self.plan, self.store)
-        self.tidier = Tidier(self.plan, self.store)
+        self.whole, self.choices = self.plan, Choices(self.plan, self.store, repair=True)
+        self.name = keep_plan(self.whole, self.store)
+        self.tidier = Tidier(self.whole, self.store)
+        self.plan = self.choices.current(Done(self.store))
         self._check_goals()
+
+    def _missing(self) -> dict[str, list[int] | None]:
+        """The work that the choices made so far leave to do."""
+        done = Done(self.store)
+        self.plan = self.choices.current(done)
+        return missing(self.plan, done)
 
     def close(self) -> None:
         if self.backend is not None:
@@ -106,7 +115,7 @@ class _Execution:
 
     def submit(self) -> bool:
         """Queue missing work that is not in flight and not given up. False if there will be nothing more to queue."""
-        todo = missing(self.plan, Done(self.store))
+        todo = self._missing()
         if not todo:
             return False
         if self.backend is None:
@@ -117,7 +126,7 @@ class _Execution:
             if self.in_flight:
                 self._announce()
                 self.wait(0)  # handles what has ended meanwhile
-                todo = missing(self.plan, Done(self.store))
+                todo = self._missing()
         decisions = self._decisions(todo)
         held = {digest for digest, until in self.held.items() if digest in todo and until > time.monotonic()}
         reachable = self._reachable(todo, {*self.failed, *held})
@@ -146,7 +155,9 @@ class _Execution:
         self.backend.submit(work)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Handle events until all bundles have ended, or one did not end as done and `submit` must look again."""
+        """Handle events until all bundles have ended, or until `submit` must look again: one did not end as done, or it
+        made a choice.
+        """
         look_at = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         if not self.in_flight:
             time.sleep(HELD_WAIT_S / 4)
@@ -157,32 +168,34 @@ class _Execution:
                 if isinstance(event, End):
                     if not self._ended(event):
                         look_at = min(look_at, time.monotonic() + TAKEN_S)
-                else:
-                    self._progressed(event)
+                elif self._progressed(event):
+                    look_at = min(look_at, time.monotonic() + TAKEN_S)
             if time.monotonic() >= look_at:
                 return
 
-    def _progressed(self, event: Progress | Step) -> None:
-        kind = self.plan.tasks[event.digest].kind if event.digest in self.plan.tasks else ""
+    def _progressed(self, event: Progress | Step) -> bool:
+        """Handle progress; True if it was a choice, after which other work may be wanted."""
+        kind = self.whole.tasks[event.digest].kind if event.digest in self.whole.tasks else ""
         if not kind:
-            return  # of another sweep's bundle, which this one waits for
+            return False  # of another sweep's bundle, which this one waits for
         if isinstance(event, Step):
             self.steps_done[event.handle] += 1
             self.partial.pop(event.digest, None)
-            self.done[kind] += step_units(self.plan, event.digest, event.blocks)
+            self.done[kind] += step_units(self.whole, event.digest, event.blocks)
             if event.blocks is None:
                 self.observer.finished(kind, event.digest)
                 self.tidier.finished(event.digest)
         elif not makes_blocks(kind):
             self.partial[event.digest] = event.done / max(1, event.of)
-        running = sum(share for digest, share in self.partial.items() if self.plan.tasks[digest].kind == kind)
+        running = sum(share for digest, share in self.partial.items() if self.whole.tasks[digest].kind == kind)
         self.observer.progress(kind, self.done[kind] + running)
+        return isinstance(event, Step) and kind_of(kind).reads_all
 
     def _announce(self) -> None:
         total: dict[str, float] = defaultdict(float, self.done)
         for handle, bundle in self.in_flight.items():
             left = Bundle(bundle.steps[self.steps_done[handle] :])
-            for kind, number in units(self.plan, left).items():
+            for kind, number in units(self.whole, left).items():
                 total[kind] += number
         if total != self.announced:
             self.announced = dict(total)
@@ -193,14 +206,14 @@ class _Execution:
     def _ended(self, end: End) -> bool:
         """Handle the end of a bundle; True if it is done."""
         bundle = self.in_flight.pop(end.handle)
-        kind = self.plan.tasks[end.digest].kind if end.digest in self.plan.tasks else "task"
+        kind = self.whole.tasks[end.digest].kind if end.digest in self.whole.tasks else "task"
         self.partial.pop(end.digest, None)
         if end.outcome == "environment":
             raise TransientError(end.reason)
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1
-            keep_plan(self.plan, self.store)  # it may be the plan that is damaged
+            keep_plan(self.whole, self.store)  # it may be the plan that is damaged
             if self.repairs > REPAIRS_AT_MOST:
                 raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
         if end.outcome == "held":

@@ -37,10 +37,11 @@ class State:
 
 @dataclass
 class Choices:
-    """The choices of a plan. Records are read once: they never change."""
+    """The choices of a plan. Records are read once: they never change. repair: set damaged ones aside."""
 
     plan: StoredPlan
     store: Store
+    repair: bool = False
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by digest of a select task
 
     def current(self, done: Done) -> StoredPlan:
@@ -102,8 +103,8 @@ class Choices:
     def _record(self, step: str) -> Mapping[str, Any] | None:
         if step not in self.known:
             try:
-                self.known[step] = self.store.read_record(self.plan.tasks[step].record_name)
-            except CorruptFile:  # it was set aside, and is made again
+                self.known[step] = self.store.read_record(self.plan.tasks[step].record_name, repair=self.repair)
+            except CorruptFile:  # the next run makes it again
                 return None
         return self.known[step]
 

@@ -218,22 +218,29 @@ def cell_words(plan: StoredPlan, cell: StoredCell) -> str:
 
 def needs_only(plan: StoredPlan, arms: list[str] | None, cell: str | None) -> frozenset[str]:
     """The tasks that only these arms, or this cell, need. Raises BadInput for an unknown arm or cell."""
-    known = {planned.arm for planned in plan.cells}
+    known = {planned.arm for planned in plan.every_cell}
     for arm in arms or ():
         if arm not in known:
             raise BadInput(f"--arm: {unknown('arm', arm, known)}")
     chosen = find_cell(plan, cell).digest if cell else None
     theirs, others = set[str](), set[str]()
-    for planned in plan.cells:
+    for planned in plan.every_cell:
         wanted = planned.arm in (arms or ()) or planned.digest == chosen
         (theirs if wanted else others).update(behind(plan, planned))
+    for race in plan.races:
+        (theirs if race.arm in (arms or ()) else others).update(behind_tasks(plan, race.steps))
     return frozenset(theirs - others)
 
 
 def behind(plan: StoredPlan, cell: StoredCell) -> set[str]:
     """Every task that a cell needs."""
+    return behind_tasks(plan, (cell.stream, *cell.extracts, *(scored.task for scored in cell.scores)))
+
+
+def behind_tasks(plan: StoredPlan, digests: Iterable[str]) -> set[str]:
+    """These tasks, and every task that they need."""
     needed: set[str] = set()
-    pending = [cell.stream, *cell.extracts, *(scored.task for scored in cell.scores)]
+    pending = list(digests)
     while pending:
         digest = pending.pop()
         if digest not in needed:

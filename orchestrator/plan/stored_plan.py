@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from nag.numerics import Precision
 from orchestrator.errors import BadInput, CorruptFile, unknown
 from orchestrator.identity import canonical, changed_fields, checksum
-from orchestrator.plan.model import Instance, Scored, StoredCell, StoredPlan
+from orchestrator.plan.model import Candidate, Instance, Race, Scored, StoredCell, StoredPlan
 from orchestrator.plan.reported import Reported
 from orchestrator.spec.model import Arm, Compare, Paper, StoredSweep, Tune
 from orchestrator.spec.networks import NAME
@@ -58,7 +58,30 @@ class CellRow:
     scores: tuple[tuple[int, str], ...]  # the place of the metric in About.metrics, and the task
 
 
+@dataclass(frozen=True)
+class CandidateRow:
+    place: tuple[int, ...]
+    params: Pairs
+    streams: tuple[str, ...]
+    extracts: tuple[str, ...]
+    cells: tuple[CellRow, ...]
+
+
+@dataclass(frozen=True)
+class RaceRow:
+    arm: str
+    params: Pairs
+    metric: str
+    axes: tuple[tuple[int, bool], ...]
+    count: int
+    block: int
+    limit: int | None
+    candidates: tuple[CandidateRow, ...]
+    steps: tuple[str, ...]
+
+
 _ABOUT, _ROWS = TypeAdapter(About), TypeAdapter(tuple[CellRow, ...])
+_RACES = TypeAdapter(tuple[RaceRow, ...])
 _FLOORS = TypeAdapter(tuple[tuple[str, tuple[tuple[int, str], ...]], ...])
 
 
@@ -73,8 +96,8 @@ def document(plan: StoredPlan) -> dict[str, Any]:
                 metrics.append(metric)
         return [[place[id(one.metric)], one.task] for one in scored]
 
-    cells = [
-        {
+    def row(cell: StoredCell) -> dict[str, Any]:
+        return {
             "arm": cell.arm,
             "params": list(cell.params.items()),
             "digest": cell.digest,
@@ -83,8 +106,9 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             "extracts": cell.extracts,
             "scores": scores(cell.scores),
         }
-        for cell in plan.cells
-    ]
+
+    cells = [row(cell) for cell in plan.cells]
+    races = [_race(race, row) for race in plan.races]
     return {
         "sweep": sweep.name,
         "text": sweep.text,
@@ -95,10 +119,13 @@ def document(plan: StoredPlan) -> dict[str, Any]:
         "places": dict(plan.places),
         "cells": cells,
         "floors": [[reference, scores(floor)] for reference, floor in plan.floors],
+        **({"races": races} if races else {}),
         "about": {
             "arms": [{**dataclasses.asdict(arm), "overrides": sorted(arm.overrides)} for arm in sweep.arms],
             "shared_axes": sorted(sweep.shared_axes),
-            "guidance": sorted(sweep.guidance & {key.partition(".")[0] for cell in plan.cells for key in cell.params}),
+            "guidance": sorted(
+                sweep.guidance & {key.partition(".")[0] for cell in plan.every_cell for key in cell.params}
+            ),
             "precision": changed_fields(sweep.precision),
             "paper": _paper(sweep.paper) if sweep.paper else None,
             "metrics": [dataclasses.asdict(metric) for metric in metrics],
@@ -110,6 +137,22 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             **({"compare": dataclasses.asdict(sweep.compare)} if sweep.compare != Compare() else {}),
         },
     }
+
+
+def _race(race: Race, row: Callable[[StoredCell], dict[str, Any]]) -> dict[str, Any]:
+    candidates = [
+        {
+            "place": candidate.place,
+            "params": list(candidate.params.items()),
+            "streams": candidate.streams,
+            "extracts": candidate.extracts,
+            "cells": [row(cell) for cell in candidate.cells],
+        }
+        for candidate in race.candidates
+    ]
+    names = ("arm", "metric", "axes", "count", "block", "limit", "steps")
+    given = {name: getattr(race, name) for name in names}
+    return {**given, "params": list(race.params.items()), "candidates": candidates}
 
 
 def _paper(paper: Paper) -> dict[str, Any]:
@@ -149,8 +192,8 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
     def scores(pairs: tuple[tuple[int, str], ...]) -> tuple[Scored, ...]:
         return tuple(Scored(about.metrics[_natural(place)], _known(held, task, KINDS)) for place, task in pairs)
 
-    cells = tuple(
-        StoredCell(
+    def cell(row: CellRow) -> StoredCell:
+        return StoredCell(
             arm=row.arm,
             params=dict(row.params),
             digest=row.digest,
@@ -159,14 +202,17 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
             extracts=tuple(_known(held, extract, ("extract",)) for extract in row.extracts),
             scores=scores(row.scores),
         )
-        for row in rows
-    )
+
+    cells = tuple(map(cell, rows))
+    race_rows = _RACES.validate_json(canonical(held.document.get("races", [])))
+    races = tuple(_read_race(held, row, cell) for row in race_rows)
     names = [arm.name for arm in about.arms]
     values = [value.name + metric.suffix for metric in about.metrics for value in metric.values]
     for word in (held.sweep, *names, *values):
         if not WORD.fullmatch(word):
             raise ValueError(f"{word!r} is not a name")
-    if not {*names} >= {cell.arm for cell in cells} | {arm.against for arm in about.arms if arm.against}:
+    used = {cell.arm for cell in cells} | {race.arm for race in races}
+    if not {*names} >= used | {arm.against for arm in about.arms if arm.against}:
         raise ValueError("an arm is not listed")
     sweep = StoredSweep(
         name=held.sweep,
@@ -193,6 +239,36 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
         instances=about.instances,
         places=held.places,
         code=about.code,
+        races=races,
+    )
+
+
+def _read_race(held: stored.StoredTasks, row: RaceRow, cell: Callable[[CellRow], StoredCell]) -> Race:
+    candidates = tuple(
+        Candidate(
+            place=each.place,
+            params=dict(each.params),
+            streams=tuple(_known(held, stream, ("sample",)) for stream in each.streams),
+            extracts=tuple(_known(held, extract, ("extract",)) for extract in each.extracts),
+            cells=tuple(map(cell, each.cells)),
+        )
+        for each in row.candidates
+    )
+    inside = [(0 <= at < size) for each in candidates for at, (size, _) in zip(each.place, row.axes, strict=True)]
+    if not candidates or not row.steps or not all(inside) or min(row.count, row.block) < 1:
+        raise ValueError(f"the race of arm {row.arm} has no candidates or steps, or a place that is not on its axes")
+    if not WORD.fullmatch(row.metric):
+        raise ValueError(f"{row.metric!r} is not a name")
+    return Race(
+        arm=row.arm,
+        params=dict(row.params),
+        metric=row.metric,
+        axes=row.axes,
+        count=row.count,
+        block=row.block,
+        limit=row.limit,
+        candidates=candidates,
+        steps=tuple(_known(held, step, ("select",)) for step in row.steps),
     )
 
 
@@ -233,7 +309,7 @@ def plan_of_sweep(store: Store, name: str) -> StoredPlan:
             continue
         if plan.sweep.name != name:
             raise CorruptFile(f"sweeps/{name}/{entry} names a plan of sweep {plan.sweep.name}")
-        if newest is None or (plan.sweep.text == newest.sweep.text and len(plan.cells) > len(newest.cells)):
+        if newest is None or (plan.sweep.text == newest.sweep.text and len(plan.every_cell) > len(newest.every_cell)):
             newest = plan
     assert newest is not None
     return newest

@@ -49,7 +49,7 @@ def notices(results: Results) -> list[str]:
     """Notices that the comparison is partial, or that there is none."""
     if not results.plan.metrics:
         return [f"This sweep has no score section: it samples and compares nothing. {state_text(results)}."]
-    if all(cell.complete for cell in results.cells):
+    if results.complete:
         return []
     if headline_metric(results) is None:
         return [f"Nothing is scored yet: {state_text(results)}."]

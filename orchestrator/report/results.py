@@ -12,6 +12,7 @@ from nag.metrics.metric import Shown
 from orchestrator.errors import CorruptFile
 from orchestrator.execution import engine
 from orchestrator.identity import digest
+from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Choice, Scored, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.reported import Reported, Value
@@ -60,6 +61,11 @@ class Results:
     cells: list[CellResult]
     floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
     choices: tuple[Choice, ...] = ()  # of tuned values
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is done, and every tuned value is chosen."""
+        return all(cell.complete for cell in self.cells) and all(choice.chosen for choice in self.choices)
 
     def floor_of(self, metric: str) -> Floor | None:
         """The held-out images' score, corrected to the N of the cells if they share one and the limit is known."""
@@ -149,6 +155,8 @@ class Results:
 def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results:
     """Read the records of a plan's cells and held-out images. A damaged record counts as missing."""
     done = done or Done(store)
+    choices = Choices(plan, store)
+    plan = choices.current(done)
     records: dict[str, dict[str, Any] | None] = {}
 
     def record(task: str) -> dict[str, Any] | None:
@@ -176,7 +184,7 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
                         "count": task_record["count"],
                         "extrapolated": score["extrapolated"],
                     }
-    return Results(plan, cells, floor)
+    return Results(plan, cells, floor, choices.told(done))
 
 
 def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> CellResult:

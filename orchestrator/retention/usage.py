@@ -14,7 +14,7 @@ from nag.header import description_in
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.plan.build import SHARD, images_in
-from orchestrator.plan.model import Plan, StoredPlan, behind
+from orchestrator.plan.model import Plan, StoredPlan, behind, behind_tasks
 from orchestrator.retention.garbage import File, files
 from orchestrator.retention.policy import Plans
 from orchestrator.spec.model import Network
@@ -175,9 +175,11 @@ def usage(store: Store, plan: StoredPlan | None = None) -> Usage:
             for digest, task in each.tasks.items():
                 users[digest][each.sweep] = task.kind
     else:
-        for planned in plan.cells:
-            for digest in behind(plan, planned):
-                users[digest][planned.arm] = plan.tasks[digest].kind
+        of_arms = [(planned.arm, behind(plan, planned)) for planned in plan.every_cell]
+        of_arms += [(race.arm, behind_tasks(plan, race.steps)) for race in plan.races]
+        for arm, digests in of_arms:
+            for digest in digests:
+                users[digest][arm] = plan.tasks[digest].kind
     rows: dict[tuple[str, str], Space] = defaultdict(Space)
     total = shared = others = Space()
     for file in files(store):

@@ -38,7 +38,6 @@ from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.execution.engine import keep_plan, take_in
 from orchestrator.identity import digest
 from orchestrator.plan.model import Plan
-from orchestrator.plan.progress import Done, missing
 from orchestrator.plan.stored_plan import read_plan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
@@ -72,7 +71,7 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
     with _client(site) as client:
         store.open()
         name = keep_plan(plan, store)
-        take_in(plan, store, missing(plan, Done(store)))
+        take_in(plan, store, plan.tasks)
         stem, until = f"{_stem(plan.sweep.name, store)}-{name[:8]}", time.monotonic() + AGENT_S
         while True:
             earlier = [job for job in _jobs(client) if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", job.id)]

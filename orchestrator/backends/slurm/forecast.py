@@ -14,6 +14,7 @@ from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store.store import Store
@@ -38,7 +39,7 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     """Pack what is missing as it would be queued, and simulate it with the site's throttle."""
     done = Done(store)
     speeds = Speeds(plan, store, done, site.trained_on)
-    todo = missing(plan, done)
+    todo = missing(Choices(plan, store).current(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
         return min(BLOCKS_A_BUNDLE, blocks, speeds.blocks_in(site.target_minutes, stream))
