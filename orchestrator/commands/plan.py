@@ -62,26 +62,35 @@ def plan(
     from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.availability import absent
+    from orchestrator.plan.choices import Choices
     from orchestrator.plan.progress import Done
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
+    from orchestrator.report.races import choice_json, choices_table, unequal
     from orchestrator.retention.policy import cells_to_resample
     from orchestrator.retention.usage import planned_space
 
     place = read_site(site) if site else None
     planned, opened = read_plan(sweep, smoke, arm), open_store(store)
     done = Done(opened)
-    tasks, space, repeated = counts(planned, done), planned_space(planned), cells_to_resample(planned, done)
+    races = Choices(planned, opened)
+    now, choices = races.current(done), races.told(done)
+    tasks, space, repeated = counts(now, done), planned_space(planned), cells_to_resample(now, done)
     expected = at(place).forecast(planned, opened) if place else None
     arrays, words, site_json = forecast_table(expected) if expected else (None, "", {})
     if as_json:
-        cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in planned.cells]
+        cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in now.cells]
         disk = space.as_json()
         known = {"sweep": planned.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(planned)}
+        known |= {"choices": [choice_json(choice) for choice in choices]} if choices else {}
         print_json({**known, "site": site_json or None})
         return
-    out.print(cells_table(planned))
+    out.print(cells_table(now))
+    if choices:
+        out.print(choices_table(choices, spent=False))
+        if note := unequal(choices):
+            out.print(note, soft_wrap=True)
     out.print(counts_table(tasks))
-    out.print(shape(planned))
+    out.print(shape(now))
     out.print(space.words(planned.sweep.keep), soft_wrap=True)
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)

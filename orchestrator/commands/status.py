@@ -30,6 +30,7 @@ def status(
     from orchestrator.backends.site import read_site
     from orchestrator.plan.progress import Done
     from orchestrator.report.progress import counts, counts_table
+    from orchestrator.report.races import choice_json, choices_table
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure_line
 
@@ -47,9 +48,12 @@ def status(
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": plan.sweep.name, "store": address(store), "tracking": address(tracking)}
         now = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
-        print_json({**known, "cells": cells, "tasks": tasks, **now})
+        races = [choice_json(choice) for choice in results.choices]
+        print_json({**known, "cells": cells, "tasks": tasks, **now, **({"choices": races} if races else {})})
         return
     out.print(counts_table(tasks))
+    if results.choices:
+        out.print(choices_table(results.choices, spent=True))
     for kind, states in queued.array_tasks.items():
         words = ", ".join(f"{number:,} {state}" for state, number in states.items())
         out.print(f"{queue.title}, {kind}: {words} (array tasks)", markup=False, soft_wrap=True)

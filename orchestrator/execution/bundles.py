@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.execution.protocol import Bundle
 from orchestrator.execution.retries import Decision
@@ -71,6 +72,7 @@ def bundles(
         pending.append(PendingBundle(bundle([(digest, None)], plan.tasks[digest].kind), needs(digest)))
     numbers = {stream: _blocks(todo, stream, extracts) for stream, extracts in streams.items()}
     total = sum(map(len, numbers.values()))
+    shorter: dict[Any, list[tuple[int, list[Step]]]] = defaultdict(list)  # ends of streams that can share a bundle
     for stream, extracts in streams.items():
         together = (stream, *extracts)
         single = any(decisions[digest].single for digest in together if digest in decisions)
@@ -78,17 +80,32 @@ def bundles(
         needed = needs(*together) - {stream}
         kind = plan.tasks[stream if stream in todo else extracts[0]].kind
         for first in range(0, len(numbers[stream]), length):
+            several = numbers[stream][first : first + length]
             steps: list[Step] = [
-                (digest, (number,))
-                for number in numbers[stream][first : first + length]
-                for digest in together
-                if number in (todo.get(digest) or ())
+                (digest, (number,)) for number in several for digest in together if number in (todo.get(digest) or ())
             ]
-            pending.append(PendingBundle(bundle(steps, kind), needed))
+            if len(several) == length or not _network(plan, stream):
+                pending.append(PendingBundle(bundle(steps, kind), needed))
+            else:
+                shorter[_network(plan, stream), kind, needed, length].append((len(several), steps))
+    for (_, kind, needed, length), ends in shorter.items():
+        pending += [PendingBundle(bundle(steps, kind), needed) for steps in _joined(ends, length)]
     for (kind, inputs), digests in scores.items():
         needed = frozenset(need for need in inputs if need in unfinished)
         pending.append(PendingBundle(bundle([(digest, None) for digest in digests], kind), needed))
     return _in_order(plan, pending)
+
+
+def _joined(ends: Sequence[tuple[int, list[Step]]], length: int) -> Iterator[list[Step]]:
+    """The steps of streams with few blocks, together as long as they have at most `length` blocks."""
+    together: list[Step] = []
+    blocks = 0
+    for number, steps in ends:
+        if together and blocks + number > length:
+            yield together
+            together, blocks = [], 0
+        together, blocks = [*together, *steps], blocks + number
+    yield together
 
 
 def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBundle]:

@@ -55,7 +55,7 @@ def run(
         while work.submit() or work.in_flight:
             work.wait()
         work.tidier.rest()
-        return work.failed
+        return work.missed
     finally:
         work.close()
 
@@ -70,7 +70,7 @@ def advance(
     try:
         work.submit()
         work.tidier.rest()
-        return len(work.in_flight), work.failed
+        return len(work.in_flight), work.missed
     finally:
         work.close()
 
@@ -102,6 +102,11 @@ class _Execution:
         self.tidier = Tidier(self.whole, self.store)
         self.plan = self.choices.current(Done(self.store))
         self._check_goals()
+
+    @property
+    def missed(self) -> dict[str, str]:
+        """What failed and is still wanted: a candidate that fails is out of its race."""
+        return {digest: reason for digest, reason in self.failed.items() if digest in self.plan.tasks}
 
     def _missing(self) -> dict[str, list[int] | None]:
         """The work that the choices made so far leave to do."""

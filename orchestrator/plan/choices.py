@@ -6,19 +6,22 @@ them. So the same command continues a race that was killed, and two engines on o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CorruptFile
-from orchestrator.plan.model import Candidate, Choice, Race, StoredCell, StoredPlan, Trial
+from orchestrator.plan.model import Budget, Candidate, Choice, Race, StoredCell, StoredPlan, Trial
 from orchestrator.plan.progress import Done
 from orchestrator.store.store import Store
+from orchestrator.tasks import attempts
 from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
     from nag.racing import Place
 
+COARSE_GAPS = 4  # between the coarse values of a range (nag.racing)
 Records = list[Mapping[str, Any]]
 
 
@@ -85,7 +88,7 @@ class Choices:
         records: Records = []
         for step in race.steps:
             if step not in done.small["select"] or (record := self._record(step)) is None:
-                return State(records, step, candidates, count, None)
+                return State(records, step, self._finite(race, candidates, done), count, None)
             records.append(record)
             try:
                 if record["chosen"] is not None:
@@ -99,6 +102,17 @@ class Choices:
                 name = self.plan.tasks[step].record_name
                 raise CorruptFile(f"{name} is not a step of the race of arm {race.arm}: {error}; remove it") from error
         raise CorruptFile(f"the race of arm {race.arm} has no more steps, and nothing is chosen")
+
+    def _finite(self, race: Race, places: tuple[Place, ...], done: Done) -> tuple[Place, ...]:
+        """The candidates whose samples are finite, as far as they were tried; all, if none is."""
+        left = tuple(
+            place
+            for place in places
+            if not attempts.not_finite(
+                self.store, done.attempted.intersection(needs(self.plan.tasks, _at(race, place)))
+            )
+        )
+        return left or places
 
     def _record(self, step: str) -> Mapping[str, Any] | None:
         if step not in self.known:
@@ -154,13 +168,48 @@ class Choices:
             samples=sum(count * len(candidate.streams) for count, candidate in drawn),
             exhaustive=full,
             evaluations=sum(count * self._evaluations(candidate) for count, candidate in drawn),
+            allowed=self._budget(race),
         )
+
+    def _budget(self, race: Race) -> Budget:
+        """If every rung keeps half of its candidates, which is the most that it can keep."""
+        from nag.racing import Axis, first_places, rungs
+
+        axes, counts = [Axis(*axis) for axis in race.axes], rungs(race.count, race.block)
+        first = len(first_places(axes, race.limit))
+        if race.limit:
+            stages = [min(race.limit, len(race.candidates)) - first]
+        else:
+            gaps = [math.ceil((axis.size - 1) / COARSE_GAPS) for axis in axes if axis.ordered]
+            stages = [sum(2 for gap in gaps if gap > 2**level) for level in range(max(gaps, default=1).bit_length())]
+        new = [first, *filter(None, stages)]
+        drawn = sum(_rungs_cost(number + (place > 0), counts) for place, number in enumerate(new))
+        seeds = len(race.candidates[0].streams)
+        each = [self._evaluations(candidate) for candidate in race.candidates]
+        return Budget(sum(new), drawn * seeds, drawn * sum(each) / len(each))
 
     def _evaluations(self, candidate: Candidate) -> float:
         """Network evaluations of one sample of each of its streams."""
         from orchestrator.tasks.sample import planned_calls
 
         return sum(planned_calls(self.plan.tasks[stream]) for stream in candidate.streams)
+
+
+def _rungs_cost(candidates: int, counts: Sequence[int]) -> int:
+    """Samples of a stage in which half of the candidates, rounded up, go on at each rung."""
+    drawn, before = 0, 0
+    for count in counts:
+        drawn += candidates * (count - before)
+        before, candidates = count, math.ceil(candidates / 2)
+        if candidates == 1:
+            break
+    return drawn
+
+
+def needs(tasks: Mapping[str, Task], candidate: Candidate) -> list[str]:
+    """The tasks of a candidate that may meet values that are not finite."""
+    networks = [str(tasks[stream].params["network"]) for stream in candidate.streams]
+    return [*networks, *candidate.streams, *candidate.extracts]
 
 
 def _trials(race: Race, state: State) -> list[Trial]:

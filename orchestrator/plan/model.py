@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec.model import networks_of
@@ -81,6 +81,14 @@ class Trial:
     high: float | None = None
 
 
+class Budget(NamedTuple):
+    """What a choice costs at most: candidates that are tried, their samples, and network evaluations of those."""
+
+    candidates: int
+    samples: int
+    evaluations: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """How the tuned values of an arm are chosen, for one combination of the factors outside arms. score: what the race
@@ -99,6 +107,7 @@ class Choice:
     samples: int
     exhaustive: int
     evaluations: float  # network evaluations of those samples
+    allowed: Budget
 
 
 @dataclass(frozen=True, kw_only=True)

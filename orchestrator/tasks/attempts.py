@@ -33,6 +33,11 @@ def keep(store: Store, digest: str, name: str, attempt: Mapping[str, Any]) -> No
     store.create_record(f"attempts/{digest}/{name}.json", attempt)
 
 
+def not_finite(store: Store, digests: Iterable[str]) -> bool:
+    """Whether one of these tasks met values that are not finite, so that it would meet them again."""
+    return any(attempt["cause"] == "not_finite" for digest in digests for attempt in read(store, digest))
+
+
 def read(store: Store, digest: str, since: float = 0.0) -> list[dict[str, Any]]:
     """The failed attempts at a task since a time (seconds since the epoch), oldest first."""
     failed = []

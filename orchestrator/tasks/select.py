@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import TaskError
+from orchestrator.tasks.attempts import not_finite
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.reference import ReferenceArrays
@@ -49,6 +51,11 @@ def run(context: Context, task: Task) -> None:
     count = before["next"]["count"] if before else counts[0]
     tried = {tuple(place) for place in before["tried"]} if before else set()
     scorer = _Scorer(context, task, params, count)
+    tried |= {*places}
+    fallen = [place for place in places if scorer.is_not_finite(place)]
+    places = [place for place in places if place not in fallen]
+    if not places:
+        raise TaskError("every candidate has samples that are not finite")
     entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
     sign = 1.0 if params["lower"] else -1.0
     race_over = count >= params["count"] or not task.params["left"]
@@ -58,8 +65,8 @@ def run(context: Context, task: Task) -> None:
         _margin(params, entries),
         last=race_over,
     )
-    tried |= {*places}
     rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]
+    rows += [_empty(place) for place in fallen]
     leader = entries[outcome.leader].place
     chosen: list[int] | None = list(leader)
     then: dict[str, Any] | None = None
@@ -122,6 +129,11 @@ def _row(entry: Entry, difference: tuple[float, float | None, float | None] | No
     }
 
 
+def _empty(place: Place) -> dict[str, Any]:
+    """A candidate in the record whose samples are not finite: it is out of the race."""
+    return {"place": list(place), "value": None, "corrected": None, "difference": None, "low": None, "high": None}
+
+
 class _Scorer:
     """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is
     taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
@@ -142,6 +154,12 @@ class _Scorer:
             influences.append(influence)
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
+
+    def is_not_finite(self, place: Place) -> bool:
+        extracts = [self.context.task(extract) for extract, _ in self.pairs[place]]
+        streams = [self.context.task(extract.stream) for extract in extracts]
+        networks = [str(stream.params["network"]) for stream in streams]
+        return not_finite(self.context.store, [*networks, *(each.digest for each in (*streams, *extracts))])
 
     def _score(self, extract: str, reference: str) -> tuple[Mapping[str, Any], np.ndarray | None]:
         arrays = ReferenceArrays(self.context, reference)
