@@ -19,12 +19,17 @@ locations.allow_memory()
 
 MAY_BE_AWAY = ("GPU", "vectors of the official")  # no machine of ours has the one, no user the other
 
-LONGEST = ("test_readme.py", "test_kills.py", "test_processes.py", "test_backends.py", "test_outermost.py")
+LONGEST = (  # by their seconds
+    *("test_kills.py", "test_outermost.py", "test_s3.py", "test_processes.py", "test_foreign.py", "test_server.py"),
+    *("test_kept.py", "test_report_pages.py", "test_cli.py", "test_evaluation_published.py", "test_backends.py"),
+    *("test_runs.py", "test_engine.py", "test_readme.py", "test_latents.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first: of two that run at once, none is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,7 +7,7 @@ import multiprocessing
 from multiprocessing.context import ForkServerContext
 
 MODULES = (  # not orchestrator.commands: its consoles look at the environment when they are imported
-    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "sklearn.datasets", "matplotlib.pyplot"),
+    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.special", "matplotlib.pyplot"),
     *("typer", "rich.progress", "pydantic", "yaml", "fsspec", "orchestrator.notebook"),
 )
 

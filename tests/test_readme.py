@@ -33,11 +33,11 @@ def test_nothing_else_is_promised() -> None:
 
 
 SMOKED = ("run", "plan", "status", "report", "check", "logs", "export", "du")
-ELSEWHERE = (  # tested with a real server in tests/orchestrator, on a real cluster in tests/slurm
+ELSEWHERE = (  # tested in tests/orchestrator, `ui` with a real server; on a real cluster in tests/slurm
     "nagbench ui",
     "nagbench submit",
     "nagbench cancel",
-    "nagbench doctor --site",
+    "nagbench doctor",
 )
 
 

@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 
 from nag.datasets.dataset import ArraySplit, to_uint8
 from nag.datasets.digits import Digits
+from nag.noise import permutation
 
 
 def everything(split: ArraySplit) -> tuple[np.ndarray, np.ndarray]:
@@ -26,6 +27,16 @@ def test_the_two_parts_are_the_whole_set_once(parts):
     expected = [(*image, label) for image, label in zip(file.data / 8 - 1, file.target, strict=True)]
     assert sorted(train + held_out) == sorted(expected)
     assert sorted(held_out) == sorted(expected[4::5])
+
+
+def test_they_are_scikit_learns_to_the_bit(parts):
+    """Read from its file, in our order: as if load_digits had read them."""
+    file = load_digits()
+    order = permutation(0, 0, len(file.target))
+    for name, (images, labels) in parts.items():
+        rows = order[(order % 5 == 4) == (name == "held_out")]
+        assert images.tobytes() == (file.images[rows, None] / 8 - 1).astype(np.float32).tobytes()
+        np.testing.assert_array_equal(labels, file.target[rows], strict=True)
 
 
 def test_images_and_labels_have_the_promised_types_and_ranges(parts):

@@ -131,8 +131,13 @@ atexit.register(shutil.rmtree, AWAY, ignore_errors=True)
 
 
 def nagbench(*arguments: str | Path, cwd: str | Path = AWAY, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, in a process that has its modules already. Options: env, timeout."""
+    """The command, in a process that has its modules already. Options: env, timeout, before."""
     return forked.run(list(map(str, arguments)), cwd, **options)
+
+
+def begun(*arguments: str | Path) -> forked.Command:
+    """The same in the background."""
+    return forked.Command(list(map(str, arguments)), AWAY)
 
 
 def new_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from typing import Any
 PR_SET_CHILD_SUBREAPER = 36  # prctl: what a command leaves running becomes a child of ours
 GRACE_S = 2.0  # a worker ends this soon after its engine
 LIGHT_MB, HEAVY_MB = 1500, 4000  # of data, for a command that loads no torch, and for one that does
-HEAVY = ("torch", "nag.models.transformer", "scipy.linalg", "scipy.stats", "sklearn.datasets", "safetensors.torch")
+HEAVY = ("torch", "nag.models.transformer", "scipy.special", "safetensors.torch")
 
 
 def preload(heavy: bool) -> None:

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from orchestrator.backends import local_doctor as module
 from orchestrator.backends.doctor_rows import DoctorRow
-from orchestrator.backends.local_doctor import doctor
-from orchestrator.commands.doctor import exit_code, rows_as_json, table
+from orchestrator.commands.doctor import exit_code, table
 from orchestrator.tracking import address
+from tests.orchestrator.conftest import nagbench
 
 
 def row(rows: list[DoctorRow], name: str) -> DoctorRow:
@@ -30,10 +30,13 @@ def text(rows: list[DoctorRow], width: int = 80) -> str:
     return out.getvalue()
 
 
-def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine(tmp_path: Path) -> None:
     """Everything, with real imports: the test environment has all that is needed."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    rows = doctor(str(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db")
+    places = ("--store", tmp_path / "store", "--tracking", f"sqlite:///{tmp_path}/mlflow.db")
+    done = nagbench("doctor", *places, "--json", env=os.environ | {"PATH": "/nowhere"})
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    rows = [Row(**each) for each in document["rows"]]
     for name in ("Python", "torch", "scipy", "scikit-learn", "MLflow", "store", "machine", "tracking"):
         assert row(rows, name).state in ("ok", "warning"), row(rows, name)
     assert "cpu only" in row(rows, "torch").detail or "cuda" in row(rows, "torch").detail
@@ -44,7 +47,6 @@ def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = text(rows)
     assert all(row.name in shown for row in rows)
     assert max(map(len, shown.splitlines())) <= 80
-    document = json.loads(json.dumps(rows_as_json(rows)))
     assert document["ok"] is True
     assert document["rows"][0].keys() == {"name", "state", "detail", "fix", "needed"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import TINY, Ran, changed, metrics, run_here, started
+from tests.orchestrator.conftest import TINY, Ran, begun, changed, metrics, nagbench, run_here, started
 
 LONG = ("count: 40", "count: 200", "{name: euler, steps: 2}", "{name: euler, steps: 40}")
 SCORE = next(line for line in TINY.splitlines() if line.startswith("score"))
@@ -39,14 +39,17 @@ def until(what: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def where(store: Path) -> tuple[str | Path, ...]:
+    return "--store", store, "--tracking", "none", "--device", "cpu", "--workers", "2"
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`running(sweep, *options)`: the sweep, run on tmp_path/store in the background; ended after the test."""
     processes = []
 
     def start(sweep: Path, *options: str) -> subprocess.Popen[str]:
-        arguments = ("--store", tmp_path / "store", "--tracking", "none", "--device", "cpu", "--workers", "2")
-        processes.append(started("run", sweep, *arguments, *options))
+        processes.append(started("run", sweep, *where(tmp_path / "store"), *options))
         return processes[-1]
 
     yield start
@@ -84,9 +87,8 @@ def test_killed_engine(undisturbed: Ran, running: Callable[..., subprocess.Popen
         process.kill()
         process.wait()
         until(lambda: not workers_of(store), 10)
-    process = running(sweep)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    done = nagbench("run", sweep, *where(store))
+    assert done.returncode == 0, done.stderr
     assert same_numbers(sweep, store, undisturbed)
 
 
@@ -136,9 +138,8 @@ def test_killed_training_resumes_to_the_same_weights(
             newest = max(store.glob("files/*/checkpoint-*"))
             newest.write_bytes(newest.read_bytes()[:1000])
     assert newest_checkpoint(store) < 900
-    process = running(sweep, "--workers", "1", "--arm", "plain")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    done = nagbench("run", sweep, *where(store), "--workers", "1", "--arm", "plain")
+    assert done.returncode == 0, done.stderr
     undisturbed = run_here(sweep, tmp_path / "other")
     network = next(d for d, t in undisturbed.plan.tasks.items() if t.trains == "network")
     record = Store(str(store)).read_record(f"records/train/{network}.json")
@@ -152,13 +153,10 @@ def newest_checkpoint(store: Path) -> int:
     return max((int(path.stem.removeprefix("checkpoint-")) for path in store.glob("files/*/checkpoint-*")), default=0)
 
 
-def test_two_engines_on_one_sweep(
-    undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_two_engines_on_one_sweep(undisturbed: Ran, tmp_path: Path) -> None:
     """Both succeed, with the numbers of one; no training is done twice."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
-    both = [running(sweep, "--workers", "1") for _ in range(2)]
-    for process in both:
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
+    for run in [begun("run", sweep, *where(store), "--workers", "1") for _ in range(2)]:
+        done = run.end()
+        assert done.returncode == 0, done.stderr
     assert same_numbers(sweep, store, undisturbed)

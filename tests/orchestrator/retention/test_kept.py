@@ -24,7 +24,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import previews
-from tests.orchestrator.conftest import TINY, Ran, command, metrics, nagbench, run_here
+from tests.orchestrator.conftest import TINY, Ran, begun, metrics, nagbench, run_here
 from tests.orchestrator.made_images import FOLDER, picture_folder
 
 # One network, one arm, 50 blocks: the shape of a cell of 50,000.
@@ -188,13 +188,9 @@ def test_the_arms_of_another_run_stay(tmp_path: Path) -> None:
 def test_two_engines_that_tidy(finished: Ran, tmp_path: Path) -> None:
     path = sweep(tmp_path, with_keep("influence"))
     options = ("--store", tmp_path / "store", "--tracking", "none", "--here", "--device", "cpu")
-    runs = [
-        subprocess.Popen(command("run", path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
-        for _ in range(2)
-    ]
-    for process in runs:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors.decode()
+    for run in [begun("run", path, *options) for _ in range(2)]:
+        done = run.end()
+        assert done.returncode == 0, done.stderr
     ran = run_here(path, tmp_path / "store")
     assert ran.backend is None
     assert metrics(ran.document()) == metrics(finished.document())
