@@ -73,6 +73,7 @@ DEFAULTS = {
     "models.dit": {"mlp_ratio": 4.0, "learned_variance": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
     "measures.noise_shift": {"count": 400, "levels": 50},
+    "measures.effective_scale": {"count": 400},
     "training": {
         "batch": 256,
         "lr": 1e-4,

@@ -4,6 +4,7 @@ encode ──> train ──> sample ──> extract ──> score      (one scor
            train (of an extractor) ──┴──> reference ──┘
            train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
 
+A sample task may need measure tasks of other streams: a scale of its guidance can be a measured one.
 encode is for training on latents; extract then takes the reference of those images in the same pass.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nag.noise_shift import NoiseShift
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
@@ -28,7 +30,7 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
 
 if TYPE_CHECKING:
-    from orchestrator.spec.model import Cell, Sweep
+    from orchestrator.spec.model import Cell, Measure, Sweep
     from orchestrator.spec.user_code import Code
 
 
@@ -96,9 +98,10 @@ def _varying(sweep: Sweep) -> dict[str, bool]:
 
 def _instances(builder: TaskBuilder, sweep: Sweep, cells: Iterable[PlannedCell]) -> dict[str, Instance]:
     """Every network of the cells and of the measurement, and what each was made from."""
-    measured = any(not scored.extractor for planned in cells for scored in planned.scores)
+    scored = (one.task for planned in cells for one in planned.scores)
+    estimates = any("estimator" in builder.tasks[task].params for task in scored)
     made: dict[str, Instance] = {}
-    for network in networks_of((planned.cell for planned in cells), sweep.estimator if measured else None):
+    for network in networks_of((planned.cell for planned in cells), sweep.estimator if estimates else None):
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
 
@@ -142,8 +145,11 @@ def _cell(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
         extracts.append(extract)
         what = {"features": extract, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, scoring, what, (extract,))
-    if sweep.measure is not None and cell.sampler.steps is not None:  # an adaptive solver is not observed
-        scores.append(_measured(builder, sweep, cell, stream))
+    scores += [
+        _measured(builder, sweep, measure, cell, stream)
+        for measure in sweep.measures
+        if cell.sampler.steps is not None or not isinstance(measure, NoiseShift)  # it observes no adaptive solver
+    ]
     key = digest({"stream": stream, "count": cell.sample.count})
     return PlannedCell(
         arm=cell.arm,
@@ -170,23 +176,21 @@ def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any) -> dict[str, Any]
     return {**own, "fields": {**own["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
 
-def _measured(builder: TaskBuilder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
-    assert sweep.measure is not None
-    assert sweep.estimator is not None
-    estimator = builder.network(sweep.estimator)
-    data, needs = builder.states(cell.network)
-    params = {
-        "measure": {"name": identity.name_of(sweep.measure), "version": type(sweep.measure).VERSION},
-        "levels": sweep.measure.levels,
+def _measured(builder: TaskBuilder, sweep: Sweep, measure: Measure, cell: Cell, stream: str) -> Scored:
+    params: dict[str, Any] = {
+        "measure": {"name": identity.name_of(measure), "version": type(measure).VERSION},
         "stream": stream,
-        "estimator": estimator,
-        "data": data,
-        "count": min(sweep.measure.count, cell.sample.count),
+        "count": min(measure.count, cell.sample.count),
         "block": cell.sample.block,
     }
-    return Scored(
-        _reported(builder, sweep.measure, None, ""), builder.add("measure", params, (stream, estimator, *needs))
-    )
+    inputs: tuple[str, ...] = (stream,)
+    if isinstance(measure, NoiseShift):
+        assert sweep.estimator is not None
+        estimator = builder.network(sweep.estimator)
+        data, needs = builder.states(cell.network)
+        params |= {"levels": measure.levels, "estimator": estimator, "data": data}
+        inputs += (estimator, *needs)
+    return Scored(_reported(builder, measure, None, ""), builder.add("measure", params, inputs))
 
 
 @dataclass(frozen=True)
