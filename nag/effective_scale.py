@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DECIMALS = 6  # of a level: it is float32 in a call
 BINS = 20  # of t, for the curve of an adaptive solver, whose levels differ between blocks
+NOTE = "Effective scale: plain CFG of this scale would move the predictions as far. It says nothing of the direction."
 SAME = "the network predicts the same with and without the class where the guidance moves its prediction"
 
 
@@ -42,7 +43,7 @@ class EffectiveScale:
     lower_is_better: ClassVar[dict[str, bool | None]] = {"effective_scale": None}
     extrapolates: ClassVar[bool] = False
     plane: ClassVar[None] = None
-    shown: ClassVar[dict[str, Shown]] = {"effective_scale": Shown(label="effective scale", cost=True)}
+    shown: ClassVar[dict[str, Shown]] = {"effective_scale": Shown(label="effective scale", cost=True, note=NOTE)}
     condition: ClassVar[str] = "null_class"  # that the network must have learned
 
     def smoke(self) -> EffectiveScale:
@@ -106,8 +107,8 @@ def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
 
 
 def scales(guided: torch.Tensor, D: torch.Tensor, D_null: torch.Tensor) -> torch.Tensor:
-    """1 + |guided - D| / |D - D_null| of predictions (N, C, H, W): (N,) float64. 1 where guided equals D; infinite where
-    it does not but D equals D_null.
+    """1 + |guided - D| / |D - D_null| of predictions (N, C, H, W): (N,) float64. 1 where guided equals D; else infinite
+    where D equals D_null.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Numbers of a task's params that earlier tasks of the plan measure: `{"measured": [digest, ...]}` in place of a number.
+"""Numbers in a task's params that earlier tasks measure: `{"measured": [digest, ...]}` in place of a number.
 
 Each digest is of a `measure` task of the effective scale, and among the inputs of the task that has it in its params.
 """
