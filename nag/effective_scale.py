@@ -4,7 +4,8 @@ each prediction as far as a guidance does.
 At an evaluation of the guided field, at level t on a state x, it is 1 + |guided - D| / |D - D_null| for each sample,
 with L2 norms over (C, H, W), D the network's conditional prediction and D_null its prediction under the null class. So
 CFG of scale s >= 1 on all channels has exactly s, and no guidance 1. It compares lengths only, not directions, and is
-the same for velocity, eps, x0 and score, whose differences are proportional at one level and state.
+the same for velocity, eps, x0 and score, whose differences are proportional at one level and state. Where D and D_null
+are equal up to rounding there is none, as for an exact network at t = 0; such an evaluation is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from nag.intervals import Z, influence_interval
+from nag.intervals import influence_interval
 from nag.metrics.metric import Shown
 from nag.registry import Int, method
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 DECIMALS = 6  # of a level: it is float32 in a call
 BINS = 20  # of t, for the curve of an adaptive solver, whose levels differ between blocks
 NOTE = "Effective scale: plain CFG of this scale would move the predictions as far. It says nothing of the direction."
-SAME = "the network predicts the same with and without the class where the guidance moves its prediction"
+SAME = "for some samples the network predicts the same with and without the class at every level"
+ROUNDING = 1000  # machine epsilons of |D|: a distance |D - D_null| within these gives less than three digits
 
 
 @method
@@ -107,14 +109,14 @@ def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
 
 
 def scales(guided: torch.Tensor, D: torch.Tensor, D_null: torch.Tensor) -> torch.Tensor:
-    """1 + |guided - D| / |D - D_null| of predictions (N, C, H, W): (N,) float64. 1 where guided equals D; else infinite
-    where D equals D_null.
+    """1 + |guided - D| / |D - D_null| of predictions (N, C, H, W): (N,) float64. NaN where D and D_null are equal up
+    to rounding.
     """
     import torch
 
-    update = (guided.double() - D.double()).flatten(1).norm(dim=1)
-    distance = (D.double() - D_null.double()).flatten(1).norm(dim=1)
-    return torch.where(update == 0, 1.0, 1 + update / distance)
+    rounding = ROUNDING * torch.finfo(D.dtype).eps * D.double().flatten(1).norm(dim=1)
+    update, distance = ((a.double() - D.double()).flatten(1).norm(dim=1) for a in (guided, D_null))
+    return torch.where(distance > rounding, 1 + update / distance, torch.nan)
 
 
 def summary(sample: np.ndarray, t: np.ndarray, scale: np.ndarray, bins: int | None = None) -> dict[str, Any]:
@@ -122,38 +124,42 @@ def summary(sample: np.ndarray, t: np.ndarray, scale: np.ndarray, bins: int | No
 
     "score": mean over the N means of samples, with its 95 % interval: samples are independent, evaluations of one are
     not. "influence": (N,) float64, each sample's mean less the mean. "curve": mean by falling level with its interval;
-    bins: of the levels, None takes each level by itself. A number that is not finite is None.
+    bins: of the levels, None takes each level by itself. A scale that is NaN is left out. The score is None, with the
+    reason, if a sample has no other; a level's value if fewer than two samples have one.
     """
     import numpy as np
 
-    means = np.bincount(sample, scale) / np.bincount(sample)
-    value = float(means.mean())
+    means = _means(sample, scale, 1 + int(sample.max()))
     score: dict[str, Any] = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": SAME}
-    if np.isfinite(value):
+    if (~np.isnan(means)).all():
+        value = float(means.mean())
         low, high = influence_interval(value, means - value)
         score |= {"value": value, "low": low, "high": high, "reason": None}
-    influence = means - value if np.isfinite(value) else np.full(len(means), np.nan)
-    return {"score": score, "influence": influence, "curve": _curve(sample, t, scale, bins)}
+    return {"score": score, "influence": means - means.mean(), "curve": _curve(sample, t, scale, bins)}
+
+
+def _means(key: np.ndarray, scale: np.ndarray, keys: int) -> np.ndarray:
+    """The mean scale for each key from 0 to keys - 1, without those that are NaN; NaN if there is none."""
+    import numpy as np
+
+    known = ~np.isnan(scale)
+    total, number = np.bincount(key[known], scale[known], keys), np.bincount(key[known], minlength=keys)
+    return np.divide(total, number, out=np.full(keys, np.nan), where=number > 0)
 
 
 def _curve(sample: np.ndarray, t: np.ndarray, scale: np.ndarray, bins: int | None) -> dict[str, Any]:
     import numpy as np
 
-    rounded = np.round(t, DECIMALS) if bins is None else (np.minimum(np.floor(t * bins), bins - 1) + 0.5) / bins
-    levels, place = np.unique(rounded, return_inverse=True)
-    shape = (len(levels), int(sample.max()) + 1)
-    key = place * shape[1] + sample
-    times = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
-    total = np.bincount(key, scale, minlength=shape[0] * shape[1]).reshape(shape)
-    curve: dict[str, Any] = {"t": [], "scale": [], "low": [], "high": [], "count": shape[1]}
-    for level in range(len(levels))[::-1]:
-        there = times[level] > 0
-        means = total[level][there] / times[level][there]
-        if len(means) < 2:  # no interval
-            continue
-        half = Z * float(means.std(ddof=1)) / len(means) ** 0.5 if np.isfinite(means).all() else float("nan")
-        value = float(means.mean())
-        curve["t"].append(float(levels[level]))
-        for name, number in (("scale", value), ("low", value - half), ("high", value + half)):
-            curve[name].append(number if np.isfinite(number) else None)
+    levels, place = np.unique(np.round(t, DECIMALS), return_inverse=True)
+    if bins is not None:
+        levels, place = (np.arange(bins) + 0.5) / bins, np.clip(np.floor(t * bins), 0, bins - 1).astype(np.int64)
+    samples = 1 + int(sample.max())
+    table = _means(place * samples + sample, scale, len(levels) * samples).reshape(len(levels), samples)
+    curve: dict[str, Any] = {"t": levels[::-1].tolist(), "scale": [], "low": [], "high": [], "count": samples}
+    for row in table[::-1]:
+        means = row[~np.isnan(row)]
+        value = float(means.mean()) if len(means) > 1 else None
+        low, high = influence_interval(value, means - value) if value is not None else (None, None)
+        for name, number in (("scale", value), ("low", low), ("high", high)):
+            curve[name].append(number)
     return curve

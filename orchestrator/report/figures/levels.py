@@ -40,7 +40,9 @@ class Line:
 
 
 def line_of(group: Group, by_level: ByLevel, key: str) -> Line | None:
-    """The line over a group's measured cells; None if there are none, or if their levels differ. key: of the values."""
+    """The line over a group's measured cells, at the levels where all have a value; None if there is no such level, or
+    if levels differ between cells. key: of the values.
+    """
     import numpy as np
 
     from nag.intervals import t_interval
@@ -52,13 +54,15 @@ def line_of(group: Group, by_level: ByLevel, key: str) -> Line | None:
     by_training = group.by_training().values()
     seeds = [kept for cells in by_training if (kept := [one for cell in cells if (one := by_level(cell))])]
     each = np.stack([mean_by_level(cells, key) for cells in seeds])
-    low, high = mean_by_level(known, "low"), mean_by_level(known, "high")
+    finite = np.isfinite(each).all(axis=0)
+    if not finite.any():
+        return None
+    low, high = mean_by_level(known, "low")[finite], mean_by_level(known, "high")[finite]
     if len(seeds) > 1:
-        finite = np.isfinite(each).all(axis=0)
-        bounds = [t_interval(c)[1:] if ok else (None, None) for c, ok in zip(each.T.tolist(), finite, strict=True)]
+        bounds = [t_interval(column)[1:] for column in each[:, finite].T.tolist()]
         low, high = (np.array([bound[side] for bound in bounds], dtype=float) for side in (0, 1))
-    t, counts = np.asarray(known[0]["t"], dtype=float), frozenset(one["count"] for one in known)
-    return Line(group, t, each.mean(axis=0), low, high, len(seeds), counts, measured)
+    t, counts = np.asarray(known[0]["t"], dtype=float)[finite], frozenset(one["count"] for one in known)
+    return Line(group, t, each.mean(axis=0)[finite], low, high, len(seeds), counts, measured)
 
 
 def mean_by_level(known: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
