@@ -140,6 +140,25 @@ def test_digests(tmp_path: Path) -> None:
     assert sweep_digests(tmp_path / "sweep.yaml", SWEEP) == DIGESTS
 
 
+MEASURED = """\
+  meter:
+    data: {name: digits}
+    model: {name: noise_level, hidden: 16, depth: 1, heads: 2, patch: 4}
+    train: {steps: 10, batch: 16, seed: 100}
+network: sit
+measure: [{name: noise_shift, estimator: meter}, effective_scale]
+sampler:"""
+
+
+def test_digests_of_measurements(tmp_path: Path) -> None:
+    found = sweep_digests(tmp_path / "sweep.yaml", SWEEP.replace("sampler:", MEASURED))
+    assert [digest for name, digest in found.items() if name.startswith("measure")] == [
+        "e2589216d48a96e4ba5fe37852e1a1f6",
+        "ec839b091252628eace963c93cbd4e45",
+    ]
+    assert found["cell"] == DIGESTS["cell"]
+
+
 def test_spelling_does_not_matter(tmp_path: Path) -> None:
     """Order, number formats, defaults written out, names of arms and networks: the same digests."""
     other = """\
