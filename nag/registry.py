@@ -83,7 +83,10 @@ METHODS: dict[str, dict[str, str]] = {
         "artbench10": "nag.datasets.named:ArtBench10",
         "made_up": "nag.datasets.synthetic:SyntheticImages",
     },
-    "measures": {"noise_shift": "nag.noise_shift:NoiseShift"},
+    "measures": {
+        "noise_shift": "nag.noise_shift:NoiseShift",
+        "effective_scale": "nag.effective_scale:EffectiveScale",
+    },
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
 }
 # By family: the Protocol, and those of its members that a class without them gets from it.

@@ -32,7 +32,7 @@ FLOORS = {
         "display",
     ],
     "nag": [
-        "sampling training checkpoint noise_shift",
+        "sampling training checkpoint noise_shift effective_scale",
         "official_checkpoints samplers guidance",
         "models",
         "losses training_state features",

@@ -73,6 +73,7 @@ DEFAULTS = {
     "models.dit": {"mlp_ratio": 4.0, "learned_variance": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
     "measures.noise_shift": {"count": 400, "levels": 50},
+    "measures.effective_scale": {"count": 400},
     "training": {
         "batch": 256,
         "lr": 1e-4,
@@ -137,6 +138,25 @@ def sweep_digests(path: Path, text: str) -> dict[str, str]:
 
 def test_digests(tmp_path: Path) -> None:
     assert sweep_digests(tmp_path / "sweep.yaml", SWEEP) == DIGESTS
+
+
+MEASURED = """\
+  meter:
+    data: {name: digits}
+    model: {name: noise_level, hidden: 16, depth: 1, heads: 2, patch: 4}
+    train: {steps: 10, batch: 16, seed: 100}
+network: sit
+measure: [{name: noise_shift, estimator: meter}, effective_scale]
+sampler:"""
+
+
+def test_digests_of_measurements(tmp_path: Path) -> None:
+    found = sweep_digests(tmp_path / "sweep.yaml", SWEEP.replace("sampler:", MEASURED))
+    assert [digest for name, digest in found.items() if name.startswith("measure")] == [
+        "e2589216d48a96e4ba5fe37852e1a1f6",
+        "ec839b091252628eace963c93cbd4e45",
+    ]
+    assert found["cell"] == DIGESTS["cell"]
 
 
 def test_spelling_does_not_matter(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class Shown:
     label: the name in words, if it differs from the name. heading: of a narrow column in the terminal.
     format: `number` has three significant digits, `share` three decimals, `signed` three decimals and a sign.
     beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
-    note: what a reader of that table must know.
+    note: what a reader of that table must know. cost: it says what a setting does or costs, not how good it is, so it
+    stands beside NFE and never decides.
     """
 
     label: str | None = None
@@ -53,6 +54,7 @@ class Shown:
     format: Literal["number", "share", "signed"] = "share"
     beside: str = ""
     note: str = ""
+    cost: bool = False
 
 
 def shown(metric: Any, name: str) -> Shown:

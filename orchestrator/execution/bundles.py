@@ -110,7 +110,8 @@ def _joined(ends: Sequence[tuple[int, list[Step]]], length: int) -> Iterator[lis
 
 def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBundle]:
     """First the trainings of extractors, which are short and for which bundles of samples wait; then the encoding of
-    images, with the features extracted meanwhile; then the rest, which may need either.
+    images, with the features extracted meanwhile; then the rest. Each comes after those that it needs: samples may need
+    what is measured from others.
     """
 
     def rank(pending: PendingBundle) -> int:
@@ -119,7 +120,27 @@ def _in_order(plan: StoredPlan, pending: list[PendingBundle]) -> list[PendingBun
             return 0
         return 1 if kind_of(plan.tasks[task.stream].kind).finite else 2
 
-    return sorted(pending, key=rank)
+    ranked = sorted(pending, key=rank)
+    makers: dict[str, list[PendingBundle]] = defaultdict(list)
+    for each in ranked:
+        for digest in dict.fromkeys(digest for digest, _ in each.bundle.steps):
+            makers[digest].append(each)
+    ordered: dict[int, PendingBundle] = {}
+    for each in ranked:
+        _add_after_needs(each, makers, ordered)
+    return list(ordered.values())
+
+
+def _add_after_needs(
+    pending: PendingBundle, makers: dict[str, list[PendingBundle]], ordered: dict[int, PendingBundle]
+) -> None:
+    """Add a bundle to `ordered`, by id, after those that make what it needs."""
+    if id(pending) in ordered:
+        return
+    for need in sorted(pending.needs & makers.keys()):
+        for maker in makers.pop(need, ()):  # all of them are then in `ordered`
+            _add_after_needs(maker, makers, ordered)
+    ordered[id(pending)] = pending
 
 
 def _network(plan: StoredPlan, digest: str) -> str:

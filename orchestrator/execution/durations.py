@@ -98,7 +98,8 @@ class Speeds:
         if not isinstance(self.plan, Plan):
             return networks
         for planned in self.plan.cells:
-            cell, inputs = planned.cell, self.plan.tasks[planned.stream].inputs
+            cell = planned.cell
+            inputs = [each for each in self.plan.tasks[planned.stream].inputs if self.plan.tasks[each].kind == "train"]
             of_cell = [cell.network, *(cell.references[name] for name in sorted(cell.references))]
             for digest, network in zip(inputs, of_cell, strict=True):
                 for each in network.lineage:

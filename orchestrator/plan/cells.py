@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nag.noise_shift import NoiseShift
 from orchestrator import identity
 from orchestrator.errors import BadInput
 from orchestrator.identity import digest
@@ -17,7 +18,7 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
 
 if TYPE_CHECKING:
-    from orchestrator.spec.model import Cell, Sweep
+    from orchestrator.spec.model import Cell, Measure, Sweep
 
 
 def suffix(sweep: Sweep, extractor: Any) -> str:
@@ -66,8 +67,11 @@ def planned(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
         extracts.append(features)
         what = {"features": features, "count": cell.sample.count, "block": cell.sample.block}
         scores += _scores(builder, sweep, scoring, what, (features,))
-    if sweep.measure is not None and cell.sampler.steps is not None:  # an adaptive solver is not observed
-        scores.append(_measured(builder, sweep, cell, samples))
+    scores += [
+        measured(builder, sweep, measure, cell, samples)
+        for measure in sweep.measures
+        if cell.sampler.steps is not None or not isinstance(measure, NoiseShift)  # it observes no adaptive solver
+    ]
     key = digest({"stream": samples, "count": cell.sample.count})
     return PlannedCell(
         arm=cell.arm,
@@ -94,23 +98,21 @@ def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any) -> dict[str, Any]
     return {**own, "fields": {**own["fields"], "reference": builder.network(cell.references[guidance.reference])}}
 
 
-def _measured(builder: TaskBuilder, sweep: Sweep, cell: Cell, stream: str) -> Scored:
-    assert sweep.measure is not None
-    assert sweep.estimator is not None
-    estimator = builder.network(sweep.estimator)
-    data, needs = builder.states(cell.network)
-    params = {
-        "measure": {"name": identity.name_of(sweep.measure), "version": type(sweep.measure).VERSION},
-        "levels": sweep.measure.levels,
+def measured(builder: TaskBuilder, sweep: Sweep, measure: Measure, cell: Cell, stream: str) -> Scored:
+    params: dict[str, Any] = {
+        "measure": {"name": identity.name_of(measure), "version": type(measure).VERSION},
         "stream": stream,
-        "estimator": estimator,
-        "data": data,
-        "count": min(sweep.measure.count, cell.sample.count),
+        "count": min(measure.count, cell.sample.count),
         "block": cell.sample.block,
     }
-    return Scored(
-        _reported(builder, sweep.measure, None, ""), builder.add("measure", params, (stream, estimator, *needs))
-    )
+    inputs: tuple[str, ...] = (stream,)
+    if isinstance(measure, NoiseShift):
+        assert sweep.estimator is not None
+        estimator = builder.network(sweep.estimator)
+        data, needs = builder.states(cell.network)
+        params |= {"levels": measure.levels, "estimator": estimator, "data": data}
+        inputs += (estimator, *needs)
+    return Scored(_reported(builder, measure, None, ""), builder.add("measure", params, inputs))
 
 
 @dataclass(frozen=True)

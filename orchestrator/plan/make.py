@@ -5,6 +5,7 @@ encode ──> train ──> sample ──> extract ──> score      (one scor
            train (of an estimator) ──> measure         (it reads the first blocks of `sample` as well)
                      sample ──> extract ──> select     (tuned values: one for each step of a race, races.py)
 
+A sample task may need measure tasks of other streams: a scale of its guidance can be a measured one.
 encode is for training on latents; extract then takes the reference of those images in the same pass.
 """
 
@@ -93,9 +94,10 @@ def _instances(
     """Every network of the cells and of the measurement, and what each was made from."""
     candidates = (cell for race in races for candidate in race.candidates for cell in candidate.cells)
     cells = [*cells, *(cell for cell in candidates if isinstance(cell, PlannedCell))]
-    measured = any(not scored.extractor for each in cells for scored in each.scores)
+    scored = (one.task for each in cells for one in each.scores)
+    estimates = any("estimator" in builder.tasks[task].params for task in scored)
     made: dict[str, Instance] = {}
-    for network in networks_of((each.cell for each in cells), sweep.estimator if measured else None):
+    for network in networks_of((each.cell for each in cells), sweep.estimator if estimates else None):
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
 

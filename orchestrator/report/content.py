@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.costs import costs
-from orchestrator.report.estimates import chosen, headline_metric
+from orchestrator.report.estimates import chosen
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
 from orchestrator.report.formatting import short
@@ -81,6 +81,7 @@ class Content:
             ("scale", "Distance against guidance scale", self._drawn("scale")),
             ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
             ("calls", "Distance against NFE", self._drawn("calls")),
+            ("effective_scale", "Effective guidance scale", self._drawn("effective_scale")),
             ("shift", "Noise shift", [*shift, *self._drawn("shift")]),
             ("samples", "Samples from the same noise", samples),
             ("missing", "What is missing", [self.failed, self.missing]),
@@ -99,7 +100,7 @@ class Content:
 def report_content(results: Results, comparisons: Sequence[Comparison], store: Store, command: str) -> Content:
     best = chosen(results)
     drawings, notes = draw_all(results, comparisons, store)
-    scored = headline_metric(results) is not None
+    scored = any(cell.scores for cell in results.cells)
     several = any(len(groups(results, arm.name)) > 1 for arm in results.plan.sweep.arms)
     settings = best_settings(results, best)
     return Content(

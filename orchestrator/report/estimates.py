@@ -92,7 +92,8 @@ def secondary_metrics(results: Results) -> list[str]:
 
 def headline_metric(results: Results) -> str | None:
     """The metric that cells are chosen by: the first distance that has a value, else the first metric that has one."""
-    scored = [m for m in results.metrics if any(_finite(cell.value(m)) for cell in results.cells)]
+    deciding = [metric for metric in results.metrics if not results.is_cost(metric)]
+    scored = [metric for metric in deciding if any(_finite(cell.value(metric)) for cell in results.cells)]
     return next((metric for metric in scored if results.is_distance(metric)), scored[0] if scored else None)
 
 

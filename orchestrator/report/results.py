@@ -37,6 +37,7 @@ class CellResult:
     log: str | None = None  # path of the failed task's log, on the machine that ran it
     kinds_of_device: tuple[dict[str, Any], ...] = ()  # that sampled it; {} if not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
+    effective_scale: dict[str, Any] | None = None  # by level (nag.effective_scale.summary)
 
     def value(self, metric: str, key: str = "value") -> float | None:
         return self.scores[metric]["score"][key] if metric in self.scores else None
@@ -105,9 +106,13 @@ class Results:
         """Whether cells are compared by this distance; those to held-out images are only shown."""
         return self.extrapolates(metric) and not self.shown(metric).beside
 
-    def is_measured(self, metric: str) -> bool:
-        """Whether it comes from a measurement such as the noise shift, not from scoring samples."""
-        return self.extractor(metric) == ""
+    def is_shift(self, metric: str) -> bool:
+        """Whether it is a noise shift: measured on a sampler's states, not by scoring samples."""
+        return self.extractor(metric) == "" and not self.is_cost(metric)
+
+    def is_cost(self, metric: str) -> bool:
+        """Whether it says what a setting does or costs, such as the effective scale: it decides nothing."""
+        return self.shown(metric).cost
 
     def shown(self, metric: str) -> Shown:
         """How its values are written."""
@@ -202,8 +207,10 @@ def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> Cel
             result.scores[name + scored.suffix] = entry | {"dimension": task_record.get("dimension")}
         result.finished = max(result.finished, task_record["started"] + task_record["seconds"])
         if plan.tasks[scored.task].kind == "measure":
-            estimator = plan.instances[plan.tasks[scored.task].params["estimator"]].name
-            result.shift = {**task_record["shift"], "estimator": estimator, "task": scored.task}
+            result.effective_scale = task_record.get("curve") or result.effective_scale
+            if shift := task_record.get("shift"):
+                estimator = plan.instances[plan.tasks[scored.task].params["estimator"]].name
+                result.shift = {**shift, "estimator": estimator, "task": scored.task}
             for name in task_record["values"]:
                 result.scores[name + scored.suffix]["states"] = task_record.get("states")
         else:
@@ -221,7 +228,8 @@ def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[
     """The stamp: how a score was measured. Values with different stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
     if task.kind == "measure":
-        return {key: task.params[key] for key in ("measure", "levels", "estimator", "data", "count")}
+        named = ("measure", "levels", "estimator", "data", "count")
+        return {key: task.params[key] for key in named if key in task.params}
     reference = plan.tasks[task.params["reference"]]
     features = plan.tasks[task.params["features"]]
     return {

@@ -77,7 +77,7 @@ def shift_table(results: Results, comparisons: Sequence[Comparison], settings: S
     """The noise shift, late in sampling and over all levels. None if the sweep does not measure it, no rows if nothing
     is measured yet.
     """
-    measured = [metric for metric in results.metrics if results.is_measured(metric)]
+    measured = [metric for metric in results.metrics if results.is_shift(metric)]
     if not measured:
         return None
     shown = settings if any(cell.shift for cell in results.cells) else []
@@ -168,8 +168,14 @@ def _secondary_title(results: Results, settings: Sequence[Setting], metrics: Seq
 def _rest(results: Results, settings: Sequence[Setting]) -> Table:
     """Quality metrics other than distances, and the cost of a setting."""
     apart = {*distances(results), *secondary_metrics(results)}
-    metrics = [metric for metric in results.metrics if metric not in apart and not results.is_measured(metric)]
-    cost = [Column("NFE", numeric=True), Column("worker time a cell", "worker\ntime", numeric=True)]
+    metrics = [
+        metric
+        for metric in results.metrics
+        if metric not in apart and not results.is_shift(metric) and not results.is_cost(metric)
+    ]
+    costs = [metric for metric in results.metrics if results.is_cost(metric)]
+    first, last = Column("NFE", numeric=True), Column("worker time a cell", "worker\ntime", numeric=True)
+    cost = [first, *(_column(results, metric) for metric in costs), last]
     columns = [ARM, SETTING, *(_column(results, metric) for metric in metrics), *cost]
     varying = _varying(results)
     rows = [
@@ -178,6 +184,7 @@ def _rest(results: Results, settings: Sequence[Setting]) -> Table:
                 *_names(results, setting, varying),
                 *(_value(results, setting.group, metric) for metric in metrics),
                 _nfe(setting.group),
+                *(_value(results, setting.group, metric) for metric in costs),
                 _seconds(setting.group),
             ),
             setting.group.arm,
@@ -187,7 +194,9 @@ def _rest(results: Results, settings: Sequence[Setting]) -> Table:
     headings = {results.shown(metric).heading: metric_name(results, metric).partition(" (")[0] for metric in metrics}
     letters = [f"{heading} {name}" for heading, name in headings.items() if heading and len(heading) <= 2]
     title = "Other metrics and cost" if metrics else "Cost"
-    return Table(tuple(columns), tuple(rows), title, terminal_notes=(f"{', '.join(letters)}.",) if letters else ())
+    notes = tuple(note for metric in costs if (note := results.shown(metric).note))
+    terminal = (f"{', '.join(letters)}.",) if letters else ()
+    return Table(tuple(columns), tuple(rows), title, notes, terminal_notes=terminal)
 
 
 def _column(results: Results, metric: str, more: str = "", brief_more: str = "") -> Column:

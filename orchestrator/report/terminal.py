@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.comparisons import Comparison
-from orchestrator.report.estimates import chosen, headline_metric
+from orchestrator.report.estimates import chosen
 from orchestrator.report.published_values import published_table
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.tables import comparison_tables, every_setting, shift_table
@@ -18,7 +18,7 @@ from orchestrator.report.terminal_tables import TerminalTable, plain
 
 def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:
     """Tables of every setting, the answer with its limits, and what failed or is missing."""
-    if headline_metric(results) is not None:
+    if any(cell.scores for cell in results.cells):
         best, settings = chosen(results), every_setting(results)
         shift, published = shift_table(results, comparisons, settings), published_table(results)
         for table in (*comparison_tables(results, comparisons, settings), shift, published):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from nag.effective_scale import EffectiveScale
 from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
 from nag.registry import Int, method
@@ -148,6 +149,9 @@ class Compare:
     agree: tuple[str, ...] = ()
 
 
+Measure = NoiseShift | EffectiveScale
+
+
 @dataclass(frozen=True)
 class Cell:
     """`guidance`: the methods that are on, sorted by name. `params`: for reports; they include guidance that is off.
@@ -236,6 +240,6 @@ class Sweep(StoredSweep):
 
     cells: tuple[Cell, ...]
     score: ScoreSection | None
-    measure: NoiseShift | None = None
-    estimator: Network | None = None  # the network that `measure` names
+    measures: tuple[Measure, ...] = ()
+    estimator: Network | None = None  # the network that the noise shift is measured with
     code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest

@@ -12,7 +12,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
 from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find, name_of
@@ -22,8 +21,9 @@ from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
 from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_axes, expand, merge, uses, written_out
+from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures, untaught
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
-from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
 from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
@@ -102,14 +102,15 @@ class _Reading:
                 self.scorers = score.metrics
             elif key == "keep" and node.text() not in KEEP:
                 raise node.error(unknown("value of keep", node.value, KEEP))
-        measure, estimator = self.measure(root.value["measure"]) if root.get("measure") else (None, None)
+        measure = root.get("measure")
+        measures, estimator = read_measures(measure, self.builder, self.networks, self.smoke) if measure else ((), None)
         self.estimator_name = estimator.name if estimator else None
         given = root.get("precision")
         precision = self.builder.fields(Precision, given) if given else Precision()
         arms = self.read_arms(root.value["arms"])
         keep = root.value["keep"].value if root.get("keep") else KEEP[0]
-        for network in (cell.network for cell in self.cells if measure and cell.network.data is None):
-            raise root.value["measure"].error(f"network {network.name!r} has no data for true states; add data.")
+        if measure:
+            check_measured(measures, self.cells, measure)
         if score is not None:
             score = smoke_reference(score, self.cells) if self.smoke else score
             check_cells(score, self.cells, root.value["score"])
@@ -118,7 +119,7 @@ class _Reading:
         paper = None
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
-        metrics = [*(metric_names(score) if score else ()), *(measure.names if measure else ())]
+        metrics = [*(metric_names(score) if score else ()), *deciding_names(measures)]
         samples = [cell.sample for cell in self.cells]
         tune = read_tune(root.value["tune"], self.builder, metrics, samples) if root.get("tune") else None
         compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
@@ -132,7 +133,7 @@ class _Reading:
             score=score,
             shared_axes=frozenset(self.shared_axes),
             guidance=frozenset(METHODS["guidance"]) | self.own_guidance,
-            measure=measure,
+            measures=measures,
             estimator=estimator,
             precision=precision,
             keep=keep,
@@ -151,22 +152,6 @@ class _Reading:
             elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
                 self.builder.method("samplers", point.node, partly=True)
         self.shared_axes |= axis_keys(key, axes)
-
-    def measure(self, node: Node) -> tuple[NoiseShift, Network]:
-        method = self.builder.method("measures", node)
-        place, name = node.value["estimator"], method.estimator
-        able = [known for known, instances in self.networks.items() if not instances[0].generates]
-        if name not in able:
-            if name in self.networks:
-                model = name_of(self.networks[name][0].model or "official")
-                known = ", ".join(able) or "none"
-                raise place.error(
-                    f"{name!r} is a {model} network; an estimator needs model: noise_level. Known: {known}."
-                )
-            raise place.error(unknown("estimator", name, able))
-        if len(self.networks[name]) > 1:
-            raise place.error(f"{name!r} has axes, but one estimator measures all cells; remove them.")
-        return (method.smoke() if self.smoke else method), self.networks[name][0]
 
     def read_arms(self, node: Node) -> tuple[Arm, ...]:
         entries = node.mapping("{plain: {}, cfg: {cfg: {scale: 1.5}}}")
@@ -360,12 +345,7 @@ def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node)
         learned = guidance.needs if guidance.off or network.learned is None else network.learned
         for need in sorted(guidance.needs):
             if need not in learned:
-                fix = f"set networks.{network.name}.train.{DROPOUT[need]} above 0 (it is 0), such as 0.1"
-                if network.checkpoint:
-                    example = f"{{init: {network.name}, data: ..., train: {{{DROPOUT[need]}: 0.1, ...}}}}"
-                    fix = f"its checkpoint has not; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
-                condition = need.replace("_", " ")
-                raise node.error(f"{name!r} needs a network that has learned the {condition} condition: {fix}.")
+                raise untaught(name, network, need, node)
 
 
 def _shrink_samplers(samplers: list[Any]) -> list[Any]:

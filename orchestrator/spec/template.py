@@ -141,7 +141,7 @@ def schema() -> Schema:
         "sampler": _method("samplers", axes=True, partly=True),
         "sample": _axes(_fields(Sample), _fields(Sample, axes=False)),
         "score": _score(),
-        "measure": _method("measures"),
+        "measure": {"anyOf": [_method("measures"), _list(_method("measures"))]},
         "precision": _fields(Precision, axes=False),
         "keep": {"enum": list(KEEP), "description": "What a scored cell keeps; by default samples."},
         "published": {"type": "string", "description": "A file with published numbers, shown next to ours."},

@@ -54,7 +54,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         {"reference_size": (int, type(None)), "network_calls?": NUMERIC, "sample_seconds?": NUMERIC}
         | {"extract_seconds?": NUMERIC},
     ),
-    ("records/measure/.*", {"shift": MAP}),
+    ("records/measure/.*", {"shift?": MAP, "curve?": MAP, "network_calls?": NUMERIC}),
     ("records/reference/.*", {"rows": MAP, "sizes": MAP, "outputs": LIST, "moments": LIST}),
     ("files/.*/progress-.*", {"rows": LIST}),
     (

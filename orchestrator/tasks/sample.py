@@ -6,19 +6,23 @@ Its noise and label come from the sample seed and the network's training seeds (
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import NotFinite
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.context import Context
+from orchestrator.tasks.measured import resolved
 from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nag.field import Field
     from nag.samplers.fixed_step import Observe
+
+    Watch = Callable[[Field, Field, np.ndarray], Field]  # (guided, network, indices of a micro-batch) -> guided
 
 UNKNOWN_CALLS = 100.0  # a guess for samplers that do not report theirs
 
@@ -71,12 +75,17 @@ def as_stored(task: Task, x: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    context: Context, task: Task, indices: np.ndarray, observe: Observe | None = None
+    context: Context,
+    task: Task,
+    indices: np.ndarray,
+    observe: Observe | None = None,
+    watch: Watch | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Samples (N, C, H, W) float32, labels (N,) and network calls (NFE) per sample, for any indices of the stream.
 
-    `observe(k, t, x)` is called for each micro-batch before step k, and once more at the end. Raises NotFinite, naming
-    the step, once a state is not finite.
+    `observe(k, t, x)` is called for each micro-batch before step k, and once more at the end. `watch` gives the field
+    to sample each micro-batch from: the guided one, observed. Raises NotFinite, naming the step, once a state is not
+    finite.
     """
     import numpy as np
     import torch
@@ -89,7 +98,7 @@ def draw(
     params = task.params
     calls = Calls()
     precision = Precision(**params["precision"])
-    guidance = tuple(context.rebuild("guidance", g) for g in params["guidance"])
+    guidance = tuple(context.rebuild("guidance", resolved(context, g)) for g in params["guidance"])
     networks = {params["network"]: calls.counted(context.network(params["network"], precision))}
     for term in (term for g in guidance for term in g.terms() if term.reference):
         if term.reference not in networks:  # a reference that is the network itself must be the same object
@@ -114,7 +123,8 @@ def draw(
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)
         draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
-        parts.append(sampler(guided_field, y, draws, observe=finite).cpu().numpy())
+        watched = guided_field if watch is None else watch(guided_field, field, indices[part])
+        parts.append(sampler(watched, y, draws, observe=finite).cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
 
 

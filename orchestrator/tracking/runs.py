@@ -91,9 +91,9 @@ def best_cells(results: Results) -> list[CellResult]:
     """The best cell of each arm by the sweep's first metric, corrected for its bias in N if all have such a value. If
     neither direction is better: the one nearest to 0.
     """
-    if not results.metrics:
+    metric = next((name for name in results.metrics if not results.is_cost(name)), None)
+    if metric is None:
         return []
-    metric = results.metrics[0]
     lower = results.lower_is_better(metric)
     best = []
     for arm in results.plan.sweep.arms:
@@ -124,6 +124,9 @@ def _cell(
     points: list[tuple[str, float | None, float, int]] = [(name, value, end, 0) for name, value in values.items()]
     shift = cell.shift or {"t": (), "delta": ()}
     points += [("noise_shift", d, end, round(1000 * t)) for t, d in zip(shift["t"], shift["delta"], strict=True)]
+    curve = cell.effective_scale or {"t": (), "scale": ()}
+    by_level = zip(curve["t"], curve["scale"], strict=True)
+    points += [("effective_scale_by_level", scale, end, round(1000 * t)) for t, scale in by_level]
     tags = {
         "sweep": sweep,
         "arm": cell.arm,

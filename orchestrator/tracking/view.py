@@ -32,7 +32,7 @@ def link(server: str, experiment: str, mode: str = "CHART") -> str:
 def state(results: Results) -> dict[str, Any]:
     varying = results.plan.varying
     params = [key for key in varying if key != "network"][:6]
-    metrics = results.metrics
+    metrics = sorted(results.metrics, key=results.is_cost)  # what decides nothing comes last
     first = metrics[0] if metrics else "network_calls"
     columns = [f"params.`{key}`" for key in params]
     columns += [f"metrics.`{name}`" for name in [*metrics[:4], "network_calls", "worker_seconds"]]
@@ -45,7 +45,7 @@ def state(results: Results) -> dict[str, Any]:
         chosen = {"selectedParams": everywhere, "selectedMetrics": ["network_calls", *metrics[2:0:-1], first]}
         charts.append({"type": "PARALLEL", "uuid": "parallel", **seen, **chosen, "showAllRuns": True})
     charts += [{"type": "BAR", "uuid": f"bar-{name}", **seen, "metricKey": name} for name in metrics[:3]]
-    if any(map(results.is_measured, metrics)):  # its steps are levels, 1000 t
+    if any(map(results.is_shift, metrics)):  # its steps are levels, 1000 t
         lines = {"metricKey": "noise_shift", "selectedMetricKeys": ["noise_shift"], "xAxisKey": "step"}
         plain = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "useGlobalXaxisKey": True}
         charts.append({"type": "LINE", "uuid": "shift", **seen, **lines, **plain, "selectedXAxisMetricKey": ""})

@@ -7,7 +7,7 @@ from functools import partial
 
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.estimates import chosen, distances, headline_metric
-from orchestrator.report.figures import calls, differences, precision_recall, samples, scale, shift
+from orchestrator.report.figures import calls, differences, effective_scale, precision_recall, samples, scale, shift
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, styled
 from orchestrator.report.results import Results, shift_arrays
@@ -27,6 +27,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
             *(scale.against_scale(results, metric, colours) for metric in measured),
             *(precision_recall.precision_recall(results, *plane, colours) for plane in results.planes),
             *(calls.against_calls(results, metric, colours) for metric in measured),
+            effective_scale.effective_scale(results, colours),
             shift.noise_shift(results, colours),
             shift.densities(shift.readings(results, partial(shift_arrays, store)), colours),
             samples.sample_grid(rows, notes, colours),

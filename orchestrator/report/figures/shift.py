@@ -3,180 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.estimates import best, chosen, headline_metric, panel_of, panel_title, uses_nag
+from orchestrator.report.estimates import chosen, panel_of, panel_title, uses_nag
 from orchestrator.report.figures.colours import INK, MUTED, Colours
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import Name, Names, axis_limits, axis_titles, panels
-from orchestrator.report.formatting import SAMPLING_NOISE, count_text, label, listed, over_seeds_text, plural
-from orchestrator.report.results import CellResult, Results
+from orchestrator.report.figures.levels import Line, drawn, mean_by_level, panels_by_sampler, setting
+from orchestrator.report.figures.panels import Name, Names, panels
+from orchestrator.report.formatting import listed, plural
+from orchestrator.report.results import Results
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-ALONE = (6.4, 3.0)  # inches of a single panel
-LINES_AT_MOST = 6  # in a panel; with more settings than this, only the best of each arm
-BAND = 0.14
-
-
-@dataclass(frozen=True)
-class Shift:
-    """delta(t) of a group: the mean over its training seeds, with an interval at each level."""
-
-    group: Group
-    t: np.ndarray
-    delta: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    bias: np.ndarray
-    seeds: int
-    counts: frozenset[int]
-    cells: tuple[CellResult, ...]
-
-
-def shift_of(group: Group) -> Shift | None:
-    """The shift over a group's measured cells; None if there are none, or if their levels differ."""
-    import numpy as np
-
-    from nag.intervals import t_interval
-
-    measured = tuple(cell for cell in group.cells if cell.shift)
-    if not measured:
-        return None
-    shifts: list[Mapping[str, Any]] = [cell.shift for cell in measured if cell.shift]
-    if any(shift["t"] != shifts[0]["t"] for shift in shifts):
-        return None
-
-    def mean(key: str, cells: Sequence[CellResult]) -> np.ndarray:
-        return np.mean([np.asarray(cell.shift[key], dtype=float) for cell in cells if cell.shift], axis=0)
-
-    seeds = [[cell for cell in cells if cell.shift] for cells in group.by_training().values()]
-    seeds = [cells for cells in seeds if cells]
-    each = np.stack([mean("delta", cells) for cells in seeds])
-    low, high = mean("low", measured), mean("high", measured)
-    if len(seeds) > 1:
-        bounds = [t_interval(column)[1:] for column in each.T.tolist()]
-        low, high = (np.array([bound[side] for bound in bounds], dtype=float) for side in (0, 1))
-    return Shift(
-        group,
-        np.asarray(shifts[0]["t"], dtype=float),
-        each.mean(axis=0),
-        low,
-        high,
-        mean("bias", measured),
-        len(seeds),
-        frozenset(shift["count"] for shift in shifts),
-        measured,
-    )
-
 
 def noise_shift(results: Results, colours: Colours) -> Drawing | None:
     """delta(t): one panel per sampler, one line per arm."""
-    by_panel: dict[tuple[Any, ...], tuple[dict[str, Any], list[Shift]]] = {}
-    for arm in results.plan.sweep.arms:
-        for group in groups(results, arm.name):
-            if shift := shift_of(group):
-                params = panel_of(results, group)
-                by_panel.setdefault(tuple(params.items()), (params, []))[1].append(shift)
-    if not by_panel:
+    every = panels_by_sampler(results, lambda cell: cell.shift, "delta")
+    if every is None:
         return None
-    shown = [(params, _few(results, shifts)) for params, shifts in by_panel.values()]
-    every = [shift for _, shifts in shown for shift in shifts]
-    figure, all_axes = panels(len(shown), ALONE if len(shown) == 1 else None)
-    all_axes[0].set(
-        xlim=(1.02, -0.3),
-        ylim=axis_limits(
-            [float(value) for shift in every for value in (*shift.delta, *shift.bias, 0.0)],
-            [float(value) for shift in every for value in (*shift.low, *shift.high)],
-        ),
-    )
-    all_axes[0].set_xticks([1, 0.8, 0.6, 0.4, 0.2, 0])
-    for axes, (params, shifts) in zip(all_axes, shown, strict=True):
-        axes.set_title(panel_title(params, [other for other, _ in shown]))
-        _panel(axes, results, shifts, colours)
-    axis_titles(all_axes, "nominal noise level t", "noise shift δ(t)")
-    seeds = {shift.seeds for shift in every}
-    counts = {count for shift in every for count in shift.counts}
-    band = over_seeds_text(seeds) if max(seeds) > 1 else SAMPLING_NOISE
-    caption = (
+
+    def bias(lines: Sequence[Line]) -> np.ndarray:
+        return mean_by_level([cell.shift for cell in lines[0].cells if cell.shift], "bias")
+
+    def behind(axes: Axes, names: Names, lines: Sequence[Line]) -> list[Name]:
+        t, error = lines[0].t, bias(lines)
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        axes.plot(t, error, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+        names.avoid(t.tolist(), error.tolist())
+        anchors = [(float(t[k]), float(error[k])) for k in (0, min(1, len(t) - 1), -1)]
+        return [Name("g_phi's error", MUTED, anchors)]
+
+    errors = [float(value) for line in every.lines for value in bias([line])]
+    figure = drawn(results, every, colours, "noise shift δ(t)", 0.0, behind, errors)
+    caption = every.caption(
         "Noise shift δ(t): the level that the estimator g_phi reads in sampled states, less what it reads in true "
-        "states of the same nominal level. Above zero, states look noisier than they should. Sampling runs from "
-        f"left to right. {count_text(counts)} samples a cell. "
-        f"Bands: {band}. Dotted: the estimator's own error on true states, which is already subtracted."
+        "states of the same nominal level. Above zero, states look noisier than they should.",
+        "Dotted: the estimator's own error on true states, which is already subtracted.",
     )
-    left_out = sum(len(shifts) for _, shifts in by_panel.values()) > len(every)
-    several = any(len(shifts) > len({shift.group.arm for shift in shifts}) for _, shifts in shown)
-    caption += " Dashed: settings of an arm that are not its best." if several else ""
-    caption += " Only the best setting of each arm is shown." if left_out else ""
     return Drawing("noise_shift", "shift", "Noise shift along the sampling", caption, figure, tall=True)
-
-
-def _few(results: Results, shifts: list[Shift]) -> list[Shift]:
-    """All settings of a panel if they are few, else the best of each arm. An arm's best comes first."""
-    metric = headline_metric(results)
-    kept = []
-    for arm in dict.fromkeys(shift.group.arm for shift in shifts):
-        own = [shift for shift in shifts if shift.group.arm == arm]
-        top = best(results, [shift.group for shift in own], metric) if metric else None
-        own.sort(key=lambda shift: shift.group is not top)
-        kept += own if len(shifts) <= LINES_AT_MOST else own[:1]
-    return kept
-
-
-def _panel(axes: Axes, results: Results, shifts: Sequence[Shift], colours: Colours) -> None:
-    names, wanted = Names(axes), []
-    axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    names.avoid([1.0, 0.0], [0.0, 0.0])
-    bias = shifts[0]
-    axes.plot(bias.t, bias.bias, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
-    names.avoid(bias.t.tolist(), bias.bias.tolist())
-    drawn: dict[str, int] = {}
-    for shift in shifts:
-        arm = shift.group.arm
-        mark, turn = colours.mark(arm), drawn.get(arm, 0)
-        drawn[arm] = turn + 1
-        axes.fill_between(shift.t, shift.low, shift.high, color=mark, alpha=BAND, linewidth=0)
-        axes.plot(
-            shift.t,
-            shift.delta,
-            color=mark,
-            linewidth=1.6,
-            linestyle=("-", (0, (5, 2)), (0, (2, 1.5)))[turn % 3],
-            marker=colours.marker(arm),
-            markersize=3.2,
-            markeredgewidth=0,
-            zorder=3,
-        )
-        names.avoid(shift.t.tolist(), shift.delta.tolist())
-        middle = int(shift.delta.argmax())
-        anchors = [(float(shift.t[k]), float(shift.delta[k])) for k in (-1, middle, len(shift.t) // 2)]
-        wanted.append(Name(_name(results, shift, shifts), colours.text(arm), anchors))
-    wanted.append(
-        Name(
-            "g_phi's error", MUTED, [(float(bias.t[k]), float(bias.bias[k])) for k in (0, min(1, len(bias.t) - 1), -1)]
-        )
-    )
-    names.place(wanted)
-
-
-def _name(results: Results, shift: Shift, shifts: Sequence[Shift]) -> str:
-    """The arm, with its setting if the panel has several. The panel's title names the sampler."""
-    arm = shift.group.arm
-    own = [other.group for other in shifts if other.group.arm == arm]
-    if len(own) == 1 and len(groups(results, arm)) == 1:
-        return arm
-    return _setting(results, shift.group)
-
-
-def _setting(results: Results, group: Group) -> str:
-    """A group's label without the parameters in its panel's title."""
-    mine = {k: v for k, v in group.params.items() if k not in panel_of(results, group)}
-    return label(results, Group(group.arm, mine, group.cells))
 
 
 LEVELS = (0.75, 0.5, 0.25, 0.1)  # nominal; the nearest that were measured are shown
@@ -271,7 +139,7 @@ def readings(results: Results, arrays: Any) -> list[Readings]:
             panel = panel_of(results, group)
             measured.append(
                 Readings(
-                    arm, _setting(results, group), panel_title(panel, []), known["t"], known["sampled"], known["true"]
+                    arm, setting(results, group), panel_title(panel, []), known["t"], known["sampled"], known["true"]
                 )
             )
     return measured

@@ -36,7 +36,7 @@ def test_this_machine(tmp_path: Path) -> None:
     done = nagbench("doctor", *places, "--json", env=os.environ | {"PATH": "/nowhere"})
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    rows = [Row(**each) for each in document["rows"]]
+    rows = [DoctorRow(**each) for each in document["rows"]]
     for name in ("Python", "torch", "scipy", "scikit-learn", "MLflow", "store", "machine", "tracking"):
         assert row(rows, name).state in ("ok", "warning"), row(rows, name)
     assert "cpu only" in row(rows, "torch").detail or "cuda" in row(rows, "torch").detail

@@ -21,7 +21,7 @@ from orchestrator.report.results import collect
 from orchestrator.report.stamps import stamps_table
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from orchestrator.tasks import measure
+from orchestrator.tasks import measure, sampled_again
 from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.task import Task
@@ -154,7 +154,7 @@ def test_another_micro_batch_is_within_rounding(measured: Ran, store: Store) -> 
     ],
 )
 def test_the_promised_tolerance(kept: np.ndarray, precision: dict[str, Any], gap: float, within: bool) -> None:
-    assert measure._within(np.full(4, gap), kept, precision) == within
+    assert sampled_again._within(np.full(4, gap), kept, precision) == within
 
 
 def test_comparisons_across_kinds_are_marked(measured: Ran, store: Store) -> None:

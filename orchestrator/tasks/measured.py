@@ -1,0 +1,58 @@
+"""Numbers in a task's params that earlier tasks measure: `{"measured": [digest, ...]}` in place of a number.
+
+Each digest is of a `measure` task of the effective scale, and among the inputs of the task that has it in its params.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import TaskError
+
+if TYPE_CHECKING:
+    from orchestrator.tasks.context import Context
+
+MEASURED = "measured"
+DIGITS = 4  # significant ones of a measured scale
+
+
+def measured(digests: Iterable[str]) -> dict[str, list[str]]:
+    """The value of a field that is the mean of what these measure tasks record."""
+    return {MEASURED: list(digests)}
+
+
+def inputs_of(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The measure tasks that an identity's fields name, in their order."""
+    fields = identity["fields"].values()
+    return tuple(digest for value in fields if _is_measured(value) for digest in value[MEASURED])
+
+
+def resolved(context: Context, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity with numbers in place of measured fields. Raises MissingFile if one is not measured yet, TaskError
+    if it has no value.
+    """
+    if not inputs_of(identity):
+        return identity
+    fields = {
+        name: mean_scale([_scale(context, digest) for digest in value[MEASURED]]) if _is_measured(value) else value
+        for name, value in identity["fields"].items()
+    }
+    return {**identity, "fields": fields}
+
+
+def mean_scale(scales: Iterable[float]) -> float:
+    """The mean of measured effective scales with 4 significant digits, at least 1: as the scale of CFG 1 is off."""
+    known = list(scales)
+    return max(1.0, float(f"{sum(known) / len(known):.{DIGITS}g}"))
+
+
+def _is_measured(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {MEASURED}
+
+
+def _scale(context: Context, digest: str) -> float:
+    score = context.store.read_record(context.task(digest).record_name)["values"]["effective_scale"]
+    if score["value"] is None:
+        raise TaskError(f"the effective scale that is wanted here could not be measured: {score.get('reason')}")
+    return float(score["value"])
