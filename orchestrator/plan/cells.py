@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from orchestrator.plan.model import PlannedCell, Scored
 from orchestrator.plan.reported import Reported, reported
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, of_training, reads_pixels, refusal, trained_on
+from orchestrator.tasks.measured import measured as measured_scale
 
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Measure, Sweep
@@ -27,15 +28,15 @@ def suffix(sweep: Sweep, extractor: Any) -> str:
     return "" if extractor == sweep.score.features[0] else f"_{identity.name_of(extractor)}"
 
 
-def stream(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> str:
-    """The task that samples a cell."""
+def stream(builder: TaskBuilder, sweep: Sweep, cell: Cell, scales: Sequence[str] = ()) -> str:
+    """The task that samples a cell. scales: the measure tasks whose mean is the scale of its CFG."""
     network = builder.network(cell.network)
     references = {name: builder.network(other) for name, other in cell.references.items()}
     return builder.add(
         "sample",
         {
             "network": network,
-            "guidance": [_guidance(builder, cell, g) for g in cell.guidance],
+            "guidance": [_guidance(builder, cell, g, scales) for g in cell.guidance],
             **({"compose": cell.compose} if cell.compose != "sum" and _composed(cell) else {}),
             "sampler": builder.identity(cell.sampler),
             "labels": cell.sample.labels,
@@ -45,7 +46,7 @@ def stream(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> str:
             "precision": identity.changed_fields(sweep.precision),
             "stores": cell.network.stores,
         },
-        (network, *(references[name] for name in sorted(references))),
+        (network, *(references[name] for name in sorted(references)), *scales),
         -(-cell.sample.count // cell.sample.block),
     )
 
@@ -57,9 +58,9 @@ def extract(builder: TaskBuilder, scoring: Scoring, cell: Cell, samples: str) ->
     return builder.add("extract", params, (samples, *scoring.needs), -(-cell.sample.count // cell.sample.block))
 
 
-def planned(builder: TaskBuilder, sweep: Sweep, cell: Cell) -> PlannedCell:
-    """A cell with its tasks."""
-    samples = stream(builder, sweep, cell)
+def planned(builder: TaskBuilder, sweep: Sweep, cell: Cell, scales: Sequence[str] = ()) -> PlannedCell:
+    """A cell with its tasks. scales: as for `stream`."""
+    samples = stream(builder, sweep, cell, scales)
     extracts, scores = [], []
     for extractor in sweep.score.features if sweep.score else ():
         scoring = scoring_of(builder, sweep, cell, extractor)
@@ -90,9 +91,13 @@ def _composed(cell: Cell) -> bool:
     return len({guidance.nests for guidance in cell.guidance}) == 2
 
 
-def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any) -> dict[str, Any]:
-    """A guidance's identity, with the digest of its reference network in place of the name."""
+def _guidance(builder: TaskBuilder, cell: Cell, guidance: Any, scales: Sequence[str]) -> dict[str, Any]:
+    """A guidance's identity, with the digest of its reference network in place of the name, and with the measure tasks
+    that give a matched scale.
+    """
     own = builder.identity(guidance)
+    if scales and identity.name_of(guidance) == "cfg":
+        own = {**own, "fields": {**own["fields"], "scale": measured_scale(scales)}}
     if guidance.reference is None:
         return own
     return {**own, "fields": {**own["fields"], "reference": builder.network(cell.references[guidance.reference])}}

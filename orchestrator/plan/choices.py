@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CorruptFile
-from orchestrator.plan.model import Budget, Candidate, Choice, Race, StoredCell, StoredPlan, Trial
+from orchestrator.plan.model import Budget, Candidate, Choice, Race, StoredPlan, Trial, in_order
 from orchestrator.plan.progress import Done
 from orchestrator.store.store import Store
 from orchestrator.tasks import attempts
@@ -69,18 +69,21 @@ class Choices:
         blocks = {digest: number for digest, number in self.plan.blocks.items() if digest in tasks}
         return replace(
             self.plan,
-            cells=self._in_order([*self.plan.cells, *chosen]),
+            cells=in_order(self.plan.sweep, [*self.plan.cells, *chosen]),
             tasks=tasks,
             blocks=blocks | self._blocks(states),
             goals=frozenset(goals),
         )
 
     def told(self, done: Done) -> tuple[Choice, ...]:
-        """Every choice as a report tells it."""
-        return tuple(self._choice(race, self.state(race, done)) for race in self.plan.races)
+        """Every choice as a report tells it; arms that follow another one choose nothing themselves."""
+        return tuple(self._choice(race, self.state(race, done)) for race in self.plan.races if race.follows is None)
 
     def state(self, race: Race, done: Done) -> State:
         """Raises CorruptFile for a record that is not of this race."""
+        if race.follows is not None:
+            followed = self.state(self.plan.races[race.follows], done)
+            return State([], None, (), race.block, followed.chosen)
         from nag.racing import Axis, first_places, rungs
 
         axes = [Axis(*axis) for axis in race.axes]
@@ -143,11 +146,6 @@ class Choices:
                 for digest in (*candidate.streams, *candidate.extracts):
                     blocks[digest] = max(wanted, blocks.get(digest, 0))
         return blocks
-
-    def _in_order(self, cells: list[StoredCell]) -> tuple[Any, ...]:
-        """Cells in the order of their arms."""
-        place = {arm.name: number for number, arm in enumerate(self.plan.sweep.arms)}
-        return tuple(sorted(cells, key=lambda cell: place[cell.arm]))
 
     def _choice(self, race: Race, state: State) -> Choice:
         trials = _trials(race, state)

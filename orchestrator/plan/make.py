@@ -12,7 +12,7 @@ encode is for training on latents; extract then takes the reference of those ima
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import BadInput
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.cells import floor, planned
-from orchestrator.plan.model import Instance, Plan, PlannedCell, Race, Scored, find_cell
+from orchestrator.plan.matching import matched
+from orchestrator.plan.model import Instance, Plan, PlannedCell, Race, Scored, find_cell, in_order, of_arms
 from orchestrator.plan.races import races
 from orchestrator.spec.model import networks_of
 from orchestrator.spec.parameters import is_seed
 
 if TYPE_CHECKING:
-    from orchestrator.spec.model import Sweep
+    from orchestrator.spec.model import Cell, Sweep
     from orchestrator.spec.user_code import Code
 
 
@@ -48,11 +49,15 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
     is then a network that no store has.
     """
     builder = TaskBuilder(hashes, sweep)
-    wanted = [cell for cell in sweep.cells if arms is None or cell.arm in arms]
+    names = {arm.name for arm in sweep.arms} if arms is None else arms
+    wanted = _wanted(sweep, names)
     for cell in wanted:  # first, so that a reference knows whether its images are encoded too
         builder.network(cell.network)
-    cells = tuple(planned(builder, sweep, cell) for cell in wanted if not cell.tuned)
+    certain = [planned(builder, sweep, cell) for cell in wanted if not cell.tuned and not cell.matches]
     tuned = races(builder, sweep, [cell for cell in wanted if cell.tuned])
+    others, following = matched(builder, sweep, [cell for cell in wanted if cell.matches], certain, tuned)
+    cells = in_order(sweep, [cell for cell in (*certain, *others) if cell.arm in names])
+    tuned = of_arms((*tuned, *following), names)
     floors: dict[str, tuple[Scored, ...]] = {}
     for cell in {id(cell.network): cell for cell in reversed(wanted)}.values():  # one cell of each network
         for extractor in sweep.score.features if sweep.score else ():
@@ -67,7 +72,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         goals=frozenset(goals or {cell.stream for cell in cells}),
         cells=cells,
         floors=tuple(floors.items()),
-        whole=len(wanted) == len(sweep.cells),
+        whole=names >= {cell.arm for cell in sweep.cells},
         varying=_varying(sweep),
         instances=_instances(builder, sweep, cells, tuned),
         races=tuned,
@@ -75,6 +80,12 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         code={digest: _where(sweep, code) for digest, code in sweep.code.items()},
         outside=builder.outside,
     )
+
+
+def _wanted(sweep: Sweep, names: Container[str]) -> list[Cell]:
+    """The cells of these arms, and of those whose effective scale they match."""
+    matched_arms = {cell.matches for cell in sweep.cells if cell.arm in names}
+    return [cell for cell in sweep.cells if cell.arm in names or cell.arm in matched_arms]
 
 
 def _varying(sweep: Sweep) -> dict[str, bool]:

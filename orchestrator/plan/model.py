@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec.model import networks_of
@@ -137,7 +137,8 @@ class Race:
     block: int
     limit: int | None  # candidates at most
     candidates: tuple[Candidate, ...]
-    steps: tuple[str, ...]
+    steps: tuple[str, ...]  # none for a race that follows another
+    follows: int | None = None  # the place of another race in the plan: what is chosen there is chosen here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,15 @@ class Plan(StoredPlan):
         return networks_of((planned.cell for planned in cells), self.sweep.estimator)
 
 
+C = TypeVar("C", bound=StoredCell)
+
+
+def in_order(sweep: StoredSweep, cells: Iterable[C]) -> tuple[C, ...]:
+    """Cells in the order of their arms."""
+    place = {arm.name: number for number, arm in enumerate(sweep.arms)}
+    return tuple(sorted(cells, key=lambda cell: place[cell.arm]))
+
+
 def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
     """The plan with the cells of some arms. Raises BadInput for an arm that it does not have."""
     known = [arm.name for arm in plan.sweep.arms]
@@ -202,9 +212,24 @@ def only_arms(plan: StoredPlan, arms: Iterable[str]) -> StoredPlan:
         if arm not in known:
             raise BadInput(f"--arm: {unknown('arm', arm, known)}")
     cells = tuple(cell for cell in plan.cells if cell.arm in {*arms})
-    races = tuple(race for race in plan.races if race.arm in {*arms})
-    whole = plan.whole and len(cells) == len(plan.cells) and len(races) == len(plan.races)
-    return replace(plan, cells=cells, races=races, whole=whole)
+    whole = plan.whole and {*arms} >= {cell.arm for cell in plan.every_cell}
+    return replace(plan, cells=cells, races=of_arms(plan.races, {*arms}), whole=whole)
+
+
+def of_arms(races: tuple[Race, ...], arms: Collection[str]) -> tuple[Race, ...]:
+    """The races of some arms. One that theirs follow stays, without cells."""
+    followed = {race.follows for race in races if race.arm in arms}
+    kept = {
+        place: race
+        if race.arm in arms
+        else replace(race, candidates=tuple(replace(candidate, cells=()) for candidate in race.candidates))
+        for place, race in enumerate(races)
+        if race.arm in arms or place in followed
+    }
+    numbers = {place: number for number, place in enumerate(kept)}
+    return tuple(
+        replace(race, follows=None if race.follows is None else numbers[race.follows]) for race in kept.values()
+    )
 
 
 def find_cell(plan: StoredPlan, prefix: str) -> StoredCell:

@@ -78,6 +78,7 @@ class RaceRow:
     limit: int | None
     candidates: tuple[CandidateRow, ...]
     steps: tuple[str, ...]
+    follows: int | None = None
 
 
 _ABOUT, _ROWS = TypeAdapter(About), TypeAdapter(tuple[CellRow, ...])
@@ -150,7 +151,7 @@ def _race(race: Race, row: Callable[[StoredCell], dict[str, Any]]) -> dict[str, 
         }
         for candidate in race.candidates
     ]
-    names = ("arm", "metric", "axes", "count", "block", "limit", "steps")
+    names = ("arm", "metric", "axes", "count", "block", "limit", "steps", "follows")
     given = {name: getattr(race, name) for name in names}
     return {**given, "params": list(race.params.items()), "candidates": candidates}
 
@@ -206,6 +207,8 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
     cells = tuple(map(cell, rows))
     race_rows = _RACES.validate_json(canonical(held.document.get("races", [])))
     races = tuple(_read_race(held, row, cell) for row in race_rows)
+    if any(race.follows is not None and races[race.follows].follows is not None for race in races):
+        raise ValueError("a race follows one that follows another")
     names = [arm.name for arm in about.arms]
     values = [value.name + metric.suffix for metric in about.metrics for value in metric.values]
     for word in (held.sweep, *names, *values):
@@ -255,7 +258,12 @@ def _read_race(held: stored.StoredTasks, row: RaceRow, cell: Callable[[CellRow],
         for each in row.candidates
     )
     inside = [(0 <= at < size) for each in candidates for at, (size, _) in zip(each.place, row.axes, strict=True)]
-    if not candidates or not row.steps or not all(inside) or min(row.count, row.block) < 1:
+    if (
+        not candidates
+        or bool(row.steps) is (row.follows is not None)
+        or not all(inside)
+        or min(row.count, row.block) < 1
+    ):
         raise ValueError(f"the race of arm {row.arm} has no candidates or steps, or a place that is not on its axes")
     if not WORD.fullmatch(row.metric):
         raise ValueError(f"{row.metric!r} is not a name")
@@ -269,6 +277,7 @@ def _read_race(held: stored.StoredTasks, row: RaceRow, cell: Callable[[CellRow],
         limit=row.limit,
         candidates=candidates,
         steps=tuple(_known(held, step, ("select",)) for step in row.steps),
+        follows=row.follows,
     )
 
 

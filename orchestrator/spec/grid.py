@@ -104,6 +104,15 @@ def first_tuned(node: Node) -> Node | None:
     return next((tuned for child in below if (tuned := first_tuned(child))), None)
 
 
+def first_match(node: Node) -> Node | None:
+    """The first `{match: ARM}` below a node."""
+    if not isinstance(node.value, dict):
+        return None
+    if "match" in node.value:
+        return node
+    return next((match for child in node.value.values() if (match := first_match(child))), None)
+
+
 def check_range(node: Node) -> None:
     """Raise for a range of a tuned value that is malformed."""
     node.only(("low", "high", "points", "log"))

@@ -167,6 +167,7 @@ class Cell:
     references: Mapping[str, Network] = field(default_factory=dict)  # networks that the guidance names
     compose: str = "sum"
     tuned: Mapping[str, Pick] = field(default_factory=dict)
+    matches: str | None = None  # the arm whose effective scale is the scale of its CFG
 
 
 def networks_of(cells: Iterable[Cell], estimator: Network | None) -> tuple[Network, ...]:

@@ -21,6 +21,7 @@ from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
 from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_axes, expand, merge, uses, written_out
+from orchestrator.spec.match import check_matches, take_match
 from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures, untaught
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
 from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
@@ -76,6 +77,7 @@ class _Reading:
         self.cells: list[Cell] = []
         self.scorers: tuple[Any, ...] = ()
         self.estimator_name: str | None = None
+        self.matches: dict[str, Node] = {}  # by arm, the node that names the arm to match
 
     def sweep(self, path: str, text: str) -> Sweep:
         root = self.root
@@ -121,7 +123,8 @@ class _Reading:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         metrics = [*(metric_names(score) if score else ()), *deciding_names(measures)]
         samples = [cell.sample for cell in self.cells]
-        tune = read_tune(root.value["tune"], self.builder, metrics, samples) if root.get("tune") else None
+        chosen_by = metric_names(score) if score else []
+        tune = read_tune(root.value["tune"], self.builder, chosen_by, samples) if root.get("tune") else None
         compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(
@@ -170,6 +173,7 @@ class _Reading:
             against = self.against(name, entry, list(entries))
             overrides = self.read_cells(name, entry)
             arms.append(Arm(name, against, overrides, entry.line))
+        check_matches(self.matches, [*entries], self.cells)
         return tuple(arms)
 
     def check_own(self, name: str, node: Node) -> None:
@@ -201,6 +205,9 @@ class _Reading:
             elif key == "sample":
                 sections[key] = self.samples(own, entry)
             elif key not in ARM_KEYS and own is not None and own.value is not None:
+                own, match = take_match(key, own)
+                if match is not None:
+                    self.matches[arm] = match
                 sections[key] = self.guidance(key, own)
                 for guidance, _, _ in sections[key]:
                     _check_taught(key, guidance, networks, own)
@@ -286,8 +293,10 @@ class _Reading:
                     **sample.params,
                 }
                 tuned = {**network.tuned, **tuned, **sampler.tuned, **guidance.tuned}
+                match = self.matches[arm].text() if arm in self.matches else None
+                params |= {"cfg.scale": f"match {match}"} if match else {}
                 methods = guidance.method, sampler.method, sample.method
-                self.cells.append(Cell(arm, network, *methods, params, references, compose, tuned))
+                self.cells.append(Cell(arm, network, *methods, params, references, compose, tuned, match))
 
     def compose(self, entry: Node, guidance: list[Any]) -> str:
         node = entry.get("compose")
