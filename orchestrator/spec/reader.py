@@ -14,15 +14,14 @@ from typing import Any
 
 from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
-from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
-from orchestrator.spec import user_code
+from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import read_compare, read_tune
 from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, check_grids, expand, merge, named, uses
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
-from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.spec.networks import DROPOUT, LOADED, TRAINED, TUNED, Networks, check_name, described, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import Scalar, axis_keys, axis_params, overridden, params_of
 from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
@@ -67,6 +66,7 @@ class _Reading:
     def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
         self.root, self.smoke = root, smoke
         self.builder = MethodBuilder(run_user_code)
+        self.settled = equal_price.Settler()
         self.own_guidance: set[str] = set()
         self.networks: dict[str, list[Network]] = {}
         self.shared_axes: set[str] = set()
@@ -146,7 +146,7 @@ class _Reading:
             if key == "sample":
                 self.builder.fields(Sample, point.node)
             elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
-                self.builder.method("samplers", point.node, partly=True)
+                equal_price.read(self.builder, point.node, partly=True)
         self.shared_axes |= axis_keys(key, axes)
 
     def measure(self, node: Node) -> tuple[NoiseShift, Network]:
@@ -209,6 +209,7 @@ class _Reading:
         for key in dict.fromkeys((*entry.value, "sampler", "sample")):
             own = entry.value.get(key)
             if key == "sampler":
+                own = equal_price.replacing(self.root.value.get(key), own)
                 sections[key] = self.samplers(own, entry)
             elif key == "sample":
                 sections[key] = self.samples(own, entry)
@@ -260,11 +261,11 @@ class _Reading:
             raise entry.error(f"it has no sampler; {fix}. Known: {known}.")
         _, built = points(
             node,
-            functools.partial(self.builder.method, "samplers"),
+            functools.partial(equal_price.read, self.builder),
             _shrink_samplers,
             self.smoke,
         )
-        return [(sampler, params_of("sampler", point, sampler)) for sampler, point in built]
+        return [(sampler, equal_price.params(point, sampler)) for sampler, point in built]
 
     def samples(self, own: Node | None, entry: Node) -> list[tuple[Any, dict[str, Scalar]]]:
         node = merge(self.root.get("sample"), own) or dataclasses.replace(entry, value={})
@@ -287,8 +288,9 @@ class _Reading:
             guidances.append((tuple(on), {key: value for _, params in combination for key, value in params.items()}))
         compose = self.compose(entry, [guidance for name in sections for guidance, _ in sections[name]])
         for network, sampler, guidance, sample in itertools.product(networks, samplers, guidances, samples):
-            _check_sampler(network, sampler[0], entry.get("sampler") or self.root.get("sampler") or entry)
             for references in self.references(guidance[0], network):
+                steady = self.settled(sampler[0], arm, network, guidance[0], references, compose)
+                _check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
                 others = {f"{n.name}.{k}": v for r in references.values() for n in r.lineage for k, v in n.axes.items()}
                 own = {key for n in network.lineage for key in (f"{n.name}.{k}" for k in n.axes)}
                 params = {"network": network.name, **network.params}
@@ -299,7 +301,7 @@ class _Reading:
                     **({} if compose == "sum" else {"compose": compose}),
                     **sample[1],
                 }
-                self.cells.append(Cell(arm, network, guidance[0], sampler[0], sample[0], params, references, compose))
+                self.cells.append(Cell(arm, network, guidance[0], steady, sample[0], params, references, compose))
 
     def compose(self, entry: Node, guidance: list[Any]) -> str:
         node = entry.get("compose")
@@ -349,9 +351,8 @@ def _by_name(guidance: Any) -> tuple[str, str]:
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     """Raise if a sampler cannot sample a network."""
-    family = network.lineage[-1].family  # of the checkpoint that it starts from, if that has no description
-    described = FAMILIES[family] if family else network
-    reason = sampler.refuses(described.interpolant, described.predicts)
+    path = described(network)
+    reason = sampler.refuses(path.interpolant, path.predicts)
     if reason is not None:
         raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
 
@@ -371,7 +372,7 @@ def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node)
 
 
 def _shrink_samplers(samplers: list[Any]) -> list[Any]:
-    return spread(samplers, "steps", 2, 3)
+    return spread(spread(samplers, "steps", 2, 3), "nfe", 6, 9)
 
 
 def _shrink_samples(samples: list[Sample]) -> list[Sample]:
