@@ -17,6 +17,7 @@ from orchestrator.report.estimates import (
     secondary_metrics,
 )
 from orchestrator.report.formatting import (
+    NFE,
     against,
     calls_text,
     count_text,
@@ -26,6 +27,7 @@ from orchestrator.report.formatting import (
     label,
     listed,
     metric_name,
+    nfe_text,
     row_of,
     seconds_text,
     short,
@@ -218,7 +220,8 @@ def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Table
         if field == "scale":
             words.append(f"{family} {short(value)}")
         elif key in varying:
-            words.append(f"{short(value)} steps" if field == "steps" else short(value))
+            plain = f"{short(value)} steps" if field == "steps" else short(value)
+            words.append(nfe_text(value) if key == NFE else plain)
     selected = f"selected, best of {setting.best_of}" if setting.best_of > 1 else ""
     return TableCell(group.arm, brief=label(results, group)), TableCell(", ".join(words) or "–", selected)
 
@@ -256,8 +259,10 @@ def _difference(results: Results, row: Comparison | None) -> TableCell:
 
 
 def _nfe(group: Group) -> TableCell:
-    calls = price(group)
-    return TableCell(calls_text(calls) if calls else "–")
+    """What was spent; below it, the steps that followed from a given number of evaluations."""
+    calls, steps = price(group), {cell.steps for cell in group.cells if cell.steps is not None}
+    taken = f"{count_text(steps)} steps" if NFE in group.params and steps else ""
+    return TableCell(calls_text(calls) if calls else "–", taken)
 
 
 def _seconds(group: Group) -> TableCell:
