@@ -20,7 +20,6 @@ from orchestrator.report.estimates import (
 )
 from orchestrator.report.formatting import (
     CHOSEN_VERBS,
-    NFE,
     SAMPLING_NOISE,
     VERBS,
     against,
@@ -41,6 +40,7 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
 NAMED = 3  # arms that a sentence names; the table has the others
 LISTED = 5  # parts that a limit lists

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.formatting import NFE, nfe_text, short
+from orchestrator.report.formatting import nfe_text, short
 from orchestrator.report.results import CellResult, Results
-from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.parameters import NFE, is_seed
 
 
 @dataclass(frozen=True)

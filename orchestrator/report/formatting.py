@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
-NFE = "sampler.nfe"  # the parameter that stands for a sampler's steps where they follow from a number of evaluations
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
 # For a setting that was chosen on the very samples that are compared: a choice, not a test.
 CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}

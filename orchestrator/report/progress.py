@@ -17,11 +17,12 @@ from rich.text import Text
 from orchestrator.plan.model import PlannedCell, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
-from orchestrator.report.formatting import NFE, label, metric_name, plural, value_text
+from orchestrator.report.formatting import label, metric_name, plural, value_text
 from orchestrator.report.results import Results, collect
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.terminal_tables import TerminalTable
 from orchestrator.spec.equal_price import evaluations_of
+from orchestrator.spec.parameters import NFE
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import KINDS, kind_of, makes_blocks
 

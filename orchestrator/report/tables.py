@@ -17,7 +17,6 @@ from orchestrator.report.estimates import (
     secondary_metrics,
 )
 from orchestrator.report.formatting import (
-    NFE,
     against,
     calls_text,
     count_text,
@@ -37,7 +36,7 @@ from orchestrator.report.formatting import (
 )
 from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
-from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.parameters import NFE, is_seed
 
 HEADING = 11  # characters per line of a heading in a terminal
 ARM, SETTING = Column("arm"), Column("setting", only="page")

@@ -20,7 +20,7 @@ from nag.registry import Int, method, name_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.model import Cell, Network
 from orchestrator.spec.networks import described
-from orchestrator.spec.parameters import Scalar, params_of
+from orchestrator.spec.parameters import NFE, Scalar, params_of
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node
 
@@ -87,7 +87,7 @@ def params(node: Node, sampler: Any) -> dict[str, Scalar]:
     renamed = {("steps" if key == "nfe" else key): child for key, child in node.value.items()}
     found = params_of("sampler", replace(node, value=renamed), sampler.sampler)
     return {
-        ("sampler.nfe" if key == "sampler.steps" else key): (sampler.nfe if key == "sampler.steps" else value)
+        (NFE if key == "sampler.steps" else key): (sampler.nfe if key == "sampler.steps" else value)
         for key, value in found.items()
     }
 

@@ -10,8 +10,9 @@ from typing import Any
 from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of, standings
-from orchestrator.report.formatting import NFE, nfe_text, short
+from orchestrator.report.formatting import nfe_text, short
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
 CROWD = 10  # curves in a panel; with more, only the best few are named
 NAMED = 5

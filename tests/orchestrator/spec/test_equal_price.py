@@ -344,3 +344,21 @@ def test_a_thousand_cells_are_settled_without_torch(tmp_path: Path) -> None:
     known = read(tmp_path, sweep("sit", "{name: euler, nfe: 100}", arms, seed="{grid: [0, 1, 2, 3, 4, 5, 6]}"))
     assert len(known.cells) == 7 * 50 * 3
     assert len({id(cell.sampler) for cell in known.cells}) <= 50 * 3
+
+
+def test_the_table_in_the_documentation_is_right(tmp_path: Path) -> None:
+    """docs/statistics.md, "Equal NFE"."""
+    arms = """\
+  plain: {}
+  cfg: {cfg: {scale: 1.5}}
+  both: {cfg: {scale: 1.5}, nag: {scale: 1.0}}
+  nested: {cfg: {scale: 1.5}, nag: {scale: 1.0}, compose: nested}
+  interval: {cfg: {scale: 1.5, interval: {low: 0.2, high: 0.5}}}
+  heun: {cfg: {scale: 1.5}, sampler: {name: heun, nfe: 50}}
+"""
+    on_sit = read(tmp_path, sweep("sit", "{name: euler, nfe: 50}", arms)).cells
+    on_vp = read(tmp_path, sweep("dit", "{name: heun, nfe: 50}", "  cfg: {cfg: {scale: 1.5}}\n")).cells
+    ours = [(cell.sampler.steps, evaluations_of(cell)) for cell in (*on_sit, *on_vp)]
+    text = (Path(__file__).parents[3] / "docs" / "statistics.md").read_text().partition("## Equal NFE")[2]
+    rows = [line.split("|")[3:5] for line in text.partition("## ")[0].splitlines() if line.startswith("|")][2:]
+    assert [(int(steps), int(nfe)) for steps, nfe in rows] == ours
