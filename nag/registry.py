@@ -92,7 +92,7 @@ METHODS: dict[str, dict[str, str]] = {
 # By family: the Protocol, and those of its members that a class without them gets from it.
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
-    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses")),
+    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from nag.field import NULL_NOISE, Field
-from nag.guidance.mixing import D, Evaluation, Part, Stretch, stretches
+from nag.guidance.mixing import D, Evaluation, Part, Stretch, branches, has_slope, stretches
 from nag.guidance.terms import Interval
 from nag.interpolants import Interpolant, Prediction, convert
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # On a CPU a batch that does not fit its caches is slower than the same samples in turn (benchmarks/sampling.py), so a
 # batch of branches has at most so many numbers, or so many samples.
 CPU_NUMBERS, CPU_SAMPLES = 4096, 4
-PURE_NOISE = 1e-6  # below this alpha, never divide by alpha
 
 
 class Slope(NamedTuple):
@@ -81,8 +80,8 @@ class GuidedField:
     def calls(self) -> int:
         """If everything acts. With intervals there are fewer, which `nag.field.Calls` counts."""
         everything = (True,) * (len(self.parts) + len(self.slopes))
-        branches = _branches(self._stretches(everything))
-        return sum(getattr(self.networks[b.network], "calls", 1) for b in branches) + len(self.slopes)
+        every = branches(self._stretches(everything))
+        return sum(getattr(self.networks[b.network], "calls", 1) for b in every) + len(self.slopes)
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         import torch
@@ -104,9 +103,7 @@ class GuidedField:
         return [acting[level] for level in levels]
 
     def _acting_at(self, t: float) -> Acting:
-        """A slope needs a nominal level at which the state holds data: not t = 1, not the null noise condition."""
-        has_slope = t >= 0 and self.interpolant.alpha(t) > PURE_NOISE
-        slopes = (has_slope and t in slope.interval for slope in self.slopes)
+        slopes = (has_slope(t, self.interpolant) and t in slope.interval for slope in self.slopes)
         return (*(t in part.interval for part in self.parts), *slopes)
 
     def _stretches(self, acting: Acting) -> tuple[Stretch, ...]:
@@ -119,7 +116,7 @@ class GuidedField:
         import torch
 
         plan = self._stretches(acting)
-        values = self._evaluated(_branches(plan), x, t, y)
+        values = self._evaluated(branches(plan), x, t, y)
         mixed = [_sum(stretch, values, x) for stretch in plan]
         mix = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
         for slope, acts in zip(self.slopes, acting[len(self.parts) :], strict=True):
@@ -130,14 +127,14 @@ class GuidedField:
         return mix if variance is None else torch.cat([mix, variance], dim=1)
 
     def _evaluated(
-        self, branches: list[Evaluation], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
+        self, wanted: list[Evaluation], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
     ) -> dict[Evaluation, torch.Tensor]:
         """Every branch (N, C, H, W), as the guided network predicts; its own branches may have a variance too."""
         import torch
 
         values: dict[Evaluation, torch.Tensor] = {}
         for number, network in enumerate(self.networks):
-            own = [branch for branch in branches if branch.network == number]
+            own = [branch for branch in wanted if branch.network == number]
             null_t, null_y = torch.full_like(t, NULL_NOISE), torch.full_like(y, network.num_classes)
             at_once = _branches_at_once(x, len(own))
             for some in (own[i : i + at_once] for i in range(0, len(own), at_once)):
@@ -162,10 +159,6 @@ class GuidedField:
         if not own or own[0].shape[1] == channels:
             return None
         return (values[D] if D in values else self.field(x, t, y))[:, channels:]
-
-
-def _branches(plan: tuple[Stretch, ...]) -> list[Evaluation]:
-    return sorted({branch for stretch in plan for branch, _ in stretch.weights})
 
 
 def _branches_at_once(x: torch.Tensor, wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""The weights of a guided prediction: evaluations of networks, weights, channels. No tensors here."""
+"""The weights of a guided prediction: evaluations of networks, weights, channels, levels. No tensors here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nag.guidance.terms import EVERYWHERE, Interval, Term
+from nag.interpolants import Interpolant
+
+PURE_NOISE = 1e-6  # below this alpha, never divide by alpha
 
 
 class Evaluation(NamedTuple):
@@ -66,6 +69,16 @@ def stretches(parts: Iterable[Part], channels: int) -> tuple[Stretch, ...]:
         Stretch(first, last, _weights([p for p in parts if p.channels is None or p.channels > first]))
         for first, last in pairwise((0, *ends))
     )
+
+
+def branches(plan: Iterable[Stretch]) -> list[Evaluation]:
+    """What is evaluated for `plan`, each once."""
+    return sorted({branch for stretch in plan for branch, _ in stretch.weights})
+
+
+def has_slope(t: float, interpolant: Interpolant) -> bool:
+    """Whether an estimator's gradient acts at t: the state holds data there, and t is not the null noise condition."""
+    return t >= 0 and interpolant.alpha(t) > PURE_NOISE
 
 
 def _weights(parts: list[Part]) -> tuple[tuple[Evaluation, float], ...]:

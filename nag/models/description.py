@@ -53,6 +53,11 @@ class Generator(Backbone):
 
     generates: ClassVar[bool] = True
 
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether its module returns 2C channels. A model of your own without this member is taken as one that does."""
+        return False
+
 
 def widths_fit(hidden: int, heads: int, mlp_ratio: float) -> None:
     """Raise ValueError if no transformer can have these widths."""

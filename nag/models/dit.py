@@ -25,6 +25,10 @@ class DiT(Generator):
 
     VERSION: ClassVar[int] = 1
 
+    @property
+    def predicts_variance(self) -> bool:
+        return self.learned_variance
+
     def module(self, shape: tuple[int, int, int], num_classes: int, null_noise: bool, seed: int = 0) -> torch.nn.Module:
         """A new network on the CPU, `forward(x, t, y) -> prediction`, C or 2C channels, its weights drawn from `seed`.
 

@@ -23,7 +23,7 @@ STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
 class Sampler(Protocol):
-    """`adaptive`, `steps` and `refuses` may be left out: `nag.registry.OPTIONAL`."""
+    """`adaptive`, `steps`, `refuses` and `called_at` may be left out: `nag.registry.OPTIONAL`."""
 
     order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
     adaptive: ClassVar[bool] = False  # its steps depend on all samples of a batch, so a block is never split for it
@@ -44,6 +44,10 @@ class Sampler(Protocol):
 
     def refuses(self, interpolant: Interpolant, predicts: Prediction) -> str | None:
         """Why it cannot sample a network of this path and kind of prediction; None if it can."""
+        return None
+
+    def called_at(self, interpolant: Interpolant) -> list[float] | None:
+        """The level t of each call of the field, for one sample; None where they are not known beforehand."""
         return None
 
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
@@ -87,6 +91,11 @@ class FixedStep:
     def grid(self, interpolant: Interpolant) -> list[float]:
         """The falling levels, from where the initial state is to where samples are."""
         return levels(1.0, 0.0, self.steps)
+
+    def called_at(self, interpolant: Interpolant) -> list[float] | None:
+        """The start of each step, if each has one network call. Give your own where `step` calls at other levels."""
+        starts = self.grid(interpolant)[:-1]
+        return starts if len(starts) == self.network_calls() else None
 
     def solver(self) -> Stepper:
         """What takes the steps of one batch: an object of its own where steps remember earlier ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from nag.field import Field
@@ -34,6 +35,10 @@ class Heun(FixedStep):
 
     def grid(self, interpolant: Interpolant) -> list[float]:
         return ode_levels(self.steps, interpolant)
+
+    def called_at(self, interpolant: Interpolant) -> list[float]:
+        levels = [level for step in pairwise(self.grid(interpolant)) for level in step]
+        return levels if reaches_data(interpolant) else levels[:-1]
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

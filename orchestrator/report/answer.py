@@ -40,9 +40,11 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
 NAMED = 3  # arms that a sentence names; the table has the others
 LISTED = 5  # parts that a limit lists
+NEARLY = 1.1  # prices that follow from one nfe and differ by at most this ratio are called equal
 
 
 def notices(results: Results) -> list[str]:
@@ -269,9 +271,15 @@ def _price(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         if row is None:
             continue
         ours, theirs = price(group), price(partner(results, row))
-        if ours and theirs and ours != theirs:
+        if ours and theirs and ours != theirs and not _by_steps_alone(group, ours, partner(results, row), theirs):
             parts.append(f"{label(results, group)} needs {calls_text(ours)} against {calls_text(theirs)}")
     return f"Not at equal cost, in NFE a sample: {_some(parts)}." if parts else ""
+
+
+def _by_steps_alone(group: Group, ours: float, other: Group, theirs: float) -> bool:
+    """Whether two groups may spend the same, and differ by what no whole step fits in."""
+    nfe = group.params.get(NFE)
+    return nfe is not None and nfe == other.params.get(NFE) and max(ours, theirs) <= NEARLY * min(ours, theirs)
 
 
 def _size(results: Results, metric: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.report.results import CellResult, Results, influence
-from orchestrator.spec.parameters import is_seed, is_training_seed
+from orchestrator.spec.parameters import NFE, is_seed, is_training_seed
 from orchestrator.store.store import Store
 
 Params = tuple[tuple[str, Any], ...]
@@ -89,7 +89,7 @@ def compare(results: Results, store: Store) -> list[Comparison]:
         exempt = arm.overrides | baseline.overrides
         candidates = groups(results, baseline.name)
         for group in groups(results, arm.name):
-            partners = [other for other in candidates if _agree(results, group, other, exempt)]
+            partners = _at_its_price([other for other in candidates if _agree(results, group, other, exempt)], group)
             for metric in results.metrics:
                 row = _row(results, store, group, partners, metric)
                 if row:
@@ -104,6 +104,12 @@ def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str])
         if (outside or results.plan.sweep.is_guidance(key)) and group.params[key] != other.params[key]:
             return False
     return True
+
+
+def _at_its_price(partners: list[Group], group: Group) -> list[Group]:
+    """Those that may spend as many network evaluations (`sampler.nfe`); all, if there are none."""
+    nfe = group.params.get(NFE)
+    return [other for other in partners if nfe is not None and other.params.get(NFE) == nfe] or partners
 
 
 def _row(results: Results, store: Store, group: Group, partners: list[Group], metric: str) -> Comparison | None:

@@ -46,7 +46,7 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         name: entry["stamp"] | ({"states": entry["states"]} if entry.get("states") else {})
         for name, entry in cell.scores.items()
     }
-    cost = {"network_calls": cell.network_calls, "seconds": cell.seconds}
+    cost = {"network_calls": cell.network_calls, "steps": cell.steps, "seconds": cell.seconds}
     return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps}
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.formatting import short
+from orchestrator.report.formatting import nfe_text, short
 from orchestrator.report.results import CellResult, Results
-from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.parameters import NFE, is_seed
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,8 @@ def panel_title(panel: dict[str, object], panels: Sequence[dict[str, object]]) -
             words.append(str(value).replace("_", " "))
         elif key == "sampler.steps":
             words.append(f"{short(value)} steps")
+        elif key == NFE:
+            words.append(nfe_text(value))
         elif len({str(other.get(key)) for other in panels}) > 1:
             words.append(f"{key.split('.')[-1]} {short(value)}")
     return ", ".join(dict.fromkeys(words))  # a count may be an axis and differ between stamps

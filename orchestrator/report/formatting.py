@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
 # For a setting that was chosen on the very samples that are compared: a choice, not a test.
@@ -36,8 +37,13 @@ def label(results: Results, group: Group) -> str:
     varying.sort(key=lambda key: not is_guidance(key))
     several = sum(map(is_guidance, varying)) > 1  # then `cfg 1.5 nag 2` rather than `1.5 2`
     names = {key: f"{key.partition('.')[0]} " if several and is_guidance(key) else "" for key in varying}
-    words = [names[key] + short(group.params[key]) for key in varying]
+    words = [names[key] + (nfe_text(group.params[key]) if key == NFE else short(group.params[key])) for key in varying]
     return " ".join([group.arm, *words]) + (" steps" if varying[-1:] == ["sampler.steps"] else "")
+
+
+def nfe_text(value: Any) -> str:
+    """`NFE 50`: what a sampler's `nfe` allows."""
+    return f"NFE {short(value)}"
 
 
 def short(value: Any) -> str:

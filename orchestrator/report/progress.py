@@ -14,13 +14,15 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from orchestrator.plan.model import StoredPlan
+from orchestrator.plan.model import PlannedCell, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done, missing
 from orchestrator.report.comparisons import groups
 from orchestrator.report.formatting import label, metric_name, plural, value_text
 from orchestrator.report.results import Results, collect
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.terminal_tables import TerminalTable
+from orchestrator.spec.equal_price import evaluations_of
+from orchestrator.spec.parameters import NFE
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import KINDS, kind_of, makes_blocks
 
@@ -70,13 +72,23 @@ def cells_table(plan: StoredPlan) -> TerminalTable:
     """The first CELLS_SHOWN cells, with the parameters that vary."""
     keys = list(dict.fromkeys(key for planned in plan.cells for key in planned.params))
     several = [k for k in keys if len({str(planned.params.get(k)) for planned in plan.cells}) > 1]
+    shown = plan.cells[:CELLS_SHOWN]
     rows = [
-        (planned.digest[:12], planned.arm, *(str(planned.params.get(key, "")) for key in several))
-        for planned in plan.cells[:CELLS_SHOWN]
+        (planned.digest[:12], planned.arm, *(str(planned.params.get(key, "")) for key in several)) for planned in shown
     ]
+    if any(NFE in planned.params for planned in shown):  # the steps are not in the file
+        several += ["steps", "NFE"]
+        rows = [(*row, *_steps(plan, planned)) for row, planned in zip(rows, shown, strict=True)]
     more = len(plan.cells) - CELLS_SHOWN
     notes = (f"and {more:,} more",) if more > 0 else ()
     return TerminalTable(replace(Table.plain(("cell", "arm", *several), rows), notes=notes))
+
+
+def _steps(plan: StoredPlan, planned: StoredCell) -> tuple[str, str]:
+    """The steps of a cell, and its network evaluations (NFE) of a sample; of a stored plan only the steps are known."""
+    steps = plan.tasks[planned.stream].params["sampler"]["fields"].get("steps")
+    calls = evaluations_of(planned.cell) if isinstance(planned, PlannedCell) else None
+    return "" if steps is None else f"{steps:,}", "" if calls is None else f"{calls:,}"
 
 
 class Rate(ProgressColumn):

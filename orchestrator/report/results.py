@@ -33,6 +33,7 @@ class CellResult:
     finished: float = 0.0  # seconds since the epoch
     network_calls: float | None = None
     seconds: float | None = None
+    steps: int | None = None  # of its sampler; None if they depend on the states
     reason: str | None = None  # why it failed
     log: str | None = None  # path of the failed task's log, on the machine that ran it
     kinds_of_device: tuple[dict[str, Any], ...] = ()  # that sampled it; {} if not recorded
@@ -193,7 +194,8 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
 
 
 def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> CellResult:
-    result = CellResult(planned.arm, planned.digest, planned.params)
+    steps = plan.tasks[planned.stream].params["sampler"]["fields"].get("steps")
+    result = CellResult(planned.arm, planned.digest, planned.params, steps=steps)
     extract_s: dict[str, float] = {}
     sample_s = None
     for scored in planned.scores:

@@ -26,6 +26,7 @@ from orchestrator.report.formatting import (
     label,
     listed,
     metric_name,
+    nfe_text,
     row_of,
     seconds_text,
     short,
@@ -35,7 +36,7 @@ from orchestrator.report.formatting import (
 )
 from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
-from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.parameters import NFE, is_seed
 
 HEADING = 11  # characters per line of a heading in a terminal
 ARM, SETTING = Column("arm"), Column("setting", only="page")
@@ -227,7 +228,8 @@ def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Table
         if field == "scale":
             words.append(f"{family} {short(value)}")
         elif key in varying:
-            words.append(f"{short(value)} steps" if field == "steps" else short(value))
+            plain = f"{short(value)} steps" if field == "steps" else short(value)
+            words.append(nfe_text(value) if key == NFE else plain)
     selected = f"selected, best of {setting.best_of}" if setting.best_of > 1 else ""
     return TableCell(group.arm, brief=label(results, group)), TableCell(", ".join(words) or "–", selected)
 
@@ -265,8 +267,10 @@ def _difference(results: Results, row: Comparison | None) -> TableCell:
 
 
 def _nfe(group: Group) -> TableCell:
-    calls = price(group)
-    return TableCell(calls_text(calls) if calls else "–")
+    """What was spent; below it, the steps that followed from a given number of evaluations."""
+    calls, steps = price(group), {cell.steps for cell in group.cells if cell.steps is not None}
+    taken = f"{count_text(steps)} steps" if NFE in group.params and steps else ""
+    return TableCell(calls_text(calls) if calls else "–", taken)
 
 
 def _seconds(group: Group) -> TableCell:

@@ -117,6 +117,10 @@ class MethodBuilder:
             raise fields["use"].error(f"{reason}.")
         return method
 
+    def class_of(self, family: str, node: Node) -> type:
+        """The class of the method at `node`, which must be one that `method` has accepted."""
+        return self._class(family, node.value["use"]) if "use" in node.value else find(family, node.value["name"].value)
+
     def autoencoder(self, node: Node) -> Autoencoder:
         """The autoencoder in a folder, or under a name in the local Hugging Face cache. A missing one keeps its name or
         absolute path.

@@ -14,7 +14,7 @@ from nag.autoencoders.block_means import BlockMeans
 from nag.datasets.synthetic import SyntheticImages
 from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
-from nag.official_checkpoints import FAMILIES
+from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
@@ -48,6 +48,12 @@ class Built(NamedTuple):
 def check_name(name: str, node: Node) -> None:
     if not NAME.fullmatch(name):
         raise node.error(f"{name!r} is not a valid name: a letter, then up to 63 letters, digits, '_' or '-'.")
+
+
+def described(network: Network) -> Network | Family:
+    """What tells the path and prediction of a network: itself, or the family of the checkpoint that it starts from."""
+    family = network.lineage[-1].family
+    return FAMILIES[family] if family else network
 
 
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> tuple[list[Axis], list[Built]]:

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.spec.grid import METHOD_KEYS, Axis, Pick, as_mapping, is_axis, merge, values_of
 from orchestrator.spec.yaml_nodes import Node
 
+NFE = "sampler.nfe"  # stands for a sampler's steps, where they follow from a number of network evaluations
 Scalar = bool | int | float | str
 Params = Mapping[str, Scalar]
 

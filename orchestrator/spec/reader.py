@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nag.numerics import Precision
-from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
-from orchestrator.spec import user_code
+from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
@@ -24,7 +23,7 @@ from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_axe
 from orchestrator.spec.match import check_matches, take_match
 from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures, untaught
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
-from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, described, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
 from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
@@ -71,6 +70,7 @@ class _Reading:
     def __init__(self, root: Node, smoke: bool, run_user_code: bool) -> None:
         self.root, self.smoke = root, smoke
         self.builder = MethodBuilder(run_user_code)
+        self.settled = equal_price.Settler()
         self.own_guidance: set[str] = set()
         self.networks: dict[str, list[Network]] = {}
         self.shared_axes: set[str] = set()
@@ -153,7 +153,7 @@ class _Reading:
             if key == "sample":
                 self.builder.fields(Sample, point.node)
             elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
-                self.builder.method("samplers", point.node, partly=True)
+                equal_price.read(self.builder, point.node, partly=True)
         self.shared_axes |= axis_keys(key, axes)
 
     def read_arms(self, node: Node) -> tuple[Arm, ...]:
@@ -201,6 +201,7 @@ class _Reading:
         for key in dict.fromkeys((*entry.value, "sampler", "sample")):
             own = entry.value.get(key)
             if key == "sampler":
+                own = equal_price.replacing(self.root.value.get(key), own)
                 sections[key] = self.samplers(own, entry)
             elif key == "sample":
                 sections[key] = self.samples(own, entry)
@@ -256,12 +257,12 @@ class _Reading:
             raise entry.error(f"it has no sampler; {fix}. Known: {known}.")
         _, built = points(
             node,
-            functools.partial(self.builder.method, "samplers"),
+            functools.partial(equal_price.read, self.builder),
             _shrink_samplers,
             self.smoke,
         )
         return [
-            Choosable(sampler, params_of("sampler", point, sampler), tuned_keys("sampler", picks))
+            Choosable(sampler, equal_price.params(point, sampler), tuned_keys("sampler", picks))
             for sampler, point, picks in built
         ]
 
@@ -282,8 +283,9 @@ class _Reading:
                 raise place.error(f"{name_of(metric)!r} needs a count of at least {metric.least}, got {sample.count}.")
         compose = self.compose(entry, [guidance for name in sections for guidance, _, _ in sections[name]])
         for network, sampler, guidance, sample in itertools.product(networks, samplers, combined(sections), samples):
-            _check_sampler(network, sampler.method, entry.get("sampler") or self.root.get("sampler") or entry)
             for references in self.references(guidance.method, network):
+                steady = self.settled(sampler.method, arm, network, guidance.method, references, compose)
+                _check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
                 of_references, tuned = parameters_of(references, network)
                 params = {
                     **{"network": network.name, **network.params, **of_references},
@@ -295,7 +297,7 @@ class _Reading:
                 tuned = {**network.tuned, **tuned, **sampler.tuned, **guidance.tuned}
                 match = self.matches[arm].text() if arm in self.matches else None
                 params |= {"cfg.scale": f"match {match}"} if match else {}
-                methods = guidance.method, sampler.method, sample.method
+                methods = guidance.method, steady, sample.method
                 self.cells.append(Cell(arm, network, *methods, params, references, compose, tuned, match))
 
     def compose(self, entry: Node, guidance: list[Any]) -> str:
@@ -341,9 +343,8 @@ class _Reading:
 
 def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
     """Raise if a sampler cannot sample a network."""
-    family = network.lineage[-1].family  # of the checkpoint that it starts from, if that has no description
-    described = FAMILIES[family] if family else network
-    reason = sampler.refuses(described.interpolant, described.predicts)
+    path = described(network)
+    reason = sampler.refuses(path.interpolant, path.predicts)
     if reason is not None:
         raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
 
@@ -358,7 +359,7 @@ def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node)
 
 
 def _shrink_samplers(samplers: list[Any]) -> list[Any]:
-    return spread(samplers, "steps", 2, 3)
+    return spread(spread(samplers, "steps", 2, 3), "nfe", 6, 9)
 
 
 def _shrink_samples(samples: list[Sample]) -> list[Sample]:

@@ -20,6 +20,7 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
 from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.spec.equal_price import KEYS, Budget
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import GRID
 from orchestrator.spec.model import KEEP, Sample, Tune
@@ -223,6 +224,8 @@ def _method(family: str, axes: bool = False, partly: bool = False, removable: bo
     every: dict[str, Schema] = {}
     for name in METHODS[family]:
         fields = _fields(find(family, name), axes, removable)
+        if family == "samplers":
+            fields = _with_nfe(fields, axes, removable)
         every |= fields["properties"]
         required = ["name", *([] if partly else fields["required"])]
         properties = {"name": {"const": name}, **fields["properties"]}
@@ -236,6 +239,15 @@ def _method(family: str, axes: bool = False, partly: bool = False, removable: bo
         choices.append(_used())
     by_name = {"anyOf": choices}
     return _axes(by_name, _method(family, partly=partly)) if axes else by_name
+
+
+def _with_nfe(fields: Schema, axes: bool, removable: bool) -> Schema:
+    """The fields of a sampler, with `nfe` in place of `steps`. An arm may write both, where one is null."""
+    if "steps" not in fields["properties"]:
+        return fields
+    both = {} if removable else {"not": {"required": list(KEYS)}}
+    nfe = _fields(Budget, axes, removable)["properties"]
+    return {**fields, "properties": fields["properties"] | nfe, **both}
 
 
 def _fields(cls: type, axes: bool = True, removable: bool = False) -> Schema:

@@ -10,8 +10,9 @@ from typing import Any
 from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
 from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of, standings
-from orchestrator.report.formatting import short
+from orchestrator.report.formatting import nfe_text, short
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import NFE
 
 CROWD = 10  # curves in a panel; with more, only the best few are named
 NAMED = 5
@@ -107,7 +108,8 @@ def _curves(
     for (arm, rest), points in by_setting.items():
         others = [dict(other) for name, other in by_setting if name == arm]
         differing = [(k, v) for k, v in rest if len({str(other.get(k)) for other in others}) > 1]
-        name = " ".join([arm, *(f"{_key(k)} {short(v)}" for k, v in differing)]) if many[arm] > 1 else arm
+        words = [nfe_text(v) if k == NFE else f"{_key(k)} {short(v)}" for k, v in differing]
+        name = " ".join([arm, *words]) if many[arm] > 1 else arm
         points.sort(key=lambda point: -1.0 if point.x is None else point.x)
         curves.append(Curve(arm, name, scales[arm], tuple(points)))
     return curves
