@@ -63,6 +63,7 @@ def plan(
     from orchestrator.backends.site import read_site
     from orchestrator.plan.availability import absent
     from orchestrator.plan.progress import Done
+    from orchestrator.report.foresight import forecast
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
     from orchestrator.retention.policy import again
     from orchestrator.retention.usage import estimate
@@ -85,6 +86,8 @@ def plan(
     out.print(space.words(planned.sweep.keep), soft_wrap=True)
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
+    for line in forecast(planned, opened):
+        out.print(line, markup=False, soft_wrap=True)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
         out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)

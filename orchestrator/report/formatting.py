@@ -9,9 +9,19 @@ from typing import Any
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 
-VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
+VERBS = {
+    "better": "beats",
+    "worse": "loses to",
+    "alike": "does as well, within the margin, as",
+    "undecided": "cannot be told from",
+    "mixed": "beats",
+}
 # For a setting that was chosen on the very samples that are compared: a choice, not a test.
-CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
+CHOSEN_VERBS = VERBS | {
+    "better": "came out better than",
+    "worse": "came out worse than",
+    "mixed": "came out better than",
+}
 SAMPLING_NOISE = "95 % sampling noise of one training only; another training may differ by more"
 
 
