@@ -107,6 +107,13 @@ def difference_text(value: float, low: float | None, high: float | None) -> str:
     return minus(f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]")
 
 
+def wider_text(value: float, plain: tuple[float, float], wide: tuple[float, float]) -> str:
+    """Another interval of a difference, `[−2.83, −1.68]`, with the digits of its plain one."""
+    decimals = _decimals(value, *plain)
+    low, high = (round(number, decimals) + 0.0 for number in wide)
+    return minus(f"[{low:+.{decimals}f}, {high:+.{decimals}f}]")
+
+
 def signed(value: float) -> str:
     return minus(f"{value:+.2f}" if abs(value) >= 1 else f"{value:+.3f}")
 

@@ -68,7 +68,7 @@ td.loud { font-weight: 600; }
 td.loud.better { color: var(--better); }
 td.loud.worse { color: var(--worse); }
 td.loud.undecided, td.loud.mixed { color: var(--undecided); }
-td.loud small.verdict { color: var(--muted); font-weight: 400; max-width: 14em; }
+td.loud small.verdict { color: var(--muted); font-weight: 400; max-width: 19em; min-width: 12em; }
 .swatch { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .5em;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; }
@@ -106,7 +106,7 @@ summary { cursor: pointer; color: var(--muted); }
 
 NARROWEST = 0.72  # of its natural width: on a phone, a figure shrinks to this at most, and then scrolls
 LONG = 60  # characters; longer cells are wrapped
-LONG_DETAIL = 22  # characters; an interval is shorter, so it stays on one line
+LONG_DETAIL = 25  # characters; an interval is shorter, so it stays on one line
 
 
 def page(content: Content, colours: Colours) -> str:

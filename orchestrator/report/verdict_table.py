@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.report.estimates import headline_metric, price
+from orchestrator.report.estimates import distances, headline_metric, price
 from orchestrator.report.formatting import (
     calls_text,
     difference_text,
@@ -16,6 +16,7 @@ from orchestrator.report.formatting import (
     plural,
     short,
     value_text,
+    wider_text,
 )
 from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
@@ -38,27 +39,30 @@ def verdict_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None
         Column("NFE", numeric=True),
         Column(f"difference in {metric_name(results, metric)}", "difference", numeric=True),
         Column("verdict"),
-        Column("other metrics"),
+        Column("other metrics", "others"),
     )
     rows = tuple(Row(_cells(results, one), one.group.arm) for one in verdicts)
-    return Table(columns, rows, "Verdict", tuple(_notes(results, verdicts)), page_notes=_page_notes(verdicts))
+    brackets = "Alike: the adjusted interval lies within the margin. Brackets: the plain 95 % interval."
+    own = "Other metrics: each by its own 95 % interval."
+    marks = f"{own[:-1]}; ✓ better, ✗ worse, ≈ undecided."
+    notes = tuple(_notes(results, verdicts))
+    return Table(columns, rows, "Verdict", notes, page_notes=(f"{brackets} {own}",), terminal_notes=(marks,))
 
 
 def _cells(results: Results, one: Verdict) -> tuple[TableCell, ...]:
     ours, theirs = price(one.group), price(one.baseline)
     nfe = calls_text(ours) if ours else "–"
     unequal = f"against {calls_text(theirs)}" if ours and theirs and ours != theirs else ""
-    difference, detail, brief = "–", one.reason or "", "–"
+    difference, brief = "–", "–"
     if one.difference is not None:
         difference, brief = (form(one.difference, one.low, one.high) for form in (difference_text, half_width_text))
-        detail = "" if one.adjusted_low is None else f"adjusted {_bounds(one)}"
     word = one.outcome or NOT_TESTED
     return (
         TableCell(label(results, one.group)),
         _setting(results, one),
         TableCell(label(results, one.baseline)),
         TableCell(nfe, unequal, brief=f"{nfe} : {calls_text(theirs or 0)}" if unequal else nfe),
-        TableCell(difference, detail, brief=brief),
+        TableCell(difference, _adjusted(one), brief=brief),
         TableCell(word, _why(results, one), word, loud=True),
         TableCell(_others(results, one), brief=_brief_others(results, one)),
     )
@@ -123,24 +127,36 @@ def _others(results: Results, one: Verdict) -> str:
 
 
 def _brief_others(results: Results, one: Verdict) -> str:
-    """`✗ R, ✓ P, ≈ FID pixels`: as short as the headings of the tables."""
+    """`✗ R  ≈ FID pixels  and 3 ✓, 1 ≈`: the metrics of `agree` and distances by name, the others as counts."""
 
     def name(metric: str) -> str:
         heading = (results.shown(metric).heading if metric in results.metrics else "") or ""
         suffix = results.suffix(metric).removeprefix("_") if heading else ""
         return " ".join(filter(None, [" ".join(heading.split()), suffix])) or _flat(metric_name(results, metric))
 
-    words = [f"{MARKS.get(word.outcome or '', '?')} {name(word.metric)}" for word in one.words]
-    return ", ".join(words) or "–"
+    named = {*results.plan.sweep.compare.agree, *distances(results)}
+    parts, counts = [], []
+    for outcome in ("worse", "better", "undecided", None):
+        metrics, mark = [word.metric for word in one.words if word.outcome == outcome], MARKS.get(outcome or "", "?")
+        if names := [name(metric) for metric in metrics if metric in named]:
+            parts.append(f"{mark} {', '.join(names)}")
+        if others := len(metrics) - len(names):
+            counts.append(f"{others} {mark}")
+    parts += [f"{'and ' if parts else ''}{', '.join(counts)}"] if counts else []
+    return "  ".join(parts) or "–"
 
 
 def _flat(name: str) -> str:
     return name.replace(" (", " ").removesuffix(")")
 
 
-def _bounds(one: Verdict) -> str:
-    assert one.difference is not None
-    return difference_text(one.difference, one.adjusted_low, one.adjusted_high).partition(" ")[2]
+def _adjusted(one: Verdict) -> str:
+    """`adjusted [−2.83, −1.68]`; empty if it is not tested."""
+    if None in (one.difference, one.low, one.high, one.adjusted_low, one.adjusted_high):
+        return ""
+    assert one.difference is not None and one.low is not None and one.high is not None  # noqa: PT018
+    assert one.adjusted_low is not None and one.adjusted_high is not None  # noqa: PT018
+    return "adjusted " + wider_text(one.difference, (one.low, one.high), (one.adjusted_low, one.adjusted_high))
 
 
 def p_text(p: float | None) -> str:
@@ -161,12 +177,6 @@ def _notes(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     if any(one.interval == "influence" for one in tested):
         notes.append("With one training seed a verdict is on these networks: retraining is not in it.")
     return [*notes, *_effort(results)]
-
-
-def _page_notes(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    return (
-        ("Alike: the adjusted interval lies within the margin. Brackets: the plain 95 % interval.",) if verdicts else ()
-    )
 
 
 def _effort(results: Results) -> list[str]:

@@ -197,8 +197,9 @@ def _words(results: Results, comparisons: Sequence[Comparison], group: Group, me
     for other in ordered:
         row = row_of(comparisons, group, other)
         outcome = verdict(row, results.lower_is_better(other)) if row and other in results.metrics else None
-        if other != metric and (other in agree or outcome in ("better", "worse", "undecided")):
-            words.append(Word(other, outcome if outcome in ("better", "worse", "undecided") else None))
+        directed = other in results.metrics and results.lower_is_better(other) is not None
+        if other != metric and (other in agree or (outcome and directed)):
+            words.append(Word(other, outcome if directed else None))
     return tuple(words)
 
 

@@ -16,9 +16,12 @@ from typing import Any
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
 from orchestrator.plan.model import StoredCell, StoredPlan
+from orchestrator.report.comparisons import compare
 from orchestrator.report.formatting import state_text
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
+from orchestrator.report.verdict_table import tag_text
+from orchestrator.report.verdicts import verdicts
 from orchestrator.store.store import Store
 from orchestrator.tasks.checkpoints import progress
 from orchestrator.tasks.task import Task
@@ -70,15 +73,26 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
     colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
     best = best_cells(results) if report else []
     failed_at = partial(_failed_at, results.plan, store, {})
+    ruled = _verdicts(results, store)
     all_runs = []
     for cell in results.cells:
         if cell.complete or cell.reason is not None:
             place = planned[cell.arm, cell.digest, _text(cell.params)]
             grid = _grid(store, place) if store is not None and cell in best else {}
-            all_runs.append(_cell(results, cell, place, varying, colours[cell.arm], failed_at, grid))
+            all_runs.append(
+                _cell(results, cell, place, varying, colours[cell.arm], failed_at, grid, ruled.get(id(cell)))
+            )
     all_runs += _trainings(results.plan, store) if store is not None else []
     whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the old summary stays
     return [*all_runs, _summary(results, all_runs, report)] if whole and (all_runs or report) else all_runs
+
+
+def _verdicts(results: Results, store: Store | None) -> dict[int, str]:
+    """The verdict on the setting of a cell, by the cell's id; none while cells are still to be done."""
+    if store is None or not all(cell.complete or cell.reason is not None for cell in results.cells):
+        return {}
+    ruled = verdicts(results, compare(results, store))
+    return {id(cell): tag_text(results, one) for one in ruled for cell in one.group.cells}
 
 
 def _text(params: Mapping[str, Any]) -> str:
@@ -112,6 +126,7 @@ def _cell(
     colour: str,
     failed_at: Callable[[StoredCell], float],
     artifacts: Mapping[str, Artifact],
+    ruled: str | None,
 ) -> Run:
     sweep = results.plan.sweep.name
     end = cell.finished or failed_at(planned)
@@ -132,6 +147,8 @@ def _cell(
     }
     if cell.reason is not None:
         tags["reason"] = cell.reason
+    if ruled is not None:
+        tags["verdict"] = ruled
     varied = [(_short(key), _value(cell.params[key])) for key in varying if key in cell.params]
     return Run(
         key=digest([sweep, cell.arm, cell.digest, dict(cell.params)]),
