@@ -60,6 +60,7 @@ td.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 .number { text-align: right; }
 td small { display: block; color: var(--muted); font-size: .9em; line-height: 1.3; }
 small.verdict, small.long { white-space: normal; max-width: 11.5em; }
+small.long:not(.verdict) { min-width: 10em; }
 .number small { margin-left: auto; }
 .better small.verdict { color: var(--better); font-weight: 600; }
 .worse small.verdict { color: var(--worse); font-weight: 600; }

@@ -50,6 +50,7 @@ class Run:
     points: tuple[Point, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)  # path -> file
+    verdict: str | None = None  # on its setting, known when all cells of the sweep are done
 
     @property
     def folders(self) -> dict[str, str]:
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """A digest of the run without its artifacts."""
+        """A digest of the run without its artifacts and its verdict, which hangs on other runs."""
         held = [self.name, self.status, self.start_ms, self.end_ms, dict(self.params), [list(p) for p in self.points]]
         return digest([*held, dict(self.tags)])
 
@@ -88,8 +89,9 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
 
 
 def _verdicts(results: Results, store: Store | None) -> dict[int, str]:
-    """The verdict on the setting of a cell, by the cell's id; none while cells are still to be done."""
-    if store is None or not all(cell.complete or cell.reason is not None for cell in results.cells):
+    """The verdict on the setting of a cell, by the cell's id; none for some arms, or while cells are to be done."""
+    over = all(cell.complete or cell.reason is not None for cell in results.cells)
+    if store is None or not over or not results.plan.whole:
         return {}
     ruled = verdicts(results, compare(results, store))
     return {id(cell): tag_text(results, one) for one in ruled for cell in one.group.cells}
@@ -147,8 +149,6 @@ def _cell(
     }
     if cell.reason is not None:
         tags["reason"] = cell.reason
-    if ruled is not None:
-        tags["verdict"] = ruled
     varied = [(_short(key), _value(cell.params[key])) for key in varying if key in cell.params]
     return Run(
         key=digest([sweep, cell.arm, cell.digest, dict(cell.params)]),
@@ -160,6 +160,7 @@ def _cell(
         points=_points(points),
         tags=tags,
         artifacts=artifacts,
+        verdict=ruled,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.plan.model import Choice
@@ -16,26 +17,37 @@ from orchestrator.report.results import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AT_MOST = 12  # panels
+AT_MOST = 6  # figures
 WIDE = 10  # times the smallest value: then the axis is logarithmic
 
 
-def choices(results: Results, colours: Colours) -> Drawing | None:
-    """One panel for each choice of a single number; None if there is none. Others have their table."""
-    shown = [choice for choice in results.choices if tuned_number(choice)][:AT_MOST]
-    if not shown:
-        return None
-    figure, all_axes = panels(len(shown), share_x=False, share_y=False)
+def choices(results: Results, colours: Colours) -> list[Drawing]:
+    """A figure for each combination of the factors outside arms, with a panel for each choice of a single number.
+    Other choices have their table.
+    """
+    by_factors: dict[str, list[Choice]] = {}
+    for choice in results.choices:
+        if tuned_number(choice):
+            by_factors.setdefault(str(sorted(choice.params.items())), []).append(choice)
+    shown = list(by_factors.values())[:AT_MOST]
+    return [_figure(results, one, f"choices_{i}" if i else "choices", colours) for i, one in enumerate(shown)]
+
+
+def _figure(results: Results, shown: Sequence[Choice], name: str, colours: Colours) -> Drawing:
+    figure, all_axes = panels(len(shown), share_x=False)
+    values, bands = list[float](), list[float | None]()
     for place, (axes, choice) in enumerate(zip(all_axes, shown, strict=True)):
-        _panel(axes, results, choice, colours)
+        ys, wide = _panel(axes, results, choice, colours)
+        values, bands = [*values, *ys], [*bands, *wide]
         if place % across(len(shown)) == 0:
             axes.set_ylabel(metric_name(results, choice.metric))
+    all_axes[0].set_ylim(limits(values, bands))
     caption = (
         "How the settings were chosen, on other samples than those of the verdict: means over training seeds. Bars: "
         "95 % of the paired difference from the leader, around its value. Hollow: left the race with fewer samples, "
         "where a distance is higher. Ring: chosen, or leading. Cross: the chosen setting on the verdict's samples."
     )
-    return Drawing("choices", "choices", "The choice, on other samples", caption, figure, len(shown) > 1)
+    return Drawing(name, "choices", "The choice, on other samples", caption, figure, len(shown) > 1)
 
 
 def tuned_number(choice: Choice) -> str:
@@ -49,7 +61,8 @@ def tuned_number(choice: Choice) -> str:
     return varying[0] if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) else ""
 
 
-def _panel(axes: Axes, results: Results, choice: Choice, colours: Colours) -> None:
+def _panel(axes: Axes, results: Results, choice: Choice, colours: Colours) -> tuple[list[float], list[float | None]]:
+    """Draw a choice, and return its values and the ends of its bars."""
     key, mark = tuned_number(choice), colours.mark(choice.arm)
     trials = sorted(
         (trial for trial in choice.trials if trial.value is not None), key=lambda one: float(one.params[key])
@@ -75,8 +88,8 @@ def _panel(axes: Axes, results: Results, choice: Choice, colours: Colours) -> No
         x = float(best.params[key])
         axes.plot(x, known.mean, marker="x", markersize=7, color=INK, markeredgewidth=1.6, zorder=5)
         ys = [*ys, known.mean]
-    axes.set_ylim(limits(ys, bands))
     if xs[0] > 0 and xs[-1] >= WIDE * xs[0]:
         axes.set_xscale("log")
     axes.set_xlabel(key.removesuffix(".scale") + (" scale" if key.endswith(".scale") else ""))
     axes.set_title(" ".join([choice.arm, *(str(v) for k, v in choice.params.items() if k != "network")]))
+    return ys, bands

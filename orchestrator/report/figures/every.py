@@ -23,7 +23,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
     rows, notes = samples.rows(results, best, store)
     with styled():
         drawn = [
-            choice.choices(results, colours),
+            *choice.choices(results, colours),
             differences.differences(results, comparisons, best, colours),
             *(scale.against_scale(results, metric, colours) for metric in measured),
             *(precision_recall.precision_recall(results, *plane, colours) for plane in results.planes),
