@@ -64,6 +64,7 @@ def plan(
     from orchestrator.plan.availability import absent
     from orchestrator.plan.choices import Choices
     from orchestrator.plan.progress import Done
+    from orchestrator.report.foresight import forecast
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
     from orchestrator.report.races import choice_json, choices_table, unequal
     from orchestrator.retention.policy import cells_to_resample
@@ -94,6 +95,8 @@ def plan(
     out.print(space.words(planned.sweep.keep), soft_wrap=True)
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
+    for line in forecast(planned, opened):
+        out.print(line, markup=False, soft_wrap=True)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
         out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)

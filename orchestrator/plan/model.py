@@ -69,7 +69,8 @@ class Trial:
     """A candidate of a choice, and how it compares with the leader on the samples of the choice, at `count` samples.
 
     value: its mean over training seeds of the metric, None if not scored yet; difference, low, high: from the leader,
-    paired and without the bias in N, above 0 is worse; None for the leader, or before it is scored.
+    paired and without the bias in N, above 0 is worse; None for the leader, or before it is scored. values: such means
+    of other metrics, as far as they are known.
     """
 
     params: Params  # the tuned parameters
@@ -79,6 +80,7 @@ class Trial:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 class Budget(NamedTuple):

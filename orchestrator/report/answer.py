@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.report import devices
+from orchestrator.report import devices, foresight
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.estimates import (
     Estimate,
@@ -40,6 +40,8 @@ from orchestrator.report.formatting import (
     verdict,
 )
 from orchestrator.report.results import Results
+from orchestrator.report.verdict_table import NOT_TESTED
+from orchestrator.report.verdicts import CHOICE, Verdict, verdicts
 from orchestrator.spec.parameters import NFE
 
 NAMED = 3  # arms that a sentence names; the table has the others
@@ -59,11 +61,13 @@ def notices(results: Results) -> list[str]:
 
 
 def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group]) -> list[str]:
-    """At most two sentences; if nothing can be compared, one of them says so."""
+    """At most two sentences, led by the words of the verdicts; if nothing can be compared, one of them says so."""
     metric = headline_metric(results)
     if metric is None:
         return []
-    compared = [arm for arm, group in chosen.items() if row_of(comparisons, group, metric)]
+    ruled = verdicts(results, comparisons)
+    held = {one.group.arm for one in ruled}
+    compared = [arm for arm, group in chosen.items() if arm in held and row_of(comparisons, group, metric)]
     first = [arm for arm in compared if uses_nag(chosen[arm])] or compared
     rest = [arm for arm in compared if arm not in first]
     lowest = _best_of_all(results, chosen, metric)
@@ -71,10 +75,13 @@ def answer(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         alone = all(arm.against is None for arm in results.plan.sweep.arms)
         why = "There is one arm, so nothing to compare." if alone else "No arm can be compared with its baseline yet."
         return [lowest, why]
-    sentences = [_many(results, comparisons, chosen, first, metric, _first) + "."]
-    others = _many(results, comparisons, chosen, rest, metric, _short)
+    sentences = [_many(results, comparisons, chosen, first, ruled, _first) + "."]
+    others = _many(results, comparisons, chosen, rest, ruled, _short)
     sentences.append(f"Without NAG, {others}; {lowest}" if others else lowest)
     return sentences
+
+
+Sayer = Callable[[Results, Sequence[Comparison], Group, Sequence[Verdict]], str]
 
 
 def _many(
@@ -82,15 +89,30 @@ def _many(
     comparisons: Sequence[Comparison],
     chosen: Mapping[str, Group],
     arms: Sequence[str],
-    metric: str,
-    say: Callable[[Results, Sequence[Comparison], Group, str], str],
+    ruled: Sequence[Verdict],
+    say: Sayer,
 ) -> str:
     """The first arms in words, the others as counts."""
-    parts = [say(results, comparisons, chosen[arm], metric) for arm in arms[:NAMED]]
-    rows = [row for arm in arms[NAMED:] if (row := row_of(comparisons, chosen[arm], metric))]
-    if rows:
-        parts.append(f"{plural(len(rows), 'more arm')} in the table ({_counts(results, rows)})")
+    parts = [
+        say(results, comparisons, chosen[arm], [one for one in ruled if one.group.arm == arm]) for arm in arms[:NAMED]
+    ]
+    if others := arms[NAMED:]:
+        counts = _outcomes([one for one in ruled if one.group.arm in others])
+        parts.append(f"{plural(len(others), 'more arm')} in the table ({counts})")
     return "; ".join(parts)
+
+
+def _outcomes(ruled: Sequence[Verdict]) -> str:
+    """`5 better and 1 undecided`"""
+    counts = Counter(one.outcome or NOT_TESTED for one in ruled)
+    return listed([f"{counts[word]} {word}" for word in counts])
+
+
+def _lead(ruled: Sequence[Verdict]) -> str:
+    """The verdict's word before a sentence on an arm; with several combinations of factors, how often which."""
+    if len(ruled) != 1:
+        return f"{_outcomes(ruled)} of {len(ruled)} combinations" if ruled else ""
+    return ruled[0].outcome or (CHOICE if (ruled[0].reason or "").startswith(CHOICE) else NOT_TESTED)
 
 
 def _counts(results: Results, rows: Sequence[Comparison]) -> str:
@@ -103,8 +125,9 @@ def _some(parts: list[str], last: str = "more in the table") -> str:
     return listed([*parts[:LISTED], *([f"{len(parts) - LISTED} {last}"] if len(parts) > LISTED else [])])
 
 
-def _first(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
-    """One arm in full: its score and its baseline's, the difference, and whether other distances agree."""
+def _first(results: Results, comparisons: Sequence[Comparison], group: Group, ruled: Sequence[Verdict]) -> str:
+    """One arm in full: its verdict, its score and its baseline's, the difference, and whether other distances agree."""
+    metric = ruled[0].metric
     row = row_of(comparisons, group, metric)
     assert row is not None
     name = metric_name(results, metric)
@@ -114,14 +137,17 @@ def _first(results: Results, comparisons: Sequence[Comparison], group: Group, me
         reason = row.reason or "no difference"
         return f"{_pair(results, row, group)} cannot be decided in {name} ({values}{at_n}; {reason})"
     difference = difference_text(row.difference, row.low, row.high)
-    outcome = verdict(row, results.lower_is_better(metric))
+    outcome = _outcome(results, row, group, ruled)
     if outcome is None:
         return f"{_pair(results, row, group)} has no interval in {name} ({values}; difference {difference})"
-    verb = _verb(results, row, group, metric, outcome)
+    verb, lead = _verb(row, group, ruled, outcome), _lead(ruled)
     text = f"{label(results, group)} {verb} {against(results, row)} in {name} ({values}; difference {difference})"
-    return text + "".join(
-        _also(results, comparisons, group, other, outcome) for other in distances(results) if other != metric
-    )
+    others = [other for other in distances(results) if other != metric]
+    if outcome == "mixed":
+        others += [other for other in results.plan.sweep.compare.agree if other not in (*others, metric)]
+        outcome = "better"
+    also = "".join(_also(results, comparisons, group, other, outcome) for other in others)
+    return f"{lead[:1].upper()}{lead[1:]}: {text}{also}"
 
 
 def _also(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str, headline: str) -> str:
@@ -133,21 +159,27 @@ def _also(results: Results, comparisons: Sequence[Comparison], group: Group, met
     return f", and is {other} in {name} too" if other == headline else f", but is {other} in {name}"
 
 
-def _short(results: Results, comparisons: Sequence[Comparison], group: Group, metric: str) -> str:
-    row = row_of(comparisons, group, metric)
+def _short(results: Results, comparisons: Sequence[Comparison], group: Group, ruled: Sequence[Verdict]) -> str:
+    row = row_of(comparisons, group, ruled[0].metric)
     assert row is not None
-    outcome = verdict(row, results.lower_is_better(metric))
+    outcome = _outcome(results, row, group, ruled)
     if row.difference is None or outcome is None:
         return f"{_pair(results, row, group)} is open"
     difference = difference_text(row.difference, row.low, row.high)
-    verb = _verb(results, row, group, metric, outcome)
-    return f"{label(results, group)} {verb} {against(results, row)} ({difference})"
+    verb = _verb(row, group, ruled, outcome)
+    return f"{_lead(ruled)}: {label(results, group)} {verb} {against(results, row)} ({difference})"
 
 
-def _verb(results: Results, row: Comparison, group: Group, metric: str, outcome: str) -> str:
+def _outcome(results: Results, row: Comparison, group: Group, ruled: Sequence[Verdict]) -> str | None:
+    """The verdict of the group; if it is not tested, what its own interval says."""
+    own = next((one.outcome for one in ruled if one.group == group), None)
+    return own or verdict(row, results.lower_is_better(row.metric))
+
+
+def _verb(row: Comparison, group: Group, ruled: Sequence[Verdict], outcome: str) -> str:
     """`beats` only if neither the setting nor the baseline was chosen on these samples."""
-    chosen = row.selected or len(rivals(groups(results, row.arm), metric)) > 1
-    return (CHOSEN_VERBS if chosen else VERBS).get(outcome, f"is {outcome} than")
+    tested = len(ruled) == 1 and ruled[0].group == group and ruled[0].tested
+    return (VERBS if tested else CHOSEN_VERBS).get(outcome, f"is {outcome} than")
 
 
 def _pair(results: Results, row: Comparison, group: Group) -> str:
@@ -187,7 +219,8 @@ def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         _selected(results, comparisons, chosen, metric),
         devices.note(results, comparisons, metric),
     ]
-    notes += [_certainty(results, comparisons, metric), _price(results, comparisons, chosen, metric)]
+    notes += [_certainty(results, comparisons, metric), foresight.limit(results, comparisons)]
+    notes += [_price(results, comparisons, chosen, metric)]
     notes += [_size(results, metric), *(_too_few(results, name) for name in distances(results))]
     notes += sorted({f"{metric_name(results, row.metric)}: {row.reason}." for row in comparisons if row.reason})
     return [note for note in notes if note]

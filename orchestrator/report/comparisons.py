@@ -87,9 +87,10 @@ def compare(results: Results, store: Store) -> list[Comparison]:
             continue
         baseline = next(other for other in results.plan.sweep.arms if other.name == arm.against)
         exempt = arm.overrides | baseline.overrides
-        candidates = groups(results, baseline.name)
+        candidates, tuned = groups(results, baseline.name), _tuned(results, arm.name, baseline.name)
         for group in groups(results, arm.name):
-            partners = _at_its_price([other for other in candidates if _agree(results, group, other, exempt)], group)
+            agreeing = [other for other in candidates if _agree(results, group, other, exempt, tuned)]
+            partners = _at_its_price(agreeing, group)
             for metric in results.metrics:
                 row = _row(results, store, group, partners, metric)
                 if row:
@@ -97,9 +98,19 @@ def compare(results: Results, store: Store) -> list[Comparison]:
     return rows
 
 
-def _agree(results: Results, group: Group, other: Group, exempt: frozenset[str]) -> bool:
-    """Whether two groups agree on every axis written outside `arms` and on every guidance field that both have."""
-    for key in group.params.keys() & other.params.keys():
+def _tuned(results: Results, *arms: str) -> frozenset[str]:
+    """Parameters that are chosen for these arms, each at its own best."""
+    choices = [choice for choice in results.choices if choice.arm in arms]
+    return frozenset(key for choice in choices for trial in choice.trials for key in trial.params)
+
+
+def _agree(
+    results: Results, group: Group, other: Group, exempt: frozenset[str], tuned: frozenset[str] = frozenset()
+) -> bool:
+    """Whether two groups agree on every axis written outside `arms` and on every guidance field that both have and that
+    is not tuned.
+    """
+    for key in (group.params.keys() & other.params.keys()) - tuned:
         outside = key in results.plan.sweep.shared_axes and key not in exempt
         if (outside or results.plan.sweep.is_guidance(key)) and group.params[key] != other.params[key]:
             return False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.report.answer import answer, limits, notices
+from orchestrator.report.choices import TITLE, choice_tables, summary_table
 from orchestrator.report.comparisons import Comparison, groups
 from orchestrator.report.costs import costs
 from orchestrator.report.estimates import chosen
@@ -17,6 +18,8 @@ from orchestrator.report.results import CellResult, Results
 from orchestrator.report.stamps import stamps_table
 from orchestrator.report.table import Table
 from orchestrator.report.tables import best_settings, comparison_tables, every_setting, shift_table
+from orchestrator.report.verdict_table import verdict_table
+from orchestrator.report.verdicts import verdicts
 from orchestrator.store.store import Store
 
 
@@ -50,6 +53,9 @@ class Content:
     notices: tuple[str, ...]  # in what way the results are partial; shown first
     answer: tuple[str, ...]
     limits: tuple[str, ...]
+    verdict: Table | None
+    choice: Table | None  # what was chosen
+    trials: tuple[Table, ...]  # the candidates of each choice
     arms: tuple[Table, ...]
     settings: tuple[Table, ...]  # every setting, if arms have several
     published: Table | None
@@ -66,7 +72,11 @@ class Content:
     @property
     def tables(self) -> tuple[Table, ...]:
         """The tables that have results."""
-        return tuple(table for table in (*self.arms, self.published, self.shift) if table and table.rows)
+        return tuple(
+            table
+            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift)
+            if table and table.rows
+        )
 
     def sections(self) -> Iterator[Section]:
         """The sections in order, without empty ones."""
@@ -76,6 +86,8 @@ class Content:
         repeat = (CodeBlock(self.command), Details("The sweep file", (CodeBlock(self.text, "yaml"),)))
         samples: Sequence[Part] = self._drawn("samples") or [f"{note}." for note in self.notes]
         every: list[tuple[str, str, Sequence[Part | None]]] = [
+            ("verdict", "Verdict", [replace(self.verdict, title="") if self.verdict else None]),
+            ("choices", TITLE, self._chosen()),
             ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),
             ("published", PUBLISHED, [replace(self.published, title="") if self.published else None]),
             ("scale", "Distance against guidance scale", self._drawn("scale")),
@@ -93,6 +105,11 @@ class Content:
             if present:
                 yield Section(name, title, present)
 
+    def _chosen(self) -> list[Part]:
+        if self.choice is None:
+            return []
+        return [replace(self.choice, title=""), *self._drawn("choices"), Details("Every candidate", self.trials)]
+
     def _drawn(self, section: str) -> list[Drawing]:
         return [drawing for drawing in self.drawings if drawing.section == section]
 
@@ -108,6 +125,9 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         tuple(notices(results)),
         tuple(filter(None, answer(results, comparisons, best))),
         tuple(limits(results, comparisons, best)),
+        verdict_table(results, verdicts(results, comparisons)),
+        summary_table(results),
+        choice_tables(results),
         comparison_tables(results, comparisons, settings) if scored else (),
         comparison_tables(results, comparisons, every_setting(results)) if scored and several else (),
         published_table(results) if scored else None,

@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from orchestrator.report import choices, verdict_table
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
 from orchestrator.report.published_values import published_values
 from orchestrator.report.results import CellResult, Results
+from orchestrator.report.verdicts import verdicts
 from orchestrator.store.store import Store
 
 
 def document(results: Results, store: Store) -> dict[str, Any]:
-    """Cells, comparisons, what is missing and what failed. Numbers that are not finite are null."""
+    """Verdicts, choices, cells, comparisons, what is missing and what failed. Numbers that are not finite are null."""
     scored, paper = [cell for cell in results.cells if cell.scores], results.plan.sweep.paper
+    comparisons = compare(results, store)
     published = {"published": [one.as_json(paper) for one in published_values(results)]} if paper else {}
     return _finite(
         published
         | {
             "sweep": results.plan.sweep.name,
+            "verdict": verdict_table.as_json(results, verdicts(results, comparisons)),
+            "choices": choices.as_json(results),
             "cells": [_cell(cell) for cell in scored],
-            "comparisons": [marked(results, row) for row in compare(results, store)],
+            "comparisons": [marked(results, row) for row in comparisons],
             "floor": results.floor,
             "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
             "failed": [

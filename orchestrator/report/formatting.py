@@ -10,9 +10,19 @@ from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 from orchestrator.spec.parameters import NFE
 
-VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told from"}
+VERBS = {
+    "better": "beats",
+    "worse": "loses to",
+    "alike": "does as well, within the margin, as",
+    "undecided": "cannot be told from",
+    "mixed": "beats",
+}
 # For a setting that was chosen on the very samples that are compared: a choice, not a test.
-CHOSEN_VERBS = VERBS | {"better": "came out better than", "worse": "came out worse than"}
+CHOSEN_VERBS = VERBS | {
+    "better": "came out better than",
+    "worse": "came out worse than",
+    "mixed": "came out better than",
+}
 SAMPLING_NOISE = "95 % sampling noise of one training only; another training may differ by more"
 
 
@@ -101,6 +111,13 @@ def difference_text(value: float, low: float | None, high: float | None) -> str:
     decimals = _decimals(value, low, high)
     value, low, high = (round(number, decimals) + 0.0 for number in (value, low, high))  # never -0.00
     return minus(f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]")
+
+
+def wider_text(value: float, plain: tuple[float, float], wide: tuple[float, float]) -> str:
+    """Another interval of a difference, `[−2.83, −1.68]`, with the digits of its plain one."""
+    decimals = _decimals(value, *plain)
+    low, high = (round(number, decimals) + 0.0 for number in wide)
+    return minus(f"[{low:+.{decimals}f}, {high:+.{decimals}f}]")
 
 
 def signed(value: float) -> str:

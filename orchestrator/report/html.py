@@ -60,10 +60,16 @@ td.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 .number { text-align: right; }
 td small { display: block; color: var(--muted); font-size: .9em; line-height: 1.3; }
 small.verdict, small.long { white-space: normal; max-width: 11.5em; }
+small.long:not(.verdict) { min-width: 10em; }
 .number small { margin-left: auto; }
 .better small.verdict { color: var(--better); font-weight: 600; }
 .worse small.verdict { color: var(--worse); font-weight: 600; }
 .undecided small.verdict { color: var(--undecided); font-weight: 600; }
+td.loud { font-weight: 600; }
+td.loud.better { color: var(--better); }
+td.loud.worse { color: var(--worse); }
+td.loud.undecided, td.loud.mixed { color: var(--undecided); }
+td.loud small.verdict { color: var(--muted); font-weight: 400; max-width: 19em; min-width: 12em; }
 .swatch { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .5em;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; }
@@ -101,7 +107,7 @@ summary { cursor: pointer; color: var(--muted); }
 
 NARROWEST = 0.72  # of its natural width: on a phone, a figure shrinks to this at most, and then scrolls
 LONG = 60  # characters; longer cells are wrapped
-LONG_DETAIL = 22  # characters; an interval is shorter, so it stays on one line
+LONG_DETAIL = 25  # characters; an interval is shorter, so it stays on one line
 
 
 def page(content: Content, colours: Colours) -> str:
@@ -188,7 +194,8 @@ def _row(row: Row, columns: Sequence[Column], colours: Colours) -> str:
 def _cell(cell: TableCell, column: Column, swatch: str) -> str:
     how = _class("verdict" if cell.verdict else "", "long" if len(cell.detail) > LONG_DETAIL else "")
     detail = f"<small{how}>{escape(cell.detail)}</small>" if cell.detail else ""
-    kinds = ["number" if column.numeric else "", "wrap" if len(cell.text) > LONG else "", cell.verdict]
+    wide = "wrap" if len(cell.text) > LONG else ""
+    kinds = ["number" if column.numeric else "", wide, cell.verdict.replace(" ", "-"), "loud" if cell.loud else ""]
     return f"<td{_class(*kinds)}>{swatch}{escape(cell.text)}{detail}</td>"
 
 

@@ -14,8 +14,9 @@ from typing import Literal
 class TableCell:
     text: str = ""
     detail: str = ""  # small print below
-    verdict: str = ""  # better | worse | undecided | lower | higher
+    verdict: str = ""  # better | worse | alike | undecided | mixed | lower | higher
     brief: str | None = None  # in place of `text` where space is short
+    loud: bool = False  # the text itself is the verdict
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,4 @@ class Table:
 
 
 def _brief(cell: TableCell) -> TableCell:
-    return TableCell(cell.text if cell.brief is None else cell.brief, verdict=cell.verdict)
+    return TableCell(cell.text if cell.brief is None else cell.brief, verdict=cell.verdict, loud=cell.loud)

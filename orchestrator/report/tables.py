@@ -92,6 +92,7 @@ def _distances(
     results: Results, comparisons: Sequence[Comparison], settings: Sequence[Setting], metrics: Sequence[str]
 ) -> Table:
     notes = ["Values are means over training seeds. Differences are paired and corrected for the bias in N."]
+    notes.append("Each interval stands alone; only the verdicts are corrected for the number of comparisons.")
     if any(row.selected for row in comparisons):
         notes.append("*: the baseline is itself the best of several settings.")
     page = ["In brackets: 95 % intervals; below a value, that of the arm alone, for the expectation at this N."]

@@ -8,20 +8,24 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orchestrator.report.answer import answer, limits, notices
+from orchestrator.report.choices import summary_table
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.estimates import chosen
 from orchestrator.report.published_values import published_table
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.tables import comparison_tables, every_setting, shift_table
 from orchestrator.report.terminal_tables import TerminalTable, plain
+from orchestrator.report.verdict_table import verdict_table
+from orchestrator.report.verdicts import verdicts
 
 
 def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:
-    """Tables of every setting, the answer with its limits, and what failed or is missing."""
+    """The verdicts and choices, tables of every setting, the answer with its limits, and what failed or is missing."""
     if any(cell.scores for cell in results.cells):
         best, settings = chosen(results), every_setting(results)
         shift, published = shift_table(results, comparisons, settings), published_table(results)
-        for table in (*comparison_tables(results, comparisons, settings), shift, published):
+        first = (verdict_table(results, verdicts(results, comparisons)), summary_table(results))
+        for table in (*first, *comparison_tables(results, comparisons, settings), shift, published):
             if table and table.rows:
                 yield TerminalTable(table)
         yield from (Text(plain(sentence)) for sentence in answer(results, comparisons, best) if sentence)

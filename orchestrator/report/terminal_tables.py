@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.report.table import Row, Table, TableCell
 
-STYLES = {"better": "green", "worse": "red", "undecided": "yellow"}
+STYLES = {"better": "green", "worse": "red", "undecided": "yellow", "mixed": "yellow", "alike": "cyan"}
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 LEGEND = "✓ better than the baseline, ✗ worse, ≈ cannot be told apart."
 BETWEEN = 2  # characters between columns
@@ -31,7 +31,7 @@ class TerminalTable:
         for part in _parts(table, options.max_width):
             yield _drawn(table, part)
         notes = [*table.notes]
-        if any(cell.verdict in MARKS for row in table.rows for cell in row.cells):
+        if any(cell.verdict in MARKS and not cell.loud for row in table.rows for cell in row.cells):
             notes.append(LEGEND)
         yield from (Text(note, style="dim") for note in notes)
         if notes:
@@ -49,7 +49,7 @@ def _drawn(table: Table, places: list[int]) -> rich_table.Table:
 
 
 def _text(row: Row, cell: TableCell) -> Text:
-    words = f"{cell.text} {MARKS[cell.verdict]}" if cell.verdict in MARKS else cell.text
+    words = f"{cell.text} {MARKS[cell.verdict]}" if cell.verdict in MARKS and not cell.loud else cell.text
     return Text(plain(words), style="dim" if row.muted else STYLES.get(cell.verdict, ""))
 
 

@@ -16,7 +16,7 @@ from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
-VERSION = 3  # of the pages; raise it when the same results would look different
+VERSION = 4  # of the pages; raise it when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
@@ -52,7 +52,8 @@ def _state(results: Results, comparisons: Sequence[Comparison], command: str) ->
     rows = [row.as_json() for row in comparisons]
     paper = results.plan.sweep.paper
     published = asdict(paper) if paper else None
-    return digest([VERSION, results.plan.sweep.text, command, cells, rows, results.floor, published])
+    chosen = [asdict(choice) for choice in results.choices]
+    return digest([VERSION, results.plan.sweep.text, command, cells, rows, results.floor, published, chosen])
 
 
 def _shows(page: Path, mark: str) -> bool:

@@ -16,9 +16,12 @@ from typing import Any
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
 from orchestrator.plan.model import StoredCell, StoredPlan
+from orchestrator.report.comparisons import compare
 from orchestrator.report.formatting import state_text
 from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
+from orchestrator.report.verdict_table import tag_text
+from orchestrator.report.verdicts import verdicts
 from orchestrator.store.store import Store
 from orchestrator.tasks.checkpoints import training_progress
 from orchestrator.tasks.task import Task
@@ -47,6 +50,7 @@ class Run:
     points: tuple[Point, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)  # path -> file
+    verdict: str | None = None  # on its setting, known when all cells of the sweep are done
 
     @property
     def folders(self) -> dict[str, str]:
@@ -58,7 +62,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """A digest of the run without its artifacts."""
+        """A digest of the run without its artifacts and its verdict, which hangs on other runs."""
         held = [self.name, self.status, self.start_ms, self.end_ms, dict(self.params), [list(p) for p in self.points]]
         return digest([*held, dict(self.tags)])
 
@@ -72,15 +76,27 @@ def runs(results: Results, store: Store | None = None, report: Path | None = Non
     colours = arm_colours(arm.name for arm in results.plan.sweep.arms)
     best = best_cells(results) if report else []
     failed_at = partial(_failed_at, results.plan, store, {})
+    ruled = _verdicts(results, store)
     all_runs = []
     for cell in results.cells:
         if cell.complete or cell.reason is not None:
             stored_cell = planned[cell.arm, cell.digest, _params_digest(cell.params)]
             grid = _grid(store, stored_cell) if store is not None and cell in best else {}
-            all_runs.append(_cell(results, cell, stored_cell, varying, colours[cell.arm], failed_at, grid))
+            all_runs.append(
+                _cell(results, cell, stored_cell, varying, colours[cell.arm], failed_at, grid, ruled.get(id(cell)))
+            )
     all_runs += _trainings(results.plan, store) if store is not None else []
     whole = results.plan.whole and len(results.cells) == len(results.plan.cells)  # else the old summary stays
     return [*all_runs, _summary(results, all_runs, report)] if whole and (all_runs or report) else all_runs
+
+
+def _verdicts(results: Results, store: Store | None) -> dict[int, str]:
+    """The verdict on the setting of a cell, by the cell's id; none for some arms, or while cells are to be done."""
+    over = all(cell.complete or cell.reason is not None for cell in results.cells)
+    if store is None or not over or not results.plan.whole:
+        return {}
+    ruled = verdicts(results, compare(results, store))
+    return {id(cell): tag_text(results, one) for one in ruled for cell in one.group.cells}
 
 
 def _params_digest(params: Mapping[str, Any]) -> str:
@@ -114,6 +130,7 @@ def _cell(
     colour: str,
     failed_at: Callable[[StoredCell], float],
     artifacts: Mapping[str, Artifact],
+    ruled: str | None,
 ) -> Run:
     sweep = results.plan.sweep.name
     end = cell.finished or failed_at(planned)
@@ -148,6 +165,7 @@ def _cell(
         points=_points(points),
         tags=tags,
         artifacts=artifacts,
+        verdict=ruled,
     )
 
 

@@ -40,6 +40,7 @@ from orchestrator.tracking.address import (
 from orchestrator.tracking.runs import NOTE, Run, runs
 
 ARTIFACTS = "nagbench.artifacts"
+VERDICT = "verdict"
 POINTS_A_CALL = 900
 WAIT_S = 60.0  # for another nagbench at the same database; a first sync of 1,000 cells takes that long
 PATIENCE = {  # with a server; the user's own settings stay
@@ -63,7 +64,7 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
     sweep = results.plan.sweep.name
     wanted = runs(results, store, report)
     seen = view.tag_value(results)
-    state = digest([seen, *([run.state, run.folders] for run in wanted)])
+    state = digest([seen, *([run.state, run.folders, run.verdict] for run in wanted)])
     with _alone(uri):
         noted = written_state(uri, sweep)
         if noted is not None and noted.partition(" ")[0] == state:
@@ -145,6 +146,7 @@ class KnownRun:
     status: str
     state: str | None
     folders: str | None
+    verdict: str | None = None
 
 
 _trackers: dict[str, tuple[Any, Tracker]] = {}  # by address, with device and inode of a file
@@ -216,9 +218,8 @@ class Tracker:
             if held is None or (held.state, held.status) != (run.state, run.status):
                 known[run.key] = self._put(experiment.experiment_id, run, held)
                 written += 1
-            elif run.folders and held.folders != canonical(run.folders):
-                self._upload(run, held)
-                written += 1
+            else:
+                written += self._freshen(run, held)
         self._describe(experiment, wanted, seen)
         note = f"{state} {len(known)}"
         self.client.set_experiment_tag(experiment.experiment_id, STATE, note)
@@ -250,7 +251,7 @@ class Tracker:
                 tags, info = run.data.tags, run.info
                 if KEY not in tags:
                     continue
-                one = KnownRun(info.run_id, info.status, tags.get(STATE), tags.get(ARTIFACTS))
+                one = KnownRun(info.run_id, info.status, tags.get(STATE), tags.get(ARTIFACTS), tags.get(VERDICT))
                 first, *twins = sorted([one, *filter(None, [known.get(tags[KEY])])], key=lambda each: each.run_id)
                 known[tags[KEY]] = first
                 for twin in twins:
@@ -263,7 +264,7 @@ class Tracker:
         """Write a whole run. Writing it again changes nothing, so this may be interrupted anywhere."""
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = dict(run.tags)
+        tags = {**run.tags, **({VERDICT: run.verdict} if run.verdict else {})}
         if held is None:
             created = self.client.create_run(
                 experiment, start_time=run.start_ms, tags={KEY: run.key, **tags}, run_name=run.name
@@ -283,7 +284,18 @@ class Tracker:
         )
         if run.status != "RUNNING":
             self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
-        return KnownRun(held.run_id, run.status, run.state, held.folders)
+        return KnownRun(held.run_id, run.status, run.state, held.folders, run.verdict or held.verdict)
+
+    def _freshen(self, run: Run, held: KnownRun) -> bool:
+        """Bring a run's artifacts and verdict up to date; whether that was needed."""
+        files = bool(run.folders) and held.folders != canonical(run.folders)
+        ruled = run.verdict is not None and held.verdict != run.verdict
+        if files:
+            self._upload(run, held)
+        if ruled:
+            self.client.set_tag(held.run_id, VERDICT, run.verdict)
+            held.verdict = run.verdict
+        return files or ruled
 
     def _upload(self, run: Run, held: KnownRun) -> None:
         """Upload the artifacts that are missing or changed."""

@@ -7,7 +7,16 @@ from functools import partial
 
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.estimates import chosen, distances, headline_metric
-from orchestrator.report.figures import calls, differences, effective_scale, precision_recall, samples, scale, shift
+from orchestrator.report.figures import (
+    calls,
+    choice,
+    differences,
+    effective_scale,
+    precision_recall,
+    samples,
+    scale,
+    shift,
+)
 from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import Drawing, styled
 from orchestrator.report.results import Results, shift_arrays
@@ -23,6 +32,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
     rows, notes = samples.rows(results, best, store)
     with styled():
         drawn = [
+            *choice.choices(results, colours),
             differences.differences(results, comparisons, best, colours),
             *(scale.against_scale(results, metric, colours) for metric in measured),
             *(precision_recall.precision_recall(results, *plane, colours) for plane in results.planes),
