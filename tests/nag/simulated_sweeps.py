@@ -52,8 +52,8 @@ def power_law(d: int) -> Source:
 def distance_and_influence(
     x: np.ndarray, spectrum: np.ndarray, with_influence: bool = True
 ) -> tuple[float, np.ndarray | None]:
-    """Extrapolated Fréchet distance of (n, d) features from N(0, diag(spectrum)), and each sample's influence on D: what
-    the metric FID gives, without its checks, several times faster.
+    """Extrapolated Fréchet distance of (n, d) features from N(0, diag(spectrum)), and each sample's influence on D:
+    what the metric FID gives, without its checks, several times faster.
     """
     root = spectrum**0.5
     n = len(x)
@@ -143,7 +143,9 @@ class Arm:
 
 @dataclass
 class Scores:
-    """Of an arm's settings at the first n samples of each training seed: (values, influences), one of each a seed."""
+    """Of an arm's settings at the first n samples of each training seed: (values, influences), one of each a seed. No
+    influences at the full count, where a race needs none.
+    """
 
     arm: Arm
     samples: Sequence[Samples]
@@ -159,13 +161,12 @@ class Scores:
             self._features[seed, setting] = self.arm.features(self.samples[seed], seed, setting)
         if (seed, setting, n) not in self._known:
             spectrum = self.samples[seed].source.spectrum
-            self._known[seed, setting, n] = distance_and_influence(self._features[seed, setting][:n], spectrum)
+            x = self._features[seed, setting]
+            self._known[seed, setting, n] = distance_and_influence(x[:n], spectrum, with_influence=n < len(x))
         return self._known[seed, setting, n]
 
 
-def arms(
-    source: Source, truths: Sequence[np.ndarray], seeds: int, rng: np.random.Generator
-) -> list[Arm]:
+def arms(source: Source, truths: Sequence[np.ndarray], seeds: int, rng: np.random.Generator) -> list[Arm]:
     """Arms with these relative true distances (1 is the usual best), trained `seeds` times."""
     scale = LEVEL * source.spectrum.sum()
     network = NETWORK * rng.standard_normal((seeds, 1))
