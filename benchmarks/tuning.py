@@ -127,6 +127,102 @@ def _outcomes(values: list[list[float]], holm: bool) -> list[str]:
     return ["", *("better" if rulings([one])[0].high < 0 else "" for one in family)]
 
 
+COUNTS = (500, 1250, 2500, 5000)
+SCALES = np.linspace(0, 1, 9)
+WIDE = 2048
+
+
+def projection(options: argparse.Namespace) -> None:
+    """Which cheap score ranks the scales of a guidance as the true distance does, at dimension 2,048."""
+    from scipy.stats import kendalltau, spearmanr
+
+    found: dict[tuple[int, str], list[list[float]]] = {}
+    for truth, scores in _each(_projection_sweep, options.repetitions or 16):
+        for key, values in scores.items():
+            regret = truth[int(np.argmin(values))] / min(truth) - 1
+            ranks = [spearmanr(truth, values)[0], kendalltau(truth, values)[0]]
+            found.setdefault(key, []).append([*ranks, regret == 0, regret <= MARGIN, regret])
+    for (n, name), rows in sorted(found.items()):
+        spearman, kendall, same, near, regret = np.mean(rows, axis=0)
+        print(
+            f"n {n:4} {name:25} {len(rows)} sweeps: Spearman {spearman:.3f}, Kendall {kendall:.3f}, best {same:.2f}, "
+            f"best or within the margin {near:.2f}, its distance above the best's {regret:.2%}",
+            flush=True,
+        )
+
+
+def _projection_sweep(i: int) -> tuple[list[float], dict[tuple[int, str], list[float]]]:
+    """True distances of the scales, and each score's values at each count."""
+    from nag.racing import dimension_for
+    from nag.racing import projection as directions
+    from tests.nag.simulated_wide import wide
+
+    rng = np.random.default_rng((12, i))
+    sweep = wide(WIDE, (0.7, 1.0)[i % 2], rng)
+    draw = (rng.standard_normal, _skewed(rng))[i // 2 % 2]
+    common = draw((COUNTS[-1], WIDE), np.float32)
+    cov, scores = np.diag(sweep.lam), {}
+    spaces = {n: directions(WIDE, dimension_for(n)) for n in COUNTS}
+    small = {n: {"mean": sweep.mean @ P, "cov": (P.T * sweep.lam) @ P} for n, P in spaces.items()}
+    for t in SCALES:
+        x = sweep.samples(float(t), common, draw((COUNTS[-1], WIDE), np.float32))
+        kid = _kid(x[: COUNTS[2]], sweep.mean, sweep.lam)  # of more it takes longer than all else together
+        for n in COUNTS:
+            k = dimension_for(n)
+            first = {"mean": sweep.mean[:k], "cov": cov[:k, :k]}
+            now = {
+                "random directions": _fid(x[:n] @ spaces[n].astype(np.float32), small[n]),
+                "leading directions": _fid(x[:n, :k], first),
+            }
+            if n in kid:
+                now["kid"] = kid[n]
+            if n <= COUNTS[1]:
+                now["all directions, as it is"] = _plain(x[:n], sweep.mean, sweep.lam)
+            for name, value in now.items():
+                scores.setdefault((n, name), []).append(value)
+    return [sweep.truth(float(t)) for t in SCALES], scores
+
+
+def _skewed(rng: np.random.Generator) -> Callable[..., np.ndarray]:
+    return lambda shape, dtype: rng.standard_exponential(shape, dtype) - dtype(1)
+
+
+def _fid(x: np.ndarray, reference: dict[str, np.ndarray]) -> float:
+    from nag.metrics.fid import FID
+
+    value = FID()({"features": x}, reference)["values"]["fid"]["extrapolated"]
+    assert value is not None
+    return value
+
+
+def _kid(x: np.ndarray, mean: np.ndarray, lam: np.ndarray) -> dict[int, float]:
+    """KID, up to a constant, of the first n rows against all of a normal distribution: for x . r normal with mean m and
+    variance v, E (x . r / d + 1)^3 = (m / d + 1)^3 + 3 (m / d + 1) v / d^2.
+    """
+    d = len(lam)
+    a, v = x @ mean.astype(np.float32) / d + 1, (x**2) @ lam.astype(np.float32) / d**2
+    across = (a.astype(np.float64) ** 3 + 3 * a * v).astype(np.float64)
+    k = x @ x.T
+    k /= d
+    k += 1
+    diagonal = np.diagonal(k).astype(np.float64) ** 3
+    k *= k * k
+    return {
+        n: (k[:n, :n].sum(dtype=np.float64) - diagonal[:n].sum()) / (n * (n - 1)) - 2 * float(across[:n].mean())
+        for n in COUNTS
+        if n <= len(x)
+    }
+
+
+def _plain(x: np.ndarray, mean: np.ndarray, lam: np.ndarray) -> float:
+    """D(N), biased, with fewer samples than dimensions: by the n x n matrix with the same eigenvalues."""
+    middle = x.mean(axis=0, dtype=np.float64)
+    z = (x - middle.astype(np.float32)).astype(np.float64)
+    y = z * lam**0.5
+    roots = np.sqrt(np.linalg.eigvalsh(y @ y.T / (len(x) - 1)).clip(min=0)).sum()
+    return float(((middle - mean) ** 2).sum() + (z**2).sum() / (len(x) - 1) + lam.sum() - 2 * roots)
+
+
 def smooth(size: int, rng: np.random.Generator, best: float = 1.0) -> np.ndarray:
     """(size,) distances with an optimum anywhere; from there they rise like squares, by 5 % to 200 % over the whole
     width, on either side at a rate of its own. The best of them is `best`.
@@ -146,14 +242,16 @@ def _each(task: Callable[[int], Any], count: int) -> Iterator[Any]:
 
 
 def _one_thread() -> None:
+    import torch
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    torch.set_num_threads(1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {function.__name__: function for function in (races, verdicts)}
+    known = {function.__name__: function for function in (races, verdicts, projection)}
     parser.add_argument("what", choices=known)
     parser.add_argument("--repetitions", type=int, default=0)
     options = parser.parse_args()
