@@ -148,6 +148,7 @@ def _margin(results: Results) -> float | None:
 def _seeds_planned(results: Results) -> int:
     """The fewest training seeds of an arm's setting that is compared."""
     counts = [len(group.by_training()) for _, candidates in families(results) for group in candidates]
+    counts += [len(race.candidates[0].streams) for race in results.plan.races if race.follows is None]
     return min(counts, default=0)
 
 
