@@ -64,9 +64,10 @@ def plan(
     from orchestrator.plan.availability import absent
     from orchestrator.plan.choices import Choices
     from orchestrator.plan.progress import Done
+    from orchestrator.report.choices import choice_json
     from orchestrator.report.foresight import forecast
     from orchestrator.report.progress import cells_table, counts, counts_table, shape
-    from orchestrator.report.races import choice_json, choices_table, unequal
+    from orchestrator.report.races import choices_table, unequal
     from orchestrator.retention.policy import cells_to_resample
     from orchestrator.retention.usage import planned_space
 

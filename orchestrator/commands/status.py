@@ -29,8 +29,9 @@ def status(
     from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
     from orchestrator.plan.progress import Done
+    from orchestrator.report.choices import choice_json
     from orchestrator.report.progress import counts, counts_table
-    from orchestrator.report.races import choice_json, choices_table
+    from orchestrator.report.races import choices_table
     from orchestrator.report.results import collect
     from orchestrator.report.terminal import failure_line
 

@@ -93,13 +93,18 @@ def confirmed_group(results: Results, choice: Choice) -> Group | None:
 
 
 def as_json(results: Results) -> list[dict[str, Any]]:
-    return [_json(choice) for choice in results.choices]
+    return [choice_json(choice) for choice in results.choices]
 
 
-def _json(choice: Choice) -> dict[str, Any]:
+def choice_json(choice: Choice) -> dict[str, Any]:
     def trial(one: Trial | None) -> dict[str, Any] | None:
         return asdict(one) | {"params": dict(one.params), "place": list(one.place)} if one else None
 
-    whole = {key: value for key, value in vars(choice).items() if key not in ("trials", "leader", "chosen", "params")}
+    whole = {
+        key: value
+        for key, value in vars(choice).items()
+        if key not in ("trials", "leader", "chosen", "params", "allowed")
+    }
     ends = {"leader": trial(choice.leader), "chosen": trial(choice.chosen)}
+    whole["allowed"] = choice.allowed._asdict()
     return whole | {"params": dict(choice.params), "trials": [trial(one) for one in choice.trials]} | ends

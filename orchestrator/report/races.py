@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.plan.model import Budget, Choice, Trial
 from orchestrator.report.formatting import short
@@ -62,25 +60,3 @@ def trial_text(trial: Trial | None) -> str:
     if trial is None:
         return "–"
     return ", ".join(f"{key} {short(value)}" for key, value in trial.params.items()) or "as it is"
-
-
-def choice_json(choice: Choice) -> dict[str, Any]:
-    """A choice as JSON: its params, the candidates that were tried, and which was chosen."""
-
-    def trial(one: Trial) -> dict[str, Any]:
-        return {**dataclasses.asdict(one), "params": dict(one.params), "place": list(one.place)}
-
-    return {
-        "arm": choice.arm,
-        "params": dict(choice.params),
-        "metric": choice.metric,
-        "score": choice.score,
-        "candidates": [trial(each) for each in choice.trials],
-        "leader": trial(choice.leader) if choice.leader else None,
-        "chosen": trial(choice.chosen) if choice.chosen else None,
-        "left": choice.left,
-        "samples": choice.samples,
-        "exhaustive_samples": choice.exhaustive,
-        "evaluations": choice.evaluations,
-        "at_most": choice.allowed._asdict(),
-    }

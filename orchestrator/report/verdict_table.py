@@ -18,6 +18,7 @@ from orchestrator.report.formatting import (
     value_text,
     wider_text,
 )
+from orchestrator.report.races import unequal
 from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.verdicts import CHOICE, Verdict, choice_of
@@ -176,18 +177,7 @@ def _notes(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
         notes.append(f"Not tested: a setting that was chosen on the samples that score it is {CHOICE}.")
     if any(one.interval == "influence" for one in tested):
         notes.append("With one training seed a verdict is on these networks: retraining is not in it.")
-    return [*notes, *_effort(results)]
-
-
-def _effort(results: Results) -> list[str]:
-    """Note that arms were tuned with budgets that differ by more than a tenth."""
-    spent: dict[str, float] = {}
-    for choice in results.choices:
-        spent[choice.arm] = spent.get(choice.arm, 0.0) + choice.evaluations
-    if not spent or max(spent.values()) <= 1.1 * min(spent.values()):
-        return []
-    parts = [f"{arm} {calls_text(round(number))}" for arm, number in spent.items()]
-    return [f"Arms were not tuned with the same budget, in network evaluations: {listed(parts)}."]
+    return [*notes, *filter(None, [unequal(results.choices)])]
 
 
 def margin_text(compare: Compare) -> str:
