@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from nag.verdict import Evidence, rulings
+from nag.verdict import Evidence, detectable, rulings
+from orchestrator.plan.make import plan
 from orchestrator.plan.model import Choice, Trial
 from orchestrator.report import foresight, markdown
 from orchestrator.report.answer import answer
@@ -18,12 +20,14 @@ from orchestrator.report.comparisons import compare
 from orchestrator.report.content import content
 from orchestrator.report.document import document
 from orchestrator.report.estimates import chosen
-from orchestrator.report.results import Results
+from orchestrator.report.results import Results, collect
 from orchestrator.report.terminal import comparison
 from orchestrator.report.verdict_table import tag_text, verdict_table
 from orchestrator.report.verdicts import Verdict, verdicts
+from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tracking.runs import runs
+from tests.orchestrator.conftest import run_here
 from tests.orchestrator.synthetic import SWEEP, made
 
 SINGLE = (
@@ -237,3 +241,24 @@ def test_a_plan_tells_what_can_be_seen(single: Made, tmp_path: Path) -> None:
     assert lines[1].startswith("For the margin of 1.3 %, 10 to 28 training seeds are needed")
     one = made(tmp_path / "one", SINGLE.replace("{grid: [0, 1, 2]}", "0"), scored=lambda place: False)
     assert foresight.forecast(one[0].plan, one[1])[0].endswith("retraining is not in it.")
+
+
+def test_a_plan_knows_the_spread_of_the_store(write: Callable[..., Path], tmp_path: Path) -> None:
+    names = (
+        "count: 40, block: 20",
+        "count: 400, block: 400",
+        "[pixels, {name: digits, steps: 5}]",
+        "[{name: digits, steps: 5}]",
+    )
+    names += (", precision_recall, class_accuracy", "", "{grid: [1.0, 2.0]}", "1.0")
+    ran = run_here(write(*names), tmp_path / "store")
+    results = collect(ran.plan, ran.store)
+    seen = foresight.detectable_difference(results, compare(results, ran.store))
+    assert seen is not None
+    [line] = foresight.forecast(ran.plan, ran.store)
+    assert f"a difference of {foresight.percent(seen.share)} of the baseline's value will be found" in line
+    assert "by the spread of 2 seeds in the store" in line
+    wider = plan(read_sweep(write(*names, "{grid: [0, 1]}", "{grid: [0, 1, 2, 3]}")))
+    [line] = foresight.forecast(wider, ran.store)
+    assert line.startswith("With 4 training seeds and 2 comparisons, a difference of ")
+    assert f"of {foresight.percent(detectable(seen.spread / 2, 3, 2))} of the baseline" in line
