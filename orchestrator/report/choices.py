@@ -100,11 +100,8 @@ def choice_json(choice: Choice) -> dict[str, Any]:
     def trial(one: Trial | None) -> dict[str, Any] | None:
         return asdict(one) | {"params": dict(one.params), "place": list(one.place)} if one else None
 
-    whole = {
-        key: value
-        for key, value in vars(choice).items()
-        if key not in ("trials", "leader", "chosen", "params", "allowed")
-    }
+    others = ("trials", "leader", "chosen", "params", "allowed")
+    whole = {key: value for key, value in vars(choice).items() if key not in others}
     ends = {"leader": trial(choice.leader), "chosen": trial(choice.chosen)}
     whole["allowed"] = choice.allowed._asdict()
     return whole | {"params": dict(choice.params), "trials": [trial(one) for one in choice.trials]} | ends

@@ -48,8 +48,10 @@ SWEEP = """\
 # nagbench run   {path} --smoke    a quick test of every step, with tiny networks
 # nagbench run   {path}            the comparison. To resume, extend or repair it, run the same command
 #
-# A value can be an axis, {{grid: [a, b]}}. Every combination of axis values is a cell, with its own scores.
-# With an axis over train.seed, intervals include the variation between trainings, not only between samples.
+# A value can be an axis, {{grid: [a, b]}}: every combination of axis values is a cell, with its own scores. With an
+# axis over train.seed, intervals include the variation between trainings, not only between samples.
+# A value can be tuned, {{tune: [a, b]}} or {{tune: {{low: 1.1, high: 3}}}}: it is chosen for each arm, on samples that
+# the comparison does not use.
 
 name: {name}
 
@@ -65,7 +67,8 @@ networks:
       class_dropout: 0.1    # the same for the class: cfg needs it
       seed: {{grid: [0, 1, 2]}}
 
-sampler: {{name: euler, steps: 10}}
+# Network evaluations (NFE) of a sample: without guidance 18 steps, with cfg or nag 9, with both 6. Or write steps.
+sampler: {{name: euler, nfe: 18}}
 
 # Sample i has the same noise and class in every cell, so comparisons are paired. A higher count keeps earlier samples.
 sample: {{count: 1000, block: 100, seed: 0}}
@@ -73,14 +76,20 @@ sample: {{count: 1000, block: 100, seed: 0}}
 # fid uses the first extractor; with the second it is called fid_pixels.
 score: {{features: [digits, pixels], metrics: [fid, precision_recall, class_accuracy]}}
 
+# Tuned values: by which metric, and on how many samples. Each arm tries as many candidates.
+tune: {{metric: fid, seed: 1, count: 400, candidates: 6}}
+
+# Arms whose fid differs by less than the margin are alike. An arm is better only if recall is not worse.
+compare: {{margin: 1.3 %, agree: [recall]}}
+
 # An arm is a method to compare: it sets guidance, and can override network, sampler and sample. The first arm is the
 # baseline of the others, unless they have `against: NAME`.
 arms:
   plain:   {{}}
-  cfg:     {{cfg: {{scale: {{grid: [1.25, 1.5]}}}}}}         # 1 is off
-  nag:     {{nag: {{scale: {{grid: [1.0, 2.0]}}}}}}          # 0 is off
-  cfg_nag: {{cfg: {{scale: 1.25}}, nag: {{scale: 1.0}}, against: cfg}}
-# heun:    {{nag: {{scale: 1.0}}, sampler: {{name: heun, steps: 5}}}}
+  cfg:     {{cfg: {{scale: {{tune: {{low: 1.1, high: 3}}}}}}}}   # 1 is off
+  nag:     {{nag: {{scale: {{tune: {{low: 0.5, high: 4}}}}}}}}   # 0 is off
+  matched: {{cfg: {{scale: {{match: nag}}}}, against: nag}}  # plain cfg that moves the samples as far as nag does
+# heun:    {{nag: {{scale: 1.0}}, sampler: {{name: heun}}}}
 """
 
 
