@@ -76,7 +76,7 @@ def plan(
     done = Done(opened)
     races = Choices(planned, opened)
     now, choices = races.current(done), races.told(done)
-    tasks, space, repeated = counts(now, done), planned_space(planned), cells_to_resample(now, done)
+    tasks, space, repeated = counts(now, done), planned_space(races.expected(done)), cells_to_resample(now, done)
     expected = at(place).forecast(planned, opened) if place else None
     arrays, words, site_json = forecast_table(expected) if expected else (None, "", {})
     if as_json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.errors import CorruptFile
 from orchestrator.plan.model import Budget, Candidate, Choice, Race, StoredPlan, Trial, in_order
@@ -38,20 +38,47 @@ class State:
     chosen: Place | None
 
 
+P = TypeVar("P", bound=StoredPlan)
+
+
 @dataclass
-class Choices:
+class Choices(Generic[P]):
     """The choices of a plan. Records are read once: they never change. repair: set damaged ones aside."""
 
-    plan: StoredPlan
+    plan: P
     store: Store
     repair: bool = False
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by digest of a select task
 
-    def current(self, done: Done) -> StoredPlan:
+    def current(self, done: Done) -> P:
         """The plan with the cells and tasks that the choices so far call for."""
         if not self.plan.races:
             return self.plan
         states = [self.state(race, done) for race in self.plan.races]
+        return self._following(states, self._blocks(states))
+
+    def expected(self, done: Done) -> P:
+        """The plan as if every race that goes on took all that its budget allows, and chose its middle candidate: for
+        estimates of cost.
+        """
+        if not self.plan.races:
+            return self.plan
+        states, blocks = list[State](), dict[str, int]()
+        for race in self.plan.races:
+            state = self.state(race, done)
+            middle = race.candidates[len(race.candidates) // 2].place
+            if state.chosen is None and race.follows is None:
+                budget = self._budget(race)
+                places = tuple(candidate.place for candidate in race.candidates[: budget.candidates])
+                each = -(-budget.samples // (race.block * len(race.candidates[0].streams) * len(places)))
+                for place in places:
+                    blocks |= dict.fromkeys((*_at(race, place).streams, *_at(race, place).extracts), each)
+                state = replace(state, candidates=places)
+            states.append(replace(state, chosen=state.chosen or middle))
+        return self._following(states, blocks)
+
+    def _following(self, states: Sequence[State], blocks: Mapping[str, int]) -> P:
+        """The plan that follows from the states of its races. blocks: of the streams of those that go on."""
         chosen = [
             cell
             for race, state in zip(self.plan.races, states, strict=True)
@@ -66,12 +93,11 @@ class Choices:
         goals = {scored.task for cell in chosen for scored in cell.scores} or {cell.stream for cell in chosen}
         goals |= self.plan.goals | steps.keys()
         tasks = self._behind(goals | {cell.stream for cell in chosen}, steps)
-        blocks = {digest: number for digest, number in self.plan.blocks.items() if digest in tasks}
         return replace(
             self.plan,
             cells=in_order(self.plan.sweep, [*self.plan.cells, *chosen]),
             tasks=tasks,
-            blocks=blocks | self._blocks(states),
+            blocks={digest: number for digest, number in self.plan.blocks.items() if digest in tasks} | {**blocks},
             goals=frozenset(goals),
         )
 

@@ -205,6 +205,7 @@ KIND = Kind(
     guess_s=lambda task, costs: 20.0,
     reads_all=True,
     scores_cells=True,
+    stage="score",
     column="scores",
     cost_class=lambda task, costs: "select",
 )

@@ -37,7 +37,12 @@ class Task:
         return digest({"kind": self.kind, "version": kind_of(self.kind).version, "params": self.params})
 
     @property
-    def makes_blocks(self) -> bool:
+    def stage_of(name: str) -> str:
+    """The stage of site files for a kind of task, or for another job such as `reconcile`."""
+    return (kind_of(name).stage if name in KINDS else "") or name
+
+
+def makes_blocks(self) -> bool:
         return kind_of(self.kind).makes_blocks
 
     @property
@@ -99,6 +104,7 @@ class Kind:
     reads_all: bool = False  # it reads all blocks that the plan wants of its inputs
     distributed: bool = False  # several processes may do one task together
     resumes: bool = False  # an interrupted task resumes from its newest checkpoint
+    stage: str = ""  # of a site file, whose resources it gets; its own name by default
     unit: str = "tasks"  # of the progress bars
     column: str = ""  # of `du`, in which its files are counted
     cost_class: Callable[[Task, Costs], Any] = _cost_class  # tasks of one class take equally long per unit

@@ -29,7 +29,7 @@ from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, even
 from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import LOADED_AT_MOST, Options
-from orchestrator.tasks.task import kind_of
+from orchestrator.tasks.task import kind_of, stage_of
 
 REFRESH_NODES_EVERY_S = 2.0
 ROOM_S = 15.0  # an actor that is not up by then is taken to wait for room on a node
@@ -72,7 +72,7 @@ class Ray:
 
     def request(self, bundle: Bundle) -> Request:
         """The resources of the worker for a bundle."""
-        on_cpu = bundle.kind in self.settings.cpu_stages
+        on_cpu = stage_of(bundle.kind) in self.settings.cpu_stages
         settings: RayWorker = self.settings.cpu_worker if on_cpu else self.settings.worker
         gpus = settings.gpus if settings.gpus is not None else float(self.has_gpus and self.options.device != "cpu")
         memory = int((settings.memory_gb or 0) * GB)

@@ -36,10 +36,12 @@ class Forecast:
 
 
 def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
-    """Pack what is missing as it would be queued, and simulate it with the site's throttle."""
+    """Pack what is missing as it would be queued, and simulate it with the site's throttle. A race counts with all that
+    it may take; its rungs follow each other in truth, which takes longer.
+    """
     done = Done(store)
     speeds = Speeds(plan, store, done, site.trained_on)
-    todo = missing(Choices(plan, store).current(done), done)
+    todo = missing(Choices(plan, store).expected(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
         return min(BLOCKS_A_BUNDLE, blocks, speeds.blocks_in(site.target_minutes, stream))

@@ -25,6 +25,7 @@ from orchestrator.backends.site_values import (
     Place,
     Word,
 )
+from orchestrator.tasks.task import stage_of
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class SlurmSettings:
 
     def resources(self, stage: str) -> Resources:
         """What an array task of `train`, `sample`, ... requests. Raises KeyError for an unknown stage."""
+        stage = stage_of(stage)
         given = dataclasses.asdict(getattr(self.stages, stage))
         return dataclasses.replace(STAGES[stage], **{key: value for key, value in given.items() if value is not None})
 
