@@ -37,12 +37,7 @@ class Task:
         return digest({"kind": self.kind, "version": kind_of(self.kind).version, "params": self.params})
 
     @property
-    def stage_of(name: str) -> str:
-    """The stage of site files for a kind of task, or for another job such as `reconcile`."""
-    return (kind_of(name).stage if name in KINDS else "") or name
-
-
-def makes_blocks(self) -> bool:
+    def makes_blocks(self) -> bool:
         return kind_of(self.kind).makes_blocks
 
     @property
@@ -119,6 +114,11 @@ def kind_of(name: str) -> Kind:
         raise KeyError(name)
     kind: Kind = importlib.import_module(f"orchestrator.tasks.{name}").KIND
     return kind
+
+
+def stage_of(name: str) -> str:
+    """The stage of site files for a kind of task, or for another job such as `reconcile`."""
+    return (kind_of(name).stage if name in KINDS else "") or name
 
 
 def makes_blocks(name: object) -> bool:
