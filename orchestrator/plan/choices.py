@@ -239,14 +239,17 @@ def needs(tasks: Mapping[str, Task], candidate: Candidate) -> list[str]:
 def _trials(race: Race, state: State) -> list[Trial]:
     """The candidates that are scored, as in the last step that had them, or that take part in the next one."""
     scored: dict[Place, Mapping[str, Any]] = {}
+    others: dict[Place, Mapping[str, float]] = {}  # at the first rung, which all have
     for record in state.records:
         for row in record["scored"]:
             scored[tuple(row["place"])] = {**row, "count": record["count"]}
+            others.setdefault(tuple(row["place"]), row.get("others", {}))
     trials = []
     for candidate in race.candidates:
         if row := scored.get(candidate.place):
             values = {key: row[key] for key in ("count", "value", "difference", "low", "high")}
-            trials.append(Trial(params=candidate.params, place=candidate.place, **values))
+            other = others[candidate.place]
+            trials.append(Trial(params=candidate.params, place=candidate.place, values=other, **values))
         elif candidate.place in state.candidates:
             trials.append(Trial(params=candidate.params, place=candidate.place))
     return trials

@@ -70,7 +70,7 @@ class Trial:
 
     value: its mean over training seeds of the metric, None if not scored yet; difference, low, high: from the leader,
     paired and without the bias in N, above 0 is worse; None for the leader, or before it is scored. values: such means
-    of other metrics, as far as they are known.
+    of other metrics at the first rung, where all candidates have equally many samples.
     """
 
     params: Params  # the tuned parameters
@@ -114,8 +114,8 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One combination of an arm's tuned values. streams, extracts: one for each training seed, on the samples of the
-    choice. cells: its cells on the samples of the comparison, wanted only if it is chosen.
+    """One combination of an arm's tuned values. streams, extracts: of each training seed (and extractor), with the
+    samples of the choice. cells: its cells with the samples of the comparison, wanted only if it is chosen.
     """
 
     place: tuple[int, ...]  # on each tuned axis

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nag.registry import name_of
 from orchestrator.plan import cells as tasks_of
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Candidate, Race
 from orchestrator.spec.parameters import Params, is_seed
-from orchestrator.spec.score_section import fed
+from orchestrator.spec.score_section import fed, of_training
 
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Sweep
@@ -53,7 +54,7 @@ def _race(builder: TaskBuilder, sweep: Sweep, cells: list[Cell]) -> Race:
     axes = tuple((first.tuned[key].size, first.tuned[key].ordered) for key in keys)
     candidates = tuple(candidate for candidate, _ in entries)
     params = {
-        "candidates": [[list(c.place), [list(pair) for pair in pairs]] for c, pairs in entries],
+        "candidates": [[list(c.place), pairs] for c, pairs in entries],
         "axes": [list(axis) for axis in axes],
         **_scored_by(builder, sweep),
         "count": sweep.tune.count,
@@ -74,26 +75,31 @@ def _race(builder: TaskBuilder, sweep: Sweep, cells: list[Cell]) -> Race:
     )
 
 
+Pairs = dict[str, list[list[str]]]  # by extractor: [extract task, reference task] of each training seed
+
+
 def _candidate(
     builder: TaskBuilder, sweep: Sweep, place: tuple[int, ...], cells: list[Cell]
-) -> tuple[Candidate, list[tuple[str, str]]]:
-    """A candidate, and its extract and reference tasks, one pair for each training seed."""
+) -> tuple[Candidate, Pairs]:
+    """A candidate, and its extract and reference tasks."""
     assert sweep.tune is not None
-    extractor = metric_of(sweep)[1]
+    assert sweep.score is not None
     streams: list[str] = []
-    pairs: list[tuple[str, str]] = []
+    pairs: Pairs = {}
     for cell in cells:
         own = replace(cell, sample=replace(cell.sample, seed=sweep.tune.seed, count=sweep.tune.count))
         stream = tasks_of.stream(builder, sweep, own)
         if stream not in streams:  # cells that differ by their sample seed share it
-            scoring = tasks_of.scoring_of(builder, sweep, own, extractor)
             streams.append(stream)
-            pairs.append((tasks_of.extract(builder, scoring, own, stream), scoring.reference))
+            for extractor in sweep.score.features:
+                scoring = tasks_of.scoring_of(builder, sweep, own, extractor)
+                pair = [tasks_of.extract(builder, scoring, own, stream), scoring.reference]
+                pairs.setdefault(name_of(extractor), []).append(pair)
     candidate = Candidate(
         place=place,
         params={key: value for key, value in cells[0].params.items() if _is_tuned(cells[0], key)},
         streams=tuple(streams),
-        extracts=tuple(extract for extract, _ in pairs),
+        extracts=tuple(extract for several in pairs.values() for extract, _ in several),
         cells=tuple(tasks_of.planned(builder, sweep, cell) for cell in cells),
     )
     return candidate, pairs
@@ -111,8 +117,17 @@ def metric_of(sweep: Sweep) -> tuple[Any, Any, str]:
 
 
 def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
-    metric, _, name = metric_of(sweep)
-    return {"metric": builder.identity(metric), "value": name, "lower": metric.lower_is_better[name]}
+    """What chooses, and the other metrics that are told beside it."""
+    assert sweep.score is not None
+    metric, extractor, name = metric_of(sweep)
+    by = {"extractor": name_of(extractor), "metric": builder.identity(metric), "value": name}
+    others = [
+        {"extractor": name_of(other), "metric": builder.identity(each), "suffix": tasks_of.suffix(sweep, other)}
+        for other in sweep.score.features
+        for each in sweep.score.metrics
+        if fed(each, other) and not of_training(each)
+    ]
+    return {**by, "lower": metric.lower_is_better[name], "others": others}
 
 
 def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
@@ -123,7 +138,7 @@ def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
 
     stages = 1 + sum(STAGES * int(size).bit_length() for size, ordered in params["axes"] if ordered)
     number = (2 if params["limit"] else stages) * len(rungs(params["count"], params["block"]))
-    pairs = [pair for _, pairs in params["candidates"] for pair in pairs]
+    pairs = [pair for _, by in params["candidates"] for pairs in by.values() for pair in pairs]
     inputs = tuple(dict.fromkeys(task for pair in pairs for task in pair))
     steps = [builder.add("select", params | {"left": number - 1}, inputs)]
     for left in reversed(range(number - 1)):

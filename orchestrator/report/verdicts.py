@@ -216,8 +216,7 @@ def _optima(results: Results, group: Group, metric: str) -> dict[str, Mapping[st
             found[other] = {k: v for k, v in first.params.items() if any(c.params.get(k) != v for c in candidates)}
         elif choice:
             sign = _sign(results, other)
-            most = max(trial.count for trial in choice.trials)  # a distance falls as N grows
-            known = [trial for trial in choice.trials if other in trial.values and trial.count == most]
+            known = [trial for trial in choice.trials if other in trial.values]
             if len(known) > 1:
                 found[other] = min(known, key=lambda trial: sign * trial.values[other]).params
     return found

@@ -22,7 +22,7 @@ from orchestrator.tasks.task import Kind, Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.racing import Outcome, Place
+    from nag.racing import Place
 
 
 @dataclass(frozen=True)
@@ -37,73 +37,84 @@ class Entry:
     influences: tuple[np.ndarray | None, ...]
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a step is about. tried: the places of this step and of all before it."""
+
+    params: Mapping[str, Any]  # of the race
+    places: tuple[Place, ...]
+    count: int
+    tried: frozenset[Place]
+    left: int  # how many steps may follow
+
+
 def run(context: Context, task: Task) -> None:
-    from nag.racing import Axis, first_places, race, rungs
+    from nag.racing import race
 
     started = time.time()
-    params = context.task(task.params["race"]).params if "race" in task.params else task.params
-    axes = [Axis(*axis) for axis in params["axes"]]
-    counts = rungs(params["count"], params["block"])
-    before = (
-        context.store.read_record(context.task(task.params["after"]).record_name) if "after" in task.params else None
-    )
-    places = [tuple(place) for place in before["next"]["candidates"]] if before else first_places(axes, params["limit"])
-    count = before["next"]["count"] if before else counts[0]
-    tried = {tuple(place) for place in before["tried"]} if before else set()
-    scorer = _Scorer(context, task, params, count)
-    tried |= {*places}
-    fallen = [place for place in places if scorer.is_not_finite(place)]
-    places = [place for place in places if place not in fallen]
+    step = _step(context, task)
+    params, scorer = step.params, _Scorer(context, task, step)
+    fallen = [place for place in step.places if scorer.is_not_finite(place)]
+    places = [place for place in step.places if place not in fallen]
     if not places:
         raise TaskError("every candidate has samples that are not finite")
     entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
     sign = 1.0 if params["lower"] else -1.0
-    race_over = count >= params["count"] or not task.params["left"]
     outcome = race(
         [[sign * value for value in entry.corrected] for entry in entries],
         [entry.influences for entry in entries],
         _margin(params, entries),
-        last=race_over,
+        last=step.count >= params["count"] or not step.left,
     )
+    words = scorer.words
     rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]
-    rows += [_empty(place) for place in fallen]
+    if step.count == _counts(params)[0]:  # so that other metrics compare all candidates at one count
+        rows = [{**row, "others": scorer.others(tuple(row["place"]))} for row in rows]
     leader = entries[outcome.leader].place
-    chosen: list[int] | None = list(leader)
-    then: dict[str, Any] | None = None
-    if task.params["left"]:
-        chosen, then = _next(axes, params, places, tried, leader, outcome, count)
+    then = _next(step, leader, [places[number] for number in outcome.going_on]) if step.left else None
     record = {
-        "count": count,
-        "score": scorer.words,
-        "scored": rows,
+        "count": step.count,
+        "score": words,
+        "scored": [*rows, *map(_empty, fallen)],
         "leader": list(leader),
-        "chosen": chosen,
+        "chosen": None if then else list(leader),
         "next": then,
-        "tried": sorted(map(list, tried)),
+        "tried": sorted(map(list, step.tried)),
     }
     finish(context, task, {}, record, started)
 
 
-def _next(
-    axes: Sequence[Any],
-    params: Mapping[str, Any],
-    places: Sequence[Place],
-    tried: set[Place],
-    leader: Place,
-    outcome: Outcome,
-    count: int,
-) -> tuple[list[int] | None, dict[str, Any] | None]:
-    """The place that is chosen, or who takes part in the next step and at how many samples."""
-    from nag.racing import next_places, rungs
+def _step(context: Context, task: Task) -> Step:
+    """The first step of a race, or what the step before it calls for."""
+    from nag.racing import Axis, first_places
 
-    counts = rungs(params["count"], params["block"])
-    if len(outcome.going_on) > 1:
-        longer = next(each for each in counts if each > count)
-        return None, {"candidates": [list(places[number]) for number in outcome.going_on], "count": longer}
-    finer = next_places(axes, tried, leader, params["limit"])
-    if not finer:
-        return list(leader), None
-    return None, {"candidates": [list(leader), *map(list, finer)], "count": counts[0]}
+    params = context.task(task.params["race"]).params if "race" in task.params else task.params
+    if "after" not in task.params:
+        places = first_places([Axis(*axis) for axis in params["axes"]], params["limit"])
+        return Step(params, places, _counts(params)[0], frozenset(places), task.params["left"])
+    before = context.store.read_record(context.task(task.params["after"]).record_name)
+    places = tuple(tuple(place) for place in before["next"]["candidates"])
+    tried = {tuple(place) for place in before["tried"]}
+    return Step(params, places, before["next"]["count"], frozenset({*tried, *places}), task.params["left"])
+
+
+def _counts(params: Mapping[str, Any]) -> tuple[int, ...]:
+    from nag.racing import rungs
+
+    return rungs(params["count"], params["block"])
+
+
+def _next(step: Step, leader: Place, going_on: Sequence[Place]) -> dict[str, Any] | None:
+    """Who takes part in the next step and at how many samples; None if the leader is chosen."""
+    from nag.racing import Axis, next_places
+
+    counts = _counts(step.params)
+    if len(going_on) > 1:
+        longer = next(each for each in counts if each > step.count)
+        return {"candidates": [list(place) for place in going_on], "count": longer}
+    axes = [Axis(*axis) for axis in step.params["axes"]]
+    finer = next_places(axes, step.tried, leader, step.params["limit"])
+    return {"candidates": [list(leader), *map(list, finer)], "count": counts[0]} if finer else None
 
 
 def _margin(params: Mapping[str, Any], entries: Sequence[Entry]) -> float:
@@ -139,52 +150,66 @@ class _Scorer:
     taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
     """
 
-    def __init__(self, context: Context, task: Task, params: Mapping[str, Any], count: int) -> None:
-        self.context, self.task, self.params, self.count = context, task, params, count
-        self.metric = context.rebuild("metrics", params["metric"])
-        self.pairs = {tuple(place): pairs for place, pairs in params["candidates"]}
-        self.words = str(params["value"])
+    def __init__(self, context: Context, task: Task, step: Step) -> None:
+        self.context, self.task, self.params, self.count = context, task, step.params, step.count
+        self.pairs = {tuple(place): pairs for place, pairs in step.params["candidates"]}
+        self.words = str(step.params["value"])
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
-        for extract, reference in self.pairs[place]:
-            score, influence = self._score(extract, reference)
+        for pair in self.pairs[place][self.params["extractor"]]:
+            scores = self._scores(self.params["metric"], *pair)
+            score = scores["values"][self.params["value"]]
             values.append(score["value"])
-            corrected.append(score["value"] if score["extrapolated"] is None else score["extrapolated"])
-            influences.append(influence)
+            corrected.append(_corrected(score))
+            influences.append(scores["arrays"].get("influence"))
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
 
+    def others(self, place: Place) -> dict[str, float]:
+        """The means of the other metrics over training seeds, by reported name; without those that have no value."""
+        means: dict[str, float] = {}
+        for other in self.params["others"]:
+            several = [self._scores(other["metric"], *pair)["values"] for pair in self.pairs[place][other["extractor"]]]
+            for name in several[0]:
+                known = [_corrected(values[name]) for values in several if values[name]["value"] is not None]
+                if len(known) == len(several):
+                    means[name + other["suffix"]] = sum(known) / len(known)
+        return means
+
     def is_not_finite(self, place: Place) -> bool:
-        extracts = [self.context.task(extract) for extract, _ in self.pairs[place]]
+        extracts = [self.context.task(pair[0]) for pairs in self.pairs[place].values() for pair in pairs]
         streams = [self.context.task(extract.stream) for extract in extracts]
         networks = [str(stream.params["network"]) for stream in streams]
-        return not_finite(self.context.store, [*networks, *(each.digest for each in (*streams, *extracts))])
+        return not_finite(self.context.store, {*networks, *(each.digest for each in (*streams, *extracts))})
 
-    def _score(self, extract: str, reference: str) -> tuple[Mapping[str, Any], np.ndarray | None]:
-        arrays = ReferenceArrays(self.context, reference)
-        samples, known = self._projected(self._outputs(extract), arrays)
-        scores = self.metric(samples, known)
-        return scores["values"][self.params["value"]], scores["arrays"].get("influence")
+    def _scores(self, identity: Mapping[str, Any], extract: str, reference: str) -> Any:
+        metric = self.context.rebuild("metrics", identity)
+        samples = self._outputs(extract, metric.needs)
+        return metric(*self._projected(metric, samples, ReferenceArrays(self.context, reference)))
 
-    def _outputs(self, extract: str) -> dict[str, np.ndarray]:
-        """(count, ...) of every output that the metric needs."""
+    def _outputs(self, extract: str, needs: frozenset[str]) -> dict[str, np.ndarray]:
+        """(count, ...) of every output that a metric needs."""
         import numpy as np
 
-        names, block = sorted({*self.metric.needs, "labels"}), self.params["block"]
-        parts = [read_block(self.context.store, extract, number)[0] for number in range(-(-self.count // block))]
-        return {name: np.concatenate([part[name] for part in parts])[: self.count] for name in names}
+        names, block = sorted({*needs, "labels"}), self.params["block"]
+
+        def read() -> dict[str, np.ndarray]:
+            parts = [read_block(self.context.store, extract, number)[0] for number in range(-(-self.count // block))]
+            return {name: np.concatenate([part[name] for part in parts])[: self.count] for name in names}
+
+        return self.context.load("features", f"{extract} {self.count} {names}", read)
 
     def _projected(
-        self, samples: dict[str, np.ndarray], reference: Mapping[str, Any]
+        self, metric: Any, samples: dict[str, np.ndarray], reference: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
         """Samples and reference as they are, or on fewer dimensions if the metric is biased in N and N is too small."""
         from nag.racing import dimension_for, projection
 
-        needs = self.metric.needs - {"labels"}
+        needs = metric.needs - {"labels"}
         wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
         to = dimension_for(self.count)
-        if not self.metric.extrapolates or not wide or max(wide) <= to:
+        if not metric.extrapolates or not wide or max(wide) <= to:
             return samples, reference
         own, known = dict(samples), dict[str, Any]()
         for name in needs:
@@ -197,6 +222,11 @@ class _Scorer:
                 known[name] = reference[name].astype("float64") @ P
         self.words = f"{self.params['value']} on {to:,} random directions"
         return own, known
+
+
+def _corrected(score: Mapping[str, Any]) -> float:
+    """A score without its bias in N, if it is known."""
+    return float(score["value"] if score["extrapolated"] is None else score["extrapolated"])
 
 
 KIND = Kind(
