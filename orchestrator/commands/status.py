@@ -33,7 +33,7 @@ def status(
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.races import choices_table
     from orchestrator.report.results import collect
-    from orchestrator.report.terminal import failure_line
+    from orchestrator.report.terminal import choice_failure, failure_line
 
     opened = open_store(store)
     plan = stored_plan(sweep, opened, smoke, hashes=False)
@@ -63,5 +63,5 @@ def status(
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
-    for cell in failed:
-        out.print(failure_line(cell), soft_wrap=True)
+    for line in (*map(failure_line, failed), *(choice_failure(each) for each in results.choices if each.reason)):
+        out.print(line, soft_wrap=True)

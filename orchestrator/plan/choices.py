@@ -105,6 +105,11 @@ class Choices(Generic[P]):
         """Every choice as a report tells it; arms that follow another one choose nothing themselves."""
         return tuple(self._choice(race, self.state(race, done)) for race in self.plan.races if race.follows is None)
 
+    def next_step(self, choice: Choice, done: Done) -> str | None:
+        """The `select` task that a choice waits for."""
+        race = next(race for race in self.plan.races if (race.arm, race.params) == (choice.arm, choice.params))
+        return self.state(race, done).step
+
     def state(self, race: Race, done: Done) -> State:
         """Raises CorruptFile for a record that is not of this race."""
         if race.follows is not None:

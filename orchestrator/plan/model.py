@@ -110,6 +110,7 @@ class Choice:
     exhaustive: int
     evaluations: float  # network evaluations of those samples
     allowed: Budget
+    reason: str | None = None  # why it failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.plan.model import Choice, Trial
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.formatting import calls_text, difference_text, metric_name, plural, value_text
+from orchestrator.report.formatting import calls_text, difference_text, metric_name, plural, short, value_text
 from orchestrator.report.results import Results
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.verdict_table import params_text
@@ -28,18 +28,18 @@ def summary_table(results: Results) -> Table | None:
         Column("of all", numeric=True),
         Column("network evaluations", "NFE in all", numeric=True),
     )
-    rows = tuple(Row(_summary(choice), choice.arm) for choice in results.choices)
+    rows = tuple(Row(_summary(results, choice), choice.arm) for choice in results.choices)
     notes = ("Chosen on other samples than those of the verdict. Of all: the samples of every candidate in full.",)
     return Table(columns, rows, TITLE, notes)
 
 
-def _summary(choice: Choice) -> tuple[TableCell, ...]:
+def _summary(results: Results, choice: Choice) -> tuple[TableCell, ...]:
     open_ = f"{plural(choice.left, 'candidate')} left" if choice.chosen is None else ""
     best = choice.chosen or choice.leader
     words = params_text(best.params) if best else "–"
     share = f"{100 * choice.samples / choice.exhaustive:.0f} %" if choice.exhaustive else "–"
     return (
-        TableCell(" ".join([choice.arm, *_factors(choice)])),
+        TableCell(" ".join([choice.arm, *_factors(results, choice)])),
         TableCell(f"{words} leads, {open_}" if open_ else words, f"by {choice.score}"),
         TableCell(f"{len(choice.trials):,}"),
         TableCell(f"{choice.samples:,}"),
@@ -48,9 +48,14 @@ def _summary(choice: Choice) -> tuple[TableCell, ...]:
     )
 
 
-def _factors(choice: Choice) -> list[str]:
-    """What tells choices of one arm apart: its values on the factors outside arms, without the network's name."""
-    return [str(value) for key, value in choice.params.items() if key != "network"]
+def _factors(results: Results, choice: Choice) -> list[str]:
+    """What tells choices of one arm apart: its values on the factors outside arms."""
+    others = [each for each in results.choices if each.arm == choice.arm]
+    return [
+        f"{key.rpartition('.')[2]} {short(value)}"
+        for key, value in choice.params.items()
+        if any(other.params.get(key) != value for other in others)
+    ]
 
 
 def choice_tables(results: Results) -> tuple[Table, ...]:
@@ -66,7 +71,7 @@ def _table(results: Results, choice: Choice) -> Table:
     if group := confirmed_group(results, choice):
         value = group.mean(choice.metric)
         rows.append(Row((TableCell("confirmed on fresh samples"), *_fresh(results, group, choice, value))))
-    title = f"{' '.join([choice.arm, *_factors(choice)])}: choice by {choice.score}"
+    title = f"{' '.join([choice.arm, *_factors(results, choice)])}: choice by {choice.score}"
     notes = ("Means over training seeds. Differences are paired and corrected for the bias in N; above 0 is worse.",)
     return Table(columns, tuple(rows), title, notes)
 

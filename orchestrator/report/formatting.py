@@ -174,7 +174,9 @@ def state_text(results: Results) -> str:
     failed = sum(cell.reason is not None for cell in results.cells)
     partly = sum(bool(cell.scores) and not cell.complete for cell in results.cells)
     text = f"{done} of {plural(total, 'cell')} done, {failed} failed, {total - done - failed} still to do"
-    return text + (f" ({partly} of them scored in part)" if partly else "")
+    text += f" ({partly} of them scored in part)" if partly else ""
+    left = sum(choice.chosen is None for choice in results.choices)
+    return text + (f", {plural(left, 'choice')} of tuned values open" if left else "")
 
 
 def over_seeds_text(seeds: set[int]) -> str:

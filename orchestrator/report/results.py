@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -190,7 +190,15 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
                         "count": task_record["count"],
                         "extrapolated": score["extrapolated"],
                     }
-    return Results(plan, cells, floor, choices.told(done))
+    told = tuple(_with_reason(choice, choices, plan, done) for choice in choices.told(done))
+    return Results(plan, cells, floor, told)
+
+
+def _with_reason(choice: Choice, choices: Choices[StoredPlan], plan: StoredPlan, done: Done) -> Choice:
+    """The choice with the reason of its failure, if what it needs next was given up."""
+    step = None if choice.chosen else choices.next_step(choice, done)
+    failed = engine.failures(plan, done, [step]) if step else {}
+    return replace(choice, reason=next((str(attempt["reason"]) for attempt in failed.values()), None))
 
 
 def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> CellResult:

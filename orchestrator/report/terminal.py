@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from orchestrator.plan.model import Choice
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.choices import summary_table
 from orchestrator.report.comparisons import Comparison
@@ -31,7 +32,12 @@ def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[
         yield from (Text(plain(sentence)) for sentence in answer(results, comparisons, best) if sentence)
         yield from (Text(plain(f"- {limit}"), style="dim") for limit in limits(results, comparisons, best))
     yield from (failure_line(cell) for cell in results.cells if cell.reason is not None)
+    yield from (choice_failure(choice) for choice in results.choices if choice.reason is not None)
     yield from (Text(notice, style="yellow") for notice in notices(results))
+
+
+def choice_failure(choice: Choice) -> Text:
+    return Text(plain(f"arm {choice.arm}: its tuned values are not chosen: {choice.reason}"), style="red")
 
 
 def failure_line(cell: CellResult) -> Text:
