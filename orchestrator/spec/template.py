@@ -89,7 +89,7 @@ arms:
   cfg:     {{cfg: {{scale: {{tune: {{low: 1.1, high: 3}}}}}}}}   # 1 is off
   nag:     {{nag: {{scale: {{tune: {{low: 0.5, high: 4}}}}}}}}   # 0 is off
   matched: {{cfg: {{scale: {{match: nag}}}}, against: nag}}  # plain cfg that moves the samples as far as nag does
-# heun:    {{nag: {{scale: 1.0}}, sampler: {{name: heun}}}}
+# heun:    {{nag: {{scale: 1.0}}, sampler: {{name: heun, nfe: 18}}}}
 """
 
 

@@ -17,7 +17,7 @@ from orchestrator.plan.model import Choice, Trial
 from orchestrator.report import foresight, markdown
 from orchestrator.report.answer import answer
 from orchestrator.report.comparisons import compare
-from orchestrator.report.content import content
+from orchestrator.report.content import report_content
 from orchestrator.report.document import document
 from orchestrator.report.estimates import chosen
 from orchestrator.report.results import Results, collect
@@ -170,7 +170,7 @@ def test_a_tuned_setting_is_tested_and_its_choice_is_told(single: Made, tmp_path
     one = ruled(results, store)["nag"]
     assert one.outcome == "better"
     assert one.optima == {"fid_pixels": {"nag.scale": 0.5}}  # of those with all samples
-    text = markdown.text(content(results, compare(results, store), store, "nagbench run x.yaml"))
+    text = markdown.text(report_content(results, compare(results, store), store, "nagbench run x.yaml"))
     assert text.index("## Verdict") < text.index("## How settings were chosen") < text.index("## Arms")
     for words in (
         "best of 4, chosen on other samples; by FID (pixels): nag 0.5",
@@ -185,7 +185,9 @@ def test_a_tuned_setting_is_tested_and_its_choice_is_told(single: Made, tmp_path
         Console(file=out, width=100).print(piece)
     shown = out.getvalue()
     assert shown.index("Verdict") < shown.index("How settings were chosen") < shown.index("Distances")
-    assert "same budget" not in markdown.text(content(chosen_arm(results, 1.05e5), compare(results, store), store, "x"))
+    assert "same budget" not in markdown.text(
+        report_content(chosen_arm(results, 1.05e5), compare(results, store), store, "x")
+    )
 
 
 def test_tuned_arms_are_compared_whatever_values_were_chosen(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from orchestrator.plan.progress import Done, missing
 from orchestrator.plan.stored_plan import plan_of_sweep
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.comparisons import compare, groups
-from orchestrator.report.content import content
+from orchestrator.report.content import report_content
 from orchestrator.report.estimates import chosen, headline_metric
 from orchestrator.report.figures.levels import line_of
 from orchestrator.report.results import collect
@@ -104,7 +104,7 @@ def test_its_place_in_reports(ran: Ran) -> None:
     for planned in (ran.plan, plan_of_sweep(ran.store, "scales")):
         results = collect(planned, ran.store)
         rows = compare(results, ran.store)
-        shown = content(results, rows, ran.store, "")
+        shown = report_content(results, rows, ran.store, "")
         table = shown.arms[-1]
         assert table.title == "Other metrics and cost"
         names = [column.heading for column in table.columns]
@@ -133,7 +133,7 @@ def test_alone_it_chooses_nothing(tmp_path: Path) -> None:
     alone = run_here(tmp_path / "sweep.yaml", tmp_path / "store")
     results = collect(alone.plan, alone.store)
     rows = compare(results, alone.store)
-    shown = content(results, rows, alone.store, "")
+    shown = report_content(results, rows, alone.store, "")
     assert headline_metric(results) is None
     assert len(chosen(results)) == 4
     assert shown.answer == ()
