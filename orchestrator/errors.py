@@ -42,7 +42,10 @@ class SpecError(BadInput):
     def __init__(self, file: str, line: int | None, key: str, message: str) -> None:
         place = f"{file}:{line}" if line else file
         super().__init__(f"{place}: {key}: {message}" if key else f"{place}: {message}")
-        self.file, self.line, self.key = file, line, key
+        self.file, self.line, self.key, self.message = file, line, key, message
+
+    def adding(self, words: str) -> SpecError:
+        return SpecError(self.file, self.line, self.key, f"{self.message} {words}")
 
 
 class EnvironmentProblem(NagbenchError):

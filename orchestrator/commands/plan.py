@@ -92,7 +92,7 @@ def plan(
         if note := unequal(choices):
             out.print(note, soft_wrap=True)
     out.print(counts_table(tasks))
-    out.print(shape(now))
+    out.print(shape(planned))
     out.print(space.words(planned.sweep.keep), soft_wrap=True)
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)

@@ -90,8 +90,11 @@ class Choices(Generic[P]):
             for race, state in zip(self.plan.races, states, strict=True)
             if state.step is not None
         }
+        for race, state in zip(self.plan.races, states, strict=True):  # what earlier steps read is no longer needed
+            past = race.steps[: len(state.records)] if state.step is not None else ()
+            steps |= {step: replace(self.plan.tasks[step], inputs=()) for step in past}
         goals = {scored.task for cell in chosen for scored in cell.scores} or {cell.stream for cell in chosen}
-        goals |= self.plan.goals | steps.keys()
+        goals |= self.plan.goals | {state.step for state in states if state.step is not None}
         tasks = self._behind(goals | {cell.stream for cell in chosen}, steps)
         return replace(
             self.plan,

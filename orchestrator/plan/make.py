@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 
 
 def only_cell(sweep: Sweep, prefix: str, count: int | None) -> Sweep:
-    """The sweep with one cell, optionally with another number of samples."""
+    """The sweep with one cell, optionally with another number of samples. A candidate of a tuned arm is then a cell as
+    if its values were written by hand. Raises BadInput for a cell that matches an arm, which needs that arm's cells.
+    """
     whole = plan(sweep)
-    chosen = find_cell(whole, prefix)
-    cell = next(planned.cell for planned in whole.cells if planned.digest == chosen.digest)
+    digest = find_cell(whole, prefix).digest
+    cell = next(each.cell for each in whole.every_cell if each.digest == digest and isinstance(each, PlannedCell))
+    if cell.matches:
+        raise BadInput(f"{prefix} is of arm {cell.arm}, which matches arm {cell.matches}. Plan it by --arm {cell.arm}.")
+    cell = replace(cell, tuned={})
     if count is not None:
         try:
             cell = replace(cell, sample=replace(cell.sample, count=count))

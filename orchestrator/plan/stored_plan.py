@@ -207,8 +207,9 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
     cells = tuple(map(cell, rows))
     race_rows = _RACES.validate_json(canonical(held.document.get("races", [])))
     races = tuple(_read_race(held, row, cell) for row in race_rows)
-    if any(race.follows is not None and races[race.follows].follows is not None for race in races):
-        raise ValueError("a race follows one that follows another")
+    for race in races:
+        if race.follows is not None:
+            _check_follower(race, races[_natural(race.follows)])
     names = [arm.name for arm in about.arms]
     values = [value.name + metric.suffix for metric in about.metrics for value in metric.values]
     for word in (held.sweep, *names, *values):
@@ -263,8 +264,9 @@ def _read_race(held: stored.StoredTasks, row: RaceRow, cell: Callable[[CellRow],
         or bool(row.steps) is (row.follows is not None)
         or not all(inside)
         or min(row.count, row.block) < 1
+        or (row.limit is not None and row.limit < 2)
     ):
-        raise ValueError(f"the race of arm {row.arm} has no candidates or steps, or a place that is not on its axes")
+        raise ValueError(f"the race of arm {row.arm} has no candidates or steps, or numbers that are not valid")
     if not WORD.fullmatch(row.metric):
         raise ValueError(f"{row.metric!r} is not a name")
     return Race(
@@ -279,6 +281,13 @@ def _read_race(held: stored.StoredTasks, row: RaceRow, cell: Callable[[CellRow],
         steps=tuple(_known(held, step, ("select",)) for step in row.steps),
         follows=row.follows,
     )
+
+
+def _check_follower(race: Race, followed: Race) -> None:
+    if followed.follows is not None:
+        raise ValueError("a race follows one that follows another")
+    if {each.place for each in race.candidates} < {each.place for each in followed.candidates}:
+        raise ValueError(f"the race of arm {race.arm} lacks places of the one that it follows")
 
 
 def _about(about: Mapping[str, Any]) -> About:

@@ -45,9 +45,20 @@ def counts(plan: StoredPlan, done: Done) -> Counts:
 
 
 def shape(plan: StoredPlan) -> str:
+    """`15 cells in 5 arms, 9 of them chosen among 18 candidates, 4 trainings.` plan: before any choice."""
     trainings = sum(task.kind == "train" for task in plan.tasks.values())
-    cells, arms = plural(len(plan.cells), "cell"), plural(len(plan.sweep.arms), "arm")
-    return f"{cells} in {arms}, {plural(trainings, 'training')}."
+    open_, candidates = to_choose(plan)
+    cells, arms = plural(len(plan.cells) + open_, "cell"), plural(len(plan.sweep.arms), "arm")
+    chosen = f", {open_:,} of them chosen among {plural(candidates, 'candidate')}" if open_ else ""
+    return f"{cells} in {arms}{chosen}, {plural(trainings, 'training')}."
+
+
+def to_choose(plan: StoredPlan) -> tuple[int, int]:
+    """How many cells of tuned arms will be chosen, and among how many candidates: settings, each of all training seeds.
+    plan: before any choice.
+    """
+    cells = sum(len(race.candidates[0].cells) for race in plan.races)
+    return cells, sum(len(race.candidates) for race in plan.races if race.follows is None)
 
 
 def counts_table(counts: Counts) -> TerminalTable:

@@ -6,10 +6,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
+from nag.training import Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
-from orchestrator.spec.grid import first_tuned
+from orchestrator.spec.grid import TUNE, tuned_below
 from orchestrator.spec.model import Compare, Sample, Tune
 from orchestrator.spec.yaml_nodes import Node, is_number, show
 
@@ -21,15 +23,24 @@ PERCENTAGE = re.compile(r"(.+?)\s*%")
 def check_tuned(root: Node) -> None:
     """Raise for a tuned value in a sweep that does not say how to choose, or where nothing is chosen."""
     for key in ("networks", "sampler", "arms", "sample"):
-        tuned = first_tuned(root.value[key]) if root.get(key) else None
-        if tuned is None:
-            continue
-        if key == "sample" or ".sample." in f".{tuned.path}.":
-            raise tuned.error("sample settings are not tuned; write a number, or {grid: [..., ...]}.")
-        if root.get("tune") is None:
+        for tuned in tuned_below(root.value[key]) if root.get(key) else ():
+            if key == "sample" or ".sample." in f".{tuned.path}.":
+                raise tuned.error("sample settings are not tuned; write a number, or {grid: [..., ...]}.")
+            if _is_seed(tuned):
+                raise tuned.error("a training seed is not tuned, its spread is noise; write {grid: [..., ...]}.")
+            if root.get("tune") is not None:
+                continue
             raise tuned.error(
                 "how to choose is missing: add a section such as tune: {metric: fid, seed: 1, count: 5000}."
             )
+
+
+def _is_seed(tuned: Node) -> bool:
+    """Whether a tuned value is a training seed, or trainings of several seeds."""
+    values = tuned.value[TUNE].value
+    trainings = [one for one in values if isinstance(one.value, dict)] if isinstance(values, list) else []
+    seeds = {one.value["seed"].value if "seed" in one.value else Training.seed for one in trainings}
+    return tuned.path.endswith(".train.seed") or (tuned.path.endswith(".train") and len(seeds) > 1)
 
 
 def read_tune(node: Node, builder: MethodBuilder, metrics: Sequence[str], samples: Sequence[Sample]) -> Tune:
@@ -78,4 +89,4 @@ def _margin(node: Node) -> tuple[float, bool]:
         raise node.error(f"expected {EXAMPLE}, got {show(node)}.")
     if not (math.isfinite(value) and value > 0):
         raise node.error(f"expected {EXAMPLE}, above 0, got {show(node)}.")
-    return (value / 100, True) if matched else (float(value), False)
+    return (float(Decimal(str(value)) / 100), True) if matched else (float(value), False)

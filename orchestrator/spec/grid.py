@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from orchestrator.errors import SpecError
 from orchestrator.spec.yaml_nodes import Node, show
 
 GRID, TUNE = "grid", "tune"
@@ -19,10 +20,21 @@ METHOD_KEYS = {"name", "use"}  # the key that names a method: one of the registr
 POINTS, POINTS_AT_MOST = 9, 65  # values of a tuned range: by default, and at most
 RANGE = "A range is {tune: {low: 1.1, high: 4}}, perhaps with points and log: true"
 MAX_CELLS = 100_000  # of a sweep; also the limit for the grid points of any part of it
+T = TypeVar("T")
 
 
 class Range(list[Node]):
     """The evenly spaced values of a tuned range of numbers, in order."""
+
+    def words(self, value: Node) -> str:
+        """What a message about one of the values adds, since it is not in the file."""
+        low, high = self[0].value, self[-1].value
+        text = f"It is one of {len(self)} points from {show(self[0])} to {show(self[-1])}"
+        if isinstance(value.value, int) or not (isinstance(low, int) and isinstance(high, int)):
+            return f"{text}."
+        whole = [number for number in range(3, POINTS_AT_MOST + 1) if (high - low) % (number - 1) == 0]
+        fix = f"points: {max(whole)} gives whole numbers" if whole else "write a list of whole numbers"
+        return f"{text}; {fix}."
 
 
 @dataclass(frozen=True)
@@ -96,21 +108,22 @@ def check_axes(node: Node, inside: str = "") -> None:
             check_axes(item, inside or "a list")
 
 
-def first_tuned(node: Node) -> Node | None:
-    """The first tuned value at or below a node."""
+def tuned_below(node: Node) -> Iterator[Node]:
+    """The tuned values at or below a node."""
     if is_axis(node):
-        return node if TUNE in node.value else None
-    below = node.value.values() if isinstance(node.value, dict) else ()
-    return next((tuned for child in below if (tuned := first_tuned(child))), None)
+        if TUNE in node.value:
+            yield node
+    elif isinstance(node.value, dict):
+        for child in node.value.values():
+            yield from tuned_below(child)
 
 
 def first_match(node: Node) -> Node | None:
-    """The first `{match: ARM}` below a node."""
-    if not isinstance(node.value, dict):
-        return None
-    if "match" in node.value:
+    """The first `{match: ARM}` at or below a node; a user's own method may have a field of that name."""
+    if isinstance(node.value, dict) and "match" in node.value and "use" not in node.value:
         return node
-    return next((match for child in node.value.values() if (match := first_match(child))), None)
+    below = node.value.values() if isinstance(node.value, dict) else node.value if isinstance(node.value, list) else ()
+    return next((match for child in below if (match := first_match(child))), None)
 
 
 def check_range(node: Node) -> None:
@@ -158,11 +171,13 @@ def _lattice(node: Node) -> Range:
     for i in range(int(points)):
         share = i / (points - 1)
         if "log" in node.value and node.value["log"].value:
-            value = low * (high / low) ** share
+            value = low ** (1 - share) * high**share
         else:
             value = low + (high - low) * share
         short = value if i in (0, points - 1) else float(f"{value:.4g}")
         values.append(replace(node, value=int(short) if float(short).is_integer() else short))
+    if len({each.value for each in values}) < len(values):
+        raise node.error(f"its {len(values)} points, to four digits, are not distinct; give fewer, or a wider range.")
     return Range(values)
 
 
@@ -218,6 +233,20 @@ def expand(node: Node) -> tuple[list[Axis], list[GridPoint]]:
         chosen = {axis.path: axis.values[pick] for axis, pick in zip(axes, picks, strict=True)}
         points.append(GridPoint(_settle(node, (), chosen), picks))
     return axes, points
+
+
+def built_at(axes: list[Axis], points: list[GridPoint], build: Callable[[Node], T]) -> list[T]:
+    """What `build` makes of each point. Its SpecError for a value of a range tells which range."""
+    values = []
+    for point in points:
+        try:
+            values.append(build(point.node))
+        except SpecError as error:
+            for axis, pick in zip(axes, point.picks, strict=True):
+                if isinstance(axis.values, Range) and axis.values[pick].path == error.key:
+                    raise error.adding(axis.values.words(axis.values[pick])) from None
+            raise
+    return values
 
 
 def _axes(node: Node, path: tuple[str, ...]) -> Iterator[Axis]:

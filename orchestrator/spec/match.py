@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from orchestrator.errors import unknown
 from orchestrator.spec.grid import first_match
-from orchestrator.spec.measure_section import untaught
 from orchestrator.spec.model import Cell
 from orchestrator.spec.yaml_nodes import Node
 
@@ -48,8 +47,5 @@ def check_matches(matches: Mapping[str, Node], arms: Sequence[str], cells: Itera
             raise node.error(f"{node.value!r} has no guidance, so there is nothing to match.")
         if {cell.network.name for cell in theirs} != {cell.network.name for cell in own}:
             raise node.error(f"{node.value!r} samples another network; only arms of one network can be matched.")
-        for cell in theirs:
-            if cell.network.learned is not None and "null_class" not in cell.network.learned:
-                raise untaught("match", cell.network, "null_class", node)
         if (several := len({tuple(cell.tuned.values()) for cell in own})) > 1:
             raise node.error(f"this arm is tuned too ({several} candidates); only its scale may be left open.")

@@ -19,7 +19,7 @@ from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder, local_path
-from orchestrator.spec.grid import Axis, Pick, at_ends, expand, no_repeats, picks_of
+from orchestrator.spec.grid import Axis, Pick, at_ends, built_at, expand, no_repeats, picks_of
 from orchestrator.spec.model import Network
 from orchestrator.spec.parameters import axis_params, tuned_keys
 from orchestrator.spec.smoke import smoked
@@ -59,7 +59,7 @@ def described(network: Network) -> Network | Family:
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> tuple[list[Axis], list[Built]]:
     """The axes below `node`, and for each combination the result of `build`."""
     axes, combinations = expand(node)
-    built = [build(point.node) for point in combinations]
+    built = built_at(axes, combinations, build)
     no_repeats(axes, combinations, built)
     if smoke:
         kept = [place for place, point in enumerate(combinations) if at_ends(axes, point)]

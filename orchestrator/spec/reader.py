@@ -19,7 +19,17 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.grid import MAX_CELLS, METHOD_KEYS, as_mapping, check_axes, expand, merge, uses, written_out
+from orchestrator.spec.grid import (
+    MAX_CELLS,
+    METHOD_KEYS,
+    as_mapping,
+    built_at,
+    check_axes,
+    expand,
+    merge,
+    uses,
+    written_out,
+)
 from orchestrator.spec.match import check_matches, take_match
 from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures, untaught
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
@@ -149,11 +159,14 @@ class _Reading:
     def check_shared(self, key: str, node: Node) -> None:
         """Check a top-level section. Its sampler may be incomplete: arms can add fields."""
         axes, points = expand(node)
-        for point in points:
+
+        def build(point: Node) -> None:
             if key == "sample":
-                self.builder.fields(Sample, point.node)
-            elif isinstance(point.node.value, str) or METHOD_KEYS & point.node.mapping(SAMPLER_EXAMPLE).keys():
-                equal_price.read(self.builder, point.node, partly=True)
+                self.builder.fields(Sample, point)
+            elif isinstance(point.value, str) or METHOD_KEYS & point.mapping(SAMPLER_EXAMPLE).keys():
+                equal_price.read(self.builder, point, partly=True)
+
+        built_at(axes, points, build)
         self.shared_axes |= axis_keys(key, axes)
 
     def read_arms(self, node: Node) -> tuple[Arm, ...]:

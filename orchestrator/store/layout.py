@@ -37,6 +37,7 @@ JOB = re.compile(r"[0-9]*")  # Slurm's id, which goes into options of its comman
 END: dict[str, Any] = {"bundle": WHOLE, "outcome": TEXT, "digest?": TEXT, "reason?": TEXT, "cause?": TEXT}
 END |= {"traceback?": TEXT, "micro_batch?": WHOLE, "time?": NUMERIC}
 SCORE = {"value": (int, float, type(None))}
+TRIAL = {key: (int, float, type(None)) for key in ("value", "difference", "low", "high")} | {"place": [WHOLE]}
 
 # Name of a record -> its keys and the shapes of their values. "key?": optional; {"": shape}: a mapping to such values;
 # [shape]: a list of them.
@@ -44,7 +45,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "plans/.*",
         {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "places?": MAP}
-        | {"cells?": LIST, "floors?": LIST, "about?": MAP},
+        | {"cells?": LIST, "floors?": LIST, "about?": MAP, "races?": LIST},
     ),
     ("sweeps/.*", {"plan": re.compile(DIGEST)}),
     ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
@@ -53,6 +54,11 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         "records/score/.*",
         {"reference_size": (int, type(None)), "network_calls?": NUMERIC, "sample_seconds?": NUMERIC}
         | {"extract_seconds?": NUMERIC},
+    ),
+    (
+        "records/select/.*",
+        {"count": WHOLE, "score": TEXT, "scored": [TRIAL], "leader": [WHOLE], "chosen": (LIST, type(None))}
+        | {"next": (MAP, type(None)), "tried": LIST},
     ),
     ("records/measure/.*", {"shift?": MAP, "curve?": MAP, "network_calls?": NUMERIC}),
     ("records/reference/.*", {"rows": MAP, "sizes": MAP, "outputs": LIST, "moments": LIST}),
