@@ -81,10 +81,13 @@ def labelled(results: Results, metric: str, panel: Panel) -> set[str]:
 
 
 def scale_of(results: Results, arm: str) -> str | None:
-    """The scale that varies most in an arm; among equals, one that its baseline does not have."""
+    """The scale that varies most in an arm; among equals, one that its baseline does not have. A scale that matches
+    another arm is no number, so it is none here.
+    """
     own_groups = groups(results, arm)
     is_guidance = results.plan.sweep.is_guidance
-    keys = [key for key in own_groups[0].params if is_guidance(key) and key.endswith(".scale")] if own_groups else []
+    first = own_groups[0].params if own_groups else {}
+    keys = [k for k, v in first.items() if is_guidance(k) and k.endswith(".scale") and not isinstance(v, str)]
     baseline = next((other.against for other in results.plan.sweep.arms if other.name == arm), None)
     known = {key for group in groups(results, baseline) for key in group.params} if baseline else set()
     values = {key: {group.params.get(key) for group in own_groups} for key in keys}
