@@ -54,6 +54,11 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         {"reference_size": (int, type(None)), "network_calls?": NUMERIC, "sample_seconds?": NUMERIC}
         | {"extract_seconds?": NUMERIC},
     ),
+    (
+        "records/select/.*",
+        {"count": WHOLE, "score": TEXT, "scored": [MAP], "leader": LIST, "tried": LIST}
+        | {"chosen": (list, type(None)), "next": (dict, type(None))},
+    ),
     ("records/measure/.*", {"shift?": MAP, "curve?": MAP, "network_calls?": NUMERIC}),
     ("records/reference/.*", {"rows": MAP, "sizes": MAP, "outputs": LIST, "moments": LIST}),
     ("files/.*/progress-.*", {"rows": LIST}),
