@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CorruptFile
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.model import behind_tasks
 from orchestrator.plan.progress import Done, missing
+from orchestrator.plan.stored_plan import read_plan
 from orchestrator.retention.policy import FOLDERS, UNFINISHED, Plans
 from orchestrator.store import folders, layout
 
@@ -84,7 +87,7 @@ class _Wanted:
         self.texts = {text for plan in live for task in plan.tasks.values() for text in _texts(task.params)}
         self.plans = {plan.name for plan in live}
         self.store, self.quarantine, done = store, quarantine, Done(store)
-        self.open = {digest for plan in live for digest in missing(plan, done)} if quarantine else set()
+        self.open = {digest for plan in live for digest in _open(plan, done)} if quarantine else set()
 
     def lacks(self, file: File) -> str:
         """The kind of garbage that a file is; "" if it is still wanted."""
@@ -118,6 +121,16 @@ class _Wanted:
             return self.store.read_record(entry, repair=False)["plan"] not in self.plans
         except CorruptFile:
             return False
+
+
+def _open(plan: StoredTasks, done: Done) -> Iterable[str]:
+    """The tasks that may still be to do. A race that has not chosen yet may want each of its candidates."""
+    if "races" not in plan.document:
+        return missing(plan, done)
+    whole = read_plan(done.store, plan.name)
+    choices = Choices(whole, done.store)
+    steps = [step for race in whole.races if choices.state(race, done).chosen is None for step in race.steps]
+    return {*missing(choices.current(done), done), *behind_tasks(whole, steps)}
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import BadInput, CorruptFile
+from orchestrator.errors import BadInput, CorruptFile, MissingFile
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store import folders
 from orchestrator.tasks import stored
@@ -34,11 +34,12 @@ class Needs:
 
     keep: str
     tasks: Mapping[str, Task]
+    choosing: dict[str, bool] = field(default_factory=dict, compare=False)  # `select` task -> whether it chose
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
-        """Sample or extract task -> the scores and measurements that read its blocks, or blocks made of them, and the
-        references made of what an extract task took while images were encoded.
+        """Sample or extract task -> the scores, measurements and steps of races that read its blocks, or blocks made of
+        them, and the references made of what an extract task took while images were encoded.
         """
         by_source: dict[str, set[str]] = {}
         for digest in reversed(list(self.tasks)):
@@ -60,7 +61,38 @@ class Needs:
         if not task.makes_blocks or (self.keep == "features" and task.kind == "extract"):
             return True
         users = self.users.get(digest)
-        return not users or not all(user in done.small[self.tasks[user].kind] for user in users)
+        return not users or not all(self.is_over(user, done) for user in users)
+
+    @cached_property
+    def steps(self) -> dict[str, tuple[str, ...]]:
+        """`select` task -> all steps of its race, in their order."""
+        races: dict[str, list[str]] = {}
+        for digest, task in self.tasks.items():
+            if task.kind == "select":
+                races.setdefault(task.params.get("race", digest), []).append(digest)
+        return {step: tuple(steps) for steps in races.values() for step in steps}
+
+    def is_over(self, user: str, done: Done) -> bool:
+        """Whether one of `users` reads nothing any more. A race may read the blocks of every candidate until it has
+        chosen; the steps that it did not need are never done.
+        """
+        if user not in self.steps:
+            return user in done.small[self.tasks[user].kind]
+        for step in self.steps[user]:
+            if step not in done.small["select"]:
+                return False
+            if self._chooses(step, done):
+                return True
+        return False
+
+    def _chooses(self, step: str, done: Done) -> bool:
+        if step not in self.choosing:
+            try:
+                record = done.store.read_record(self.tasks[step].record_name, repair=False)
+            except (CorruptFile, MissingFile):  # the race makes it again
+                return False
+            self.choosing[step] = record.get("chosen") is not None
+        return self.choosing[step]
 
 
 @dataclass
@@ -121,15 +153,21 @@ class Tidier:
         if self.mine.keep != "samples":
             done = Done(store)
             for digest, users in self.mine.users.items():
-                self.left[digest] = {u for u in users if u not in done.small[plan.tasks[u].kind]}
+                self.left[digest] = {user for user in users if not self.mine.is_over(user, done)}
 
     def finished(self, digest: str) -> int:
-        """Call when a task is done: remove what only it still needed. Returns how many files were removed."""
+        """Call when a task is done: remove what only it, or the race that it ends, still needed. Returns how many files
+        were removed.
+        """
         if self.mine.keep == "samples" or digest not in self.sources:
             return 0
-        for source in self.sources[digest]:
-            self.left[source].discard(digest)
-        over = {source for source in self.sources[digest] if not self.left[source]}
+        ended = set(self.mine.steps.get(digest, (digest,)))
+        if digest in self.mine.steps and not self.mine.is_over(digest, Done(self.store)):
+            return 0
+        sources = set().union(*(self.sources.get(user, ()) for user in ended))
+        for source in sources:
+            self.left[source] -= ended
+        over = {source for source in sources if not self.left[source]}
         return self._remove({*over, *(user for source in over for user in self.mine.users[source])}) if over else 0
 
     def rest(self) -> int:

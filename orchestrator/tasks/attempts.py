@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import CorruptFile
-from orchestrator.store.layout import block_name
+from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import makes_blocks
+from orchestrator.tasks.task import KINDS, makes_blocks
 
 
 def position(store: Store, kind: str, digest: str, blocks: Iterable[int] = ()) -> int:
@@ -34,8 +34,23 @@ def keep(store: Store, digest: str, name: str, attempt: Mapping[str, Any]) -> No
 
 
 def not_finite(store: Store, digests: Iterable[str]) -> bool:
-    """Whether one of these tasks met values that are not finite, so that it would meet them again."""
-    return any(attempt["cause"] == "not_finite" for digest in digests for attempt in read(store, digest))
+    """Whether one of these tasks met values that are not finite, so that it would meet them again. What was made since
+    has none.
+    """
+    return any(
+        attempt["cause"] == "not_finite" and not _made_since(store, digest, attempt)
+        for digest in digests
+        for attempt in read(store, digest)
+    )
+
+
+def _made_since(store: Store, digest: str, attempt: Mapping[str, Any]) -> bool:
+    kind, at = attempt.get("kind", ""), attempt.get("at")
+    if kind not in KINDS:
+        return False
+    if not makes_blocks(kind):
+        return store.exists(record_name(kind, digest))
+    return isinstance(at, int) and store.exists(block_name(digest, max(at, 0)))
 
 
 def read(store: Store, digest: str, since: float = 0.0) -> list[dict[str, Any]]:
