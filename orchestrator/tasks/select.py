@@ -8,11 +8,12 @@ own, so what is chosen is compared with other arms on samples that chose nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
+from orchestrator.store.layout import block_name
 from orchestrator.tasks.attempts import not_finite
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
@@ -38,21 +39,15 @@ class Entry:
 
 
 def run(context: Context, task: Task) -> None:
-    from nag.racing import Axis, first_places, race, rungs
+    from nag.racing import Axis, race
 
     started = time.time()
-    params = context.task(task.params["race"]).params if "race" in task.params else task.params
+    params, before, places, count = _stage(context, task)
     axes = [Axis(*axis) for axis in params["axes"]]
-    counts = rungs(params["count"], params["block"])
-    before = (
-        context.store.read_record(context.task(task.params["after"]).record_name) if "after" in task.params else None
-    )
-    places = [tuple(place) for place in before["next"]["candidates"]] if before else first_places(axes, params["limit"])
-    count = before["next"]["count"] if before else counts[0]
     tried = {tuple(place) for place in before["tried"]} if before else set()
     scorer = _Scorer(context, task, params, count)
     tried |= {*places}
-    fallen = [place for place in places if scorer.is_not_finite(place)]
+    fallen = [place for place in places if _is_not_finite(context, scorer.pairs[place])]
     places = [place for place in places if place not in fallen]
     if not places:
         raise TaskError("every candidate has samples that are not finite")
@@ -82,6 +77,45 @@ def run(context: Context, task: Task) -> None:
         "tried": sorted(map(list, tried)),
     }
     finish(context, task, {}, record, started)
+
+
+def _stage(context: Context, task: Task) -> tuple[Mapping[str, Any], Mapping[str, Any] | None, list[Place], int]:
+    """The params of the race, the record of the step before (None for the first), who takes part, and at how many
+    samples. Raises MissingFile if the step before is not done.
+    """
+    from nag.racing import Axis, first_places, rungs
+
+    params = context.task(task.params["race"]).params if "race" in task.params else task.params
+    if "after" not in task.params:
+        axes = [Axis(*axis) for axis in params["axes"]]
+        return params, None, list(first_places(axes, params["limit"])), rungs(params["count"], params["block"])[0]
+    before = context.store.read_record(context.task(task.params["after"]).record_name)
+    then = before["next"]
+    return params, before, [tuple(place) for place in then["candidates"]], then["count"]
+
+
+def _reads(context: Context, task: Task) -> Iterator[str]:
+    """Records first, as the one of the step before tells which blocks are read."""
+    inputs = [context.task(digest) for digest in task.inputs]
+    yield from (each.record_name for each in inputs if not each.makes_blocks)
+    params, _, places, count = _stage(context, task)
+    pairs = _pairs(params)
+    for place in places:
+        if not _is_not_finite(context, pairs[place]):
+            for extract, _ in pairs[place]:
+                yield from (block_name(extract, number) for number in range(-(-count // params["block"])))
+
+
+def _pairs(params: Mapping[str, Any]) -> dict[Place, list[tuple[str, str]]]:
+    """The extract and reference tasks of each candidate, one pair for each training seed."""
+    return {tuple(place): pairs for place, pairs in params["candidates"]}
+
+
+def _is_not_finite(context: Context, pairs: Sequence[tuple[str, str]]) -> bool:
+    extracts = [context.task(extract) for extract, _ in pairs]
+    streams = [context.task(extract.stream) for extract in extracts]
+    networks = [str(stream.params["network"]) for stream in streams]
+    return not_finite(context.store, [*networks, *(each.digest for each in (*streams, *extracts))])
 
 
 def _next(
@@ -142,7 +176,7 @@ class _Scorer:
     def __init__(self, context: Context, task: Task, params: Mapping[str, Any], count: int) -> None:
         self.context, self.task, self.params, self.count = context, task, params, count
         self.metric = context.rebuild("metrics", params["metric"])
-        self.pairs = {tuple(place): pairs for place, pairs in params["candidates"]}
+        self.pairs = _pairs(params)
         self.words = str(params["value"])
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
@@ -154,12 +188,6 @@ class _Scorer:
             influences.append(influence)
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
-
-    def is_not_finite(self, place: Place) -> bool:
-        extracts = [self.context.task(extract) for extract, _ in self.pairs[place]]
-        streams = [self.context.task(extract.stream) for extract in extracts]
-        networks = [str(stream.params["network"]) for stream in streams]
-        return not_finite(self.context.store, [*networks, *(each.digest for each in (*streams, *extracts))])
 
     def _score(self, extract: str, reference: str) -> tuple[Mapping[str, Any], np.ndarray | None]:
         arrays = ReferenceArrays(self.context, reference)
@@ -204,6 +232,7 @@ KIND = Kind(
     run=run,
     guess_s=lambda task, costs: 20.0,
     reads_all=True,
+    reads=_reads,
     scores_cells=True,
     stage="score",
     column="scores",
