@@ -21,7 +21,14 @@ MAY_BE_AWAY = ("GPU", "vectors of the official")  # no machine of ours has the o
 
 LONGEST = (  # by their seconds
     *("test_kills.py", "test_outermost.py", "test_s3.py", "test_processes.py", "test_foreign.py", "test_server.py"),
-    *("test_kept.py", "test_report_pages.py", "test_cli.py", "test_evaluation_published.py", "test_backends.py"),
+    *(
+        "test_races.py",
+        "test_kept.py",
+        "test_report_pages.py",
+        "test_cli.py",
+        "test_evaluation_published.py",
+        "test_backends.py",
+    ),
     *("test_runs.py", "test_engine.py", "test_readme.py", "test_latents.py"),
 )
 

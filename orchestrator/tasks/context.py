@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.tasks.outputs import read_output
-from orchestrator.tasks.task import kind_of
+from orchestrator.tasks.task import kind_of, shards
 
 if TYPE_CHECKING:
     from nag.estimator import Estimator
@@ -273,3 +273,17 @@ def run(context: Context, digest: str, blocks: list[int] | None) -> list[int | N
             run_kind(context, task, number)
             numbers.append(number)
     return numbers
+
+
+def input_names(context: Context, task: Task, blocks: Iterable[int] | None) -> Iterator[str]:
+    """Names of the files that a small task, or these blocks of a task, needs in the store. Ask for the next one only if
+    the last one is there.
+    """
+    if reads := kind_of(task.kind).reads:
+        yield from reads(context, task)
+        return
+    if blocks is None and "count" in task.params:
+        blocks = range(-(-task.params["count"] // task.params["block"]))
+    for need in map(context.task, task.inputs):
+        numbers = shards(need) if kind_of(need.kind).finite else blocks or ()  # a training reads all latents
+        yield from (block_name(need.digest, n) for n in numbers) if need.makes_blocks else (need.record_name,)

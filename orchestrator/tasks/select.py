@@ -8,11 +8,12 @@ own, so what is chosen is compared with other arms on samples that chose nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TaskError
+from orchestrator.store.layout import block_name
 from orchestrator.tasks.attempts import not_finite
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
@@ -54,7 +55,7 @@ def run(context: Context, task: Task) -> None:
     started = time.time()
     step = _step(context, task)
     params, scorer = step.params, _Scorer(context, task, step)
-    fallen = [place for place in step.places if scorer.is_not_finite(place)]
+    fallen = [place for place in step.places if _is_not_finite(context, scorer.pairs[place])]
     places = [place for place in step.places if place not in fallen]
     if not places:
         raise TaskError("every candidate has samples that are not finite")
@@ -96,6 +97,32 @@ def _step(context: Context, task: Task) -> Step:
     places = tuple(tuple(place) for place in before["next"]["candidates"])
     tried = {tuple(place) for place in before["tried"]}
     return Step(params, places, before["next"]["count"], frozenset({*tried, *places}), task.params["left"])
+
+
+def _reads(context: Context, task: Task) -> Iterator[str]:
+    """Records first, as the one of the step before tells which blocks are read."""
+    inputs = [context.task(digest) for digest in task.inputs]
+    yield from (each.record_name for each in inputs if not each.makes_blocks)
+    step = _step(context, task)
+    pairs, blocks = _pairs(step.params), range(-(-step.count // step.params["block"]))
+    for place in step.places:
+        if not _is_not_finite(context, pairs[place]):
+            extracts = [extract for several in pairs[place].values() for extract, _ in several]
+            yield from (block_name(extract, number) for extract in extracts for number in blocks)
+
+
+Pairs = Mapping[str, Sequence[Sequence[str]]]  # by extractor: [extract task, reference task] of each training seed
+
+
+def _pairs(params: Mapping[str, Any]) -> dict[Place, Pairs]:
+    return {tuple(place): pairs for place, pairs in params["candidates"]}
+
+
+def _is_not_finite(context: Context, pairs: Pairs) -> bool:
+    extracts = [context.task(extract) for several in pairs.values() for extract, _ in several]
+    streams = [context.task(extract.stream) for extract in extracts]
+    networks = [str(stream.params["network"]) for stream in streams]
+    return not_finite(context.store, [*networks, *(each.digest for each in (*streams, *extracts))])
 
 
 def _counts(params: Mapping[str, Any]) -> tuple[int, ...]:
@@ -152,7 +179,7 @@ class _Scorer:
 
     def __init__(self, context: Context, task: Task, step: Step) -> None:
         self.context, self.task, self.params, self.count = context, task, step.params, step.count
-        self.pairs = {tuple(place): pairs for place, pairs in step.params["candidates"]}
+        self.pairs = _pairs(step.params)
         self.words = str(step.params["value"])
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
@@ -176,12 +203,6 @@ class _Scorer:
                 if len(known) == len(several):
                     means[name + other["suffix"]] = sum(known) / len(known)
         return means
-
-    def is_not_finite(self, place: Place) -> bool:
-        extracts = [self.context.task(pair[0]) for pairs in self.pairs[place].values() for pair in pairs]
-        streams = [self.context.task(extract.stream) for extract in extracts]
-        networks = [str(stream.params["network"]) for stream in streams]
-        return not_finite(self.context.store, {*networks, *(each.digest for each in (*streams, *extracts))})
 
     def _scores(self, identity: Mapping[str, Any], extract: str, reference: str) -> Any:
         metric = self.context.rebuild("metrics", identity)
@@ -234,6 +255,7 @@ KIND = Kind(
     run=run,
     guess_s=lambda task, costs: 20.0,
     reads_all=True,
+    reads=_reads,
     scores_cells=True,
     stage="score",
     column="scores",

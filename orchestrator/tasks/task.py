@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -96,7 +96,8 @@ class Kind:
     makes_blocks: bool = False
     finite: bool = False  # it has a last block, and a task that reads its blocks reads all of them
     scores_cells: bool = False  # its results are a cell's; tasks with the same inputs are one bundle
-    reads_all: bool = False  # it reads all blocks that the plan wants of its inputs
+    reads_all: bool = False  # it reads all blocks that the plan wants of its inputs, as the choices so far have it
+    reads: Callable[..., Iterator[str]] | None = None  # (context, task): what it reads, if a record tells
     distributed: bool = False  # several processes may do one task together
     resumes: bool = False  # an interrupted task resumes from its newest checkpoint
     stage: str = ""  # of a site file, whose resources it gets; its own name by default

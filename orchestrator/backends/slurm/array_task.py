@@ -42,8 +42,8 @@ from orchestrator.plan.stored_plan import read_plan
 from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
 from orchestrator.tasks import attempts
-from orchestrator.tasks.context import Context, Options
-from orchestrator.tasks.task import kind_of, makes_blocks, shards
+from orchestrator.tasks.context import Context, Options, input_names
+from orchestrator.tasks.task import kind_of, makes_blocks
 
 if TYPE_CHECKING:
     from orchestrator.execution.protocol import Bundle
@@ -300,16 +300,8 @@ class ArrayTaskRunner:
 
     def _missing_input(self, digest: str, blocks: tuple[int, ...] | None) -> str:
         """The first input of a step that is not there, because the task that makes it failed; or ""."""
-        task = self.context.task(digest)
-        if blocks is None and "count" in task.params:
-            blocks = tuple(range(-(-task.params["count"] // task.params["block"])))
-        for need in map(self.context.task, task.inputs):
-            numbers = shards(need) if kind_of(need.kind).finite else blocks or ()  # a training reads all latents
-            several = [block_name(need.digest, number) for number in numbers]
-            for name in several if need.makes_blocks else [need.record_name]:
-                if not self.store.exists(name):
-                    return name
-        return ""
+        names = input_names(self.context, self.context.task(digest), blocks)
+        return next((name for name in names if not self.store.exists(name)), "")
 
     def _left(self) -> float:
         """Seconds until Slurm ends this array task."""

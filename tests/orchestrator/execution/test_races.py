@@ -17,6 +17,7 @@ from orchestrator.plan.make import plan
 from orchestrator.plan.progress import Done
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
+from orchestrator.tasks.context import Context, input_names
 from tests.orchestrator.conftest import Ran, begun, changed, nagbench, run_here, started
 from tests.orchestrator.execution.test_kills import until, workers_of
 from tests.orchestrator.racing import BLOCK, MATCHED, RACE, blocks, choice_in, choice_of, few, result, result_of, steps
@@ -59,6 +60,27 @@ def test_the_race_has_several_rungs(undisturbed: Ran) -> None:
     assert choice.chosen is not None
     assert choice.samples < choice.exhaustive / 2
     assert not undisturbed.failed
+
+
+def test_a_step_waits_for_who_takes_part(undisturbed: Ran, tmp_path: Path) -> None:
+    """Not for every candidate with all samples, as an array task would for other tasks."""
+    context, store = Context(undisturbed.store), undisturbed.store
+    context.tasks.update(undisturbed.plan.tasks)
+    race, taken = undisturbed.plan.races[0], len(steps(store))
+    extracts = {candidate.place: candidate.extracts for candidate in race.candidates}
+    for step in race.steps[:taken]:
+        record = store.read_record(f"records/select/{step}.json")
+        wanted = {extract for row in record["scored"] for extract in extracts[tuple(row["place"])]}
+        found = [*input_names(context, undisturbed.plan.tasks[step], None)]
+        assert all(map(store.exists, found))
+        blocks_read = {name for name in found if name.startswith("blocks/")}
+        assert blocks_read == {
+            f"blocks/{d}/{n:06d}.safetensors" for d in wanted for n in range(record["count"] // BLOCK)
+        }
+    copy = Context(Store(str(shutil.copytree(store.root, tmp_path / "store"))), tasks=context.tasks)
+    Path(copy.store.path(f"records/select/{race.steps[0]}.json")).unlink()
+    names = input_names(copy, undisturbed.plan.tasks[race.steps[1]], None)
+    assert next(name for name in names if not copy.store.exists(name)) == f"records/select/{race.steps[0]}.json"
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
