@@ -186,14 +186,14 @@ def _scores(
     metrics = [metric for metric in sweep.score.metrics if fed(metric, scoring.extractor)]
     if scoring.splits and what["features"] is not None:
         metrics += [twin for metric in metrics if (twin := _held_out(metric)) and twin not in metrics]
-    scores = []
+    scores, own = [], suffix(sweep, scoring.extractor)
     for metric in metrics:
         reference = scoring.trained if of_training(metric) else scoring.reference
         if what["features"] is None and reference != scoring.reference:
             continue  # here the reference's held-out images are scored
         params = {**what, "metric": builder.identity(metric), "reference": reference}
         task = builder.add("score", params, (*inputs, reference))
-        scores.append(Scored(_reported(builder, metric, scoring.extractor, suffix(sweep, scoring.extractor)), task))
+        scores.append(Scored(_reported(builder, metric, scoring.extractor, own), task))
     return scores
 
 

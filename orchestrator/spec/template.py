@@ -22,7 +22,7 @@ from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.spec.equal_price import KEYS, Budget
 from orchestrator.spec.examples import example_sweep
-from orchestrator.spec.grid import GRID
+from orchestrator.spec.grid import AXES, GRID, POINTS, POINTS_AT_MOST, TUNE
 from orchestrator.spec.model import KEEP, Sample, Tune
 from orchestrator.spec.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
 from orchestrator.spec.protocols import CONTRACTS
@@ -149,7 +149,7 @@ def schema() -> Schema:
         "networks": _map(_network(), "Networks by name: data, model and training."),
         "network": {"type": "string", "description": "Network of all arms that name none."},
         "sampler": _method("samplers", axes=True, partly=True),
-        "sample": _axes(_fields(Sample), _fields(Sample, axes=False)),
+        "sample": _sample(),
         "score": _score(),
         "measure": {"anyOf": [_method("measures"), _list(_method("measures"))]},
         "precision": _fields(Precision, axes=False),
@@ -164,8 +164,17 @@ def schema() -> Schema:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
         "$comment": COMMENT,
+        "definitions": {"axis": _axis(), "range": _range()},
         **sweep_file,
     }
+
+
+def _sample(removable: bool = False) -> Schema:
+    """Samples are not tuned."""
+    plain = _fields(Sample, axes=False)
+    fields = {key: _axes(value, tuned=False) for key, value in plain["properties"].items()}
+    fields = {key: _or_null(value) if removable else value for key, value in fields.items()}
+    return _axes({**plain, "properties": fields}, plain, tuned=False)
 
 
 def _compare() -> Schema:
@@ -210,14 +219,13 @@ def _arm() -> Schema:
     parts: dict[str, Schema] = {
         "network": {"type": "string"},
         "sampler": _method("samplers", axes=True, partly=True, removable=True),
-        "sample": _axes(_fields(Sample, removable=True), _fields(Sample, axes=False)),
+        "sample": _sample(removable=True),
         "against": {"type": "string", "description": "The baseline of this arm; by default the first arm."},
     }
     known = {key: parts.get(key, {}) for key in ARM_KEYS}
     own = _axes(_used())
     for name in METHODS["guidance"]:
-        guidance = find("guidance", name)
-        known[name] = _axes(_fields(guidance), _fields(guidance, axes=False))
+        known[name] = _guidance(name)
     return {**_object({key: _or_null(value) for key, value in known.items()}), "additionalProperties": own}
 
 
@@ -262,15 +270,27 @@ def _with_nfe(fields: Schema, axes: bool, removable: bool) -> Schema:
 def _fields(cls: type, axes: bool = True, removable: bool = False) -> Schema:
     """A mapping with a method's fields, their types, ranges and defaults."""
     described = _json_schema(cls)
-    fields = {}
-    for key, value in described["properties"].items():
-        fields[key] = {LIMITS.get(word, word): what for word, what in value.items() if word != "title"}
-    if axes:
-        fields = {key: _axes(value) for key, value in fields.items()}
+    fields = _described(described, described.get("$defs", {}), axes)
     if removable:
         fields = {key: _or_null(value) for key, value in fields.items()}
     known = _object(fields, tuple(described.get("required", ())))
     return {**known, "description": described["description"]} if "description" in described else known
+
+
+def _described(described: Schema, definitions: Schema, axes: bool) -> dict[str, Schema]:
+    """The fields of pydantic's schema of a class; those that are mappings, such as an interval, written out."""
+    fields = {}
+    for key, value in described["properties"].items():
+        plain = {LIMITS.get(word, word): what for word, what in value.items() if word not in ("title", "$ref")}
+        inner = plain
+        if "$ref" in value:
+            definition = definitions[value["$ref"].rpartition("/")[2]]
+            plain, inner = (
+                plain | _object(_described(definition, definitions, each), tuple(definition.get("required", ())))
+                for each in (axes, False)
+            )
+        fields[key] = _axes(plain, inner) if axes else plain
+    return fields
 
 
 @functools.cache
@@ -303,6 +323,36 @@ def _or_null(value: Schema) -> Schema:
     return {"anyOf": [value, {"type": "null"}]}
 
 
-def _axes(value: Schema, item: Schema | None = None) -> Schema:
-    """The value, or an axis of values, which cannot contain another axis."""
-    return {"anyOf": [value, _object({GRID: _list(item or value)}, (GRID,))]}
+def _axes(value: Schema, item: Schema | None = None, tuned: bool = True) -> Schema:
+    """The value, or an axis of values, which cannot contain another axis; numbers can have a range."""
+    if not tuned:
+        return {"anyOf": [value, _object({GRID: _list(item or value)}, (GRID,))]}
+    axis = {"$ref": "#/definitions/axis"}
+    choices = [value, {"allOf": [axis, {"additionalProperties": _list(item or value)}]}]
+    if {value.get("type"), *(each.get("type") for each in value.get("anyOf", ()))} & {"number", "integer"}:
+        choices.append({"$ref": "#/definitions/range"})
+    return {"anyOf": choices}
+
+
+def _axis() -> Schema:
+    """`{grid: ...}` or `{tune: ...}`; which values there can be is said where it is used."""
+    keys = {"properties": {key: {} for key in AXES}, "propertyNames": {"enum": list(AXES)}}
+    return {"type": "object", **keys, "minProperties": 1, "maxProperties": 1}
+
+
+def _range() -> Schema:
+    """`{tune: {low: 1.1, high: 4}}`"""
+    number = {"type": "number"}
+    points = {"type": "integer", "minimum": 3, "maximum": POINTS_AT_MOST, "default": POINTS}
+    limits = _object({"low": number, "high": number, "points": points, "log": {"type": "boolean"}}, ("low", "high"))
+    return _object({TUNE: limits}, (TUNE,))
+
+
+def _guidance(name: str) -> Schema:
+    """A guidance of an arm; the scale of plain CFG can match another arm."""
+    fields = _fields(find("guidance", name))
+    if name == "cfg":
+        scale = fields["properties"]["scale"]
+        arm = {"type": "string", "description": "An arm, whose effective scale this one takes."}
+        fields["properties"]["scale"] = {"anyOf": [*scale["anyOf"], _object({"match": arm}, ("match",))]}
+    return _axes(fields, _fields(find("guidance", name), axes=False))
