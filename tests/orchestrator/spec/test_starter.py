@@ -61,8 +61,8 @@ def test_a_started_sweep_is_right_and_fits(tmp_path: Path) -> None:
     sweep = read_sweep(path)
     assert (sweep.name, len(sweep.cells), [arm.name for arm in sweep.arms]) == (
         "first",
-        18,
-        ["plain", "cfg", "nag", "cfg_nag"],
+        60,
+        ["plain", "cfg", "nag", "matched"],
     )
     assert f"# yaml-language-server: $schema={SCHEMA_FILE}\n" in text
     assert json.loads(path.with_name(SCHEMA_FILE).read_text()) == schema()
