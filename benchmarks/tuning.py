@@ -2,7 +2,7 @@
 known true distances (tests/nag/simulated_sweeps.py, tests/nag/simulated_wide.py).
 
     python -m benchmarks.tuning races        the race against the exhaustive grid: same choice, samples, true loss
-    python -m benchmarks.tuning verdicts     false and true "better" of chosen settings, of known ones and of the old way
+    python -m benchmarks.tuning verdicts     false and true "better" of chosen settings, known ones and the old way
     python -m benchmarks.tuning projection   which cheap score ranks guidance scales as the true distance does
 
 Two processes of one thread each; `--repetitions` sets the number of sweeps. Features are normal with the digits'
@@ -230,7 +230,7 @@ def _narrow_race(name: str, scores: Found, influences: dict[tuple[int, str], lis
         spent, before = spent + len(left) * (n - before), n
         values = [[scores[n, name][c]] for c in left]
         known = [[influences[n, name][c] if influences else None] for c in left]
-        outcome = race(values, known, MARGIN * min(values)[0], n == COUNTS[-1])
+        outcome = race(values, known, MARGIN * min(values)[0], n == COUNTS[-1], n == COUNTS[0])
         leader, left = left[outcome.leader], [left[c] for c in outcome.going_on]
         if len(left) == 1:
             break

@@ -113,6 +113,7 @@ def race(
     influences: Sequence[Sequence[np.ndarray | None]],
     margin: float,
     last: bool,
+    first: bool = False,
 ) -> Outcome:
     """Who of the candidates goes on to the next rung.
 
@@ -121,7 +122,8 @@ def race(
 
     The leader has the lowest mean over training seeds (the first of equals). Another one goes on while it could be
     better than the leader by more than `margin` (in the metric's unit, at least 0), and is in the better half, rounded
-    up; after the `last` rung none does. The standard error of a difference is sqrt(sum_s var(IF_c - IF_l) / n_s) / S:
+    up, or after the `first` rung, where few samples tell least, in the better two thirds; after the `last` rung none
+    does. The standard error of a difference is sqrt(sum_s var(IF_c - IF_l) / n_s) / S:
     it covers other samples of the same networks, which is what a choice for these networks needs.
 
     Raises ValueError for no candidates, unequal numbers of seeds or samples, values that are not finite, or a margin
@@ -135,7 +137,8 @@ def race(
         for c in range(len(means))
     )
     going_on = [leader]
-    for c in order[1 : math.ceil(len(order) / 2)] if not last else ():
+    most = math.ceil(len(order) * (2 / 3 if first else 1 / 2))
+    for c in order[1:most] if not last else ():
         found = differences[c]
         if found is not None and (found[1] is None or found[1] < -margin):
             going_on.append(c)

@@ -204,7 +204,7 @@ class Choices(Generic[P]):
         )
 
     def _budget(self, race: Race) -> Budget:
-        """If every rung keeps half of its candidates, which is the most that it can keep."""
+        """If every rung keeps as many candidates as it can."""
         from nag.racing import Axis, first_places, rungs
 
         axes, counts = [Axis(*axis) for axis in race.axes], rungs(race.count, race.block)
@@ -228,11 +228,12 @@ class Choices(Generic[P]):
 
 
 def _rungs_cost(candidates: int, counts: Sequence[int]) -> int:
-    """Samples of a stage in which half of the candidates, rounded up, go on at each rung."""
+    """Samples of a stage in which as many candidates go on at each rung as may (nag.racing.race)."""
     drawn, before = 0, 0
     for count in counts:
         drawn += candidates * (count - before)
-        before, candidates = count, math.ceil(candidates / 2)
+        candidates = math.ceil(candidates * (2 / 3 if before == 0 else 1 / 2))
+        before = count
         if candidates == 1:
             break
     return drawn

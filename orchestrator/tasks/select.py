@@ -66,6 +66,7 @@ def run(context: Context, task: Task) -> None:
         [entry.influences for entry in entries],
         _margin(params, entries),
         last=step.count >= params["count"] or not step.left,
+        first=step.count == _counts(params)[0],
     )
     words = scorer.words
     rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]

@@ -199,13 +199,14 @@ def search(axes: Sequence[Axis], score: Score, count: int, block: int, margin: f
     best: Place | None = None
     new = first_places(axes, candidates)
     while new:
+        counts = rungs(count, block)
         left = sorted({*new, *([best] if best is not None else [])})
-        for n in rungs(count, block):
+        for n in counts:
             scored = [score(place, n) for place in left]
             spent |= {place: max(n, spent.get(place, 0)) for place in left}
             values = [one[0] for one in scored]
             smallest = min(sum(one) / len(one) for one in values)
-            found = race(values, [one[1] for one in scored], margin * max(smallest, 0.0), n == count)
+            found = race(values, [one[1] for one in scored], margin * max(smallest, 0.0), n == count, n == counts[0])
             best, left = left[found.leader], [left[c] for c in found.going_on]
             if len(left) == 1:
                 break

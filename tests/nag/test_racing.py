@@ -181,6 +181,11 @@ def test_equal_candidates_halve_until_the_first_is_left() -> None:
         assert left == expected
 
 
+def test_after_the_first_rung_two_thirds_may_go_on() -> None:
+    values, influences = candidates([1.0] * 6, spread=0.1)
+    assert race(values, influences, 0.0, False, first=True).going_on == (0, 1, 2, 3)
+
+
 def test_without_influences_the_better_half_goes_on_by_the_means() -> None:
     none = [[None, None]] * 5
     found = race([[1.0, 1], [9, 9], [2, 2], [3, 3], [4, 4]], none, 0.5, False)

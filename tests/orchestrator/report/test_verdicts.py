@@ -13,7 +13,7 @@ from rich.console import Console
 
 from nag.verdict import Evidence, detectable, rulings
 from orchestrator.plan.make import plan
-from orchestrator.plan.model import Choice, Trial
+from orchestrator.plan.model import Budget, Choice, Trial
 from orchestrator.report import foresight, markdown
 from orchestrator.report.answer import answer
 from orchestrator.report.comparisons import compare
@@ -159,6 +159,7 @@ def chosen_arm(results: Results, spent: float = 4e5) -> Results:
         trials = tuple(trial(place, best * share) for place, share in enumerate((0.25, 0.5, 1.0, 2.0)))
         known = {"trials": trials, "leader": trials[2], "chosen": trials[2], "left": 1}
         size = {"samples": 3500, "exhaustive": 10_000, "evaluations": evaluations}
+        size["allowed"] = Budget(4, 3500, evaluations)
         return Choice(arm=arm, params={"network": "sit"}, metric="fid", score="fid", **known, **size)
 
     choices = (choice("nag", "nag.scale", 2.0, spent), choice("cfg", "cfg.scale", 1.5, 1e5))
@@ -174,7 +175,7 @@ def test_a_tuned_setting_is_tested_and_its_choice_is_told(single: Made, tmp_path
     assert text.index("## Verdict") < text.index("## How settings were chosen") < text.index("## Arms")
     for words in (
         "best of 4, chosen on other samples; by FID (pixels): nag 0.5",
-        "Arms were not tuned with the same budget, in network evaluations: nag 400,000 and cfg 100,000.",
+        "Arms are not tuned with equal budgets (evaluations: nag 400,000, cfg 100,000).",
         "| nag | nag 2<br><sub>by fid</sub> | 4 | 3,500 | 35 % | 400,000 |",
         "confirmed on fresh samples",
         "figures/choices.svg",
@@ -185,7 +186,7 @@ def test_a_tuned_setting_is_tested_and_its_choice_is_told(single: Made, tmp_path
         Console(file=out, width=100).print(piece)
     shown = out.getvalue()
     assert shown.index("Verdict") < shown.index("How settings were chosen") < shown.index("Distances")
-    assert "same budget" not in markdown.text(
+    assert "equal budgets" not in markdown.text(
         report_content(chosen_arm(results, 1.05e5), compare(results, store), store, "x")
     )
 
