@@ -232,10 +232,8 @@ def _rungs_cost(candidates: int, counts: Sequence[int]) -> int:
     drawn, before = 0, 0
     for count in counts:
         drawn += candidates * (count - before)
-        candidates = math.ceil(candidates * (2 / 3 if before == 0 else 1 / 2))
+        candidates = max(2, math.ceil(candidates * (2 / 3 if before == 0 else 1 / 2)))
         before = count
-        if candidates == 1:
-            break
     return drawn
 
 

@@ -181,7 +181,7 @@ class _Scorer:
     def __init__(self, context: Context, task: Task, step: Step) -> None:
         self.context, self.task, self.params, self.count = context, task, step.params, step.count
         self.pairs = _pairs(step.params)
-        self.words = str(step.params["value"])
+        self.words, self.projects = str(step.params["value"]), False  # as they are for the metric that was last taken
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
@@ -190,7 +190,7 @@ class _Scorer:
             score = scores["values"][self.params["value"]]
             values.append(score["value"])
             corrected.append(_corrected(score))
-            influences.append(scores["arrays"].get("influence"))
+            influences.append(None if self.projects else scores["arrays"].get("influence"))
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
 
@@ -231,6 +231,7 @@ class _Scorer:
         needs = metric.needs - {"labels"}
         wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
         to = dimension_for(self.count)
+        self.projects = False
         if not metric.extrapolates or not wide or max(wide) <= to:
             return samples, reference
         own, known = dict(samples), dict[str, Any]()
@@ -242,7 +243,7 @@ class _Scorer:
                 known |= {mean: reference[mean] @ P, cov: P.T @ reference[cov] @ P}
             else:
                 known[name] = reference[name].astype("float64") @ P
-        self.words = f"{self.params['value']} on {to:,} random directions"
+        self.words, self.projects = f"{self.params['value']} on {to:,} random directions", True
         return own, known
 
 

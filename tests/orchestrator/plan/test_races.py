@@ -342,19 +342,19 @@ def test_parts_of_a_plan(make: Make, store: Store) -> None:
 
 
 def test_budgets(make: Make, store: Store) -> None:
-    """Of 2 training seeds. cfg: 3 at 100 samples, 2 at 200. nag: 5 coarse values at 100, 4 at 200, 2 at 400; then two
-    finer ones with the best: 3 at 100, 2 at 200.
+    """Of 2 training seeds. cfg: 3 at 100 samples, 2 at 200 and 400. nag: 5 coarse values at 100, 4 at 200, 2 at 400;
+    then two finer ones with the best: 3 at 100, 2 at 200 and 400.
     """
     planned = make()
-    cfg = 2 * (3 * 100 + 2 * 100)
-    nag = 2 * (5 * 100 + 4 * 100 + 2 * 200 + 3 * 100 + 2 * 100)
+    cfg = 2 * (3 * 100 + 2 * 300)
+    nag = 2 * (5 * 100 + 4 * 100 + 2 * 200 + 3 * 100 + 2 * 300)
     assert choice(planned, store, race_of(planned, "cfg")).allowed == Budget(3, cfg, 4.0 * cfg)
     allowed = choice(planned, store, race_of(planned, "nag")).allowed
     assert allowed == Budget(7, nag, pytest.approx(nag * 2 * (1 + 8 * 2) / 9))  # nag with scale 0 is one network
     limited = make("count: 400}", "count: 400, candidates: 6}")  # 4 spread over the range, then 2 near the best
     assert choice(limited, store, race_of(limited, "nag")).allowed[:2] == (
         6,
-        2 * (4 * 100 + 3 * 100 + 2 * 200 + 3 * 100 + 2 * 100),
+        2 * (4 * 100 + 3 * 100 + 2 * 200 + 3 * 100 + 2 * 300),
     )
 
 
