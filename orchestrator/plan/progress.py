@@ -18,11 +18,7 @@ class Done:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.small: dict[str, set[str]] = {
-            kind: {name.removesuffix(".json") for name in store.list(f"records/{kind}")}
-            for kind in KINDS
-            if not makes_blocks(kind)
-        }
+        self.small: Mapping[str, set[str]] = _Listed(store)
         self._blocks: dict[str, set[int]] = {}
 
     def list_blocks(self, digests: Iterable[str]) -> None:
@@ -52,6 +48,20 @@ class Done:
         if task.makes_blocks:
             return self.blocks(digest) >= set(range(plan.blocks[digest]))
         return self.small_done(task)
+
+
+class _Listed(dict[str, set[str]]):
+    """Digests of finished small tasks by kind, each kind listed when it is first asked for."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+    def __missing__(self, kind: str) -> set[str]:
+        if kind not in KINDS or makes_blocks(kind):
+            raise KeyError(kind)
+        self[kind] = {name.removesuffix(".json") for name in self.store.list(f"records/{kind}")}
+        return self[kind]
 
 
 class Graph(Protocol):

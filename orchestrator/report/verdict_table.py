@@ -173,7 +173,7 @@ def _notes(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     if tested:
         family = "of one comparison" if len(tested) == 1 else f"corrected for {len(tested)} comparisons (Holm)"
         notes.append(f"Verdicts at 5 %, {family}; margin {margin_text(results.plan.sweep.compare)}.")
-    if len(tested) < len(verdicts):
+    if any((one.reason or "").startswith(CHOICE) for one in verdicts):
         notes.append(f"Not tested: a setting that was chosen on the samples that score it is {CHOICE}.")
     if any(one.interval == "influence" for one in tested):
         notes.append("With one training seed a verdict is on these networks: retraining is not in it.")

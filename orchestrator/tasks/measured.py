@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import TaskError
-
 if TYPE_CHECKING:
     from orchestrator.tasks.context import Context
 
@@ -29,9 +27,7 @@ def inputs_of(identity: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def resolved(context: Context, identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The identity with numbers in place of measured fields. Raises MissingFile if one is not measured yet, TaskError
-    if it has no value.
-    """
+    """The identity with numbers in place of measured fields. Raises MissingFile if one is not measured yet."""
     if not inputs_of(identity):
         return identity
     fields = {
@@ -52,7 +48,6 @@ def _is_measured(value: Any) -> bool:
 
 
 def _scale(context: Context, digest: str) -> float:
+    """The recorded scale; 1, off, if the class changes nothing of what the network predicts, so that no scale does."""
     score = context.store.read_record(context.task(digest).record_name)["values"]["effective_scale"]
-    if score["value"] is None:
-        raise TaskError(f"the effective scale that is wanted here could not be measured: {score.get('reason')}")
-    return float(score["value"])
+    return 1.0 if score["value"] is None else float(score["value"])
