@@ -55,10 +55,9 @@ def test_the_race_has_several_rungs(undisturbed: Ran) -> None:
     """Else the tests below would show little."""
     counts = [record["count"] for record in steps(undisturbed.store).values()]
     assert {50, 100} <= {*counts}
-    assert len(counts) < len(undisturbed.plan.races[0].steps)
     choice = choice_of(undisturbed)
     assert choice.chosen is not None
-    assert choice.samples < choice.exhaustive / 2
+    assert choice.samples < 0.7 * choice.exhaustive  # the first rung is one block, a quarter of all
     assert not undisturbed.failed
 
 
@@ -323,8 +322,8 @@ def test_an_extended_race_uses_what_is_there(quick: Ran, tmp_path: Path) -> None
     race = ran.plan.races[0]
     added = next(candidate for candidate in race.candidates if candidate.params["nag.scale"] == 0.25)
     new = [name for name in after if name not in before]
-    assert sorted(name.split("/")[1] for name in new) == sorted((*added.streams, *added.extracts))
-    assert (ran.did["sample"], ran.did["extract"]) == (BLOCK, BLOCK)
+    assert {*added.streams, *added.extracts} <= {name.split("/")[1] for name in new}
+    assert ran.did["sample"] + ran.did["extract"] == BLOCK * len(new)
     fresh = run_here(path, tmp_path / "fresh")
     assert steps(fresh.store).items() <= steps(store).items()
     assert choice_of(fresh) == choice_of(ran)

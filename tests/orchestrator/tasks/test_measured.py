@@ -16,7 +16,7 @@ from nag.effective_scale import BINS, SAME
 from orchestrator.backends.local import Local
 from orchestrator.backends.slurm.arrays import arrays
 from orchestrator.backends.slurm.settings import SlurmSettings
-from orchestrator.errors import MissingFile, TaskError
+from orchestrator.errors import MissingFile
 from orchestrator.execution import engine
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.durations import Speeds
@@ -289,7 +289,7 @@ def test_a_forecast_knows_the_networks(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_measured(ran: Ran, tmp_path: Path) -> None:
-    """Not yet there: as every missing input. Measured without a value: the reason. Below 1: 1, which is off."""
+    """Not yet there: as every missing input. Without a value, as the class changes nothing, or below 1: 1, which is off."""
     planned, store = matched(ran.plan, "cfg", "nag"), Store(str(shutil.copytree(ran.store.root, tmp_path / "store")))
     stream = planned.tasks[next(cell.stream for cell in planned.cells if cell.arm == "cfg")]
     [guidance] = stream.params["guidance"]
@@ -303,8 +303,8 @@ def test_what_cannot_be_measured(ran: Ran, tmp_path: Path) -> None:
         measured.resolved(context, guidance)
     empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": SAME}
     store.create_record(first.record_name, {**record, "values": {"effective_scale": empty}})
-    with pytest.raises(TaskError, match="with and without the class"):
-        measured.resolved(context, guidance)
+    others = [scale for scale in scales(ran)["nag"][1:]]
+    assert measured.resolved(context, guidance)["fields"]["scale"] == measured.mean_scale([1.0, *others])
     assert measured.mean_scale([0.99, 1.0]) == 1.0
     typed = {"name": "cfg", "version": 1, "fields": {"scale": 1.5}}
     assert measured.resolved(context, typed) is typed
