@@ -289,7 +289,7 @@ def test_a_forecast_knows_the_networks(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_measured(ran: Ran, tmp_path: Path) -> None:
-    """Not yet there: as every missing input. Without a value, as the class changes nothing, or below 1: 1, which is off"""
+    """Not yet there: as every missing input. Without a value, as the class changes nothing, or below 1: off, by 1."""
     planned, store = matched(ran.plan, "cfg", "nag"), Store(str(shutil.copytree(ran.store.root, tmp_path / "store")))
     stream = planned.tasks[next(cell.stream for cell in planned.cells if cell.arm == "cfg")]
     [guidance] = stream.params["guidance"]
