@@ -18,6 +18,7 @@ from orchestrator.plan.progress import Done
 from orchestrator.plan.reported import Reported, Value
 from orchestrator.store.layout import file_name
 from orchestrator.store.store import Store
+from orchestrator.tasks.measured import inputs_of, mean_scale, scale_in
 from orchestrator.tasks.score import NO_HELD_OUT
 
 
@@ -33,6 +34,7 @@ class CellResult:
     finished: float = 0.0  # seconds since the epoch
     network_calls: float | None = None
     seconds: float | None = None
+    matched: float | None = None  # the scale of its CFG, if that is the effective scale of another arm
     steps: int | None = None  # of its sampler; None if they depend on the states
     reason: str | None = None  # why it failed
     log: str | None = None  # path of the failed task's log, on the machine that ran it
@@ -201,9 +203,19 @@ def _with_reason(choice: Choice, choices: Choices[StoredPlan], plan: StoredPlan,
     return replace(choice, reason=next((str(attempt["reason"]) for attempt in failed.values()), None))
 
 
+def _matched(plan: StoredPlan, planned: StoredCell, record: Any) -> float | None:
+    """The scale of a cell that matches another arm, once it is measured there."""
+    tasks = [task for each in plan.tasks[planned.stream].params["guidance"] for task in inputs_of(each)]
+    records = [record(task) for task in tasks]
+    if not records or None in records:
+        return None
+    return mean_scale(scale_in(each) for each in records)
+
+
 def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> CellResult:
     steps = plan.tasks[planned.stream].params["sampler"]["fields"].get("steps")
     result = CellResult(planned.arm, planned.digest, planned.params, steps=steps)
+    result.matched = _matched(plan, planned, record)
     extract_s: dict[str, float] = {}
     sample_s = None
     for scored in planned.scores:

@@ -74,8 +74,12 @@ def _setting(results: Results, one: Verdict) -> TableCell:
     choice, params = choice_of(results, one.group), one.group.params
     tuned = dict(choice.chosen.params) if choice and choice.chosen else {}
     keys = [key for key in params if results.plan.sweep.is_guidance(key) or key in tuned]
-    words = params_text({key: params[key] for key in keys if key in params})
-    details = [f"best of {len(choice.trials)}, chosen on other samples"] if choice else []
+    own = {key: params[key] for key in keys if key in params}
+    scale = next((cell.matched for cell in one.group.cells), None)
+    matches = [str(value) for value in own.values() if isinstance(value, str)] if scale is not None else []
+    words = params_text({key: scale if value in matches else value for key, value in own.items()})
+    details = [f"measured: {text}" for text in matches]
+    details += [f"best of {len(choice.trials)}, chosen on other samples"] if choice else []
     details += [f"best of {one.best_of} on these samples"] if one.best_of > 1 else []
     details += [f"by {metric_name(results, m)}: {params_text(best)}" for m, best in one.optima.items()]
     return TableCell(words or "–", "; ".join(details))

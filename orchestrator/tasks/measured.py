@@ -48,6 +48,12 @@ def _is_measured(value: Any) -> bool:
 
 
 def _scale(context: Context, digest: str) -> float:
-    """The recorded scale; 1, off, if the class changes nothing of what the network predicts, so that no scale does."""
-    score = context.store.read_record(context.task(digest).record_name)["values"]["effective_scale"]
+    return scale_in(context.store.read_record(context.task(digest).record_name))
+
+
+def scale_in(record: Mapping[str, Any]) -> float:
+    """The effective scale in the record of a measure task; 1, off, if the class changes nothing of what the network
+    predicts, so that no scale does.
+    """
+    score = record["values"]["effective_scale"]
     return 1.0 if score["value"] is None else float(score["value"])

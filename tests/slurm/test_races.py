@@ -30,13 +30,3 @@ def test_submitted_once_and_logged_out(slurm: Cluster, tmp_path: Path) -> None:
     assert set(place.steps_queued().values()) == {1}
     assert not list(place.folder.glob("results/store/attempts/*/*"))
     assert (place.folder / "results" / "reports" / "race" / "report.html").exists()  # by the last reconcile job
-
-
-def test_watched(slurm: Cluster, tmp_path: Path) -> None:
-    place = Place(tmp_path / "me", slurm)
-    place.sweep(few(values="[3, 4, 5, 6]"))
-    place.site("throttle: 1", "throttle: 4")
-    done = place.run("run")
-    assert done.returncode == 0, done.stderr + place.logs()
-    local = run_here(place.folder / "sweep.yaml", place.folder / "local")
-    assert result(local.plan, place.store) == result_of(local)

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.make import plan
 from orchestrator.plan.progress import Done
+from orchestrator.report.results import collect
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, input_names
@@ -302,6 +303,7 @@ def test_matched_is_cfg_with_that_scale(quick: Ran, tmp_path: Path) -> None:
         assert theirs.keys() == mine.keys()
         for key in mine:
             np.testing.assert_array_equal(theirs[key], mine[key])
+    assert [cell.matched for cell in collect(quick.plan, quick.store).of("matched")] == [written]
     told = {cell["arm"]: cell["metrics"] for cell in quick.document()["cells"]}
     done = nagbench("report", tmp_path / "sweep.yaml", "--store", store.root, "--tracking", "none", "--json")
     (cell,) = json.loads(done.stdout)["cells"]
