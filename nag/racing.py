@@ -55,12 +55,12 @@ def first_places(axes: Sequence[Axis], candidates: int | None = None) -> tuple[P
     if math.prod(axis.size for axis in axes) <= candidates:
         return tuple(itertools.product(*(range(axis.size) for axis in axes)))
     wanted = max(2, math.ceil(2 * candidates / 3))
-    found: set[Place] = set()
+    places: set[Place] = set()
     for place in _spread(axes):
-        found.add(place)
-        if len(found) == wanted:
+        places.add(place)
+        if len(places) == wanted:
             break
-    return tuple(sorted(found))
+    return tuple(sorted(places))
 
 
 def next_places(
@@ -143,8 +143,8 @@ def race(
     going_on = [leader]
     most = math.ceil(len(order) * (2 / 3 if first else 1 / 2))
     for rank, c in enumerate(order[1:] if not last else (), start=1):
-        found = differences[c]
-        low = None if found is None else found[1]
+        difference = differences[c]
+        low = None if difference is None else difference[1]
         if (low is None and rank < max(most, 2)) or (low is not None and rank < most and low < -margin):
             going_on.append(c)
     return Outcome(leader, differences, tuple(sorted(going_on)))

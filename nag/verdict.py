@@ -64,13 +64,13 @@ def rulings(family: Sequence[Evidence], level: float = LEVEL) -> tuple[Ruling, .
     p = [_p(one) for one in family]
     order = sorted(range(m), key=p.__getitem__)
     rejected = next((i for i, place in enumerate(order) if p[place] > level / (m - i)), m)
-    found: dict[int, Ruling] = {}
+    by_place: dict[int, Ruling] = {}
     adjusted_p = 0.0
     for i, place in enumerate(order):
         adjusted_p = max(adjusted_p, min(1.0, (m - i) * p[place]))
         own_level = level / (m - min(i, rejected)) if p[place] > level / m else level / m
-        found[place] = _ruling(family[place], i < rejected, level, own_level, p[place], adjusted_p)
-    return tuple(found[place] for place in range(m))
+        by_place[place] = _ruling(family[place], i < rejected, level, own_level, p[place], adjusted_p)
+    return tuple(by_place[place] for place in range(m))
 
 
 def _ruling(one: Evidence, rejected: bool, level: float, adjusted_level: float, p: float, adjusted_p: float) -> Ruling:

@@ -263,10 +263,10 @@ def _trials(race: Race, state: State) -> list[Trial]:
 
 
 def _place(race: Race, place: Any) -> Place:
-    found = tuple(place)
-    if not any(candidate.place == found for candidate in race.candidates):
-        raise ValueError(f"it has no candidate {found}")
-    return found
+    given = tuple(place)
+    if not any(candidate.place == given for candidate in race.candidates):
+        raise ValueError(f"it has no candidate {given}")
+    return given
 
 
 def _at(race: Race, place: Place) -> Candidate:

@@ -43,7 +43,7 @@ def detectable_difference(results: Results, comparisons: Sequence[Comparison]) -
     tested = [one for one in verdicts(results, comparisons) if one.tested]
     seeds = max((one.seeds for one in tested), default=0)
     used = [one for one in tested if one.seeds == seeds]
-    known = {id(one): abs(found.mean) for one in used if (found := estimate(one.baseline, one.metric))}
+    known = {id(one): abs(value.mean) for one in used if (value := estimate(one.baseline, one.metric))}
     if not used or not all(known.get(id(one)) for one in used):
         return None
     spread = (sum((_spread(one) / known[id(one)]) ** 2 for one in used) / len(used)) ** 0.5
@@ -76,16 +76,16 @@ def _spread(one: Verdict) -> float:
 
 def limit(results: Results, comparisons: Sequence[Comparison]) -> str:
     """The limit that a report tells; empty if nothing is tested."""
-    found = detectable_difference(results, comparisons)
-    if found is None:
+    known = detectable_difference(results, comparisons)
+    if known is None:
         return ""
-    size = percent(found.share)
-    size = f"{value_text(found.difference)} ({size})" if found.difference is not None else f"{size} of the baseline"
-    heard = f"{plural(found.seeds, 'training seed')} and {plural(found.comparisons, 'comparison')}"
+    size = percent(known.share)
+    size = f"{value_text(known.difference)} ({size})" if known.difference is not None else f"{size} of the baseline"
+    heard = f"{plural(known.seeds, 'training seed')} and {plural(known.comparisons, 'comparison')}"
     text = f"With {heard}, a difference of {size} would have been found in {TENTHS} of 10 cases"
-    if found.seeds_needed is None:
-        return f"{text}, on these networks: retraining is not in it. {_literature(found.comparisons, found.margin)}"
-    return f"{text}; for the margin of {percent(found.margin)}, {_seeds(found.seeds_needed)} are needed."
+    if known.seeds_needed is None:
+        return f"{text}, on these networks: retraining is not in it. {_literature(known.comparisons, known.margin)}"
+    return f"{text}; for the margin of {percent(known.margin)}, {_seeds(known.seeds_needed)} are needed."
 
 
 def forecast(plan: StoredPlan, store: Store) -> list[str]:
@@ -99,9 +99,9 @@ def forecast(plan: StoredPlan, store: Store) -> list[str]:
     if not m:
         return []
     if any(cell.scores for cell in results.cells):
-        found = detectable_difference(results, compare(results, store))
-        if found is not None and found.seeds > 1:
-            return [_known(found, _seeds_planned(results))]
+        known = detectable_difference(results, compare(results, store))
+        if known is not None and known.seeds > 1:
+            return [_known(known, _seeds_planned(results))]
     seeds, margin = _seeds_planned(results), _margin(results)
     lines = []
     if seeds > 1:
@@ -118,16 +118,16 @@ def forecast(plan: StoredPlan, store: Store) -> list[str]:
     return lines
 
 
-def _known(found: Detectable, seeds: int) -> str:
+def _known(known: Detectable, seeds: int) -> str:
     """With the spread that the store knows, for the seeds that are planned."""
     from nag.verdict import detectable
 
-    m = found.comparisons
-    size = percent(detectable(found.spread / seeds**0.5, seeds - 1, m)) if seeds > 1 else percent(found.share)
+    m = known.comparisons
+    size = percent(detectable(known.spread / seeds**0.5, seeds - 1, m)) if seeds > 1 else percent(known.share)
     return (
         f"With {plural(seeds, 'training seed')} and {plural(m, 'comparison')}, a difference of {size} of the "
-        f"baseline's value will be found in {TENTHS} of 10 cases, by the spread of {found.seeds} seeds in the store; "
-        f"for the margin of {percent(found.margin)}, {_seeds(found.seeds_needed or 0)} are needed."
+        f"baseline's value will be found in {TENTHS} of 10 cases, by the spread of {known.seeds} seeds in the store; "
+        f"for the margin of {percent(known.margin)}, {_seeds(known.seeds_needed or 0)} are needed."
     )
 
 

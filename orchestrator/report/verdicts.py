@@ -210,13 +210,13 @@ def _optima(results: Results, group: Group, metric: str) -> dict[str, Mapping[st
     others = [m for m in dict.fromkeys([*distances(results), *results.plan.sweep.compare.agree]) if m != metric]
     candidates = next((every for _, every in families(results) if group in every), [group])
     choice = choice_of(results, group)
-    found: dict[str, Mapping[str, Any]] = {}
+    optima: dict[str, Mapping[str, Any]] = {}
     for other in others:
         if len(candidates) > 1 and (first := best(results, candidates, other)):
-            found[other] = {k: v for k, v in first.params.items() if any(c.params.get(k) != v for c in candidates)}
+            optima[other] = {k: v for k, v in first.params.items() if any(c.params.get(k) != v for c in candidates)}
         elif choice:
             sign = _sign(results, other)
             known = [trial for trial in choice.trials if other in trial.values]
             if len(known) > 1:
-                found[other] = min(known, key=lambda trial: sign * trial.values[other]).params
-    return found
+                optima[other] = min(known, key=lambda trial: sign * trial.values[other]).params
+    return optima

@@ -85,10 +85,10 @@ def params(node: Node, sampler: Any) -> dict[str, Scalar]:
     if not isinstance(sampler, Unsettled):
         return params_of("sampler", node, sampler)
     renamed = {("steps" if key == "nfe" else key): child for key, child in node.value.items()}
-    found = params_of("sampler", replace(node, value=renamed), sampler.sampler)
+    known = params_of("sampler", replace(node, value=renamed), sampler.sampler)
     return {
         (NFE if key == "sampler.steps" else key): (sampler.nfe if key == "sampler.steps" else value)
-        for key, value in found.items()
+        for key, value in known.items()
     }
 
 
@@ -122,11 +122,11 @@ class Settler:
         one_call = price_of(network, guidance, references, compose)
         key = (id(sampler.sampler), sampler.nfe, sampler.asked, one_call)
         if key not in self._known:
-            found = _most_steps(sampler, sampler.asked, one_call, arm)
+            settled = _most_steps(sampler, sampler.asked, one_call, arm)
             if sampler.nfe != sampler.asked:  # --smoke, whose nfe may be too few for one step
                 spent = evaluations(sampler.sampler, one_call)
-                found = _most_steps(sampler, max(sampler.nfe, spent or 0), one_call, arm)
-            self._known[key] = found
+                settled = _most_steps(sampler, max(sampler.nfe, spent or 0), one_call, arm)
+            self._known[key] = settled
         return self._known[key]
 
 

@@ -39,13 +39,13 @@ def measure_scale(context: Context, task: Task) -> None:
     sample = np.concatenate([np.tile(indices, len(t)) for indices, t, _ in parts])
     t, scale = (np.concatenate([part[place].ravel() for part in parts]) for place in (1, 2))
     sampler = context.rebuild("samplers", context.task(task.params["stream"]).params["sampler"])
-    found = summary(sample, t, scale, BINS if sampler.adaptive else None)
+    measured = summary(sample, t, scale, BINS if sampler.adaptive else None)
     record = {
-        "values": {"effective_scale": found["score"]},
-        "curve": found["curve"],
+        "values": {"effective_scale": measured["score"]},
+        "curve": measured["curve"],
         "count": count,
         "states": states,
         "network_calls": sum(each.network_calls for _, each in recordings) / count,
     }
-    files = {"arrays.safetensors": pack({"influence": found["influence"].astype(np.float32)}, {})}
+    files = {"arrays.safetensors": pack({"influence": measured["influence"].astype(np.float32)}, {})}
     finish(context, task, files, record, started)
