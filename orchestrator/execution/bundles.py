@@ -72,7 +72,8 @@ def bundles(
         pending.append(PendingBundle(bundle([(digest, None)], plan.tasks[digest].kind), needs(digest)))
     numbers = {stream: _blocks(todo, stream, extracts) for stream, extracts in streams.items()}
     total = sum(map(len, numbers.values()))
-    shorter: dict[Any, list[tuple[int, list[Step]]]] = defaultdict(list)  # ends of streams that can share a bundle
+    raced = _raced(plan)
+    shorter: dict[Any, list[tuple[int, list[Step]]]] = defaultdict(list)  # of raced streams, which can share a bundle
     for stream, extracts in streams.items():
         together = (stream, *extracts)
         single = any(decisions[digest].single for digest in together if digest in decisions)
@@ -84,7 +85,7 @@ def bundles(
             steps: list[Step] = [
                 (digest, (number,)) for number in several for digest in together if number in (todo.get(digest) or ())
             ]
-            if len(several) == length or not _network(plan, stream):
+            if len(several) == length or stream not in raced:
                 pending.append(PendingBundle(bundle(steps, kind), needed))
             else:
                 shorter[_network(plan, stream), kind, needed, length].append((len(several), steps))
@@ -94,6 +95,12 @@ def bundles(
         needed = frozenset(need for need in inputs if need in unfinished)
         pending.append(PendingBundle(bundle([(digest, None) for digest in digests], kind), needed))
     return _in_order(plan, pending)
+
+
+def _raced(plan: StoredPlan) -> set[str]:
+    """The streams of races, which have few blocks at a time."""
+    steps = [task for task in plan.tasks.values() if kind_of(task.kind).reads_all]
+    return {plan.tasks[source].stream for step in steps for source in step.inputs if source in plan.tasks}
 
 
 def _joined(ends: Sequence[tuple[int, list[Step]]], length: int) -> Iterator[list[Step]]:
