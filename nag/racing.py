@@ -141,13 +141,41 @@ def race(
         for c in range(len(means))
     )
     going_on = [leader]
-    most = math.ceil(len(order) * (2 / 3 if first else 1 / 2))
+    most = _most(len(order), first)
     for rank, c in enumerate(order[1:] if not last else (), start=1):
         difference = differences[c]
         low = None if difference is None else difference[1]
         if (low is None and rank < max(most, 2)) or (low is not None and rank < most and low < -margin):
             going_on.append(c)
     return Outcome(leader, differences, tuple(sorted(going_on)))
+
+
+def cost_at_most(axes: Sequence[Axis], counts: Sequence[int], candidates: int | None = None) -> tuple[int, int]:
+    """How many places a search tries at most, and how many samples they take in each training, if as many go on at
+    every rung as may. counts: `rungs`.
+    """
+    new = [len(first_places(axes, candidates))]
+    if candidates is not None:
+        new.append(min(candidates, math.prod(axis.size for axis in axes)) - new[0])
+    else:
+        gaps = [math.ceil((axis.size - 1) / (COARSE - 1)) for axis in axes if axis.ordered]
+        halvings = range(max(gaps, default=1).bit_length())
+        new += [sum(2 for gap in gaps if gap > 2**halving) for halving in halvings]
+    stages = [number + (stage > 0) for stage, number in enumerate(new) if number]  # the best of the last takes part
+    return sum(new), sum(_stage_cost(number, counts) for number in stages)
+
+
+def _stage_cost(left: int, counts: Sequence[int]) -> int:
+    samples = 0
+    for before, count in itertools.pairwise((0, *counts)):
+        samples += left * (count - before)
+        left = max(2, _most(left, before == 0))
+    return samples
+
+
+def _most(candidates: int, first: bool) -> int:
+    """How many of these candidates go on at most."""
+    return math.ceil(candidates * (2 / 3 if first else 1 / 2))
 
 
 def projection(dimension: int, to: int) -> np.ndarray:

@@ -6,7 +6,6 @@ them. So the same command continues a race that was killed, and two engines on o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -21,7 +20,6 @@ from orchestrator.tasks.task import Task
 if TYPE_CHECKING:
     from nag.racing import Place
 
-COARSE_GAPS = 4  # between the coarse values of a range (nag.racing)
 Records = list[Mapping[str, Any]]
 
 
@@ -205,36 +203,18 @@ class Choices(Generic[P]):
 
     def _budget(self, race: Race) -> Budget:
         """If every rung keeps as many candidates as it can."""
-        from nag.racing import Axis, first_places, rungs
+        from nag.racing import Axis, cost_at_most, rungs
 
-        axes, counts = [Axis(*axis) for axis in race.axes], rungs(race.count, race.block)
-        first = len(first_places(axes, race.limit))
-        if race.limit:
-            stages = [min(race.limit, len(race.candidates)) - first]
-        else:
-            gaps = [math.ceil((axis.size - 1) / COARSE_GAPS) for axis in axes if axis.ordered]
-            stages = [sum(2 for gap in gaps if gap > 2**level) for level in range(max(gaps, default=1).bit_length())]
-        new = [first, *filter(None, stages)]
-        drawn = sum(_rungs_cost(number + (place > 0), counts) for place, number in enumerate(new))
+        tried, drawn = cost_at_most([Axis(*axis) for axis in race.axes], rungs(race.count, race.block), race.limit)
         seeds = len(race.candidates[0].streams)
         each = [self._evaluations(candidate) for candidate in race.candidates]
-        return Budget(sum(new), drawn * seeds, drawn * sum(each) / len(each))
+        return Budget(tried, drawn * seeds, drawn * sum(each) / len(each))
 
     def _evaluations(self, candidate: Candidate) -> float:
         """Network evaluations of one sample of each of its streams."""
         from orchestrator.tasks.sample import planned_calls
 
         return sum(planned_calls(self.plan.tasks[stream]) for stream in candidate.streams)
-
-
-def _rungs_cost(candidates: int, counts: Sequence[int]) -> int:
-    """Samples of a stage in which as many candidates go on at each rung as may (nag.racing.race)."""
-    drawn, before = 0, 0
-    for count in counts:
-        drawn += candidates * (count - before)
-        candidates = max(2, math.ceil(candidates * (2 / 3 if before == 0 else 1 / 2)))
-        before = count
-    return drawn
 
 
 def needs(tasks: Mapping[str, Task], candidate: Candidate) -> list[str]:

@@ -157,10 +157,10 @@ def _flat(name: str) -> str:
 
 def _adjusted(one: Verdict) -> str:
     """`adjusted [−2.83, −1.68]`; empty if it is not tested."""
-    if None in (one.difference, one.low, one.high, one.adjusted_low, one.adjusted_high):
+    if one.difference is None or one.low is None or one.high is None:
         return ""
-    assert one.difference is not None and one.low is not None and one.high is not None  # noqa: PT018
-    assert one.adjusted_low is not None and one.adjusted_high is not None  # noqa: PT018
+    if one.adjusted_low is None or one.adjusted_high is None:
+        return ""
     return "adjusted " + wider_text(one.difference, (one.low, one.high), (one.adjusted_low, one.adjusted_high))
 
 
