@@ -152,7 +152,8 @@ def race(
 
 def cost_at_most(axes: Sequence[Axis], counts: Sequence[int], candidates: int | None = None) -> tuple[int, int]:
     """How many places a search tries at most, and how many samples they take in each training, if as many go on at
-    every rung as may. counts: `rungs`.
+    every rung as may. counts: `rungs`. Along several ranges without `candidates` it may be a tenth more, as the best
+    moves from line to line.
     """
     new = [len(first_places(axes, candidates))]
     if candidates is not None:

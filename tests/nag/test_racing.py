@@ -11,7 +11,7 @@ import pytest
 from nag.intervals import paired_difference, samples_for_difference
 from nag.metrics.fid import FID
 from nag.metrics.frechet import frechet_distance
-from nag.racing import Axis, Place, dimension_for, first_places, next_places, projection, race, rungs
+from nag.racing import Axis, Place, cost_at_most, dimension_for, first_places, next_places, projection, race, rungs
 from tests.nag.simulated_sweeps import Samples, Scores, arms, digits, distance_and_influence, power_law, search
 from tests.nag.simulated_wide import wide
 
@@ -281,3 +281,22 @@ def test_a_race_finds_a_separated_best_with_a_third_of_the_samples() -> None:
         found = search([Axis(6, ordered=False)], score, 2000, 50, 0.013, None)
         assert found.place == (best,)
         assert found.samples <= 0.35 * 6 * 2000
+
+
+@pytest.mark.parametrize("candidates", [None, 6, 9])
+@pytest.mark.parametrize("box", ["range", "list", "range and list", "two ranges", "three"])
+def test_no_search_costs_more_than_is_told(box: str, candidates: int | None) -> None:
+    """Over random scores without influences, by which nobody leaves early."""
+    axes, counts = BOXES[box], rungs(800, 50)
+    places, samples = cost_at_most(axes, counts, candidates)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal([axis.size for axis in axes])
+
+        def score(place: Place, n: int, values: np.ndarray = values) -> tuple[list[float], list[np.ndarray | None]]:
+            return [float(values[place])], [None]
+
+        chosen = search(axes, score, 800, 50, 0.0, candidates)
+        more = 1.1 if candidates is None and sum(axis.ordered for axis in axes) > 1 else 1.0
+        assert chosen.tried <= more * places
+        assert chosen.samples <= more * samples
