@@ -83,9 +83,7 @@ def main() -> None:
                 )
     same, within = sum(one.same for one in every), sum(one.loss <= MARGIN for one in every)
     share = sum(one.share for one in every) / len(every)
-    print(
-        f"{len(every)} repetitions: the grid's choice in {same}, within {MARGIN:.1%} in {within}; {share:.0%} of samples"
-    )
+    print(f"{len(every)} repetitions: the grid's in {same}, within {MARGIN:.1%} in {within}; {share:.0%} of samples")
 
 
 if __name__ == "__main__":
