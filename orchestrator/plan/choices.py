@@ -70,7 +70,7 @@ class Choices(Generic[P]):
                 places = tuple(candidate.place for candidate in race.candidates[: budget.candidates])
                 each = -(-budget.samples // (race.block * len(race.candidates[0].streams) * len(places)))
                 for place in places:
-                    blocks |= dict.fromkeys((*_at(race, place).streams, *_at(race, place).extracts), each)
+                    blocks |= dict.fromkeys((*race.by_place[place].streams, *race.by_place[place].extracts), each)
                 state = replace(state, candidates=places)
             states.append(replace(state, chosen=state.chosen or middle))
         return self._following(states, blocks)
@@ -81,7 +81,7 @@ class Choices(Generic[P]):
             cell
             for race, state in zip(self.plan.races, states, strict=True)
             if state.chosen is not None
-            for cell in _at(race, state.chosen).cells
+            for cell in race.by_place[state.chosen].cells
         ]
         steps = {
             state.step: _restricted(self.plan.tasks[state.step], race, state)
@@ -144,7 +144,7 @@ class Choices(Generic[P]):
             place
             for place in places
             if not attempts.not_finite(
-                self.store, done.attempted.intersection(needs(self.plan.tasks, _at(race, place)))
+                self.store, done.attempted.intersection(needs(self.plan.tasks, race.by_place[place]))
             )
         )
         return left or places
@@ -174,7 +174,7 @@ class Choices(Generic[P]):
         for race, state in zip(self.plan.races, states, strict=True):
             wanted = -(-state.count // race.block)
             for place in state.candidates:
-                candidate = _at(race, place)
+                candidate = race.by_place[place]
                 for digest in (*candidate.streams, *candidate.extracts):
                     blocks[digest] = max(wanted, blocks.get(digest, 0))
         return blocks
@@ -185,7 +185,7 @@ class Choices(Generic[P]):
         leader = tuple(last["leader"]) if last else None
         by_place = {trial.place: trial for trial in trials}
         full = sum(len(candidate.streams) for candidate in race.candidates) * race.count
-        drawn = [(trial.count, _at(race, trial.place)) for trial in trials]
+        drawn = [(trial.count, race.by_place[trial.place]) for trial in trials]
         return Choice(
             arm=race.arm,
             params=race.params,
@@ -244,17 +244,13 @@ def _trials(race: Race, state: State) -> list[Trial]:
 
 def _place(race: Race, place: Any) -> Place:
     given = tuple(place)
-    if not any(candidate.place == given for candidate in race.candidates):
+    if given not in race.by_place:
         raise ValueError(f"it has no candidate {given}")
     return given
-
-
-def _at(race: Race, place: Place) -> Candidate:
-    return next(candidate for candidate in race.candidates if candidate.place == place)
 
 
 def _restricted(task: Task, race: Race, state: State) -> Task:
     """A step with the inputs that it needs: the digest of a task does not depend on them."""
     others = {extract for candidate in race.candidates for extract in candidate.extracts}
-    wanted = {extract for place in state.candidates for extract in _at(race, place).extracts}
+    wanted = {extract for place in state.candidates for extract in race.by_place[place].extracts}
     return replace(task, inputs=tuple(digest for digest in task.inputs if digest not in others or digest in wanted))

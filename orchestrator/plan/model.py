@@ -143,6 +143,10 @@ class Race:
     steps: tuple[str, ...]  # none for a race that follows another
     follows: int | None = None  # the place of another race in the plan: what is chosen there is chosen here
 
+    @cached_property
+    def by_place(self) -> dict[tuple[int, ...], Candidate]:
+        return {candidate.place: candidate for candidate in self.candidates}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPlan:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 from nag.training import Training
 from orchestrator.errors import unknown
@@ -15,6 +16,7 @@ from orchestrator.spec.grid import TUNE, tuned_below
 from orchestrator.spec.model import Compare, Sample, Tune
 from orchestrator.spec.yaml_nodes import Node, is_number, show
 
+SMOKE_COUNT = 32
 COMPARE_KEYS = ("margin", "agree")
 EXAMPLE = "a number in the metric's unit, or a percentage of the baseline's value such as 1.3 %"
 PERCENTAGE = re.compile(r"(.+?)\s*%")
@@ -43,8 +45,12 @@ def _is_seed(tuned: Node) -> bool:
     return tuned.path.endswith(".train.seed") or (tuned.path.endswith(".train") and len(seeds) > 1)
 
 
-def read_tune(node: Node, builder: MethodBuilder, metrics: Sequence[str], samples: Sequence[Sample]) -> Tune:
-    """metrics: the reported names. samples: those of all arms, whose seeds are for the comparison alone."""
+def read_tune(
+    node: Node, builder: MethodBuilder, metrics: Mapping[str, Any], samples: Sequence[Sample], smoke: bool = False
+) -> Tune:
+    """metrics: by reported name. samples: those of all arms, whose seeds are for the comparison alone."""
+    from nag.racing import rungs
+
     tune: Tune = builder.fields(Tune, node)
     if not metrics:
         raise node.error("a sweep without a score section chooses nothing; add score, or remove this section.")
@@ -56,7 +62,14 @@ def read_tune(node: Node, builder: MethodBuilder, metrics: Sequence[str], sample
             f"the seed {tune.seed} is also a sample.seed, but settings must not be chosen on the samples that compare "
             "them. Give another seed."
         )
-    return dataclasses.replace(tune, metric=tune.metric or metrics[0])
+    tune = dataclasses.replace(tune, metric=tune.metric or next(iter(metrics)))
+    least, few = metrics[tune.metric].least, min(rungs(tune.count, sample.block)[0] for sample in samples)
+    if least > few:
+        raise node.value.get("count", node).error(
+            f"{tune.metric!r} needs at least {least:,} samples, but a race begins with {few:,} of {tune.count:,}; "
+            "raise the count."
+        )
+    return dataclasses.replace(tune, count=min(tune.count, SMOKE_COUNT)) if smoke else tune
 
 
 def read_compare(node: Node, metrics: Sequence[str]) -> Compare:

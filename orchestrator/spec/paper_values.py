@@ -42,7 +42,7 @@ def read_paper(
     for key in NEEDED:
         if root.get(key) is None:
             raise root.error(f"{key!r} is missing. {KIND[1]}")
-    metrics = metric_names(score) if score else ()
+    metrics = [*metric_names(score)] if score else []
     rows = []
     for item in root.value["rows"].entries("{arm: cfg, fid: 2.06}"):
         row = _row(item, arms, metrics if whole else None)

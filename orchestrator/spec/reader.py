@@ -131,10 +131,11 @@ class _Reading:
         paper = None
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
-        metrics = [*(metric_names(score) if score else ()), *deciding_names(measures)]
-        samples = [cell.sample for cell in self.cells]
-        chosen_by = metric_names(score) if score else []
-        tune = read_tune(root.value["tune"], self.builder, chosen_by, samples) if root.get("tune") else None
+        scored = metric_names(score) if score else {}
+        metrics = [*scored, *deciding_names(measures)]
+        tune = None
+        if (node := root.get("tune")) is not None:
+            tune = read_tune(node, self.builder, scored, [cell.sample for cell in self.cells], self.smoke)
         compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(

@@ -114,15 +114,17 @@ def fed(metric: Any, extractor: Any) -> bool:
     return metric.needs <= {"labels", *extractor.outputs}
 
 
-def metric_names(score: ScoreSection) -> list[str]:
-    """Names of the reported values. For extractors after the first, they end with the extractor's name."""
-    return [
-        f"{name}_{name_of(extractor)}" if place else name
+def metric_names(score: ScoreSection) -> dict[str, Any]:
+    """The metrics by the names of the values that are reported. For extractors after the first, the names end with the
+    extractor's.
+    """
+    return {
+        f"{name}_{name_of(extractor)}" if place else name: metric
         for place, extractor in enumerate(score.features)
         for metric in score.metrics
         if fed(metric, extractor)
         for name in metric.names
-    ]
+    }
 
 
 def reads_pixels(extractor: Any) -> bool:

@@ -188,6 +188,8 @@ class _Scorer:
         for pair in self.pairs[place][self.params["extractor"]]:
             scores = self._scores(self.params["metric"], *pair)
             score = scores["values"][self.params["value"]]
+            if score["value"] is None:
+                raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
             values.append(score["value"])
             corrected.append(_corrected(score))
             influences.append(None if self.projects else scores["arrays"].get("influence"))
@@ -198,6 +200,8 @@ class _Scorer:
         """The means of the other metrics over training seeds, by reported name; without those that have no value."""
         means: dict[str, float] = {}
         for other in self.params["others"]:
+            if self.context.rebuild("metrics", other["metric"]).least > self.count:
+                continue
             several = [self._scores(other["metric"], *pair)["values"] for pair in self.pairs[place][other["extractor"]]]
             for name in several[0]:
                 known = [_corrected(values[name]) for values in several if values[name]["value"] is not None]

@@ -310,6 +310,14 @@ def test_matched_is_cfg_with_that_scale(quick: Ran, tmp_path: Path) -> None:
     assert cell["metrics"]["fid"]["value"] == told["matched"]["fid"]["value"]
 
 
+def test_a_metric_that_needs_more_samples_is_not_told(tmp_path: Path) -> None:
+    """61 neighbours at least, and the first rung has 50 samples: the race goes on without it."""
+    path = sweep(tmp_path, few("metrics: [fid]", "metrics: [fid, {name: precision_recall, k: 60}]"))
+    ran = run_here(path, tmp_path / "store")
+    assert not ran.failed
+    assert [trial.values.keys() for trial in choice_of(ran).trials] == [{"fid"}] * 3
+
+
 # (h) One more candidate
 
 

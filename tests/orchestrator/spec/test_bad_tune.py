@@ -43,6 +43,11 @@ SECTION = [
         "tune: {sed: 1}\n",
         "10: tune: unknown key 'sed'. Did you mean 'seed'? Known: candidates, count, metric, seed.",
     ),
+    (
+        TUNE,
+        "tune: {metric: recall, seed: 1, count: 3}\n",
+        "10: tune.count: 'recall' needs at least 4 samples, but a race begins with 3 of 3; raise the count.",
+    ),
     (TUNE, "tune: {candidates: 1}\n", "10: tune.candidates: expected a whole number from 2 to 1000, got 1."),
     (TUNE, "tune: 5\n", "10: tune: expected a mapping such as {metric: ...}, got 5."),
     (SCORE, "", "9: tune: a sweep without a score section chooses nothing; add score, or remove this section."),

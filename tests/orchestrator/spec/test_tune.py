@@ -142,6 +142,8 @@ def test_a_grid_beside_a_tuned_value(read: Read) -> None:
 
 def test_smoke_keeps_the_ends(read: Read) -> None:
     sweep = read(smoke=True)
+    assert sweep.tune is not None
+    assert sweep.tune.count == 32
     assert [cell.params["cfg.scale"] for cell in of(sweep, "cfg")] == [1.5, 3]
     assert [cell.params["nag.scale"] for cell in of(sweep, "nag")] == [0.5, 4]
     assert [cell.tuned for cell in of(sweep, "nag")] == [
