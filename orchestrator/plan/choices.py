@@ -199,6 +199,7 @@ class Choices(Generic[P]):
             exhaustive=full,
             evaluations=sum(count * self._evaluations(candidate) for count, candidate in drawn),
             allowed=self._budget(race),
+            first_score=state.records[0]["score"] if state.records else "",
         )
 
     def _budget(self, race: Race) -> Budget:

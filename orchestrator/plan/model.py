@@ -94,8 +94,8 @@ class Budget(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """How the tuned values of an arm are chosen, for one combination of the factors outside arms. score: what the race
-    compares, `fid` or `fid on 163 random directions`. samples: how many were drawn for it; exhaustive: how many every
-    combination at the full count would take.
+    compares, `fid` or `fid on 163 random directions`; first_score: what it compared at the first rung. samples: how
+    many were drawn for it; exhaustive: how many every combination at the full count would take.
     """
 
     arm: str
@@ -110,6 +110,7 @@ class Choice:
     exhaustive: int
     evaluations: float  # network evaluations of those samples
     allowed: Budget
+    first_score: str = ""
     reason: str | None = None  # why it failed
 
 

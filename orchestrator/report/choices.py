@@ -39,7 +39,7 @@ def _summary(results: Results, choice: Choice) -> tuple[TableCell, ...]:
     words = params_text(best.params) if best else "–"
     share = f"{100 * choice.samples / choice.exhaustive:.0f} %" if choice.exhaustive else "–"
     return (
-        TableCell(" ".join([choice.arm, *_factors(results, choice)])),
+        TableCell(named(results, choice)),
         TableCell(f"{words} leads, {open_}" if open_ else words, f"by {choice.score}"),
         TableCell(f"{len(choice.trials):,}"),
         TableCell(f"{choice.samples:,}"),
@@ -48,14 +48,15 @@ def _summary(results: Results, choice: Choice) -> tuple[TableCell, ...]:
     )
 
 
-def _factors(results: Results, choice: Choice) -> list[str]:
-    """What tells choices of one arm apart: its values on the factors outside arms."""
+def named(results: Results, choice: Choice) -> str:
+    """The arm, and what tells its choices apart: their values on the factors outside arms."""
     others = [each for each in results.choices if each.arm == choice.arm]
-    return [
+    factors = [
         f"{key.rpartition('.')[2]} {short(value)}"
         for key, value in choice.params.items()
         if any(other.params.get(key) != value for other in others)
     ]
+    return " ".join([choice.arm, *factors])
 
 
 def choice_tables(results: Results) -> tuple[Table, ...]:
@@ -71,7 +72,7 @@ def _table(results: Results, choice: Choice) -> Table:
     if group := confirmed_group(results, choice):
         value = group.mean(choice.metric)
         rows.append(Row((TableCell("confirmed on fresh samples"), *_fresh(results, group, choice, value))))
-    title = f"{' '.join([choice.arm, *_factors(results, choice)])}: choice by {choice.score}"
+    title = f"{named(results, choice)}: choice by {choice.score}"
     notes = ("Means over training seeds. Differences are paired and corrected for the bias in N; above 0 is worse.",)
     return Table(columns, tuple(rows), title, notes)
 

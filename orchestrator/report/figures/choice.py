@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.plan.model import Choice
-from orchestrator.report.choices import confirmed_group
+from orchestrator.plan.model import Choice, Trial
+from orchestrator.report.choices import confirmed_group, named
 from orchestrator.report.estimates import estimate
 from orchestrator.report.figures.colours import INK, Colours
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import across, axis_limits, panels
-from orchestrator.report.formatting import metric_name
+from orchestrator.report.formatting import listed, metric_name
 from orchestrator.report.results import Results
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ def choices(results: Results, colours: Colours) -> list[Drawing]:
 
 def _figure(results: Results, shown: Sequence[Choice], name: str, colours: Colours) -> Drawing:
     figure, all_axes = panels(len(shown), share_x=False)
-    values, bands = list[float](), list[float | None]()
+    values = list[float]()
     for place, (axes, choice) in enumerate(zip(all_axes, shown, strict=True)):
-        ys, wide = _panel(axes, results, choice, colours)
-        values, bands = [*values, *ys], [*bands, *wide]
+        values += _panel(axes, results, choice, colours)
         if place % across(len(shown)) == 0:
             axes.set_ylabel(metric_name(results, choice.metric))
-    all_axes[0].set_ylim(axis_limits(values, bands))
+    all_axes[0].set_ylim(axis_limits(values, []))
     caption = (
-        "How the settings were chosen, on other samples than those of the verdict: means over training seeds. Bars: "
-        "95 % of the paired difference from the leader, around its value. Hollow: left the race with fewer samples, "
-        "where a distance is higher. Ring: chosen, or leading. Cross: the chosen setting on the verdict's samples."
+        "How the settings were chosen, on other samples than those of the verdict: means over training seeds without "
+        "the bias in N, at the first rung, where all have equally many samples. Filled: went on with more samples. "
+        "Ring: chosen, or leading. Cross: the chosen setting on the verdict's samples."
     )
+    scores = sorted({choice.first_score for choice in shown if " on " in choice.first_score})
+    caption += f" The curves are of {listed(scores)}, which is lower than in full." if scores else ""
     return Drawing(name, "choices", "The choice, on other samples", caption, figure, len(shown) > 1)
 
 
@@ -54,42 +55,43 @@ def tuned_number(choice: Choice) -> str:
     """The one parameter in which the candidates differ, if it is a number in all; else ""."""
     keys = {key for trial in choice.trials for key in trial.params}
     varying = [key for key in sorted(keys) if len({str(trial.params.get(key)) for trial in choice.trials}) > 1]
-    scored = sum(trial.value is not None for trial in choice.trials)
-    if len(varying) != 1 or scored < 2:
+    if len(varying) != 1 or len(_scored(choice)) < 2:
         return ""
     values = [trial.params.get(varying[0]) for trial in choice.trials]
     return varying[0] if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) else ""
 
 
-def _panel(axes: Axes, results: Results, choice: Choice, colours: Colours) -> tuple[list[float], list[float | None]]:
-    """Draw a choice, and return its values and the ends of its bars."""
+def _panel(axes: Axes, results: Results, choice: Choice, colours: Colours) -> list[float]:
+    """Draw a choice, and return its values."""
     key, mark = tuned_number(choice), colours.mark(choice.arm)
-    trials = sorted(
-        (trial for trial in choice.trials if trial.value is not None), key=lambda one: float(one.params[key])
-    )
-    xs, ys = [float(one.params[key]) for one in trials], [one.value or 0.0 for one in trials]
+    trials = sorted(_scored(choice), key=lambda one: float(one.params[key]))
+    xs, ys = [float(one.params[key]) for one in trials], [_at_first_rung(choice, one) for one in trials]
     axes.plot(xs, ys, color=mark, linewidth=1.2, zorder=2)
-    most = max(one.count for one in trials)
+    few = min(one.count for one in trials)
     best = choice.chosen or choice.leader
-    base = best.value if best and best.value is not None else None
-    bands: list[float | None] = []
     for x, y, one in zip(xs, ys, trials, strict=True):
-        face = mark if one.count == most else "none"
+        face = mark if one.count > few else "none"
         axes.plot(x, y, marker=colours.marker(choice.arm), markersize=5, color=mark, markerfacecolor=face, zorder=3)
-        if base is not None and one.low is not None and one.high is not None:
-            low, high = base + one.low, base + one.high
-            bands += [low, high]
-            axes.plot([x, x], [low, high], color=mark, linewidth=1.2, alpha=0.5, zorder=1)
         if one == best:
             axes.plot(x, y, marker="o", markersize=11, color="none", markeredgecolor=INK, markeredgewidth=1.1, zorder=4)
     group = confirmed_group(results, choice)
     known = estimate(group, choice.metric) if group else None
     if known and best:
-        x = float(best.params[key])
-        axes.plot(x, known.mean, marker="x", markersize=7, color=INK, markeredgewidth=1.6, zorder=5)
-        ys = [*ys, known.mean]
+        confirmed = known.mean if known.corrected is None else known.corrected
+        axes.plot(
+            float(best.params[key]), confirmed, marker="x", markersize=7, color=INK, markeredgewidth=1.6, zorder=5
+        )
+        ys = [*ys, confirmed]
     if xs[0] > 0 and xs[-1] >= WIDE * xs[0]:
         axes.set_xscale("log")
     axes.set_xlabel(key.removesuffix(".scale") + (" scale" if key.endswith(".scale") else ""))
-    axes.set_title(" ".join([choice.arm, *(str(v) for k, v in choice.params.items() if k != "network")]))
-    return ys, bands
+    axes.set_title(named(results, choice))
+    return ys
+
+
+def _scored(choice: Choice) -> list[Trial]:
+    return [trial for trial in choice.trials if choice.metric in trial.values]
+
+
+def _at_first_rung(choice: Choice, trial: Trial) -> float:
+    return float(trial.values[choice.metric])

@@ -56,6 +56,18 @@ def test_ctrl_c_in_every_tenth_of_the_first_second(write: Callable[..., Path]) -
     interrupted(("check", write()), [moment / 10 for moment in range(10)])
 
 
+def test_ctrl_c_within_an_exec_is_an_exit_code_too(tmp_path: Path) -> None:
+    """Python remembers such a Ctrl-C (@dataclass calls exec), although it was handled, and kills itself at its exit."""
+    (tmp_path / "module.py").write_text(
+        "import sys\n"
+        "from orchestrator.commands.outermost import guard\n"
+        "sys.exit(guard(lambda: exec('raise KeyboardInterrupt')))\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    done = subprocess.run([sys.executable, "-m", "module"], capture_output=True, text=True, env=env, timeout=60)
+    assert (done.returncode, done.stderr) == (130, SENTENCE + "\n")
+
+
 @pytest.mark.parametrize("name", ["plan", "status", "report"])
 def test_ctrl_c_twice_in_a_row(name: str, write: Callable[..., Path], store: Path) -> None:
     more = ("--tracking", "none") if name == "report" else ()

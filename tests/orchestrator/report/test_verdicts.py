@@ -153,7 +153,7 @@ def chosen_arm(results: Results, spent: float = 4e5) -> Results:
         def trial(place: int, value: float) -> Trial:
             apart = abs(value - best)
             held = {"difference": apart, "low": apart - 0.2, "high": apart + 0.2} if apart else {}
-            count, pixels = (500 if value > best else 1000), {"fid_pixels": 1 + value}
+            count, pixels = (500 if value > best else 1000), {"fid_pixels": 1 + value, "fid": 5 + apart}
             return Trial(params={key: value}, place=(place,), count=count, value=5 + apart, values=pixels, **held)
 
         trials = tuple(trial(place, best * share) for place, share in enumerate((0.25, 0.5, 1.0, 2.0)))
