@@ -125,10 +125,11 @@ def seeds_needed(spread: float, margin: float, comparisons: int, power: float = 
     def enough(n: int) -> bool:
         return detectable(spread / n**0.5, n - 1, comparisons, power) <= margin
 
-    high = 2
+    low = max(1, math.ceil((spread / margin * _shift(None, comparisons, power)) ** 2) - 1)  # not even if S were known
+    step, high = 1, min(low + 1, SEEDS_AT_MOST)
     while high < SEEDS_AT_MOST and not enough(high):
-        high *= 2
-    low = high // 2  # not enough, or 1
+        low, step = high, 2 * step
+        high = min(high + step, SEEDS_AT_MOST)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -143,21 +144,26 @@ def _shift(df: float | None, comparisons: int, power: float) -> float:
         raise ValueError(
             f"power is for one or more comparisons and between {LEVEL} and 1, got {comparisons} and {power}"
         )
-    half_level = LEVEL / comparisons / 2
-    critical = _first(lambda t: _beyond(t, df, 0.0) <= half_level)
-    return _first(lambda shift: _beyond(critical, df, shift) >= power)
+    critical = _root(lambda t: LEVEL / comparisons / 2 - _beyond(t, df, 0.0))
+    return _root(lambda shift: _beyond(critical, df, shift) - power)
 
 
-def _first(holds: Callable[[float], bool]) -> float:
-    """The smallest x from 0 on where it holds; from there on it does."""
-    high = 1.0
-    while not holds(high):
-        high *= 2
-    low = 0.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+def _root(f: Callable[[float], float]) -> float:
+    """Where f, which rises from below 0 at 0, is 0, to ten digits: false position (Dowell and Jarratt, 1971)."""
+    a, b, f_a, f_b = 0.0, 1.0, f(0.0), f(1.0)
+    while f_b < 0:
+        a, b, f_a = b, 2 * b, f_b
+        f_b = f(b)
+    while True:
+        x = b - f_b * (b - a) / (f_b - f_a)
+        f_x = f(x)
+        if f_x == 0 or abs(x - b) <= 1e-10 * x:
+            return x
+        if (f_x < 0) != (f_b < 0):
+            a, f_a = b, f_b
+        else:
+            f_a /= 2
+        b, f_b = x, f_x
 
 
 def _beyond(t: float, df: float | None, shift: float) -> float:

@@ -96,7 +96,7 @@ def plan(
     out.print(space.words(planned.sweep.keep), soft_wrap=True)
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
-    for line in forecast(planned, opened):
+    for line in forecast(planned, opened, done):
         out.print(line, markup=False, soft_wrap=True)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"

@@ -359,7 +359,7 @@ def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:
 def failures(plan: StoredPlan, done: Done, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The last attempt at each task that was given up, of these tasks and those that they need."""
     last: dict[str, dict[str, Any]] = {}
-    pending, seen = list(digests), set[str]()
+    pending, seen = list(digests) if done.attempted else [], set[str]()
     while pending:
         digest = pending.pop()
         if digest in seen or done.complete(plan, digest):

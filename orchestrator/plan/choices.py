@@ -47,6 +47,7 @@ class Choices(Generic[P]):
     store: Store
     repair: bool = False
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by digest of a select task
+    calls: dict[str, float] = field(default_factory=dict)  # network evaluations of a sample, by digest of its stream
 
     def current(self, done: Done) -> P:
         """The plan with the cells and tasks that the choices so far call for."""
@@ -215,7 +216,10 @@ class Choices(Generic[P]):
         """Network evaluations of one sample of each of its streams."""
         from orchestrator.tasks.sample import planned_calls
 
-        return sum(planned_calls(self.plan.tasks[stream]) for stream in candidate.streams)
+        for stream in candidate.streams:
+            if stream not in self.calls:
+                self.calls[stream] = planned_calls(self.plan.tasks[stream])
+        return sum(self.calls[stream] for stream in candidate.streams)
 
 
 def needs(tasks: Mapping[str, Task], candidate: Candidate) -> list[str]:

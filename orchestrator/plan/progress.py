@@ -31,9 +31,14 @@ class Done:
 
     def blocks(self, digest: str) -> set[int]:
         if digest not in self._blocks:
-            names = self.store.list(f"blocks/{digest}")
+            names = self.store.list(f"blocks/{digest}") if digest in self._with_blocks else []
             self._blocks[digest] = {int(name.partition(".")[0]) for name in names}
         return self._blocks[digest]
+
+    @cached_property
+    def _with_blocks(self) -> frozenset[str]:
+        """Digests of the streams that have a folder of blocks: most of a large plan have none yet."""
+        return frozenset(self.store.list("blocks"))
 
     @cached_property
     def attempted(self) -> frozenset[str]:

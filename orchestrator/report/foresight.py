@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan.model import StoredPlan
+from orchestrator.plan.progress import Done
 from orchestrator.report.comparisons import Comparison, compare
 from orchestrator.report.estimates import estimate
 from orchestrator.report.formatting import plural, value_text
@@ -88,13 +89,13 @@ def limit(results: Results, comparisons: Sequence[Comparison]) -> str:
     return f"{text}; for the margin of {percent(known.margin)}, {_seeds(known.seeds_needed)} are needed."
 
 
-def forecast(plan: StoredPlan, store: Store) -> list[str]:
+def forecast(plan: StoredPlan, store: Store, done: Done) -> list[str]:
     """What `plan` tells before anything ran: what its training seeds will detect. Empty if nothing is compared."""
     from nag.verdict import detectable
 
     if not plan.metrics:
         return []
-    results = collect(plan, store)
+    results = collect(plan, store, done)
     m = comparisons_planned(results)
     if not m:
         return []
@@ -155,10 +156,9 @@ def _seeds_planned(results: Results) -> int:
 def comparisons_planned(results: Results) -> int:
     """How many comparisons will be tested: single settings, for each combination of the factors outside arms."""
     held = {arm.name for arm, _ in families(results)}
-    tuned = [
-        arm for arm in results.plan.sweep.arms if arm.against and arm.name not in held
-    ]  # no cell before the choice
-    return sum(len(candidates) == 1 for _, candidates in families(results)) + len(tuned)
+    compared = {arm.name for arm in results.plan.sweep.arms if arm.against} - held  # no cell before the choice
+    races = sum(race.arm in compared for race in results.plan.races)
+    return sum(len(candidates) == 1 for _, candidates in families(results)) + races
 
 
 def percent(share: float) -> str:

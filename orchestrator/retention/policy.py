@@ -197,8 +197,6 @@ def folder_of(task: Task) -> str:
 
 def cells_to_resample(plan: StoredPlan, done: Done) -> int:
     """How many cells with scores must be sampled again for scores that they still lack."""
-    todo = missing(plan, done)
-    return sum(
-        planned.stream in todo and any(done.small_done(plan.tasks[scored.task]) for scored in planned.scores)
-        for planned in plan.cells
-    )
+    scored = [cell for cell in plan.cells if any(done.small_done(plan.tasks[score.task]) for score in cell.scores)]
+    todo = missing(plan, done) if scored else {}
+    return sum(cell.stream in todo for cell in scored)

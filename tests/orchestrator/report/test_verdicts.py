@@ -14,6 +14,7 @@ from rich.console import Console
 from nag.verdict import Evidence, detectable, rulings
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import Budget, Choice, Trial
+from orchestrator.plan.progress import Done
 from orchestrator.report import foresight, markdown
 from orchestrator.report.answer import answer
 from orchestrator.report.comparisons import compare
@@ -27,7 +28,7 @@ from orchestrator.report.verdicts import Verdict, verdicts
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tracking.runs import runs
-from tests.orchestrator.conftest import run_here
+from tests.orchestrator.conftest import TINY, changed, run_here
 from tests.orchestrator.synthetic import SWEEP, made
 
 SINGLE = (
@@ -239,11 +240,23 @@ def test_what_could_have_been_seen_is_from_the_spread_over_seeds(single: Made) -
 
 def test_a_plan_tells_what_can_be_seen(single: Made, tmp_path: Path) -> None:
     """Before anything ran, by the literature: 1 % with 3 seeds and 3 comparisons, by nct: 9.816 / sqrt(3) %."""
-    lines = foresight.forecast(single[0].plan, Store(str(tmp_path / "none")))
+    lines = foresight.forecast(single[0].plan, none := Store(str(tmp_path / "none")), Done(none))
     assert lines[0].startswith("With 3 training seeds and 3 comparisons, differences of 5.7 % to 11 % of")
     assert lines[1].startswith("For the margin of 1.3 %, 10 to 28 training seeds are needed")
     one = made(tmp_path / "one", SINGLE.replace("{grid: [0, 1, 2]}", "0"), scored=lambda place: False)
-    assert foresight.forecast(one[0].plan, one[1])[0].endswith("retraining is not in it.")
+    assert foresight.forecast(one[0].plan, one[1], Done(one[1]))[0].endswith("retraining is not in it.")
+
+
+def test_every_choice_will_be_compared(tmp_path: Path) -> None:
+    """Two tuned arms at three numbers of steps: six comparisons, although there is no cell of them yet."""
+    path = tmp_path / "sweep.yaml"
+    scale = "scale: {tune: [1.2, 1.5]}"
+    path.write_text(
+        changed(TINY, "steps: 2}", "steps: {grid: [2, 3, 4]}}", "scale: {grid: [1.0, 2.0]}", scale, "scale: 1.5", scale)
+        + "tune: {metric: class_accuracy_digits, seed: 1, count: 40}\n"
+    )
+    [line, *_] = foresight.forecast(plan(read_sweep(path)), store := Store(str(tmp_path / "none")), Done(store))
+    assert line.startswith("With 2 training seeds and 6 comparisons, ")
 
 
 def test_a_plan_knows_the_spread_of_the_store(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -258,10 +271,10 @@ def test_a_plan_knows_the_spread_of_the_store(write: Callable[..., Path], tmp_pa
     results = collect(ran.plan, ran.store)
     seen = foresight.detectable_difference(results, compare(results, ran.store))
     assert seen is not None
-    [line] = foresight.forecast(ran.plan, ran.store)
+    [line] = foresight.forecast(ran.plan, ran.store, Done(ran.store))
     assert f"a difference of {foresight.percent(seen.share)} of the baseline's value will be found" in line
     assert "by the spread of 2 seeds in the store" in line
     wider = plan(read_sweep(write(*names, "{grid: [0, 1]}", "{grid: [0, 1, 2, 3]}")))
-    [line] = foresight.forecast(wider, ran.store)
+    [line] = foresight.forecast(wider, ran.store, Done(ran.store))
     assert line.startswith("With 4 training seeds and 2 comparisons, a difference of ")
     assert f"of {foresight.percent(detectable(seen.spread / 2, 3, 2))} of the baseline" in line
