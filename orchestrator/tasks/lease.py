@@ -73,10 +73,11 @@ def _mine() -> dict[str, Any]:
 
 
 def _born(pid: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; "" if there is no such process or no /proc."""
+    """When a process of this machine started, in clock ticks since boot; "" if it has ended or there is no /proc."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            state, *others = file.read().rpartition(")")[2].split()
+        return "" if state in "ZX" else others[18]  # a zombie has ended, and its parent has not asked how
     except OSError:
         return ""
 
