@@ -29,7 +29,7 @@ LONGEST = (  # by their seconds
         "test_evaluation_published.py",
         "test_backends.py",
     ),
-    *("test_runs.py", "test_engine.py", "test_readme.py", "test_latents.py"),
+    *("test_runs.py", "test_engine.py", "test_docs.py", "test_latents.py"),
 )
 
 
