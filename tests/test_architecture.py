@@ -33,6 +33,7 @@ FLOORS = {
     ],
     "nag": [
         "sampling training checkpoint noise_shift effective_scale",
+        "foreign_checkpoints",
         "official_checkpoints samplers guidance",
         "models",
         "losses training_state features",
@@ -40,7 +41,7 @@ FLOORS = {
         "datasets metrics",
         "autoencoders",
         "pretrained estimator",
-        "field torch_files header",
+        "field torch_files header preconditions",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",
