@@ -40,6 +40,7 @@ FLOORS = {
         "datasets metrics",
         "autoencoders",
         "pretrained estimator",
+        "weights",
         "field torch_files header",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
