@@ -183,12 +183,18 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
 
 def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
     """The first few weights by name that are missing, unknown, or of another shape or dtype."""
-    words = [f"{name} is missing" for name in wanted if name not in kinds]
-    words += [f"{header.short_repr(name)[1:-1]} is not known" for name in kinds if name not in wanted]
+    words = [f"{_told(name)} is missing" for name in wanted if name not in kinds]
+    words += [f"{_told(name)} is not known" for name in kinds if name not in wanted]
     for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
         (shape, dtype), (other, of) = wanted[name], kinds[name]
-        words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
+        problem = f"has shape {other}, not {shape}" if shape != other else f"is {of}, not {dtype}"
+        words.append(f"{_told(name)} {problem}")
     return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
+
+
+def _told(name: str) -> str:
+    """The name of a weight, for a message: as its own code has it."""
+    return header.short_repr(name)[1:-1].removeprefix("inner.")
 
 
 def parse_network(

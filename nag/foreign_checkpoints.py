@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nag.interpolants import PREDICTIONS, Interpolant, Linear
 from nag.models.adapted import Adapted, Convention, check_declared, has_null
 from nag.official_checkpoints import OfficialNetwork
-from nag.pretrained import read_state
 from nag.seeding import seeded
+from nag.weights import read_weights
 
 if TYPE_CHECKING:
     import torch
+
+INNER = "inner."  # before the names of other code in an adapted module
 
 
 class Foreign(NamedTuple):
@@ -28,6 +31,7 @@ class Foreign(NamedTuple):
     interpolant: Interpolant = Linear()
     time: str = "t"
     precondition: Any = None
+    key: str | Sequence[str] = ()  # the entry of the file, where it has several
 
     @property
     def adapted(self) -> Adapted:
@@ -40,20 +44,24 @@ class Foreign(NamedTuple):
         return Adapted(self.model, convention, self.interpolant, predicts)
 
 
-def read_foreign(path: Path, foreign: Foreign, source: str) -> OfficialNetwork:
+def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialNetwork:
     """The network whose weights are in the file: the arguments of `nag.checkpoint.dump_network`, with an adapted model.
 
     Raises ValueError that begins with `source` for anything that does not fit; `nag.checkpoint` compares names and
     shapes of weights with those of the module.
     """
-    model = foreign.adapted
-    weights = read_state(path)
     try:
-        own = getattr(foreign.model, "load", None)
-        weights = dict(weights if own is None else own(weights))
-        weights = _in_module(weights, model, foreign)
+        model = foreign.adapted
+        foreign.model.fits(foreign.shape)
+        with _cpu(), seeded(0):  # user modules may have state outside state_dict
+            own = has_null(foreign.model, "null_noise")
+            new = model.module(foreign.shape, foreign.num_classes, null_noise=own).state_dict()
+        renamed = getattr(foreign.model, "load", None)
+        names = [] if renamed else [name.removeprefix(INNER) for name in new if name.startswith(INNER)]
+        weights = read_weights(file, foreign.key, names, source).state()
+        weights = _in_module(dict(renamed(weights)) if renamed else weights, new)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise ValueError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
     return OfficialNetwork(
         weights=weights,
         model=model,
@@ -61,22 +69,25 @@ def read_foreign(path: Path, foreign: Foreign, source: str) -> OfficialNetwork:
         predicts=model.predicts,  # type: ignore[arg-type]
         shape=foreign.shape,
         num_classes=foreign.num_classes,
-        has_null_noise=has_null(foreign.model, "null_noise"),
+        has_null_noise=own,
         has_null_class=has_null(foreign.model, "null_class"),
     )
 
 
-def _in_module(weights: dict[str, torch.Tensor], model: Adapted, foreign: Foreign) -> dict[str, torch.Tensor]:
-    """The weights by their names in the adapted module and of its dtypes, with its own untrained null conditions."""
+def _in_module(weights: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions that
+    are still to be learned, and counters.
+    """
+    named = {}
+    for name, weight in weights.items():
+        inner = INNER + name
+        floats = inner in new and weight.is_floating_point() and new[inner].is_floating_point()
+        named[inner] = weight.to(new[inner].dtype) if floats else weight
+    kept = {k: w for k, w in new.items() if not k.startswith(INNER) or not (w.ndim or w.is_floating_point())}
+    return kept | named
+
+
+def _cpu() -> Any:
     import torch
 
-    foreign.model.fits(foreign.shape)
-    with torch.device("cpu"), seeded(0):  # user modules may have state outside state_dict
-        own = has_null(foreign.model, "null_noise")
-        new = model.module(foreign.shape, foreign.num_classes, null_noise=own).state_dict()
-    named = {f"inner.{name}": weight for name, weight in weights.items()}
-    for name, weight in named.items():
-        if name in new and weight.is_floating_point() and new[name].is_floating_point():
-            named[name] = weight.to(new[name].dtype)
-        named[name] = named[name].clone()  # two names may share their memory, which safetensors refuses
-    return named | {name: weight for name, weight in new.items() if not name.startswith("inner.")}
+    return torch.device("cpu")

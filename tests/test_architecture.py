@@ -41,6 +41,7 @@ FLOORS = {
         "datasets metrics",
         "autoencoders",
         "pretrained estimator",
+        "weights",
         "field torch_files header preconditions",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
