@@ -1,22 +1,25 @@
 """Networks as files: our own are safetensors, with the network's description as JSON in the header.
 
-Official ones are read by `nag.official_checkpoints`. No pickle is ever run.
+Those of other programs are read by `nag.official_checkpoints`. No pickle is ever run.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
-from nag.locations import check_regular
+from nag.locations import irregular
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
+from nag.weights.fit import Kind, differences
+from nag.weights.stored import File, opened
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from nag.official_checkpoints import OfficialNetwork
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
-Kind = tuple[tuple[int, ...], str]  # shape and dtype of a weight
 
 
 def metadata(data: bytes) -> dict[str, str]:
@@ -161,8 +163,8 @@ def _dtype(tensor: torch.Tensor) -> str:
 def _fits(module: torch.nn.Module, kinds: Mapping[str, Kind]) -> None:
     """Raise ValueError unless shapes and dtypes are those of the module's weights."""
     wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
-    if wanted != dict(kinds):
-        raise ValueError(f"these weights do not fit: {_differences(wanted, kinds)}")
+    if (different := differences(wanted, kinds)) is not None:
+        raise ValueError(f"these weights do not fit: {different}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
@@ -172,16 +174,6 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{source}: weight {name} is not finite: it has NaN or infinite values")
     module.load_state_dict(weights, assign=True)
-
-
-def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
-    """The first few weights by name that are missing, unknown, or of another shape or dtype."""
-    words = [f"{name} is missing" for name in wanted if name not in kinds]
-    words += [f"{header.short_repr(name)[1:-1]} is not known" for name in kinds if name not in wanted]
-    for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
-        (shape, dtype), (other, of) = wanted[name], kinds[name]
-        words.append(f"{name} has shape {other}, not {shape}" if shape != other else f"{name} is {of}, not {dtype}")
-    return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def parse_network(
@@ -216,53 +208,74 @@ def parse_estimator(
     return Estimator(module, interpolant, description.state)
 
 
-def load_network(path: str | Path, family: str | None = None, **architecture: Any) -> NetworkField:
+def load_network(
+    path: str | Path, family: str | None = None, key: str | Sequence[str] = (), **architecture: Any
+) -> NetworkField:
     """A network as a field `field(x, t, y)`, on the CPU.
 
-    A checkpoint of nagbench describes itself. For an official one, give the family, "dit" or "sit", and optionally what
-    its weights do not show: heads (if its size is not one of `nag.models.sizes`), shape (C, H, W) (if not square),
-    num_classes (if it was trained without a null class). These must agree with the weights.
+    A checkpoint of nagbench describes itself. One of another program is a file of torch.save or safetensors, or a
+    folder or an index of shards, in any layout that `nag.weights` knows. For it, give the family, "dit" or "sit",
+    unless the arguments of its training say so; which weights to take, if there are several (`key`: an entry, or the
+    keys that lead to it; by default averaged ones); and what its weights do not show: heads (if its size is not one of
+    `nag.models.sizes`), shape (C, H, W) (if not square, or without pos_embed), num_classes (if it was trained without
+    a null class). These must agree with the weights.
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
-    check_regular(path)
-    if family is not None:
-        return _official(path, family, str(path), architecture)[1]
-    if architecture:
-        raise ValueError(f"{path}: for {', '.join(architecture)}, give the family too: dit or sit")
+    os.stat(path)  # raises FileNotFoundError
+    if what := irregular(path):
+        raise ValueError(f"{path} is {what}, not a file")
+    if not _is_own(path, family, key, architecture, str(path)):
+        return _official(path, family, str(path), key, architecture)[1]
     with path.open("rb") as file:
-        _describes_itself(file.read(16), str(path))
-        file.seek(0)
         _built(file, path.stat().st_size, str(path), described_model)  # before the whole file is read
     return parse_network(path.read_bytes(), source=str(path))
 
 
-def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:
+def own_form(
+    file: File,
+    family: str | None = None,
+    source: str = "checkpoint",
+    key: str | Sequence[str] = (),
+    **architecture: Any,
+) -> bytes:
     """The network's file as `dump_network` writes it, checked as by `load_network`. One of nagbench is not changed."""
-    if family is not None:
-        return dump_network(**_official(data, family, source, architecture)[0]._asdict())
-    _describes_itself(data, source)
+    if not _is_own(file, family, key, architecture, source):
+        network = _official(file, family, source, key, architecture)[0]
+        kept = {name: getattr(network, name) for name in DUMPED}
+        return dump_network(network.state(), **kept)
+    data = file.read_bytes() if isinstance(file, Path) else file
     parse(data, source=source)
     return data
 
 
-def _describes_itself(data: bytes, source: str) -> None:
-    from nag.torch_files import is_pickle
+DUMPED = ("model", "interpolant", "predicts", "shape", "num_classes", "has_null_noise", "has_null_class")
 
-    if is_pickle(data):
-        raise ValueError(f"{source}: a file of torch.save does not describe itself; give its family: dit or sit")
+
+def _is_own(
+    file: File, family: str | None, key: str | Sequence[str], architecture: Mapping[str, Any], source: str
+) -> bool:
+    """Whether it is a checkpoint of nagbench. Raises ValueError if more is given of it than it needs."""
+    if isinstance(file, Path) and file.is_dir():
+        return False
+    with opened(file) as one:
+        own = header.is_own(one)
+    if own and (family is not None or key or architecture):
+        given = ", ".join([*(["family"] if family else []), *(["key"] if key else []), *architecture])
+        raise ValueError(f"{source}: a checkpoint of nagbench has no family, key or sizes; remove {given}")
+    return own
 
 
 def _official(
-    file: Path | bytes, family: str, source: str, architecture: dict[str, Any]
+    file: File, family: str | None, source: str, key: str | Sequence[str], architecture: dict[str, Any]
 ) -> tuple[OfficialNetwork, NetworkField]:
     from nag.field import NetworkField
     from nag.official_checkpoints import contradicts, read_official
 
-    network = read_official(file, family, source, **architecture)
+    network = read_official(file, family, source, key, **architecture)
     module = module_of(
         network.model,
-        network.weights,
+        network.state(),
         shape=network.shape,
         num_classes=network.num_classes,
         has_null_noise=network.has_null_noise,
@@ -277,7 +290,7 @@ def _official(
         has_null_noise=network.has_null_noise,
         has_null_class=network.has_null_class,
     )
-    reason = contradicts(field, family)
+    reason = contradicts(field, network.family)
     if reason is not None:
         raise ValueError(f"{source}: {reason}")
     return network, field

@@ -41,7 +41,7 @@ FLOORS = {
         "autoencoders",
         "pretrained estimator",
         "weights",
-        "field torch_files header",
+        "field header",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",
