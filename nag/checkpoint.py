@@ -5,6 +5,7 @@ Those of other programs are read by `nag.official_checkpoints`. No pickle is eve
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
 from nag.locations import irregular
+from nag.models.adapted import Adapted, Convention, is_users, unadapted
+from nag.models.sit import SiT
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
 from nag.weights.fit import Kind, differences
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from nag.estimator import Estimator
     from nag.field import NetworkField
+    from nag.foreign_checkpoints import Foreign
     from nag.official_checkpoints import OfficialNetwork
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
@@ -50,8 +54,10 @@ def dump_network(
     """The file of a network: its weights, and the description from which `load_network` builds it."""
     from safetensors.torch import save
 
+    convention = {"convention": model.convention.described()} if isinstance(model, Adapted) else {}
+    model = unadapted(model)
     source = source_of(model)
-    description = {
+    description = convention | {
         "model": {"name": name_of(model), "fields": asdict(model)} | ({"source": source} if source else {}),
         "interpolant": {"name": name_of(interpolant), "fields": asdict(interpolant)},
         "predicts": predicts,
@@ -97,6 +103,8 @@ def _built(file: Any, size: int, source: str, model_of: ModelOf) -> tuple[Listed
         if source_of(model) is None:
             header.no_deeper(model, listed.tensors)
         interpolant = header.built("interpolants", description.interpolant)
+        if description.convention is not None:
+            model = Adapted(model, Convention.of(description.convention), interpolant, description.predicts)
         module = _skeleton(model, description.state, description.num_classes, description.has_null_noise)
         _fits(module, {name: (tuple(one.shape), header.TORCH[one.dtype]) for name, one in listed.tensors.items()})
     except ValueError as error:
@@ -143,7 +151,7 @@ def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_nul
     """The module, without weights if it is one of ours. Raises ValueError if no network has these sizes."""
     import torch
 
-    if source_of(model):  # user modules may have state outside state_dict, so build on the CPU
+    if is_users(model):  # user modules may have state outside state_dict, so build on the CPU
         with torch.device("cpu"), seeded(0):
             return model.module(shape, num_classes, null_noise=has_null_noise)
     try:
@@ -184,7 +192,7 @@ def parse_network(
 
     module, model, interpolant, description = parse(data, device, source, model_of)
     if not model.generates:
-        raise ValueError(f"{source}: a {name_of(model)} network estimates, it does not generate")
+        raise ValueError(f"{source}: a {name_of(unadapted(model))} network estimates, it does not generate")
     return NetworkField(
         module,
         interpolant=interpolant,
@@ -209,7 +217,7 @@ def parse_estimator(
 
 
 def load_network(
-    path: str | Path, family: str | None = None, key: str | Sequence[str] = (), **architecture: Any
+    path: str | Path, family: str | None = None, key: str | Sequence[str] = (), *, model: Any = None, **given: Any
 ) -> NetworkField:
     """A network as a field `field(x, t, y)`, on the CPU.
 
@@ -219,17 +227,25 @@ def load_network(
     keys that lead to it; by default averaged ones); and what its weights do not show: heads (if its size is not one of
     `nag.models.sizes`), shape (C, H, W) (if not square, or without pos_embed), num_classes (if it was trained without
     a null class). These must agree with the weights.
+    For another architecture, give `model`, an object of a class that builds its module, and the other fields of
+    `nag.foreign_checkpoints.Foreign`: shape, num_classes, predicts, interpolant, time, precondition. `model` alone is
+    for a checkpoint of nagbench whose model is that class.
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
     os.stat(path)  # raises FileNotFoundError
     if what := irregular(path):
         raise ValueError(f"{path} is {what}, not a file")
-    if not _is_own(path, family, key, architecture, str(path)):
-        return _official(path, family, str(path), key, architecture)[1]
+    if model is not None and given:
+        if family is not None:
+            raise ValueError(f"{path}: give the family of an official checkpoint or the model of another, not both")
+        return _brought(_foreign(path, model, given | ({"key": key} if key else {})), str(path))
+    if not _is_own(path, family, key, given, str(path)):
+        return _official(path, family, str(path), key, given)[1]
     with path.open("rb") as file:
-        _built(file, path.stat().st_size, str(path), described_model)  # before the whole file is read
-    return parse_network(path.read_bytes(), source=str(path))
+        model_of = described_model if model is None else functools.partial(_given_model, model)
+        _built(file, path.stat().st_size, str(path), model_of)  # before the whole file is read
+    return parse_network(path.read_bytes(), source=str(path), model_of=model_of)
 
 
 def own_form(
@@ -241,15 +257,42 @@ def own_form(
 ) -> bytes:
     """The network's file as `dump_network` writes it, checked as by `load_network`. One of nagbench is not changed."""
     if not _is_own(file, family, key, architecture, source):
-        network = _official(file, family, source, key, architecture)[0]
-        kept = {name: getattr(network, name) for name in DUMPED}
-        return dump_network(network.state(), **kept)
+        return dump_network(**_official(file, family, source, key, architecture)[0]._asdict())
     data = file.read_bytes() if isinstance(file, Path) else file
     parse(data, source=source)
     return data
 
 
-DUMPED = ("model", "interpolant", "predicts", "shape", "num_classes", "has_null_noise", "has_null_class")
+def foreign_form(path: str | Path, foreign: Foreign) -> bytes:
+    """The file of a network of another architecture as `dump_network` writes it, checked as by `load_network`."""
+    from nag.foreign_checkpoints import read_foreign
+
+    network = read_foreign(Path(path), foreign, str(path))
+    _brought(network, str(path))
+    return dump_network(**network._asdict())
+
+
+def _foreign(path: Path, model: Any, given: dict[str, Any]) -> OfficialNetwork:
+    from nag.foreign_checkpoints import Foreign, read_foreign
+
+    for key in given:
+        if key not in Foreign._fields:
+            raise ValueError(f"{path}: unknown {key!r}; known: {', '.join(Foreign._fields[1:])}")
+    for key in ("shape", "num_classes"):
+        if key not in given:
+            raise ValueError(f"{path}: {key!r} is missing; the weights of another architecture do not show it")
+    try:
+        return read_foreign(path, Foreign(model, **given), str(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+
+
+def _given_model(model: Any, described: Mapping[str, Any]) -> Any:
+    """The model that the user gives for a file that names a class of their own. ValueError if it is another one."""
+    if described["name"] != type(model).__name__ or described["fields"] != asdict(model):
+        named = f"{described['name']}({', '.join(f'{key}={value!r}' for key, value in described['fields'].items())})"
+        raise ValueError(f"its model is {named}, not {model!r}")
+    return model
 
 
 def _is_own(
@@ -269,19 +312,29 @@ def _is_own(
 def _official(
     file: File, family: str | None, source: str, key: str | Sequence[str], architecture: dict[str, Any]
 ) -> tuple[OfficialNetwork, NetworkField]:
-    from nag.field import NetworkField
     from nag.official_checkpoints import contradicts, read_official
 
     network = read_official(file, family, source, key, **architecture)
+    field = _brought(network, source)
+    reason = contradicts(field, "sit" if isinstance(network.model, SiT) else "dit")
+    if reason is not None:
+        raise ValueError(f"{source}: {reason}")
+    return network, field
+
+
+def _brought(network: OfficialNetwork, source: str) -> NetworkField:
+    """The field of weights from elsewhere. Raises ValueError unless they are all that its module has, and finite."""
+    from nag.field import NetworkField
+
     module = module_of(
         network.model,
-        network.state(),
+        network.weights,
         shape=network.shape,
         num_classes=network.num_classes,
         has_null_noise=network.has_null_noise,
         source=source,
     )
-    field = NetworkField(
+    return NetworkField(
         module.eval(),
         interpolant=network.interpolant,
         predicts=network.predicts,
@@ -290,7 +343,3 @@ def _official(
         has_null_noise=network.has_null_noise,
         has_null_class=network.has_null_class,
     )
-    reason = contradicts(field, network.family)
-    if reason is not None:
-        raise ValueError(f"{source}: {reason}")
-    return network, field

@@ -75,6 +75,7 @@ class Description(BaseModel):
     num_classes: Annotated[int, Field(ge=0, le=10_000_000)]
     has_null_noise: bool
     has_null_class: bool
+    convention: dict[str, Any] | None = None  # of a module of other code: nag.models.adapted.Convention
 
     @property
     def state(self) -> tuple[int, int, int]:
@@ -194,7 +195,7 @@ def built(family: str, method: Described) -> Any:
 
 def no_deeper(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError for a model of more blocks than the file has tensors: building it alone could take hours."""
-    if model.depth > len(tensors):
+    if getattr(model, "depth", 0) > len(tensors):
         raise ValueError(f"its model has depth {model.depth:,}, the file only {len(tensors)} tensors")
 
 

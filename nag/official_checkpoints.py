@@ -42,7 +42,20 @@ VAE_FACTOR = 8  # pixels to a latent, in the official trainings
 
 
 class OfficialNetwork(NamedTuple):
-    """What a checkpoint says of its network. weights: not read yet. shape: (C, H, W) of a state."""
+    """The contents of a checkpoint: the arguments of `nag.checkpoint.dump_network`."""
+
+    weights: dict[str, torch.Tensor]
+    model: Any
+    interpolant: Interpolant
+    predicts: Prediction
+    shape: tuple[int, int, int]
+    num_classes: int
+    has_null_noise: bool
+    has_null_class: bool
+
+
+class Recognised(NamedTuple):
+    """What a checkpoint says of its network before a tensor is read. shape: (C, H, W) of a state."""
 
     family: str
     weights: Weights
@@ -65,9 +78,9 @@ class OfficialNetwork(NamedTuple):
         states = f"states {channels} x {height} x {width}, {self.num_classes:,} classes"
         return f"{self.weights.layout}; {FAMILIES[self.family].title}, {size}, {states}{more}"
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """The state dict of the module, in float32. A class table without a null class (it was never dropped) gets a
-        row of zeros for it, fixed positions that were not saved are computed. Raises ValueError for a damaged file.
+    def read(self) -> OfficialNetwork:
+        """With its weights, in float32. A class table without a null class (it was never dropped) gets a row of zeros
+        for it; fixed positions that were not saved are computed. Raises ValueError for a file that was cut off.
         """
         import torch
 
@@ -79,12 +92,21 @@ class OfficialNetwork(NamedTuple):
 
             (_, height, width), patch = self.shape, self.model.patch
             state[POSITIONS] = positions(height // patch, width // patch, self.model.hidden)
-        return state
+        return OfficialNetwork(state, *self[2:])
 
 
 def read_official(
     file: File, family: str | None, source: str, key: str | Sequence[str] = (), **architecture: Any
 ) -> OfficialNetwork:
+    """The network in an official checkpoint, with its weights; whether they are finite, `nag.checkpoint` checks.
+    Arguments and errors are those of `recognise`.
+    """
+    return recognise(file, family, source, key, **architecture).read()
+
+
+def recognise(
+    file: File, family: str | None, source: str, key: str | Sequence[str] = (), **architecture: Any
+) -> Recognised:
     """The network in an official checkpoint, from names, shapes and arguments alone.
 
     family: "dit" or "sit"; None if the file says so itself. key: as in `read_weights`. architecture: of ARCHITECTURE,
@@ -162,7 +184,7 @@ def _path(arguments: Mapping[str, Any], family: Family) -> Interpolant:
     return paths[path]
 
 
-def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: dict[str, Any]) -> OfficialNetwork:
+def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: dict[str, Any]) -> Recognised:
     """The network of these weights. Raises ValueError if there is none, or they contradict what was given."""
     tensors = weights.tensors
     hidden, channels, patch, _ = _shape(tensors, "x_embedder.proj.weight", 4)
@@ -186,7 +208,7 @@ def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: di
     classes = given.get("num_classes", rows - 1)
     if classes not in (rows, rows - 1) or rows < 1:
         raise ValueError(f"num_classes {classes} was given, but its class table has {rows} rows, one of the null class")
-    network = OfficialNetwork(
+    network = Recognised(
         family=family,
         weights=weights,
         model=FAMILIES[family].model(heads=heads, **fields),
@@ -201,7 +223,7 @@ def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: di
     return network
 
 
-def _check_all(network: OfficialNetwork) -> None:
+def _check_all(network: Recognised) -> None:
     """Raise ValueError unless the file has exactly the network's weights, all of floating point."""
     tensors = network.weights.tensors
     rows = network.num_classes - (not network.has_null_class)  # weight_shapes adds one of the null class

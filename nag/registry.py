@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, str]] = {
         "gvp": "nag.interpolants:GVP",
         "vp": "nag.interpolants:VP",
     },
+    "preconditions": {"edm": "nag.preconditions:EDM", "ve": "nag.preconditions:VE"},
     "models": {
         "sit": "nag.models.sit:SiT",
         "dit": "nag.models.dit:DiT",

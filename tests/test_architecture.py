@@ -33,6 +33,7 @@ FLOORS = {
     ],
     "nag": [
         "sampling training checkpoint noise_shift effective_scale",
+        "foreign_checkpoints",
         "official_checkpoints samplers guidance",
         "models",
         "losses training_state features",
@@ -41,7 +42,7 @@ FLOORS = {
         "autoencoders",
         "pretrained estimator",
         "weights",
-        "field header",
+        "field header preconditions",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",

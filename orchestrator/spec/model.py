@@ -39,6 +39,8 @@ class Network:
     checkpoint: str | None = None  # path
     family: str | None = None  # of a checkpoint without a description
     heads: int | None = None
+    convention: Any = None  # of a module of other code: nag.models.adapted.Convention
+    num_classes: int | None = None  # of a checkpoint of other code
     learned: frozenset[str] | None = frozenset()  # null conditions; None if only its weights show them
     axes: Params = field(default_factory=dict)
     picks: Mapping[str, Pick] = field(default_factory=dict)

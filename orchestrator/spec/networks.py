@@ -14,11 +14,21 @@ from nag.autoencoders.block_means import BlockMeans
 from nag.datasets.synthetic import SyntheticImages
 from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
+from nag.models.adapted import Convention
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder, local_path
+from orchestrator.spec.foreign_network import (
+    CONVENTION,
+    DROPOUT,
+    check_teachable,
+    classes_at,
+    convention_at,
+    learned_by,
+    predicts_at,
+)
 from orchestrator.spec.grid import Axis, Pick, at_ends, built_at, expand, no_repeats, picks_of
 from orchestrator.spec.model import Network
 from orchestrator.spec.parameters import axis_params, tuned_keys
@@ -26,11 +36,11 @@ from orchestrator.spec.smoke import smoked
 from orchestrator.spec.yaml_nodes import Node
 
 EXAMPLE = "{data: ..., model: ..., train: ...}"
-TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", "train")
+TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", *CONVENTION, "train")
 TUNED = ("init", "data", "autoencoder", "train")
 LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
+FOREIGN = ("checkpoint", *TRAINED[:-1], "num_classes")  # a checkpoint of other code
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
-DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # training options that teach a null condition
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Build = Callable[[Node], Any]
@@ -91,7 +101,9 @@ class Networks:
         if "checkpoint" in fields:
             if entry.get("checkpoint") is None:
                 raise fields["checkpoint"].error("expected the path of a file, got null. Remove unused keys.")
-            entry.only(LOADED)
+            entry.only(FOREIGN if "model" in fields else LOADED)
+            if "model" in fields and entry.get("data") is None:
+                raise entry.error("'data' is missing; its images say the shape of the network's states.")
             return
         entry.only(TUNED if "init" in fields else TRAINED)
         needed = ("data", "train") if "init" in fields else ("data", "model", "train")
@@ -131,12 +143,29 @@ class Networks:
             return self._loaded(name, node)
         parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
         if parent is not None:
-            kept = ("model", "interpolant", "predicts", "autoencoder")
+            kept = ("model", "interpolant", "predicts", "autoencoder", "convention")
             parts = {"init": parent} | {key: getattr(parent, key) for key in kept}
+        parts |= self._parts(node)
+        if parts.get("convention") is not None and parent is None:
+            parts["predicts"] = predicts_at(node, parts["convention"], "velocity")
+        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
+            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
+        if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
+            raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
+        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
+        network = Network(name=name, learned=learned, **parts)
+        check_teachable(network, node)
+        shape = _shape(network, node)
+        if parent is not None:
+            _check_tuned(parent, shape, node)
+        _check_fits(network, shape, node)
+        return network
+
+    def _parts(self, node: Node) -> dict[str, Any]:
+        """What the keys of a network build, by the field of Network."""
+        parts: dict[str, Any] = {}
         for key, child in node.value.items():
             match key:
-                case "init":
-                    continue
                 case "train":
                     parts[key] = self.builder.fields(Training, with_preset(child))
                 case "predicts":
@@ -145,29 +174,32 @@ class Networks:
                         raise child.error(unknown("prediction", parts[key], PREDICTIONS))
                 case "autoencoder":
                     parts[key] = self._stand_in(self.builder.autoencoder(child))
-                case _:
+                case "data" | "model" | "interpolant":
                     parts[key] = self._stand_in(self.builder.method(FAMILY[key], child), key == "data")
-        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
-            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
-        if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
-            raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
-        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
-        network = Network(name=name, learned=learned, **parts)
-        shape = _shape(network, node)
-        if parent is not None:
-            _check_tuned(parent, shape, node)
-        if network.model is not None and shape is not None:  # None: in the weights, or in code that is only parsed
-            try:
-                network.model.fits(shape)
-            except ValueError as error:
-                raise node.value.get("model", node).error(f"{error}.") from None
-        return network
+        convention = convention_at(node, self.builder)
+        return parts if convention is None else parts | {"convention": convention}
+
+    def _foreign(self, name: str, node: Node) -> Network:
+        """A checkpoint of other code: its module is built by `model`."""
+        place = node.value["checkpoint"]
+        path = local_path(place)
+        convention = convention_at(node, self.builder) or Convention()
+        parts = {"interpolant": find("interpolants", "linear")(), "autoencoder": None} | self._parts(node)
+        parts |= {"convention": convention, "predicts": predicts_at(node, convention, None), "train": None}
+        learned = learned_by(parts["model"], node.value["model"])
+        network = Network(name, checkpoint=path, num_classes=classes_at(node, parts["data"]), learned=learned, **parts)
+        if not network.model.generates:
+            raise node.value["model"].error("it does not generate samples; only such a network can be loaded here.")
+        _check_fits(network, _shape(network, node), node)
+        return stand_in_of(network) if self.smoke else network
 
     def _stand_in(self, method: Any, is_read: bool = True) -> Any:
         """Under --smoke, the stand-in for a method that reads files; otherwise the method."""
         return method.smoke() if self.smoke and is_read and method is not None else method
 
     def _loaded(self, name: str, node: Node) -> Network:
+        if "model" in node.value:
+            return self._foreign(name, node)
         place = node.value["checkpoint"]
         local_path(place)
         path = Path(node.file).parent / place.text()
@@ -249,6 +281,14 @@ def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
         raise node.value.get("autoencoder", node).error(f"{error}.") from None
 
 
+def _check_fits(network: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
+    if network.model is not None and shape is not None:  # None: in the weights, or in code that is only parsed
+        try:
+            network.model.fits(shape)
+        except ValueError as error:
+            raise node.value.get("model", node).error(f"{error}.") from None
+
+
 def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
     if parent.model is not None and not parent.model.generates:
         raise node.value["init"].error(
@@ -275,6 +315,13 @@ def _made_on_the_spot(network: Network) -> Network:
     train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
     tiny = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
     return dataclasses.replace(tiny, learned=network.learned or frozenset(DROPOUT))
+
+
+def stand_in_of(network: Network) -> Network:
+    """Under --smoke, a short training of the same module, in place of a checkpoint of other code."""
+    drops = {DROPOUT[condition]: 0.1 for condition in network.learned or ()}
+    train = Training(steps=4, batch=16, lr=1e-3, **{"class_dropout": 0.0} | drops)
+    return dataclasses.replace(network, checkpoint=None, num_classes=None, train=train)
 
 
 def _without_places(instances: list[Network]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nag.autoencoders.kl import Autoencoder
 from nag.interpolants import PREDICTIONS
+from nag.models.adapted import TIMES
 from nag.numerics import Precision
 from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
@@ -24,7 +25,7 @@ from orchestrator.spec.equal_price import KEYS, Budget
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import AXES, GRID, POINTS, POINTS_AT_MOST, TUNE
 from orchestrator.spec.model import KEEP, Sample, Tune
-from orchestrator.spec.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
+from orchestrator.spec.networks import FAMILY, FOREIGN, LOADED, NAME, TRAINED, TUNED
 from orchestrator.spec.protocols import CONTRACTS
 from orchestrator.spec.reader import ARM_KEYS, SWEEP_KEYS
 from orchestrator.spec.reference_file import Published
@@ -203,8 +204,12 @@ def _network() -> Schema:
     parts["family"] = _axes(
         {"enum": list(FAMILIES), "description": "Architecture of the checkpoint, if it has no description."}
     )
+    parts["time"] = _axes({"enum": list(TIMES), "description": "What its module is told of the level t."})
+    parts["precondition"] = _method("preconditions", axes=True)
+    parts["num_classes"] = _axes({"type": "integer", "minimum": 1})
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
+    shapes[FOREIGN] = ("checkpoint", "model", "data")
     return {"anyOf": [_object({key: parts[key] for key in keys}, needed) for keys, needed in shapes.items()]}
 
 

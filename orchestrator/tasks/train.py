@@ -7,6 +7,7 @@ the lease and writes, the others only take part in the steps.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,32 @@ def _convert(context: Context, task: Task) -> None:
         raise CorruptFile(
             "the copy of a checkpoint does not match its checksum; it was set aside and will be made again"
         )
-    given = {key: task.params[key] for key in ("family", "heads") if key in task.params}
-    network = own_form(data, **given)
+    if "model" in task.params:
+        network = _foreign(context, task)
+    else:
+        given = {key: task.params[key] for key in ("family", "heads") if key in task.params}
+        network = own_form(data, **given)
     finish(context, task, {"network.safetensors": network}, {}, started)
+
+
+def _foreign(context: Context, task: Task) -> bytes:
+    """A checkpoint of other code in our own form."""
+    from nag.checkpoint import foreign_form
+    from nag.foreign_checkpoints import Foreign
+
+    model, interpolant, predicts = _described(context, task.params)
+    channels, height, width = task.params["shape"]
+    foreign = Foreign(
+        model.model,
+        shape=(channels, height, width),
+        num_classes=task.params["num_classes"],
+        predicts=predicts,
+        interpolant=interpolant,
+        time=model.convention.time,
+        precondition=model.convention.precondition,
+    )
+    folder, _, name = file_name(task.digest, ORIGINAL).rpartition("/")
+    return foreign_form(os.path.join(context.store.local_copy(folder), name), foreign)
 
 
 def _train_network(context: Context, task: Task, world: World) -> None:
@@ -123,8 +147,7 @@ def _trained(
     if "init" in params:
         module, model, interpolant, predicts = _tuned(context, params["init"], data, training, resumed)
     else:
-        model, predicts = context.rebuild("models", params["model"]), params["predicts"]
-        interpolant = context.rebuild("interpolants", params["interpolant"])
+        model, interpolant, predicts = _described(context, params)
         module = _new(model, data, training, resumed)
     given: dict[str, Any] = {
         "loss": model.loss(interpolant, predicts),
@@ -172,15 +195,27 @@ def _trained(
     return network, record, checkpoints
 
 
+def _described(context: Context, params: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """Model, interpolant and prediction of a network that is not fine-tuned from another."""
+    from nag.models.adapted import Adapted, Convention
+
+    model, interpolant = (context.rebuild(f"{key}s", params[key]) for key in ("model", "interpolant"))
+    if "convention" in params:
+        given = params["convention"]
+        pre = context.rebuild("preconditions", given["precondition"]) if "precondition" in given else None
+        model = Adapted(model, Convention(given["time"], pre), interpolant, params["predicts"])
+    return model, interpolant, params["predicts"]
+
+
 def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> Any:
     """A new module. Its initial weights are not drawn if a checkpoint has them all; for XL that saves half a minute."""
     import torch
 
-    from nag.registry import source_of
+    from nag.models.adapted import is_users
     from nag.seeding import seeded
 
     null_noise = training.noise_dropout > 0
-    if resumed and training.only == "all" and source_of(model) is None:
+    if resumed and training.only == "all" and not is_users(model):
         with torch.device("meta"):
             return model.module(data.shape, data.num_classes, null_noise=null_noise).to_empty(device="cpu")
     with seeded(training.seed):
@@ -221,11 +256,11 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     """The weights whose shape depends on the number of classes."""
     import torch
 
-    from nag.registry import source_of
+    from nag.models.adapted import is_users
     from nag.seeding import seeded
 
     # As in nag.checkpoint: a user's module may have state outside state_dict, so it is built on the CPU.
-    with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
+    with torch.device("cpu" if is_users(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
 
