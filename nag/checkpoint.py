@@ -1,6 +1,6 @@
 """Networks as files: our own are safetensors, with the network's description as JSON in the header.
 
-Official ones are read by `nag.official_checkpoints`. No pickle is ever run.
+Those of other programs are read by `nag.official_checkpoints`. No pickle is ever run.
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
-from nag.locations import check_regular
+from nag.locations import irregular
 from nag.models.adapted import Adapted, Convention, is_users, unadapted
+from nag.models.sit import SiT
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
+from nag.weights.fit import Kind, differences
+from nag.weights.stored import File, opened
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from nag.official_checkpoints import OfficialNetwork
 
 ModelOf = Callable[[Mapping[str, Any]], Any]
-Kind = tuple[tuple[int, ...], str]  # shape and dtype of a weight
 
 
 def metadata(data: bytes) -> dict[str, str]:
@@ -168,8 +171,8 @@ def _dtype(tensor: torch.Tensor) -> str:
 def _fits(module: torch.nn.Module, kinds: Mapping[str, Kind]) -> None:
     """Raise ValueError unless shapes and dtypes are those of the module's weights."""
     wanted = {name: (tuple(weight.shape), _dtype(weight)) for name, weight in module.state_dict().items()}
-    if wanted != dict(kinds):
-        raise ValueError(f"these weights do not fit: {_differences(wanted, kinds)}")
+    if (different := differences(wanted, kinds)) is not None:
+        raise ValueError(f"these weights do not fit: {different}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
@@ -179,22 +182,6 @@ def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{source}: weight {name} is not finite: it has NaN or infinite values")
     module.load_state_dict(weights, assign=True)
-
-
-def _differences(wanted: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> str:
-    """The first few weights by name that are missing, unknown, or of another shape or dtype."""
-    words = [f"{_told(name)} is missing" for name in wanted if name not in kinds]
-    words += [f"{_told(name)} is not known" for name in kinds if name not in wanted]
-    for name in (name for name in wanted if name in kinds and wanted[name] != kinds[name]):
-        (shape, dtype), (other, of) = wanted[name], kinds[name]
-        problem = f"has shape {other}, not {shape}" if shape != other else f"is {of}, not {dtype}"
-        words.append(f"{_told(name)} {problem}")
-    return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
-
-
-def _told(name: str) -> str:
-    """The name of a weight, for a message: as its own code has it."""
-    return header.short_repr(name)[1:-1].removeprefix("inner.")
 
 
 def parse_network(
@@ -229,40 +216,49 @@ def parse_estimator(
     return Estimator(module, interpolant, description.state)
 
 
-def load_network(path: str | Path, family: str | None = None, *, model: Any = None, **given: Any) -> NetworkField:
+def load_network(
+    path: str | Path, family: str | None = None, key: str | Sequence[str] = (), *, model: Any = None, **given: Any
+) -> NetworkField:
     """A network as a field `field(x, t, y)`, on the CPU.
 
-    A checkpoint of nagbench describes itself. For an official one, give the family, "dit" or "sit", and optionally what
-    its weights do not show: heads (if its size is not one of `nag.models.sizes`), shape (C, H, W) (if not square),
-    num_classes (if it was trained without a null class). These must agree with the weights.
+    A checkpoint of nagbench describes itself. One of another program is a file of torch.save or safetensors, or a
+    folder or an index of shards, in any layout that `nag.weights` knows. For it, give the family, "dit" or "sit",
+    unless the arguments of its training say so; which weights to take, if there are several (`key`: an entry, or the
+    keys that lead to it; by default averaged ones); and what its weights do not show: heads (if its size is not one of
+    `nag.models.sizes`), shape (C, H, W) (if not square, or without pos_embed), num_classes (if it was trained without
+    a null class). These must agree with the weights.
     For another architecture, give `model`, an object of a class that builds its module, and the other fields of
     `nag.foreign_checkpoints.Foreign`: shape, num_classes, predicts, interpolant, time, precondition. `model` alone is
     for a checkpoint of nagbench whose model is that class.
     Raises ValueError naming the file and what is wrong with it, FileNotFoundError if it is not there.
     """
     path = Path(path)
-    check_regular(path)
+    os.stat(path)  # raises FileNotFoundError
+    if what := irregular(path):
+        raise ValueError(f"{path} is {what}, not a file")
     if model is not None and given:
         if family is not None:
             raise ValueError(f"{path}: give the family of an official checkpoint or the model of another, not both")
-        return _brought(_foreign(path, model, given), str(path))
-    if family is not None:
-        return _official(path, family, str(path), given)[1]
-    if given:
-        raise ValueError(f"{path}: for {', '.join(given)}, give the family too: dit or sit")
+        return _brought(_foreign(path, model, given | ({"key": key} if key else {})), str(path))
+    if not _is_own(path, family, key, given, str(path)):
+        return _official(path, family, str(path), key, given)[1]
     with path.open("rb") as file:
-        _describes_itself(file.read(16), str(path))
-        file.seek(0)
         model_of = described_model if model is None else functools.partial(_given_model, model)
         _built(file, path.stat().st_size, str(path), model_of)  # before the whole file is read
     return parse_network(path.read_bytes(), source=str(path), model_of=model_of)
 
 
-def own_form(data: bytes, family: str | None = None, source: str = "checkpoint", **architecture: Any) -> bytes:
+def own_form(
+    file: File,
+    family: str | None = None,
+    source: str = "checkpoint",
+    key: str | Sequence[str] = (),
+    **architecture: Any,
+) -> bytes:
     """The network's file as `dump_network` writes it, checked as by `load_network`. One of nagbench is not changed."""
-    if family is not None:
-        return dump_network(**_official(data, family, source, architecture)[0]._asdict())
-    _describes_itself(data, source)
+    if not _is_own(file, family, key, architecture, source):
+        return dump_network(**_official(file, family, source, key, architecture)[0]._asdict())
+    data = file.read_bytes() if isinstance(file, Path) else file
     parse(data, source=source)
     return data
 
@@ -299,21 +295,28 @@ def _given_model(model: Any, described: Mapping[str, Any]) -> Any:
     return model
 
 
-def _describes_itself(data: bytes, source: str) -> None:
-    from nag.torch_files import is_pickle
-
-    if is_pickle(data):
-        raise ValueError(f"{source}: a file of torch.save does not describe itself; give its family: dit or sit")
+def _is_own(
+    file: File, family: str | None, key: str | Sequence[str], architecture: Mapping[str, Any], source: str
+) -> bool:
+    """Whether it is a checkpoint of nagbench. Raises ValueError if more is given of it than it needs."""
+    if isinstance(file, Path) and file.is_dir():
+        return False
+    with opened(file) as one:
+        own = header.is_own(one)
+    if own and (family is not None or key or architecture):
+        given = ", ".join([*(["family"] if family else []), *(["key"] if key else []), *architecture])
+        raise ValueError(f"{source}: a checkpoint of nagbench has no family, key or sizes; remove {given}")
+    return own
 
 
 def _official(
-    file: Path | bytes, family: str, source: str, architecture: dict[str, Any]
+    file: File, family: str | None, source: str, key: str | Sequence[str], architecture: dict[str, Any]
 ) -> tuple[OfficialNetwork, NetworkField]:
     from nag.official_checkpoints import contradicts, read_official
 
-    network = read_official(file, family, source, **architecture)
+    network = read_official(file, family, source, key, **architecture)
     field = _brought(network, source)
-    reason = contradicts(field, family)
+    reason = contradicts(field, "sit" if isinstance(network.model, SiT) else "dit")
     if reason is not None:
         raise ValueError(f"{source}: {reason}")
     return network, field

@@ -199,6 +199,18 @@ def no_deeper(model: Any, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"its model has depth {model.depth:,}, the file only {len(tensors)} tensors")
 
 
+def is_own(file: BinaryIO) -> bool:
+    """Whether an open file is one of ours. It is read from its beginning, and left there."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        return KEY in _table(file, size).get("__metadata__", {})
+    except ValueError:
+        return False
+    finally:
+        file.seek(0)
+
+
 def description_in(path: str | Path) -> Description | None:
     """What a file says of its network, from its header alone; None for a file that does not describe itself.
 
@@ -208,12 +220,8 @@ def description_in(path: str | Path) -> Description | None:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            try:
-                if KEY not in _table(file, size).get("__metadata__", {}):
-                    return None
-            except ValueError:
+            if not is_own(file):
                 return None
-            file.seek(0)
             try:
                 return described(read(file, size))
             except ValueError as error:

@@ -76,9 +76,7 @@ class EDM:
 
     # v = dalpha D + dsigma (x - alpha D) / sigma. With D = sigma_data^2 alpha x / m^2 + sigma sigma_data F / m it is
     # (sigma dsigma + sigma_data^2 alpha dalpha) x / m^2 - (alpha dsigma - dalpha sigma) sigma_data F / m.
-    def prediction(
-        self, out: torch.Tensor, x: torch.Tensor, t: torch.Tensor, interpolant: Interpolant
-    ) -> torch.Tensor:
+    def prediction(self, out: torch.Tensor, x: torch.Tensor, t: torch.Tensor, interpolant: Interpolant) -> torch.Tensor:
         alpha, sigma, m = interpolant.alpha(t), interpolant.sigma(t), self._deviation(t, interpolant)
         dalpha, dsigma = interpolant.dalpha(t), interpolant.dsigma(t)
         of_x = (sigma * dsigma + self.sigma_data**2 * alpha * dalpha) / m**2

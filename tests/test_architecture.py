@@ -42,7 +42,7 @@ FLOORS = {
         "autoencoders",
         "pretrained estimator",
         "weights",
-        "field torch_files header preconditions",
+        "field header preconditions",
         "interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",

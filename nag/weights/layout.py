@@ -21,7 +21,7 @@ EMA = re.compile(r"(^|[^a-z])(ema|shadow|swa|averaged|average)([^a-z]|$)")
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "ema_model", "model_ema", "ema", "online_model")
 MODELS = (*WRAPPERS, "state_dict", "model_state_dict", "model_state", "weights", "params", "generator", "denoiser")
 NOT_WEIGHTS = re.compile(r"opt|optim|.*optimi[sz]er.*|.*sched.*|.*scaler.*|rng.*|.*rng_states?|loops")
-COUNTERS = re.compile(r"decay|.*steps?|num_updates|n_averaged|initted|iteration|epoch|num_batches_tracked")
+COUNTERS = re.compile(r"decay|.*steps?|num_updates|n_averaged|initted|iteration|epoch")
 UNREADABLE = {  # functions of pickles that make what is not a plain tensor
     **{"_rebuild_qtensor": "quantised", "_rebuild_sparse_tensor": "sparse", "_rebuild_nested_tensor": "nested"},
     **{"_rebuild_wrapper_subclass": "of a subclass of tensors", "_rebuild_from_type_v2": "of a subclass of tensors"},
@@ -135,7 +135,7 @@ def _counts(name: str, value: Stored) -> bool:
     """Whether it is a counter or the state of a random generator."""
     if value.shape:
         return value.dtype == "uint8" and len(value.shape) == 1
-    return value.dtype not in FLOATS or bool(COUNTERS.fullmatch(name.rpartition(".")[2]))
+    return bool(COUNTERS.fullmatch(name.rpartition(".")[2])) or (value.dtype not in FLOATS and "." not in name)
 
 
 def _below_prefixes(one: Candidate, names: Collection[str]) -> list[Candidate]:
@@ -196,9 +196,15 @@ def _without_weights(content: Any) -> str:
         name = short_repr(entries[module].name)[1:-1]
         return f"its {short_repr(module)} is a whole network of the class {name}; {anew(f'[{short_repr(module)}]')}"
     if not isinstance(entries, dict):
-        return f"it holds a {type(content).__name__}, not a state dict"
-    others = ", ".join(short_repr(key)[1:-1] for key in list(entries)[:5])
+        what = "tensor" if isinstance(content, Stored) else type(content).__name__
+        return f"it holds a {what}, not a state dict"
+    others = ", ".join(_entry(key, value) for key, value in list(entries.items())[:5])
     return f"it holds no weights, only {others}" if entries else "it is empty"
+
+
+def _entry(key: Any, value: Any) -> str:
+    name = short_repr(key)[1:-1] if isinstance(key, str) else short_repr(key)
+    return f"{name} ({short_repr(value.name)[1:-1]}, which is not run)" if isinstance(value, Inert) else name
 
 
 def anew(entry: str) -> str:

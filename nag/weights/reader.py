@@ -78,12 +78,13 @@ def _read(file: File) -> tuple[Any, str]:
         start = opened_file.read(16)
     if is_torch(start):
         return read_torch(file), ""
+    named = isinstance(file, Path) and file.name.endswith(".safetensors")
+    if named or start[4:9] == b"\0\0\0\0{":  # the length of a header, and its beginning
+        return read_safetensors(file)[0], "a safetensors file"
     if start[:1] == b"\x80":
         raise ValueError(
             "a pickle of Python objects, and reading it runs code from the file. Where you trust it and have its code, "
             "write its weights anew: python -c \"import pickle, torch; torch.save(pickle.load(open(PATH, 'rb'))['ema']"
             '.state_dict(), NEW_PATH)"'
         )
-    if start[8:9] == b"{":
-        return read_safetensors(file)[0], "a safetensors file"
     raise ValueError(f"neither a file of torch.save nor safetensors: it begins with {start[:9]!r}")
