@@ -266,12 +266,12 @@ def own_form(
     return data
 
 
-def foreign_form(path: str | Path, foreign: Foreign) -> bytes:
+def foreign_form(file: File, foreign: Foreign, source: str = "checkpoint") -> bytes:
     """The file of a network of another architecture as `dump_network` writes it, checked as by `load_network`."""
     from nag.foreign_checkpoints import read_foreign
 
-    network = read_foreign(Path(path), foreign, str(path))
-    _brought(network, str(path))
+    network = read_foreign(file, foreign, source)
+    _brought(network, source)
     return dump_network(**network._asdict())
 
 

@@ -105,12 +105,18 @@ def read_official(
 
 
 def recognise(
-    file: File, family: str | None, source: str, key: str | Sequence[str] = (), **architecture: Any
+    file: File,
+    family: str | None,
+    source: str,
+    key: str | Sequence[str] = (),
+    states: tuple[int, int, int] | None = None,
+    **architecture: Any,
 ) -> Recognised:
     """The network in an official checkpoint, from names, shapes and arguments alone.
 
     family: "dit" or "sit"; None if the file says so itself. key: as in `read_weights`. architecture: of ARCHITECTURE,
-    None is as if not given. Raises ValueError that begins with `source` for anything that does not fit.
+    None is as if not given. states: (C, H, W) to assume for a file that does not show it. Raises ValueError that begins
+    with `source` for anything that does not fit.
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"{source}: unknown family {family!r}; known: {', '.join(FAMILIES)}")
@@ -123,7 +129,7 @@ def recognise(
         _shape(weights.tensors, NAMES[0], 4)
         family = family or _family(weights.arguments)
         interpolant = _path(weights.arguments, FAMILIES[family])
-        return _inferred(weights, family, interpolant, given)
+        return _inferred(weights, family, interpolant, given, states)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -184,7 +190,9 @@ def _path(arguments: Mapping[str, Any], family: Family) -> Interpolant:
     return paths[path]
 
 
-def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: dict[str, Any]) -> Recognised:
+def _inferred(
+    weights: Weights, family: str, interpolant: Interpolant, given: dict[str, Any], states: Any = None
+) -> Recognised:
     """The network of these weights. Raises ValueError if there is none, or they contradict what was given."""
     tensors = weights.tensors
     hidden, channels, patch, _ = _shape(tensors, "x_embedder.proj.weight", 4)
@@ -214,7 +222,7 @@ def _inferred(weights: Weights, family: str, interpolant: Interpolant, given: di
         model=FAMILIES[family].model(heads=heads, **fields),
         interpolant=interpolant,
         predicts=FAMILIES[family].predicts,
-        shape=_state(channels, patch, tensors, weights.arguments, given.get("shape")),
+        shape=_state(channels, patch, tensors, given.get("shape"), _size_said(weights.arguments, channels) or states),
         num_classes=classes,
         has_null_noise="null_noise" in tensors,
         has_null_class=classes == rows - 1,
@@ -249,11 +257,16 @@ def _heads(heads: Any, hidden: int, depth: int) -> int:
 
 
 def _state(
-    channels: int, patch: int, tensors: Mapping[str, Stored], arguments: Mapping[str, Any], given: Any
+    channels: int, patch: int, tensors: Mapping[str, Stored], given: Any, otherwise: Any
 ) -> tuple[int, int, int]:
-    """(C, H, W) of a state: square, unless given."""
+    """(C, H, W) of a state: square, unless given. otherwise: that of a network that was saved without positions."""
     if POSITIONS not in tensors:
-        return _state_without_positions(channels, arguments, given)
+        shape = given or otherwise
+        if shape is None:
+            raise ValueError("it has no pos_embed, which would show the size of its states: give shape: [C, H, W]")
+        if len(shape) != 3 or shape[0] != channels or not all(type(n) is int and 0 < n < 2**16 for n in shape):
+            raise ValueError(f"it has {channels} channels, but shape {tuple(shape)} was given")
+        return tuple(shape)
     patches = _shape(tensors, POSITIONS, 3)[1]
     side = math.isqrt(patches) * patch
     shape = (channels, side, side) if given is None else tuple(given)
@@ -263,17 +276,10 @@ def _state(
     return shape
 
 
-def _state_without_positions(channels: int, arguments: Mapping[str, Any], given: Any) -> tuple[int, int, int]:
-    """As given, or as the arguments of an official training of latents say."""
+def _size_said(arguments: Mapping[str, Any], channels: int) -> tuple[int, int, int] | None:
+    """The states of an official training, which has latents, by the size of its images."""
     side = arguments.get("image_size")
-    if given is None and isinstance(side, int) and side >= VAE_FACTOR:
-        given = (channels, side // VAE_FACTOR, side // VAE_FACTOR)
-    if given is None:
-        raise ValueError("it has no pos_embed, which would show the size of its states: give shape: [C, H, W]")
-    shape = tuple(given)
-    if len(shape) != 3 or shape[0] != channels or not all(type(n) is int and 0 < n < 2**16 for n in shape):
-        raise ValueError(f"it has {channels} channels, but shape {list(shape)} was given")
-    return shape
+    return (channels, side // VAE_FACTOR, side // VAE_FACTOR) if type(side) is int and side >= VAE_FACTOR else None
 
 
 def _shape(tensors: Mapping[str, Stored], name: str, dimensions: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ with prefixes that wrappers put before the names ("module.", "_orig_mod.", ...).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -174,14 +175,16 @@ def _prefixes_of(tensors: Mapping[str, Stored], names: Collection[str]) -> list[
 
 
 def _wrappers(tensors: Mapping[str, Stored]) -> list[str]:
-    """The names of wrappers that stand before all names, or before two sets of the same names; else [""]."""
+    """The names of wrappers that stand before all names, or before each of two sets of the same names."""
     below: dict[str, set[str]] = {}
     for name in tensors:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts[:-1]) if part not in WRAPPERS), len(parts) - 1)
         below.setdefault("".join(f"{part}." for part in parts[:place]), set()).add(".".join(parts[place:]))
     twins = [prefix for prefix in below if prefix and list(below.values()).count(below[prefix]) > 1]
-    return twins or ([""] if "" in below else list(below))
+    columns = zip(*(prefix.split(".")[:-1] for prefix in below), strict=False)
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, columns)
+    return twins or ["".join(f"{parts[0]}." for parts in shared)]
 
 
 def _without_weights(content: Any) -> str:

@@ -59,7 +59,8 @@ def read_weights(
     config: Mapping[str, Any] = {}
     if isinstance(file, Path) and (file.is_dir() or file.name.endswith(INDEX)):
         content, config = read_members(members(file))
-        form = "a folder" if file.is_dir() else "an index of shards"
+        shards = sum(member.name.endswith(".safetensors") for member in members(file))
+        form = f"a folder of {shards} shards" if shards > 1 else "a folder"
     else:
         try:
             content, form = _read(file)

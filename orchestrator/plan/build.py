@@ -77,10 +77,13 @@ class TaskBuilder:
         here = os.path.exists(network.checkpoint)
         file_content = content(network.checkpoint, compute=self.hashes) if here else self._absent(network.checkpoint)
         params: dict[str, Any] = {"checkpoint": file_content}
-        params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
+        params |= dict(network.given) | ({"family": network.family} if network.family else {})
         if network.model is not None and network.convention is not None:
             params |= self._module(network) | {"shape": list(network.shape or ()), "num_classes": network.num_classes}
-        return self.add("train", params, source=network.checkpoint if here else "")
+        if file_content.endswith("/"):  # a folder, which is copied into the store as an asset
+            self.reads(Outside(network.checkpoint, file_content, copied=True))
+        is_file = here and not file_content.endswith("/")
+        return self.add("train", params, source=network.checkpoint if is_file else "")
 
     def _module(self, network: Network) -> dict[str, Any]:
         """The params that say what a network's module is, and how it is called."""

@@ -220,8 +220,7 @@ def _loaded(network: Network) -> Any:
 
     assert network.checkpoint is not None
     if network.convention is None:
-        given: dict[str, Any] = {"heads": network.heads} if network.heads else {}
-        return load_network(network.checkpoint, family=network.family, **given)
+        return load_network(network.checkpoint, family=network.family, **network.given)
     return load_network(
         network.checkpoint,
         model=network.model,
@@ -231,6 +230,7 @@ def _loaded(network: Network) -> Any:
         interpolant=network.interpolant,
         time=network.convention.time,
         precondition=network.convention.precondition,
+        **network.given,
     )
 
 

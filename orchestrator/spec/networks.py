@@ -6,20 +6,15 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from nag import header
-from nag.autoencoders.block_means import BlockMeans
-from nag.datasets.synthetic import SyntheticImages
-from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
 from nag.models.adapted import Convention
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
-from orchestrator.spec.construct import MethodBuilder, local_path
+from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.foreign_network import (
     CONVENTION,
     DROPOUT,
@@ -30,6 +25,7 @@ from orchestrator.spec.foreign_network import (
     predicts_at,
 )
 from orchestrator.spec.grid import Axis, Pick, at_ends, built_at, expand, no_repeats, picks_of
+from orchestrator.spec.loaded_network import LOADED, checkpoint_path, given_at, loaded, shape_at
 from orchestrator.spec.model import Network
 from orchestrator.spec.parameters import axis_params, tuned_keys
 from orchestrator.spec.smoke import smoked
@@ -38,8 +34,7 @@ from orchestrator.spec.yaml_nodes import Node
 EXAMPLE = "{data: ..., model: ..., train: ...}"
 TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", *CONVENTION, "train")
 TUNED = ("init", "data", "autoencoder", "train")
-LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
-FOREIGN = ("checkpoint", *TRAINED[:-1], "num_classes")  # a checkpoint of other code
+FOREIGN = ("checkpoint", *TRAINED[:-1], "num_classes", "key")  # a checkpoint of other code
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -63,7 +58,7 @@ def check_name(name: str, node: Node) -> None:
 def described(network: Network) -> Network | Family:
     """What tells the path and prediction of a network: itself, or the family of the checkpoint that it starts from."""
     family = network.lineage[-1].family
-    return FAMILIES[family] if family else network
+    return FAMILIES[family] if family and network.interpolant is None else network
 
 
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> tuple[list[Axis], list[Built]]:
@@ -155,7 +150,7 @@ class Networks:
         learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
         network = Network(name=name, learned=learned, **parts)
         check_teachable(network, node)
-        shape = _shape(network, node)
+        shape = shape_at(network, node)
         if parent is not None:
             _check_tuned(parent, shape, node)
         _check_fits(network, shape, node)
@@ -182,15 +177,17 @@ class Networks:
     def _foreign(self, name: str, node: Node) -> Network:
         """A checkpoint of other code: its module is built by `model`."""
         place = node.value["checkpoint"]
-        path = local_path(place)
+        path = str(checkpoint_path(place))
+        given = {key: value for key, value in given_at(node).items() if key == "key"}
         convention = convention_at(node, self.builder) or Convention()
         parts = {"interpolant": find("interpolants", "linear")(), "autoencoder": None} | self._parts(node)
         parts |= {"convention": convention, "predicts": predicts_at(node, convention, None), "train": None}
         learned = learned_by(parts["model"], node.value["model"])
-        network = Network(name, checkpoint=path, num_classes=classes_at(node, parts["data"]), learned=learned, **parts)
+        classes = classes_at(node, parts["data"])
+        network = Network(name, checkpoint=path, given=given, num_classes=classes, learned=learned, **parts)
         if not network.model.generates:
             raise node.value["model"].error("it does not generate samples; only such a network can be loaded here.")
-        _check_fits(network, _shape(network, node), node)
+        _check_fits(network, shape_at(network, node), node)
         return stand_in_of(network) if self.smoke else network
 
     def _stand_in(self, method: Any, is_read: bool = True) -> Any:
@@ -200,64 +197,7 @@ class Networks:
     def _loaded(self, name: str, node: Node) -> Network:
         if "model" in node.value:
             return self._foreign(name, node)
-        place = node.value["checkpoint"]
-        local_path(place)
-        path = Path(node.file).parent / place.text()
-        family = node.value["family"].text() if "family" in node.value else None
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file"
-            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
-        if not path.is_file() and family is None:
-            raise place.error(f"there is no file {str(path)!r}. To plan without it, add family: dit or sit.")
-        data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
-        autoencoder = self.builder.autoencoder(node.value["autoencoder"]) if "autoencoder" in node.value else None
-        heads = node.value["heads"].value if "heads" in node.value else None
-        if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
-            raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
-        try:
-            described = description_in(path) if path.is_file() else None
-            parts = _described_parts(described)
-        except ValueError as error:
-            raise place.error(f"{error}.") from None
-        if described is None and family is None:
-            raise place.error("it has no description; add family: dit or family: sit.")
-        network = Network(
-            name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder)
-        )
-        if described is None:
-            if family not in FAMILIES:
-                raise node.value["family"].error(unknown("family", family, FAMILIES))
-            loaded = dataclasses.replace(network, family=family, heads=heads, learned=None)
-            _shape(loaded, node)
-            return _made_on_the_spot(loaded) if self.smoke else loaded
-        for key in ("family", "heads"):
-            if key in node.value:
-                raise node.value[key].error("this checkpoint has a description; remove this key.")
-        if described.model.source:
-            name = described.model.name
-            raise place.error(f"its model {name!r} is a user's own code; only the sweep that trained it can use it.")
-        shape = _shape(network, node)
-        if not self.smoke and shape is not None and list(shape) != described.shape:
-            what = "images" if autoencoder is None else "latents"
-            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
-        loaded = dataclasses.replace(
-            network,
-            **parts,
-            predicts=described.predicts,
-            learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
-        )
-        fits = not self.smoke or shape is None or list(shape) == described.shape
-        return loaded if fits else _made_on_the_spot(loaded)
-
-
-def _described_parts(described: Description | None) -> dict[str, Any]:
-    """Model and interpolant of a checkpoint's description; {} for a user's own model. ValueError for invalid ones."""
-    if described is None or described.model.source:
-        return {}
-    return {
-        "model": header.built("models", described.model),
-        "interpolant": header.built("interpolants", described.interpolant),
-    }
+        return loaded(name, node, self.builder, self.smoke)
 
 
 def with_preset(node: Node) -> Node:
@@ -271,14 +211,6 @@ def with_preset(node: Node) -> Node:
     recipe = {key: dataclasses.replace(named, value=value) for key, value in PRESETS[named.value].items()}
     given = {key: child for key, child in fields.items() if key != "preset"}
     return dataclasses.replace(node, value=recipe | given)
-
-
-def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
-    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot encode."""
-    try:
-        return network.shape
-    except ValueError as error:
-        raise node.value.get("autoencoder", node).error(f"{error}.") from None
 
 
 def _check_fits(network: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
@@ -296,25 +228,10 @@ def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node
         )
     known = parent.shape
     if None not in (known, shape) and known != shape:
-        what = "images" if parent.autoencoder is None else "latents"
+        what = "latents" if parent.stores == "latents" else "images"
         raise node.value["data"].error(
             f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}."
         )
-
-
-def _made_on_the_spot(network: Network) -> Network:
-    """A tiny network of the same family, trained for a few steps, in place of a checkpoint under --smoke."""
-    model, interpolant, predicts = network.model, network.interpolant, network.predicts
-    if network.family:
-        family = FAMILIES[network.family]
-        model = family.model(hidden=8, depth=1, heads=2, patch=2, learned_variance=True)
-        interpolant, predicts = family.interpolant, family.predicts
-    data, autoencoder = network.data, network.autoencoder
-    if data is None:
-        data, autoencoder = SyntheticImages(), autoencoder or BlockMeans()  # official checkpoints make latents
-    train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
-    tiny = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
-    return dataclasses.replace(tiny, learned=network.learned or frozenset(DROPOUT))
 
 
 def stand_in_of(network: Network) -> Network:

@@ -199,7 +199,7 @@ def _network() -> Schema:
     parts["autoencoder"] = _axes(_fields(Autoencoder), _fields(Autoencoder, axes=False))
     parts["init"] = {"type": "string", "description": "The network that this one starts from."}
     parts["checkpoint"] = _axes(
-        {"type": "string", "description": "A file of weights; the path is relative to the sweep."}
+        {"type": "string", "description": "A file or folder of weights; the path is relative to the sweep."}
     )
     parts["family"] = _axes(
         {"enum": list(FAMILIES), "description": "Architecture of the checkpoint, if it has no description."}
@@ -208,6 +208,10 @@ def _network() -> Schema:
     parts["precondition"] = _method("preconditions", axes=True)
     parts["num_classes"] = _axes({"type": "integer", "minimum": 1})
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
+    sides = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}
+    parts["shape"] = sides | {"description": "[C, H, W] of a state, where the weights do not show it."}
+    keys = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    parts["key"] = _axes(keys | {"description": "Which weights of the checkpoint: an entry, or the keys to it."})
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
     shapes[FOREIGN] = ("checkpoint", "model", "data")
     return {"anyOf": [_object({key: parts[key] for key in keys}, needed) for keys, needed in shapes.items()]}

@@ -7,15 +7,17 @@ the lease and writes, the others only take part in the steps.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nag import distributed
 from nag.distributed import World
+from nag.weights.stored import File
 from orchestrator.errors import CorruptFile
-from orchestrator.identity import checksum
+from orchestrator.identity import checksum, content
+from orchestrator.store.folders import exposed
 from orchestrator.store.layout import file_name
 from orchestrator.tasks.checkpoints import Checkpoints
 from orchestrator.tasks.context import Context, HeldElsewhere, finish
@@ -64,21 +66,36 @@ def _convert(context: Context, task: Task) -> None:
     from nag.checkpoint import own_form
 
     started = time.time()
-    data = context.store.read(file_name(task.digest, ORIGINAL))
-    if checksum(data) != task.params["checkpoint"]:
-        context.store.remove(file_name(task.digest, ORIGINAL))
-        raise CorruptFile(
-            "the copy of a checkpoint does not match its checksum; it was set aside and will be made again"
-        )
+    file = _original(context, task)
     if "model" in task.params:
-        network = _foreign(context, task)
+        network = _foreign(context, task, file)
     else:
-        given = {key: task.params[key] for key in ("family", "heads") if key in task.params}
-        network = own_form(data, **given)
+        given = {
+            key: task.params[key] for key in ("family", "key", "heads", "shape", "num_classes") if key in task.params
+        }
+        network = own_form(file, source="checkpoint", **given)
     finish(context, task, {"network.safetensors": network}, {}, started)
 
 
-def _foreign(context: Context, task: Task) -> bytes:
+def _original(context: Context, task: Task) -> File:
+    """The copy of a user's checkpoint: a file, a folder, or the content of a file that others could still change.
+    Raises CorruptFile if it is another one.
+    """
+    store, name, wanted = context.store, file_name(task.digest, ORIGINAL), task.params["checkpoint"]
+    if wanted.endswith("/"):
+        return Path(context.asset(wanted))
+    path = Path(store.path(name))
+    here = store.local and path.exists() and not exposed(path)
+    file: File = path if here else store.read(name)
+    if (checksum(file) if isinstance(file, bytes) else content(str(file))) != wanted:
+        store.remove(name)
+        raise CorruptFile(
+            "the copy of a checkpoint does not match its checksum; it was set aside and will be made again"
+        )
+    return file
+
+
+def _foreign(context: Context, task: Task, file: File) -> bytes:
     """A checkpoint of other code in our own form."""
     from nag.checkpoint import foreign_form
     from nag.foreign_checkpoints import Foreign
@@ -93,9 +110,9 @@ def _foreign(context: Context, task: Task) -> bytes:
         interpolant=interpolant,
         time=model.convention.time,
         precondition=model.convention.precondition,
+        key=task.params.get("key", ()),
     )
-    folder, _, name = file_name(task.digest, ORIGINAL).rpartition("/")
-    return foreign_form(os.path.join(context.store.local_copy(folder), name), foreign)
+    return foreign_form(file, foreign)
 
 
 def _train_network(context: Context, task: Task, world: World) -> None:
