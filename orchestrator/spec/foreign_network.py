@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nag.models.adapted import CONDITIONS, TIMES, Convention, can_learn, check_declared, has_null
+from nag.models.convention import CONDITIONS, TIMES, Convention, can_learn, check_declared, has_null
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.model import Network

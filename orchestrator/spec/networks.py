@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nag.interpolants import PREDICTIONS
-from nag.models.adapted import Convention
+from nag.models.convention import Convention
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.diffusers_folder import diffusers_network, is_of_diffusers
 from orchestrator.spec.foreign_network import (
     CONVENTION,
     DROPOUT,
@@ -197,7 +198,8 @@ class Networks:
     def _loaded(self, name: str, node: Node) -> Network:
         if "model" in node.value:
             return self._foreign(name, node)
-        return loaded(name, node, self.builder, self.smoke)
+        load = diffusers_network if is_of_diffusers(node) else loaded
+        return load(name, node, self.builder, self.smoke)
 
 
 def with_preset(node: Node) -> Node:

@@ -193,7 +193,13 @@ def test_what_a_class_lacks_is_said_at_check(sweep: Path, old: str, new: str, sa
 
 def test_edm_trains_too(sweep: Path, tmp_path: Path) -> None:
     """A declared preconditioning in a training from scratch, and a new network's null conditions."""
-    trained = changed(SWEEP, "    checkpoint: unet.safetensors\n", "", "    predicts: eps\n    interpolant: vp\n", "    interpolant: gvp\n")
+    trained = changed(
+        SWEEP,
+        "    checkpoint: unet.safetensors\n",
+        "",
+        "    predicts: eps\n    interpolant: vp\n",
+        "    interpolant: gvp\n",
+    )
     trained = changed(trained, "time: 0..999", "precondition: {name: edm, sigma_data: 0.6}\n    train: {steps: 2, batch: 8}", "ddim", "heun")  # fmt: skip
     sweep.write_text(trained.replace("  row: {network: row, nag: {scale: 0.5}}\n", ""))
     ran = run_here(sweep, tmp_path / "store")
