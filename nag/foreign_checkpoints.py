@@ -114,8 +114,8 @@ def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialN
 
 
 def _in_module(weights: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions that
-    are still to be learned, and counters.
+    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions
+    that are still to be learned, and counters.
     """
     named = {}
     for name, weight in weights.items():

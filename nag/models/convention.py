@@ -5,7 +5,8 @@ A model class may say, beside `generates`, `fits`, `module` and `loss`:
 null_class: the class number that means "no class" to its module, or "last" for the number of classes.
 null_noise: the time that means "no noise level" to its module.
 class_embedding, time_embedding: the submodules whose output (N, D) embeds the class and the time, a name or, for
-    several, a pattern such as "blocks.*.time". Where there is no null condition, a fine-tune can learn one: a vector that replaces the rows of that output.
+    several, a pattern such as "blocks.*.time". Where there is no null condition, a fine-tune can learn one: a vector
+    that replaces the rows of that output.
 load: `load(state) -> state`, from the names in a checkpoint to those of its module.
 """
 

@@ -104,7 +104,7 @@ class Diffusers:
         for part in module.modules():
             if hasattr(part, "dropout_prob"):
                 part.dropout_prob = 0.0  # else a table of classes drops some itself while it trains
-        return module  # type: ignore[no-any-return]
+        return module
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Mean squared error of the prediction; with a learned variance also its bound, as DiT."""
@@ -122,7 +122,7 @@ def _called(name: str, classes: bool) -> Any:
         raise ImportError("networks of diffusers are built by it: pip install 'nagbench[latents]'") from error
     cls: Any = getattr(diffusers, name)
 
-    class Called(cls):  # type: ignore[misc]
+    class Called(cls):
         def forward(self, x: Any, level: Any, y: Any) -> Any:
             return super().forward(x, level, class_labels=y if classes else None).sample
 

@@ -1,4 +1,4 @@
-"""A network of the library diffusers in the `networks` section: `{checkpoint: FOLDER}`, as `save_pretrained` wrote it."""
+"""A network of the library diffusers: `{checkpoint: FOLDER}`, as its `save_pretrained` wrote it."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def diffusers_network(name: str, node: Node, builder: MethodBuilder, smoke: bool
         raise node.value["data"].error(f"its {what} are {list(states or ())}, the checkpoint's {list(found.shape)}.")
     if not smoke:
         return network
-    parts = {key: part and part.smoke() for key, part in (("data", data), ("autoencoder", autoencoder))}
-    return made_on_the_spot(dataclasses.replace(network, family="dit", **parts))
+    data, autoencoder = data and data.smoke(), autoencoder and autoencoder.smoke()
+    return made_on_the_spot(dataclasses.replace(network, family="dit", data=data, autoencoder=autoencoder))

@@ -71,8 +71,9 @@ def unteachable(network: Network, condition: str) -> str | None:
         return None
     what = {"null_noise": "noise level", "null_class": "class"}[condition]
     name, option, embedding = type(root.model).__name__, DROPOUT[condition], CONDITIONS[condition]
+    words = condition.replace("_", " ")
     return (
-        f"class {name} has no {condition.replace('_', ' ')} condition: it declares neither {condition} nor {embedding}; "
+        f"class {name} has no {words} condition: it declares neither {condition} nor {embedding}; "
         f"declare {embedding}, the submodule whose output embeds the {what} ({option} in a fine-tune can then teach it)"
     )
 

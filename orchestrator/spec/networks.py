@@ -238,8 +238,8 @@ def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node
 
 def stand_in_of(network: Network) -> Network:
     """Under --smoke, a short training of the same module, in place of a checkpoint of other code."""
-    drops = {DROPOUT[condition]: 0.1 for condition in network.learned or ()}
-    train = Training(steps=4, batch=16, lr=1e-3, **{"class_dropout": 0.0} | drops)
+    drops: dict[str, Any] = {option: 0.1 * (need in (network.learned or ())) for need, option in DROPOUT.items()}
+    train = Training(steps=4, batch=16, lr=1e-3, **drops)
     return dataclasses.replace(network, checkpoint=None, num_classes=None, train=train)
 
 

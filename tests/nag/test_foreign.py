@@ -17,8 +17,8 @@ from nag.field import NetworkField
 from nag.foreign_checkpoints import Foreign
 from nag.interpolants import GVP, VP, Interpolant, Linear, convert
 from nag.models.adapted import Adapted
-from nag.models.convention import Convention
 from nag.models.adapted_module import AdaptedModule
+from nag.models.convention import Convention
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from nag.models.transformer import Transformer
@@ -185,9 +185,9 @@ def test_a_learned_null_condition_changes_only_its_own_rows() -> None:
     null_t[1], null_y[2] = -1, CLASSES
     out = module(x, null_t, null_y)
     assert torch.equal(out[[0, 3]], wanted[[0, 3]])
-    hidden = inner.first(x)[1:3] + torch.stack(
-        [module.null_noise + inner.label_embed(y[1]), inner.time_embed((t[2:3] * 1000 - 1)[:, None] / 1000)[0] + module.null_class]
-    )[:, :, None, None]  # fmt: skip
+    without_noise = module.null_noise + inner.label_embed(y[1])
+    without_class = inner.time_embed(t[2:3, None] - 1 / 1000)[0] + module.null_class
+    hidden = inner.first(x)[1:3] + torch.stack([without_noise, without_class])[:, :, None, None]
     torch.testing.assert_close(out[1:3], inner.last(torch.nn.functional.silu(hidden)))
 
 
