@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
 from nag.locations import irregular
-from nag.models.adapted import Adapted, Convention, is_users, unadapted
+from nag.models.adapted import Adapted, Convention, built_on_cpu, unadapted
 from nag.models.sit import SiT
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
@@ -151,7 +151,7 @@ def _skeleton(model: Any, shape: tuple[int, int, int], num_classes: int, has_nul
     """The module, without weights if it is one of ours. Raises ValueError if no network has these sizes."""
     import torch
 
-    if is_users(model):  # user modules may have state outside state_dict, so build on the CPU
+    if built_on_cpu(model):  # user modules may have state outside state_dict, so build on the CPU
         with torch.device("cpu"), seeded(0):
             return model.module(shape, num_classes, null_noise=has_null_noise)
     try:
@@ -227,6 +227,7 @@ def load_network(
     keys that lead to it; by default averaged ones); and what its weights do not show: heads (if its size is not one of
     `nag.models.sizes`), shape (C, H, W) (if not square, or without pos_embed), num_classes (if it was trained without
     a null class). These must agree with the weights.
+    family "diffusers" is a folder that diffusers saved: a UNet2DModel or DiTTransformer2DModel of DDPM.
     For another architecture, give `model`, an object of a class that builds its module, and the other fields of
     `nag.foreign_checkpoints.Foreign`: shape, num_classes, predicts, interpolant, time, precondition. `model` alone is
     for a checkpoint of nagbench whose model is that class.
@@ -240,6 +241,8 @@ def load_network(
         if family is not None:
             raise ValueError(f"{path}: give the family of an official checkpoint or the model of another, not both")
         return _brought(_foreign(path, model, given | ({"key": key} if key else {})), str(path))
+    if family == "diffusers":
+        return _brought(_of_diffusers(path, given), str(path))
     if not _is_own(path, family, key, given, str(path)):
         return _official(path, family, str(path), key, given)[1]
     with path.open("rb") as file:
@@ -285,6 +288,14 @@ def _foreign(path: Path, model: Any, given: dict[str, Any]) -> OfficialNetwork:
         return read_foreign(path, Foreign(model, **given), str(path))
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+
+
+def _of_diffusers(path: Path, given: dict[str, Any]) -> OfficialNetwork:
+    from nag.foreign_checkpoints import in_folder, read_foreign
+
+    if not path.is_dir() or given.keys() - {"num_classes"}:
+        raise ValueError(f"{path}: a network of diffusers is a folder with config.json, which says all but num_classes")
+    return read_foreign(path, in_folder(path, **given), str(path))
 
 
 def _given_model(model: Any, described: Mapping[str, Any]) -> Any:

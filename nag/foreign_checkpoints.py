@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nag.interpolants import PREDICTIONS, Interpolant, Linear
+from pydantic import ValidationError
+
+from nag.header import sentence
+from nag.interpolants import PREDICTIONS, VP, Interpolant, Linear
 from nag.models.adapted import Adapted, Convention, check_declared, has_null
+from nag.models.diffusers_network import Diffusers, scheduled
 from nag.official_checkpoints import OfficialNetwork
 from nag.seeding import seeded
 from nag.weights import read_weights
+from nag.weights.safetensors_file import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +47,28 @@ class Foreign(NamedTuple):
             raise ValueError(f"unknown prediction {predicts!r}; known: {', '.join(PREDICTIONS)}")
         check_declared(self.model)
         return Adapted(self.model, convention, self.interpolant, predicts)
+
+
+def in_folder(folder: Path, num_classes: int | None = None) -> Foreign:
+    """The network in a folder of diffusers, as its config.json and, beside the folder, its scheduler's config say.
+
+    num_classes: one less than the rows of a U-Net's class table if the last one is its null class. Raises ValueError
+    that begins with the folder if it has another network, or one of another diffusion than DDPM's.
+    """
+    try:
+        config = read_config(folder / "config.json")
+        model = Diffusers(config=config)
+        if num_classes == model.num_classes - 1 and model.null_class is None:
+            model = Diffusers(config=config, null_row=True)
+        elif num_classes not in (None, model.num_classes):
+            raise ValueError(f"num_classes {num_classes} was given, but its config.json says {model.num_classes}")
+        scheduler = folder.parent / "scheduler" / "scheduler_config.json"
+        predicts = scheduled(read_config(scheduler) if scheduler.is_file() else {})
+        return Foreign(model, model.state, model.num_classes, predicts, VP(), "0..999")
+    except ValidationError as error:
+        raise ValueError(f"{folder}: {sentence(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
 
 def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialNetwork:

@@ -4,8 +4,8 @@ A model class may say, beside `generates`, `fits`, `module` and `loss`:
 
 null_class: the class number that means "no class" to its module, or "last" for the number of classes.
 null_noise: the time that means "no noise level" to its module.
-class_embedding, time_embedding: the submodules whose output (N, D) embeds the class and the time. Where there is no
-    null condition, a fine-tune can learn one: a vector that replaces the rows of that output.
+class_embedding, time_embedding: the submodules whose output (N, D) embeds the class and the time, a name or, for
+    several, a pattern such as "blocks.*.time". Where there is no null condition, a fine-tune can learn one: a vector that replaces the rows of that output.
 load: `load(state) -> state`, from the names in a checkpoint to those of its module.
 """
 
@@ -116,9 +116,9 @@ def unadapted(model: Any) -> Any:
     return model.model if isinstance(model, Adapted) else model
 
 
-def is_users(model: Any) -> bool:
-    """Whether the model's class is a user's own code."""
-    return source_of(unadapted(model)) is not None
+def built_on_cpu(model: Any) -> bool:
+    """Whether its modules may have state outside their state dict: a user's own class, or one that says so."""
+    return source_of(unadapted(model)) is not None or getattr(unadapted(model), "BUILT_ON_CPU", False)
 
 
 def has_null(model: Any, condition: str) -> bool:

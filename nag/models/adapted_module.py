@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -47,19 +48,21 @@ class AdaptedModule(nn.Module):
             self.register_parameter(name, self._learned(name, place, seed) if place and wanted else None)
 
     def _learned(self, name: str, place: str, seed: int) -> nn.Parameter:
-        """A vector that replaces rows of the output of the submodule at `place`."""
+        """A vector that replaces rows of the output of the submodules at `place`, a name or a pattern."""
         from nag import noise
 
         submodules = dict(self.inner.named_modules())
-        if place not in submodules:
+        places = fnmatch.filter(submodules, place)
+        if not places:
             known = ", ".join([key for key in submodules if "embed" in key][:8] or list(submodules)[1:9])
             raise ValueError(f"{CONDITIONS[name]} is {place!r}, and its module has no such submodule; it has {known}")
-        like, width = _width(submodules[place], place)
+        like, width = _width(submodules[places[0]], places[0])
         weight = nn.Parameter(torch.empty(width, device=like.device))
         with torch.no_grad():
             drawn = noise.normal(seed, [0], zlib.crc32(name.encode()), (width,), noise.WEIGHTS)[0]
             weight.copy_(torch.from_numpy(0.02 * drawn))  # as our own networks start
-        submodules[place].register_forward_hook(lambda module, args, out: self._replaced(name, place, out))
+        for one in places:
+            submodules[one].register_forward_hook(lambda module, args, out: self._replaced(name, place, out))
         return weight
 
     def _replaced(self, name: str, place: str, out: Any) -> Any:

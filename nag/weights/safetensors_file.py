@@ -93,7 +93,7 @@ def read_members(files: list[Path]) -> tuple[dict[str, Stored], Mapping[str, Any
     for file in files:
         try:
             if file.name == CONFIG:
-                config = _config(file)
+                config = read_config(file)
             elif file.name.endswith(".safetensors"):
                 tensors |= read_safetensors(file)[0]
         except ValueError as error:
@@ -106,7 +106,8 @@ def read_members(files: list[Path]) -> tuple[dict[str, Stored], Mapping[str, Any
     return tensors, config
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for anything else."""
     if file.stat().st_size > INDEX_AT_MOST:
         raise ValueError(f"it has more than {INDEX_AT_MOST:,} bytes")
     try:

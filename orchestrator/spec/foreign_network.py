@@ -54,12 +54,12 @@ def classes_at(node: Node, data: Any) -> int | None:
 
 
 def learned_by(model: Any, node: Node) -> frozenset[str] | None:
-    """The null conditions that the class says its modules have; None for a class with a base that was not imported."""
+    """The null conditions that the class says its modules have; None for a class that only an import would tell."""
     try:
         check_declared(model)
     except ValueError as error:
         raise node.error(f"{error}.") from None
-    if isinstance(model, StandIn) and model.has_bases:
+    if isinstance(model, StandIn) and model.unseen:
         return None
     return frozenset(condition for condition in CONDITIONS if has_null(model, condition))
 
@@ -67,7 +67,7 @@ def learned_by(model: Any, node: Node) -> frozenset[str] | None:
 def unteachable(network: Network, condition: str) -> str | None:
     """Why no fine-tune can teach a module of other code the condition, and the fix; None if one can."""
     root = network.lineage[-1]
-    if root.convention is None or can_learn(root.model, condition) or getattr(root.model, "has_bases", False):
+    if root.convention is None or can_learn(root.model, condition) or getattr(root.model, "unseen", False):
         return None
     what = {"null_noise": "noise level", "null_class": "class"}[condition]
     name, option, embedding = type(root.model).__name__, DROPOUT[condition], CONDITIONS[condition]

@@ -8,7 +8,6 @@ digest.
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -269,7 +268,7 @@ class StandIn:
     least: ClassVar[int] = 1
     stores: ClassVar[str] = "pixels"
     shape: ClassVar[None] = None
-    has_bases: ClassVar[bool] = False  # then members may be inherited that are not seen here
+    unseen: ClassVar[bool] = False  # whether some of CONSTANTS may be inherited or computed, so not known here
 
     def smoke(self) -> Self:
         return self
@@ -284,11 +283,13 @@ class StandIn:
 def stand_in(code: Code, name: str) -> type[StandIn]:
     """A StandIn with the class's name, and with those of CONSTANTS that the class sets to literals."""
     statement = code.class_statement(name)
-    members: dict[str, Any] = {SOURCE: code.digest, "has_bases": bool(statement.bases)}
+    members: dict[str, Any] = {SOURCE: code.digest, "unseen": bool(statement.bases)}
     for node in statement.body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
             names = {target.id for target in targets if isinstance(target, ast.Name)}
-            with contextlib.suppress(ValueError):
+            try:
                 members |= {key: ast.literal_eval(node.value) for key in names & CONSTANTS}
+            except ValueError:
+                members["unseen"] = True
     return type(name, (StandIn,), members)

@@ -228,11 +228,11 @@ def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> An
     """A new module. Its initial weights are not drawn if a checkpoint has them all; for XL that saves half a minute."""
     import torch
 
-    from nag.models.adapted import is_users
+    from nag.models.adapted import built_on_cpu
     from nag.seeding import seeded
 
     null_noise = training.noise_dropout > 0
-    if resumed and training.only == "all" and not is_users(model):
+    if resumed and training.only == "all" and not built_on_cpu(model):
         with torch.device("meta"):
             return model.module(data.shape, data.num_classes, null_noise=null_noise).to_empty(device="cpu")
     with seeded(training.seed):
@@ -273,11 +273,11 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     """The weights whose shape depends on the number of classes."""
     import torch
 
-    from nag.models.adapted import is_users
+    from nag.models.adapted import built_on_cpu
     from nag.seeding import seeded
 
     # As in nag.checkpoint: a user's module may have state outside state_dict, so it is built on the CPU.
-    with torch.device("cpu" if is_users(model) else "meta"), seeded(0):
+    with torch.device("cpu" if built_on_cpu(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
 
