@@ -214,7 +214,7 @@ def test_an_official_checkpoint(run: Callable[[str], Ran], tmp_path: Path, kind:
 
 
 def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Path) -> None:
-    """For nagbench's own format `check` says so, with a fix; an official one shows it only when it is loaded."""
+    """`check` says so, with a fix."""
     plain = SWEEP.replace("noise_dropout: 0.2, ", "")
     ran = run("", plain)
     cell = next(c for c in ran.plan.cells if c.cell.arm == "pre")
