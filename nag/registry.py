@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, str]] = {
     "models": {
         "sit": "nag.models.sit:SiT",
         "dit": "nag.models.dit:DiT",
+        "repa": "nag.models.repa:REPA",
         "diffusers": "nag.models.diffusers_network:Diffusers",
         "noise_level": "nag.models.noise_level:NoiseLevel",
     },
