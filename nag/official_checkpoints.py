@@ -119,7 +119,8 @@ def recognise(
     """The network in an official checkpoint, from names, shapes and arguments alone.
 
     family: "dit", "sit" or "repa" (projectors are left out); None if the file says so itself. key: as in
-    `read_weights`. architecture: of ARCHITECTURE, None is as if not given. states: (C, H, W) to assume for a file that does not show it. Raises ValueError that begins
+    `read_weights`. architecture: of ARCHITECTURE, None is as if not given.
+    states: (C, H, W) to assume for a file that does not show it. Raises ValueError that begins
     with `source` for anything that does not fit.
     """
     if family is not None and family not in FAMILIES:

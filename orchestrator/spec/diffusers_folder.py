@@ -51,5 +51,5 @@ def diffusers_network(name: str, node: Node, builder: MethodBuilder, smoke: bool
         raise node.value["data"].error(f"its {what} are {list(states or ())}, the checkpoint's {list(found.shape)}.")
     if not smoke:
         return network
-    data, autoencoder = data and data.smoke(), autoencoder and autoencoder.smoke()
-    return made_on_the_spot(dataclasses.replace(network, family="dit", data=data, autoencoder=autoencoder))
+    smaller = autoencoder and autoencoder.smoke()
+    return made_on_the_spot(dataclasses.replace(network, family="dit", data=data and data.smoke(), autoencoder=smaller))
