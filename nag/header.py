@@ -75,6 +75,7 @@ class Description(BaseModel):
     num_classes: Annotated[int, Field(ge=0, le=10_000_000)]
     has_null_noise: bool
     has_null_class: bool
+    convention: dict[str, Any] | None = None  # of a module of other code: nag.models.convention.Convention
 
     @property
     def state(self) -> tuple[int, int, int]:
@@ -194,8 +195,20 @@ def built(family: str, method: Described) -> Any:
 
 def no_deeper(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError for a model of more blocks than the file has tensors: building it alone could take hours."""
-    if model.depth > len(tensors):
+    if getattr(model, "depth", 0) > len(tensors):
         raise ValueError(f"its model has depth {model.depth:,}, the file only {len(tensors)} tensors")
+
+
+def is_own(file: BinaryIO) -> bool:
+    """Whether an open file is one of ours. It is read from its beginning, and left there."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        return KEY in _table(file, size).get("__metadata__", {})
+    except ValueError:
+        return False
+    finally:
+        file.seek(0)
 
 
 def description_in(path: str | Path) -> Description | None:
@@ -207,12 +220,8 @@ def description_in(path: str | Path) -> Description | None:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            try:
-                if KEY not in _table(file, size).get("__metadata__", {}):
-                    return None
-            except ValueError:
+            if not is_own(file):
                 return None
-            file.seek(0)
             try:
                 return described(read(file, size))
             except ValueError as error:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickle
 import socket
 import threading
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -223,31 +221,7 @@ def _touched(path: Path) -> int | None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict, from safetensors or a file of torch.save. Only tensors are read, so that no code in the file runs.
+    """A state dict, from any file that `nag.weights` reads. Raises ValueError, naming the file."""
+    from nag.weights import read_weights
 
-    In a training checkpoint it may be under "state_dict" or "model". Raises ValueError, naming the file.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from nag.torch_files import DAMAGED, is_pickle
-
-    with path.open("rb") as file:
-        start = file.read(16)
-    if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise ValueError(f"{path}: not a file of weights but a TorchScript file")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True) if is_pickle(start) else load_file(path)
-    except pickle.UnpicklingError:
-        reason = "it holds more than tensors, and reading that could run code"
-        raise ValueError(f"{path}: not a file of weights: {reason}") from None
-    except (SafetensorError, *DAMAGED) as error:
-        reason = next(iter(str(error).splitlines()), "it ends too early")
-        raise ValueError(f"{path}: not a file of weights, cut off, or damaged: {reason}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ValueError(f"{path}: not a state dict, which maps names to tensors")
-    return dict(loaded)
+    return read_weights(path).state()

@@ -25,10 +25,13 @@ def check(
     from orchestrator.plan.make import plan as _planned
     from orchestrator.report.progress import shape, to_choose
     from orchestrator.spec.deep_check import check_inputs
+    from orchestrator.spec.model import networks_of
     from orchestrator.spec.reader import read_sweep
 
     spec = read_sweep(sweep, smoke=smoke, run_user_code=deep)
-    lines = list(check_inputs(spec)) if deep else []
+    layouts = {n.name: n.layout for n in networks_of(spec.cells, spec.estimator) if n.layout}
+    lines = [f"networks.{name}.checkpoint: {layout}" for name, layout in layouts.items()]
+    lines += check_inputs(spec) if deep else []
     planned = _planned(spec, hashes=deep) if deep or not spec.code else None
     if site and planned:
         from orchestrator.backends.campaign import check_batches
@@ -40,6 +43,7 @@ def check(
         chosen, candidates = to_choose(planned) if planned else (0, 0)
         cells = len(planned.cells) + chosen if planned else len(spec.cells)
         known = {"sweep": spec.name, "arms": len(spec.arms), "cells": cells, "absent": elsewhere}
+        known |= {"checkpoints": layouts} if layouts else {}
         print_json(known | ({"candidates": candidates} if candidates else {}))
         return
     for line in (*lines, *(f"not on this machine: {line}" for line in elsewhere)):

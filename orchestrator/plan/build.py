@@ -77,8 +77,24 @@ class TaskBuilder:
         here = os.path.exists(network.checkpoint)
         file_content = content(network.checkpoint, compute=self.hashes) if here else self._absent(network.checkpoint)
         params: dict[str, Any] = {"checkpoint": file_content}
-        params |= {key: getattr(network, key) for key in ("family", "heads") if getattr(network, key) is not None}
-        return self.add("train", params, source=network.checkpoint if here else "")
+        params |= dict(network.given) | ({"family": network.family} if network.family else {})
+        if network.model is not None and network.convention is not None:
+            params |= self._module(network) | {"shape": list(network.shape or ()), "num_classes": network.num_classes}
+        if file_content.endswith("/"):  # a folder, which is copied into the store as an asset
+            self.reads(Outside(network.checkpoint, file_content, copied=True))
+        is_file = here and not file_content.endswith("/")
+        return self.add("train", params, source=network.checkpoint if is_file else "")
+
+    def _module(self, network: Network) -> dict[str, Any]:
+        """The params that say what a network's module is, and how it is called."""
+        model, interpolant = self.identity(network.model), self.identity(network.interpolant)
+        params: dict[str, Any] = {"model": model, "interpolant": interpolant, "predicts": network.predicts}
+        if network.convention is not None:
+            precondition = network.convention.precondition
+            params["convention"] = {"time": network.convention.time}
+            if precondition is not None:
+                params["convention"]["precondition"] = self.identity(precondition)
+        return params
 
     def _absent(self, path: str) -> str:
         """A placeholder for the content of a file that is not on this machine: the plan can be made, but not run."""
@@ -96,9 +112,7 @@ class TaskBuilder:
         if network.init is not None:  # its parent defines what the network is
             parent = self.network(network.init)
             return self.add("train", {**params, "init": parent}, (parent, *needs))
-        model, interpolant = self.identity(network.model), self.identity(network.interpolant)
-        params |= {"model": model, "interpolant": interpolant, "predicts": network.predicts}
-        return self.add("train", params, needs)
+        return self.add("train", params | self._module(network), needs)
 
     def images(self, data: Any) -> dict[str, Any]:
         """The identity of the images of a data set, whether or not a training flips them."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nag.features.extractor import columns
-from nag.header import description_in
 from nag.registry import name_of
-from orchestrator.errors import BadInput
 from orchestrator.plan.build import SHARD, images_in
 from orchestrator.plan.model import Plan, StoredPlan, behind, behind_tasks
 from orchestrator.retention.garbage import File, files
@@ -81,7 +78,7 @@ def planned_space(plan: Plan) -> SpaceEstimate:
     seen: set[str] = set()
     for planned in plan.cells:
         network = planned.cell.network
-        shape = shape_of(network)
+        shape = network.shape
         task = plan.tasks[planned.stream]
         block, blocks = task.params["block"], plan.blocks[planned.stream]
         shown = shape if network.stores == "pixels" else images_shape(network)
@@ -124,19 +121,6 @@ def _latents(plan: Plan) -> Space:
 
 def _features(plan: Plan) -> Iterable[Any]:
     return plan.sweep.score.features if plan.sweep.score else ()
-
-
-def shape_of(network: Network) -> tuple[int, ...] | None:
-    """(C, H, W) of a network's samples, or None if only its weights tell."""
-    if network.data is not None or network.autoencoder is not None:
-        return network.shape
-    if network.checkpoint is None or not os.path.isfile(network.checkpoint):
-        return None
-    try:
-        described = description_in(network.checkpoint)
-    except ValueError as error:  # it was in order when the sweep was read
-        raise BadInput(f"networks.{network.name}.checkpoint: {error}.") from error
-    return described.state if described else None
 
 
 def images_shape(network: Network) -> tuple[int, ...] | None:

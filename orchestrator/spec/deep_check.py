@@ -187,15 +187,14 @@ def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[st
 
 def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
     """Load a checkpoint and compare it with every cell that uses it. Returns the shape of its states, and a line."""
-    from nag.checkpoint import load_network
-
-    assert network.checkpoint is not None
     place = f"networks.{network.name}.checkpoint"
-    given = {"heads": network.heads} if network.heads else {}
     try:
-        field = load_network(network.checkpoint, family=network.family, **given)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{place}: {error}") from error
+        field = _loaded(network)
+    except Exception as error:
+        own = user_line(error)  # a user's own module can raise anything
+        if own is None and not isinstance(error, OSError | ValueError):
+            raise
+        raise BadInput(f"{place}: {own + ': ' if own else ''}{error}") from error
     for other in networks_of(sweep.cells, sweep.estimator):
         if (
             any(n is network for n in other.lineage)
@@ -215,6 +214,26 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
     return tuple(field.shape), words
 
 
+def _loaded(network: Network) -> Any:
+    """The field of a checkpoint."""
+    from nag.checkpoint import load_network
+
+    assert network.checkpoint is not None
+    if network.convention is None:
+        return load_network(network.checkpoint, family=network.family, **network.given)
+    return load_network(
+        network.checkpoint,
+        model=network.model,
+        shape=network.shape,
+        num_classes=network.num_classes,
+        predicts=network.predicts,
+        interpolant=network.interpolant,
+        time=network.convention.time,
+        precondition=network.convention.precondition,
+        **network.given,
+    )
+
+
 def _evaluates(place: str, field: Any) -> None:
     """Evaluate a few states: finite weights can be so large that predictions are not finite."""
     import torch
@@ -224,7 +243,13 @@ def _evaluates(place: str, field: Any) -> None:
     for t in (1.0, 0.5):
         x = torch.from_numpy(noise.normal(0, range(STATES), 0, field.shape))
         y = torch.arange(STATES) % field.num_classes
-        if not bool(torch.isfinite(field(x, torch.full((STATES,), t), y)).all()):
+        try:
+            out = field(x, torch.full((STATES,), t), y)
+        except Exception as error:
+            if (own := user_line(error)) is None:
+                raise
+            raise BadInput(f"{place}: {own}: {error}") from error
+        if not bool(torch.isfinite(out).all()):
             raise BadInput(
                 f"{place}: its prediction at t = {t:g} is not finite, so its weights are damaged or too large"
             )

@@ -8,8 +8,8 @@ from nag.noise_shift import NoiseShift
 from nag.registry import name_of
 from orchestrator.errors import SpecError, unknown
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.foreign_network import DROPOUT, unteachable
 from orchestrator.spec.model import Cell, Measure, Network
-from orchestrator.spec.networks import DROPOUT
 from orchestrator.spec.yaml_nodes import Node
 
 EXAMPLE = "[{name: noise_shift, estimator: meter}, effective_scale]"
@@ -68,5 +68,7 @@ def untaught(name: str, network: Network, condition: str, node: Node) -> SpecErr
     if network.checkpoint:
         example = f"{{init: {network.name}, data: ..., train: {{{DROPOUT[condition]}: 0.1, ...}}}}"
         fix = f"its checkpoint has not; fine-tune it first: {example}, as sweeps/nag_ready.yaml does"
+    if reason := unteachable(network, condition):
+        fix = reason
     words = condition.replace("_", " ")
     return node.error(f"{name!r} needs a network that has learned the {words} condition: {fix}.")

@@ -24,8 +24,8 @@ class Network:
     places of the tuned ones.
 
     It is trained (`data`, `model`, `train`), fine-tuned from another (`init`) or loaded (`checkpoint`). `model` is None
-    for a checkpoint without a description and for networks fine-tuned from one: it is read from the weights when they
-    are loaded. With an `autoencoder` its states are latents of the images of `data`.
+    for a checkpoint without a description that is not on this machine, and for networks fine-tuned from it. With an
+    `autoencoder` its states are latents of the images of `data`.
     """
 
     name: str
@@ -38,7 +38,11 @@ class Network:
     autoencoder: Any = None
     checkpoint: str | None = None  # path
     family: str | None = None  # of a checkpoint without a description
-    heads: int | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)  # key, heads, shape, num_classes of such a checkpoint
+    states: tuple[int, int, int] | None = None  # that its checkpoint says
+    layout: str = ""  # how its checkpoint was saved, in words
+    convention: Any = None  # of a module of other code: nag.models.convention.Convention
+    num_classes: int | None = None  # of a checkpoint of other code
     learned: frozenset[str] | None = frozenset()  # null conditions; None if only its weights show them
     axes: Params = field(default_factory=dict)
     picks: Mapping[str, Pick] = field(default_factory=dict)
@@ -54,11 +58,13 @@ class Network:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of its states; None if it depends on weights or missing files. Raises ValueError for images that
-        the autoencoder cannot encode.
+        """(C, H, W) of its states, as its data or its checkpoint say; None if it depends on missing files. Raises
+        ValueError for images that the autoencoder cannot encode.
         """
+        if self.data is None:
+            return self.states
         try:
-            shape = None if self.data is None else self.data.shape
+            shape = self.data.shape
             return shape if shape is None or self.autoencoder is None else self.autoencoder.latent_shape(shape)
         except OSError:
             return None

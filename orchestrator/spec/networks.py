@@ -6,31 +6,37 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from nag import header
-from nag.autoencoders.block_means import BlockMeans
-from nag.datasets.synthetic import SyntheticImages
-from nag.header import Description, description_in
 from nag.interpolants import PREDICTIONS
+from nag.models.convention import Convention
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
-from orchestrator.spec.construct import MethodBuilder, local_path
+from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.diffusers_folder import diffusers_network, is_of_diffusers
+from orchestrator.spec.foreign_network import (
+    CONVENTION,
+    DROPOUT,
+    check_teachable,
+    classes_at,
+    convention_at,
+    learned_by,
+    predicts_at,
+)
 from orchestrator.spec.grid import Axis, Pick, at_ends, built_at, expand, no_repeats, picks_of
+from orchestrator.spec.loaded_network import LOADED, checkpoint_path, given_at, loaded, shape_at
 from orchestrator.spec.model import Network
 from orchestrator.spec.parameters import axis_params, tuned_keys
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.yaml_nodes import Node
 
 EXAMPLE = "{data: ..., model: ..., train: ...}"
-TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", "train")
+TRAINED = ("data", "autoencoder", "model", "interpolant", "predicts", *CONVENTION, "train")
 TUNED = ("init", "data", "autoencoder", "train")
-LOADED = ("checkpoint", "family", "heads", "data", "autoencoder")
+FOREIGN = ("checkpoint", *TRAINED[:-1], "num_classes", "key")  # a checkpoint of other code
 FAMILY = {"data": "datasets", "model": "models", "interpolant": "interpolants"}
-DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # training options that teach a null condition
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Build = Callable[[Node], Any]
@@ -53,7 +59,7 @@ def check_name(name: str, node: Node) -> None:
 def described(network: Network) -> Network | Family:
     """What tells the path and prediction of a network: itself, or the family of the checkpoint that it starts from."""
     family = network.lineage[-1].family
-    return FAMILIES[family] if family else network
+    return FAMILIES[family] if family and network.interpolant is None else network
 
 
 def points(node: Node, build: Build, shrink: Shrink, smoke: bool) -> tuple[list[Axis], list[Built]]:
@@ -91,7 +97,9 @@ class Networks:
         if "checkpoint" in fields:
             if entry.get("checkpoint") is None:
                 raise fields["checkpoint"].error("expected the path of a file, got null. Remove unused keys.")
-            entry.only(LOADED)
+            entry.only(FOREIGN if "model" in fields else LOADED)
+            if "model" in fields and entry.get("data") is None:
+                raise entry.error("'data' is missing; its images say the shape of the network's states.")
             return
         entry.only(TUNED if "init" in fields else TRAINED)
         needed = ("data", "train") if "init" in fields else ("data", "model", "train")
@@ -131,12 +139,29 @@ class Networks:
             return self._loaded(name, node)
         parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
         if parent is not None:
-            kept = ("model", "interpolant", "predicts", "autoencoder")
+            kept = ("model", "interpolant", "predicts", "autoencoder", "convention")
             parts = {"init": parent} | {key: getattr(parent, key) for key in kept}
+        parts |= self._parts(node)
+        if parts.get("convention") is not None and parent is None:
+            parts["predicts"] = predicts_at(node, parts["convention"], "velocity")
+        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
+            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
+        if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
+            raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
+        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
+        network = Network(name=name, learned=learned, **parts)
+        check_teachable(network, node)
+        shape = shape_at(network, node)
+        if parent is not None:
+            _check_tuned(parent, shape, node)
+        _check_fits(network, shape, node)
+        return network
+
+    def _parts(self, node: Node) -> dict[str, Any]:
+        """What the keys of a network build, by the field of Network."""
+        parts: dict[str, Any] = {}
         for key, child in node.value.items():
             match key:
-                case "init":
-                    continue
                 case "train":
                     parts[key] = self.builder.fields(Training, with_preset(child))
                 case "predicts":
@@ -145,87 +170,36 @@ class Networks:
                         raise child.error(unknown("prediction", parts[key], PREDICTIONS))
                 case "autoencoder":
                     parts[key] = self._stand_in(self.builder.autoencoder(child))
-                case _:
+                case "data" | "model" | "interpolant":
                     parts[key] = self._stand_in(self.builder.method(FAMILY[key], child), key == "data")
-        if parent is not None and parent.train is not None and "seed" not in node.value["train"].value:
-            parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
-        if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
-            raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
-        learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
-        network = Network(name=name, learned=learned, **parts)
-        shape = _shape(network, node)
-        if parent is not None:
-            _check_tuned(parent, shape, node)
-        if network.model is not None and shape is not None:  # None: in the weights, or in code that is only parsed
-            try:
-                network.model.fits(shape)
-            except ValueError as error:
-                raise node.value.get("model", node).error(f"{error}.") from None
-        return network
+        convention = convention_at(node, self.builder)
+        return parts if convention is None else parts | {"convention": convention}
+
+    def _foreign(self, name: str, node: Node) -> Network:
+        """A checkpoint of other code: its module is built by `model`."""
+        place = node.value["checkpoint"]
+        path = str(checkpoint_path(place))
+        given = {key: value for key, value in given_at(node).items() if key == "key"}
+        convention = convention_at(node, self.builder) or Convention()
+        parts = {"interpolant": find("interpolants", "linear")(), "autoencoder": None} | self._parts(node)
+        parts |= {"convention": convention, "predicts": predicts_at(node, convention, None), "train": None}
+        learned = learned_by(parts["model"], node.value["model"])
+        classes = classes_at(node, parts["data"])
+        network = Network(name, checkpoint=path, given=given, num_classes=classes, learned=learned, **parts)
+        if not network.model.generates:
+            raise node.value["model"].error("it does not generate samples; only such a network can be loaded here.")
+        _check_fits(network, shape_at(network, node), node)
+        return stand_in_of(network) if self.smoke else network
 
     def _stand_in(self, method: Any, is_read: bool = True) -> Any:
         """Under --smoke, the stand-in for a method that reads files; otherwise the method."""
         return method.smoke() if self.smoke and is_read and method is not None else method
 
     def _loaded(self, name: str, node: Node) -> Network:
-        place = node.value["checkpoint"]
-        local_path(place)
-        path = Path(node.file).parent / place.text()
-        family = node.value["family"].text() if "family" in node.value else None
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file"
-            raise place.error(f"{str(path)!r} is {what}; a checkpoint is one file.")
-        if not path.is_file() and family is None:
-            raise place.error(f"there is no file {str(path)!r}. To plan without it, add family: dit or sit.")
-        data = self._stand_in(self.builder.method("datasets", node.value["data"])) if "data" in node.value else None
-        autoencoder = self.builder.autoencoder(node.value["autoencoder"]) if "autoencoder" in node.value else None
-        heads = node.value["heads"].value if "heads" in node.value else None
-        if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or heads < 1):
-            raise node.value["heads"].error(f"expected a whole number, at least 1, got {heads!r}.")
-        try:
-            described = description_in(path) if path.is_file() else None
-            parts = _described_parts(described)
-        except ValueError as error:
-            raise place.error(f"{error}.") from None
-        if described is None and family is None:
-            raise place.error("it has no description; add family: dit or family: sit.")
-        network = Network(
-            name, data, None, None, "", None, checkpoint=str(path), autoencoder=self._stand_in(autoencoder)
-        )
-        if described is None:
-            if family not in FAMILIES:
-                raise node.value["family"].error(unknown("family", family, FAMILIES))
-            loaded = dataclasses.replace(network, family=family, heads=heads, learned=None)
-            _shape(loaded, node)
-            return _made_on_the_spot(loaded) if self.smoke else loaded
-        for key in ("family", "heads"):
-            if key in node.value:
-                raise node.value[key].error("this checkpoint has a description; remove this key.")
-        if described.model.source:
-            name = described.model.name
-            raise place.error(f"its model {name!r} is a user's own code; only the sweep that trained it can use it.")
-        shape = _shape(network, node)
-        if not self.smoke and shape is not None and list(shape) != described.shape:
-            what = "images" if autoencoder is None else "latents"
-            raise node.value["data"].error(f"its {what} are {list(shape)}, the checkpoint's {described.shape}.")
-        loaded = dataclasses.replace(
-            network,
-            **parts,
-            predicts=described.predicts,
-            learned=frozenset(need for need in DROPOUT if getattr(described, f"has_{need}")),
-        )
-        fits = not self.smoke or shape is None or list(shape) == described.shape
-        return loaded if fits else _made_on_the_spot(loaded)
-
-
-def _described_parts(described: Description | None) -> dict[str, Any]:
-    """Model and interpolant of a checkpoint's description; {} for a user's own model. ValueError for invalid ones."""
-    if described is None or described.model.source:
-        return {}
-    return {
-        "model": header.built("models", described.model),
-        "interpolant": header.built("interpolants", described.interpolant),
-    }
+        if "model" in node.value:
+            return self._foreign(name, node)
+        load = diffusers_network if is_of_diffusers(node) else loaded
+        return load(name, node, self.builder, self.smoke)
 
 
 def with_preset(node: Node) -> Node:
@@ -241,12 +215,12 @@ def with_preset(node: Node) -> Node:
     return dataclasses.replace(node, value=recipe | given)
 
 
-def _shape(network: Network, node: Node) -> tuple[int, int, int] | None:
-    """(C, H, W) of a network's states, if known. Raises SpecError for images that its autoencoder cannot encode."""
-    try:
-        return network.shape
-    except ValueError as error:
-        raise node.value.get("autoencoder", node).error(f"{error}.") from None
+def _check_fits(network: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
+    if network.model is not None and shape is not None:  # None: in the weights, or in code that is only parsed
+        try:
+            network.model.fits(shape)
+        except ValueError as error:
+            raise node.value.get("model", node).error(f"{error}.") from None
 
 
 def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node) -> None:
@@ -256,25 +230,17 @@ def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node
         )
     known = parent.shape
     if None not in (known, shape) and known != shape:
-        what = "images" if parent.autoencoder is None else "latents"
+        what = "latents" if parent.stores == "latents" else "images"
         raise node.value["data"].error(
             f"its {what} are {list(shape or ())}, those of {parent.name!r} {list(known or ())}."
         )
 
 
-def _made_on_the_spot(network: Network) -> Network:
-    """A tiny network of the same family, trained for a few steps, in place of a checkpoint under --smoke."""
-    model, interpolant, predicts = network.model, network.interpolant, network.predicts
-    if network.family:
-        family = FAMILIES[network.family]
-        model = family.model(hidden=8, depth=1, heads=2, patch=2, learned_variance=True)
-        interpolant, predicts = family.interpolant, family.predicts
-    data, autoencoder = network.data, network.autoencoder
-    if data is None:
-        data, autoencoder = SyntheticImages(), autoencoder or BlockMeans()  # official checkpoints make latents
-    train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
-    tiny = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
-    return dataclasses.replace(tiny, learned=network.learned or frozenset(DROPOUT))
+def stand_in_of(network: Network) -> Network:
+    """Under --smoke, a short training of the same module, in place of a checkpoint of other code."""
+    drops: dict[str, Any] = {option: 0.1 * (need in (network.learned or ())) for need, option in DROPOUT.items()}
+    train = Training(steps=4, batch=16, lr=1e-3, **drops)
+    return dataclasses.replace(network, checkpoint=None, num_classes=None, train=train)
 
 
 def _without_places(instances: list[Network]) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nag.autoencoders.kl import Autoencoder
+from nag.foreign_checkpoints import DIFFUSERS
 from nag.interpolants import PREDICTIONS
+from nag.models.convention import TIMES
 from nag.numerics import Precision
 from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
@@ -24,7 +26,7 @@ from orchestrator.spec.equal_price import KEYS, Budget
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import AXES, GRID, POINTS, POINTS_AT_MOST, TUNE
 from orchestrator.spec.model import KEEP, Sample, Tune
-from orchestrator.spec.networks import FAMILY, LOADED, NAME, TRAINED, TUNED
+from orchestrator.spec.networks import FAMILY, FOREIGN, LOADED, NAME, TRAINED, TUNED
 from orchestrator.spec.protocols import CONTRACTS
 from orchestrator.spec.reader import ARM_KEYS, SWEEP_KEYS
 from orchestrator.spec.reference_file import Published
@@ -198,13 +200,21 @@ def _network() -> Schema:
     parts["autoencoder"] = _axes(_fields(Autoencoder), _fields(Autoencoder, axes=False))
     parts["init"] = {"type": "string", "description": "The network that this one starts from."}
     parts["checkpoint"] = _axes(
-        {"type": "string", "description": "A file of weights; the path is relative to the sweep."}
+        {"type": "string", "description": "A file or folder of weights; the path is relative to the sweep."}
     )
     parts["family"] = _axes(
-        {"enum": list(FAMILIES), "description": "Architecture of the checkpoint, if it has no description."}
+        {"enum": [*FAMILIES, DIFFUSERS], "description": "Architecture of the checkpoint, if it has no description."}
     )
+    parts["time"] = _axes({"enum": list(TIMES), "description": "What its module is told of the level t."})
+    parts["precondition"] = _method("preconditions", axes=True)
+    parts["num_classes"] = _axes({"type": "integer", "minimum": 1})
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
+    sides = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}
+    parts["shape"] = sides | {"description": "[C, H, W] of a state, where the weights do not show it."}
+    keys = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    parts["key"] = _axes(keys | {"description": "Which weights of the checkpoint: an entry, or the keys to it."})
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
+    shapes[FOREIGN] = ("checkpoint", "model", "data")
     return {"anyOf": [_object({key: parts[key] for key in keys}, needed) for keys, needed in shapes.items()]}
 
 

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from types import CodeType
 from typing import Any, ClassVar, Self
 
+from nag.models.convention import DECLARED
 from nag.registry import SOURCE, method
 from orchestrator.errors import unknown
 from orchestrator.identity import checksum, digest
@@ -31,6 +32,7 @@ PACKAGE = "nagbench_use_"  # + start of the digest: the package name of a user's
 RESERVED = {*sys.stdlib_module_names, "nag", "orchestrator"}  # never local files
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what the parser raises for invalid Python
 EXAMPLE = "./mine.py:MyClass"
+CONSTANTS = {"generates", "trained", *DECLARED}  # members that are known without importing the class
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ class StandIn:
     least: ClassVar[int] = 1
     stores: ClassVar[str] = "pixels"
     shape: ClassVar[None] = None
+    unseen: ClassVar[bool] = False  # whether some of CONSTANTS may be inherited or computed, so not known here
 
     def smoke(self) -> Self:
         return self
@@ -278,11 +281,15 @@ class StandIn:
 
 
 def stand_in(code: Code, name: str) -> type[StandIn]:
-    """A StandIn with the class's name, and with `generates` and `trained` if the class sets them to constants."""
-    members: dict[str, Any] = {SOURCE: code.digest}
-    for node in code.class_statement(name).body:
-        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
+    """A StandIn with the class's name, and with those of CONSTANTS that the class sets to literals."""
+    statement = code.class_statement(name)
+    members: dict[str, Any] = {SOURCE: code.digest, "unseen": bool(statement.bases)}
+    for node in statement.body:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
             names = {target.id for target in targets if isinstance(target, ast.Name)}
-            members |= {key: node.value.value for key in names & {"generates", "trained"}}
+            try:
+                members |= {key: ast.literal_eval(node.value) for key in names & CONSTANTS}
+            except ValueError:
+                members["unseen"] = True
     return type(name, (StandIn,), members)

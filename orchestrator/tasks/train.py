@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nag import distributed
 from nag.distributed import World
+from nag.weights.stored import File
 from orchestrator.errors import CorruptFile
-from orchestrator.identity import checksum
+from orchestrator.identity import checksum, content
+from orchestrator.store.folders import exposed
 from orchestrator.store.layout import file_name
 from orchestrator.tasks.checkpoints import Checkpoints
 from orchestrator.tasks.context import Context, HeldElsewhere, finish
@@ -63,15 +66,53 @@ def _convert(context: Context, task: Task) -> None:
     from nag.checkpoint import own_form
 
     started = time.time()
-    data = context.store.read(file_name(task.digest, ORIGINAL))
-    if checksum(data) != task.params["checkpoint"]:
-        context.store.remove(file_name(task.digest, ORIGINAL))
+    file = _original(context, task)
+    if "model" in task.params:
+        network = _foreign(context, task, file)
+    else:
+        given = {
+            key: task.params[key] for key in ("family", "key", "heads", "shape", "num_classes") if key in task.params
+        }
+        network = own_form(file, source="checkpoint", **given)
+    finish(context, task, {"network.safetensors": network}, {}, started)
+
+
+def _original(context: Context, task: Task) -> File:
+    """The copy of a user's checkpoint: a file, a folder, or the content of a file that others could still change.
+    Raises CorruptFile if it is another one.
+    """
+    store, name, wanted = context.store, file_name(task.digest, ORIGINAL), task.params["checkpoint"]
+    if wanted.endswith("/"):
+        return Path(context.asset(wanted))
+    path = Path(store.path(name))
+    here = store.local and path.exists() and not exposed(path)
+    file: File = path if here else store.read(name)
+    if (checksum(file) if isinstance(file, bytes) else content(str(file))) != wanted:
+        store.remove(name)
         raise CorruptFile(
             "the copy of a checkpoint does not match its checksum; it was set aside and will be made again"
         )
-    given = {key: task.params[key] for key in ("family", "heads") if key in task.params}
-    network = own_form(data, **given)
-    finish(context, task, {"network.safetensors": network}, {}, started)
+    return file
+
+
+def _foreign(context: Context, task: Task, file: File) -> bytes:
+    """A checkpoint of other code in our own form."""
+    from nag.checkpoint import foreign_form
+    from nag.foreign_checkpoints import Foreign
+
+    model, interpolant, predicts = _described(context, task.params)
+    channels, height, width = task.params["shape"]
+    foreign = Foreign(
+        model.model,
+        shape=(channels, height, width),
+        num_classes=task.params["num_classes"],
+        predicts=predicts,
+        interpolant=interpolant,
+        time=model.convention.time,
+        precondition=model.convention.precondition,
+        key=task.params.get("key", ()),
+    )
+    return foreign_form(file, foreign)
 
 
 def _train_network(context: Context, task: Task, world: World) -> None:
@@ -123,8 +164,7 @@ def _trained(
     if "init" in params:
         module, model, interpolant, predicts = _tuned(context, params["init"], data, training, resumed)
     else:
-        model, predicts = context.rebuild("models", params["model"]), params["predicts"]
-        interpolant = context.rebuild("interpolants", params["interpolant"])
+        model, interpolant, predicts = _described(context, params)
         module = _new(model, data, training, resumed)
     given: dict[str, Any] = {
         "loss": model.loss(interpolant, predicts),
@@ -172,15 +212,28 @@ def _trained(
     return network, record, checkpoints
 
 
+def _described(context: Context, params: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """Model, interpolant and prediction of a network that is not fine-tuned from another."""
+    from nag.models.adapted import Adapted
+    from nag.models.convention import Convention
+
+    model, interpolant = (context.rebuild(f"{key}s", params[key]) for key in ("model", "interpolant"))
+    if "convention" in params:
+        given = params["convention"]
+        pre = context.rebuild("preconditions", given["precondition"]) if "precondition" in given else None
+        model = Adapted(model, Convention(given["time"], pre), interpolant, params["predicts"])
+    return model, interpolant, params["predicts"]
+
+
 def _new(model: Any, data: Any, training: Training, resumed: bool = False) -> Any:
     """A new module. Its initial weights are not drawn if a checkpoint has them all; for XL that saves half a minute."""
     import torch
 
-    from nag.registry import source_of
+    from nag.models.adapted import built_on_cpu
     from nag.seeding import seeded
 
     null_noise = training.noise_dropout > 0
-    if resumed and training.only == "all" and source_of(model) is None:
+    if resumed and training.only == "all" and not built_on_cpu(model):
         with torch.device("meta"):
             return model.module(data.shape, data.num_classes, null_noise=null_noise).to_empty(device="cpu")
     with seeded(training.seed):
@@ -221,11 +274,11 @@ def _class_tables(model: Any, data: Any, module: Any) -> list[str]:
     """The weights whose shape depends on the number of classes."""
     import torch
 
-    from nag.registry import source_of
+    from nag.models.adapted import built_on_cpu
     from nag.seeding import seeded
 
     # As in nag.checkpoint: a user's module may have state outside state_dict, so it is built on the CPU.
-    with torch.device("cpu" if source_of(model) else "meta"), seeded(0):
+    with torch.device("cpu" if built_on_cpu(model) else "meta"), seeded(0):
         other = model.module(data.shape, data.num_classes + 1, null_noise=False).state_dict()
     return [name for name, weight in module.state_dict().items() if name in other and other[name].shape != weight.shape]
 

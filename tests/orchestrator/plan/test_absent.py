@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nag.autoencoders.block_means import BlockMeans
 from nag.datasets import listing
 from nag.datasets.synthetic import SyntheticImages
+from nag.models.dit import DiT
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.plan.availability import absent
@@ -102,10 +104,12 @@ def test_counts_of_data_sets_that_are_elsewhere(sweep: Callable[..., Path]) -> N
 
 def test_nothing_of_it_is_in_the_digests_of_what_is_here(sweep: Callable[..., Path], tmp_path: Path) -> None:
     """Once a file is there, its content counts and its place does not."""
-    before = set(plan(read_sweep(sweep())).tasks)
+    with_heads = (", family: dit", ", family: dit, heads: 2")
+    before = set(plan(read_sweep(sweep(*with_heads))).tasks)
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/DiT.pt").write_bytes(b"PK\x03\x04")
-    after = plan(read_sweep(sweep()))
+    module = DiT(hidden=8, depth=1, heads=2, patch=2, learned_variance=True).module((4, 32, 32), 1000, null_noise=False)
+    torch.save(module.state_dict(), tmp_path / "weights/DiT.pt")
+    after = plan(read_sweep(sweep(*with_heads)))
     assert not before & {d for d, task in after.tasks.items() if task.kind in ("train", "sample")}
     assert len(absent(after)) == 7
 

@@ -43,7 +43,7 @@ SECTIONS = [
         DATA,
         "dat: digits",
         "4: networks.sit: unknown key 'dat'. Did you mean 'data'? "
-        "Known: autoencoder, data, interpolant, model, predicts, train.",
+        "Known: autoencoder, data, interpolant, model, precondition, predicts, time, train.",
     ),
     (
         DATA,
@@ -63,12 +63,13 @@ SECTIONS = [
     (
         PRE,
         "  pre: {checkpoint: x.yaml}\n  sit:",
-        "3: networks.pre.checkpoint: it has no description; add family: dit or family: sit.",
+        "3: networks.pre.checkpoint: x.yaml: neither a file of torch.save nor safetensors: "
+        "it begins with b'name: dig'.",
     ),
     (
         PRE,
         "  pre: {checkpoint: x.yaml, family: dti}\n  sit:",
-        "3: networks.pre.family: unknown family 'dti'. Did you mean 'dit'? Known: dit, sit.",
+        "3: networks.pre.family: unknown family 'dti'. Did you mean 'dit'? Known: diffusers, dit, repa, sit.",
     ),
     (
         PRE,

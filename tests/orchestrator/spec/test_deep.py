@@ -82,14 +82,15 @@ def test_good(deep: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
 def test_guidance_that_the_network_never_learned(deep: Callable[..., tuple[int, str]]) -> None:
     code, text = deep(sit(), guidance="nag: {scale: 1.0}")
     assert code == 2
-    assert "arm 'guided' needs the null noise condition, which it lacks; fine-tune it with noise_dropout" in text
+    assert ":8: arms.guided.nag: 'nag' needs a network t" in text
+    assert "fine-tune it first: {init: net, data: ..., train: {noise_dropout: 0.1, ...}}" in text
     assert "sweeps/nag_ready.yaml" in text
 
 
 def test_another_shape_than_the_data(deep: Callable[..., tuple[int, str]]) -> None:
     code, text = deep(sit((4, 16, 16)))
     assert code == 2
-    assert "its states are [4, 16, 16], the images of its data [1, 8, 8]" in text
+    assert ":3: networks.net.data: its images are [1, 8, 8], the checkpoint's [4, 16, 16]" in text
 
 
 def test_weights_that_are_nan(deep: Callable[..., tuple[int, str]]) -> None:

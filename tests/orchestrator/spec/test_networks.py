@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nag.checkpoint import parse
+from nag.models.sit import SiT
 from orchestrator.errors import SpecError
 from orchestrator.plan.make import plan
 from orchestrator.spec.reader import read_sweep
@@ -176,9 +177,10 @@ def test_our_own_checkpoint(run: Callable[[str], Ran], tmp_path: Path) -> None:
 
 def test_status_and_check_read_no_checkpoint(tmp_path: Path) -> None:
     """They read only its header, as the file may have gigabytes, and write nothing, not even its checksum."""
-    (tmp_path / "sit.pt").write_bytes(b"PK" + bytes(1000))
+    module = SiT(hidden=16, depth=1, heads=2, patch=4).module((1, 8, 8), 10, null_noise=False)
+    torch.save(module.state_dict(), tmp_path / "sit.pt")
     path = tmp_path / "sweep.yaml"
-    path.write_text(LOADED.replace("CHECKPOINT", "sit.pt").replace("FAMILY", ", family: sit"))
+    path.write_text(LOADED.replace("CHECKPOINT", "sit.pt").replace("FAMILY", ", family: sit, heads: 2"))
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     for name, options in (("check", ()), ("status", ("--store", tmp_path / "none"))):
         done = nagbench(name, path, *options, env=env)
@@ -212,7 +214,7 @@ def test_an_official_checkpoint(run: Callable[[str], Ran], tmp_path: Path, kind:
 
 
 def test_a_checkpoint_that_cannot_do_nag(run: Callable[[str], Ran], tmp_path: Path) -> None:
-    """For nagbench's own format `check` says so, with a fix; an official one shows it only when it is loaded."""
+    """`check` says so, with a fix."""
     plain = SWEEP.replace("noise_dropout: 0.2, ", "")
     ran = run("", plain)
     cell = next(c for c in ran.plan.cells if c.cell.arm == "pre")
@@ -261,15 +263,15 @@ def put_badly(folder: Path) -> None:
     [
         ("checkpoint: null", r"checkpoint: expected the path of a file, got null"),
         ("checkpoint: null, family: dit", r"checkpoint: expected the path of a file, got null"),
-        ("checkpoint: folder", r"checkpoint: '.*folder' is a folder; a checkpoint is one file"),
-        ("checkpoint: folder, family: sit", r"'.*folder' is a folder; a checkpoint is one file"),
+        ("checkpoint: folder", r"checkpoint: .*folder: a folder without a file of weights"),
+        ("checkpoint: folder, family: sit", r"checkpoint: .*folder: a folder without a file of weights"),
         ("checkpoint: fifo", r"fifo is a named pipe; a file or folder is needed"),
         ("checkpoint: fifo, family: dit", r"fifo is a named pipe; a file or folder is needed"),
         ("checkpoint: cut.safetensors", r"cut.safetensors: the file is cut off or damaged: its header lists [\d,]+ by"),
         ("checkpoint: nonsense.safetensors", r"network.predicts: Input should be .*, got 'nonsense'"),
         ("checkpoint: deep.safetensors", r"its model sit is not valid: hidden: Field required"),
         ("checkpoint: list.safetensors", r"network.shape: Input should be a valid array, got \{\}"),
-        ("checkpoint: damaged.safetensors", r"it has no description"),
+        ("checkpoint: damaged.safetensors", r"not a safetensors file: its header is not its JSON"),
         *(
             (
                 TRAINED.format(name=name, fields=fields, train=train),

@@ -260,7 +260,7 @@ def deep(path: Path) -> str:
 
 
 def test_an_autoencoder_of_another_width(sweep: Callable[..., Path], source: Path, tmp_path: Path) -> None:
-    """Its latents do not have the shape that the fine-tuned checkpoint needs; only `check --deep` reads weights."""
+    """Its latents do not have the shape that the fine-tuned checkpoint needs, which its header shows."""
     wide = autoencoder(tmp_path / "wide", latent_channels=8)
     ran = run_here(sweep(), tmp_path / "store")
     network = ran.plan.tasks[ran.plan.cells[0].stream].params["network"]
@@ -273,8 +273,13 @@ def test_an_autoencoder_of_another_width(sweep: Callable[..., Path], source: Pat
     tuned = "  pre: {checkpoint: sit.pt, family: sit, heads: 2}\n  sit:\n    init: pre"
     path = sweep("  sit:", tuned, line + "\n", "", f"{source}/vae", str(wide), "plain: {}", "plain: {network: sit}")
     path.write_text(path.read_text().replace("arms:", "network: sit\narms:"))
-    assert "its states are [4, 4, 4], the latents of the data of sit [8, 4, 4]" in deep(path)
-    (wide / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(
+        BadInput, match=r":6: networks.sit.data: its latents are \[8, 4, 4\], those of 'pre' \[4, 4, 4\]"
+    ):
+        read_sweep(path)
+    broken = autoencoder(tmp_path / "broken")
+    (broken / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    path.write_text(path.read_text().replace(str(wide), str(broken)))
     message = deep(path)
     assert ":7: networks.sit.autoencoder: " in message
     assert "does not fit config.json or is damaged" in message
