@@ -95,7 +95,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
-    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
+    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),
 }
 DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}
 LARGEST = 2**63

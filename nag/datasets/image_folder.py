@@ -7,12 +7,13 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nag.datasets.dataset import Dataset, check_split
-from nag.datasets.images import SUFFIXES, BadImage
+from nag.datasets.folder_layout import images_in, labels_in, layout_of, left_out, spelt_twice
+from nag.datasets.images import BadImage
 from nag.locations import is_web
 from nag.registry import Int, method
 
@@ -22,17 +23,15 @@ if TYPE_CHECKING:
     from nag.datasets.listing import Listing
     from nag.datasets.synthetic import SyntheticImages
 
-# Folders of an explicit split. The first held-out folder that exists is used.
-TRAIN, HELD_OUT = "train", ("held_out", "val", "test")
-
 
 @method
 class ImageFolder(Dataset):
     """RGB images, cropped to `resolution` by ADM's centre crop; classes are the folders below `path`, sorted by name.
 
-    path: a folder with class folders; or with train/, which has the class folders, and held_out/, val/ or test/ (the
-        first of these that exists is the held-out split; other folders are ignored); or with images only, which are one
-        class. Images may also lie in subfolders of a class folder. Files without an image suffix are ignored.
+    path: a folder with class folders; or with train/ or training/, which has the class folders, and held_out/, val/,
+        valid/, validation/ or test/ (in any case of letters; the first of these that exists is the held-out split); or
+        with images only, which are one class; or with a dataset.json of EDM, which gives the labels. Images may also
+        lie in subfolders of a class folder. `notes` tells what is left out (nag/datasets/folder_layout.py).
     flip: the training split also has each image mirrored: N + i is image i, mirrored. The held-out split never has.
     held_out: if there is no held-out folder, this share of the images, the same ones at any resolution, is kept out of
         the training split. 0 and no such folder: the held-out split is empty.
@@ -60,10 +59,36 @@ class ImageFolder(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """Counted in the folders of the cached listing: no file is read."""
+        """Counted in the cached listing: no image is read."""
+        return self._classes(self._headed())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the class folders, in the order of their labels; () if a dataset.json numbers the classes, or
+        there is one class without a folder. Bytes that are not UTF-8 are kept as os.fsdecode has them.
+        """
+        listing = self._headed()
+        layout = layout_of(listing.folders)
+        return () if labels_in(layout.train) in dict(listing.labels) else layout.classes
+
+    def notes(self) -> list[str]:
+        """What to know of its files, one line each: which are left out, and classes that look the same."""
+        listing = self._headed()
+        layout = layout_of(listing.folders)
+        given = [name for name in map(labels_in, (layout.train, layout.held_out or "")) if name in dict(listing.labels)]
+        labels = [f"{given[0]} gives the labels"] if given else []
+        passed = left_out(listing.folders, layout, listing.counts, dict(listing.hidden), given)
+        return [*labels, *([passed] if passed else []), *spelt_twice(self.class_names)]
+
+    def _headed(self) -> Listing:
+        """The listing without its names."""
         from nag.datasets.listing import read_listing
 
-        return max(1, len(layout_of(read_listing(self.path, names=False, folder=True).folders).classes))
+        return read_listing(self.path, names=False, folder=True)
+
+    def _classes(self, listing: Listing) -> int:
+        layout = layout_of(listing.folders)
+        return dict(listing.labels).get(labels_in(layout.train)) or max(1, len(layout.classes))
 
     def open(self, split: str) -> ImageSplit:
         """split: "train" or "held_out". Raises OSError or ValueError, naming the path, for an invalid data set."""
@@ -82,7 +107,7 @@ class ImageFolder(Dataset):
             raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} must go")
         apart = split == "held_out" and layout.held_out is not None
         folder = layout.held_out if apart else layout.train
-        files, labels = _indexed(self.path, listing, str(folder), layout.classes, complete=not apart)
+        files, labels = self._indexed(listing, str(folder), apart)
         order = permutation(0, 0, len(files))
         if layout.held_out is None:
             kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
@@ -92,6 +117,13 @@ class ImageFolder(Dataset):
         return ImageSplit(
             self, [files[i] for i in order], np.asarray(labels, dtype=np.int64)[order], self.flip and split == "train"
         )
+
+    def _indexed(self, listing: Listing, folder: str, apart: bool) -> tuple[list[tuple[str, int]], list[int]]:
+        """Names with sizes, and labels, of the images below a folder. apart: they are a held-out split of its own."""
+        layout, given = layout_of(listing.folders), dict(listing.labels)
+        if labels_in(layout.train) in given:
+            return _labelled(self.path, listing, folder, self._classes(listing))
+        return _by_folder(self.path, listing, folder, layout.classes, complete=not apart)
 
     def smoke(self) -> SyntheticImages:
         """Small synthetic images, which need no folder; their seed depends on the method's and the folder's name."""
@@ -108,10 +140,12 @@ class ImageFolder(Dataset):
             return otherwise
 
     def inspect(self) -> list[str]:
-        """The problems of the data set, one line each. Lists the folders again and decodes the first image of each
-        class; with `on_error: skip`, the first that can be decoded.
+        """The problems of the data set, one line each. Lists the folders again, looks for empty files and Git LFS
+        pointers among all names, and decodes the first image of each class; with `on_error: skip`, the first that can
+        be decoded.
         """
         from nag.datasets.listing import read_listing
+        from nag.datasets.placeholders import empty, pointers
 
         try:
             listing = read_listing(self.path, fresh=True, folder=True)
@@ -119,9 +153,11 @@ class ImageFolder(Dataset):
         except (OSError, ValueError) as error:
             return [str(error)]
         problems = self._disagreements(splits)
-        empty = [name for name, size in zip(listing.names, listing.sizes, strict=True) if not size and _is_image(name)]
-        if empty and self.on_error == "fail":
-            problems.append(f"{self.path}: {len(empty)} image files are empty, such as {empty[0]}")
+        images = [each for split in splits.values() for each in split.files]
+        if absent := pointers(self.path, images):
+            return [*problems, absent]  # their images are not here, so there is nothing to decode
+        if self.on_error == "fail" and (hollow := empty(self.path, images)):
+            problems.append(hollow)
         for each in splits.values():
             problems += each.first_of_each_class()
         return problems
@@ -216,39 +252,15 @@ class ImageSplit:
         return f"{self.data.path.rstrip('/')}/{self.files[i][0]}"
 
 
-class Layout(NamedTuple):
-    train: str  # the folder of the training images, "" for the path itself
-    held_out: str | None
-    classes: tuple[str, ...]  # below `train`; empty: all images are one class
-
-
-def layout_of(folders: tuple[str, ...]) -> Layout:
-    top = [folder for folder in folders if "/" not in folder]
-    inside = tuple(folder.removeprefix(f"{TRAIN}/") for folder in folders if _is_class(folder, TRAIN))
-    if TRAIN in top and (inside or all(folder in (TRAIN, *HELD_OUT) for folder in top)):
-        return Layout(TRAIN, next((name for name in HELD_OUT if name in top), None), inside)
-    return Layout("", None, tuple(top))
-
-
-def _is_class(folder: str, below: str) -> bool:
-    return folder.startswith(f"{below}/") and "/" not in folder.removeprefix(f"{below}/")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _indexed(
+def _by_folder(
     path: str, listing: Listing, folder: str, classes: tuple[str, ...], complete: bool
 ) -> tuple[list[tuple[str, int]], list[int]]:
-    """Names with sizes, and labels, of the images below a folder. `complete`: each class must have an image."""
+    """Images of class folders. `complete`: each class must have an image."""
     number = {name: label for label, name in enumerate(classes)}
     start = f"{folder}/" if folder else ""
     where = f"{path.rstrip('/')}/{folder}".rstrip("/")
     files, labels = [], []
-    for name, size in zip(listing.names, listing.sizes, strict=True):
-        if not (name.startswith(start) and _is_image(name)):
-            continue
+    for name, size in images_in(listing, folder):
         first, inside, _ = name[len(start) :].partition("/")
         if classes and not inside:
             raise ValueError(
@@ -263,6 +275,31 @@ def _indexed(
     bare = sorted(set(classes) - {classes[label] for label in labels}) if classes and complete else []
     if bare:
         raise ValueError(f"{where}/{bare[0]} has no images ({len(bare)} of {len(classes)} class folders have none)")
+    return files, labels
+
+
+def _labelled(path: str, listing: Listing, folder: str, classes: int) -> tuple[list[tuple[str, int]], list[int]]:
+    """Images whose labels a dataset.json gives."""
+    from nag.datasets.folder_labels import labels_by_name
+    from nag.datasets.listing import local
+
+    name = labels_in(folder)
+    where = f"{path.rstrip('/')}/{name}"
+    if name not in dict(listing.labels):
+        raise ValueError(f"there is no {where}, but the training images have theirs")
+    given = labels_by_name(local(path, name, dict(zip(listing.names, listing.sizes, strict=True))[name]))
+    files = list(images_in(listing, folder))
+    if not files:
+        raise ValueError(f"there are no images below {where.removesuffix(name)}{folder}")
+    if not given:
+        return files, [0] * len(files)
+    start = len(folder) + 1 if folder else 0
+    bare = [name for name, _ in files if name[start:] not in given]
+    if bare:
+        raise ValueError(f"{where} has no label for {bare[0]} ({len(bare):,} of {len(files):,} images have none)")
+    labels = [given[name[start:]] for name, _ in files]
+    if max(labels) >= classes:
+        raise ValueError(f"{where} has class {max(labels)}, the training images only {classes}")
     return files, labels
 
 
