@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nag.datasets.dataset import Dataset, check_split
-from nag.datasets.folder_layout import images_in, labels_in, layout_of, left_out, spelt_twice
+from nag.datasets.folder_layout import images_in, labels_in, layout_of, left_out, readable, spelt_twice
 from nag.datasets.images import BadImage
 from nag.locations import is_web
 from nag.registry import Int, method
@@ -223,12 +223,13 @@ class ImageSplit:
         if self.data.on_error == "fail":
             return self._read(i)
         for j in self._of_its_class(i):
-            if self.files[j][0] in self.skipped:
+            name = readable(self.files[j][0])
+            if name in self.skipped:
                 continue
             try:
                 return self._read(j)
             except BadImage as error:
-                self.skipped[self.files[j][0]] = str(error)
+                self.skipped[name] = str(error)
         raise ValueError(f"no image of the class of {self.name(i)} can be read")
 
     def _of_its_class(self, i: int) -> Iterator[int]:
@@ -249,7 +250,7 @@ class ImageSplit:
             return pixels(file.read(), self.data.resolution, self.name(i))
 
     def name(self, i: int) -> str:
-        return f"{self.data.path.rstrip('/')}/{self.files[i][0]}"
+        return f"{self.data.path.rstrip('/')}/{readable(self.files[i][0])}"
 
 
 def _by_folder(

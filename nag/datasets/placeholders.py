@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from nag.datasets.folder_layout import readable
 from nag.datasets.listing import SCANNERS, local
 
 POINTER = b"version https://git-lfs"  # how a pointer begins (the specification of Git LFS, version 1)
@@ -18,7 +19,7 @@ Files = Iterable[tuple[str, int]]  # names below the path, and sizes in bytes
 def empty(path: str, files: Files, what: str = "image files") -> str | None:
     """How many files are empty, in a line; None if none is."""
     names = [name for name, size in files if not size]
-    return f"{path}: {len(names)} {what} are empty, such as {names[0]}" if names else None
+    return f"{path}: {len(names)} {what} are empty, such as {readable(names[0])}" if names else None
 
 
 def pointers(path: str, files: Files) -> str | None:
@@ -37,6 +38,6 @@ def pointers(path: str, files: Files) -> str | None:
     if not found:
         return None
     return (
-        f"{path}: {len(found):,} of {len(files):,} files are pointers of Git LFS, such as {found[0]}; their content "
-        "was not fetched: run 'git lfs pull' in their repository"
+        f"{path}: {len(found):,} of {len(files):,} files are pointers of Git LFS, such as {readable(found[0])}; their "
+        "content was not fetched: run 'git lfs pull' in their repository"
     )

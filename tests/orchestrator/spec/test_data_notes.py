@@ -85,3 +85,16 @@ def test_two_networks_on_one_data_set_are_told_once(sweep: Path) -> None:
     )
     sweep.write_text(text.replace("  plain: {}", "  plain: {network: sit}\n  other: {network: dit}"))
     assert [line for line in nagbench("check", sweep).stdout.splitlines() if "left out" in line] == NOTES[1:]
+
+
+def test_an_image_under_a_name_of_any_bytes_can_fail(sweep: Path, tmp_path: Path) -> None:
+    """Its name goes through records, logs and reports."""
+    bad = os.fsencode(tmp_path / "images") + b"/Train/caf\xe9/0.png"
+    with open(bad, "wb") as file:
+        file.write(b"not an image")
+    failed = nagbench("run", sweep, "--store", tmp_path / "store", "--tracking", "none", "--here")
+    assert failed.returncode == 1
+    assert "caf\\xe9/0.png: it cannot be read as an image" in failed.stdout + failed.stderr
+    sweep.write_text(SWEEP.replace("resolution: 8", "resolution: 8, on_error: skip"))
+    done = nagbench("run", sweep, "--store", tmp_path / "store", "--tracking", "none", "--here")
+    assert done.returncode == 0, done.stderr
