@@ -72,6 +72,7 @@ METHODS: dict[str, dict[str, str]] = {
     "datasets": {
         "digits": "nag.datasets.digits:Digits",
         "image_folder": "nag.datasets.image_folder:ImageFolder",
+        "latents": "nag.datasets.latent_files:LatentFiles",
         "npz": "nag.datasets.npz:Npz",
         "imagenet": "nag.datasets.named:ImageNet",
         "food101": "nag.datasets.named:Food101",

@@ -81,15 +81,11 @@ def junk_below(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{folder}/" for folder in folders if folder.lower().rpartition("/")[2] in JUNK)
 
 
-def is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def images_in(listing: Listed, folder: str = "") -> Iterator[tuple[str, int]]:
+def files_in(listing: Listed, folder: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[tuple[str, int]]:
     """Names and sizes of the images below a folder, without those in folders that systems put there."""
     start, junk = f"{folder}/" if folder else "", junk_below(listing.folders)
     for name, size in zip(listing.names, listing.sizes, strict=True):
-        if name.startswith(start) and is_image(name) and not name.startswith(junk):
+        if name.startswith(start) and name.lower().endswith(suffixes) and not name.startswith(junk):
             yield name, size
 
 
@@ -120,7 +116,12 @@ def read_otherwise(folders: tuple[str, ...], counts: Counts) -> bool:
 
 
 def left_out(
-    folders: tuple[str, ...], layout: Layout, counts: Counts, hidden: Mapping[str, int], labels: Iterable[str] = ()
+    folders: tuple[str, ...],
+    layout: Layout,
+    counts: Counts,
+    hidden: Mapping[str, int],
+    labels: Iterable[str] = (),
+    suffixes: tuple[str, ...] = SUFFIXES,
 ) -> str | None:
     """What is left out, in a line: "12 of 36 files are left out: 12 .heic"; None if nothing is. labels: the files that
     give labels, which are not.
@@ -135,7 +136,7 @@ def left_out(
             kinds[f"in {next(name for name in junk if f'{folder}/'.startswith(name))}"] += count
         elif layout.train and folder and top not in splits:
             kinds[f"in {top}/"] += count
-        elif kind not in SUFFIXES and count - used:
+        elif kind not in suffixes and count - used:
             kinds[kind or "without a suffix"] += count - used
     if not kinds:
         return None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nag.datasets import labelled_files
 from nag.datasets.dataset import Dataset, check_split
-from nag.datasets.folder_layout import images_in, labels_in, layout_of, left_out, readable, spelt_twice
+from nag.datasets.folder_layout import layout_of, readable
 from nag.datasets.images import BadImage
+from nag.datasets.prefetch import reader_threads
 from nag.locations import is_web
 from nag.registry import Int, method
 
@@ -64,21 +64,10 @@ class ImageFolder(Dataset):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the class folders, in the order of their labels; () if a dataset.json numbers the classes, or
-        there is one class without a folder. Bytes that are not UTF-8 are kept as os.fsdecode has them.
-        """
-        listing = self._headed()
-        layout = layout_of(listing.folders)
-        return () if labels_in(layout.train) in dict(listing.labels) else layout.classes
+        return labelled_files.class_names(self._headed())
 
     def notes(self) -> list[str]:
-        """What to know of its files, one line each: which are left out, and classes that look the same."""
-        listing = self._headed()
-        layout = layout_of(listing.folders)
-        given = [name for name in map(labels_in, (layout.train, layout.held_out or "")) if name in dict(listing.labels)]
-        labels = [f"{given[0]} gives the labels"] if given else []
-        passed = left_out(listing.folders, layout, listing.counts, dict(listing.hidden), given)
-        return [*labels, *([passed] if passed else []), *spelt_twice(self.class_names)]
+        return labelled_files.notes(self._headed())
 
     def _headed(self) -> Listing:
         """The listing without its names."""
@@ -87,8 +76,7 @@ class ImageFolder(Dataset):
         return read_listing(self.path, names=False, folder=True)
 
     def _classes(self, listing: Listing) -> int:
-        layout = layout_of(listing.folders)
-        return dict(listing.labels).get(labels_in(layout.train)) or max(1, len(layout.classes))
+        return labelled_files.classes_in(listing)
 
     def open(self, split: str) -> ImageSplit:
         """split: "train" or "held_out". Raises OSError or ValueError, naming the path, for an invalid data set."""
@@ -105,9 +93,7 @@ class ImageFolder(Dataset):
         layout = layout_of(listing.folders)
         if layout.held_out is not None and self.held_out:
             raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} must go")
-        apart = split == "held_out" and layout.held_out is not None
-        folder = layout.held_out if apart else layout.train
-        files, labels = self._indexed(listing, str(folder), apart)
+        files, labels = labelled_files.indexed(self.path, listing, split)
         order = permutation(0, 0, len(files))
         if layout.held_out is None:
             kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
@@ -117,13 +103,6 @@ class ImageFolder(Dataset):
         return ImageSplit(
             self, [files[i] for i in order], np.asarray(labels, dtype=np.int64)[order], self.flip and split == "train"
         )
-
-    def _indexed(self, listing: Listing, folder: str, apart: bool) -> tuple[list[tuple[str, int]], list[int]]:
-        """Names with sizes, and labels, of the images below a folder. apart: they are a held-out split of its own."""
-        layout, given = layout_of(listing.folders), dict(listing.labels)
-        if labels_in(layout.train) in given:
-            return _labelled(self.path, listing, folder, self._classes(listing))
-        return _by_folder(self.path, listing, folder, layout.classes, complete=not apart)
 
     def smoke(self) -> SyntheticImages:
         """Small synthetic images, which need no folder; their seed depends on the method's and the folder's name."""
@@ -196,7 +175,7 @@ class ImageSplit:
             mirrored = pixels[:, ::-1] if index >= self.originals else pixels
             np.divide(mirrored.transpose(2, 0, 1), np.float32(127.5), out=batch[row])
 
-        for _ in _threads(os.getpid()).map(fill, range(len(indices))):
+        for _ in reader_threads(os.getpid()).map(fill, range(len(indices))):
             pass
         batch -= 1
         return batch
@@ -251,62 +230,3 @@ class ImageSplit:
 
     def name(self, i: int) -> str:
         return f"{self.data.path.rstrip('/')}/{readable(self.files[i][0])}"
-
-
-def _by_folder(
-    path: str, listing: Listing, folder: str, classes: tuple[str, ...], complete: bool
-) -> tuple[list[tuple[str, int]], list[int]]:
-    """Images of class folders. `complete`: each class must have an image."""
-    number = {name: label for label, name in enumerate(classes)}
-    start = f"{folder}/" if folder else ""
-    where = f"{path.rstrip('/')}/{folder}".rstrip("/")
-    files, labels = [], []
-    for name, size in images_in(listing, folder):
-        first, inside, _ = name[len(start) :].partition("/")
-        if classes and not inside:
-            raise ValueError(
-                f"{path.rstrip('/')}/{name} is next to the class folders; each image belongs in one of them"
-            )
-        if classes and first not in number:
-            raise ValueError(f"{where}/{first} is not a class of the training images")
-        files.append((name, size))
-        labels.append(number.get(first, 0))
-    if not files:
-        raise ValueError(f"there are no images below {where}")
-    bare = sorted(set(classes) - {classes[label] for label in labels}) if classes and complete else []
-    if bare:
-        raise ValueError(f"{where}/{bare[0]} has no images ({len(bare)} of {len(classes)} class folders have none)")
-    return files, labels
-
-
-def _labelled(path: str, listing: Listing, folder: str, classes: int) -> tuple[list[tuple[str, int]], list[int]]:
-    """Images whose labels a dataset.json gives."""
-    from nag.datasets.folder_labels import labels_by_name
-    from nag.datasets.listing import local
-
-    name = labels_in(folder)
-    where = f"{path.rstrip('/')}/{name}"
-    if name not in dict(listing.labels):
-        raise ValueError(f"there is no {where}, but the training images have theirs")
-    given = labels_by_name(local(path, name, dict(zip(listing.names, listing.sizes, strict=True))[name]))
-    files = list(images_in(listing, folder))
-    if not files:
-        raise ValueError(f"there are no images below {where.removesuffix(name)}{folder}")
-    if not given:
-        return files, [0] * len(files)
-    start = len(folder) + 1 if folder else 0
-    bare = [name for name, _ in files if name[start:] not in given]
-    if bare:
-        raise ValueError(f"{where} has no label for {bare[0]} ({len(bare):,} of {len(files):,} images have none)")
-    labels = [given[name[start:]] for name, _ in files]
-    if max(labels) >= classes:
-        raise ValueError(f"{where} has class {max(labels)}, the training images only {classes}")
-    return files, labels
-
-
-@functools.cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Decoder threads of a process; a forked one gets its own. Pillow releases the GIL while it decodes."""
-    del process
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")

@@ -87,8 +87,8 @@ def read_listing(
     labelled = [name for name in folder_labels.candidates(folders) if name in sizes]
     files = {} if _is_url(path) else {name: _changed(place, name) for name in (*chosen[:STAMPED], *labelled)}
     checksum = _content(local(path)) if ordered == ("",) else _checksum(path, ordered, sizes, chosen)
-    labels = [(name, folder_labels.classes_in(local(path, name, sizes[name]))) for name in labelled]
-    labels = [(name, classes) for name, classes in labels if classes is not None]
+    given = [(name, folder_labels.classes_in(local(path, name, sizes[name]))) for name in labelled]
+    labels = [(name, classes) for name, classes in given if classes is not None]
     counts = _counted(ordered)
     if labels or folder_layout.read_otherwise(folders, counts):
         contents = [_content(local(path, name, sizes[name])) for name, _ in labels]
