@@ -177,7 +177,7 @@ def test_scale_and_shift_of_each_channel(tmp_path: Path) -> None:
     np.testing.assert_allclose(images[:, 2], (plain[:, 2] - 1) * 3, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(images[:, 3], plain[:, 3] * 4, rtol=1e-6)
     with pytest.raises(ValueError, match="scale has 3 values for 4 channels"):
-        LatentFiles(path=root, scale=(1.0, 2.0, 3.0)).open("train")
+        _ = LatentFiles(path=root, scale=(1.0, 2.0, 3.0)).shape
 
 
 def test_statistics_beside_shards_are_used_and_told(tmp_path: Path) -> None:
