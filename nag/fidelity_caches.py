@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import pickle
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _begun(*_: Any) -> _Array:
     return _Array()
 
 
-STAND_INS = [
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_begun, "numpy.core.multiarray._reconstruct"),
     (_begun, "numpy._core.multiarray._reconstruct"),
     (_Array, "numpy.ndarray"),

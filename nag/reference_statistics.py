@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +35,7 @@ class Contents(NamedTuple):
 
     dims: dict[str, int]  # width by output that has moments: features, in ADM's files also spatial
     images: tuple[int, ...] | None  # (N, H, W, 3)
-    count: int | None  # images behind the moments, if the file says so
+    size: int | None  # images behind the moments, if the file says so
     arrays: tuple[str, ...]
 
 
@@ -92,6 +93,8 @@ def reference_images(path: str) -> np.ndarray | None:
 
 def _arrays(path: str) -> dict[str, _Held]:
     """The arrays of a file, by name."""
+    import numpy as np
+
     from nag.datasets.arrays import array, headers
     from nag.datasets.placeholders import POINTER
     from nag.locations import check_regular
@@ -104,14 +107,14 @@ def _arrays(path: str) -> dict[str, _Held]:
     if _is_torch(path, start):
         from nag.fidelity_caches import read_cache
 
-        return {name: _Held(held.shape, held.dtype, lambda held=held: held) for name, held in read_cache(path).items()}
+        return {
+            name: _Held(held.shape, held.dtype, partial(np.asarray, held)) for name, held in read_cache(path).items()
+        }
     if start.startswith(b"\x80"):
         raise ValueError(
             f"{path} is a pickle, which can run code and is never read. {_ANEW.format(os.path.basename(path))}"
         )
-    return {
-        name: _Held(held.shape, held.dtype, lambda name=name: array(path, name)) for name, held in headers(path).items()
-    }
+    return {name: _Held(each.shape, each.dtype, partial(array, path, name)) for name, each in headers(path).items()}
 
 
 _ANEW = (

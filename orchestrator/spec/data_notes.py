@@ -24,22 +24,20 @@ def class_names(data: Any) -> tuple[str, ...]:
     return ()
 
 
-def classes_of(sweep: Sweep) -> dict[str, tuple[str, ...]]:
-    """The names of classes, by the key of the data set in the sweep."""
-    return {key: names for key, data in _data_sets(sweep) if (names := class_names(data))}
-
-
-def notes_of(sweep: Sweep) -> list[str]:
-    """A line for each thing to know of the sweep's data sets. No file of theirs is read."""
-    lines = []
+def told(sweep: Sweep) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """A line for each thing to know of the sweep's data sets, and the names of their classes by the key of the data set
+    in the sweep. No image is read.
+    """
+    lines, classes = [], {}
     for key, data in _data_sets(sweep):
         if names := class_names(data):
+            classes[key] = names
             more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
             lines.append(f"{key}: {len(names):,} classes: {', '.join(names[:LISTED])}{more}")
         if source_of(data) is None:
             with contextlib.suppress(FileNotFoundError):
                 lines += [f"{key}: {readable(note)}" for note in data.notes()]
-    return lines
+    return lines, classes
 
 
 def _data_sets(sweep: Sweep) -> Iterator[tuple[str, Any]]:

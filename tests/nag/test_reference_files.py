@@ -63,7 +63,7 @@ def test_every_file_gives_the_moments(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a name that says nothing"
     path.write_bytes(data)
     held = contents(str(path))
-    assert (held.dims["features"], held.count) == (D, count)
+    assert (held.dims["features"], held.size) == (D, count)
     assert held.images == (IMAGES.shape if name == "ADM" else None)
     found = read_statistics(str(path), {"features": D})["features"]
     assert found.mean.dtype == found.cov.dtype == np.float64
