@@ -190,7 +190,10 @@ def _opened(path: str, checksum: str, split: str) -> Stored:
     from nag.datasets.listing import read_listing
 
     del checksum
-    return stored(path, read_listing(path, compute=False), split)
+    found = stored(path, read_listing(path, compute=False), split)
+    if len(found.labels) and found.labels.min() < 0:
+        raise ValueError(f"{path}: labels go down to {found.labels.min()}; classes are numbered from 0")
+    return found
 
 
 class LatentFilesSplit:

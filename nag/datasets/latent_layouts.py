@@ -219,8 +219,9 @@ def _mapped(path: str) -> dict[str, np.ndarray]:
         if lacking:
             raise ValueError(f"it has no {' and '.join(sorted(lacking))}; it has {', '.join(sorted(tensors)[:8])}")
         latents, labels = arrays["latents"], arrays["labels"]
-        if latents.ndim != 4 or labels.shape[:1] != latents.shape[:1] or labels.size != len(latents):
-            raise ValueError(f"latents are {latents.shape}, labels {labels.shape}")
+        fits = labels.shape[:1] == latents.shape[:1] and labels.size == len(latents) and labels.dtype.kind == "i"
+        if latents.ndim != 4 or not fits or latents.dtype.kind == "i":
+            raise ValueError(f"latents are {latents.dtype} {latents.shape}, labels {labels.dtype} {labels.shape}")
         if arrays.get("latents_flip", latents).shape != latents.shape:
             raise ValueError(f"latents are {latents.shape}, latents_flip {arrays['latents_flip'].shape}")
     except ValueError as error:

@@ -16,6 +16,12 @@ POINTER_AT_MOST = 200  # bytes; they have about 130
 Files = Iterable[tuple[str, int]]  # names below the path, and sizes in bytes
 
 
+def is_pointer(path: str) -> bool:
+    """Whether a local file is a pointer. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
 def empty(path: str, files: Files, what: str = "image files") -> str | None:
     """How many files are empty, in a line; None if none is."""
     names = [name for name, size in files if not size]
@@ -25,15 +31,13 @@ def empty(path: str, files: Files, what: str = "image files") -> str | None:
 def pointers(path: str, files: Files) -> str | None:
     """How many files are pointers of Git LFS, in a line; None if none is. Raises OSError if one cannot be read."""
 
-    def is_pointer(name: str, size: int) -> bool:
-        with open(local(path, name, size), "rb") as file:
-            return file.read(len(POINTER)) == POINTER
-
     files = list(files)
     small = [(name, size) for name, size in files if len(POINTER) <= size <= POINTER_AT_MOST]
     with ThreadPoolExecutor(SCANNERS) as pool:
         found = [
-            name for (name, _), yes in zip(small, pool.map(lambda one: is_pointer(*one), small), strict=True) if yes
+            name
+            for (name, _), yes in zip(small, pool.map(lambda one: is_pointer(local(path, *one)), small), strict=True)
+            if yes
         ]
     if not found:
         return None

@@ -306,6 +306,11 @@ def damage(root: Path, kind: str) -> Path:
             put(fast_dit(root) / "imagenet256_labels/3.npy", np.array([0.5]))
         case "a shard without labels":
             save_file({"latents": torch.zeros(2, C, 2, 2)}, lightning_dit(root) / "latents_rank09.safetensors")
+        case "labels that are no numbers of classes":
+            tensors = {"latents": torch.zeros(2, C, SIDE, SIDE), "labels": torch.zeros(2)}
+            save_file(tensors, lightning_dit(root) / "latents_rank09.safetensors")
+        case "a label below zero":
+            return npz(root / "x.npz", latents=MEAN, labels=LABELS - 1)
         case "a shard of another shape":
             tensors = {"latents": torch.zeros(2, C, 2, 2), "labels": torch.zeros(2, dtype=torch.int64)}
             save_file(tensors, lightning_dit(root) / "latents_rank09.safetensors")
@@ -339,6 +344,8 @@ def damage(root: Path, kind: str) -> Path:
             r"imagenet256_labels/3\.npy is float64 \(1,\); a label is one whole number from 0",
         ),
         ("a shard without labels", r"latents_rank09\.safetensors is not a valid shard of latents: it has no labels"),
+        ("labels that are no numbers of classes", r"latents are float32 \(2, 4, 6, 6\), labels float32 \(2,\)"),
+        ("a label below zero", r"x\.npz: labels go down to -1; classes are numbered from 0"),
         ("a shard of another shape", r"the shards have latents of several shapes: \(4, 2, 2\), \(4, 6, 6\)"),
         ("a cut shard", r"latents_rank00_shard000\.safetensors is not a valid shard of latents: the file is cut off"),
         ("whole numbers", r"class0/001\.npy is int64 \(4, 6, 6\); a latent is floating-point \(C, H, W\)"),
