@@ -75,6 +75,7 @@ METHODS: dict[str, dict[str, str]] = {
     "datasets": {
         "digits": "nag.datasets.digits:Digits",
         "image_folder": "nag.datasets.image_folder:ImageFolder",
+        "latents": "nag.datasets.latent_files:LatentFiles",
         "npz": "nag.datasets.npz:Npz",
         "imagenet": "nag.datasets.named:ImageNet",
         "food101": "nag.datasets.named:Food101",
@@ -99,7 +100,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
-    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
+    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),
 }
 DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}
 LARGEST = 2**63

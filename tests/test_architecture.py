@@ -38,6 +38,7 @@ FLOORS = {
         "models",
         "losses training_state features",
         "reference_statistics",
+        "fidelity_caches",
         "datasets metrics",
         "autoencoders",
         "pretrained estimator",

@@ -8,6 +8,7 @@ import zipfile
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nag.datasets.placeholders import is_pointer
 from nag.locations import check_regular
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def headers(path: str) -> dict[str, Header]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # zipfile, its decoders and numpy raise some twenty types for a damaged file
+        if is_pointer(path):
+            fix = "its content was not fetched: run 'git lfs pull' in its repository"
+            raise ValueError(f"{path} is a pointer of Git LFS; {fix}") from None
         raise ValueError(f"{path} is not a valid .npz file ({_words(error)})") from error
     for name, header in by_name.items():
         if header.dtype.hasobject:

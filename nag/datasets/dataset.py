@@ -18,7 +18,7 @@ SPLITS = ("train", "held_out")
 
 
 class Dataset(Protocol):
-    """`official`, `flip` and `inspect` may be left out (`nag.registry.OPTIONAL`)."""
+    """`official`, `flip`, `inspect`, `notes` and `class_names` may be left out (`nag.registry.OPTIONAL`)."""
 
     official: ClassVar[Official | None] = None
 
@@ -45,6 +45,15 @@ class Dataset(Protocol):
     def inspect(self) -> list[str]:
         """The problems of its files, one line each."""
         return []
+
+    def notes(self) -> list[str]:
+        """What to know of its files that is not a mistake, one line each, from names and headers alone."""
+        return []
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes, in the order of their labels; () if they have none."""
+        return ()
 
 
 class Official(NamedTuple):

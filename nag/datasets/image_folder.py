@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nag.datasets import labelled_files
 from nag.datasets.dataset import Dataset, check_split
-from nag.datasets.images import SUFFIXES, BadImage
+from nag.datasets.folder_layout import layout_of, readable
+from nag.datasets.images import BadImage
+from nag.datasets.prefetch import reader_threads
 from nag.locations import is_web
 from nag.registry import Int, method
 
@@ -22,17 +23,15 @@ if TYPE_CHECKING:
     from nag.datasets.listing import Listing
     from nag.datasets.synthetic import SyntheticImages
 
-# Folders of an explicit split. The first held-out folder that exists is used.
-TRAIN, HELD_OUT = "train", ("held_out", "val", "test")
-
 
 @method
 class ImageFolder(Dataset):
     """RGB images, cropped to `resolution` by ADM's centre crop; classes are the folders below `path`, sorted by name.
 
-    path: a folder with class folders; or with train/, which has the class folders, and held_out/, val/ or test/ (the
-        first of these that exists is the held-out split; other folders are ignored); or with images only, which are one
-        class. Images may also lie in subfolders of a class folder. Files without an image suffix are ignored.
+    path: a folder with class folders; or with train/ or training/, which has the class folders, and held_out/, val/,
+        valid/, validation/ or test/ (in any case of letters; the first of these that exists is the held-out split); or
+        with images only, which are one class; or with a dataset.json of EDM, which gives the labels. Images may also
+        lie in subfolders of a class folder. `notes` tells what is left out (nag/datasets/folder_layout.py).
     flip: the training split also has each image mirrored: N + i is image i, mirrored. The held-out split never has.
     held_out: if there is no held-out folder, this share of the images, the same ones at any resolution, is kept out of
         the training split. 0 and no such folder: the held-out split is empty.
@@ -60,10 +59,24 @@ class ImageFolder(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """Counted in the folders of the cached listing: no file is read."""
+        """Counted in the cached listing: no image is read."""
+        return self._classes(self._headed())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return labelled_files.class_names(self._headed())
+
+    def notes(self) -> list[str]:
+        return labelled_files.notes(self._headed())
+
+    def _headed(self) -> Listing:
+        """The listing without its names."""
         from nag.datasets.listing import read_listing
 
-        return max(1, len(layout_of(read_listing(self.path, names=False, folder=True).folders).classes))
+        return read_listing(self.path, names=False, folder=True)
+
+    def _classes(self, listing: Listing) -> int:
+        return labelled_files.classes_in(listing)
 
     def open(self, split: str) -> ImageSplit:
         """split: "train" or "held_out". Raises OSError or ValueError, naming the path, for an invalid data set."""
@@ -80,9 +93,7 @@ class ImageFolder(Dataset):
         layout = layout_of(listing.folders)
         if layout.held_out is not None and self.held_out:
             raise ValueError(f"{self.path} has a folder {layout.held_out}/, so held_out: {self.held_out} must go")
-        apart = split == "held_out" and layout.held_out is not None
-        folder = layout.held_out if apart else layout.train
-        files, labels = _indexed(self.path, listing, str(folder), layout.classes, complete=not apart)
+        files, labels = labelled_files.indexed(self.path, listing, split)
         order = permutation(0, 0, len(files))
         if layout.held_out is None:
             kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
@@ -108,10 +119,12 @@ class ImageFolder(Dataset):
             return otherwise
 
     def inspect(self) -> list[str]:
-        """The problems of the data set, one line each. Lists the folders again and decodes the first image of each
-        class; with `on_error: skip`, the first that can be decoded.
+        """The problems of the data set, one line each. Lists the folders again, looks for empty files and Git LFS
+        pointers among all names, and decodes the first image of each class; with `on_error: skip`, the first that can
+        be decoded.
         """
         from nag.datasets.listing import read_listing
+        from nag.datasets.placeholders import empty, pointers
 
         try:
             listing = read_listing(self.path, fresh=True, folder=True)
@@ -119,9 +132,11 @@ class ImageFolder(Dataset):
         except (OSError, ValueError) as error:
             return [str(error)]
         problems = self._disagreements(splits)
-        empty = [name for name, size in zip(listing.names, listing.sizes, strict=True) if not size and _is_image(name)]
-        if empty and self.on_error == "fail":
-            problems.append(f"{self.path}: {len(empty)} image files are empty, such as {empty[0]}")
+        images = [each for split in splits.values() for each in split.files]
+        if absent := pointers(self.path, images):
+            return [*problems, absent]  # their images are not here, so there is nothing to decode
+        if self.on_error == "fail" and (hollow := empty(self.path, images)):
+            problems.append(hollow)
         for each in splits.values():
             problems += each.first_of_each_class()
         return problems
@@ -160,7 +175,7 @@ class ImageSplit:
             mirrored = pixels[:, ::-1] if index >= self.originals else pixels
             np.divide(mirrored.transpose(2, 0, 1), np.float32(127.5), out=batch[row])
 
-        for _ in _threads(os.getpid()).map(fill, range(len(indices))):
+        for _ in reader_threads(os.getpid()).map(fill, range(len(indices))):
             pass
         batch -= 1
         return batch
@@ -187,12 +202,13 @@ class ImageSplit:
         if self.data.on_error == "fail":
             return self._read(i)
         for j in self._of_its_class(i):
-            if self.files[j][0] in self.skipped:
+            name = readable(self.files[j][0])
+            if name in self.skipped:
                 continue
             try:
                 return self._read(j)
             except BadImage as error:
-                self.skipped[self.files[j][0]] = str(error)
+                self.skipped[name] = str(error)
         raise ValueError(f"no image of the class of {self.name(i)} can be read")
 
     def _of_its_class(self, i: int) -> Iterator[int]:
@@ -213,62 +229,4 @@ class ImageSplit:
             return pixels(file.read(), self.data.resolution, self.name(i))
 
     def name(self, i: int) -> str:
-        return f"{self.data.path.rstrip('/')}/{self.files[i][0]}"
-
-
-class Layout(NamedTuple):
-    train: str  # the folder of the training images, "" for the path itself
-    held_out: str | None
-    classes: tuple[str, ...]  # below `train`; empty: all images are one class
-
-
-def layout_of(folders: tuple[str, ...]) -> Layout:
-    top = [folder for folder in folders if "/" not in folder]
-    inside = tuple(folder.removeprefix(f"{TRAIN}/") for folder in folders if _is_class(folder, TRAIN))
-    if TRAIN in top and (inside or all(folder in (TRAIN, *HELD_OUT) for folder in top)):
-        return Layout(TRAIN, next((name for name in HELD_OUT if name in top), None), inside)
-    return Layout("", None, tuple(top))
-
-
-def _is_class(folder: str, below: str) -> bool:
-    return folder.startswith(f"{below}/") and "/" not in folder.removeprefix(f"{below}/")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _indexed(
-    path: str, listing: Listing, folder: str, classes: tuple[str, ...], complete: bool
-) -> tuple[list[tuple[str, int]], list[int]]:
-    """Names with sizes, and labels, of the images below a folder. `complete`: each class must have an image."""
-    number = {name: label for label, name in enumerate(classes)}
-    start = f"{folder}/" if folder else ""
-    where = f"{path.rstrip('/')}/{folder}".rstrip("/")
-    files, labels = [], []
-    for name, size in zip(listing.names, listing.sizes, strict=True):
-        if not (name.startswith(start) and _is_image(name)):
-            continue
-        first, inside, _ = name[len(start) :].partition("/")
-        if classes and not inside:
-            raise ValueError(
-                f"{path.rstrip('/')}/{name} is next to the class folders; each image belongs in one of them"
-            )
-        if classes and first not in number:
-            raise ValueError(f"{where}/{first} is not a class of the training images")
-        files.append((name, size))
-        labels.append(number.get(first, 0))
-    if not files:
-        raise ValueError(f"there are no images below {where}")
-    bare = sorted(set(classes) - {classes[label] for label in labels}) if classes and complete else []
-    if bare:
-        raise ValueError(f"{where}/{bare[0]} has no images ({len(bare)} of {len(classes)} class folders have none)")
-    return files, labels
-
-
-@functools.cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Decoder threads of a process; a forked one gets its own. Pillow releases the GIL while it decodes."""
-    del process
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")
+        return f"{self.data.path.rstrip('/')}/{readable(self.files[i][0])}"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+LATER_SUFFIXES = (".jfif", ".jpe", ".jfi", ".jif", ".pjpeg", ".pjp")  # other names of JPEG, not in the first release
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", *LATER_SUFFIXES)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names; others start programs (EPS) or parsers
 MOST_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, zlib.error)

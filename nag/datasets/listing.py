@@ -5,9 +5,12 @@ without compression, whose sizes say nothing about the content, the limit is hig
 files only SAMPLE are read, those whose hashed names come first: opening a million files takes minutes on a network
 disk.
 
+Earlier releases read some folders of images in another way (`folder_layout.read_otherwise`): their checksum also has
+the number READING. Where a dataset.json gives the labels, all of its content counts.
+
 Listings are cached. One of a local folder is valid until a folder below it changes, or one of the first STAMPED files
 in that order; one of a URL, where folders have no modification times, until the top level changes. `fresh` reads it
-again. Names that begin with a dot are ignored.
+again. Names that begin with a dot are counted, and ignored otherwise.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nag import cache, locations, web
+from nag.datasets import folder_labels, folder_layout
 from nag.locations import is_url as _is_url
 from nag.locations import path_of as _place
 from nag.locations import reached
@@ -30,7 +35,9 @@ from nag.whole_file import whole_file
 DEEPEST = 32  # levels of folders; more means a link to its own parent
 SETTLED_S = 2.0  # a folder that changed this recently may change again within one tick of its clock
 SCANNERS = 16  # threads: on a network disk most of the time is waiting
-FORMAT = 3  # of a cached listing
+FORMAT = 4  # of a cached listing
+READING = 2  # of folders of images, which is part of the checksum where it differs from 1
+HIDDEN = 20  # names that begin with a dot and are counted each
 EVERY, SAMPLE, STAMPED = 65_536, 16_384, 1_024  # files
 WHOLE, PIECES = 65_536, 4  # bytes that are read of a file; if it is larger, in this many pieces
 PLAIN_SUFFIXES, PLAIN_WHOLE = (".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".npy", ".raw"), 1 << 20
@@ -45,6 +52,9 @@ class Listing(NamedTuple):
     folders: tuple[str, ...]  # all below the path, sorted, also empty ones (a URL has no empty folders)
     names: tuple[str, ...]
     sizes: tuple[int, ...]  # bytes
+    counts: tuple[tuple[str, str, int], ...] = ()  # folder, suffix in lower case, number of such files in it
+    hidden: tuple[tuple[str, int], ...] = ()  # names that begin with a dot, and how often they occur
+    labels: tuple[tuple[str, int], ...] = ()  # each dataset.json that gives labels, and its number of classes
 
 
 def read_listing(
@@ -67,19 +77,26 @@ def read_listing(
     if cached is not None:
         return cached
     started = time.time_ns()
-    folders, sizes, stamps = _scan_url(path) if _is_url(path) else _scan(place)
+    folders, sizes, stamps, hidden = _scan_url(path) if _is_url(path) else _scan(place)
     ordered = tuple(sorted(sizes))
     if folder and ordered == ("",):
         raise ValueError(f"{path} is a file, not a folder")
     if not compute and ordered == ("",) and not _is_url(path) and sizes[""] > QUICK:
         return Listing(f"unread {digest(json.dumps([where, sizes[''], stamps['']]))}", (), ordered, (sizes[""],))
     chosen = _first(ordered, len(ordered) if len(ordered) <= EVERY else SAMPLE)
-    files = {} if _is_url(path) else {name: _changed(place, name) for name in chosen[:STAMPED]}
+    labelled = [name for name in folder_labels.candidates(folders) if name in sizes]
+    files = {} if _is_url(path) else {name: _changed(place, name) for name in (*chosen[:STAMPED], *labelled)}
     checksum = _content(local(path)) if ordered == ("",) else _checksum(path, ordered, sizes, chosen)
-    listing = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered))
+    given = [(name, folder_labels.classes_in(local(path, name, sizes[name]))) for name in labelled]
+    labels = [(name, classes) for name, classes in given if classes is not None]
+    counts = _counted(ordered)
+    if labels or folder_layout.read_otherwise(folders, counts):
+        contents = [_content(local(path, name, sizes[name])) for name, _ in labels]
+        checksum = digest(json.dumps([checksum, READING, contents]))
+    listing = Listing(checksum, folders, ordered, tuple(sizes[name] for name in ordered), counts, hidden, (*labels,))
     if all(isinstance(stamp, str) or stamp < started - SETTLED_S * 1e9 for stamp in stamps.values()):
         head = {"format": FORMAT, "where": where, "stamps": stamps, "checksum": checksum, "folders": folders}
-        head["files"] = files
+        head |= {"files": files, "counts": counts, "hidden": hidden, "labels": labels}
         cache.keep(kept, "".join(f"{json.dumps(part)}\n" for part in (head, listing.names, listing.sizes)))
     return listing
 
@@ -122,6 +139,20 @@ def _local_web(url: str) -> str:
 
 def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _counted(names: Iterable[str]) -> tuple[tuple[str, str, int], ...]:
+    """How many files of each suffix a folder has."""
+    counts = Counter((name.rpartition("/")[0], folder_layout.suffix(name)) for name in names)
+    return tuple((folder, suffix, count) for (folder, suffix), count in sorted(counts.items()))
+
+
+def _hidden(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """How often each name that begins with a dot occurs. All that macOS writes beside a file (._NAME) are one."""
+    counts = Counter("._*" if name.startswith("._") else name for name in names)
+    common = counts.most_common(HIDDEN)
+    rest = counts.total() - sum(count for _, count in common)
+    return tuple(sorted(common)) + ((("hidden", rest),) if rest else ())
 
 
 def _first(names: tuple[str, ...], count: int) -> list[str]:
@@ -197,37 +228,45 @@ def _changed(root: str, name: str) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns] + ([] if name else [stat.st_ctime_ns, stat.st_ino])
 
 
-def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Folders, file sizes by name, and modification times of root and folders by name."""
+Hidden = tuple[tuple[str, int], ...]
+
+
+def _scan(root: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int], Hidden]:
+    """Folders, file sizes by name, modification times of root and folders by name, and hidden names."""
     if os.path.isfile(root):
         stat = os.stat(root)
-        return (), {"": stat.st_size}, {"": stat.st_mtime_ns}
+        return (), {"": stat.st_size}, {"": stat.st_mtime_ns}, ()
     if not os.path.isdir(root):
         if what := locations.irregular(root):
             raise ValueError(f"{root} is {what}, not a file or folder")
         raise FileNotFoundError(f"there is no file or folder {root!r}")
     sizes: dict[str, int] = {}
     stamps: dict[str, int] = {}
+    hidden: list[str] = []
     level = [""]
     with ThreadPoolExecutor(SCANNERS) as pool:
         for _ in range(DEEPEST):
             scans = list(pool.map(lambda folder: _one(root, folder), level))
-            stamps |= {folder: stamp for folder, (stamp, _, _) in zip(level, scans, strict=True)}
-            for _, _, files in scans:
+            stamps |= {folder: stamp for folder, (stamp, *_) in zip(level, scans, strict=True)}
+            for _, _, files, names in scans:
                 sizes |= files
-            level = [inner for _, inside, _ in scans for inner in inside]
+                hidden += names
+            level = [inner for _, inside, *_ in scans for inner in inside]
             if not level:
-                return tuple(sorted(set(stamps) - {""})), sizes, stamps
+                return tuple(sorted(set(stamps) - {""})), sizes, stamps, _hidden(hidden)
     raise ValueError(f"{root}: folders nest deeper than {DEEPEST}; does a link lead back, as {level[0]!r} seems to?")
 
 
-def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int]]:
-    """A folder's modification time, its subfolders, and the sizes of its files; names are relative to the root."""
+def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int], list[str]]:
+    """A folder's modification time, its subfolders, the sizes of its files (names are relative to the root), and the
+    names in it that begin with a dot.
+    """
     place = os.path.join(root, folder)
-    stamp, inside, files = os.stat(place).st_mtime_ns, [], {}
+    stamp, inside, files, hidden = os.stat(place).st_mtime_ns, [], {}, []
     with os.scandir(place) as entries:
         for entry in entries:
             if entry.name.startswith("."):
+                hidden.append(f"{entry.name}/" if entry.is_dir() else entry.name)
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir():
@@ -236,24 +275,26 @@ def _one(root: str, folder: str) -> tuple[int, list[str], dict[str, int]]:
                 files[name] = entry.stat().st_size
             else:
                 raise ValueError(f"{entry.path} is neither a file nor a folder; a link to nothing?")
-    return stamp, inside, files
+    return stamp, inside, files, hidden
 
 
-def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str]]:
+def _scan_url(path: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, str], Hidden]:
     if locations.is_web(path):
-        return (), {"": os.stat(_local_web(path)).st_size}, {"": web.stamp(path)}
+        return (), {"": os.stat(_local_web(path)).st_size}, {"": web.stamp(path)}, ()
     system, root = locations.system(path)
     with reached(path):
         system.invalidate_cache()
         if not system.exists(root):
             raise FileNotFoundError(f"there is nothing at {path!r}")
         if system.isfile(root):
-            return (), {"": system.size(root)}, {"": str(system.checksum(root))}
+            return (), {"": system.size(root)}, {"": str(system.checksum(root))}, ()
         start = len(root.rstrip("/")) + 1
-        sizes = {name[start:]: info["size"] for name, info in system.find(root, detail=True).items()}
-        sizes = {name: size for name, size in sizes.items() if not any(w.startswith(".") for w in name.split("/"))}
+        every = {name[start:]: info["size"] for name, info in system.find(root, detail=True).items()}
+        dotted = {name: next((w for w in name.split("/") if w.startswith(".")), "") for name in every}
+        sizes = {name: size for name, size in every.items() if not dotted[name]}
         folders = {name.rsplit("/", i + 1)[0] for name in sizes for i in range(name.count("/"))}
-        return tuple(sorted(folders)), sizes, {"": _top(system, root)}
+        hidden = _hidden(word for word in dotted.values() if word)
+        return tuple(sorted(folders)), sizes, {"": _top(system, root)}, hidden
 
 
 def _top(system: Any, root: str) -> str:
@@ -271,9 +312,10 @@ def _read(kept: Path, path: str, names: bool) -> Listing | None:
             if head["format"] != FORMAT or not _holds(path, head["stamps"], head["files"]):
                 return None
             parts = [tuple(json.loads(file.readline())) for _ in range(2)] if names else [(), ()]
+            more = [tuple(map(tuple, head[key])) for key in ("counts", "hidden", "labels")]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Listing(head["checksum"], tuple(head["folders"]), parts[0], parts[1])
+    return Listing(head["checksum"], tuple(head["folders"]), *parts, *more)
 
 
 def _holds(path: str, stamps: dict[str, Any], files: dict[str, list[int]]) -> bool:

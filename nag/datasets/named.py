@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from nag.datasets.dataset import Official
-from nag.datasets.image_folder import HELD_OUT, ImageFolder, ImageSplit, layout_of
+from nag.datasets.folder_layout import HELD_OUT
+from nag.datasets.image_folder import ImageFolder, ImageSplit
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -22,19 +23,13 @@ class NamedDataset(ImageFolder):
 
     official: ClassVar[Official]
 
-    @property
-    def num_classes(self) -> int:
-        """Raises ValueError if the folder does not have the data set's number of classes."""
-        from nag.datasets.listing import read_listing
-
-        return self._classes(read_listing(self.path, names=False, folder=True))
-
     def _open(self, split: str, listing: Listing) -> ImageSplit:
         self._classes(listing)
         return super()._open(split, listing)
 
     def _classes(self, listing: Listing) -> int:
-        classes = len(layout_of(listing.folders).classes)
+        """Raises ValueError if the folder does not have the data set's number of classes."""
+        classes = super()._classes(listing)
         if classes not in self.official.classes:
             known = " or ".join(f"{count:,}" for count in self.official.classes)
             raise ValueError(f"{self.path} has {classes:,} class folders to train on, {_name(self)} has {known}")

@@ -1,7 +1,9 @@
-"""Prefetch: a thread reads the next parts of a split while the caller works on the current one."""
+"""Threads that read data: of a batch, and ahead of the caller (a split's next parts, while it works on one)."""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,3 +36,13 @@ def prefetch(split: Split, parts: Iterable[np.ndarray], depth: int = 2) -> Itera
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@functools.cache
+def reader_threads(process: int) -> ThreadPoolExecutor:
+    """The threads that read and decode files, of a process; a forked one gets its own. Pillow releases the GIL while
+    it decodes.
+    """
+    del process
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(min(16, max(2, count)), thread_name_prefix="decode")

@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadInput
+from orchestrator.identity import outside
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.cells import floor, planned
 from orchestrator.plan.matching import matched
 from orchestrator.plan.model import Instance, Plan, PlannedCell, Race, Scored, find_cell, in_order, of_arms
 from orchestrator.plan.races import races
+from orchestrator.spec.data_notes import class_names
 from orchestrator.spec.model import networks_of
 from orchestrator.spec.parameters import is_seed
 
 if TYPE_CHECKING:
-    from orchestrator.spec.model import Cell, Sweep
+    from orchestrator.spec.model import Cell, Network, Sweep
     from orchestrator.spec.user_code import Code
 
 
@@ -84,6 +86,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         places={each.content: each.place for each in builder.outside.values() if not each.copied},
         code={digest: _where(sweep, code) for digest, code in sweep.code.items()},
         outside=builder.outside,
+        classes=_classes(builder, networks_of(wanted, sweep.estimator)),
     )
 
 
@@ -116,6 +119,17 @@ def _instances(
     for network in networks_of((each.cell for each in cells), sweep.estimator if estimates else None):
         made.setdefault(builder.network(network), Instance(network.name, network.axes))
     return made
+
+
+def _classes(builder: TaskBuilder, networks: Iterable[Network]) -> dict[str, tuple[str, ...]]:
+    """The names of the classes of the data sets in folders that tasks read, by content."""
+    named: dict[str, tuple[str, ...]] = {}
+    for data in {id(network.data): network.data for network in networks if network.data is not None}.values():
+        if names := class_names(data):
+            for each in outside(data, compute=builder.hashes).values():
+                if (each.content, each.copied) in builder.outside:
+                    named[each.content] = names
+    return named
 
 
 def _where(sweep: Sweep, code: Code) -> dict[str, str]:

@@ -165,6 +165,7 @@ class StoredPlan:
     places: Mapping[str, str]  # by content, the places of the data sets that tasks read
     code: Mapping[str, Mapping[str, str]]  # by digest, the user's own files: path -> where the YAML looks for it
     races: tuple[Race, ...] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by content of a data set, its classes' names
 
     @property
     def arms(self) -> dict[str, set[str]]:

@@ -170,10 +170,10 @@ def _count(data: Any) -> int:
 
 def _side(path: str) -> int:
     """The one size of all images of a folder. Raises BadInput, naming images, if there are several."""
-    from nag.datasets.images import SUFFIXES
+    from nag.datasets.folder_layout import files_in
     from nag.datasets.listing import read_listing
 
-    names = [name for name in read_listing(path, fresh=True).names if name.lower().endswith(SUFFIXES)]
+    names = [name for name, _ in files_in(read_listing(path, fresh=True))]
     if not names:
         raise BadInput(f"{path}: there are no images in it.")
     sizes: dict[tuple[int, int], str] = {}

@@ -45,6 +45,7 @@ class About:
     code: Mapping[str, Mapping[str, str]]
     tune: Tune | None = None
     compare: Compare = field(default_factory=Compare)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             "varying": list(plan.varying.items()),
             "instances": {digest: {"name": one.name, "axes": dict(one.axes)} for digest, one in plan.instances.items()},
             "code": {digest: dict(files) for digest, files in plan.code.items()},
+            **({"classes": dict(plan.classes)} if plan.classes else {}),
             **({"tune": dataclasses.asdict(sweep.tune)} if sweep.tune else {}),
             **({"compare": dataclasses.asdict(sweep.compare)} if sweep.compare != Compare() else {}),
         },
@@ -244,6 +246,7 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
         places=held.places,
         code=about.code,
         races=races,
+        classes=about.classes,
     )
 
 

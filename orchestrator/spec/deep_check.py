@@ -181,6 +181,7 @@ def _published(sweep: Sweep, reference: Published, dims: Mapping[str, Mapping[st
     except (OSError, ValueError) as error:
         raise BadInput(f"score.reference: {error}") from error
     moments = [f"moments of {output} ({d:,})" for output, d in held.dims.items()]
+    moments += [f"of {held.size:,} images"] if held.size else []
     images = [f"{held.images[0]:,} images {held.images[1]} x {held.images[2]}"] if held.images else []
     return f"score.reference: {', '.join(moments + images)}, {content(path)}"
 

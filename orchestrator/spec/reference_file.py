@@ -1,4 +1,6 @@
-"""Published statistics of reference images: an .npz file of ADM or clean-fid, by path or URL."""
+"""Published statistics of reference images, by path or URL: an .npz file of ADM, clean-fid, pytorch-fid or EDM, or a
+cache of torch-fidelity.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +8,20 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nag import locations
 from nag.registry import method, name_of
 from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, EnvironmentProblem
 
+if TYPE_CHECKING:
+    from nag.reference_statistics import Contents
+
 Report = Callable[[int, int], None]
 MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
 ADM = "legacy_tensorflow"  # the Inception mode of ADM's evaluator
-
-
-class Contents(NamedTuple):
-    """Contents of a file, read from its headers."""
-
-    dims: dict[str, int]  # width by output that has moments: features, in ADM's files also spatial
-    images: tuple[int, ...] | None  # (N, H, W, 3)
+FIDELITY = "inception-v3-compat"  # torch-fidelity's name of the Inception in that mode, part of its files' names
 
 
 @method
@@ -72,25 +71,17 @@ class Published:
 
     def contents(self, path: str) -> Contents:
         """The contents of the file at `path`. Raises BadInput if it is invalid."""
-        from nag.datasets.arrays import headers
-        from nag.reference_statistics import PAIRS
+        from nag.reference_statistics import contents
 
         try:
-            arrays = headers(path)
+            held = contents(path)
         except (OSError, ValueError) as error:
-            fix = "A reference is an .npz file of mu and sigma, of images (arr_0), or of both"
-            raise BadInput(f"{error}. {fix}.") from error
-        pairs = {output: mean for output, (mean, cov) in PAIRS.items() if {mean, cov} <= arrays.keys()}
-        dims = {output: arrays[mean].shape[0] for output, mean in pairs.items() if arrays[mean].shape}
-        images = arrays.get("arr_0")
-        right = images is not None and images.dtype == "uint8" and len(images.shape) == 4 and images.shape[3] == 3
-        if images is not None and not right:
-            raise BadInput(f"{path}: arr_0 is {images.dtype} {images.shape}; images are uint8 (N, H, W, 3).")
-        if not dims and images is None:
-            raise BadInput(
-                f"{path} has neither mu and sigma nor images (arr_0); it has {', '.join(arrays) or 'nothing'}."
-            )
-        return Contents(dims, images.shape if images is not None else None)
+            fix = "A reference has mu and sigma, images (arr_0), or both: an .npz file, or a cache of torch-fidelity"
+            raise BadInput(f"{str(error).rstrip('.')}. {fix}.") from error
+        if not held.dims and held.images is None:
+            there = ", ".join(held.arrays) or "nothing"
+            raise BadInput(f"{path} has neither mu and sigma nor images (arr_0); it has {there}.")
+        return held
 
     def mode_of(self, contents: Contents) -> str | None:
         """Mode of the Inception whose moments these are; None if neither the file nor the user names it."""
@@ -98,7 +89,8 @@ class Published:
             return self.mode
         if "spatial" in contents.dims:
             return ADM
-        return next((mode for mode in MODES if mode in os.path.basename(self.path)), None)
+        name = os.path.basename(self.path)
+        return ADM if FIDELITY in name else next((mode for mode in MODES if mode in name), None)
 
     def moments_for(self, extractor: Any, contents: Contents) -> frozenset[str]:
         """The outputs of an extractor whose moments the file has: those of Inception in the same mode."""
@@ -120,6 +112,8 @@ class Published:
         if path is None or not needs:
             return None
         contents = self.contents(path)
+        if reason := self._other_dimensions(extractor, contents, path):
+            return reason
         if contents.images is not None:
             return None
         what = f"{os.path.basename(self.path)} has moments and no images (arr_0)"
@@ -131,6 +125,16 @@ class Published:
         if not needs <= known:
             return f"{what}, and none of {' and '.join(sorted(needs - known))}; {_FIX}"
         return None
+
+    def _other_dimensions(self, extractor: Any, contents: Contents, path: str) -> str | None:
+        """Why the moments that would be used are not of this extractor, by their dimensions."""
+        from nag.reference_statistics import other_dimensions
+
+        known = self.moments_for(extractor, contents)
+        dims = extractor.dims((3, 64, 64)) if known else {}
+        return next(
+            filter(None, (other_dimensions(path, each, contents.dims[each], dims) for each in sorted(known))), None
+        )
 
     def _whose(self, contents: Contents) -> str:
         mode = self.mode_of(contents)

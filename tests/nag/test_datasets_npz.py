@@ -244,3 +244,9 @@ def test_an_array_larger_than_the_memory_is_not_begun(tmp_path: Path, monkeypatc
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(ValueError, match=r"x\.npz: arr_0 cannot be read .*GB of memory; store it uncompressed"):
         array(str(tmp_path / "x.npz"), "arr_0")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(ValueError, match=r"x\.npz is a pointer of Git LFS; its content was not fetched: run 'git lfs"):
+        Npz(path=str(tmp_path / "x.npz")).open("train")

@@ -30,6 +30,8 @@ def test_check(write: Callable[..., Path]) -> None:
         "arms": 3,
         "cells": 8,
         "absent": [],
+        "notes": [],
+        "classes": {},
     }
 
 

@@ -24,7 +24,7 @@ from orchestrator.tasks.context import Context
 from orchestrator.tasks.reference import ReferenceArrays
 from tests.nag.inception_file import network, save
 from tests.orchestrator.conftest import nagbench, run_here
-from tests.orchestrator.made_images import FOLDER, adm_file, low_rank_distance, picture_folder, pixels, written
+from tests.orchestrator.made_images import FOLDER, adm_file, low_rank_distance, moments, picture_folder, pixels, written
 
 
 @pytest.fixture(autouse=True)
@@ -186,11 +186,29 @@ def test_moments_of_other_dimensions_name_the_file(inception: Path, tmp_path: Pa
     small = {"features": np.random.default_rng(0).normal(size=(50, 16))}
     adm_file(tmp_path / "x_legacy_tensorflow.npz", pixels(1), small, with_images=False)
     path = written(tmp_path, FOLDER, SCORE, against(inception, "x_legacy_tensorflow.npz", "fid"))
-    with pytest.raises(BadInput, match=r"x_legacy_tensorflow.npz: mu has 16 dimensions, the extractor's features 2048"):
-        list(check_inputs(read_sweep(path)))
-    ran = run_here(path, tmp_path / "store")
-    (reason,) = set(ran.failed.values())
-    assert "mu has 16 dimensions, the extractor's features 2048; it is of another extractor" in reason
+    with pytest.raises(BadInput) as caught:
+        read_sweep(path)
+    words = "mu has 16 dimensions, the extractor's features 2048; it is of another extractor."
+    file = f"{tmp_path}/x_legacy_tensorflow.npz"
+    assert str(caught.value) == f"{path}:9: score.reference: 'fid' on 'inception': {file}: {words}"
+
+
+def test_a_cache_of_torch_fidelity_is_a_reference(inception: Path, tmp_path: Path) -> None:
+    """Its name says which Inception it is of; the numbers are those of the same moments in an .npz file."""
+    picture_folder(tmp_path / "data")
+    rows = np.random.default_rng(0).normal(size=(40, 2048))
+    mean, cov = moments(rows)
+    torch.save({"mu": mean, "sigma": cov}, tmp_path / "ours-inception-v3-compat-fid-2048.pt")
+    np.savez(tmp_path / "x_legacy_tensorflow.npz", mu=mean, sigma=cov, N=40)
+    values = []
+    for number, file in enumerate(("ours-inception-v3-compat-fid-2048.pt", "x_legacy_tensorflow.npz")):
+        path = written(tmp_path, FOLDER, SCORE, against(inception, file, "fid"), name=f"{number}.yaml")
+        ran = run_here(path, tmp_path / "store")
+        assert not ran.failed
+        values.append(ran.document()["cells"][0]["metrics"]["fid"]["value"])
+    assert values[0] == values[1] > 0
+    shown = "\n".join(check_inputs(read_sweep(path)))
+    assert "score.reference: moments of features (2,048), of 40 images, " in shown
 
 
 def test_other_extractors_use_the_images_of_a_file(tmp_path: Path) -> None:
