@@ -97,6 +97,7 @@ DEFAULTS = {
         "ema_warmup": True,
         "noise_dropout": 0.0,
         "class_dropout": 0.1,
+        "input_perturbation": 0.0,
         "seed": 0,
         "only": "all",
     },

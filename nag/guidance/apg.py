@@ -21,9 +21,9 @@ NO_CAP = 0.0
 class APG(Scaled):
     """D_c + (w - 1) (orthogonal + eta parallel) for the x_0 predictions D_c, D_null; w = `scale`, 1 is off.
 
-    The difference D_c - D_null is averaged over steps, d <- (D_c - D_null) + b d, with b = `momentum`; scaled down to the
-    norm r = `norm` over (C, H, W), 0 is no cap; and split along D_c (the paper's algorithm 1, sections 4 and 5). With
-    eta 1, no cap and no momentum it is CFG. Where sigma = 0 it adds nothing.
+    The difference is averaged over steps, d <- (D_c - D_null) + b d, with b = `momentum`; scaled down to the norm
+    r = `norm` over (C, H, W), 0 is no cap; and split along D_c. With eta 1, no cap and no momentum it is CFG. Where
+    sigma = 0 it adds nothing.
     scale: 0 to 1000. eta: 0 to 1. norm: 0 to 10,000; it depends on the size of states, diffusers has 15.
     momentum: above -1 and below 1; the paper has -0.75 to -0.25, 0 is off. interval: the levels t at which it acts.
     """

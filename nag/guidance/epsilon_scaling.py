@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class EpsilonScaling:
     """eps / (k t + b) in place of eps, after all guidance and at no evaluation more; b = 1, k = 0 is off.
 
-    Other predictions are converted to eps and back, the state being as it is. t is our level in [0, 1]; the paper counts
-    steps, so that its k is ours divided by their number. Left out where alpha_t = 0, as there eps is the state.
+    Other predictions are converted to eps and back, the state being as it is. t is our level in [0, 1]; the paper
+    counts steps, so that its k is ours divided by their number. Left out where alpha_t = 0: there eps is the state.
     b: 0.5 to 2; 1.005 to 1.017 in the paper, whose uniform schedule has k = 0. k: -0.4 to 1.
     """
 

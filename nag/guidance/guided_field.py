@@ -77,7 +77,7 @@ class GuidedField:
     )
 
     def begin(self, draws: Any, levels: Iterable[float] | None) -> GuidedField:
-        """The same field for one run over one batch. draws: the noise of its samples. levels: of the calls, if known."""
+        """The same field for one run over one batch. draws: noise of its samples. levels: of the calls, if known."""
         return dataclasses.replace(self, state=RunState(draws, steps(levels or ())))
 
     @property

@@ -45,10 +45,10 @@ class Price:
     _known: dict[tuple[float, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def at(self, t: float, to: float | None = None) -> int:
-        """Evaluations of one call at level t, of a step to level `to` if that is known. Levels are float32 there, so
-        they are rounded first.
+        """Evaluations of one call at level t, of a step to level `to` if that is known. t is float32 there, so it
+        is rounded first.
         """
-        t, to = single(t), None if to is None else single(to)
+        t = single(t)
         if any(each.silent(t) for each in self.shaping):
             return 0
         # Where the step is not known, a weight that depends on it is taken as not 0.

@@ -62,5 +62,5 @@ class RunState:
 
 
 def steps(levels: Iterable[float]) -> dict[float, float]:
-    """From the level of each call to the next one's, the last one's to 0, as float32 like levels in a call."""
-    return dict(pairwise([*map(single, levels), 0.0]))
+    """From the level of each call, as float32 like in a call, to the next one's, and from the last one's to 0."""
+    return {single(t): to for t, to in pairwise([*levels, 0.0])}

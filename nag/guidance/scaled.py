@@ -46,7 +46,7 @@ class Referenced(Scaled):
 
 @method
 class Perturbed(Scaled):
-    """D + s (D - D'), D' with the blocks `layers` perturbed; s = `scale`, 0 is off. A subclass says how: `perturbation`.
+    """D + s (D - D'), D' with the blocks `layers` perturbed; s = `scale`, 0 is off. `perturbation` says how.
 
     layers: which blocks of the transformer, counted from 0.
     """

@@ -121,7 +121,7 @@ def away_from(
     schedule: Weighting = CONSTANT,
     altered: Altered = UNALTERED,
 ) -> tuple[Term, Term]:
-    """`weight` times (D - D'): D' is the network, or the reference, under the null conditions that are true, altered."""
+    """`weight` times (D - D'), D' of the network or the reference, with the null conditions that are true, altered."""
     return (
         Term(False, False, weight, channels=channels, interval=interval, schedule=schedule),
         Term(null_noise, null_class, -weight, reference, channels, interval, False, schedule, altered),

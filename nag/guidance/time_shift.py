@@ -1,4 +1,4 @@
-"""Time-shift sampling (Li et al., arXiv 2305.15583): the network is told the level whose noise the state seems to have."""
+"""Time-shift sampling (Li et al., arXiv 2305.15583): networks are told the level that the state seems to have."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class TimeShift:
     """Networks are told the level tau within t - window / 2 and t + window / 2 with sigma(tau)^2 closest to Var(x_t).
 
-    The variance is that of a sample's own numbers (the paper's algorithm 3); tau goes by thousandths, from 1/1000 to 1.
-    Only for cutoff < t < 1: at t = 1 the state is exact. The state itself, steps and intervals stay at the level t, where
-    the paper's code also moves the end of the step.
+    The variance is that of a sample's own numbers; tau goes by thousandths, from 1/1000 to 1.
+    Only for cutoff < t < 1: at t = 1 the state is exact. The steps stay at the level t; the paper's code also moves the
+    end of each step.
     window: 0 to 1, 0 is off. cutoff: 0 to 1, 1 is off. The paper chooses both for each data set and sampler.
     """
 
