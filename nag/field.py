@@ -90,7 +90,8 @@ class NetworkField:
     @property
     def hidden(self) -> int:
         """Width of the embedded level."""
-        return self.module.hidden
+        width: int = getattr(self.module, "hidden")  # noqa: B009  (a module's attributes are tensors to mypy)
+        return width
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Raises ValueError for inputs of another shape: nothing is expanded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nag.guidance.terms import UNALTERED, Guidance, Setting, Term, own_terms
+from nag.guidance.terms import UNALTERED, Altered, Guidance, Setting, Term, own_terms
 from nag.registry import name_of
 
 
@@ -93,7 +93,7 @@ def _together(guidance: Sequence[Guidance]) -> str | None:
     return None
 
 
-def _weak(terms: Iterable[Term]) -> set[tuple[object, ...]]:
+def _weak(terms: Iterable[Term]) -> set[tuple[bool, bool, Altered]]:
     """The branches of the guided network other than D."""
     own = {(term.null_noise, term.null_class, term.altered) for term in terms if term.reference is None}
     return own - {(False, False, UNALTERED)}

@@ -186,10 +186,10 @@ class GuidedField:
         plan = self._stretches(acting.factors)
         mixed = [_sum(stretch, values, x) for stretch in plan]
         mix = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
-        for each, acts in zip(self.combined, acting.combined, strict=True):
+        for one, acts in zip(self.combined, acting.combined, strict=True):
             if acts:
-                predictions = tuple(values[branch][:, :channels] for branch in each.branches)
-                mix = mix + each.guidance.combine(predictions, self._call(each.guidance, x, t))
+                predictions = tuple(values[branch][:, :channels] for branch in one.branches)
+                mix = mix + one.guidance.combine(predictions, self._call(one.guidance, x, t))
         for slope, acts in zip(self.slopes, acting.slopes, strict=True):
             if acts:
                 score = slope.weight * slope.estimator.gradient(x, t)

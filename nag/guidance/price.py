@@ -80,7 +80,7 @@ class Price:
     @property
     def most(self) -> int:
         """Evaluations of a call at the dearest level."""
-        intervals = (*(each.interval for each in (*self.parts, *self.combined)), *self.slopes)
+        intervals = [*(part.interval for part in self.parts), *(each.interval for each in self.combined), *self.slopes]
         ends = sorted({0.0, 1.0, *(end for one in intervals for end in (one.low, one.high))})
         between = [(low + high) / 2 for low, high in pairwise(ends)]
         return max(map(self.at, (*ends, *between)))

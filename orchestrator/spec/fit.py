@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from nag.guidance.fitting import misfit
 from nag.guidance.terms import Setting
+from nag.interpolants import Prediction
 from nag.models.description import Backbone
 from nag.registry import name_of
 from orchestrator.spec.measure_section import untaught
@@ -50,7 +51,7 @@ def setting(network: Network, sampler: Any) -> Setting:
     layers = None if model is None or isinstance(model, StandIn) else 0
     return Setting(
         path.interpolant,
-        path.predicts,
+        cast(Prediction, path.predicts),
         num_classes=_classes(network),
         layers=model.depth if isinstance(model, Backbone) else layers,
         sampler=sampler,
