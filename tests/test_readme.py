@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nag.registry import METHODS
 from tests.orchestrator import forked
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,14 @@ def test_every_command_runs(folder: Path) -> None:
             words += ["--workers", "1"]
         done = forked.run(words, folder)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_guidance_is_in_the_readme_and_in_the_table_of_its_page() -> None:
+    row = next(line for line in README.splitlines() if line.startswith("| guidance |"))
+    page = (ROOT / "docs/guidance.md").read_text()
+    table = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert table == set(METHODS["guidance"])
+    assert [name for name in METHODS["guidance"] if f"`{name}`" not in row] == []
 
 
 def test_every_file_is_there() -> None:

@@ -16,8 +16,8 @@ Layer = Annotated[Int, pydantic.Field(ge=0, le=9999)]
 
 
 def _each_once(layers: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(layers)) < len(layers):
-        raise ValueError("a layer is named twice")
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError("the layers must be numbers of blocks, at least one, each once")
     return tuple(sorted(layers))
 
 
@@ -51,9 +51,7 @@ class Perturbed(Scaled):
     layers: which blocks of the transformer, counted from 0.
     """
 
-    layers: Annotated[
-        tuple[Layer, ...], pydantic.Field(min_length=1, strict=False), pydantic.AfterValidator(_each_once)
-    ]
+    layers: Annotated[tuple[Layer, ...], pydantic.Field(strict=False), pydantic.AfterValidator(_each_once)]
     interval: Interval = Interval()
     schedule: Schedule = Schedule()
 

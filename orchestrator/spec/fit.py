@@ -41,8 +41,8 @@ def check_guidance(network: Network, sampler: Any, guidance: tuple[Any, ...], co
         return
     reason = misfit(guidance, compose, setting(network, sampler))
     if reason is not None:
-        named = next((child for key, child in arm.value.items() if reason.startswith(f"{key}: ")), arm)
-        raise named.error(f"{reason}.")
+        key, _, words = reason.partition(": ")
+        raise arm.value[key].error(f"{words}.") if key in arm.value else arm.error(f"{reason}.")
 
 
 def setting(network: Network, sampler: Any) -> Setting:

@@ -266,9 +266,9 @@ def test_a_sample_depends_on_its_index_alone(guidance):
 def test_a_run_needs_to_be_begun():
     field, x = network(), images()
     for guidance in (TSG(2.5), ICG(1.4), SelfGuidance(1, previous=True), build("guidance", "apg", scale=2.0)):
-        with pytest.raises(ValueError, match="use nag.sample"):
+        with pytest.raises(ValueError, match=r"use nag\.sample"):
             guided(field, (guidance,))(*x)
-    with pytest.raises(ValueError, match="give it nag.noise.Noise"):
+    with pytest.raises(ValueError, match=r"give it nag\.noise\.Noise"):
         sample(field, EULER, noise=lambda k: x[0], labels=x[2], guidance=ICG(1.4))
     run = guided(field, (SelfGuidance(1, previous=True, interval=Interval(high=0.5)),)).begin(None, None)
     with pytest.raises(ValueError, match="at one level"):
