@@ -141,7 +141,7 @@ def guidance(field: NetworkField, name: str, n: int) -> None:
 
 def branches(field: NetworkField, name: str, n: int, **fields: Any) -> None:
     """The cost of a guided call, in evaluations of the network on the same samples, for each of its evaluations."""
-    x, y, t, repeat = Noise(0, range(n), SHAPE)(0), torch.arange(n) % CLASSES, torch.full((n,), 0.5), max(1, 400 // n)
+    x, y, t, repeat = Noise(0, range(n), SHAPE)(0), torch.arange(n) % CLASSES, torch.full((n,), 0.5), max(1, 100 // n)
     mixed = guided(field, (build("guidance", name, **fields),)).begin(Noise(0, range(n), SHAPE), [0.5])
 
     def again(f: Callable[..., torch.Tensor], times: int) -> None:
@@ -155,7 +155,7 @@ def branches(field: NetworkField, name: str, n: int, **fields: Any) -> None:
     counted(x, t, y)
     k = counter.made // n
     plain, took = partial(again, field, repeat * k), partial(again, mixed, repeat)
-    print(f"  {name:14} batch {n:3}: {k} evaluations cost {k / ratio(plain, took, rounds=31)[0]:.3f}")
+    print(f"  {name:14} batch {n:3}: {k} evaluations cost {k / ratio(plain, took)[0]:.3f}")
 
 
 def main() -> None:

@@ -145,7 +145,8 @@ def planned_calls(task: Task) -> float:
     from nag.registry import find
 
     sampler = task.params["sampler"]
-    evaluations = 1.0 + len(task.params["guidance"])
+    # Guidance without a scale, such as epsilon_scaling, evaluates nothing more.
+    evaluations = 1.0 + sum("scale" in each["fields"] or "source" in each for each in task.params["guidance"])
     if "source" in sampler:
         return UNKNOWN_CALLS * evaluations
     try:

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.plan.make import plan
 from orchestrator.spec.equal_price import evaluations_of
 from orchestrator.spec.reader import read_sweep
+from orchestrator.tasks.sample import planned_calls
 from tests.orchestrator.spec.bad_sweep import message
 
 SWEEP = """\
@@ -130,6 +131,13 @@ def test_equal_price_counts_what_is_free_and_what_is_silent() -> None:
     steps = {arm: cell.sampler.steps for arm, cell in cells.items()}
     assert steps == {"plain": 12, "free": 12, "previous": 12, "shifted": 6, "zero": 9}
     assert evaluations_of(cells["zero"]) == 12  # 9 steps, the first three at t above 0.75
+
+
+def test_the_guess_of_a_cost_knows_what_is_free() -> None:
+    arms = "  free: {epsilon_scaling: {}}\n  cfg: {cfg: {scale: 2}, rescale: {}}\n"
+    Path("x.yaml").write_text(SWEEP + arms)
+    planned = plan(read_sweep("x.yaml"))
+    assert [planned_calls(planned.tasks[cell.stream]) for cell in planned.cells] == [5, 5, 10]
 
 
 def test_layers_are_shrunk_with_the_network() -> None:
