@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from nag.interpolants import Interpolant, Prediction
 from nag.numerics import Precision
@@ -14,12 +15,33 @@ if TYPE_CHECKING:
 NULL_NOISE = -1.0  # the level that stands for "no noise condition"
 
 
+class Perturbation(NamedTuple):
+    """How the blocks `layers` of a transformer, counted from 0, run differently.
+
+    kind: "skip" leaves them out; with "identity" each token attends to itself alone; "blur" smooths the queries over
+    the grid of tokens with a Gaussian of standard deviation `sigma` tokens (inf: their mean). "" changes nothing.
+    """
+
+    kind: str = ""
+    layers: tuple[int, ...] = ()
+    sigma: float = 0.0
+
+
+class Change(NamedTuple):
+    """What is different for `rows` of a batch: blocks, and what is added to the embedded level (rows, hidden)."""
+
+    rows: slice
+    perturbation: Perturbation = Perturbation()
+    embedding: torch.Tensor | None = None
+
+
 class Field(Protocol):
     """`field(x, t, y) -> prediction` (N, C, H, W), or 2C channels where a variance is predicted too.
 
     x: (N, C, H, W) float32. t: (N,) float32, 0 is data, 1 is noise, -1 the null noise condition.
     y: (N,) int64, `num_classes` is the null class. A field of your own may leave out `has_null_class` (taken as True)
-    and `calls` (taken as 1).
+    and `calls` (taken as 1). One whose blocks can be perturbed has `layers`, `hidden` and `changed` too, as
+    `NetworkField`.
     """
 
     @property
@@ -60,8 +82,23 @@ class NetworkField:
 
     calls: ClassVar[int] = 1
 
+    @property
+    def layers(self) -> int:
+        """Number of blocks that can be perturbed; 0 if the module has none."""
+        return getattr(self.module, "depth", 0)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the embedded level."""
+        width: int = getattr(self.module, "hidden")  # noqa: B009  (a module's attributes are tensors to mypy)
+        return width
+
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Raises ValueError for inputs of another shape: nothing is expanded."""
+        return self.changed(x, t, y, ())
+
+    def changed(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
+        """The prediction with `changes`, whose rows do not overlap; only for a module with `layers`."""
         import torch
 
         n = len(x)
@@ -69,7 +106,7 @@ class NetworkField:
             shapes = ", ".join(str(tuple(v.shape)) for v in (x, t, y))
             raise ValueError(f"x, t, y must be (N, {', '.join(map(str, self.shape))}), (N,), (N,); got {shapes}")
         with torch.no_grad(), self.precision.arithmetic(x.device.type):
-            out = self.module(x, t, y)
+            out = self.module(x, t, y, changes) if changes else self.module(x, t, y)
         return out if self.precision.dtype == "float32" else out.float()
 
 
@@ -100,11 +137,11 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._network, name)
-        if name != "gradient":
+        if name not in ("gradient", "changed"):
             return member
 
-        def gradient(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        def counted(x: torch.Tensor, *others: Any) -> torch.Tensor:
             self._calls.made += len(x)
-            return member(x, t)
+            return member(x, *others)
 
-        return gradient
+        return counted

@@ -31,11 +31,15 @@ class Batch(NamedTuple):
     t: torch.Tensor  # (N,) in (0, 1)
     told: torch.Tensor  # (N,) the t that the network gets; -1 where its noise condition is dropped
     y: torch.Tensor  # (N,) the class that it gets; num_classes where it is dropped
+    noise: torch.Tensor | None = None  # (N, C, H, W) in place of eps in the states; None is eps
 
     def states(self, interpolant: Any) -> torch.Tensor:
-        """x_t = alpha_t x_0 + sigma_t eps."""
-        level = self.t.view(-1, 1, 1, 1)
-        return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * self.eps
+        """x_t = alpha_t x_0 + sigma_t eps; with perturbed inputs the noise in it is not the eps of the target."""
+        level, noise = self.t.view(-1, 1, 1, 1), self.eps if self.noise is None else self.noise
+        return interpolant.alpha(level) * self.x0 + interpolant.sigma(level) * noise
+
+    def rows(self, some: slice) -> Batch:
+        return Batch(*(tensor[some] for tensor in self if tensor is not None))
 
 
 Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]  # the mean over the batch; it only calls the module

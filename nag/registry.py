@@ -51,6 +51,18 @@ METHODS: dict[str, dict[str, str]] = {
         "nag_classifier": "nag.guidance.nag_classifier:NAGClassifier",
         "dog": "nag.guidance.dog:DoG",
         "autoguidance": "nag.guidance.autoguidance:Autoguidance",
+        "self_guidance": "nag.guidance.self_guidance:SelfGuidance",
+        "tsg": "nag.guidance.tsg:TSG",
+        "icg": "nag.guidance.icg:ICG",
+        "apg": "nag.guidance.apg:APG",
+        "cfg_zero": "nag.guidance.cfg_zero:CFGZero",
+        "cfgpp": "nag.guidance.cfgpp:CFGpp",
+        "skip_layer": "nag.guidance.skip_layer:SkipLayer",
+        "pag": "nag.guidance.pag:PAG",
+        "seg": "nag.guidance.seg:SEG",
+        "rescale": "nag.guidance.rescale:Rescale",
+        "epsilon_scaling": "nag.guidance.epsilon_scaling:EpsilonScaling",
+        "time_shift": "nag.guidance.time_shift:TimeShift",
     },
     "metrics": {
         "fid": "nag.metrics.fid:FID",
@@ -96,8 +108,11 @@ METHODS: dict[str, dict[str, str]] = {
 }
 # By family: the Protocol, and those of its members that a class without them gets from it.
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
-    "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
-    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
+    "guidance": (
+        "nag.guidance.terms:Guidance",
+        ("nests", "reference", "remembers", "combine", "output", "correct", "told", "silent", "refuses"),
+    ),
+    "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at", "renoises")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
+from nag.guidance.fitting import misfit
 from nag.guidance.guided_field import GuidedField, Slope
-from nag.guidance.mixing import Part, part, without_cancelled
-from nag.guidance.terms import Guidance, Term, own_terms
+from nag.guidance.mixing import Part, combined, part, without_cancelled
+from nag.guidance.terms import Guidance, Setting, Term, shapes
 from nag.interpolants import convert
 from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
@@ -35,7 +36,7 @@ def sample(
     noise: `noise(0)` the initial state (N, C, H, W), `noise(k)` the draw of step k, such as `nag.noise.Noise`.
     labels: (N,) whole numbers in [0, num_classes], num_classes is the null class; else ValueError.
     guidance: one, several in any order, or none; `references`, `compose` and errors as for `guided`.
-    Raises ValueError if the sampler does not fit the field.
+    Raises ValueError if the sampler does not fit the field or the guidance.
     """
     import torch
 
@@ -49,7 +50,13 @@ def sample(
     if reason is not None:
         raise ValueError(f"{type(sampler).__name__} cannot sample this network: {reason}")
     parts = guidance if isinstance(guidance, tuple | list) else () if guidance is None else (guidance,)
-    return sampler(guided(field, tuple(parts), references, compose), y.to(torch.int64), noise)
+    made = guided(field, tuple(parts), references, compose, sampler)
+    return sampler(begun(made, sampler, noise), y.to(torch.int64), noise)
+
+
+def begun(field: Field, sampler: Sampler, noise: Draw) -> Field:
+    """A guided field for one run of a sampler over one batch, the samples of `noise`; any other field as it is."""
+    return field.begin(noise, sampler.called_at(field.interpolant)) if isinstance(field, GuidedField) else field
 
 
 def guided(
@@ -57,28 +64,33 @@ def guided(
     guidance: tuple[Guidance, ...],
     references: References | None = None,
     compose: Compose = "sum",
+    sampler: Sampler | None = None,
 ) -> Field:
     """The field D + the terms of all `guidance`, a field again; `field` itself where all of it is off or cancels.
 
     references: the networks that guidance names. A reference that is `field` itself is not another network: its terms
     merge with those of `field`. compose: "sum" adds all terms to D; "nested" puts guidance that nests (`nag`) inside
     every branch of the others, so cfg and nag make N_null + s (N - N_null) with N = (w + 1) D - w D(null noise).
-    Raises ValueError if a network lacks a null condition or is missing, or does not fit.
+    Raises ValueError if a network lacks a null condition or is missing, or if guidance does not fit it, the sampler (if
+    it is given) or other guidance.
     """
     if compose not in get_args(Compose):
         raise ValueError(f"unknown compose {compose!r}; known: {', '.join(get_args(Compose))}")
     active = [g for g in guidance if not g.off]
     for g in active:
         completed("guidance", type(g))
-        if compose == "nested" and g.nests and not own_terms(g.terms()):
-            raise ValueError(f"{type(g).__name__} nests, so its terms must be predictions of the guided network")
         for condition in sorted(g.needs):
             _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
+    layers = getattr(field, "layers", 0)
+    reason = misfit(active, compose, Setting(field.interpolant, field.predicts, field.num_classes, layers, sampler))
+    if reason is not None:
+        raise ValueError(reason)
     terms = [(g, term) for g in active for term in g.terms()]
     others = _references(field, terms, references or {})
     networks = (field, *others)
     parts: list[Part] = []
     slopes: list[tuple[str, Slope]] = []
+    numbers: dict[int, list[int]] = {id(g): [] for g in active}
     for g, term in terms:
         network = _network_of(term, field, references or {})
         _check_term(type(g).__name__, term, field, network)
@@ -86,11 +98,18 @@ def guided(
             slopes.append((_name(term), Slope(network, term.weight, term.interval)))
         else:
             number = next(i for i, each in enumerate(networks) if each is network)
-            parts.append(part(term, number, compose == "nested" and g.nests))
+            numbers[id(g)].append(number)
+            if g.combine is None:
+                parts.append(part(term, number, compose == "nested" and g.nests))
     _check_nested(networks, parts)
     left = without_cancelled(parts)
     slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
-    return GuidedField(networks, left, tuple(slope for _, slope in slopes)) if left or slopes else field
+    every = sorted((g for g in active if g.combine is not None and g.terms()), key=repr)
+    shaping = tuple(sorted((g for g in active if shapes(g)), key=repr))
+    if not (left or slopes or every or shaping):
+        return field
+    combinations = tuple(combined(g, numbers[id(g)]) for g in every)
+    return GuidedField(networks, left, tuple(slope for _, slope in slopes), combinations, shaping)
 
 
 def _network_of(term: Term, field: Field, references: References) -> Any:

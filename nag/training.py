@@ -1,5 +1,5 @@
-"""Training a network on exact x_t, with noise-condition dropout (arXiv 2510.12497) and class dropout, independent of
-it.
+"""Training a network on exact or perturbed x_t, with noise-condition dropout (arXiv 2510.12497) and class dropout,
+independent of it.
 
 Every random number is a function of (seed, step, index in the global batch), so a training that is killed and resumed
 from a checkpoint ends, on the same kind of device and number of threads and processes, in the same weights bit for bit;
@@ -61,7 +61,9 @@ class Training:
     steps: optimiser steps. batch: images a step, of all processes together. warmup: steps over which lr rises linearly
     from lr / warmup. ema: decay of the weights' moving average; with ema_warmup it is min(ema, (1 + step) / (10 +
     step)), so that a short training does not average over its initial weights. noise_dropout, class_dropout:
-    probability, per image, that the noise condition (the class) is replaced by its learned null embedding. clip:
+    probability, per image, that the noise condition (the class) is replaced by its learned null embedding.
+    input_perturbation: gamma of Ning et al. (arXiv 2301.11706), 0.1 there: the network sees alpha x_0 + sigma (eps +
+    gamma xi), xi standard normal, and the target is that of eps: the states are as noisy as those of sampling. clip:
     largest gradient norm, 0 is off. only: which weights are trained; null_noise is the learned embedding of the null
     noise condition alone. class_table: whether a fine-tuning keeps its parent's embeddings of classes, which it can
     where there are as many, or starts new ones. precision: of the forward pass; weights, moments and loss are float32.
@@ -77,6 +79,7 @@ class Training:
     ema_warmup: bool = True
     noise_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    input_perturbation: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     only: Literal["all", "null_noise"] = "all"
     class_table: Literal["keep", "new"] = "keep"
@@ -165,7 +168,10 @@ class Batches:
         drop_class = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_CLASS)
         told = np.where(drop_noise < training.noise_dropout, np.float32(-1), t)
         y = np.where(drop_class < training.class_dropout, self.num_classes, self.split.labels(picked))
-        return [x0, eps, t, told, y]
+        if not training.input_perturbation:
+            return [x0, eps, t, told, y]
+        xi = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_PERTURBATION)
+        return [x0, eps, t, told, y, eps + np.float32(training.input_perturbation) * xi]
 
 
 def train(
@@ -262,7 +268,7 @@ def _pieces(batch: Batch, micro_batch: int | None) -> Iterator[tuple[int, Batch]
         yield 0, batch
         return
     for place in range(0, size, micro_batch):
-        yield place, Batch(*(tensor[place : place + micro_batch] for tensor in batch))
+        yield place, batch.rows(slice(place, place + micro_batch))
 
 
 def _called(module: torch.nn.Module, precision: Precision, world: World, device: str) -> tuple[Any, Any]:
@@ -315,7 +321,7 @@ def _worst(loss: Loss, module: torch.nn.Module, batch: Batch, first: int, world:
     worst = [-math.inf, 0.0, 0.0]  # loss, place, level
     for i in range(len(batch.t)):
         with torch.no_grad(), arithmetic(batch.t.device.type):
-            alone = loss(module, Batch(*(tensor[i : i + 1] for tensor in batch))).item()
+            alone = loss(module, batch.rows(slice(i, i + 1))).item()
         if not alone <= worst[0]:  # NaN compares false
             worst = [alone, first + i, batch.t[i].item()]
         if not math.isfinite(alone):

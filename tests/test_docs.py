@@ -106,3 +106,8 @@ def test_every_method_is_in_the_table(family: str) -> None:
     shown = {name for name in METHODS[family] if name != "made_up"}  # the stand-in of smoke runs
     missing = [name for name in shown if f"`{name}`" not in PAGES["docs/sweep.md"]]
     assert not missing
+
+
+def test_every_guidance_is_in_the_table_of_its_page() -> None:
+    table = {line.split("`")[1] for line in PAGES["docs/guidance.md"].splitlines() if line.startswith("| `")}
+    assert table == set(METHODS["guidance"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from nag.guidance.schedule import CONSTANT
 from nag.guidance.terms import EVERYWHERE
 from nag.registry import METHODS, find
 from nag.training import Training
@@ -26,11 +27,23 @@ DEFAULTS = {
     "samplers.dopri5": {"atol": 1e-6, "rtol": 1e-3},
     "samplers.dpmpp_2m": {},
     "samplers.unipc": {},
-    "guidance.cfg": {"channels": "all", "interval": EVERYWHERE},
-    "guidance.nag": {"interval": EVERYWHERE},
+    "guidance.cfg": {"channels": "all", "interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.nag": {"interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.nag_classifier": {"interval": EVERYWHERE},
-    "guidance.dog": {"interval": EVERYWHERE},
-    "guidance.autoguidance": {"interval": EVERYWHERE},
+    "guidance.dog": {"interval": EVERYWHERE, "channels": "all", "schedule": CONSTANT},
+    "guidance.autoguidance": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.self_guidance": {"shift": 0.01, "previous": False, "interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.tsg": {"noise": 2.0, "power": 1.0, "interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.icg": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.apg": {"eta": 0.0, "norm": 0.0, "momentum": -0.5, "interval": EVERYWHERE},
+    "guidance.cfg_zero": {"zero": 0.04, "interval": EVERYWHERE},
+    "guidance.cfgpp": {"interval": EVERYWHERE},
+    "guidance.skip_layer": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.pag": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.seg": {"sigma": 10_000.0, "interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.rescale": {"phi": 0.7},
+    "guidance.epsilon_scaling": {"b": 1.005, "k": 0.0},
+    "guidance.time_shift": {},
     "metrics.fid": {"against": "train"},
     "metrics.precision_recall": {"k": 3},
     "metrics.class_accuracy": {},
@@ -98,6 +111,7 @@ DEFAULTS = {
         "ema_warmup": True,
         "noise_dropout": 0.0,
         "class_dropout": 0.1,
+        "input_perturbation": 0.0,
         "seed": 0,
         "only": "all",
     },

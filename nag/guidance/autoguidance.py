@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from nag.guidance.scaled import Referenced
+from nag.guidance.schedule import Schedule
 from nag.guidance.terms import Term, away_from
 from nag.registry import method
 
@@ -15,11 +16,13 @@ class Autoguidance(Referenced):
 
     D_0 is the network `reference`, smaller or less trained, under the same class and level as D; it must know the same
     classes. With the guided network as its own reference nothing changes.
-    scale: 0 to 1000. interval: the levels t at which it acts.
+    scale: 0 to 1000. interval: the levels t at which it acts. schedule: a factor of w - 1, by the level.
     """
+
+    schedule: Schedule = Schedule()
 
     VERSION: ClassVar[int] = 1
     OFF: ClassVar[float] = 1
 
     def terms(self) -> tuple[Term, ...]:
-        return away_from(self.scale - 1, reference=self.reference, interval=self.interval)
+        return away_from(self.scale - 1, reference=self.reference, interval=self.interval, schedule=self.schedule)

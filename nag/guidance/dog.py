@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from nag.guidance.scaled import Referenced
-from nag.guidance.terms import Term, away_from
+from nag.guidance.schedule import Schedule
+from nag.guidance.terms import Channels, Term, away_from
 from nag.registry import method
 
 
@@ -15,11 +16,22 @@ class DoG(Referenced):
 
     D is the guided, fine-tuned network; D_ref the pre-trained network `reference` with its own null class, so the two
     may have other classes. With the guided network as its own reference this is CFG. (The paper writes w = s.)
-    scale: 0 to 1000. interval: the levels t at which it acts.
+    scale: 0 to 1000. channels: how many of the first channels are guided. Its official code guides 3 of 4, its README
+    says 4 ("all"). interval: the levels t at which it acts. schedule: a factor of s - 1, by the level.
     """
+
+    channels: Channels = "all"
+    schedule: Schedule = Schedule()
 
     VERSION: ClassVar[int] = 1
     OFF: ClassVar[float] = 1
 
     def terms(self) -> tuple[Term, ...]:
-        return away_from(self.scale - 1, null_class=True, reference=self.reference, interval=self.interval)
+        return away_from(
+            self.scale - 1,
+            null_class=True,
+            reference=self.reference,
+            channels=None if self.channels == "all" else self.channels,
+            interval=self.interval,
+            schedule=self.schedule,
+        )

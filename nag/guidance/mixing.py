@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from nag.guidance.terms import EVERYWHERE, Interval, Term
+from nag.guidance.schedule import CONSTANT, Weighting
+from nag.guidance.terms import EVERYWHERE, UNALTERED, Altered, Guidance, Interval, Term
 from nag.interpolants import Interpolant
 
 PURE_NOISE = 1e-6  # below this alpha, never divide by alpha
 
 
 class Evaluation(NamedTuple):
-    """One branch: a network (0 is the guided one, others are references), under its null conditions or not."""
+    """One branch: a network (0 is the guided one, others are references), under its null conditions or not, altered."""
 
     network: int
     null_noise: bool
     null_class: bool
+    altered: Altered = UNALTERED
 
 
 D = Evaluation(0, False, False)  # the conditional prediction
@@ -33,6 +36,19 @@ class Part(NamedTuple):
     channels: int | None = None
     interval: Interval = EVERYWHERE
     inside: bool = False
+    schedule: Weighting = CONSTANT
+
+    def factor(self, t: float, to: float | None, interpolant: Interpolant) -> float:
+        """Of the weight, in a call at level t of a step to level `to`. Where it is 0 nothing is evaluated."""
+        return self.schedule(t, to, interpolant) if t in self.interval else 0.0
+
+
+class Combined(NamedTuple):
+    """A guidance with its own `combine`, and the branches of its terms."""
+
+    guidance: Guidance
+    branches: tuple[Evaluation, ...]
+    interval: Interval
 
 
 class Stretch(NamedTuple):
@@ -44,8 +60,28 @@ class Stretch(NamedTuple):
 
 
 def part(term: Term, network: int, inside: bool = False) -> Part:
-    branch = Evaluation(network, term.null_noise, term.null_class)
-    return Part(branch, term.weight, term.channels, term.interval, inside)
+    return Part(_branch(term, network), term.weight, term.channels, term.interval, inside, term.schedule)
+
+
+def combined(guidance: Guidance, networks: Iterable[int]) -> Combined:
+    """networks: the number of each term's network. All of its terms act on all channels, in one interval."""
+    terms = guidance.terms()
+    chosen = tuple(_branch(term, network) for term, network in zip(terms, networks, strict=True))
+    return Combined(guidance, chosen, terms[0].interval)
+
+
+def _branch(term: Term, network: int) -> Evaluation:
+    return plain(Evaluation(network, term.null_noise, term.null_class, term.altered))
+
+
+def plain(branch: Evaluation) -> Evaluation:
+    """The branch without alterations that change nothing: a null condition has no level or class to alter."""
+    altered = branch.altered
+    if branch.null_noise:
+        altered = altered._replace(shift=0.0, embedding_noise=(0.0, 0.0))
+    if branch.null_class:
+        altered = altered._replace(other_class=False)
+    return branch._replace(altered=altered)
 
 
 def without_cancelled(parts: list[Part]) -> tuple[Part, ...]:
@@ -58,7 +94,8 @@ def without_cancelled(parts: list[Part]) -> tuple[Part, ...]:
 
 
 def _order(part: Part) -> Any:
-    return part.branch, part.channels or math.inf, part.interval.low, part.interval.high, part.inside, part.weight
+    interval = part.interval.low, part.interval.high
+    return part.branch, part.channels or math.inf, *interval, part.inside, part.weight, repr(part.schedule)
 
 
 def stretches(parts: Iterable[Part], channels: int) -> tuple[Stretch, ...]:
@@ -71,9 +108,22 @@ def stretches(parts: Iterable[Part], channels: int) -> tuple[Stretch, ...]:
     )
 
 
-def branches(plan: Iterable[Stretch]) -> list[Evaluation]:
-    """What is evaluated for `plan`, each once."""
-    return sorted({branch for stretch in plan for branch, _ in stretch.weights})
+def evaluations(plan: Iterable[Stretch], acting: Iterable[Combined] = (), needs_d: bool = False) -> list[Evaluation]:
+    """What is evaluated for `plan` and guidance that combines, each once. needs_d: D too, whatever its weight."""
+    wanted = {branch for stretch in plan for branch, _ in stretch.weights}
+    wanted |= {branch for each in acting for branch in each.branches}
+    evaluated = {branch for branch in wanted if not branch.altered.previous}
+    return sorted(evaluated | ({D} if needs_d or evaluated != wanted else set()))
+
+
+def needs_d(parts: Iterable[Part], shaping: Iterable[Guidance]) -> bool:
+    """Whether D is evaluated at every level, whatever its weight: something compares with it, or remembers it."""
+    return any(part.branch.altered.previous for part in parts) or any(g.output is not None for g in shaping)
+
+
+def single(t: float) -> float:
+    """t rounded to float32, as a level is in a call."""
+    return float(struct.unpack("f", struct.pack("f", t))[0])
 
 
 def has_slope(t: float, interpolant: Interpolant) -> bool:
@@ -85,7 +135,10 @@ def _weights(parts: list[Part]) -> tuple[tuple[Evaluation, float], ...]:
     """D + the outer parts, where D + the inner parts replaces every branch. Weights of 0 are left out."""
     outer, inner = (_sums([(p.branch, p.weight) for p in parts if p.inside is inside]) for inside in (False, True))
     product = [
-        (Evaluation(a.network, a.null_noise or b.null_noise, a.null_class or b.null_class), outer[a] * inner[b])
+        (
+            plain(Evaluation(a.network, a.null_noise or b.null_noise, a.null_class or b.null_class, a.altered)),
+            outer[a] * inner[b],
+        )
         for a in outer
         for b in inner
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from nag.guidance.scaled import Scaled
+from nag.guidance.schedule import Schedule
 from nag.guidance.terms import Interval, Term, away_from
 from nag.registry import method
 
@@ -15,10 +16,11 @@ class NAG(Scaled):
 
     s(x) is the same network with its noise condition replaced by the learned null embedding, its class kept. The
     weights sum to 1, so the mix is the same for score, eps, x0 and velocity. Not "Normalized Attention Guidance".
-    scale: 0 to 1000. interval: the levels t at which it acts.
+    scale: 0 to 1000. interval: the levels t at which it acts. schedule: a factor of w, by the level.
     """
 
     interval: Interval = Interval()
+    schedule: Schedule = Schedule()
 
     VERSION: ClassVar[int] = 1
     OFF: ClassVar[float] = 0
@@ -27,4 +29,4 @@ class NAG(Scaled):
     reference: ClassVar[None] = None
 
     def terms(self) -> tuple[Term, ...]:
-        return away_from(self.scale, null_noise=True, interval=self.interval)
+        return away_from(self.scale, null_noise=True, interval=self.interval, schedule=self.schedule)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from nag.guidance.mixing import D, Part, branches, has_slope, part, stretches, without_cancelled
-from nag.guidance.terms import Guidance, Interval, Term
+from nag.guidance.mixing import (
+    Combined,
+    D,
+    Part,
+    combined,
+    evaluations,
+    has_slope,
+    needs_d,
+    part,
+    single,
+    stretches,
+    without_cancelled,
+)
+from nag.guidance.run_state import steps
+from nag.guidance.terms import Guidance, Interval, Term, shapes
 from nag.interpolants import Interpolant
 from nag.registry import completed
 
@@ -18,8 +30,9 @@ from nag.registry import completed
 class Price:
     """What `GuidedField` evaluates: the network, its references and its estimators, for one sample.
 
-    parts: as in GuidedField. slopes: where each estimator's gradient acts. channels: of a state. variance: whether the
-    guided network returns a variance too, for which D is evaluated where the sum has other branches of it alone.
+    parts, combined, shaping: as in GuidedField. slopes: where each estimator's gradient acts. channels: of a state.
+    variance: whether the guided network returns a variance too, for which D is evaluated where the sum has other
+    branches of it alone.
     """
 
     parts: tuple[Part, ...]
@@ -27,31 +40,47 @@ class Price:
     interpolant: Interpolant
     channels: int
     variance: bool
-    _known: dict[tuple[bool, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    combined: tuple[Combined, ...] = ()
+    shaping: tuple[Guidance, ...] = ()
+    _known: dict[tuple[float, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def at(self, t: float) -> int:
-        """Evaluations of one call at level t. Levels are float32 there, so t is rounded first."""
-        (t,) = struct.unpack("f", struct.pack("f", t))
+    def at(self, t: float, to: float | None = None) -> int:
+        """Evaluations of one call at level t, of a step to level `to` if that is known. t is float32 there, so it
+        is rounded first.
+        """
+        t = single(t)
+        if any(each.silent(t) for each in self.shaping):
+            return 0
+        # Where the step is not known, a weight that depends on it is taken as not 0.
+        known = (to is not None or not each.schedule.of_step for each in self.parts)
+        factors = (
+            p.factor(t, to, self.interpolant) if sure else float(t in p.interval)
+            for p, sure in zip(self.parts, known, strict=True)
+        )
         slopes = (t in interval and has_slope(t, self.interpolant) for interval in self.slopes)
-        acting = (*(t in part.interval for part in self.parts), *slopes)
+        acting = (*factors, *slopes, *(t in each.interval for each in self.combined))
         if acting not in self._known:
             self._known[acting] = self._evaluated(acting)
         return self._known[acting]
 
-    def _evaluated(self, acting: tuple[bool, ...]) -> int:
-        some = [part for part, acts in zip(self.parts, acting, strict=False) if acts]
-        wanted = branches(stretches(some, self.channels))
+    def _evaluated(self, acting: tuple[float, ...]) -> int:
+        some = [p._replace(weight=p.weight * factor) for p, factor in zip(self.parts, acting, strict=False) if factor]
+        first = len(self.parts) + len(self.slopes)
+        each = [one for one, acts in zip(self.combined, acting[first:], strict=True) if acts]
+        wanted = evaluations(stretches(some, self.channels), each, needs_d(self.parts, self.shaping))
         of_variance = self.variance and D not in wanted and any(branch.network == 0 for branch in wanted)
-        return len(wanted) + of_variance + sum(acting[len(self.parts) :])
+        return len(wanted) + of_variance + int(sum(acting[len(self.parts) : first]))
 
     def total(self, levels: Iterable[float]) -> int:
         """Evaluations of calls at these levels."""
-        return sum(map(self.at, levels))
+        levels = list(levels)
+        to = steps(levels)
+        return sum(self.at(t, to[single(t)]) for t in levels)
 
     @property
     def most(self) -> int:
         """Evaluations of a call at the dearest level."""
-        intervals = (*(part.interval for part in self.parts), *self.slopes)
+        intervals = [*(part.interval for part in self.parts), *(each.interval for each in self.combined), *self.slopes]
         ends = sorted({0.0, 1.0, *(end for one in intervals for end in (one.low, one.high))})
         between = [(low + high) / 2 for low, high in pairwise(ends)]
         return max(map(self.at, (*ends, *between)))
@@ -75,7 +104,6 @@ def price(
     active = [g for g in guidance if not g.off]
     for g in active:
         completed("guidance", type(g))
-    terms = [(compose == "nested" and g.nests, term) for g in active for term in g.terms()]
     numbers = {id(network): 0}
 
     def number(term: Term) -> int:
@@ -83,8 +111,12 @@ def price(
         asked = network if name is None else references[name] if isinstance(name, str) else name
         return numbers.setdefault(id(asked), len(numbers))
 
-    parts = [part(term, number(term), inside) for inside, term in terms if not term.gradient]
+    terms = [(g, term, number(term)) for g in active for term in g.terms() if not term.gradient]
+    parts = [part(term, at, compose == "nested" and g.nests) for g, term, at in terms if g.combine is None]
+    own = [g for g in active if g.combine is not None and g.terms()]
+    every = tuple(combined(g, [at for of, _, at in terms if of is g]) for g in own)
     if channels is None:
         channels = 1 + max((each.channels for each in parts if each.channels is not None), default=0)
-    slopes = tuple(term.interval for _, term in terms if term.gradient)
-    return Price(without_cancelled(parts), slopes, interpolant, channels, variance)
+    slopes = tuple(term.interval for g in active for term in g.terms() if term.gradient)
+    shaping = tuple(g for g in active if shapes(g))
+    return Price(without_cancelled(parts), slopes, interpolant, channels, variance, every, shaping)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from nag.field import NULL_NOISE
+from nag.field import NULL_NOISE, Change, Perturbation
+from nag.models.perturbation import blurred, pieces
 
 if TYPE_CHECKING:
     from nag.models.description import Generator
@@ -61,9 +62,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.proj = nn.Linear(hidden, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, change: Perturbation | None = None, grid: tuple[int, int] = (1, 1)) -> Tensor:
+        """(N, T, D) -> (N, T, D). change: of kind "identity" or "blur"; grid: rows and columns of the T tokens."""
         n, t, d = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if change is not None and change.kind == "identity":
+            return self.proj(v.transpose(1, 2).reshape(n, t, d))
+        if change is not None:
+            q = blurred(q, grid, change.sigma)
         return self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d))
 
 
@@ -90,9 +96,13 @@ class Block(nn.Module):
         self.mlp = MLP(hidden, inner)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 6 * hidden))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, change: Perturbation | None = None, grid: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        if change is not None and change.kind == "skip":
+            return x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate_a[:, None] * self.attn(modulate(x, shift_a, scale_a))
+        x = x + gate_a[:, None] * self.attn(modulate(x, shift_a, scale_a), change, grid)
         return x + gate_m[:, None] * self.mlp(modulate(x, shift_m, scale_m))
 
 
@@ -149,6 +159,7 @@ class Transformer(nn.Module):
         super().__init__()
         channels, height, width = shape
         self.patch, self.grid, self.out_channels = patch, (height // patch, width // patch), out_channels
+        self.depth, self.hidden = depth, hidden
         self.time, self.output = time, output
         self.x_embedder = PatchEmbedder(channels, hidden, patch)
         self.t_embedder = TimeEmbedder(hidden)
@@ -158,14 +169,23 @@ class Transformer(nn.Module):
         self.final_layer = FinalLayer(hidden, patch * patch * out_channels)
         self.null_noise = nn.Parameter(torch.empty(hidden)) if null_noise else None
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, changes: Sequence[Change] = ()) -> Tensor:
         c = self.t_embedder(self.time(t))
+        for rows, _, embedding in changes:
+            if embedding is not None:
+                c = torch.cat([c[: rows.start], c[rows] + embedding, c[rows.stop :]])
         if self.null_noise is not None:
             c = torch.where((t == NULL_NOISE)[:, None], self.null_noise, c)
         c = c + self.y_embedder(y)
         x = self.x_embedder(x) + self.pos_embed
-        x = through(self.blocks, x, c, self.checkpointing)
+        x = self._perturbed(x, c, changes) if changes else through(self.blocks, x, c, self.checkpointing)
         return self.output(self._unpatchify(self.final_layer(x, c)))
+
+    def _perturbed(self, x: Tensor, c: Tensor, changes: Sequence[Change]) -> Tensor:
+        for layer, block in enumerate(self.blocks):
+            parts = pieces(changes, layer, len(x))
+            x = torch.cat([block(x[rows], c[rows], change, self.grid) for rows, change in parts])
+        return x
 
     def _unpatchify(self, x: Tensor) -> Tensor:
         (rows, columns), p, c = self.grid, self.patch, self.out_channels

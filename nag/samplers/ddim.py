@@ -39,6 +39,9 @@ class DDIM(FixedStep):
     def grid(self, interpolant: Interpolant) -> list[float]:
         return respaced(self.steps) if isinstance(interpolant, VP) else super().grid(interpolant)
 
+    def renoises(self, interpolant: Interpolant) -> bool:
+        return self.eta == 0
+
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]
     ) -> torch.Tensor:

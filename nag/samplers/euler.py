@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from nag.field import Field
-from nag.interpolants import Interpolant
+from nag.interpolants import Interpolant, Linear
 from nag.registry import method
 from nag.samplers.fixed_step import FixedStep, data, ode_levels, reaches_data, velocity
 
@@ -26,6 +26,10 @@ class Euler(FixedStep):
 
     def grid(self, interpolant: Interpolant) -> list[float]:
         return ode_levels(self.steps, interpolant)
+
+    def renoises(self, interpolant: Interpolant) -> bool:
+        """On the linear path it is DDIM."""
+        return isinstance(interpolant, Linear)
 
     def step(
         self, field: Field, x: torch.Tensor, y: torch.Tensor, t: float, t_next: float, draw: Callable[[], torch.Tensor]

@@ -23,7 +23,7 @@ STEPS_AT_MOST = 100_000  # a grid of levels is a list in memory
 
 
 class Sampler(Protocol):
-    """`adaptive`, `steps`, `refuses` and `called_at` may be left out: `nag.registry.OPTIONAL`."""
+    """`adaptive`, `steps`, `refuses`, `called_at` and `renoises` may be left out: `nag.registry.OPTIONAL`."""
 
     order: ClassVar[int]  # of convergence on its own grid as steps grow; for a stochastic sampler the weak order
     adaptive: ClassVar[bool] = False  # its steps depend on all samples of a batch, so a block is never split for it
@@ -49,6 +49,10 @@ class Sampler(Protocol):
     def called_at(self, interpolant: Interpolant) -> list[float] | None:
         """The level t of each call of the field, for one sample; None where they are not known beforehand."""
         return None
+
+    def renoises(self, interpolant: Interpolant) -> bool:
+        """Whether each step from t to s is alpha_s x_0 + sigma_s eps, of one prediction at t."""
+        return False
 
     def __call__(self, field: Field, y: torch.Tensor, noise: Draw, *, observe: Observe | None = None) -> torch.Tensor:
         """Samples (N, C, H, W). `noise(0)` is the initial state, `noise(k)` the draw of step k, asked for if used.
@@ -96,6 +100,9 @@ class FixedStep:
         """The start of each step, if each has one network call. Give your own where `step` calls at other levels."""
         starts = self.grid(interpolant)[:-1]
         return starts if len(starts) == self.network_calls() else None
+
+    def renoises(self, interpolant: Interpolant) -> bool:
+        return False
 
     def solver(self) -> Stepper:
         """What takes the steps of one batch: an object of its own where steps remember earlier ones."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nag.guidance.fitting import misfit
+from nag.guidance.terms import Setting
 from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
@@ -263,6 +265,11 @@ def _fits(place: str, cell: Cell, field: Any) -> None:
                 condition = need.replace("_", " ")
                 fix = "fine-tune it with noise_dropout first, as sweeps/nag_ready.yaml does"
                 raise BadInput(f"{place}: arm {cell.arm!r} needs the {condition} condition, which it lacks; {fix}")
+    layers = getattr(field, "layers", 0)
+    setting = Setting(field.interpolant, field.predicts, field.num_classes, layers, cell.sampler)
+    misfitting = misfit(cell.guidance, cell.compose, setting)
+    if misfitting is not None:
+        raise BadInput(f"{place}: arm {cell.arm!r}: {misfitting}")
     reason = cell.sampler.refuses(field.interpolant, field.predicts)
     if reason is not None:
         raise BadInput(f"{place}: the sampler of arm {cell.arm!r} cannot sample it: {reason}")

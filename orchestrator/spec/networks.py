@@ -148,6 +148,9 @@ class Networks:
             parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
         if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
             raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
+        if parts["train"].input_perturbation and parts.get("model") and not parts["model"].generates:
+            words = "an estimator of noise levels must see exact states"
+            raise node.value["train"].error(f"input_perturbation is for networks that generate: {words}. Remove it.")
         learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
         network = Network(name=name, learned=learned, **parts)
         check_teachable(network, node)

@@ -19,6 +19,7 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
+from orchestrator.spec.fit import check_guidance, check_sampler, check_taught
 from orchestrator.spec.grid import (
     MAX_CELLS,
     METHOD_KEYS,
@@ -31,9 +32,9 @@ from orchestrator.spec.grid import (
     written_out,
 )
 from orchestrator.spec.match import check_matches, take_match
-from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures, untaught
+from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
-from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, described, points
+from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
 from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
@@ -225,7 +226,7 @@ class _Reading:
                     self.matches[arm] = match
                 sections[key] = self.guidance(key, own)
                 for guidance, _, _ in sections[key]:
-                    _check_taught(key, guidance, networks, own)
+                    check_taught(key, guidance, networks, own)
                     self.check_reference(key, guidance, own)
             if own is not None and key not in ("network", "against", "compose"):
                 overrides |= overridden(key, self.root.value.get(key), own)
@@ -237,7 +238,7 @@ class _Reading:
             build = functools.partial(self.builder.fields, find("guidance", key))
         else:
             build = functools.partial(self.builder.used, "guidance")
-        axes, built = points(node, build, lambda terms: terms, self.smoke)
+        axes, built = points(node, build, _shrink_guidance, self.smoke)
         guidance = []
         for method, point, picks in built:
             params = params_of(key, point, method)
@@ -299,7 +300,8 @@ class _Reading:
         for network, sampler, guidance, sample in itertools.product(networks, samplers, combined(sections), samples):
             for references in self.references(guidance.method, network):
                 steady = self.settled(sampler.method, arm, network, guidance.method, references, compose)
-                _check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
+                check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
+                check_guidance(network, steady, guidance.method, compose, entry)
                 of_references, tuned = parameters_of(references, network)
                 params = {
                     **{"network": network.name, **network.params, **of_references},
@@ -355,21 +357,8 @@ class _Reading:
         ]
 
 
-def _check_sampler(network: Network, sampler: Any, node: Node) -> None:
-    """Raise if a sampler cannot sample a network."""
-    path = described(network)
-    reason = sampler.refuses(path.interpolant, path.predicts)
-    if reason is not None:
-        raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
-
-
-def _check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
-    """Raise if a guidance needs a null condition that a network was not trained with."""
-    for network in networks:
-        learned = guidance.needs if guidance.off or network.learned is None else network.learned
-        for need in sorted(guidance.needs):
-            if need not in learned:
-                raise untaught(name, network, need, node)
+def _shrink_guidance(guidance: list[Any]) -> list[Any]:
+    return [each if isinstance(each, StandIn) else each.smoke() for each in guidance]
 
 
 def _shrink_samplers(samplers: list[Any]) -> list[Any]:

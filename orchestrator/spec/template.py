@@ -15,6 +15,8 @@ from typing import Any
 
 from nag.autoencoders.kl import Autoencoder
 from nag.foreign_checkpoints import DIFFUSERS
+from nag.guidance.schedule import Schedule
+from nag.guidance.terms import Interval
 from nag.interpolants import PREDICTIONS
 from nag.models.convention import TIMES
 from nag.numerics import Precision
@@ -33,6 +35,7 @@ from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import KEYS as SCORE_KEYS
 
 Schema = dict[str, Any]
+SHARED: dict[str, type] = {"Interval": Interval, "Schedule": Schedule}
 LIMITS = {  # pydantic's words, some of which stay in its schemas -> JSON schema's
     "ge": "minimum",
     "gt": "exclusiveMinimum",
@@ -166,7 +169,7 @@ def schema() -> Schema:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
         "$comment": COMMENT,
-        "definitions": {"axis": _axis(), "range": _range()},
+        "definitions": {"axis": _axis(), "range": _range(), **_shared()},
         **sweep_file,
     }
 
@@ -294,13 +297,25 @@ def _described(described: Schema, definitions: Schema, axes: bool) -> dict[str, 
         plain = {LIMITS.get(word, word): what for word, what in value.items() if word not in ("title", "$ref")}
         inner = plain
         if "$ref" in value:
-            definition = definitions[value["$ref"].rpartition("/")[2]]
+            name = value["$ref"].rpartition("/")[2]
+            definition = definitions[name]
             plain, inner = (
-                plain | _object(_described(definition, definitions, each), tuple(definition.get("required", ())))
+                {**plain, "allOf": [{"$ref": f"#/definitions/{_shared_name(name, each)}"}]}
+                if name in SHARED
+                else plain | _object(_described(definition, definitions, each), tuple(definition.get("required", ())))
                 for each in (axes, False)
             )
         fields[key] = _axes(plain, inner) if axes else plain
     return fields
+
+
+def _shared() -> Schema:
+    """The mappings that many methods have."""
+    return {_shared_name(name, axes): _fields(cls, axes) for name, cls in SHARED.items() for axes in (True, False)}
+
+
+def _shared_name(name: str, axes: bool) -> str:
+    return f"{name}_axes" if axes else name
 
 
 @functools.cache
@@ -335,10 +350,11 @@ def _or_null(value: Schema) -> Schema:
 
 def _axes(value: Schema, item: Schema | None = None, tuned: bool = True) -> Schema:
     """The value, or an axis of values, which cannot contain another axis; numbers can have a range."""
+    item = {key: part for key, part in (item or value).items() if key != "description"}  # `value` has it
     if not tuned:
-        return {"anyOf": [value, _object({GRID: _list(item or value)}, (GRID,))]}
+        return {"anyOf": [value, _object({GRID: _list(item)}, (GRID,))]}
     axis = {"$ref": "#/definitions/axis"}
-    choices = [value, {"allOf": [axis, {"additionalProperties": _list(item or value)}]}]
+    choices = [value, {"allOf": [axis, {"additionalProperties": _list(item)}]}]
     if {value.get("type"), *(each.get("type") for each in value.get("anyOf", ()))} & {"number", "integer"}:
         choices.append({"$ref": "#/definitions/range"})
     return {"anyOf": choices}

@@ -93,7 +93,7 @@ def draw(
     from nag import noise
     from nag.field import Calls
     from nag.numerics import Precision
-    from nag.sampling import guided
+    from nag.sampling import begun, guided
 
     params = task.params
     calls = Calls()
@@ -105,8 +105,8 @@ def draw(
             load = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
             networks[term.reference] = calls.counted(load)
     field = networks[params["network"]]
-    guided_field = guided(field, guidance, networks, params.get("compose", "sum"))
     sampler = context.rebuild("samplers", params["sampler"])
+    guided_field = guided(field, guidance, networks, params.get("compose", "sum"), sampler)
     seed = seed_of(task)
     labels = noise.labels(seed, indices, field.num_classes, rule=params["labels"])
 
@@ -123,7 +123,8 @@ def draw(
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(context.options.device)
         draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
-        watched = guided_field if watch is None else watch(guided_field, field, indices[part])
+        run = begun(guided_field, sampler, draws)
+        watched = run if watch is None else watch(run, field, indices[part])
         parts.append(sampler(watched, y, draws, observe=finite).cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
 
@@ -144,7 +145,8 @@ def planned_calls(task: Task) -> float:
     from nag.registry import find
 
     sampler = task.params["sampler"]
-    evaluations = 1.0 + len(task.params["guidance"])
+    # Guidance without a scale, such as epsilon_scaling, evaluates nothing more.
+    evaluations = 1.0 + sum("scale" in each["fields"] or "source" in each for each in task.params["guidance"])
     if "source" in sampler:
         return UNKNOWN_CALLS * evaluations
     try:

@@ -285,7 +285,7 @@ def test_a_guidance_of_ones_own_nests_along_noise_or_where_it_says_so():
     torch.testing.assert_close(nested(x, t, y), n + (n - n_ref))
     with pytest.raises(ValueError, match=r"class condition needs a reference that was trained with a null class"):
         guided(field, (Autoguidance(2.0, replace(ref, has_null_class=False)), AlongClass()), compose="nested")
-    with pytest.raises(ValueError, match="AlongReference nests, so its terms must be predictions of the guided"):
+    with pytest.raises(ValueError, match="AlongReference: it nests, so its terms must be predictions of the guided"):
         guided(field, (CFG(1.5), AlongReference()), {"pre": ref}, compose="nested")
 
 

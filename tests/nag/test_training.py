@@ -174,6 +174,27 @@ def test_dropouts_have_their_rates_and_are_independent(split: ArraySplit) -> Non
     assert torch.equal(torch.cat([batch.y for batch in made])[kept], labels[kept])
 
 
+def test_perturbed_inputs_have_their_variance_and_the_target_of_eps(split: ArraySplit) -> None:
+    """arXiv 2301.11706: states of noise eps + gamma xi, xi independent of eps; all else is as without it."""
+    gamma = 0.5
+    plain = Batches(split, Training(steps=1, batch=500), CLASSES, "cpu")(0)
+    batch = Batches(split, Training(steps=1, batch=500, input_perturbation=gamma), CLASSES, "cpu")(0)
+    for name in ("x0", "eps", "t", "told", "y"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+    assert batch.noise is not None
+    xi = (batch.noise - batch.eps) / gamma
+    rows = 4 / np.sqrt(xi.numel())
+    assert abs(float(xi.std()) - 1) < rows
+    assert abs(float((xi * batch.eps).mean())) < rows
+    level = batch.t.view(-1, 1, 1, 1)
+    assert torch.equal(batch.states(Linear()), (1 - level) * batch.x0 + level * batch.noise)
+    missed = prediction_loss(Linear(), "eps")(lambda x, t, y: x, batch)  # type: ignore[arg-type]
+    assert torch.equal(missed, (batch.states(Linear()) - batch.eps).square().mean())
+    cut = batch.rows(slice(3, 5)).noise
+    assert cut is not None
+    assert torch.equal(cut, batch.noise[3:5])
+
+
 def test_parts_make_the_batch(split: ArraySplit) -> None:
     """Whoever takes which part, and made ahead or not; epochs of 23 images end within batches of 10."""
     whole = Batches(split, TRAINING, CLASSES, "cpu")

@@ -1,0 +1,65 @@
+"""Whether samplers and guidance fit the networks of a sweep, as far as that is known without opening weights."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from nag.guidance.fitting import misfit
+from nag.guidance.terms import Setting
+from nag.interpolants import Prediction
+from nag.models.description import Backbone
+from nag.registry import name_of
+from orchestrator.spec.measure_section import untaught
+from orchestrator.spec.model import Network
+from orchestrator.spec.networks import described
+from orchestrator.spec.user_code import StandIn
+from orchestrator.spec.yaml_nodes import Node
+
+
+def check_sampler(network: Network, sampler: Any, node: Node) -> None:
+    """Raise if a sampler cannot sample a network."""
+    path = described(network)
+    reason = sampler.refuses(path.interpolant, path.predicts)
+    if reason is not None:
+        raise node.error(f"{name_of(sampler)!r} cannot sample network {network.name!r}: {reason}.")
+
+
+def check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
+    """Raise if a guidance needs a null condition that a network was not trained with."""
+    for network in networks:
+        learned = guidance.needs if guidance.off or network.learned is None else network.learned
+        for need in sorted(guidance.needs):
+            if need not in learned:
+                raise untaught(name, network, need, node)
+
+
+def check_guidance(network: Network, sampler: Any, guidance: tuple[Any, ...], compose: str, arm: Node) -> None:
+    """Raise if the guidance of an arm does not fit the network, the sampler or each other. Users' own that was only
+    parsed is not known.
+    """
+    if any(isinstance(each, StandIn) for each in (*guidance, sampler)):
+        return
+    reason = misfit(guidance, compose, setting(network, sampler))
+    if reason is not None:
+        key, _, words = reason.partition(": ")
+        raise arm.value[key].error(f"{words}.") if key in arm.value else arm.error(f"{reason}.")
+
+
+def setting(network: Network, sampler: Any) -> Setting:
+    """What the file tells of a network, for `nag.guidance.fitting`."""
+    path, model = described(network), network.model
+    layers = None if model is None or isinstance(model, StandIn) else 0
+    return Setting(
+        path.interpolant,
+        cast(Prediction, path.predicts),
+        num_classes=_classes(network),
+        layers=model.depth if isinstance(model, Backbone) else layers,
+        sampler=sampler,
+    )
+
+
+def _classes(network: Network) -> int | None:
+    try:
+        return None if network.data is None else int(network.data.num_classes)
+    except (OSError, ValueError, AttributeError):  # data that is not on this machine, or only parsed
+        return None
