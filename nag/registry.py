@@ -59,6 +59,12 @@ METHODS: dict[str, dict[str, str]] = {
         "density_coverage": "nag.metrics.density_coverage:DensityCoverage",
         "memorisation": "nag.metrics.memorisation:Memorisation",
         "fid_infinity": "nag.metrics.fid_infinity:FIDInfinity",
+        "fd_ratio": "nag.metrics.fd_ratio:FDRatio",
+        "cmmd": "nag.metrics.cmmd:CMMD",
+        "mind": "nag.metrics.mind:MIND",
+        "vendi": "nag.metrics.vendi:Vendi",
+        "authenticity": "nag.metrics.authenticity:Authenticity",
+        "fld": "nag.metrics.fld:FLD",
     },
     "features": {
         "digits": "nag.features.digits:Digits",
