@@ -71,6 +71,10 @@ METHODS: dict[str, dict[str, str]] = {
         "pixels": "nag.features.pixels:Pixels",
         "inception": "nag.features.inception:Inception",
         "dinov2": "nag.features.dinov2:DINOv2",
+        "clip": "nag.features.clip:CLIP",
+        "siglip2": "nag.features.siglip2:SigLIP2",
+        "mae": "nag.features.mae:MAE",
+        "convnext_v2": "nag.features.convnext_v2:ConvNeXtV2",
         "torchscript": "nag.features.torchscript:TorchScript",
         "timm": "nag.features.timm_model:Timm",
         "made_up": "nag.features.synthetic:SyntheticExtractor",
@@ -100,7 +104,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
-    "features": ("nag.features.extractor:Extractor", ("reads", "mode", "distance_name", "dims")),
+    "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
 }
 DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}

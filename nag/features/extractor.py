@@ -30,6 +30,11 @@ class Extractor(Protocol):
         return None
 
     @property
+    def prepares(self) -> str | None:
+        """How it prepares images: size, filter, crop, mean and standard deviation. Reports show it."""
+        return None
+
+    @property
     def distance_name(self) -> str | None:
         """The field's name for FID on its features, such as FD-DINOv2."""
         return None

@@ -55,6 +55,16 @@ class Inception(Extractor):
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
     trained: ClassVar[bool] = False
 
+    @property
+    def prepares(self) -> str:
+        names = {
+            "bicubic": "Pillow's bicubic",
+            "tensorflow": "TensorFlow 1's bilinear",
+            "pytorch": "PyTorch's bilinear",
+        }
+        scaled = "-1 to 1" if self.mode == "legacy_pytorch" else "minus 128, over 128"
+        return f"{SIZE}x{SIZE}, {names.get(self.mode, "PyTorch's bilinear")}, not rounded, no crop, {scaled}"
+
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
         """Columns of the outputs, for images (C, H, W)."""
         return {"features": 2048, "logits": 1008, "spatial": 2023}

@@ -46,8 +46,8 @@ class Shown:
     format: `number` has three significant digits, `share` three decimals, `signed` three decimals and a sign.
     beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
     note: what a reader of that table must know. cost: it says what a setting does or costs, not how good it is, so it
-    stands beside NFE and never decides. leads: the report leads with it. mean_label: with several extractors, the report
-    adds the mean over them under this name, and it leads in place of each.
+    stands beside NFE and never decides. leads: the report leads with it. mean_label: with several extractors, the
+    report adds the mean over them under this name.
     """
 
     label: str | None = None

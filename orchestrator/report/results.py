@@ -143,6 +143,10 @@ class Results:
         """How its extractor resizes images; "" if there is only one way."""
         return self._value(metric)[0].mode
 
+    def prepares(self, metric: str) -> str:
+        """How its extractor prepares images, in words; "" if it does not say."""
+        return self._value(metric)[0].prepares
+
     def setting(self, metric: str) -> str:
         """The fields of a metric, with defaults, such as ` k 3`: other settings give other values."""
         return self._value(metric)[0].setting

@@ -18,6 +18,7 @@ from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, show
 
 KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
+LEAST_HELD_OUT = 2
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
 
@@ -151,6 +152,19 @@ def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
     return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
 
 
+def held_out_problem(metric: Any, data: Any) -> str | None:
+    """Why a metric that needs held-out images cannot use those of a reference, or None. Reads the folder's listing."""
+    if metric.against != "held_out" or isinstance(data, StandIn):
+        return None
+    what, fix = f"{name_of(metric)!r} needs held-out images", "give it a split, such as held_out: 0.1"
+    if isinstance(data, Published):
+        return f"{what}, and a published file has none; compare with a data set, {{name: image_folder, path: ...}}"
+    with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
+        if len(data.open("held_out")) < LEAST_HELD_OUT:
+            return f"{what}, and {name_of(data)!r} has fewer than {LEAST_HELD_OUT}; {fix}"
+    return None
+
+
 def of_training(metric: Any) -> bool:
     """Whether a metric compares samples with the images that the network was trained on."""
     return metric.of_training
@@ -182,6 +196,10 @@ def _problem(score: ScoreSection, network: Network) -> str | None:
         return f"network {network.name!r} has no data to compare samples with; add reference: {REFERENCES}"
     if score.reference is None and network.data.stores == "latents":
         return f"the data of network {network.name!r} are latents; to compare images, add reference: {REFERENCES}"
+    for metric in score.metrics:
+        images = trained_on(score, network.data) if of_training(metric) else score.reference or network.data
+        if reason := held_out_problem(metric, images or score.reference):
+            return reason
     for extractor in score.features:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:
