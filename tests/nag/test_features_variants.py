@@ -97,9 +97,7 @@ def clips_own_forward(w, x, heads):
     x, block = norm(x, "ln_pre"), 0
     while f"transformer.resblocks.{block}.ln_1.weight" in w:
         at = f"transformer.resblocks.{block}"
-        q, k, v = linear(norm(x, f"{at}.ln_1"), w[f"{at}.attn.in_proj_weight"], w[f"{at}.attn.in_proj_bias"]).chunk(
-            3, -1
-        )
+        qkv = linear(norm(x, f"{at}.ln_1"), w[f"{at}.attn.in_proj_weight"], w[f"{at}.attn.in_proj_bias"])
         q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in qkv.chunk(3, -1))
         mixed = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
         mixed = mixed.transpose(1, 2).flatten(2)
