@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 LEAST = 3  # cells for a correlation
 LEAST_INTERVAL = 5  # cells for an interval
-RESAMPLES, RANKED = 1000, 2_000_000  # of the bootstrap; fewer resamples, at least 100, where they rank more values
+RESAMPLES, RANKED = 1000, 2_000_000  # of the bootstrap; fewer resamples, at least 100, where they draw more cells
+AT_ONCE = 500_000  # values ranked at once
 
 
 class Agreement(NamedTuple):
@@ -43,7 +44,8 @@ def agreement(values: np.ndarray) -> Agreement:
         return Agreement(rho, nothing, nothing)
     resamples = max(100, min(RESAMPLES, RANKED // cells))
     drawn = (noise.uniform(0, range(resamples), 0, (cells,), noise.BOOTSTRAP) * cells).astype(np.int64)
-    every = np.stack([spearman(x[rows]) for rows in drawn])
+    at_once = max(1, AT_ONCE // x.size)
+    every = np.concatenate([spearman(x[drawn[i : i + at_once]]) for i in range(0, resamples, at_once)])
     low, high = (np.full_like(rho, np.nan) for _ in range(2))
     enough = np.isfinite(every).mean(axis=0) >= 0.9  # a resample may hold equal cells alone
     low[enough], high[enough] = np.nanquantile(every[:, enough], [0.025, 0.975], axis=0)
@@ -51,14 +53,14 @@ def agreement(values: np.ndarray) -> Agreement:
 
 
 def spearman(x: np.ndarray) -> np.ndarray:
-    """(M, M) correlations of the ranks of the columns of x (N, M), equal values with their mean rank; NaN for a
-    column of equal values.
+    """(..., M, M) correlations of the ranks of the columns of x (..., N, M), equal values with their mean rank; NaN for
+    a column of equal values.
     """
     import numpy as np
     from scipy.stats import rankdata
 
-    ranks = rankdata(x, axis=0)
-    ranks -= ranks.mean(axis=0)
-    length = np.sqrt((ranks**2).sum(axis=0))
+    ranks = rankdata(x, axis=-2)
+    ranks -= ranks.mean(axis=-2, keepdims=True)
+    length = np.sqrt((ranks**2).sum(axis=-2))
     length[length == 0] = np.nan
-    return (ranks.T @ ranks / np.outer(length, length)).clip(-1, 1)
+    return (np.swapaxes(ranks, -1, -2) @ ranks / (length[..., :, None] * length[..., None, :])).clip(-1, 1)

@@ -42,7 +42,7 @@ FLOORS = {
         "pretrained estimator",
         "field torch_files header",
         "interpolants locations numerics racing",
-        "web seeding distributed noise intervals verdict registry hardware",
+        "web seeding distributed noise intervals verdict agreement registry hardware",
         "cache",
         "whole_file unreachable",
     ],
