@@ -65,6 +65,7 @@ METHODS: dict[str, dict[str, str]] = {
         "vendi": "nag.metrics.vendi:Vendi",
         "authenticity": "nag.metrics.authenticity:Authenticity",
         "fld": "nag.metrics.fld:FLD",
+        "colour": "nag.metrics.colour:Colour",
     },
     "features": {
         "digits": "nag.features.digits:Digits",
@@ -75,6 +76,7 @@ METHODS: dict[str, dict[str, str]] = {
         "siglip2": "nag.features.siglip2:SigLIP2",
         "mae": "nag.features.mae:MAE",
         "convnext_v2": "nag.features.convnext_v2:ConvNeXtV2",
+        "colour": "nag.features.colour:Colour",
         "torchscript": "nag.features.torchscript:TorchScript",
         "timm": "nag.features.timm_model:Timm",
         "made_up": "nag.features.synthetic:SyntheticExtractor",

@@ -1,5 +1,5 @@
 """Feature extractors turn stored images into named outputs, float32 with one row for each image: "features" (N, d)
-and, if there are any, "logits" (N, classes) and "spatial" (N, d).
+and, if there are any, "logits" (N, classes) and "spatial" (N, d); or "colour" (N, 3) alone.
 
 Add one: a file here with a class that has `outputs`, `trained` and `open` (and `train`, if it is trained), and a
 line in `nag/registry.py`. `nag.registry.OPTIONAL` lists what it may leave out.

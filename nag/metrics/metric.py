@@ -1,9 +1,10 @@
 """Metrics turn stored outputs of an extractor, of a cell and of its reference, into numbers.
 
-Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
-may also hold "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
-"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances use the
-moments if there are any: published statistics have no rows, and moments may be of more images than the rows.
+Both are mappings from the outputs' names (features, logits, spatial, colour) to arrays with a row for each image. A
+reference may also hold "held_out", the features of images that were not trained on, and moments (float64, N - 1):
+"mean" and "cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet
+distances use the moments if there are any: published statistics have no rows, and moments may be of more images than
+the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
 a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` compute
@@ -79,7 +80,9 @@ class Metric(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
     @property
-    def lower_is_better(self) -> Mapping[str, bool]: ...
+    def lower_is_better(self) -> Mapping[str, bool | None]:
+        """By name; None where neither direction is better."""
+        ...
 
     @property
     def least(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
+from nag.metrics.metric import shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
@@ -116,8 +117,8 @@ def fed(metric: Any, extractor: Any) -> bool:
 
 
 def metric_names(score: ScoreSection) -> dict[str, Any]:
-    """The metrics by the names of the values that are reported. For extractors after the first, the names end with the
-    extractor's.
+    """The metrics by the names of the values that are reported and that can decide. For extractors after the first, the
+    names end with the extractor's.
     """
     return {
         f"{name}_{name_of(extractor)}" if place else name: metric
@@ -125,6 +126,7 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
         for metric in score.metrics
         if fed(metric, extractor)
         for name in metric.names
+        if not shown(metric, name).cost
     }
 
 

@@ -26,7 +26,7 @@ from tests.orchestrator.conftest import Ran, run_here
 from tests.orchestrator.made_images import FOLDER, picture_folder, written
 from tests.orchestrator.synthetic import SWEEP, made
 
-SEVERAL = "[fid, fd_ratio, cmmd, {name: mind, directions: 8}, vendi, authenticity, fld]"
+SEVERAL = "[fid, fd_ratio, cmmd, {name: mind, directions: 8}, vendi, authenticity, fld, colour]"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_verdict_by_one_metric_only_is_called_so(tmp_path: Path) -> None:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("several")
     picture_folder(folder / "data", each=30)
-    features = "[pixels, {name: made_up, of: clip}]"
+    features = "[pixels, {name: made_up, of: clip}, colour]"
     text = FOLDER.replace("count: 24", "count: 48").replace(
         "[pixels], metrics: [kid]", f"{features}, metrics: {SEVERAL}"
     )
@@ -125,6 +125,19 @@ def test_every_metric_is_scored_and_the_mean_leads(ran: Ran) -> None:
     assert headline_metric(results) == "fd_ratio_mean"
     assert "fd_ratio" not in results.floor  # held-out images are the unit
     assert "authenticity" in results.floor
+
+
+def test_contrast_and_saturation_stand_beside_the_cost_and_decide_nothing(ran: Ran) -> None:
+    results = collect(ran.plan, ran.store)
+    colours = ["contrast_colour", "saturation_colour", "clipped_colour"]
+    assert all(results.is_cost(name) for name in colours)
+    known = agreements(Results(results.plan, results.cells * 2, {}))
+    assert known is not None
+    assert not {*known.metrics} & {*colours}
+    content = report_content(results, compare(results, ran.store), ran.store, "nagbench run x.yaml")
+    headings = [column.heading for column in content.arms[-1].columns]
+    assert headings.index("NFE") < headings.index("contrast (colour)") < headings.index("worker time a cell")
+    assert any("in units of the reference images' mean" in note for note in content.arms[-1].notes)
 
 
 def test_the_difference_of_means_is_paired_over_samples(tmp_path: Path) -> None:
