@@ -105,7 +105,7 @@ METHODS: dict[str, dict[str, str]] = {
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": ("nag.guidance.terms:Guidance", ("nests", "reference")),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at")),
-    "metrics": ("nag.metrics.metric:Metric", ("against", "of_training", "shown", "plane")),
+    "metrics": ("nag.metrics.metric:Metric", ("against", "alone", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect")),
 }

@@ -72,6 +72,7 @@ class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N, so differences are of extrapolated ones
     # The rest may be left out (nag.registry.OPTIONAL).
+    alone: ClassVar[bool] = False  # it uses no reference
     of_training: ClassVar[bool] = False  # compared with the network's training images, whatever the reference is
     shown: ClassVar[Mapping[str, Shown]] = {}  # by name, how reports write its values
     plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two names, plotted against each other

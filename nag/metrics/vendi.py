@@ -29,6 +29,7 @@ class Vendi(Metric):
     lower_is_better: ClassVar[dict[str, bool]] = {"vendi": False}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
     shown: ClassVar[dict[str, Shown]] = {"vendi": Shown(label="Vendi score", heading="Vendi", format="number")}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:

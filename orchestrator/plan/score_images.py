@@ -117,7 +117,7 @@ def results(plan: Plan, store: Store) -> Iterator[Found]:
             record = store.read_record(task.record_name)
             reference = plan.tasks[task.params["reference"]]
             content = reference.params.get("statistics") or digest(reference.params["data"])
-            used = bool({*scored.metric.needs} - {"labels", "logits"})
+            used = record["reference_size"] is not None or scored.metric.extrapolates
             stamp = {
                 "metric": task.params["metric"],
                 "count": record["count"],

@@ -151,7 +151,12 @@ def _check_published(score: ScoreSection, reference: Published, node: Node, plac
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
     """Why a file cannot be the reference of a metric, or None. Moments suffice if the metric extrapolates (FID)."""
-    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
+    return reference.refuses(extractor, compared(metric), rows=not metric.extrapolates)
+
+
+def compared(metric: Any) -> frozenset[str]:
+    """The outputs of the reference that a metric uses."""
+    return frozenset() if metric.alone else frozenset(metric.needs - {"labels", "logits"})
 
 
 def held_out_problem(metric: Any, data: Any) -> str | None:

@@ -174,7 +174,7 @@ def test_adms_statistics(inception: Path, exported: tuple[Path, Path], tmp_path:
         )
     plan = scoring.planned(str(exported[0]), str(file), [], [])
     names = [plan.tasks[scored.task].params["metric"]["name"] for scored in plan.floors[0][1]]
-    assert names == ["fid", "sfid", "inception_score", "fid_infinity"]
+    assert names == ["fid", "sfid", "inception_score", "fid_infinity", "vendi"]
     assert plan.sweep.score is not None
     assert plan.sweep.score.features[0].mode == "legacy_tensorflow"
 
