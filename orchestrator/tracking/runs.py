@@ -281,7 +281,8 @@ def _summary(results: Results, others: list[Run], report: Path | None) -> Run:
     note = f"Sweep `{sweep.name}`: {state_text(results)}."
     note += " The report is among the artifacts." if report else ""
     note += f"\n\n```yaml\n{sweep.text[:6000]}\n```"
-    end_ms, agreed = max((run.end_ms for run in others), default=1), agreements(results)
+    end_ms = max((run.end_ms for run in others), default=1)
+    agreed = agreements(results) if status == "FINISHED" else None  # MLflow keeps what it was told before
     pairs = agreed.pairs() if agreed else ()
     return Run(
         key=digest([sweep.name, "summary"]),
