@@ -37,6 +37,12 @@ METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbo
     ("nag.metrics.precision_recall:PrecisionRecall", {}),
     ("nag.metrics.density_coverage:DensityCoverage", {}),
     ("nag.metrics.memorisation:Memorisation", {}),
+    ("nag.metrics.authenticity:Authenticity", {}),
+    ("nag.metrics.fd_ratio:FDRatio", {}),
+    ("nag.metrics.cmmd:CMMD", {}),
+    ("nag.metrics.mind:MIND", {}),
+    ("nag.metrics.vendi:Vendi", {}),
+    ("nag.metrics.fld:FLD", {}),
     ("nag.metrics.sfid:SFID", {}),
     ("nag.metrics.inception_score:InceptionScore", {}),
 ]

@@ -32,6 +32,25 @@ class KnownWeights(NamedTuple):
 INCEPTION = "inception-2015-12-05.pt"  # TorchScript, of StyleGAN2-ADA; clean-fid's and ADM's network
 PYTORCH_FID = "pt_inception-2015-12-05-6726825d.pth"  # the state dict of pytorch-fid
 DINOV2 = "dinov2_vitl14_pretrain.pth"
+CLIP_L14_336 = "clip_vit_large_patch14_336_openai.safetensors"
+CLIP_B32 = "clip_vit_base_patch32_openai.safetensors"
+SIGLIP2_SO400M = "siglip2_so400m_patch14_224.safetensors"
+SIGLIP2_L16 = "siglip2_large_patch16_256.safetensors"
+SIGLIP2_B16 = "siglip2_base_patch16_256.safetensors"
+MAE_B, MAE_L, MAE_H = (f"mae_pretrain_vit_{size}.pth" for size in ("base", "large", "huge"))
+CONVNEXT_V2_B, CONVNEXT_V2_L = (f"convnextv2_{size}_22k_224_ema.pt" for size in ("base", "large"))
+
+
+def _not_seen(url: str) -> KnownWeights:
+    """A published file that was not at hand when this was written, so that its size and hash are not known: a download
+    is not checked. It is read as tensors alone, and its content is in the stamp of what is measured with it.
+    """
+    return KnownWeights(url, None, None)
+
+
+def _of_timm(model: str) -> KnownWeights:
+    return _not_seen(f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors")
+
 
 KNOWN: dict[str, KnownWeights] = {
     INCEPTION: KnownWeights(
@@ -49,6 +68,16 @@ KNOWN: dict[str, KnownWeights] = {
         1_217_586_395,
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
     ),
+    CLIP_L14_336: _of_timm("vit_large_patch14_clip_336.openai"),
+    CLIP_B32: _of_timm("vit_base_patch32_clip_224.openai"),
+    SIGLIP2_SO400M: _of_timm("vit_so400m_patch14_siglip_224.v2_webli"),
+    SIGLIP2_L16: _of_timm("vit_large_patch16_siglip_256.v2_webli"),
+    SIGLIP2_B16: _of_timm("vit_base_patch16_siglip_256.v2_webli"),
+    **{name: _not_seen(f"https://dl.fbaipublicfiles.com/mae/pretrain/{name}") for name in (MAE_B, MAE_L, MAE_H)},
+    **{
+        name: _not_seen(f"https://dl.fbaipublicfiles.com/convnext/convnextv2/im22k/{name}")
+        for name in (CONVNEXT_V2_B, CONVNEXT_V2_L)
+    },
 }
 
 CHUNK = 2**20

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nag.features.extractor import Extractor
 from nag.features.synthetic import SyntheticExtractor
-from nag.features.timm_model import created, extractor
+from nag.features.timm_model import IMAGENET, created, extractor, prepared
 from nag.pretrained import DINOV2 as FILE
 from nag.pretrained import located
 from nag.registry import method
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = "vit_large_patch14_dinov2"
 SIZE, PATCH = 224, 14
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET
 OFFSET = 0.1  # dinov2's interpolate_offset
 
 
@@ -38,6 +38,7 @@ class DINOv2(Extractor):
     FILES: ClassVar[dict[str, str | None]] = {"weights": FILE}
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     trained: ClassVar[bool] = False
+    prepares: ClassVar[str] = prepared(SIZE, "bicubic", MEAN, STD)
     distance_name: ClassVar[str] = "FD-DINOv2"  # the field's name for FID on these features
 
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -1,5 +1,5 @@
 """Feature extractors turn stored images into named outputs, float32 with one row for each image: "features" (N, d)
-and, if there are any, "logits" (N, classes) and "spatial" (N, d).
+and, if there are any, "logits" (N, classes) and "spatial" (N, d); or "colour" (N, 3) alone.
 
 Add one: a file here with a class that has `outputs`, `trained` and `open` (and `train`, if it is trained), and a
 line in `nag/registry.py`. `nag.registry.OPTIONAL` lists what it may leave out.
@@ -27,6 +27,11 @@ class Extractor(Protocol):
     @property
     def mode(self) -> str | None:
         """How it resizes images, if there is a choice."""
+        return None
+
+    @property
+    def prepares(self) -> str | None:
+        """How it prepares images: size, filter, crop, mean and standard deviation. Reports show it."""
         return None
 
     @property

@@ -24,6 +24,11 @@ Network = Callable[["Tensor"], tuple["Tensor", "Tensor", "Tensor"]]  # (N, 3, 29
 
 SIZE = 299
 RESIZE: dict[str, Kind] = {"clean": "bicubic", "legacy_tensorflow": "tensorflow", "legacy_pytorch": "pytorch"}
+WORDS = {
+    "clean": "Pillow's bicubic",
+    "legacy_tensorflow": "TensorFlow 1's bilinear",
+    "legacy_pytorch": "PyTorch's bilinear",
+}
 SPATIAL_LAYER, SPATIAL_CHANNELS = "mixed_6", 7
 OTHER = "not the TorchScript file of Inception, 2015-12-05"
 AGREEMENT = 1e-3  # largest relative difference between the file run layer by layer and run whole
@@ -54,6 +59,10 @@ class Inception(Extractor):
     FILES: ClassVar[Any] = _File()
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
     trained: ClassVar[bool] = False
+
+    @property
+    def prepares(self) -> str:
+        return f"{SIZE}x{SIZE}, {WORDS[self.mode]}, not rounded, no crop"
 
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:
         """Columns of the outputs, for images (C, H, W)."""

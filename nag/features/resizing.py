@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Kind = Literal["bicubic", "bilinear", "tensorflow", "pytorch"]
+Kind = Literal["bicubic", "bilinear", "tensorflow", "pytorch", "pytorch_bicubic"]
+PILLOW = ("bicubic", "bilinear")
 # bicubic, bilinear: Pillow's filters, widened when the image shrinks (antialiasing). The others skip pixels then.
 # tensorflow: tf.image.resize_bilinear of TensorFlow 1, which ignores that pixel centres are half a pixel in.
-# pytorch: torch.nn.functional.interpolate, bilinear, align_corners=False.
+# pytorch, pytorch_bicubic: torch.nn.functional.interpolate, bilinear and bicubic, align_corners=False.
 
 BAND = 32  # rows of a matrix in one product
 PILLOW_BITS = 22  # fractional bits of Pillow's fixed-point weights for 8-bit images
@@ -49,8 +50,8 @@ def as_rgb(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int, kind: Kind, *, quantised: bool = False) -> Tensor:
-    """uint8 (N, 1 or 3, H, W) in 0 .. 255 to float32 (N, 3, size, size), clipped to [0, 255]. The whole image
-    is used, so one that is not square is stretched.
+    """uint8 (N, 1 or 3, H, W) in 0 .. 255 to float32 (N, 3, size, size), clipped to [0, 255] (pytorch_bicubic is not,
+    as PyTorch's is not). The whole image is used, so one that is not square is stretched.
 
     quantised: round to whole numbers after each of the two passes, as Pillow does for 8-bit images (the sums are exact
     in float64); else as Pillow does for float32 channels. Raises ValueError for images of another type or shape.
@@ -74,7 +75,7 @@ def resize(images: Tensor, size: int, kind: Kind, *, quantised: bool = False) ->
         for first, last, low, high, weights in down:
             rows = weights @ wide[:, low:high]
             out[:, first:last] = _quantise(rows) if quantised else rows
-    return resized.clamp_(0, 255).expand(-1, 3, -1, -1)
+    return (resized if kind == "pytorch_bicubic" else resized.clamp_(0, 255)).expand(-1, 3, -1, -1)
 
 
 def _quantise(x: Tensor) -> Tensor:
@@ -106,12 +107,14 @@ def _matrix(kind: Kind, length: int, size: int) -> np.ndarray:
     import numpy as np
 
     scale = length / size
-    if kind in ("bicubic", "bilinear"):
+    if kind in PILLOW:
         centers = (np.arange(size) + 0.5) * scale
         distance = np.abs(np.arange(length) + 0.5 - centers[:, None]) / max(scale, 1.0)
         weights = _cubic(distance) if kind == "bicubic" else np.clip(1 - distance, 0, None)
         return weights / weights.sum(axis=1, keepdims=True)
     place = np.arange(size) * scale if kind == "tensorflow" else (np.arange(size) + 0.5) * scale - 0.5
+    if kind == "pytorch_bicubic":
+        return _four_pixels(place, length)
     place = place.clip(0, length - 1)
     below = place.astype(int)
     weights = np.zeros((size, length))
@@ -120,9 +123,21 @@ def _matrix(kind: Kind, length: int, size: int) -> np.ndarray:
     return weights
 
 
-def _cubic(d: Any) -> Any:
-    """Keys' cubic convolution (1981, eq. 15), a = -1/2, of distances d >= 0 in pixels."""
+def _four_pixels(place: np.ndarray, length: int) -> np.ndarray:
+    """The matrix that reads at `place` from the four nearest pixels, with a = -3/4; beyond the edge, its last pixel."""
     import numpy as np
 
-    near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = np.zeros((len(place), length))
+    for offset in (-1, 0, 1, 2):
+        pixel = np.floor(place) + offset
+        columns = pixel.clip(0, length - 1).astype(int)
+        np.add.at(weights, (np.arange(len(place)), columns), _cubic(np.abs(place - pixel), -0.75))
+    return weights
+
+
+def _cubic(d: Any, a: float = -0.5) -> Any:
+    """Keys' cubic convolution (1981, eq. 15 at a = -1/2), of distances d >= 0 in pixels."""
+    import numpy as np
+
+    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, (((d - 5) * d + 8) * d - 4) * a
     return np.where(d < 1, near, np.where(d < 2, far, 0.0))

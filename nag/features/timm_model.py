@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nag.features.extractor import Extractor
-from nag.features.resizing import Kind, check_images, resize
+from nag.features.resizing import PILLOW, Kind, check_images, resize
 from nag.features.synthetic import SyntheticExtractor
 from nag.pretrained import located, read_state
 from nag.registry import method
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     State = dict[str, Tensor]
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
+WORDS: dict[Kind, str] = {"bicubic": "Pillow's bicubic, 8 bits", "pytorch_bicubic": "PyTorch's bicubic, not rounded"}
 
 
 @method
@@ -54,22 +57,30 @@ class Timm(Extractor):
         wanted = resolve_model_data_config(network)
         channels, height, width = wanted["input_size"]
         kind = wanted["interpolation"]
-        if channels != 3 or height != width or kind not in get_args(Kind):
+        if channels != 3 or height != width or kind not in PILLOW:
             raise ValueError(f"{self.model} wants {channels} channels of {height}x{width}, {kind}; nagbench gives none")
         return extractor(network, height, kind, wanted["mean"], wanted["std"], device)
+
+
+def prepared(size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """What `extractor` does to images, in words."""
+    shown = (" ".join(f"{value:g}" for value in values) for values in (mean, std))
+    return "{0}x{0}, {1}, no crop, mean {2}, std {3}".format(size, WORDS[kind], *shown)
 
 
 def extractor(
     network: Any, size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, ...], device: Any
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function from uint8 (N, 1 or 3, H, W), resized as Pillow does, scaled to 0 .. 1 and normalised, to features."""
+    """A function from uint8 (N, 1 or 3, H, W), resized, scaled to 0 .. 1 and normalised, to features. Pillow's kinds
+    round to 8 bits, as it does.
+    """
     import torch
 
     middle, spread = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (mean, std))
 
     def extract(images: Tensor) -> dict[str, Tensor]:
         check_images(images)
-        x = resize(images.to(device), size, kind, quantised=True).contiguous()
+        x = resize(images.to(device), size, kind, quantised=kind in PILLOW).contiguous()
         with torch.no_grad():
             return {"features": network(x.div_(255).sub_(middle).div_(spread)).float()}
 
@@ -77,10 +88,15 @@ def extractor(
 
 
 def created(
-    model: str, path: Path, device: Any, adapt: Callable[[State], State] = lambda state: state, **arguments: Any
+    model: str,
+    path: Path,
+    device: Any,
+    adapt: Callable[[State], State] = lambda state: state,
+    embedding: int = 0,
+    **arguments: Any,
 ) -> Any:
     """timm's network in eval mode, without classifier, with all the file's other weights, after `adapt` and timm's own
-    conversion.
+    conversion. embedding: the columns of its last projection, which is kept, for networks such as CLIP's.
 
     Raises ValueError for a model that timm does not have and, naming the file, for weights of another network.
     """
@@ -91,10 +107,10 @@ def created(
     if not timm.is_model(model):
         raise ValueError(f"timm {timm.__version__} has no model {model!r}; see timm.list_models()")
     with seeded(0):
-        network: Any = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+        network: Any = timm.create_model(model, pretrained=False, num_classes=embedding, **arguments)
     read = adapt(read_state(path))
     converted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    classifier = network.pretrained_cfg.get("classifier") or ()
+    classifier = () if embedding else network.pretrained_cfg.get("classifier") or ()
     dropped = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
     try:
         weights = {

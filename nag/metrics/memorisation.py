@@ -48,8 +48,7 @@ class Memorisation(Metric):
         import numpy as np
 
         from nag.intervals import share_interval
-        from nag.metrics.cache import kept
-        from nag.metrics.neighbours import nearest, seen
+        from nag.metrics.neighbours import nearest_kept, seen
 
         features, trained = feature_pair(samples, reference, self.least, 2)
         x, r = seen(features, trained)
@@ -59,10 +58,10 @@ class Memorisation(Metric):
                 raise ValueError(f"held-out features have {held_out.shape[1]} columns, reference {trained.shape[1]}")
             new, _ = seen(held_out, trained)
         else:
-            held_out, new = trained, r
-        near = kept("new images", lambda: nearest(new, r)[0], held_out, trained)
+            new = r
+        near, _ = nearest_kept(new, r)
         threshold = float(np.quantile(near, PERCENT / 100))
-        distance, which = nearest(x, r)
+        distance, which = nearest_kept(x, r)
         copies = distance <= threshold
         share = float(copies.mean())
         low, high = share_interval(int(copies.sum()), len(copies))

@@ -1,9 +1,10 @@
 """Metrics turn stored outputs of an extractor, of a cell and of its reference, into numbers.
 
-Both are mappings from the outputs' names (features, logits, spatial) to arrays with a row for each image. A reference
-may also hold "held_out", the features of images that were not trained on, and moments (float64, N - 1): "mean" and
-"cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet distances use the
-moments if there are any: published statistics have no rows, and moments may be of more images than the rows.
+Both are mappings from the outputs' names (features, logits, spatial, colour) to arrays with a row for each image. A
+reference may also hold "held_out", the features of images that were not trained on, and moments (float64, N - 1):
+"mean" and "cov" of its features, "mean_spatial" and "cov_spatial", "mean_held_out" and "cov_held_out". Fréchet
+distances use the moments if there are any: published statistics have no rows, and moments may be of more images than
+the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
 a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` compute
@@ -46,7 +47,8 @@ class Shown:
     format: `number` has three significant digits, `share` three decimals, `signed` three decimals and a sign.
     beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
     note: what a reader of that table must know. cost: it says what a setting does or costs, not how good it is, so it
-    stands beside NFE and never decides.
+    stands beside NFE and never decides. leads: the report leads with it. mean_label: with several extractors, the
+    report adds the mean over them under this name.
     """
 
     label: str | None = None
@@ -55,6 +57,8 @@ class Shown:
     beside: str = ""
     note: str = ""
     cost: bool = False
+    leads: bool = False
+    mean_label: str = ""
 
 
 def shown(metric: Any, name: str) -> Shown:
@@ -68,6 +72,7 @@ class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N, so differences are of extrapolated ones
     # The rest may be left out (nag.registry.OPTIONAL).
+    alone: ClassVar[bool] = False  # it uses no reference
     of_training: ClassVar[bool] = False  # compared with the network's training images, whatever the reference is
     shown: ClassVar[Mapping[str, Shown]] = {}  # by name, how reports write its values
     plane: ClassVar[tuple[str, str] | None] = None  # (diversity, fidelity): two names, plotted against each other
@@ -76,7 +81,9 @@ class Metric(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
     @property
-    def lower_is_better(self) -> Mapping[str, bool]: ...
+    def lower_is_better(self) -> Mapping[str, bool | None]:
+        """By name; None where neither direction is better."""
+        ...
 
     @property
     def least(self) -> int:

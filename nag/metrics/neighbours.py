@@ -41,6 +41,23 @@ class Points:
         return torch.from_numpy(np.subtract(self.rows[part], self.centre, dtype=np.float64))
 
 
+class Directions(Points):
+    """The rows scaled to length 1. Raises ValueError, naming the first that is all zero; `what` names the rows."""
+
+    def __init__(self, rows: np.ndarray, what: str) -> None:
+        import numpy as np
+
+        self.lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        if not self.lengths.all():
+            raise ValueError(f"{what}: row {int(self.lengths.argmin())} of {len(rows)} is all zero: no direction")
+        super().__init__(rows)
+
+    def block(self, part: slice) -> Tensor:
+        import torch
+
+        return super().block(part) / torch.from_numpy(self.lengths[part, None])
+
+
 def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
     """Samples and reference relative to the centre of the reference, where distances round least."""
     centre = r.mean(axis=0, dtype="float64")
@@ -123,3 +140,9 @@ def nearest(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
     index = which.numpy()
     gaps = (np.subtract(a.rows[part], b.rows[index[part]], dtype=np.float64) for part in parts(0, len(a), COLUMNS))
     return np.concatenate([np.linalg.norm(gap, axis=1) for gap in gaps]), index
+
+
+def nearest_kept(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest`, cached for the next metric or cell that asks for the same rows."""
+    which = "other" if b is a else "point"
+    return kept(f"nearest {which}", lambda: nearest(a, b), a.rows, b.rows)

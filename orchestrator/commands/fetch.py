@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.app import command, out
+from orchestrator.commands.app import command, err, out
 from orchestrator.commands.du import size
 from orchestrator.commands.score import download_progress
 from orchestrator.errors import BadInput, EnvironmentProblem
+
+UNKNOWN = "size and hash not known"
 
 
 @command
@@ -25,7 +27,8 @@ def fetch(
     if name is None:
         for known, entry in KNOWN.items():
             there = find(known)
-            place = f"is at {there}" if there else f"{size(entry.size or 0)} from {entry.url}"
+            held = size(entry.size) if entry.size else UNKNOWN
+            place = f"is at {there}" if there else f"{held} from {entry.url}"
             out.print(f"{known}  {place}", markup=False, soft_wrap=True)
         return
     with download_progress() as (shown, bar):
@@ -38,3 +41,5 @@ def fetch(
         except ValueError as error:
             raise BadInput(f"{error}.") from error
     out.print(f"{path}", markup=False, soft_wrap=True)
+    if KNOWN[name].sha256 is None:
+        err.print(f"{name}: {UNKNOWN}, so it was not checked; its content's hash is in the stamps.", markup=False)

@@ -189,8 +189,8 @@ def _scores(
     scores, own = [], suffix(sweep, scoring.extractor)
     for metric in metrics:
         reference = scoring.trained if of_training(metric) else scoring.reference
-        if what["features"] is None and reference != scoring.reference:
-            continue  # here the reference's held-out images are scored
+        if what["features"] is None and (reference != scoring.reference or metric.against == "held_out"):
+            continue  # here the reference's held-out images are scored; they are not compared with themselves
         params = {**what, "metric": builder.identity(metric), "reference": reference}
         task = builder.add("score", params, (*inputs, reference))
         scores.append(Scored(_reported(builder, metric, scoring.extractor, own), task))

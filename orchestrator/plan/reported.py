@@ -30,7 +30,7 @@ class Reported:
     Reports add `suffix`, empty for the first extractor, to the names of its values. extrapolates: it is biased in N, so
     differences are taken between extrapolated values. setting: its fields, with defaults, such as ` k 3`; other
     settings give other values. mode: how the extractor resizes. plane: two of its values (x, y) to draw against each
-    other.
+    other. prepares: how the extractor prepares images, in words.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Reported:
     setting: str
     mode: str = ""
     plane: tuple[str, str] | None = None
+    prepares: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
         setting="".join(f" {name} {getattr(metric, name)}" for name in fields),
         mode=(extractor.mode or "") if extractor else "",
         plane=plane if drawn else None,
+        prepares=(extractor.prepares or "") if extractor else "",
     )
 
 

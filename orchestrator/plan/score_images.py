@@ -23,7 +23,7 @@ from orchestrator.plan.reported import reported
 from orchestrator.spec.construct import MethodBuilder as Methods
 from orchestrator.spec.model import ScoreSection, Sweep
 from orchestrator.spec.reference_file import Published
-from orchestrator.spec.score_section import fed, of_training, read_reference, read_score, refusal
+from orchestrator.spec.score_section import fed, held_out_problem, of_training, read_reference, read_score, refusal
 from orchestrator.spec.yaml_nodes import parse
 from orchestrator.store.store import Store
 
@@ -117,12 +117,13 @@ def results(plan: Plan, store: Store) -> Iterator[Found]:
             record = store.read_record(task.record_name)
             reference = plan.tasks[task.params["reference"]]
             content = reference.params.get("statistics") or digest(reference.params["data"])
-            used = bool({*scored.metric.needs} - {"labels", "logits"})
+            used = record["reference_size"] is not None or scored.metric.extrapolates
             stamp = {
                 "metric": task.params["metric"],
                 "count": record["count"],
                 "extractor": reference.params["extractor"],
                 "mode": scored.metric.mode or None,
+                "prepares": scored.metric.prepares or None,
                 "reference_content": content if used else None,
                 "reference_size": record["reference_size"],
             }
@@ -136,7 +137,8 @@ def stamp_words(result: Found) -> str:
     fields = {key: str(value)[:12] for key, value in stamp["extractor"]["fields"].items() if key != "mode"}
     parts = [stamp["extractor"]["name"], *(f"{key} {value}" for key, value in fields.items())]
     parts += [f"mode {stamp['mode']}"] if stamp["mode"] else []
-    words = f"{result.metric}: N {stamp['count']:,}; {' '.join(parts)}"
+    parts = [" ".join(parts), *([stamp["prepares"]] if stamp["prepares"] else [])]
+    words = f"{result.metric}: N {stamp['count']:,}; {', '.join(parts)}"
     if stamp["reference_content"] is None:
         return words
     size = f"{stamp['reference_size']:,} images" if stamp["reference_size"] else "published moments"
@@ -231,6 +233,9 @@ def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, meth
         chosen = [name for name, metric in able.items() if _allowed(extractors, metric, reference)]
     text = f"{{features: [{', '.join(given)}], metrics: [{', '.join(chosen)}]}}"
     score = read_score(parse(text, SOURCE), methods, smoke=False)
+    for metric in score.metrics:
+        if reason := held_out_problem(metric, reference):
+            raise BadInput(f"--metrics: {reason}.")
     for extractor in score.features if isinstance(reference, Published) else ():
         for metric in score.metrics:
             if fed(metric, extractor) and (reason := refusal(reference, extractor, metric)):
@@ -245,7 +250,7 @@ def _asks(cls: Any) -> bool:
 
 def _allowed(features: Sequence[Any], metric: Any, reference: Any) -> bool:
     """Whether a metric can be computed from images alone, without training images and the right labels."""
-    if of_training(metric) or "labels" in metric.needs:
+    if of_training(metric) or "labels" in metric.needs or held_out_problem(metric, reference):
         return False
     able = [extractor for extractor in features if fed(metric, extractor)]
     return bool(able) and not (isinstance(reference, Published) and any(refusal(reference, e, metric) for e in able))

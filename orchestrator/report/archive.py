@@ -24,7 +24,7 @@ from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import document as document_of
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
-from orchestrator.report.results import Results, collect, influence
+from orchestrator.report.results import Results, collect, influence_of
 from orchestrator.store.store import Store
 from orchestrator.tasks import code, extract
 from orchestrator.tasks.context import Context, Options
@@ -220,18 +220,16 @@ def _records(plan: StoredPlan, store: Store) -> Iterator[tuple[str, Any]]:
 def _influences(results: Results, store: Store) -> Iterator[tuple[str, Any]]:
     import numpy as np
 
-    def packed(tasks: dict[str, str]) -> bytes:
+    def packed(entries: dict[str, dict[str, Any]]) -> bytes:
         out = io.BytesIO()
-        arrays = {name: array for name, task in tasks.items() if (array := influence(store, task)) is not None}
+        arrays = {name: array for name, one in entries.items() if (array := influence_of(store, one)) is not None}
         np.savez(out, **arrays)
         return out.getvalue()
 
     for digest, cell in {cell.digest: cell for cell in results.cells}.items():
-        tasks = {
-            name: entry["task"] for name, entry in sorted(cell.scores.items()) if _has_arrays(store, entry["task"])
-        }
-        if tasks:
-            yield f"influence/{digest}.npz", lambda tasks=tasks: packed(tasks)
+        entries = {name: entry for name, entry in sorted(cell.scores.items()) if _has_arrays(store, entry["task"])}
+        if entries:
+            yield f"influence/{digest}.npz", lambda entries=entries: packed(entries)
 
 
 def _has_arrays(store: Store, task: str) -> bool:

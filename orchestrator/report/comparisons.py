@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.report.results import CellResult, Results, influence
+from orchestrator.report.results import CellResult, Results, influence_of
 from orchestrator.spec.parameters import NFE, is_seed, is_training_seed
 from orchestrator.store.store import Store
 
@@ -213,7 +213,7 @@ def _interval(
     if low is not None:
         return mean, low, high, "t"
     if corrects or pairs[0][0][0].value(metric, "low") is not None:
-        sides = [[influence(store, cell.scores[metric]["task"]) for cell in cells] for cells in pairs[0]]
+        sides = [[influence_of(store, cell.scores[metric]) for cell in cells] for cells in pairs[0]]
         if all(part is not None for side in sides for part in side):
             ours, theirs = (np.concatenate(side) for side in sides)
             _, low, high = paired_difference(mean, ours, 0.0, theirs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.report.agreement import TITLE as AGREEMENT
+from orchestrator.report.agreement import agreement_table
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.choices import TITLE, choice_tables, summary_table
 from orchestrator.report.comparisons import Comparison, groups
@@ -61,6 +63,7 @@ class Content:
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
+    agreement: Table | None
     notes: tuple[str, ...]  # why samples are not shown
     failed: Table | None
     missing: Table | None
@@ -74,7 +77,7 @@ class Content:
         """The tables that have results."""
         return tuple(
             table
-            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift)
+            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift, self.agreement)
             if table and table.rows
         )
 
@@ -89,6 +92,7 @@ class Content:
             ("verdict", "Verdict", [replace(self.verdict, title="") if self.verdict else None]),
             ("choices", TITLE, self._chosen()),
             ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),
+            ("agreement", AGREEMENT, [self.agreement]),
             ("published", PUBLISHED, [replace(self.published, title="") if self.published else None]),
             ("scale", "Distance against guidance scale", self._drawn("scale")),
             ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
@@ -133,6 +137,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         published_table(results) if scored else None,
         tuple(drawings),
         shift_table(results, comparisons, settings),
+        agreement_table(results) if scored else None,
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
         _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),
         _cells("Not done yet", [cell for cell in results.cells if not cell.complete and cell.reason is None]),

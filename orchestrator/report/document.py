@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from orchestrator.report import choices, verdict_table
+from orchestrator.report import agreement, choices, verdict_table
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
 from orchestrator.report.published_values import published_values
@@ -27,6 +27,7 @@ def document(results: Results, store: Store) -> dict[str, Any]:
             "choices": choices.as_json(results),
             "cells": [_cell(cell) for cell in scored],
             "comparisons": [marked(results, row) for row in comparisons],
+            "agreement": agreement.as_json(results),
             "floor": results.floor,
             "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
             "failed": [

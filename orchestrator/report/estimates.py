@@ -91,10 +91,13 @@ def secondary_metrics(results: Results) -> list[str]:
 
 
 def headline_metric(results: Results) -> str | None:
-    """The metric that cells are chosen by: the first distance that has a value, else the first metric that has one."""
+    """The metric that cells are chosen by: the first with a value that leads (`Shown.leads`), else the first distance
+    that has one, else the first metric.
+    """
     deciding = [metric for metric in results.metrics if not results.is_cost(metric)]
     scored = [metric for metric in deciding if any(_finite(cell.value(metric)) for cell in results.cells)]
-    return next((metric for metric in scored if results.is_distance(metric)), scored[0] if scored else None)
+    leading = [metric for metric in scored if results.shown(metric).leads]
+    return next(iter([*leading, *filter(results.is_distance, scored), *scored]), None)
 
 
 def best(results: Results, candidates: Sequence[Group], metric: str) -> Group | None:

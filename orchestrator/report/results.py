@@ -16,6 +16,7 @@ from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Choice, Scored, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.reported import Reported, Value
+from orchestrator.report.means import mean_entry, members, with_means
 from orchestrator.store.layout import file_name
 from orchestrator.store.store import Store
 from orchestrator.tasks.measured import inputs_of, mean_scale, scale_in
@@ -65,6 +66,13 @@ class Results:
     cells: list[CellResult]
     floor: dict[str, dict[str, Any]]  # metric name -> score and number of the held-out images
     choices: tuple[Choice, ...] = ()  # of tuned values
+
+    def __post_init__(self) -> None:
+        """Give each cell the means over extractors of the metrics that have one, once all of them are scored."""
+        for mean, names in members(self._values).items():
+            for cell in self.cells:
+                if all(name in cell.scores for name in names):
+                    cell.scores[mean] = mean_entry(mean, [cell.scores[name] for name in names])
 
     @property
     def complete(self) -> bool:
@@ -143,6 +151,10 @@ class Results:
         """How its extractor resizes images; "" if there is only one way."""
         return self._value(metric)[0].mode
 
+    def prepares(self, metric: str) -> str:
+        """How its extractor prepares images, in words; "" if it does not say."""
+        return self._value(metric)[0].prepares
+
     def setting(self, metric: str) -> str:
         """The fields of a metric, with defaults, such as ` k 3`: other settings give other values."""
         return self._value(metric)[0].setting
@@ -157,7 +169,7 @@ class Results:
         for one in self.plan.metrics:
             for value in one.values:
                 values.setdefault(value.name + one.suffix, (one, value))
-        return values
+        return with_means(values)
 
 
 def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results:
@@ -284,6 +296,12 @@ def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
         return unpack(store.read(file_name(task, "shift.safetensors")))[0]
     except (CorruptFile, ValueError):
         return None
+
+
+def influence_of(store: Store, entry: Mapping[str, Any]) -> Any:
+    """The influence of every sample on a cell's score, or on a mean of its scores; None if one of them has none."""
+    parts = [influence(store, task) for task in entry.get("tasks", [entry["task"]])]
+    return None if any(part is None for part in parts) else sum(parts) / len(parts)
 
 
 def influence(store: Store, task: str) -> Any:

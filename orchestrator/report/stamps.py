@@ -24,7 +24,8 @@ def stamps_table(results: Results) -> Table | None:
             row = (
                 metric_name(results, metric) + results.setting(metric),
                 f"{stamp['count']:,}",
-                _measured_by(results.mode(metric), stamp) + (f", {entry['states']}" if entry.get("states") else ""),
+                _measured_by(results.mode(metric), results.prepares(metric), stamp)
+                + (f", {entry['states']}" if entry.get("states") else ""),
                 _reference(results, metric, stamp),
                 str(stamp.get("labels", "–")),
             )
@@ -34,13 +35,14 @@ def stamps_table(results: Results) -> Table | None:
     return Table.plain(HEADINGS, every) if every else None
 
 
-def _measured_by(mode: str, stamp: Mapping[str, Any]) -> str:
-    """The extractor or noise-shift estimator with its weights, and what decoded latents."""
+def _measured_by(mode: str, prepares: str, stamp: Mapping[str, Any]) -> str:
+    """The extractor or noise-shift estimator with its weights, how it prepares images, and what decoded latents."""
     parts = [_named(stamp.get("extractor") or stamp.get("measure"))]
     if mode and f"mode {mode}" not in parts[0]:
         parts[0] += f" mode {mode}"  # how it resizes, even if that is the default
     weights = stamp.get("weights") or stamp.get("estimator")
     parts += [f"weights {weights[:DIGITS]}"] if isinstance(weights, str) else []
+    parts += [prepares] if prepares else []
     decode = stamp.get("decode")
     parts += [f"decoded by {_named(decode)}"] if decode else []
     return ", ".join(parts)

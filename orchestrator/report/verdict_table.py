@@ -99,6 +99,8 @@ def _why(results: Results, one: Verdict) -> str:
         parts.append(f"a difference, but within ±{value_text(one.margin)}")
     elif one.outcome in ("alike", "undecided") and one.margin is not None:
         parts.append(f"margin ±{value_text(one.margin)}")
+    if one.alone:
+        parts.append(f"by {metric_name(results, one.metric)} only")
     if one.outcome == "mixed":
         parts.append(f"worse in {_objections(results, one)}")
     parts += [f"{metric_name(results, name)} not known" for name in unknown(results, one)]
@@ -194,7 +196,8 @@ def tag_text(results: Results, one: Verdict) -> str:
     if one.outcome is None:
         return f"{NOT_TESTED}: {one.reason}"
     link = "than" if one.outcome in ("better", "worse") else "against"
-    text = f"{one.outcome} {link} {label(results, one.baseline)}"
+    only = f" by {metric_name(results, one.metric)} only" if one.alone else ""
+    text = f"{one.outcome} {link} {label(results, one.baseline)}{only}"
     return f"{text}: worse in {_objections(results, one)}" if one.outcome == "mixed" else text
 
 
@@ -223,6 +226,7 @@ def _row(results: Results, one: Verdict) -> dict[str, Any]:
         "chosen": dict(choice.chosen.params) if choice and choice.chosen else None,
         "outcome": one.outcome,
         "reason": one.reason,
+        "by_one_metric_only": one.alone,
         **{name: getattr(one, name) for name in numbers},
         "training_seeds": one.seeds,
         "nfe": price(one.group),

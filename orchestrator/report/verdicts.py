@@ -62,6 +62,12 @@ class Verdict:
     def tested(self) -> bool:
         return self.outcome is not None
 
+    @property
+    def alone(self) -> bool:
+        """Better by its own metric only: others are known, and none of them calls it better."""
+        known = [word for word in self.words if word.outcome is not None]
+        return self.outcome == "better" and bool(known) and not any(word.outcome == "better" for word in known)
+
 
 def verdicts(results: Results, comparisons: Sequence[Comparison]) -> tuple[Verdict, ...]:
     """A verdict for each arm with a baseline and each combination of the factors outside arms; the tested ones are the

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
+from nag.metrics.metric import shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
@@ -18,6 +19,7 @@ from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, show
 
 KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
+LEAST_HELD_OUT = 2
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
 
@@ -115,8 +117,8 @@ def fed(metric: Any, extractor: Any) -> bool:
 
 
 def metric_names(score: ScoreSection) -> dict[str, Any]:
-    """The metrics by the names of the values that are reported. For extractors after the first, the names end with the
-    extractor's.
+    """The metrics by the names of the values that are reported and that can decide. For extractors after the first, the
+    names end with the extractor's.
     """
     return {
         f"{name}_{name_of(extractor)}" if place else name: metric
@@ -124,6 +126,7 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
         for metric in score.metrics
         if fed(metric, extractor)
         for name in metric.names
+        if not shown(metric, name).cost
     }
 
 
@@ -148,7 +151,25 @@ def _check_published(score: ScoreSection, reference: Published, node: Node, plac
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
     """Why a file cannot be the reference of a metric, or None. Moments suffice if the metric extrapolates (FID)."""
-    return reference.refuses(extractor, metric.needs - {"labels", "logits"}, rows=not metric.extrapolates)
+    return reference.refuses(extractor, compared(metric), rows=not metric.extrapolates)
+
+
+def compared(metric: Any) -> frozenset[str]:
+    """The outputs of the reference that a metric uses."""
+    return frozenset() if metric.alone else frozenset(metric.needs - {"labels", "logits"})
+
+
+def held_out_problem(metric: Any, data: Any) -> str | None:
+    """Why a metric that needs held-out images cannot use those of a reference, or None. Reads the folder's listing."""
+    if metric.against != "held_out" or isinstance(data, StandIn):
+        return None
+    what, fix = f"{name_of(metric)!r} needs held-out images", "give it a split, such as held_out: 0.1"
+    if isinstance(data, Published):
+        return f"{what}, and a published file has none; compare with a data set, {{name: image_folder, path: ...}}"
+    with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
+        if len(data.open("held_out")) < LEAST_HELD_OUT:
+            return f"{what}, and {name_of(data)!r} has fewer than {LEAST_HELD_OUT}; {fix}"
+    return None
 
 
 def of_training(metric: Any) -> bool:
@@ -182,6 +203,10 @@ def _problem(score: ScoreSection, network: Network) -> str | None:
         return f"network {network.name!r} has no data to compare samples with; add reference: {REFERENCES}"
     if score.reference is None and network.data.stores == "latents":
         return f"the data of network {network.name!r} are latents; to compare images, add reference: {REFERENCES}"
+    for metric in score.metrics:
+        images = trained_on(score, network.data) if of_training(metric) else score.reference or network.data
+        if reason := held_out_problem(metric, images or score.reference):
+            return reason
     for extractor in score.features:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.errors import NotFinite
 from orchestrator.spec.model import REFERENCE_ROWS
+from orchestrator.spec.score_section import compared
 from orchestrator.store.arrays import pack, unpack
 from orchestrator.store.layout import block_name, file_name, record_name
 from orchestrator.tasks.context import Context, finish
@@ -273,7 +274,7 @@ class ReferenceArrays(Mapping[str, Any]):
 
         A Fréchet distance uses moments, which are of all images; the other metrics compare rows.
         """
-        needs = metric.needs - {"labels", "logits"}
+        needs = compared(metric)
         if not needs:
             return None
         against = metric.against or "train"

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.identity import checksum, digest
 from orchestrator.plan.model import StoredCell, StoredPlan
+from orchestrator.report.agreement import agreements
 from orchestrator.report.comparisons import compare
 from orchestrator.report.formatting import state_text
 from orchestrator.report.palette import arm_colours
@@ -280,12 +281,16 @@ def _summary(results: Results, others: list[Run], report: Path | None) -> Run:
     note = f"Sweep `{sweep.name}`: {state_text(results)}."
     note += " The report is among the artifacts." if report else ""
     note += f"\n\n```yaml\n{sweep.text[:6000]}\n```"
+    end_ms = max((run.end_ms for run in others), default=1)
+    agreed = agreements(results) if status == "FINISHED" else None  # MLflow keeps what it was told before
+    pairs = agreed.pairs() if agreed else ()
     return Run(
         key=digest([sweep.name, "summary"]),
         name=f"{sweep.name} summary",
         status=status,
         start_ms=min((run.start_ms for run in others), default=1),
-        end_ms=max((run.end_ms for run in others), default=1),
+        end_ms=end_ms,
+        points=_points((f"agreement/{one}/{other}", rho, end_ms / 1000, 0) for one, other, rho in pairs),
         tags={
             "sweep": sweep.name,
             "kind": "summary",

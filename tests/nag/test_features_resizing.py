@@ -65,6 +65,14 @@ def test_pytorch_is_interpolate(shape):
     assert (resize(batch, 299, "pytorch") - expected).abs().max() <= 0.02  # its places are float32
 
 
+@pytest.mark.parametrize("size", [37, 299])
+def test_pytorch_bicubic_is_interpolate_and_is_not_clipped(size):
+    batch = torch.randint(0, 256, (2, 3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(batch.double(), (size, size), mode="bicubic")
+    assert not 0 <= float(expected.min()) <= float(expected.max()) <= 255
+    assert (resize(batch, size, "pytorch_bicubic") - expected).abs().max() <= 1e-3
+
+
 @pytest.mark.parametrize("kind", ["bicubic", "bilinear", "tensorflow", "pytorch"])
 def test_every_kind_keeps_a_flat_image_and_its_range(kind):
     flat = torch.full((1, 3, 40, 50), 200, dtype=torch.uint8)

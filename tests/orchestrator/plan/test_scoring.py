@@ -69,7 +69,8 @@ def alike(found: dict[str, Any], known: dict[str, Any]) -> None:
 def test_the_numbers_are_those_of_the_sweep(ran: Ran, exported: tuple[Path, Path], tmp_path: Path) -> None:
     data = Path(ran.plan.sweep.path).parent / "data"
     found = scored(exported[0], "--reference", data, "--features", "pixels")["metrics"]
-    assert found.keys() == {"fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage"}
+    asked = {"fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "cmmd", "mind", "vendi"}
+    assert found.keys() == asked  # all that need no labels, no training images and no held-out ones
     sweep = ran.document()["cells"][0]
     alike(found, sweep["metrics"])
     stamp = found["fid"]["stamp"]
@@ -173,7 +174,7 @@ def test_adms_statistics(inception: Path, exported: tuple[Path, Path], tmp_path:
         )
     plan = scoring.planned(str(exported[0]), str(file), [], [])
     names = [plan.tasks[scored.task].params["metric"]["name"] for scored in plan.floors[0][1]]
-    assert names == ["fid", "sfid", "inception_score", "fid_infinity"]
+    assert names == ["fid", "sfid", "inception_score", "fid_infinity", "vendi"]
     assert plan.sweep.score is not None
     assert plan.sweep.score.features[0].mode == "legacy_tensorflow"
 

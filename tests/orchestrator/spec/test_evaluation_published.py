@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from nag.pretrained import DINOV2, INCEPTION, PYTORCH_FID
+from nag.pretrained import DINOV2, INCEPTION, KNOWN, MAE_L, PYTORCH_FID
 from nag.registry import build
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.plan.make import plan
@@ -303,7 +303,17 @@ def test_fetch_says_what_is_known_and_what_went_wrong(
     monkeypatch.delenv("no_proxy", raising=False)
     listed = nagbench("fetch")
     assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [INCEPTION, PYTORCH_FID, DINOV2]
+    lines = {line.split()[0]: line for line in listed.stdout.splitlines()}
+    assert [*lines] == [*KNOWN]
+    unchecked = {name for name, line in lines.items() if "size and hash not known from https://" in line}
+    assert unchecked == {*KNOWN} - {INCEPTION, PYTORCH_FID, DINOV2}
+    cached = tmp_path / "cache" / "nagbench" / "weights" / MAE_L
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.write_bytes(b"anything")
+    there = nagbench("fetch", MAE_L)
+    assert (there.returncode, there.stdout.strip()) == (0, str(cached))
+    assert f"{MAE_L}: size and hash not known, so it was not checked" in " ".join(there.stderr.split())
+    cached.unlink()
     unknown = nagbench("fetch", "inception.pt")
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "'inception.pt' is not a known name of weights; known: " in unknown.stderr
