@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
+from orchestrator.backends.slurm.presence import beating
 from orchestrator.backends.slurm.process import prepare
 from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
 from orchestrator.backends.slurm.waves import (
@@ -80,8 +81,10 @@ class RunArrayTask:
         runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process
             signal.signal(number, runner.warn)
-        time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
-        return runner.run()
+        beat, lost_after = wave.mark("beats", self.array, index, runner.restart), self.options.get("lost_after_s", 0.0)
+        with beating(runner.store, beat, lost_after) if lost_after and not runner.rank else contextlib.nullcontext():
+            time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
+            return runner.run()
 
 
 @dataclass
@@ -383,8 +386,12 @@ class ArrayTaskRunner:
             "started": round(self.started, 3),
             "time": round(time.time(), 3),
         }
+        key = (self.array, self.index, self.restart)
         with contextlib.suppress(EnvironmentProblem):  # without a mark, engines ask Slurm
-            self.store.create_record(self.wave.mark(kind, self.array, self.index, self.restart), {**about, **record})
+            name = self.wave.mark(kind, *key)
+            late = not self.store.create_record(name, {**about, **record}) and kind == "ends"
+            if late and read_or_empty(self.store, name).get("cause") == "lost":  # an engine gave it up while it ran
+                self.store.create_record(self.wave.mark("doubled", *key), about)
 
 
 def _say(text: str) -> None:

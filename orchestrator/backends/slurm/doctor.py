@@ -21,7 +21,8 @@ from orchestrator.backends.campaign import shared_folder
 from orchestrator.backends.doctor_rows import DoctorRow, missing_weights, weights
 from orchestrator.backends.site import Site
 from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment
-from orchestrator.backends.slurm.queueing import Refused, queue
+from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.submission import check_partitions, owner
 from orchestrator.errors import NagbenchError
