@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,10 +36,8 @@ class Campaign:
     tracking: str
     reports: str  # the folder of the sweep's report
     since: float  # only attempts from this time on count
-    plan: str = ""  # checksum of the plan: a reconcile job continues what was submitted, and nothing else
-    text: str = ""  # the YAML at submission
-    smoke: bool = False
-    arms: tuple[str, ...] = ()
+    plan: str = ""  # checksum of the plan in the store: a reconcile job continues what was submitted, and nothing else
+    site_text: str = ""  # the site file at submission
     generation: int = 1
     max_gpu_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of orchestrator.tasks.context.Options
@@ -51,8 +49,6 @@ def begin(
     site: Site,
     tracking: str,
     reports: str,
-    arms: Sequence[str] | None,
-    smoke: bool,
     **more: Any,
 ) -> Campaign:
     """Start a campaign. Raises BadInput for a training that the site's processes cannot do."""
@@ -67,9 +63,7 @@ def begin(
         reports=reports,
         since=time.time(),
         plan=plan_checksum(plan),
-        text=plan.sweep.text,
-        smoke=smoke,
-        arms=tuple(arms or ()),
+        site_text=site.text,
         **more,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.backends.slurm.array_task import STOP
 from orchestrator.backends.slurm.arrays import Array, arrays
+from orchestrator.backends.slurm.canaries import Canaries
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.ends import bundle_end
 from orchestrator.backends.slurm.jobs import GONE_S, ArrayJob, ArrayJobs, EndedArrayTask, queue_lock
@@ -41,7 +42,7 @@ from orchestrator.backends.slurm.waves import (
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work
-from orchestrator.plan.model import Plan, StoredPlan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
@@ -64,7 +65,7 @@ class Slurm:
     def __init__(
         self,
         store: Store,
-        plan: Plan,
+        plan: StoredPlan,
         site: SlurmSettings,
         folder: Path,
         code: Path,
@@ -81,6 +82,7 @@ class Slurm:
         self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
+        self.canaries = Canaries(store, plan.sweep.name)
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
@@ -127,7 +129,7 @@ class Slurm:
             words = f"nothing is queued: what is left waits for {' and '.join(sorted(reasons))}"
             if HOURS in reasons:
                 raise EnvironmentProblem(words)
-            raise NoRoom(f"{words}; your jobs fill the limit of {self.room.limit} ({self.room.why})")
+            raise NoRoom(f"{words} ({self.room.why}), and your jobs fill the limit of {self.room.limit}")
 
     def _is_queued(self, work: Work, others: Sequence[ArrayJob]) -> bool:
         """Whether another engine has queued this, or a part of it, meanwhile; if so, wait for its end."""
@@ -160,7 +162,8 @@ class Slurm:
             except NoRoom as error:
                 self.room.learn(self.commands, error, again)
         for reason in sorted(set(self.held_back.values())):
-            self.note(f"{sum(each == reason for each in self.held_back.values())} bundles wait for {reason}")
+            why = f" ({self.room.why})" if reason == ROOM else ""
+            self.note(f"{sum(each == reason for each in self.held_back.values())} bundles wait for {reason}{why}")
         waits = sum(each == ROOM for each in self.held_back.values())
         if waits and (mine := [wave for wave in self.jobs.waves.values() if wave.sweep == self.plan.sweep.name]):
             self.room.note(self.store, mine[-1], waits)
@@ -284,6 +287,10 @@ class Slurm:
                 ended = self.jobs.ended()
             except QueryFailed as error:
                 self.note(f"{error}; asking again later")
+        if site_fault := self.canaries.fault(ended):
+            wave, reason = site_fault
+            self._withdraw(wave)
+            raise EnvironmentProblem(reason)
         done = Done(self.store)  # read after asking Slurm, so the records of what has ended are there
         events = self._published_steps(done)
         for each in ended:

@@ -37,7 +37,9 @@ class Executor(SlurmExecutor):
         self.parameters["map_count"] = len(pickles)
         whole = self._submit_command(self._submitit_command_str)
         tasks = list(range(self._num_tasks()))
-        jobs = [SlurmJob(folder=self.folder, job_id=f"{whole.job_id}_{n}", tasks=tasks) for n in range(len(pickles))]
+        jobs: list[SlurmJob[Any]] = [
+            SlurmJob(folder=self.folder, job_id=f"{whole.job_id}_{n}", tasks=tasks) for n in range(len(pickles))
+        ]
         for job, path in zip(jobs, pickles, strict=True):
             job.paths.move_temporary_file(path, "submitted_pickle")
         return jobs

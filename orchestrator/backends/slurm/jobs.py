@@ -19,6 +19,7 @@ from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of, tail
 from orchestrator.backends.slurm.presence import lost_after_s, missing_s, seen
+from orchestrator.backends.slurm.reasons import advice
 from orchestrator.backends.slurm.slurm_output import OVER, SacctRow, SqueueRow
 from orchestrator.backends.slurm.waves import (
     Wave,
@@ -246,7 +247,8 @@ class ArrayJobs:
             if self.writes:
                 self.commands.cancel([row.id])
             return [EndedArrayTask(job, index, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
-        self._note(f"job {job.id} ({job.array.kind}) will not start by itself: {row.reason}")
+        fix = advice(row.reason, job.array.kind, str(job.id))
+        self._note(f"job {job.id} ({job.array.kind}) will not start by itself: {row.reason}{f'; {fix}' if fix else ''}")
         return []
 
     def _ask_slurm(

@@ -12,7 +12,7 @@ from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.jobs import ArrayJob
 from orchestrator.execution.protocol import Work
 
-ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
+ROOM, SPEED, HOURS = "room in the queue", "a measured speed", "GPU hours (--max-gpu-hours)"
 CALIBRATED_FROM = 4  # bundles per array task that may run: from this many on, a speed is worth measuring first
 
 

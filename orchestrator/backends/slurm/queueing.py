@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
+from orchestrator.backends.slurm.process import STARTED
 from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.errors import TransientError
+
+CANARIES = 3  # array tasks that end before they begin, until the rest of the array is cancelled
 
 
 def options(
@@ -79,6 +82,7 @@ def queue(
         given["exclude"] = ",".join(filter(None, [given.get("exclude"), *avoid]))
     check_options(given)
     given["setup"] = [
+        *(canary(folder) if count > 1 else ()),
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         *site.script,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -92,6 +96,23 @@ def queue(
         raise
     except OSError as error:
         raise TransientError(f"sbatch refused {name}: {error}") from error
+
+
+def canary(folder: Path) -> list[str]:
+    """Lines of the batch script of an array: once CANARIES array tasks have ended with an error before any of the array
+    has begun its work, those that wait are cancelled. Such an error is the site's, and they would all end like that.
+    """
+    started, ended = (shlex.quote(str(folder / name)) for name in ("started", "unstarted"))
+    return [
+        f"export {STARTED}={started}",
+        "nagbench_ends() {",
+        "  nagbench_code=$?",
+        f'  if [ "$nagbench_code" -eq 0 ] || [ "$nagbench_code" -gt 127 ] || [ -e {started} ]; then return; fi',
+        f'  mkdir -p {ended}; : > {ended}/"$SLURM_ARRAY_TASK_ID"',
+        f'  if [ "$(ls {ended} | wc -l)" -ge {CANARIES} ]; then scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; fi',
+        "}",
+        "trap nagbench_ends EXIT",
+    ]
 
 
 def _submit(folder: Path, python: str, given: Mapping[str, Any], work: Callable[[int], Any], count: int) -> str:

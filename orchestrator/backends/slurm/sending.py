@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class Sender:
             rows = [row for row in commands.queue() if row.name.startswith(wave.record["stem"])]
             known = [str(job.id) for job in self.jobs.known.values() if job.wave.key == wave.key]
             commands.cancel([*known, *(row.id.partition("_")[0] for row in rows)])
+            store.create_record(f"{wave.folder}/withdrawn.json", {"time": round(time.time(), 3)})
             record_stop(store, wave, None)
             close_wave(store, wave)
         self.jobs.forget(wave)

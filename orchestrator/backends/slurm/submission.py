@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
     from orchestrator.backends.site import Site
     from orchestrator.backends.slurm.backend import AfterWave
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import StoredPlan
     from orchestrator.store.store import Store
 
 
@@ -39,7 +39,7 @@ def owner() -> str:
 
 
 def open_slurm(
-    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
+    plan: StoredPlan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Slurm]:
     """A function that makes the backend. It raises BadInput or EnvironmentProblem before anything is queued."""
 
