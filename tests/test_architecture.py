@@ -55,7 +55,7 @@ FLOORS = {
 SPEAKS = {
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
-    "orchestrator.backends.slurm.array_task",
+    "orchestrator.backends.slurm.process",
     "orchestrator.execution.worker",
 }
 

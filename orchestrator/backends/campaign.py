@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nag.distributed import World
 from orchestrator.backends.slurm.commands import Unsupported
+from orchestrator.backends.slurm.sbatch import NoRoom
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, TransientError
 from orchestrator.plan.stored_plan import plan_checksum
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.store.store import Store
 
 PATIENCE_S, WAIT_S = 600.0, 10.0  # how long an engine retries after transient errors, and how often
+ROOM_S = 60.0  # between looks for room in the queue
 T = TypeVar("T")
 
 
@@ -34,10 +36,8 @@ class Campaign:
     tracking: str
     reports: str  # the folder of the sweep's report
     since: float  # only attempts from this time on count
-    plan: str = ""  # checksum of the plan: a reconcile job continues what was submitted, and nothing else
-    text: str = ""  # the YAML at submission
-    smoke: bool = False
-    arms: tuple[str, ...] = ()
+    plan: str = ""  # checksum of the plan in the store: a reconcile job continues what was submitted, and nothing else
+    site_text: str = ""  # the site file at submission
     generation: int = 1
     max_gpu_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of orchestrator.tasks.context.Options
@@ -49,8 +49,6 @@ def begin(
     site: Site,
     tracking: str,
     reports: str,
-    arms: Sequence[str] | None,
-    smoke: bool,
     **more: Any,
 ) -> Campaign:
     """Start a campaign. Raises BadInput for a training that the site's processes cannot do."""
@@ -65,9 +63,7 @@ def begin(
         reports=reports,
         since=time.time(),
         plan=plan_checksum(plan),
-        text=plan.sweep.text,
-        smoke=smoke,
-        arms=tuple(arms or ()),
+        site_text=site.text,
         **more,
     )
 
@@ -132,19 +128,24 @@ def shared_folder(store: Store, site: Site) -> Path:
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
     """Call `do`; retry after transient errors of a cluster: an engine goes on from what the store has. Raises the error
-    if it lasts for PATIENCE_S.
+    if it lasts for PATIENCE_S; for room in the queue it waits without end.
     """
     since = began = time.monotonic()
+    told = ""
     while True:
         try:
             return do()
         except TransientError as error:
             now = time.monotonic()
-            since = now if now - began > PATIENCE_S else since  # the last error was long ago
+            room = isinstance(error, NoRoom)
+            since = now if room or now - began > PATIENCE_S else since  # the last error was long ago
             if now - since > PATIENCE_S or isinstance(error, Unsupported):
                 raise
-            note(f"{error}; going on in {WAIT_S:g} s")
-            time.sleep(WAIT_S)
+            wait = ROOM_S if room else WAIT_S
+            if not room or str(error) != told:
+                note(f"{error}; going on in {wait:g} s")
+            told = str(error)
+            time.sleep(wait)
             began = time.monotonic()
 
 

@@ -60,12 +60,16 @@ class Site:
     path: str
     kind: str
     settings: Any  # an instance of KINDS[kind]
+    text: str = ""  # of the file
 
 
-def read_site(site: str | None = None) -> Site:
-    """Read a site file, by path or name. Raises BadInput if there is none, SpecError for an error in it."""
+def read_site(site: str | None = None, text: str = "") -> Site:
+    """Read a site file, by path or name. text: what was in it, to be used instead of the file. Raises BadInput if there
+    is none, SpecError for an error in it.
+    """
     path = find_site(site)
-    root = parse(read_text(path, SITE), str(path), SITE)
+    text = text or read_text(path, SITE)
+    root = parse(text, str(path), SITE)
     fields = root.mapping("{kind: slurm, partition: ...}")
     _plain_text(root)
     if root.get("kind") is None:
@@ -79,7 +83,7 @@ def read_site(site: str | None = None) -> Site:
     for secret in ("env_file", "token_file"):
         if given.get(secret):
             _private(given.value[secret])
-    return Site(path.stem, str(path), kind, settings)
+    return Site(path.stem, str(path), kind, settings, text)
 
 
 def folders() -> list[Path]:

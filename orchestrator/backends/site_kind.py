@@ -26,6 +26,8 @@ class Queued:
     array_tasks: dict[str, dict[str, int]] = field(default_factory=dict)  # kind of task -> state -> how many
     jobs: tuple[dict[str, str], ...] = ()  # id and status of each
     unknown: str | None = None  # why it is not known
+    notes: tuple[str, ...] = ()  # why it waits, and what waits outside of the queue
+    stopped: str = ""  # why nothing will continue the sweep, should it not be finished
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def run(
         if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
             folder = str(report_folder(plan).absolute())
-            begun = begin(plan, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=given)
+            begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=given)
             at_site = kind.open(plan, opened, begun, observer.note, Reconcile)
             do = functools.partial(engine.run, plan, opened, at_site, observer, begun.since)
             patiently(do, observer.note) if kind.far else do()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
 from orchestrator.commands.options import (
     JsonOption,
@@ -48,7 +50,8 @@ def status(
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
         known = {"sweep": plan.sweep.name, "store": address(store), "tracking": address(tracking)}
-        now = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
+        now: dict[str, Any] = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
+        now |= {"queue_notes": [*queued.notes, *([queued.stopped] if queued.stopped and left else [])]}
         races = [choice_json(choice) for choice in results.choices]
         print_json({**known, "cells": cells, "tasks": tasks, **now, **({"choices": races} if races else {})})
         return
@@ -58,6 +61,8 @@ def status(
     for kind, states in queued.array_tasks.items():
         words = ", ".join(f"{number:,} {state}" for state, number in states.items())
         out.print(f"{queue.title}, {kind}: {words} (array tasks)", markup=False, soft_wrap=True)
+    for note in (*queued.notes, *([queued.stopped] if queued.stopped and left else [])):
+        out.print(f"{queue.title}, {note}", markup=False, soft_wrap=True)
     for job in queued.jobs:
         out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}", markup=False, soft_wrap=True)
     if queued.unknown:

@@ -56,7 +56,7 @@ def submit(
     if max_gpu_hours is not None and not kind.counts_hours:
         raise BadInput(UNCOUNTED)
     folder = str(report_folder(plan).absolute())
-    begun = begin(plan, opened, place, tracking, folder, arm, smoke, max_gpu_hours=max_gpu_hours, options=options)
+    begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=options)
     submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)
     if as_json:
         print_json({"sweep": plan.sweep.name, **submitted.told})

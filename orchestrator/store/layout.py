@@ -21,8 +21,8 @@ NAMES = [
     ("records/[^/]+|attempts/[^/]+", r".+\.json"),
     ("files/[^/]+", rf"checkpoint-{NUMBER}\.safetensors|progress-{NUMBER}\.json|(?!checkpoint-|progress-).+"),
     ("waves/[^/]+", NUMBER),
-    ("waves/[^/]+/[^/]+/(starts|ends)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
-    ("waves/[^/]+/[^/]+/(stops|failed)", r".+\.json"),
+    ("waves/[^/]+/[^/]+/(starts|ends|beats|missed|doubled)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
+    ("waves/[^/]+/[^/]+/(stops|failed|room)", r".+\.json"),
 ]
 _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 
@@ -79,6 +79,9 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (r"waves/.*/[0-9]+\.job\.json", {"job": (JOB, type(None))}),
     ("waves/.*/closed.json", {"gpu_seconds": NUMERIC}),
     ("waves/.*/failed/.*", {"reason": TEXT}),
+    ("waves/.*/beats/.*", {"beat": TEXT}),
+    ("waves/.*/missed/.*", {"beat": TEXT, "time": NUMERIC}),
+    ("waves/.*/room/.*", {"limit": WHOLE, "bundles": WHOLE, "why": TEXT}),
     ("waves/.*/stops/.*", {"only": (list, type(None)), "time": NUMERIC, "whole": bool}),
     ("waves/.*/(starts|ends)/.*", {"job?": JOB, "time": NUMERIC, "started?": NUMERIC, "gpus?": WHOLE, "host?": TEXT}),
     (

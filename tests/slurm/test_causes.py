@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.log_causes import cause_of
-from orchestrator.backends.slurm.slurm_output import parse_accounts, parse_queue
+from orchestrator.backends.slurm.slurm_output import ACCOUNTS, parse_accounts, parse_queue
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.configuration import Settings
 
@@ -17,7 +17,8 @@ from tests.slurm.configuration import Settings
 def ran(*lines: str) -> str:
     """Lines of sacct: id, state, exit code, derived exit code."""
     rows = (line.split() for line in lines)
-    return "\n".join("|".join([*row, *[""] * (4 - len(row)), "1", "2", "3", "1", "n1", ""]) for row in rows)
+    made = ["|".join([*row, *[""] * (4 - len(row)), "1", "2", "3", "1", "n1", ""]) for row in rows]
+    return "\n".join(["|".join(ACCOUNTS), *made])
 
 
 def seen(state: str, exit_code: int = 0) -> str:
@@ -71,7 +72,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_causes(case: str) -> None:
     queue, accounts, log, cause = CASES[case]
-    told, reason = cause_of(parse_queue(queue), parse_accounts(accounts), START + log)
+    told, reason = cause_of(parse_queue(queue), parse_accounts(accounts or ran()), START + log)
     assert told == cause, reason
     assert reason
 
@@ -79,7 +80,7 @@ def test_causes(case: str) -> None:
 def test_reasons_say_what_slurm_said() -> None:
     def reason(case: str) -> str:
         queue, accounts, log, _ = CASES[case]
-        return cause_of(parse_queue(queue), parse_accounts(accounts), log)[1]
+        return cause_of(parse_queue(queue), parse_accounts(accounts or ran()), log)[1]
 
     died = "it ended without an error message (FAILED, exit code 3); the end of its log: "
     assert reason("exit code") == f"{died}{EXIT} 3"

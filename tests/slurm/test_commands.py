@@ -38,6 +38,7 @@ lines|
 """
 
 ACCOUNTS = """\
+JobID|State|ExitCode|DerivedExitCode|Submit|Start|End|ElapsedRaw|NodeList|MaxRSS
 1_0|PREEMPTED|0:0|0:0|1795403384|1795403384|1795403411|27|n1|
 1_0.batch|CANCELLED|0:15||1795403384|1795403384|1795403411|27|n1|12336K
 1_0.0|CANCELLED|0:9||1795403384|1795403384|1795403416|32|n1|2.50G
@@ -45,6 +46,10 @@ ACCOUNTS = """\
 1_2|FAILED|9:0|0:9|1795403384|1795403384|1795403385|1|n2|
 17_[1-3]|CANCELLED by 1000|0:0|0:0|1795403384|None|1795403385|0|None assigned|
 """
+
+
+NODES = "PARTITION|NODES|STATE|CPUS|MEMORY|GRES|AVAIL_FEATURES"
+ASSOCIATIONS = "Account|Partition|QOS|MaxSubmit|MaxJobs|MaxWall"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,7 @@ def test_sacct_is_read() -> None:
 
 
 def test_a_line_of_something_else_is_no_answer(slurm: Cluster) -> None:
-    with pytest.raises(ValueError, match="not a line of sacct"):
+    with pytest.raises(ValueError, match="no header 'JobID'"):
         parse_accounts("1_0|FAILED\n")
     commands = Commands(slurm.saying("sacct", "surprise"))
     with pytest.raises(QueryFailed, match=r"the output of sacct cannot be parsed: .*surprise"):
@@ -138,10 +143,14 @@ def test_partitions_nodes_and_accounts_are_read() -> None:
     (found,) = parse_partitions(line)
     assert (found.name, found.up, found.max_minutes, found.nodes) == ("a100", False, 2880, 7)
     assert (found.accounts, found.qos, found.grace_s) == (("lab", "x"), None, 20)
-    nodes = parse_nodes("a100|7|mixed*|64+|512000+|gpu:a100:8(S:0-1)|nvlink,a100\ncpu|2|idle|4|64000|(null)|(null)\n")
+    nodes = parse_nodes(
+        "PARTITION|NODES|STATE|CPUS|MEMORY|GRES|AVAIL_FEATURES\na100|7|mixed*|64+|512000+|gpu:a100:8(S:0-1)|nvlink,a100\ncpu|2|idle|4|64000|(null)|(null)\n"
+    )
     assert nodes[0] == Nodes("a100", 7, "mixed", 64, 500.0, {"a100": 8}, ("nvlink", "a100"))
     assert nodes[1] == Nodes("cpu", 2, "idle", 4, 62.5, {}, ())
-    assert parse_associations("lab|gpu|fast,normal|100||1-00:00:00\nroot||||8|\n") == [
+    assert parse_associations(
+        "Account|Partition|QOS|MaxSubmit|MaxJobs|MaxWall\nlab|gpu|fast,normal|100||1-00:00:00\nroot||||8|\n"
+    ) == [
         Association("lab", "gpu", ("fast", "normal"), 100, None, 1440),
         Association("root", "", (), None, 8, None),
     ]

@@ -18,6 +18,7 @@ from orchestrator.backends.campaign import Campaign, begin
 from orchestrator.backends.site import read_site
 from orchestrator.backends.slurm import reconcile as reconciling
 from orchestrator.backends.slurm.commands import Unsupported
+from orchestrator.execution.engine import keep_plan
 from orchestrator.plan.make import plan
 from orchestrator.report.results import Results
 from orchestrator.spec.reader import read_sweep
@@ -40,7 +41,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     (folder / "site.yaml").write_text(changed(SITE, "reconcile: manual", "reconcile: job"))
     run_here(folder / "sweep.yaml", folder / "store")
     found, site = plan(read_sweep(folder / "sweep.yaml")), read_site(str(folder / "site.yaml"))
-    return begin(found, Store(str(folder / "store")), site, "none", str(folder / "reports"), None, False)
+    return begin(found, Store(str(folder / "store")), site, "none", str(folder / "reports"))
 
 
 @pytest.mark.parametrize("address", ["http://me:hush@127.0.0.1:5000", "https://h/?token=hush", "mysql://me:hush@h/db"])
@@ -53,7 +54,7 @@ def test_a_submission_holds_no_secret(
     site = dataclasses.replace(read_site(campaign.site))
     found, store = plan(read_sweep(campaign.sweep)), Store(campaign.store)
     for _ in range(2):  # again: the file is there already
-        begun = begin(found, store, site, address, str(tmp_path / "reports"), None, False)
+        begun = begin(found, store, site, address, str(tmp_path / "reports"))
     assert b"hush" not in pickle.dumps(reconciling.Reconcile(dataclasses.asdict(begun)))
     files = [file for file in Path(campaign.store).rglob("*") if file.is_file() and b"hush" in file.read_bytes()]
     assert [file.stat().st_mode & 0o777 for file in files] == ([0o600] if address.startswith("http") else [])
@@ -125,12 +126,20 @@ def test_a_real_server_has_the_cells_and_no_secret(
 
 
 def test_it_goes_on_with_what_was_submitted_or_not_at_all(campaign: Campaign, tmp_path: Path) -> None:
-    path = Path(campaign.sweep)
-    path.write_text(changed(SAMPLES, "count: 40", "count: 80"))  # edited since
-    begun = dataclasses.replace(campaign, reports=str(tmp_path / "reports"))
-    assert reconciling.reconcile(begun) == 0
-    changed_since = dataclasses.replace(begun, plan="another")  # such as by weights that were replaced
-    assert reconciling.reconcile(changed_since) == 2
+    """Neither an edit of the sweep nor a node that does not see the site file stops it."""
+    sweep, site = Path(campaign.sweep), Path(campaign.site)
+    kept = sweep.read_text(), site.read_text()
+    sweep.write_text("edited: {since\n")
+    site.unlink()
+    try:
+        begun = dataclasses.replace(campaign, reports=str(tmp_path / "reports"))
+        assert reconciling.reconcile(begun) == 0
+        assert (tmp_path / "reports" / "report.html").exists()
+        unknown = dataclasses.replace(begun, plan="a" * 32)  # removed from the store
+        assert reconciling.reconcile(unknown) == 2
+    finally:
+        sweep.write_text(kept[0])
+        site.write_text(kept[1])
 
 
 def test_where_it_cannot_queue_it_reports_all_the_same(
@@ -139,7 +148,8 @@ def test_where_it_cannot_queue_it_reports_all_the_same(
     path = Path(campaign.sweep)
     path.write_text(changed(SAMPLES, "count: 40", "count: 80"))
     more = plan(read_sweep(path))
-    begun = begin(more, Store(campaign.store), read_site(campaign.site), "none", str(tmp_path / "reports"), None, False)
+    keep_plan(more, Store(campaign.store))  # as submit does
+    begun = begin(more, Store(campaign.store), read_site(campaign.site), "none", str(tmp_path / "reports"))
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm is here
     # This job fails, so the job that waits for its failure tries again.
     with pytest.raises(Unsupported, match="there is no such command here"):

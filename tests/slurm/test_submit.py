@@ -166,10 +166,11 @@ def test_what_does_not_fit_into_the_queue_waits_at_home(place: Place) -> None:
     place.closed(*SHORT, more="max_submit: 15\n")
     submitted = place("submit")
     assert submitted.exit_code == 0, submitted.output
-    assert "61 bundles wait for room in the queue (max_submit)" in submitted.output
-    assert "\n3 bundles are on their way" in submitted.output
+    assert "49 bundles wait for room in the queue (max_submit)" in submitted.output
+    assert "\n15 bundles are on their way" in submitted.output
     queued = place.queue()
-    assert len(queued) == 3  # training, reference, floor; 15 array tasks have no room beside them
+    assert len(queued) == 15  # training, reference, floor, and 12 of the 60 array tasks
+    assert "waiting for room: 15 of 15 of your jobs are queued (max_submit); 49 bundles wait" in place("status").output
     assert place("submit").exit_code == 0
     assert place.queue() == queued
     full = Place(place.folder.parent / "other", place.cluster)

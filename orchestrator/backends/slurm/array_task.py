@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
-from orchestrator.backends.slurm.process import prepare
+from orchestrator.backends.slurm.presence import beating
+from orchestrator.backends.slurm.process import prepare, say, say_started
 from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
 from orchestrator.backends.slurm.waves import (
     Wave,
@@ -80,8 +81,10 @@ class RunArrayTask:
         runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process
             signal.signal(number, runner.warn)
-        time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
-        return runner.run()
+        beat, lost_after = wave.mark("beats", self.array, index, runner.restart), self.options.get("lost_after_s", 0.0)
+        with beating(runner.store, beat, lost_after) if lost_after and not runner.rank else contextlib.nullcontext():
+            time.sleep(index % STAGGER_AT_MOST * self.options.get("stagger_s", 0.0))
+            return runner.run()
 
 
 @dataclass
@@ -117,7 +120,7 @@ class ArrayTaskRunner:
 
     def run(self) -> str:
         if not self._is_queued():
-            _say("nothing to do: its submitter was killed, and the work was queued again as another array")
+            say("nothing to do: its submitter was killed, and the work was queued again as another array")
             return "given up"
         name = self.wave.array_name(self.array)
         array = self._patiently(lambda: read_array(self.store, name))
@@ -128,6 +131,7 @@ class ArrayTaskRunner:
         if self.restart and not self.rank:
             self._record_earlier(array)
         self._mark("starts", {})
+        say_started()
         outcome = "done"
         for place, bundle in enumerate(bundles):
             self.place = place
@@ -140,9 +144,9 @@ class ArrayTaskRunner:
         self._mark_end(outcome)
         if outcome == "timeout":
             self._requeue()
-        _say(f"{outcome}: {self.steps} steps done, {len(self.ends)} bundles not done")
+        say(f"{outcome}: {self.steps} steps done, {len(self.ends)} bundles not done")
         if any(end["outcome"] == "failed" for end in self.ends):
-            _say(f"to run it by hand: {self._rerun_command()}")
+            say(f"to run it by hand: {self._rerun_command()}")
         return outcome
 
     def _rerun_command(self) -> str:
@@ -175,7 +179,7 @@ class ArrayTaskRunner:
         wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
         with contextlib.suppress(EnvironmentProblem):
             attempts.keep(self.store, digest, wave.attempt(*last), attempt)
-        _say(f"restarted by Slurm: {reason}")
+        say(f"restarted by Slurm: {reason}")
 
     def _is_queued(self) -> bool:
         """Whether this job counts: if its submitter was killed before recording the id, another may replace it."""
@@ -202,7 +206,7 @@ class ArrayTaskRunner:
         except ValueError as error:  # a task that no plan of the store has, or that another version of the code wrote
             from orchestrator.execution.worker import outcome
 
-            _say(str(error))
+            say(str(error))
             return {"digest": self.current, **outcome(error)}
         if end.get("cause") in HOPELESS and makes_blocks(bundle.kind) and not self.by_hand:
             with contextlib.suppress(EnvironmentProblem):
@@ -253,7 +257,7 @@ class ArrayTaskRunner:
                 return end
             self.steps += 1
             self.slowest[kind] = max(self.slowest.get(kind, 0.0), time.time() - began)
-            _say(f"made {kind} {digest} {' '.join(map(str, blocks or ()))} in {time.time() - began:.2f} s")
+            say(f"made {kind} {digest} {' '.join(map(str, blocks or ()))} in {time.time() - began:.2f} s")
         return {"outcome": "done"}
 
     def _step(self, bundle: Bundle, digest: str, blocks: tuple[int, ...] | None) -> dict[str, Any]:
@@ -265,11 +269,11 @@ class ArrayTaskRunner:
             self._worker().bundle(message)
             end = {"digest": digest, **{k: v for k, v in self.events[-1].items() if k not in ("id", "event")}}
             if end["outcome"] == "failed":
-                _say(end.get("traceback") or end["reason"])
+                say(end.get("traceback") or end["reason"])
             patience = {"environment": PATIENCE_S, "held": HELD_S}.get(end.get("cause") or end["outcome"], 0.0)
             if time.monotonic() - began >= patience or self._warned() or self._stopped():
                 return end
-            _say(f"{end.get('reason') or end['outcome']}; waiting")
+            say(f"{end.get('reason') or end['outcome']}; waiting")
             time.sleep(WAIT_S)
 
     def _worker(self) -> Worker:
@@ -383,10 +387,9 @@ class ArrayTaskRunner:
             "started": round(self.started, 3),
             "time": round(time.time(), 3),
         }
+        key = (self.array, self.index, self.restart)
         with contextlib.suppress(EnvironmentProblem):  # without a mark, engines ask Slurm
-            self.store.create_record(self.wave.mark(kind, self.array, self.index, self.restart), {**about, **record})
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    sys.stderr.flush()
+            name = self.wave.mark(kind, *key)
+            late = not self.store.create_record(name, {**about, **record}) and kind == "ends"
+            if late and read_or_empty(self.store, name).get("cause") == "lost":  # an engine gave it up while it ran
+                self.store.create_record(self.wave.mark("doubled", *key), about)

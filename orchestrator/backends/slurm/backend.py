@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.slurm.array_task import STOP, RunArrayTask
+from orchestrator.backends.slurm.array_task import STOP
 from orchestrator.backends.slurm.arrays import Array, arrays
+from orchestrator.backends.slurm.canaries import Canaries
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
+from orchestrator.backends.slurm.ends import bundle_end
 from orchestrator.backends.slurm.jobs import GONE_S, ArrayJob, ArrayJobs, EndedArrayTask, queue_lock
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import (
@@ -26,25 +27,22 @@ from orchestrator.backends.slurm.limits import (
     committed_gpu_seconds,
     hold_for_calibration,
 )
-from orchestrator.backends.slurm.queueing import Refused, queue
-from orchestrator.backends.slurm.rerun_command import rerun_command
+from orchestrator.backends.slurm.room import Room
+from orchestrator.backends.slurm.sbatch import NoRoom, Refused
+from orchestrator.backends.slurm.sending import Sender
 from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.backends.slurm.waves import (
     RECONCILE,
     Wave,
-    close_wave,
     create_wave,
     job_name_prefix,
-    read_job_id,
     read_stop,
-    record_stop,
     unique_name,
-    write_array,
 )
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.durations import Speeds
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work
-from orchestrator.plan.model import Plan, StoredPlan
+from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
@@ -54,10 +52,6 @@ BLOCKS_A_BUNDLE = 8  # at most; an array task does several bundles
 FIRST_UPDATE_S, LAST_UPDATE_S = 1.0, 30.0  # between reads of the store, growing; Slurm is asked every `poll_s`
 
 AfterWave = Callable[[str, Sequence[str]], None]
-
-
-class Overtaken(EnvironmentProblem):
-    """Another engine took this one for dead and gave up what it was about to queue."""
 
 
 class Slurm:
@@ -71,7 +65,7 @@ class Slurm:
     def __init__(
         self,
         store: Store,
-        plan: Plan,
+        plan: StoredPlan,
         site: SlurmSettings,
         folder: Path,
         code: Path,
@@ -82,19 +76,20 @@ class Slurm:
         after_wave: AfterWave | None = None,
         hours: float | None = None,
     ) -> None:
-        self.store, self.plan, self.site, self.folder, self.code = store, plan, site, folder, code
-        self.plan_name = plan_checksum(plan)
-        self.commands, self.note, self.record, self.options = commands, note, record, options
+        self.store, self.plan, self.site, self.folder = store, plan, site, folder
+        self.commands, self.note, self.record = commands, note, record
         self.after_wave, self.hours = after_wave, hours
         self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
+        self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
+        self.canaries = Canaries(store, plan.sweep.name)
         self.speeds = Speeds(plan, store, Done(store), site.trained_on)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
         self.reported: dict[int, int] = {}  # handle -> number of steps reported to the engine
         self.held_back: dict[int, str] = {}  # handle -> what it waits for, outside of the queue
-        self.room = 1  # array tasks of the smallest array that waits for room
-        self.had_queue = False  # whether this engine has seen anything in the queue
+        self.room = Room(site, after_wave is not None, record.get("generation", 1) > 1)
+        self.wanted = 1  # free places that are worth another wave
         self.has_successor = False  # whether this engine has queued the job that continues after its last wave
         self.updated, self.update_every, self.asked = -1e9, FIRST_UPDATE_S, -1e9
 
@@ -115,7 +110,6 @@ class Slurm:
         return adopted
 
     def _track(self, handle: int, bundle: Bundle, job: ArrayJob, index: int) -> None:
-        self.had_queue = True
         self.jobs.rely(job, {**self.record, "time": round(time.time(), 3), "folder": str(self.folder)})
         self.bundles[handle] = bundle
         self.reported.setdefault(handle, 0)
@@ -131,9 +125,11 @@ class Slurm:
             self._queue([each for each in work if not self._is_queued(each, others)])
         self.updated, self.update_every = time.monotonic(), FIRST_UPDATE_S
         reasons = set(self.held_back.values())
-        stuck = HOURS in reasons or (ROOM in reasons and not self.had_queue)
-        if stuck and self.held_back.keys() == self.bundles.keys():
-            raise EnvironmentProblem(f"nothing is queued: what is left waits for {' and '.join(sorted(reasons))}")
+        if reasons & {HOURS, ROOM} and self.held_back.keys() == self.bundles.keys():
+            words = f"nothing is queued: what is left waits for {' and '.join(sorted(reasons))}"
+            if HOURS in reasons:
+                raise EnvironmentProblem(words)
+            raise NoRoom(f"{words} ({self.room.why}), and your jobs fill the limit of {self.room.limit}")
 
     def _is_queued(self, work: Work, others: Sequence[ArrayJob]) -> bool:
         """Whether another engine has queued this, or a part of it, meanwhile; if so, wait for its end."""
@@ -154,15 +150,31 @@ class Slurm:
     def _queue(self, work: Sequence[Work]) -> None:
         if not work:
             return
+        queued: list[str] = []
+        for again in (False, True, True):
+            left = [each for each in work if each.handle not in self.assigned]
+            for each in left:
+                self.held_back.pop(each.handle, None)
+            stem = unique_name(self.stem)
+            try:
+                self._submit_arrays(self._ready(left, stem), stem, queued)
+                break
+            except NoRoom as error:
+                self.room.learn(self.commands, error, again)
+        for reason in sorted(set(self.held_back.values())):
+            why = f" ({self.room.why})" if reason == ROOM else ""
+            self.note(f"{sum(each == reason for each in self.held_back.values())} bundles wait for {reason}{why}")
+        waits = sum(each == ROOM for each in self.held_back.values())
+        if waits and (mine := [wave for wave in self.jobs.waves.values() if wave.sweep == self.plan.sweep.name]):
+            self.room.note(self.store, mine[-1], waits)
+
+    def _ready(self, work: Sequence[Work], stem: str) -> list[Array]:
+        """The arrays to queue now; the bundles of the others are held back."""
         held = hold_for_calibration(work, self._unmeasured_class, self.site.throttle)
-        stem = unique_name(self.stem)
         ready = self._within_limits(self._arrays([each for each in work if each.handle not in held], stem), held)
         self.held_back |= held
         self.bundles |= {each.handle: each.bundle for each in work if each.handle in held}
-        for reason in sorted(set(held.values())):
-            self.note(f"{sum(each == reason for each in held.values())} bundles wait for {reason}")
-        if ready:
-            self._submit_arrays(ready, stem)
+        return ready
 
     def _arrays(self, work: Sequence[Work], stem: str) -> list[Array]:
         known = {
@@ -172,8 +184,8 @@ class Slurm:
             if (job := self.jobs.known.get(key)) is not None
         }
         most = self.commands.max_array()
-        if self.site.max_submit is not None:
-            most = min(most, max(1, self.site.max_submit - (self.after_wave is not None)))
+        if self.room.limit is not None:
+            most = min(most, max(1, self.room.limit - self.room.reserve))
         return arrays(work, self.site, self._seconds, lambda number: f"{stem}.{number}", known, most)
 
     def _seconds(self, bundle: Bundle) -> float:
@@ -181,74 +193,73 @@ class Slurm:
 
     def _within_limits(self, packed: Sequence[Array], held: dict[int, str]) -> list[Array]:
         """The arrays that may be queued now; the handles of the others are added to `held`."""
-        room = hours = None
-        if self.site.max_submit is not None:
-            queued = sum(not row.over for row in self.commands.queue())
-            room = self.site.max_submit - queued - (self.after_wave is not None)
+        hours, room = None, self.room.left(self.commands, self.stem)
         if self.hours is not None:
             used, expected = gpu_hours(self.store, self.plan.sweep.name), committed_gpu_seconds(self.jobs.mine()) / 3600
             self.note(f"GPU hours: {used:.2f} used, {expected:.2f} queued, of {self.hours:g}")
             hours = max(0.0, self.hours - used - expected) * 3600
         kept, left = apply_limits(packed, room, hours)
+        queued = {handle for array in kept for task in array.tasks for handle in task.handles}
         for array in packed:
             if array.name in left:
-                held |= {handle: left[array.name] for task in array.tasks for handle in task.handles}
-        self.room = min((len(array.tasks) for array in packed if left.get(array.name) == ROOM), default=1)
+                handles = {handle for task in array.tasks for handle in task.handles} - queued
+                held |= dict.fromkeys(handles, left[array.name])
+        waiting = sum(len(array.tasks) for array in packed if left.get(array.name) == ROOM)
+        self.wanted = max(1, min(waiting, (self.room.limit or 0) // 4))
         return kept
 
-    def _submit_arrays(self, ready: Sequence[Array], stem: str) -> None:
-        record = {**self.record, "time": round(time.time(), 3), "stem": stem, "arrays": len(ready)}
-        wave = create_wave(self.store, self.plan.sweep.name, {**record, "folder": str(self.folder)})
-        for place, array in enumerate(ready):
-            write_array(self.store, wave, place, array)
-        queued: list[str] = []
+    def _submit_arrays(self, ready: Sequence[Array], stem: str, queued: list[str]) -> None:
+        """Queue arrays as a wave, and the job that continues after all that is `queued`. Raises NoRoom if some of it is
+        not queued, Refused if none of it is.
+        """
+        if ready:
+            record = {**self.record, "time": round(time.time(), 3), "stem": stem, "arrays": len(ready)}
+            record |= {"folder": str(self.folder), "lost_after_s": self.site.lost_after_s}
+            wave = create_wave(self.store, self.plan.sweep.name, {**record, "continues": self.after_wave is not None})
+            try:
+                for job in self.sender.send(wave, ready):
+                    queued.append(str(job.id))
+                    for index, array_task in enumerate(job.array.tasks):
+                        for bundle, handle in zip(array_task.bundles, array_task.handles, strict=True):
+                            self._track(handle, bundle, job, index)
+                    kind, count = job.array.kind, len(job.array.tasks)
+                    self.note(f"queued {kind}: {count} array tasks, job {job.id} ({job.array.name})")
+            except NoRoom:
+                self.sender.give_up(wave, len(ready))
+                raise
+            except Refused:  # after any other error, what is queued is valid, and the next engine goes on from there
+                self._withdraw(wave)
+                raise
+        if self.after_wave and queued:
+            self._continue_after(stem, queued)
+
+    def _continue_after(self, stem: str, queued: list[str]) -> None:
+        """Queue the job that continues. If there is no room for it, its wave is taken back and queued again smaller."""
+        assert self.after_wave is not None
+        waves = [self.jobs.waves[key] for key in {job.wave.key for job in self.jobs.known.values() if job.id in queued}]
         try:
-            for place, array in enumerate(ready):
-                job = ArrayJob(wave, place, array, None, set(range(len(array.tasks))))
-                job.id = self._submit_array(job)
-                queued.append(job.id)
-                self._record_id(job)
-                self.jobs.add(job)
-                for index, array_task in enumerate(array.tasks):
-                    for bundle, handle in zip(array_task.bundles, array_task.handles, strict=True):
-                        self._track(handle, bundle, job, index)
-                self.note(f"queued {array.kind}: {len(array.tasks)} array tasks, job {job.id} ({array.name})")
-            if self.after_wave:
-                self.after_wave(stem, queued)
-                self.has_successor = True
-        except Refused:  # after any other error, what is queued is valid, and the next engine goes on from there
-            self._withdraw(wave)
+            self.after_wave(stem, queued)
+            self.has_successor = True
+        except Refused:
+            for wave in waves:
+                self._withdraw(wave)
+            raise
+        except NoRoom as error:
+            if self.room.reserve == 0 and self.room.limit is not None:
+                self.note(f"{error}; run the same command when these jobs have ended")
+                return
+            for wave in waves:
+                self._withdraw(wave)
+            queued.clear()
             raise
 
-    def _submit_array(self, job: ArrayJob) -> str:
-        array, needs = job.array, job.array.resources
-        after = self.jobs.dependencies(array.after)
-        together = kind_of(array.kind).distributed
-        tasks = max(1, needs.gpus) if together else 1  # processes on each node, one per GPU
-        options = {**self.options, "folder": str(self.folder), "command": self._command()}
-        options |= {"group": together and tasks * needs.nodes > 1}
-        remote = RunArrayTask(self.store.url, job.wave.sweep, job.wave.number, job.place, self.plan_name, options)
-        folder, count = self.folder / array.name, len(array.tasks)
-        return queue(
-            self.site, folder, self.code, array.name, needs, remote, count, after, array.avoid, array.throttle, tasks
-        )
-
-    def _record_id(self, job: ArrayJob) -> None:
-        """Record the id of a job, unless another engine has taken this one for dead."""
-        if self.store.create_record(job.wave.job_name(job.place), {"job": job.id}):
-            return
-        if read_job_id(self.store, job.wave, job.place)[1] != job.id:
-            self.commands.cancel([str(job.id)])
-            raise Overtaken("this process was suspended for so long that another nagbench has taken over")
-
     def _withdraw(self, wave: Wave) -> None:
-        """Cancel what is queued of a wave, and close it: nothing stays half queued."""
-        with contextlib.suppress(EnvironmentProblem):
-            rows = [row for row in self.commands.queue() if row.name.startswith(wave.record["stem"])]
-            self.commands.cancel(row.id.partition("_")[0] for row in rows)
-            record_stop(self.store, wave, None)
-            close_wave(self.store, wave)
-        self.jobs.forget(wave)
+        """Cancel what is queued of a wave, and close it; its bundles can be queued again."""
+        for handle, places in list(self.assigned.items()):
+            self.assigned[handle] = {place for place in places if place[0][:2] != wave.key}
+            if not self.assigned[handle]:
+                del self.assigned[handle]
+        self.sender.withdraw(wave)
 
     # Watching.
 
@@ -276,6 +287,10 @@ class Slurm:
                 ended = self.jobs.ended()
             except QueryFailed as error:
                 self.note(f"{error}; asking again later")
+        if site_fault := self.canaries.fault(ended):
+            wave, reason = site_fault
+            self._withdraw(wave)
+            raise EnvironmentProblem(reason)
         done = Done(self.store)  # read after asking Slurm, so the records of what has ended are there
         events = self._published_steps(done)
         for each in ended:
@@ -337,45 +352,15 @@ class Slurm:
                 end["time"] = stop.time
             elif end is None and ended.cause and not events:
                 end = {"outcome": "failed", "digest": digest, "cause": ended.cause, "reason": ended.reason}
-            events.append(self._forget(self._end(handle, ended, end)))
+            again, most = self.sender.rerun_command(job, ended.index), self.site.memory_gb_at_most
+            events.append(self._forget(bundle_end(handle, ended, end, self.folder, most, again)))
         return events
-
-    def _end(self, handle: int, ended: EndedArrayTask, end: Mapping[str, Any] | None) -> End:
-        if end is None or end["outcome"] in ("skipped", "stopped"):
-            return End(handle, "skipped")
-        if end["outcome"] in ("held", "corrupt"):
-            return End(handle, end["outcome"], end.get("digest", ""), end.get("reason", ""))
-        job, index, mark, most = ended.job, ended.index, ended.mark, self.site.memory_gb_at_most
-        details = {
-            "host": mark.get("host", ""),
-            "job": job.array_task_id(index),
-            "log": str(job.log(self.folder, index)),
-            **({"again": self._rerun_command(job, index)} if self._is_own(job, index) else {}),
-            "seconds": round(max(0.0, mark.get("time", 0.0) - mark.get("started", mark.get("time", 0.0))), 1),
-            "at_memory_bound": most is not None and job.array.resources.memory_gb >= most,
-            **{key: end[key] for key in ("micro_batch", "time") if end.get(key)},
-        }
-        name = job.wave.attempt(job.place, index, ended.restart)
-        cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
-        return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
-
-    def _is_own(self, job: ArrayJob, index: int) -> bool:
-        """Whether an array task does tasks of this plan. The tasks of other plans were not checked here."""
-        return all(bundle.plan == self.plan_name for bundle in job.array.tasks[index].bundles)
-
-    def _rerun_command(self, job: ArrayJob, index: int) -> str:
-        """The command that runs an array task by hand."""
-        array = job.wave.array_name(job.place)
-        return rerun_command(self._command(), self.store.url, array, index, self.plan_name, self.options)
-
-    def _command(self) -> str:
-        return f"env PYTHONPATH={shlex.quote(str(self.code))} {self.site.command}"
 
     def _released(self, fresh: bool) -> list[Event]:
         """End, as skipped, the bundles that may go on; the engine queues them again. fresh: squeue was just read."""
         ready = []
         alone = self.bundles.keys() == self.held_back.keys()  # the queue is empty: what was to be measured has failed
-        room = self.site.max_submit is None or (fresh and self.jobs.waiting + self.room < self.site.max_submit)
+        room = fresh and self.room.released(self.jobs.waiting, 1 if alone else self.wanted)
         for handle, why in self.held_back.items():
             measured = self.bundles[handle].kind != "sample" or self.speeds.measured(self.bundles[handle].steps[0][0])
             if (why == SPEED and (measured or alone)) or (why == ROOM and room) or (why == HOURS and alone):

@@ -24,6 +24,8 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_accounts,
     parse_associations,
     parse_config,
+    parse_jobs,
+    parse_limits,
     parse_nodes,
     parse_partitions,
     parse_queue,
@@ -87,7 +89,7 @@ class Commands:
         if not wanted:
             return []
         since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
-        options = ("--parsable2", "--noheader", "--duplicates", since, *([] if steps else ["--allocations"]))
+        options = ("--parsable2", "--duplicates", since, *([] if steps else ["--allocations"]))
         return self.read(parse_accounts, "sacct", *options, f"--format={','.join(ACCOUNTS)}", f"--jobs={wanted}")
 
     def config(self) -> dict[str, str]:
@@ -105,13 +107,36 @@ class Commands:
         return {partition.name: partition for partition in partitions}
 
     def nodes(self) -> list[Nodes]:
-        return self.read(parse_nodes, "sinfo", "--noheader", "--exact", "--format=%R|%D|%T|%c|%m|%G|%f")
+        return self.read(parse_nodes, "sinfo", "--exact", "--format=%R|%D|%T|%c|%m|%G|%f")
 
     def associations(self) -> list[Association]:
-        """The accounts that this user may use, with their limits. Raises Unsupported if the cluster keeps none."""
-        who, where = f"user={pwd.getpwuid(os.getuid()).pw_name}", f"cluster={self.config()['ClusterName']}"
+        """The accounts that this user may use, with their limits. Raises Unsupported if the cluster keeps none, or this
+        user has no name (a uid that is in no passwd file, as in some containers).
+        """
+        try:
+            who = f"user={pwd.getpwuid(os.getuid()).pw_name}"
+        except KeyError:
+            raise Unsupported(f"sacctmgr: user {os.getuid()} has no name on this machine") from None
+        where = f"cluster={self.config()['ClusterName']}"
         fields = "format=account,partition,qos,maxsubmit,maxjobs,maxwall"
-        return self.read(parse_associations, "sacctmgr", "-nP", "show", "assoc", who, where, fields)
+        return self.read(parse_associations, "sacctmgr", "-P", "show", "assoc", who, where, fields)
+
+    def submit_limits(self) -> dict[str, int]:
+        """By QoS, how many jobs and array tasks a user may have in the queue, where there is a limit."""
+        return self.read(parse_limits, "sacctmgr", "-P", "show", "qos", "format=name,maxsubmitjobsperuser")
+
+    def jobs_of_all(self) -> int:
+        """How many jobs and array tasks of all users are in the queue."""
+        return len(self.ask("squeue", "--noheader", "--array", "--all", "--format=%i").splitlines())
+
+    def known(self, job: str) -> dict[str, str] | None:
+        """The states of a job's array tasks, by id, as slurmctld itself tells them: empty if it does not know the job;
+        None if it does not answer.
+        """
+        try:
+            return self.read(parse_jobs, "scontrol", "--oneliner", "show", "job", job)
+        except QueryFailed as error:
+            return {} if "Invalid job id" in str(error) else None
 
     def cancel(self, ids: Iterable[str]) -> None:
         """Cancel jobs and array tasks. Those that have ended or never existed are not an error."""
@@ -163,8 +188,9 @@ class Commands:
             raise Unsupported(f"{command[0]}: this cluster keeps no accounts (accounting_storage/none)")
         silent = not done.stdout.strip() and any("error" in line.lower() for line in errors)  # squeue may return 0
         if silent or (done.returncode and (errors or not lines)):
-            reason = "; ".join(errors)[-500:] or f"exit code {done.returncode}"
-            raise QueryFailed(f"{command[0]} failed: {reason}")
+            printed = "; ".join(errors) or " ".join(done.stdout.split()) or "it printed nothing"
+            code = "" if errors else f"exit code {done.returncode}, "
+            raise QueryFailed(f"{command[0]} failed: {code}{printed[-500:]}")
         return done.stdout
 
 

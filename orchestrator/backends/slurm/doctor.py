@@ -21,10 +21,13 @@ from orchestrator.backends.campaign import shared_folder
 from orchestrator.backends.doctor_rows import DoctorRow, missing_weights, weights
 from orchestrator.backends.site import Site
 from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment
-from orchestrator.backends.slurm.queueing import Refused, queue
+from orchestrator.backends.slurm.log_causes import tail, telling_line
+from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.reasons import advice
+from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.submission import check_partitions, owner
-from orchestrator.errors import NagbenchError
+from orchestrator.errors import NagbenchError, TransientError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
@@ -98,6 +101,10 @@ def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[Docto
         yield DoctorRow("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
         config = commands.config()
         folder = shared_folder(store, site)
+    except QueryFailed as error:
+        fix = "Slurm does not answer here now, which says nothing about the site file. Is this a login node? Ask later."
+        yield DoctorRow("site", "missing", str(error), fix)
+        return
     except NagbenchError as error:
         yield DoctorRow("site", "missing", str(error), "Correct the site file, or ask the site.")
         return
@@ -180,6 +187,9 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
     except Refused as error:
         yield DoctorRow("job", "missing", str(error), "Correct the site file, or ask the site.")
         return
+    except TransientError as error:
+        yield DoctorRow("job", "missing", str(error), "Slurm takes no job now; ask again later.")
+        return
     except (NagbenchError, OSError) as error:
         yield DoctorRow(
             "job", "missing", str(error), f"{folder} must be a folder that you can write and all nodes see."
@@ -210,7 +220,10 @@ def _wait(answer: Path, job: str, commands: Commands) -> dict[str, Any] | str:
                 time.sleep(2.0)  # a shared file system may show the file a little later
                 if answer.exists():
                     return json.loads(answer.read_text())
-                return f"it ended ({rows[0].state}), and wrote nothing"
+                log = telling_line(tail(answer.parent / f"{job}_0_log.out"))
+                return f"it ended ({rows[0].state}), and wrote nothing; its log: {log}"
+            if rows and rows[0].state == "PENDING" and (fix := advice(rows[0].reason, "sample", job)):
+                return f"it waits, and will not start by itself ({rows[0].reason}): {fix}"
             state = f"is {rows[0].state.lower()} ({rows[0].reason})" if rows else state
         time.sleep(1.0)
     return f"not done after {WAIT_S:.0f} s: it {state}"

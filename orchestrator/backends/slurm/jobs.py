@@ -1,7 +1,7 @@
 """The job arrays that any engine queued for a sweep, and which of their array tasks have ended.
 
 State comes from our own marks first, then from squeue and sacct together. A failed query changes nothing; an array task
-that Slurm does not know yet is not dead; COMPLETED does not prove that the records are there.
+that squeue does not show is not dead (presence.py); COMPLETED does not prove that the records are there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of, tail
-from orchestrator.backends.slurm.slurm_output import SacctRow, SqueueRow
+from orchestrator.backends.slurm.presence import lost_after_s, missing_s, seen
+from orchestrator.backends.slurm.reasons import advice
+from orchestrator.backends.slurm.slurm_output import OVER, SacctRow, SqueueRow
 from orchestrator.backends.slurm.waves import (
     Wave,
     close_wave,
@@ -37,7 +39,7 @@ from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long to wait for another engine that is queueing
 SENDING_S = 3.0  # the last sbatch of a killed engine may take this long to arrive
-GONE_S = 10.0  # how long Slurm may take to report the end of an array task that left the queue
+GONE_S = 10.0  # how long Slurm may take to requeue an array task whose run has ended
 SACCT_HOURS = 24.0 * 30  # how far back sacct is asked
 REQUEUED = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # states after which Slurm may requeue by itself
 UNSTARTED = ("launch failed", "launch_failed")  # Slurm's reasons for holding what it could not start
@@ -245,18 +247,14 @@ class ArrayJobs:
             if self.writes:
                 self.commands.cancel([row.id])
             return [EndedArrayTask(job, index, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
-        message = f"job {job.id} ({job.array.kind}) will not start by itself: {row.reason}"
-        if message not in self.noted:
-            self.noted.add(message)
-            self.note(message)
+        fix = advice(row.reason, job.array.kind, str(job.id))
+        self._note(f"job {job.id} ({job.array.kind}) will not start by itself: {row.reason}{f'; {fix}' if fix else ''}")
         return []
 
     def _ask_slurm(
         self, unclear: Sequence[tuple[ArrayJob, int, int, dict[str, Any]]], rows: dict[str, SqueueRow]
     ) -> list[EndedArrayTask]:
-        """Ask Slurm how array tasks ended that left no mark. One that Slurm does not know yet, or may requeue, is left
-        out until it has been missing for GONE_S.
-        """
+        """Ask Slurm how array tasks ended that left no mark. Those that may be alive are left out."""
         self.unsure = False
         if not unclear:
             return []
@@ -272,14 +270,15 @@ class ArrayJobs:
         for run in runs:
             runs_by_id.setdefault(run.id, []).append(run)
         ended = []
+        told: dict[str, dict[str, str] | None] = {}  # answers of slurmctld, by job
         for job, index, restart, start in unclear:
             name = job.array_task_id(index)
             in_squeue, in_sacct = [rows[name]] if name in rows else [], runs_by_id.get(name, [])
             last = [run for run in in_sacct if not run.step][-1:]
             ends: list[SqueueRow | SacctRow] = [*(run for run in last if run.over), *in_squeue]
-            cancelled, missed = self.cancelled_at(job, index), job.gone.setdefault(index, time.monotonic())
+            cancelled = self.cancelled_at(job, index)
             sure = ends and ends[-1].state not in REQUEUED
-            if not cancelled and not sure and (not answered or time.monotonic() - missed < GONE_S):
+            if not cancelled and not sure and not (answered and self._is_gone(job, index, restart, bool(ends), told)):
                 self.unsure = True
                 continue
             log = job.log(Path(job.wave.record["folder"]), index)
@@ -293,6 +292,38 @@ class ArrayJobs:
                 self.store.create_record(job.wave.mark("ends", job.place, index, restart), mark)
             ended.append(EndedArrayTask(job, index, mark, restart, cause, reason))
         return ended
+
+    def _is_gone(
+        self, job: ArrayJob, index: int, restart: int, ended: bool, told: dict[str, dict[str, str] | None]
+    ) -> bool:
+        """Whether an array task that is not in the queue is over. ended: whether a run of it is, which Slurm may follow
+        with another one.
+        """
+        number = str(job.id)
+        if number not in told:
+            told[number] = self.commands.known(number)
+        if (states := told[number]) is None:
+            return False
+        state, key = states.get(job.array_task_id(index)), (job.place, index, restart)
+        if state is not None and state not in OVER:
+            job.gone.pop(index, None)
+            if self.writes:
+                seen(self.store, job.wave, *key)
+            return False
+        if ended or state is not None:
+            return time.monotonic() - job.gone.setdefault(index, time.monotonic()) >= GONE_S
+        missing = missing_s(self.store, job.wave, *key, self.writes)
+        if missing < lost_after_s(job.wave):
+            self._note(
+                f"job {number}: Slurm does not show some of its array tasks; they count as lost after "
+                f"{lost_after_s(job.wave):g} s"
+            )
+        return missing >= lost_after_s(job.wave)
+
+    def _note(self, message: str) -> None:
+        if message not in self.noted:
+            self.noted.add(message)
+            self.note(message)
 
     def cancelled_at(self, job: ArrayJob, index: int) -> float | None:
         """When the user cancelled this array task, or None."""

@@ -1,15 +1,14 @@
-"""GPU hours that a sweep has used, the state of its queue, and cancelling it."""
+"""GPU hours that a sweep has used, and cancelling it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.jobs import ArrayJobs, EndedArrayTask, queue_lock
+from orchestrator.backends.slurm.jobs import ArrayJobs, queue_lock
 from orchestrator.backends.slurm.waves import (
     INSTEAD,
     RECONCILE,
@@ -22,7 +21,6 @@ from orchestrator.backends.slurm.waves import (
     waves,
 )
 from orchestrator.errors import CorruptFile
-from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
 
 WAIT_S = 120.0  # for cancelled jobs to end: Slurm gives a process KillWait seconds
@@ -31,48 +29,6 @@ WAIT_S = 120.0  # for cancelled jobs to end: Slurm gives a process KillWait seco
 def gpu_hours(store: Store, sweep: str) -> float:
     """GPU hours of all array tasks of a sweep so far, including those that run or were killed."""
     return sum(gpu_seconds(store, wave) for wave in waves(store, sweep, closed=True)) / 3600
-
-
-def queue_states(
-    store: Store, sweep: str, commands: Commands | None = None
-) -> tuple[dict[str, dict[str, int]], str | None]:
-    """By kind of task, how many array tasks are in which state, or have failed and no engine knows yet; and why the
-    states are unknown, if Slurm does not answer. Calls squeue once and sacct at most once; writes nothing.
-    """
-    jobs = ArrayJobs(store, sweep, commands or Commands(), writes=False)
-    if not jobs.read():
-        return {}, None
-    try:
-        ended = jobs.ended()
-    except QueryFailed as error:
-        return {}, str(error)
-    states: dict[str, Counter[str]] = {job.array.kind: Counter() for job in jobs.known.values()}
-    queued: set[Any] = set()  # steps
-    for job in jobs.known.values():
-        for index in job.open:
-            if (row := jobs.rows.get(job.array_task_id(index))) is not None and not row.over:
-                states[job.array.kind][row.state.lower()] += 1
-                queued |= {step for bundle in job.array.tasks[index].bundles for step in bundle.steps}
-    for each in ended:
-        states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
-    shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
-    return {kind: counts for kind, counts in shown.items() if counts}, None
-
-
-def _failed(jobs: ArrayJobs, ended: EndedArrayTask, queued: Container[Any]) -> bool:
-    """Whether an array task has failed and left steps undone that are not queued again."""
-    if jobs.cancelled_at(ended.job, ended.index) is not None:
-        return False
-    bundles = ended.job.array.tasks[ended.index].bundles
-    failed = [end["bundle"] for end in ended.mark.get("bundles", ()) if end["outcome"] not in ("skipped", "held")]
-    blamed = [bundles[number] for number in failed if 0 <= number < len(bundles)] or (bundles if ended.cause else ())
-    left = [step for bundle in blamed for step in bundle.steps if step not in queued]
-    return any(not jobs.store.exists(name) for step in left for name in _names(ended.job.array.kind, *step))
-
-
-def _names(kind: str, digest: str, blocks: tuple[int, ...] | None) -> list[str]:
-    """The files that a step publishes."""
-    return [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
 
 
 def close_finished_waves(store: Store, sweep: str) -> None:
@@ -92,13 +48,13 @@ def cancel_jobs(jobs: ArrayJobs, owner: str, only: frozenset[str] | None, wait_s
     store, commands = jobs.store, jobs.commands
     with queue_lock(store):
         jobs.settle()
-        rows = {row.id: row for row in commands.queue() if not row.over}
+        jobs.ended()
+        rows = {row.id: row for row in jobs.rows.values() if not row.over}
         ids, whole = _stop(jobs, only)
         if only is None:
             name = job_name_prefix(store, owner, jobs.sweep)
             ids |= {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith((RECONCILE, INSTEAD))}
-        ids &= rows.keys()
-        commands.cancel(ids)
+        commands.cancel(ids)  # also those that squeue does not show now
     until = time.monotonic() + wait_s
     while {row.id for row in commands.queue() if not row.over} & ids:
         if time.monotonic() > until:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.jobs import ArrayJob
 from orchestrator.execution.protocol import Work
 
-ROOM, SPEED, HOURS = "room in the queue (max_submit)", "a measured speed", "GPU hours (--max-gpu-hours)"
+ROOM, SPEED, HOURS = "room in the queue", "a measured speed", "GPU hours (--max-gpu-hours)"
 CALIBRATED_FROM = 4  # bundles per array task that may run: from this many on, a speed is worth measuring first
 
 
@@ -39,7 +40,8 @@ def hold_for_calibration(
 
 def apply_limits(arrays: Iterable[Array], room: int | None, gpu_s: float | None) -> tuple[list[Array], dict[str, str]]:
     """The arrays that may be queued: those for which the queue has room and there are GPU seconds (None: no limit), and
-    whose inputs are queued too. For the others: name -> what it waits for.
+    whose inputs are queued too; of an array that is too large, the array tasks that fit. For the others, and the one
+    of which a part is left: name -> what it waits for.
     """
     kept: list[Array] = []
     left: dict[str, str] = {}
@@ -49,6 +51,11 @@ def apply_limits(arrays: Iterable[Array], room: int | None, gpu_s: float | None)
             left[array.name] = left[min(waits)]
         elif room is not None and len(array.tasks) > room:
             left[array.name] = ROOM
+            if room > 0 and (gpu_s is None or gpu_seconds(array) <= gpu_s):
+                share = array.seconds * room / len(array.tasks)
+                kept.append(replace(array, tasks=array.tasks[:room], seconds=share))
+                gpu_s = None if gpu_s is None else gpu_s - gpu_seconds(kept[-1])
+                room = 0
         elif gpu_s is not None and 0 < gpu_seconds(array) > gpu_s:
             left[array.name] = HOURS
         else:

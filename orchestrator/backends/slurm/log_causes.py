@@ -39,6 +39,12 @@ LOG = (
         "it could not be started on its node",
     ),
 )
+NOISE = re.compile(
+    r"^submitit (INFO|WARNING|ERROR)|^srun: (error: .*Exited with exit code|error: .*: task |Terminating|launch/)"
+    r"|STEP \S+ ON \S+ CANCELLED|to run it by hand: "
+)
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception|NotFound|Problem)(: |$)")
+ERROR = re.compile(r"execve\(\)|[Nn]o such file|not found|[Ee]rror:|[Pp]ermission denied|[Uu]nable to|unknown: |FATAL")
 ENDED_ITSELF = ("COMPLETED", "FAILED")
 TERMINATED = 15
 
@@ -66,11 +72,11 @@ def cause_of(in_squeue: Sequence[SqueueRow], in_sacct: Sequence[SacctRow], log: 
     if state == "CANCELLED":
         return "cancelled", f"somebody ended it ({detail})"
     if state and (of_library := cause_in(tail)):
-        return of_library, f"it died ({detail}); the end of its log: {_end(tail)}"
+        return of_library, f"it died ({detail}); the end of its log: {telling_line(tail)}"
     if _was_terminated(_last(in_squeue, in_sacct)):
         return "preempted", f"it ended when it was asked to ({detail})"  # in the grace time of a preemption
     if state:
-        return "died", f"it ended without an error message ({detail}); the end of its log: {_end(tail)}"
+        return "died", f"it ended without an error message ({detail}); the end of its log: {telling_line(tail)}"
     if line := _line(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED", tail):
         return "cancelled", f"somebody ended it: {line}"
     return "lost", "it is gone, and Slurm no longer knows it"
@@ -128,6 +134,13 @@ def _line(pattern: str, text: str) -> str:
     return re.sub(r"^\S+: error: ", "", lines[-1].strip())[:200] if lines else ""
 
 
-def _end(text: str) -> str:
+def telling_line(text: str) -> str:
+    """The line of a log that says why it ended: an exception, else the first error that is not srun's report of an
+    exit code, else the last line.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "empty"
+    own = [line for line in lines if not NOISE.search(line)]
+    raised = [line for line in own if EXCEPTION.match(line)]
+    errors = [line for line in own if ERROR.search(line)]
+    chosen = raised[-1:] or errors[:1] or own[-1:] or lines[-1:]
+    return chosen[0][:200] if chosen else "empty"

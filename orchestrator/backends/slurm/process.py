@@ -1,12 +1,17 @@
-"""Set threads and cache folders of an array task's process, before anything heavy is imported."""
+"""The process of an array task: threads and cache folders, set before anything heavy is imported; what it says."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import time
+from pathlib import Path
 
 from nag.distributed import of_slurm
 from orchestrator.backends.local import ONE_THREAD
 
+STARTED = "NAGBENCH_STARTED"  # the file that `say_started` makes
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 
 
@@ -22,3 +27,16 @@ def prepare(scratch: str | None, group: bool = False) -> None:
             os.environ.setdefault(name, os.path.join(base, "nagbench", name.lower()))
     for name, count in ONE_THREAD.items():
         os.environ.setdefault(name, count)
+
+
+def say_started() -> None:
+    """Tell the batch script that our code runs and can read the store: what ends now is not the site's fault."""
+    if place := os.environ.get(STARTED):
+        with contextlib.suppress(OSError):
+            Path(place).touch()
+
+
+def say(text: str) -> None:
+    """Write a line into the log."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
+from orchestrator.backends.slurm.process import STARTED
+from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import Resources, SlurmSettings
-from orchestrator.errors import EnvironmentProblem, TransientError
+from orchestrator.errors import TransientError
 
-AWAY = r"Unable to contact|Socket timed out|Zero Bytes were|in standby mode|temporarily unavailable|Connection refused"
-
-
-class Refused(EnvironmentProblem):
-    """sbatch rejected a job; the message has its own words."""
+CANARIES = 3  # array tasks that end before they begin, until the rest of the array is cancelled
 
 
 def options(
@@ -36,16 +34,16 @@ def options(
         "nodes": resources.nodes,
         "tasks_per_node": tasks,
         "cpus_per_task": max(1, resources.cpus // tasks),
-        "slurm_partition": site.partition_of(resources.gpus),
-        "slurm_account": site.account,
-        "slurm_qos": site.qos,
-        "slurm_constraint": site.constraint if resources.gpus else None,
-        "slurm_signal_delay_s": site.signal_s,
-        "slurm_stderr_to_stdout": True,
-        "slurm_additional_parameters": more,
+        "partition": site.partition_of(resources.gpus),
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint if resources.gpus else None,
+        "signal_delay_s": site.signal_s,
+        "stderr_to_stdout": True,
+        "additional_parameters": more,
     }
     if "gpus-per-node" in gpus:
-        parameters["slurm_gpus_per_node"] = int(gpus["gpus-per-node"])
+        parameters["gpus_per_node"] = int(gpus["gpus-per-node"])
     return {key: value for key, value in parameters.items() if value is not None}
 
 
@@ -75,41 +73,55 @@ def queue(
     """Queue `work(0)` to `work(count - 1)` as the array tasks of one array. Returns its job id.
 
     folder: shared with the nodes, for submitit's files and the logs. code: the folder of the packages to run. tasks:
-    processes on each node. when: how the jobs in `after` must end (sbatch --dependency). Raises Refused, or
+    processes on each node. when: how the jobs in `after` must end (sbatch --dependency). Raises Refused, NoRoom, or
     TransientError if slurmctld does not answer now.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    executor = submitit.AutoExecutor(
-        folder=folder, cluster="slurm", slurm_max_num_timeout=1000, slurm_python=site.command
-    )
     given = options(site, name, resources, tasks, after, when)
     if avoid:
-        given["slurm_exclude"] = ",".join(avoid)
+        given["exclude"] = ",".join(filter(None, [given.get("exclude"), *avoid]))
     check_options(given)
-    given["slurm_setup"] = [
+    given["setup"] = [
+        *(canary(folder) if count > 1 else ()),
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         *site.script,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
-    executor.update_parameters(**given, slurm_array_parallelism=throttle)
-    with scrubbed():
-        try:
-            if count == 1:  # a plain job
-                return str(executor.submit(work, 0).job_id)
-            return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
-            reason = _reason(error)
-            transient = isinstance(error, OSError) or re.search(AWAY, reason)
-            if avoid and not transient:  # perhaps there are no other nodes
-                return queue(site, folder, code, name, resources, work, count, after, (), throttle, tasks, when)
-            raise (TransientError if transient else Refused)(f"sbatch refused {name}: {reason}") from error
+    try:
+        with scrubbed():
+            return _submit(folder, site.command, {**given, "array_parallelism": throttle}, work, count)
+    except Refused:
+        if avoid:  # perhaps there are no other nodes
+            return queue(site, folder, code, name, resources, work, count, after, (), throttle, tasks, when)
+        raise
+    except OSError as error:
+        raise TransientError(f"sbatch refused {name}: {error}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """What sbatch printed, without submitit's words around it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    printed = [line.removeprefix("sbatch: error: ") for line in lines if line.startswith("sbatch:")]
-    return "; ".join(dict.fromkeys(printed)) or re.sub(r"\s+", " ", str(error))[-400:]
+def canary(folder: Path) -> list[str]:
+    """Lines of the batch script of an array: once CANARIES array tasks have ended with an error before any of the array
+    has begun its work, those that wait are cancelled. Such an error is the site's, and they would all end like that.
+    """
+    started, ended = (shlex.quote(str(folder / name)) for name in ("started", "unstarted"))
+    return [
+        f"export {STARTED}={started}",
+        "nagbench_ends() {",
+        "  nagbench_code=$?",
+        f'  if [ "$nagbench_code" -eq 0 ] || [ "$nagbench_code" -gt 127 ] || [ -e {started} ]; then return; fi',
+        f'  mkdir -p {ended}; : > {ended}/"$SLURM_ARRAY_TASK_ID"',
+        f'  if [ "$(ls {ended} | wc -l)" -ge {CANARIES} ]; then scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; fi',
+        "}",
+        "trap nagbench_ends EXIT",
+    ]
+
+
+def _submit(folder: Path, python: str, given: Mapping[str, Any], work: Callable[[int], Any], count: int) -> str:
+    from orchestrator.backends.slurm.executor import Executor
+
+    if shutil.which("srun") is None:
+        raise Refused("there is no srun here; is this a login node of the cluster?")
+    executor = Executor(folder, max_num_timeout=1000, python=python)
+    executor.update_parameters(**executor._convert_parameters(dict(given)))
+    if count == 1:  # a plain job
+        return str(executor.submit(work, 0).job_id)
+    return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]

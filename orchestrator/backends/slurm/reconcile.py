@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.campaign import Campaign, patiently, tracking_of
-from orchestrator.backends.kinds import at
 from orchestrator.backends.slurm.ledger import close_finished_waves
-from orchestrator.errors import EnvironmentProblem, TransientError
+from orchestrator.backends.slurm.submission import open_slurm
+from orchestrator.errors import CorruptFile, EnvironmentProblem, TransientError
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,24 @@ def reconcile(campaign: Campaign) -> int:
 
     from orchestrator.backends.site import read_site
     from orchestrator.execution import engine
-    from orchestrator.plan.make import plan
-    from orchestrator.plan.stored_plan import plan_checksum
+    from orchestrator.plan.stored_plan import read_plan
     from orchestrator.report.comparisons import compare
     from orchestrator.report.progress import Lines
     from orchestrator.report.results import collect
     from orchestrator.report.write import write_report
-    from orchestrator.spec.reader import read_sweep
     from orchestrator.store.store import Store
     from orchestrator.tracking.sync import sync
 
     observer = Lines(Console(stderr=True, highlight=False, soft_wrap=True))
-    sweep = read_sweep(campaign.sweep, smoke=campaign.smoke, text=campaign.text)
-    planned, store = plan(sweep, frozenset(campaign.arms) or None), Store(campaign.store, observer.note)
+    store = Store(campaign.store, observer.note)
     store.check_format()
-    if plan_checksum(planned) != campaign.plan:
-        observer.note("files of the sweep have changed since it was submitted; run nagbench submit to use the new ones")
+    try:
+        planned = read_plan(store, campaign.plan)  # not the user's files, which may have been edited since
+    except CorruptFile as error:
+        observer.note(f"{error}; run nagbench submit to go on")
         return 2
-    site = read_site(campaign.site)
-    make = at(site).open(planned, store, campaign, observer.note, Reconcile)
+    site = read_site(campaign.site, campaign.site_text)
+    make = open_slurm(planned, store, site, campaign, observer.note, Reconcile)
     code, away = 0, None
 
     def advance() -> tuple[int, dict[str, str]]:
@@ -67,7 +66,7 @@ def reconcile(campaign: Campaign) -> int:
         observer.note(f"generation {campaign.generation}: {flying} bundles on their way, {len(failed)} tasks failed")
         code = 1 if failed else 0
         if not flying:
-            close_finished_waves(store, sweep.name)
+            close_finished_waves(store, planned.sweep.name)
     except EnvironmentProblem as error:  # still report what is done
         observer.note(str(error))
         code, away = error.exit_code, error if isinstance(error, TransientError) else None
@@ -75,7 +74,7 @@ def reconcile(campaign: Campaign) -> int:
     pages = None
     try:
         page = write_report(
-            results, compare(results, store), store, Path(campaign.reports), f"nagbench submit {sweep.path}"
+            results, compare(results, store), store, Path(campaign.reports), f"nagbench submit {campaign.sweep}"
         )
         pages = page.parent
     except (OSError, EnvironmentProblem) as error:

@@ -99,6 +99,7 @@ class SlurmSettings:
     memory_gb_at_most: Memory | None = None
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
     signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
+    lost_after_s: Annotated[float, Field(ge=1, le=86_400)] = 300  # without a trace in squeue, sacct and the store
     stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:

@@ -18,7 +18,8 @@ from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.doctor import doctor
 from orchestrator.backends.slurm.forecast import Forecast, forecast
 from orchestrator.backends.slurm.jobs import ArrayJobs
-from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves, queue_states
+from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves
+from orchestrator.backends.slurm.queue_state import queue_states
 from orchestrator.backends.slurm.submission import open_slurm, owner
 from orchestrator.execution import engine
 from orchestrator.store.store import Store
@@ -37,8 +38,7 @@ class SlurmQueue:
     title = "Slurm"
 
     def status(self, sweep: str, store: Store) -> Queued:
-        states, unknown = queue_states(store, sweep)
-        return Queued(states, unknown=unknown)
+        return queue_states(store, sweep)
 
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm

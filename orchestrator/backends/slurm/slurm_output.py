@@ -196,8 +196,8 @@ def parse_queue(text: str) -> list[SqueueRow]:
     jobs = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(QUEUE) - 1)]
-        if len(fields) < len(QUEUE):
-            continue  # the rest of a job name with a line break
+        if len(fields) < len(QUEUE) or not fields[0][:1].isdigit():
+            continue  # the rest of a job name with a line break, or what the site prints around the answer
         values = dict(zip(QUEUE, fields, strict=True))
         status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
@@ -218,12 +218,20 @@ def parse_queue(text: str) -> list[SqueueRow]:
     return jobs
 
 
+def table(text: str, columns: int, first: str) -> list[list[str]]:
+    """The rows of a table whose header begins with `first`. What a site prints around the table is left out. Raises
+    ValueError without a header, so that an answer that is none is not taken for an empty one.
+    """
+    rows = [line.split("|") for line in text.splitlines()]
+    starts = [number for number, row in enumerate(rows) if row[0].upper() == first.upper() and len(row) == columns]
+    if not starts:
+        raise ValueError(f"no header {first!r} in {text[:200]!r}")
+    return [row for row in rows[starts[0] + 1 :] if len(row) == columns]
+
+
 def parse_accounts(text: str) -> list[SacctRow]:
     runs = []
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) != len(ACCOUNTS):
-            raise ValueError(f"not a line of sacct: {line[:200]!r}")
+    for fields in table(text, len(ACCOUNTS), ACCOUNTS[0]):
         values = dict(zip(ACCOUNTS, fields, strict=True))
         job, _, step = values["JobID"].partition(".")
         code, _, signal = values["ExitCode"].partition(":")
@@ -282,8 +290,7 @@ def _names(words: str) -> tuple[str, ...] | None:
 
 def parse_nodes(text: str) -> list[Nodes]:
     nodes = []
-    for line in text.splitlines():
-        partition, count, state, cpus, memory, gres, features = line.split("|")
+    for partition, count, state, cpus, memory, gres, features in table(text, 7, "PARTITION"):
         nodes.append(
             Nodes(
                 partition=partition,
@@ -311,11 +318,27 @@ def gpus_of(gres: str) -> dict[str, int]:
 
 def parse_associations(text: str) -> list[Association]:
     associations = []
-    for line in text.splitlines():
-        account, partition, qos, submit, jobs, wall = line.split("|")
+    for account, partition, qos, submit, jobs, wall in table(text, 6, "Account"):
         allowed = tuple(name for name in qos.split(",") if name)
         associations.append(Association(account, partition, allowed, _limit(submit), _limit(jobs), minutes_of(wall)))
     return associations
+
+
+def parse_limits(text: str) -> dict[str, int]:
+    return {name: int(limit) for name, limit in table(text, 2, "Name") if limit.isdigit()}
+
+
+def parse_jobs(text: str) -> dict[str, str]:
+    """`scontrol --oneliner show job`: the states of jobs and array tasks, by id."""
+    states: dict[str, str] = {}
+    for line in text.splitlines():
+        values = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        if not line.startswith("JobId="):
+            continue
+        array, index = values.get("ArrayJobId"), values.get("ArrayTaskId", "")
+        job = f"{array}_[{index}]" if array and index else values["JobId"]
+        states |= dict.fromkeys(expand_ids(job), state_of(values["JobState"]))
+    return states
 
 
 def _limit(words: str) -> int | None:

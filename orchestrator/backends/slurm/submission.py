@@ -16,6 +16,7 @@ from orchestrator.backends.campaign import check_store, shared_folder
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
+from orchestrator.backends.slurm.sbatch import NoRoom
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
 from orchestrator.errors import BadInput, EnvironmentProblem
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
     from orchestrator.backends.site import Site
     from orchestrator.backends.slurm.backend import AfterWave
-    from orchestrator.plan.model import Plan
+    from orchestrator.plan.model import StoredPlan
     from orchestrator.store.store import Store
 
 
 def owner() -> str:
-    """The user's name, as part of a job's name."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+    """The user's name, as part of a job's name; for a user without a name, the number."""
+    try:
+        return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+    except (KeyError, OSError):  # no variable such as USER, and no passwd entry
+        return f"uid{os.getuid()}"
 
 
 def open_slurm(
-    plan: Plan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
+    plan: StoredPlan, store: Store, site: Site, campaign: Campaign, note: Callable[[str], None], remote: Remote
 ) -> Callable[[], Slurm]:
     """A function that makes the backend. It raises BadInput or EnvironmentProblem before anything is queued."""
 
@@ -59,6 +63,7 @@ def open_slurm(
             "pid": os.getpid(),
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
+        options["lost_after_s"] = settings.lost_after_s
         options |= {"scratch": settings.scratch} if settings.scratch else {}
         after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
         hours = campaign.max_gpu_hours
@@ -82,7 +87,10 @@ def _reconciler(
         job = queue(settings, folder / name, code, name, resources, work, 1, after=jobs)
         note(f"queued reconcile: job {job}, after them ({name})")
         name = stem + INSTEAD  # Slurm drops it if the other succeeds
-        queue(settings, folder / name, code, name, resources, work, 1, after=[job], when="afternotok")
+        try:
+            queue(settings, folder / name, code, name, resources, work, 1, after=[job], when="afternotok")
+        except NoRoom:
+            note(f"no room for a job that stands in for {job} if it fails; should that happen, run the same command")
 
     return after_wave
 

@@ -5,6 +5,9 @@ waves/<sweep>/<number>/<array>.json         an array: its job name, what it wait
 waves/<sweep>/<number>/<array>.job.json     the id that Slurm gave it; null: it was never submitted
 waves/<sweep>/<number>/starts/<array>-<index>-<restart>.json    an array task started
 waves/<sweep>/<number>/ends/<array>-<index>-<restart>.json      how it ended, written by itself or by an engine
+waves/<sweep>/<number>/beats/..., missed/..., doubled/...      named alike: signs of life (presence.py)
+waves/<sweep>/<number>/room/<number>.json   bundles wait for room in the queue (room.py)
+waves/<sweep>/<number>/withdrawn.json       its engine has taken it back
 waves/<sweep>/<number>/closed.json          all ends have been processed; the GPU seconds that were used
 waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
 waves/<sweep>/<number>/stops/<number>.json  the user cancelled it, or some of its tasks (`nagbench cancel`)

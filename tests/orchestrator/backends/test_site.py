@@ -50,6 +50,7 @@ memory_gb_at_most: 128
 generations_at_most: 7
 signal_s: 120
 stagger_s: 0
+lost_after_s: 60
 """
 
 

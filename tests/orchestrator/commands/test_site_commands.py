@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.backends import kinds
 from orchestrator.backends import site as site_files
 from orchestrator.backends.ray import site_kind as ray_kind
+from orchestrator.backends.site_kind import Queued
 from orchestrator.backends.slurm import site_kind as slurm_kind
 from orchestrator.commands import status as status  # registers itself
 from orchestrator.commands.app import app
@@ -150,7 +151,7 @@ def test_status_names_who_does_not_say_what_is_queued(
     write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm being away concerns neither a Ray cluster nor this machine."""
-    monkeypatch.setattr(slurm_kind, "queue_states", lambda *_: ({}, "squeue is away"))
+    monkeypatch.setattr(slurm_kind, "queue_states", lambda *_: Queued(unknown="squeue is away"))
     monkeypatch.setattr(ray_kind.jobs, "status", lambda *_: [])
 
     def said(*where: object) -> str:

@@ -1,0 +1,38 @@
+"""Tell a fault of the site from one of the work: array tasks that end before our code has said its first word."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.backends.slurm.jobs import EndedArrayTask
+from orchestrator.backends.slurm.queueing import CANARIES
+from orchestrator.backends.slurm.waves import Wave, marks
+from orchestrator.store.store import Store
+
+FAULTS = ("died", "environment")  # causes that a setup line, a missing Python or a hidden store leads to
+
+
+@dataclass
+class Canaries:
+    """The first ends of each wave of a sweep."""
+
+    store: Store
+    sweep: str
+    unstarted: dict[tuple[str, int], list[EndedArrayTask]] = field(default_factory=lambda: defaultdict(list))
+
+    def fault(self, ended: Sequence[EndedArrayTask]) -> tuple[Wave, str] | None:
+        """The wave to take back, and why, if several of its array tasks have ended like this and none has begun."""
+        new = [e for e in ended if e.cause in FAULTS and "started" not in e.mark and e.job.wave.sweep == self.sweep]
+        for each in new:
+            wave = each.job.wave
+            found = self.unstarted[wave.key]
+            found.append(each)
+            if len(found) >= CANARIES and not marks(self.store, wave, "starts"):
+                number = len(found)
+                return wave, (
+                    f"{number} array tasks ended before they began to work: {each.reason}. The rest is cancelled. "
+                    "Correct setup, python, container or folder in the site file, and run the same command."
+                )
+        return None
