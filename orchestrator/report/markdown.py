@@ -22,7 +22,7 @@ def text(content: Content) -> str:
 def _part(part: Part) -> str:
     match part:
         case Table():
-            return _table(part)
+            return table_text(part.on_page())
         case Drawing():
             return f"![{plain(part.title)}](figures/{part.name}.svg)\n\n*{plain(part.caption)}*"
         case Details():
@@ -34,8 +34,8 @@ def _part(part: Part) -> str:
             return plain(part)
 
 
-def _table(table: Table) -> str:
-    shown = table.on_page()
+def table_text(shown: Table) -> str:
+    """A table in the form that is to be shown (`on_page`, `in_terminal`)."""
     title = [f"**{plain(shown.title)}**"] if shown.title else []
     head = "| " + " | ".join(plain(column.heading) for column in shown.columns) + " |"
     rule = "|" + "|".join("---:" if column.numeric else "---" for column in shown.columns) + "|"

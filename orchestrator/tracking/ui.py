@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from orchestrator.display import address
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.tracking.address import SQLITE, database, free_port, problem
-from orchestrator.tracking.sync import Tracker
+from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import link
 
 PORT = 5000
