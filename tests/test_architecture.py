@@ -41,7 +41,7 @@ FLOORS = {
         "autoencoders",
         "pretrained estimator",
         "field torch_files header",
-        "interpolants locations numerics racing",
+        "finite interpolants locations numerics racing",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",
         "whole_file unreachable",

@@ -92,6 +92,7 @@ def draw(
 
     from nag import noise
     from nag.field import Calls
+    from nag.finite import EVERY, FiniteStates
     from nag.numerics import Precision
     from nag.sampling import guided
 
@@ -110,21 +111,22 @@ def draw(
     seed = seed_of(task)
     labels = noise.labels(seed, indices, field.num_classes, rule=params["labels"])
 
-    def finite(step: int, t: float, x: torch.Tensor) -> None:
-        if not bool(torch.isfinite(x).all()):
-            of = f" of {sampler.steps}" if sampler.steps is not None else ""
-            raise NotFinite(f"samples stopped being finite at step {step - 1}{of} (t = {t:.4g})")
-        if observe is not None:
-            observe(step, t, x)
-
+    device = context.options.device
+    every = 1 if sampler.adaptive or device == "cpu" else EVERY
+    finite = FiniteStates(sampler.steps, every, observe)
     parts: list[Any] = []
     at_once = len(indices) if sampler.adaptive else context.options.micro_batch
     for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on the whole batch
         part = slice(first, first + at_once)
-        y = torch.from_numpy(labels[part]).to(context.options.device)
-        draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
+        y = torch.from_numpy(labels[part]).to(device)
+        draws = noise.Noise(seed, indices[part], field.shape, device)
         watched = guided_field if watch is None else watch(guided_field, field, indices[part])
-        parts.append(sampler(watched, y, draws, observe=finite).cpu().numpy())
+        try:
+            x = sampler(watched, y, draws, observe=finite)
+            finite.read()
+        except FloatingPointError as error:
+            raise NotFinite(str(error)) from error
+        parts.append(x.cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
 
 
