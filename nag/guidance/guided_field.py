@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from nag.field import NULL_NOISE, Field
+from nag.field import NULL_NOISE, Field, levels_of
 from nag.guidance.mixing import D, Evaluation, Part, Stretch, branches, has_slope, stretches
 from nag.guidance.terms import Interval
 from nag.interpolants import Interpolant, Prediction, convert
@@ -95,10 +95,10 @@ class GuidedField:
         return mixed[torch.tensor([row for some in rows.values() for row in some]).argsort()]
 
     def _acting(self, t: torch.Tensor) -> list[Acting]:
-        """What acts on each sample; one entry for all if their levels do not matter."""
+        """What acts on each sample; one entry for all if their levels do not matter, or are known to be equal."""
         if all(part.interval.whole for part in self.parts) and not self.slopes:
             return [(True,) * len(self.parts)]
-        levels = t.tolist() or [0.0]  # for an empty batch
+        levels = levels_of(t) or [0.0]  # for an empty batch
         acting = {level: self._acting_at(level) for level in set(levels)}
         return [acting[level] for level in levels]
 

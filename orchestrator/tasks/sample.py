@@ -115,8 +115,9 @@ def draw(
     every = 1 if sampler.adaptive or device == "cpu" else EVERY
     finite = FiniteStates(sampler.steps, every, observe)
     parts: list[Any] = []
-    at_once = len(indices) if sampler.adaptive else context.options.micro_batch
-    for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on the whole batch
+    at_once = _at_once(len(indices), context.options.micro_batch, precision.compile)
+    at_once = len(indices) if sampler.adaptive else at_once  # an adaptive solver's steps depend on the whole batch
+    for first in range(0, len(indices), at_once):
         part = slice(first, first + at_once)
         y = torch.from_numpy(labels[part]).to(device)
         draws = noise.Noise(seed, indices[part], field.shape, device)
@@ -128,6 +129,16 @@ def draw(
             raise NotFinite(str(error)) from error
         parts.append(x.cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
+
+
+def _at_once(count: int, micro_batch: int, compiled: bool) -> int:
+    """Samples of a micro-batch. Compiled code is of one shape, so there all micro-batches are equal if they can be with
+    at least half the size: a last one that is smaller would be compiled again.
+    """
+    if not compiled or count <= micro_batch:
+        return micro_batch
+    divisors = (size for size in range(micro_batch, micro_batch // 2, -1) if count % size == 0)
+    return next(divisors, micro_batch)
 
 
 def _cost_class(task: Task, costs: Costs) -> Any:
