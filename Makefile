@@ -2,13 +2,16 @@
 # make cluster: tests on a private Slurm (needs Debian's slurm-wlm and root) and a private Ray.
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
+# make gpu: numbers and speed on one GPU, in nine minutes; results in results/gpu (benchmarks/gpu).
 # To choose the Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 ROUNDS ?= 10
+VECTORS := $(addprefix --vectors ,$(wildcard ../shared/vectors))
+IMAGES := $(addprefix --images ,$(wildcard ../shared/data/cifar10-small))
 
-.PHONY: demo test robustness lower-bounds cluster faults soak lint clean
+.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
@@ -32,6 +35,9 @@ faults: $(STAMP)
 soak: $(STAMP)
 	$(VENV)/bin/python -m tests.slurm.soak $(ROUNDS)
 	$(VENV)/bin/python -m tests.ray.soak $(ROUNDS)
+
+gpu: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.gpu --minutes 9 --out results/gpu $(VECTORS) $(IMAGES)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

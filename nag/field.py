@@ -110,6 +110,20 @@ class NetworkField:
         return out if self.precision.dtype == "float32" else out.float()
 
 
+def everywhere(t: float, x: torch.Tensor) -> torch.Tensor:
+    """(N,) the level t for each sample of x. It remembers that level for `levels_of`, while nothing is computed of it."""
+    import torch
+
+    levels = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
+    levels.level = float(torch.tensor(t, dtype=x.dtype))  # type: ignore[attr-defined]
+    return levels
+
+
+def levels_of(t: torch.Tensor) -> list[float]:
+    """The levels (N,) as numbers; one for all where `everywhere` made them, so that nothing waits for a GPU."""
+    return [t.level] if hasattr(t, "level") else t.tolist()
+
+
 class Calls:
     """Counts the network function evaluations (NFE) that are made, one for each sample of a batch: `made`.
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -150,11 +151,25 @@ def labels(seed: int, indices: npt.ArrayLike, num_classes: int, rule: str = "uni
     raise ValueError(f"unknown label rule {rule!r}; known: {', '.join(LABEL_RULES)}")
 
 
+def spread(
+    seed: int, indices: npt.ArrayLike, draw: int, shape: tuple[int, ...], purpose: int = SAMPLE
+) -> npt.NDArray[np.float32]:
+    """`normal`, drawn by several threads, each a part of the samples: numpy computes without Python's lock."""
+    index = np.asarray(indices)
+    threads, pool = _cores(), _threads()
+    edges = [len(index) * i // threads for i in range(threads + 1)]
+    runs = [pool.submit(normal, seed, index[a:b], draw, shape, purpose) for a, b in itertools.pairwise(edges) if a < b]
+    return np.concatenate([run.result() for run in runs]) if runs else normal(seed, index, draw, shape, purpose)
+
+
+AHEAD = 3  # draws that are made while a device works
+
+
 @dataclass(frozen=True, eq=False)
 class Noise:
     """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k.
 
-    From the first step on a thread prefetches the next draw while the device works; on the CPU only with `prefetch`.
+    From the first step on threads prefetch the next AHEAD draws while the device works; on the CPU only with `prefetch`.
     """
 
     seed: int
@@ -162,25 +177,52 @@ class Noise:
     shape: tuple[int, ...]  # (C, H, W)
     device: str | torch.device = "cpu"
     prefetch: bool | None = None
-    _made: dict[int, Future[npt.NDArray[np.float32]]] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[int, Future[torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, k: int) -> torch.Tensor:
         """(N, *shape) float32 on `device`, made on the CPU."""
         import torch
 
+        on_cpu = torch.device(self.device).type == "cpu"
         made = self._made.pop(k, None)
-        draw = self._draw(k) if made is None else made.result()
-        if k and (torch.device(self.device).type != "cpu" if self.prefetch is None else self.prefetch):
-            self._made[k + 1] = _thread().submit(self._draw, k + 1)
-        return torch.from_numpy(draw).to(self.device)
+        draw = (self._draw(k) if on_cpu else self._spread(k)) if made is None else made.result()
+        if k and (not on_cpu if self.prefetch is None else self.prefetch):
+            for ahead in range(k + 1, k + 1 + AHEAD):
+                if ahead not in self._made:
+                    self._made[ahead] = _conductor().submit(self._spread, ahead)
+        return draw.to(self.device, non_blocking=draw.is_pinned()) if not on_cpu else draw
 
-    def _draw(self, k: int) -> npt.NDArray[np.float32]:
-        return normal(self.seed, self.indices, k, self.shape)
+    def _draw(self, k: int) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(normal(self.seed, self.indices, k, self.shape))
+
+    def _spread(self, k: int) -> torch.Tensor:
+        """The same numbers from several threads; pinned for a GPU, so that the copy waits for nothing."""
+        import torch
+
+        draw = torch.from_numpy(spread(self.seed, self.indices, k, self.shape))
+        return draw.pin_memory() if torch.device(self.device).type == "cuda" else draw
+
+
+def _cores() -> int:
+    """Threads that draw: the cores of this process, all but one, which keeps the device busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores - 1, THREADS_AT_MOST))
+
+
+THREADS_AT_MOST = 16
 
 
 @functools.cache
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="noise")
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="noise")
+
+
+@functools.cache
+def _conductor() -> ThreadPoolExecutor:
+    """Waits for the threads of one draw after another: it must not be one of them."""
+    return ThreadPoolExecutor(1, thread_name_prefix="noise ahead")
 
 
 def _words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -108,10 +109,25 @@ def exact(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     return run
 
 
+def rounded(module: Any) -> Any:
+    """A copy whose weights that only enter products are bfloat16: autocast would round them at each call, to the same
+    bits. Which ones they are, a module says by `products()`; others have none.
+    """
+    import torch
+
+    if not hasattr(module, "products"):
+        return module
+    copied = copy.deepcopy(module)
+    with torch.no_grad():
+        for layer in copied.products():
+            layer.to(torch.bfloat16)
+    return copied
+
+
 @method
 class Precision:
-    """dtype: of the network's matrix products and activations (weights stay float32; samplers and guidance always do).
-    tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
+    """dtype: of the network's matrix products and activations (samplers and guidance stay float32; so do weights, but
+    those that only enter products, which are rounded once instead of at each call, to the same bits). tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
 
     How far samples of a fixed-step sampler are from float32's (tests/nag/test_precision.py): compile 1e-4 at most;
     bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only, where nothing was measured.
@@ -129,7 +145,9 @@ class Precision:
 
         if self == field.precision:
             return field
-        module: Any = torch.compile(field.module) if self.compile else field.module
+        module: Any = rounded(field.module) if self.dtype == "bfloat16" else field.module
+        # code for each shape of a batch, of which sampling has few; code for any shape is slower
+        module = torch.compile(module, dynamic=False) if self.compile else module
         return dataclasses.replace(field, module=module, precision=self)
 
     def arithmetic(self, device: str, forward: bool = True) -> contextlib.AbstractContextManager[None]:

@@ -162,7 +162,8 @@ class Batches:
         training, place = self.training, self.place
         picked = self.indices(step)
         x0 = drawn(self.split, picked, training.seed, step, place)
-        eps = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
+        normal = noise.normal if self._thread is None else noise.spread
+        eps = normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_NOISE)
         t = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_LEVEL).astype(np.float32)
         drop_noise = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_NOISE)
         drop_class = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_CLASS)
@@ -234,8 +235,10 @@ def train(
                     error = error * (len(piece.t) / len(batch.t))
                 error.backward()
             losses.append(error.detach())
-        value = distributed.mean(world, torch.stack(losses).sum()).item()
-        gradient = _clipped(list(weights.values()), training.clip).item()
+        total = distributed.mean(world, torch.stack(losses).sum())
+        norm = _clipped(list(weights.values()), training.clip)
+        dtype = torch.promote_types(total.dtype, norm.dtype)
+        value, gradient = torch.stack([total.to(dtype), norm.to(dtype)]).tolist()  # a step's only wait for the device
         if not (math.isfinite(value) and math.isfinite(gradient)):
             worst = _worst(loss, module, batch, part[0], world)
             raise FloatingPointError(

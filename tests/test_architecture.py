@@ -44,7 +44,7 @@ FLOORS = {
         "pretrained estimator",
         "weights",
         "field header preconditions",
-        "interpolants locations numerics racing agreement",
+        "finite interpolants locations numerics racing agreement",
         "web seeding distributed noise intervals verdict registry hardware",
         "cache",
         "whole_file unreachable",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nag.field import Field
+from nag.field import Field, levels_of
 from nag.guidance.branch_inputs import Inputs
 from nag.guidance.mixing import (
     Combined,
@@ -139,11 +139,11 @@ class GuidedField:
         return any(a.previous or a.random for a in altered) or any(each.guidance.remembers for each in self.combined)
 
     def _acting(self, t: torch.Tensor) -> list[Acting]:
-        """What acts on each sample; one entry for all if their levels do not matter."""
+        """What acts on each sample; one entry for all if their levels do not matter, or are known to be equal."""
         always = all(part.interval.whole and part.schedule == CONSTANT for part in self.parts)
         if always and not self.slopes and not self.combined and not self.shaping:
             return [Acting((1.0,) * len(self.parts))]
-        levels = t.tolist() or [0.0]  # for an empty batch
+        levels = levels_of(t) or [0.0]  # for an empty batch
         acting = {level: self._acting_at(level) for level in set(levels)}
         return [acting[level] for level in levels]
 

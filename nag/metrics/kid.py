@@ -46,8 +46,8 @@ class KID(Metric):
         from nag.metrics.neighbours import Points
 
         x, r = (Points(rows) for rows in feature_pair(samples, reference, self.least, self.least))
-        within_r = kept("kernel", lambda: float(_means(r, r).mean()), r.rows)
-        k, g, n = _means(x, x), _means(x, r), len(x)
+        within_r = kept("kernel", lambda: float(kernel_mean(r, r).mean()), r.rows)
+        k, g, n = kernel_mean(x, x), kernel_mean(x, r), len(x)
         value = float(k.mean() - 2 * g.mean()) + within_r
         h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, up to a constant
         IF = (2 * (h - h.mean())).numpy()
@@ -57,14 +57,14 @@ class KID(Metric):
         return Scores(values={"kid": score}, arrays={"influence": IF.astype("float32")})
 
 
-def _means(a: Points, b: Points) -> Tensor:
+def kernel_mean(a: Points, b: Points) -> Tensor:
     """(N,) mean of k(a_i, b_j) over j; if b is a, over the other rows."""
     import torch
 
     from nag.metrics.neighbours import itself, products
 
     d = a.rows.shape[1]
-    total = torch.zeros(len(a), dtype=torch.float64)
+    total = torch.zeros(len(a), dtype=torch.float64, device=a.device)
     for rows, columns, tile in products(a, b):
         tile.div_(d).add_(1).pow_(3)
         if b is a and columns.start < rows.stop:

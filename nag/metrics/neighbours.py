@@ -21,13 +21,13 @@ SLACK = 1e-10  # relative to |a|^2 + |b|^2: far above the rounding of a squared 
 
 
 class Points:
-    """(N, d) rows minus `centre`, converted to float64 a block at a time, and their squared lengths."""
+    """(N, d) rows minus `centre`, converted to float64 a block at a time, and their squared lengths, on a device."""
 
-    def __init__(self, rows: np.ndarray, centre: np.ndarray | float = 0.0) -> None:
+    def __init__(self, rows: np.ndarray, centre: np.ndarray | float = 0.0, device: str = "cpu") -> None:
         import torch
 
-        self.rows, self.centre = rows, centre
-        self.squares = torch.empty(len(rows), dtype=torch.float64)  # (N,)
+        self.rows, self.centre, self.device = rows, centre, device
+        self.squares = torch.empty(len(rows), dtype=torch.float64, device=device)  # (N,)
         for part in parts(0, len(rows), COLUMNS):
             self.squares[part] = self.block(part).square().sum(1)
 
@@ -38,7 +38,7 @@ class Points:
         import numpy as np
         import torch
 
-        return torch.from_numpy(np.subtract(self.rows[part], self.centre, dtype=np.float64))
+        return torch.from_numpy(np.subtract(self.rows[part], self.centre, dtype=np.float64)).to(self.device)
 
 
 class Directions(Points):
@@ -95,7 +95,7 @@ def radii(points: Points, k: int) -> Tensor:
     """(N,) squared distance of each point to its k-th nearest other point; k is below N."""
     import torch
 
-    near = torch.full((len(points), k), torch.inf, dtype=torch.float64)
+    near = torch.full((len(points), k), torch.inf, dtype=torch.float64, device=points.device)
 
     def see(rows: slice, tile: Tensor) -> None:
         few = tile.topk(min(k, tile.shape[1]), largest=False).values

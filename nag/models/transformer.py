@@ -187,6 +187,10 @@ class Transformer(nn.Module):
             x = torch.cat([block(x[rows], c[rows], change, self.grid) for rows, change in parts])
         return x
 
+    def products(self) -> list[nn.Module]:
+        """The layers whose weights enter matrix products and nothing else."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
     def _unpatchify(self, x: Tensor) -> Tensor:
         (rows, columns), p, c = self.grid, self.patch, self.out_channels
         x = x.view(-1, rows, columns, p, p, c).permute(0, 5, 1, 3, 2, 4)  # (N, C, rows, p, columns, p)

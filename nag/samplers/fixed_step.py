@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, cast
 
 import pydantic
 
-from nag.field import Field
+from nag.field import Field, everywhere
 from nag.interpolants import GVP, LEVELS, Interpolant, Prediction, convert
 from nag.registry import Int, method
 
@@ -158,9 +158,7 @@ def respaced(steps: int) -> list[float]:
 
 def evaluate(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
     """The field's output with all samples at one level: (N, C, H, W), or 2C channels with a variance."""
-    import torch
-
-    return field(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), y)
+    return field(x, everywhere(t, x), y)
 
 
 def predict(field: Field, x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""Run bundles in worker processes on this machine, one thread each. They end with the process that started them."""
+"""Run bundles in worker processes on this machine, one thread and at most one GPU each. They end with the process that
+started them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -16,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nag.distributed import alone
+from orchestrator.backends.cards import VISIBLE, cards, least_used, visible
 from orchestrator.execution.protocol import Bundle, End, Event, Step, Work, event_of, message_of
 from orchestrator.plan.model import StoredPlan
 from orchestrator.store.store import Store
@@ -35,6 +39,7 @@ ONE_THREAD = {
 class WorkerProcess:
     process: subprocess.Popen[str]
     log: str
+    card: str = ""  # its GPU
     handle: int | None = None  # of the bundle that it does
     stepped: int = 0  # published steps of that bundle
     given: float = 0.0  # when it got that bundle
@@ -43,9 +48,12 @@ class WorkerProcess:
 
 
 class Local:
-    """`workers` processes on one store."""
+    """`workers` processes on one store, spread over the GPUs."""
 
     def __init__(self, store: Store, workers: int, options: Options) -> None:
+        self.cards = cards(options.device)
+        if self.cards and options.device != "auto":
+            options = dataclasses.replace(options, device="cuda")  # of those that a worker sees, its own is the first
         self.store, self.workers, self.options = store, workers, options
         self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any] | None]] = queue.Queue()
         self.waiting: dict[int, Work] = {}
@@ -55,6 +63,10 @@ class Local:
 
     def _start(self) -> WorkerProcess:
         log = f"worker-{uuid.uuid4().hex[:8]}.log"
+        card, env = "", alone() | ONE_THREAD
+        if self.cards:
+            card = least_used(self.cards, [process.card for process in self.processes])
+            env |= {VISIBLE: visible(card, self.cards, self.options.processes)}
         with os.fdopen(self.store.open_log(log), "w") as stderr:
             process = subprocess.Popen(
                 [
@@ -68,10 +80,10 @@ class Local:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=alone() | ONE_THREAD,
+                env=env,
                 start_new_session=True,  # Ctrl-C reaches the engine alone
             )
-        started = WorkerProcess(process, log)
+        started = WorkerProcess(process, log, card)
         threading.Thread(target=self._listen, args=(started,), daemon=True).start()
         return started
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from orchestrator.backends.cards import cards, default_workers, mapping
 from orchestrator.backends.doctor_rows import DoctorRow, weights
 from orchestrator.display import address
 from orchestrator.errors import NagbenchError
@@ -33,7 +34,10 @@ import json, torch
 devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
 if torch.backends.mps.is_available():
     devices.append("mps")
-print("\\n" + json.dumps([torch.__version__, ", ".join(devices) or "cpu only"]))
+if not devices:
+    from nag.hardware import unusable
+    devices.append(f"cpu only: {unusable()}")
+print("\\n" + json.dumps([torch.__version__, ", ".join(devices)]))
 """
 LIBRARY = 'import json, {0}\nprint("\\n" + json.dumps([getattr({0}, "__version__", ""), ""]))'
 
@@ -56,7 +60,7 @@ def doctor(store: str, tracking: str, needed: Iterable[str] = ()) -> list[Doctor
     """
     with ThreadPoolExecutor(max_workers=3) as pool:  # each import is a process
         libraries = [pool.submit(_library, *library) for library in LIBRARIES]
-        rows = [_python(), _machine(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
+        rows = [_python(), _machine(), _workers(), *_store(store), _tracking(tracking), *_slurm(), *weights(needed)]
     return [rows[0], *(library.result() for library in libraries), *rows[1:]]
 
 
@@ -95,10 +99,17 @@ def _machine() -> DoctorRow:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_gb()
     detail = f"{cores} {'core' if cores == 1 else 'cores'}" + (f", {memory:.0f} GB memory" if memory else "")
-    if memory and memory < 1.5 * cores:
+    if memory and memory < 1.5 * default_workers("auto"):
         fix = f"nagbench run ... --workers {max(1, int(memory / 1.5))}"
         return DoctorRow("machine", "warning", f"{detail}: a worker takes over 1 GB", fix)
     return DoctorRow("machine", "ok", detail)
+
+
+def _workers() -> DoctorRow:
+    """How many workers a run has by default, and which GPU each gets."""
+    found = cards("auto")
+    each = mapping(found) if found else "one a core"
+    return DoctorRow("workers", "ok", f"{default_workers('auto')} by default: {each}")
 
 
 def _memory_gb() -> float | None:

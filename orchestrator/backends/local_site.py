@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from orchestrator.backends.cards import default_workers
 from orchestrator.backends.doctor_rows import missing_weights
 from orchestrator.backends.local import Local
 from orchestrator.backends.local_doctor import doctor
@@ -35,7 +35,7 @@ class LocalSite:
     ) -> Callable[[], Local]:
         settings = self.site.settings
         options = Options(**{"device": "auto", "processes": settings.processes, **campaign.options})
-        return lambda: Local(store, settings.workers or len(os.sched_getaffinity(0)), options)
+        return lambda: Local(store, settings.workers or default_workers(options.device), options)
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> NoReturn:
         raise BadInput(f"{self.site.path}: kind 'local' has no queue; nagbench run --site does the sweep there.")

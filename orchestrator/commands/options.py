@@ -76,13 +76,15 @@ def check_device(device: str, processes: int = 1) -> None:
         return
     import torch
 
+    from nag.hardware import NO_GPU, unusable
+
     if device == "mps":
         if not torch.backends.mps.is_available():
             raise EnvironmentProblem("--device mps: torch finds none on this machine. Use --device cpu.")
         return
     count = torch.cuda.device_count()
     if not count:
-        raise EnvironmentProblem(f"--device {device}: torch finds no GPU on this machine. Use --device cpu.")
+        raise EnvironmentProblem(f"--device {device}: {unusable() or NO_GPU} Use --device cpu.")
     if matched[1] and int(matched[1]) >= count:
         last = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
         raise EnvironmentProblem(f"--device {device}: this machine has {last}.")

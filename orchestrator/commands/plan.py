@@ -38,13 +38,18 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
         f"{plural(len(expected.arrays), 'array')}, {plural(expected.array_tasks, 'array task')}, "
         f"{expected.gpu_hours:,.2f} GPU hours, {expected.makespan_s / 3600:,.2f} hours if nobody else is in the queue."
     )
+    if expected.measured_on:
+        words += f" Speeds were measured on {'; '.join(expected.measured_on)}."
     if expected.guessed:
         words += f" The time of {', '.join(expected.guessed)} is a guess: no such task was measured yet."
+        words += f" How fast networks are is taken from {expected.guessed_by}."
     as_json = {
         "stages": rows,
         "gpu_hours": round(expected.gpu_hours, 3),
         "makespan_seconds": round(expected.makespan_s),
         "guessed": list(expected.guessed),
+        "guessed_by": expected.guessed_by,
+        "measured_on": list(expected.measured_on),
     }
     return table, words, as_json
 

@@ -35,7 +35,9 @@ def run(
     sweep: SweepArgument,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; by default one per GPU, or core.")
+    ] = None,
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
@@ -53,6 +55,7 @@ def run(
 ) -> int:
     """Do the missing work of a sweep, then compare. To resume, extend or repair it, run the same command again."""
     from orchestrator.backends.campaign import begin, check_divides, patiently
+    from orchestrator.backends.cards import default_workers
     from orchestrator.backends.inline import Inline
     from orchestrator.backends.kinds import at
     from orchestrator.backends.local import Local
@@ -84,7 +87,8 @@ def run(
         raise BadInput(UNCOUNTED)
     plan = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
-    number = 1 if here else workers or len(os.sched_getaffinity(0))
+    spread = default_workers(device) if backend == "local" else len(os.sched_getaffinity(0))
+    number = 1 if here else workers or spread
     check_divides(plan, processes, f"--processes is {processes}")
     options = Options(device=device, micro_batch=micro_batch, checkpoint_s=checkpoint_seconds, processes=processes)
 

@@ -25,7 +25,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import Task, kind_of
 
 MEASURED_AT_MOST = 3  # tasks or blocks of each cost class
-SUSTAINED = 2.4e13  # multiply-adds a second on an A100, a guess: 100 evaluations a second of XL/2
+SUSTAINED = 2.4e13  # operations a second on an A100, a multiply-add as two; a guess: 100 evaluations a second of XL/2
 EVALUATION_S = 1e-4  # of one sample, at least
 
 
@@ -37,6 +37,8 @@ class Speeds:
     store: Store
     done: Done
     trained_on: int = 1  # devices that train one network together
+    sustained: float = SUSTAINED  # operations a second, for guesses
+    measured_on: set[str] = field(default_factory=set)  # models of device of the records that are used
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # cost class -> seconds a unit
 
     def __post_init__(self) -> None:
@@ -47,6 +49,8 @@ class Speeds:
             record = self._record(digest, task)
             if record is not None and (units := kind_of(task.kind).cost_units(task, self, record)):
                 rates.append(record["seconds"] * record.get("processes", 1) / units)
+                kind = record.get("kind_of_device") or record.get("sampled", {}).get("kind_of_device") or {}
+                self.measured_on |= {str(kind["model"])} if "model" in kind else set()
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -87,7 +91,7 @@ class Speeds:
         return canonical([task.kind, kind_of(task.kind).cost_class(task, self)])
 
     def evaluation_s(self, network: str) -> float:
-        return evaluation_s(self._networks.get(network))
+        return evaluation_s(self._networks.get(network), self.sustained)
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
@@ -116,11 +120,11 @@ class Speeds:
         return None
 
 
-def evaluation_s(network: Network | None) -> float:
+def evaluation_s(network: Network | None, sustained: float = SUSTAINED) -> float:
     """A guess at the seconds of one evaluation of a transformer for one sample; of XL/2 if nothing is known."""
     model = network.model if network else None
     known = {key: getattr(model, key, size) for key, size in SIZES["XL/2"].items()}
     _, height, width = (network.shape if network else None) or (4, 32, 32)
     tokens = height * width / known["patch"] ** 2
     work = known["depth"] * tokens * (24 * known["hidden"] ** 2 + 4 * tokens * known["hidden"])
-    return max(EVALUATION_S, work / SUSTAINED)
+    return max(EVALUATION_S, work / sustained)

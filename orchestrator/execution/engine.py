@@ -251,7 +251,8 @@ class _Execution:
             self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']}{by_hand})")
             self._stop_arms()
         else:
-            self.observer.note(f"{kind} {end.digest[:12]}: {end.reason}; trying again")
+            smaller = f" with {decision.micro_batch:,} at once" if attempt["cause"] == "device_memory" else ""
+            self.observer.note(f"{kind} {end.digest[:12]}: {end.reason}; trying again{smaller}")
 
     def _decisions(self, todo: Iterable[str]) -> dict[str, Decision]:
         """How to retry the tasks that have failed. Puts those that are given up into `failed`."""

@@ -12,14 +12,16 @@ from orchestrator.errors import NotFinite, TaskError
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name
 from orchestrator.tasks import encode, previews
-from orchestrator.tasks.context import Context
+from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import not_finite, read_block
 from orchestrator.tasks.task import Costs, Kind, Task, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-DECODED = 8  # latents in the autoencoder at once: at 256 x 256 each takes over half a GB there
+DECODED = 8  # latents in the autoencoder at once, on a CPU
+DECODED_GB = 0.7  # that each takes there at 32 x 32, which is 256 x 256 pixels; in proportion to its area
+USED = 0.6  # of a GPU's free memory
 
 Block = tuple[dict[str, "np.ndarray"], dict[str, Any]]
 
@@ -94,11 +96,26 @@ def decoded_by(context: Context, decode: Mapping[str, Any], latents: np.ndarray)
     from nag.datasets.dataset import to_uint8
 
     vae = context.load("decoder", digest(decode), lambda: encode.opened(context, decode))
-    size = min(DECODED, context.options.micro_batch)
+    size = decoded_at_once(latents.shape[-2:], context.options)
     parts = (
         torch.from_numpy(latents[first : first + size].astype(np.float32)) for first in range(0, len(latents), size)
     )
     return np.concatenate([to_uint8(vae.decode(part)).cpu().numpy() for part in parts])
+
+
+def decoded_at_once(side: tuple[int, ...], options: Options) -> int:
+    """Latents (h, w) in the autoencoder at once: as many as a GPU has memory for, DECODED on a CPU; at most a
+    micro-batch, which is smaller after a failure for lack of memory.
+    """
+    import torch
+
+    most = options.micro_batch
+    if not options.device.startswith("cuda"):
+        return min(DECODED, most)
+    free, _ = torch.cuda.mem_get_info(torch.device(options.device))
+    free += torch.cuda.memory_reserved(options.device) - torch.cuda.memory_allocated(options.device)
+    each = DECODED_GB * 1e9 * side[0] * side[1] / 32**2
+    return max(1, min(int(USED * free / each), most))
 
 
 def _check(context: Context, outputs: Mapping[str, np.ndarray], task: Task, number: int) -> None:

@@ -92,6 +92,7 @@ def draw(
 
     from nag import noise
     from nag.field import Calls
+    from nag.finite import EVERY, FiniteStates
     from nag.numerics import Precision
     from nag.sampling import begun, guided
 
@@ -110,23 +111,35 @@ def draw(
     seed = seed_of(task)
     labels = noise.labels(seed, indices, field.num_classes, rule=params["labels"])
 
-    def finite(step: int, t: float, x: torch.Tensor) -> None:
-        if not bool(torch.isfinite(x).all()):
-            of = f" of {sampler.steps}" if sampler.steps is not None else ""
-            raise NotFinite(f"samples stopped being finite at step {step - 1}{of} (t = {t:.4g})")
-        if observe is not None:
-            observe(step, t, x)
-
+    device = context.options.device
+    every = 1 if sampler.adaptive or device == "cpu" else EVERY
+    finite = FiniteStates(sampler.steps, every, observe)
     parts: list[Any] = []
-    at_once = len(indices) if sampler.adaptive else context.options.micro_batch
-    for first in range(0, len(indices), at_once):  # an adaptive solver's steps depend on the whole batch
+    at_once = _at_once(len(indices), context.options.micro_batch, precision.compile)
+    at_once = len(indices) if sampler.adaptive else at_once  # an adaptive solver's steps depend on the whole batch
+    for first in range(0, len(indices), at_once):
         part = slice(first, first + at_once)
-        y = torch.from_numpy(labels[part]).to(context.options.device)
-        draws = noise.Noise(seed, indices[part], field.shape, context.options.device)
+        y = torch.from_numpy(labels[part]).to(device)
+        draws = noise.Noise(seed, indices[part], field.shape, device)
         run = begun(guided_field, sampler, draws)
         watched = run if watch is None else watch(run, field, indices[part])
-        parts.append(sampler(watched, y, draws, observe=finite).cpu().numpy())
+        try:
+            x = sampler(watched, y, draws, observe=finite)
+            finite.read()
+        except FloatingPointError as error:
+            raise NotFinite(str(error)) from error
+        parts.append(x.cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
+
+
+def _at_once(count: int, micro_batch: int, compiled: bool) -> int:
+    """Samples of a micro-batch. Compiled code is of one shape, so there all micro-batches are equal if they can be with
+    at least half the size: a last one that is smaller would be compiled again.
+    """
+    if not compiled or count <= micro_batch:
+        return micro_batch
+    divisors = (size for size in range(micro_batch, micro_batch // 2, -1) if count % size == 0)
+    return next(divisors, micro_batch)
 
 
 def _cost_class(task: Task, costs: Costs) -> Any:

@@ -182,9 +182,9 @@ def test_noise_of_a_batch_leaves_the_global_generators_alone():
 def test_draws_are_made_ahead_and_are_the_same(monkeypatch):
     made, normal = [], noise.normal
 
-    def watched(seed, indices, draw, shape):
+    def watched(seed, indices, draw, shape, *purpose):
         made.append((draw, threading.current_thread().name.partition("_")[0]))
-        return normal(seed, indices, draw, shape)
+        return normal(seed, indices, draw, shape, *purpose)
 
     monkeypatch.setattr(noise, "normal", watched)
     plain, ahead = (noise.Noise(2, [4, 9], (1, 8, 8), prefetch=ahead) for ahead in (None, True))
@@ -193,7 +193,17 @@ def test_draws_are_made_ahead_and_are_the_same(monkeypatch):
     made.clear()
     assert all(torch.equal(ahead(k), draw) for k, draw in enumerate(expected))
     assert torch.equal(ahead(2), expected[2]), "a draw may be asked for again"
-    assert {(0, "MainThread"), (1, "MainThread"), (2, "noise"), (3, "noise")} <= set(made)
+    assert {(0, "MainThread"), (1, "MainThread"), (2, "noise"), (3, "noise"), (3 + noise.AHEAD, "noise")} <= set(made)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_threads_draw_the_same_bits(threads, monkeypatch):
+    monkeypatch.setattr(noise, "_cores", lambda: threads)
+    for n in (0, 1, 2, 7):
+        indices = np.arange(n, dtype=np.int64) * 5
+        drawn = noise.spread(3, indices, 2, (2, 3), noise.TRAIN_NOISE)
+        assert np.array_equal(drawn, noise.normal(3, indices, 2, (2, 3), noise.TRAIN_NOISE))
+        assert drawn.shape == (n, 2, 3)
 
 
 def test_another_process_draws_the_same():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,6 +52,20 @@ def test_bfloat16() -> None:
     difference = samples(Precision(dtype="bfloat16")) - samples(Precision())
     assert difference.dtype == torch.float32
     assert 1e-6 < float(difference.square().mean().sqrt()) < 5e-2
+
+
+def test_weights_are_rounded_once_to_the_same_bits() -> None:
+    """Those that only enter products; embeddings, positions and the caller's own module stay float32."""
+    plain, precision = field(), Precision(dtype="bfloat16")
+    applied = precision.applied(plain)
+    dtypes = {name: weight.dtype for name, weight in applied.module.state_dict().items()}
+    assert dtypes["blocks.0.attn.qkv.weight"] == dtypes["x_embedder.proj.bias"] == torch.bfloat16
+    assert dtypes["y_embedder.embedding_table.weight"] == dtypes["null_noise"] == dtypes["pos_embed"] == torch.float32
+    assert {weight.dtype for weight in plain.module.state_dict().values()} == {torch.float32}
+    each_time = dataclasses.replace(plain, precision=precision)  # autocast rounds at every call
+    x, t, y = Noise(0, range(6), (1, 8, 8))(0), torch.tensor([0.1, 0.5, 1.0, -1.0, 0.9, 0.3]), torch.arange(6) + 5
+    assert torch.equal(applied(x, t, y), each_time(x, t, y))
+    assert not torch.equal(applied(x, t, y), plain(x, t, y))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

@@ -10,6 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nag import sample
+from nag.field import everywhere, levels_of
 from nag.interpolants import VP
 from nag.registry import METHODS, build, find
 from nag.samplers.euler_maruyama import EulerMaruyama
@@ -199,3 +200,11 @@ def test_labels_are_checked():
             sample(field, euler, noise=noise, labels=bad)
     expected = sample(field, euler, noise=noise, labels=torch.tensor([0, 3]))
     assert torch.equal(sample(field, euler, noise=noise, labels=np.array([0, 3])), expected)
+
+
+def test_the_level_of_all_samples_is_known_without_asking_the_device():
+    t = everywhere(0.3, torch.zeros(3, 1, 2, 2))
+    assert t.tolist() == [levels_of(t)[0]] * 3
+    assert levels_of(t[:2]) == t[:2].tolist()
+    assert levels_of(t + 0.1) == (t + 0.1).tolist()
+    assert levels_of(torch.full_like(t, 0.5)) == [0.5] * 3

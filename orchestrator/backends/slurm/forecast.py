@@ -12,7 +12,8 @@ from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
 from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
-from orchestrator.execution.durations import Speeds
+from orchestrator.execution.card_speeds import of_site
+from orchestrator.execution.durations import SUSTAINED, Speeds
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Plan, StoredPlan
@@ -23,12 +24,17 @@ START_S = 12.0  # of an array task: Slurm, Python, torch, loading its network
 ARRAY_TASKS_AT_MOST = 1001  # of an array: Slurm's default MaxArraySize, as the cluster is not asked
 
 
+GUESS = "a guess at an A100"
+
+
 @dataclass(frozen=True)
 class Forecast:
     arrays: tuple[Array, ...]
     guessed: tuple[str, ...]  # kinds of task whose speed is a guess
     gpu_hours: float
     makespan_s: float
+    measured_on: tuple[str, ...] = ()  # the devices behind the speeds that were measured
+    guessed_by: str = GUESS  # what guesses at networks rest on
 
     @property
     def array_tasks(self) -> int:
@@ -40,7 +46,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     it may take; its rungs follow each other in truth, which takes longer.
     """
     done = Done(store)
-    speeds = Speeds(plan, store, done, site.trained_on)
+    card = of_site(site.gres, site.constraint)
+    speeds = Speeds(plan, store, done, site.trained_on, card.operations if card else SUSTAINED)
     todo = missing(Choices(plan, store).expected(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
@@ -60,7 +67,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in packed}
     gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
-    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, makespan(packed, lasting))
+    measured_on, by = tuple(sorted(speeds.measured_on)), card.words() if card else GUESS
+    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, makespan(packed, lasting), measured_on, by)
 
 
 def makespan(arrays: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:

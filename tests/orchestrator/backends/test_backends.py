@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends import cards
 from orchestrator.backends.inline import Inline
 from orchestrator.backends.local import Local
 from orchestrator.execution.protocol import Backend
@@ -81,3 +82,36 @@ def test_a_worker_that_dies_while_it_is_idle_is_not_blamed(truth: Ran, tmp_path:
         second = used.work((samples, (1,)))
         used.backend.submit([second])
         assert contract.ends(used.until_ended(second.handle))[second.handle].outcome == "done"
+
+
+def test_each_worker_sees_a_card_of_its_own(truth: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default one a card, and one that died is replaced on the card that it had. Here nothing is behind the names, so
+    the workers compute on the CPU.
+    """
+    monkeypatch.setattr(cards, "_torch_has_cuda", lambda: True)
+    monkeypatch.setenv(cards.VISIBLE, "0,1")
+    assert cards.default_workers("auto") == 2
+
+    @contextlib.contextmanager
+    def on_cards(store: Store, plan: Plan) -> Iterator[Backend]:
+        yield Local(store, cards.default_workers("auto"), Options(device="auto"))
+
+    def sees(backend: Local) -> dict[str, str]:
+        found = {}
+        for worker in backend.processes:
+            environ = Path(f"/proc/{worker.process.pid}/environ").read_bytes().decode().split("\0")
+            found[worker.card] = dict(line.partition("=")[::2] for line in environ)[cards.VISIBLE]
+        return found
+
+    with using(Kind(on_cards, None), truth, tmp_path) as used:
+        samples, _ = used.stream(0)
+        for numbers in ((0, 1), (2, 3)):
+            works = [used.work((samples, (number,))) for number in numbers]
+            used.backend.submit(works)
+            ended = contract.ends(used.until_ended(*(work.handle for work in works)))
+            assert [end.outcome for end in ended.values()] == ["done", "done"]
+            assert sees(used.backend) == {"0": "0", "1": "1"}
+            used.same(truth, samples, *numbers)
+            idle = used.backend.processes[0].process
+            idle.kill()
+            idle.wait()

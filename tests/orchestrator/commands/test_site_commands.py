@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from nag.hardware import processor
 from orchestrator.backends import kinds
 from orchestrator.backends import site as site_files
 from orchestrator.backends.ray import site_kind as ray_kind
@@ -47,11 +48,14 @@ def test_plan_says_what_it_will_take(
     shutil.copytree(finished.store.root, tmp_path / "store")
     options = ("--store", tmp_path / "store", "--site", site(SLURM))
     none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
+    assert none.pop("guessed_by") == "a guess at an A100"
+    assert none.pop("measured_on") == [processor()]
     assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
     words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
     assert re.search(words, said)
+    assert f"Speeds were measured on {processor()}." in " ".join(said.split())
     assert "Disk for its cells: " in said
     assert re.search(r"in [\d,]+ files", said)
     told = json.loads(nagbench("plan", more, *options, "--json").stdout)["site"]
@@ -61,6 +65,7 @@ def test_plan_says_what_it_will_take(
     new = write("hidden: 16", "hidden: 24", name="new.yaml")
     assert "The time of " in (guessed := nagbench("plan", new, *options).stdout)
     assert "is a guess: no such task was measured yet." in guessed
+    assert "How fast networks are is taken from a guess at an A100." in guessed
 
 
 def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(

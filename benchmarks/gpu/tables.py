@@ -1,0 +1,46 @@
+"""The results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A heading with the stamp, then a table, notes and the failure of each part."""
+    stamp = ", ".join(str(document[key]) for key in ("card", "driver", "date") if document.get(key))
+    lines = [f"# {stamp}", "", f"torch {document['torch']}, Python {document['python']}, {document['cores']} CPU cores"]
+    if document["tiny"]:
+        lines.append("\nTiny networks: this shows that everything runs, and measures nothing.")
+    for part in document["parts"]:
+        lines += ["", f"## {part['title']}", ""]
+        for rows in _alike(part["rows"]):
+            lines += [*_table(rows), ""]
+        lines += [f"- {note}" for note in part["notes"]]
+        if part["failed"]:
+            lines.append(f"- **failed**: {part['failed']}")
+        lines.append(f"- took {part['seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def _alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows in tables of equal columns, in order."""
+    tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(tuple(row), []).append(row)
+    return list(tables.values())
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return lines + ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value).replace("|", "\\|")
