@@ -121,9 +121,9 @@ _ANEW = (
 
 
 def _is_torch(path: str, start: bytes) -> bool:
-    from nag.torch_files import PICKLE
+    from nag.weights.torch_file import LEGACY
 
-    if start.startswith(PICKLE):
+    if start.startswith(LEGACY):
         return True
     try:
         with zipfile.ZipFile(path) as archive:

@@ -14,9 +14,9 @@ import functools
 import json
 import math
 import os
-import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nag import cache
@@ -266,18 +266,14 @@ def statistics_in(path: str, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError, naming the file, if it is not a table of a mean and a positive standard deviation.
     """
-    import torch
-
     from nag.datasets.listing import local
-    from nag.torch_files import DAMAGED
+    from nag.weights.torch_file import read_torch
 
     sizes = dict(zip(listing.names, listing.sizes, strict=True))
     try:
-        held = torch.load(local(path, STATISTICS, sizes[STATISTICS]), map_location="cpu", weights_only=True)
-        mean, std = (held[name].to(torch.float64).reshape(-1).numpy() for name in ("mean", "std"))
-    except FileNotFoundError:
-        raise
-    except (pickle.UnpicklingError, AttributeError, *DAMAGED) as error:
+        held = read_torch(Path(local(path, STATISTICS, sizes[STATISTICS])))
+        mean, std = (held[name].read().double().reshape(-1).numpy() for name in ("mean", "std"))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path}/{STATISTICS} is not a table of tensors mean and std ({reason})") from error
     if mean.shape != std.shape or not (math.isfinite(mean.sum()) and math.isfinite(std.sum()) and (std > 0).all()):
