@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from nag import header
 from nag.header import FORMAT, KEY, Description, Listed
 from nag.locations import irregular
-from nag.models.adapted import Adapted, Convention, built_on_cpu, unadapted
+from nag.models.adapted import Adapted, built_on_cpu, unadapted
+from nag.models.convention import Convention
 from nag.models.sit import SiT
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
@@ -241,7 +242,7 @@ def load_network(
         if family is not None:
             raise ValueError(f"{path}: give the family of an official checkpoint or the model of another, not both")
         return _brought(_foreign(path, model, given | ({"key": key} if key else {})), str(path))
-    if family == "diffusers":
+    if family == "diffusers" or (family is None and model is None and path.is_dir() and _is_diffusers(path)):
         return _brought(_of_diffusers(path, given), str(path))
     if not _is_own(path, family, key, given, str(path)):
         return _official(path, family, str(path), key, given)[1]
@@ -288,6 +289,12 @@ def _foreign(path: Path, model: Any, given: dict[str, Any]) -> OfficialNetwork:
         return read_foreign(path, Foreign(model, **given), str(path))
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+
+
+def _is_diffusers(path: Path) -> bool:
+    from nag.foreign_checkpoints import is_diffusers
+
+    return is_diffusers(path)
 
 
 def _of_diffusers(path: Path, given: dict[str, Any]) -> OfficialNetwork:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from nag.header import sentence
 from nag.interpolants import PREDICTIONS, VP, Interpolant, Linear
-from nag.models.adapted import Adapted, Convention, check_declared, has_null
+from nag.models.adapted import Adapted
+from nag.models.convention import Convention, check_declared, has_null
 from nag.models.diffusers_network import Diffusers, scheduled
 from nag.official_checkpoints import OfficialNetwork
 from nag.seeding import seeded
@@ -20,6 +21,7 @@ from nag.weights.safetensors_file import read_config
 if TYPE_CHECKING:
     import torch
 
+DIFFUSERS = "diffusers"  # the family of networks in folders of that library
 INNER = "inner."  # before the names of other code in an adapted module
 
 
@@ -49,6 +51,14 @@ class Foreign(NamedTuple):
         return Adapted(self.model, convention, self.interpolant, predicts)
 
 
+def is_diffusers(path: Path) -> bool:
+    """Whether this is a folder that diffusers saved, by its config.json."""
+    try:
+        return read_config(path / "config.json").get("_class_name") is not None
+    except (OSError, ValueError):
+        return False
+
+
 def in_folder(folder: Path, num_classes: int | None = None) -> Foreign:
     """The network in a folder of diffusers, as its config.json and, beside the folder, its scheduler's config say.
 
@@ -58,13 +68,15 @@ def in_folder(folder: Path, num_classes: int | None = None) -> Foreign:
     try:
         config = read_config(folder / "config.json")
         model = Diffusers(config=config)
-        if num_classes == model.num_classes - 1 and model.null_class is None:
+        if model.num_classes is None:  # any labels will do
+            pass
+        elif num_classes == model.num_classes - 1 and model.null_class is None:
             model = Diffusers(config=config, null_row=True)
         elif num_classes not in (None, model.num_classes):
             raise ValueError(f"num_classes {num_classes} was given, but its config.json says {model.num_classes}")
         scheduler = folder.parent / "scheduler" / "scheduler_config.json"
         predicts = scheduled(read_config(scheduler) if scheduler.is_file() else {})
-        return Foreign(model, model.state, model.num_classes, predicts, VP(), "0..999")
+        return Foreign(model, model.state, model.num_classes or num_classes or 1, predicts, VP(), "0..999")
     except ValidationError as error:
         raise ValueError(f"{folder}: {sentence(error)}") from None
     except ValueError as error:
@@ -102,8 +114,8 @@ def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialN
 
 
 def _in_module(weights: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions that
-    are still to be learned, and counters.
+    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions
+    that are still to be learned, and counters.
     """
     named = {}
     for name, weight in weights.items():

@@ -75,7 +75,7 @@ class Description(BaseModel):
     num_classes: Annotated[int, Field(ge=0, le=10_000_000)]
     has_null_noise: bool
     has_null_class: bool
-    convention: dict[str, Any] | None = None  # of a module of other code: nag.models.adapted.Convention
+    convention: dict[str, Any] | None = None  # of a module of other code: nag.models.convention.Convention
 
     @property
     def state(self) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ Both are known before a tensor is read. What they cannot say (heads, for sizes n
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nag.interpolants import GVP, LEVELS, VP, Interpolant, Linear, Prediction
 from nag.models.description import widths_fit
 from nag.models.dit import DiT
+from nag.models.repa import REPA
 from nag.models.sit import SiT
 from nag.models.sizes import heads_of
 from nag.models.weight_shapes import weight_shapes
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 
 class Family(NamedTuple):
     title: str
-    model: type[DiT] | type[SiT]
+    model: type[DiT] | type[SiT] | type[REPA]
     interpolant: Interpolant
     predicts: Prediction
 
 
 FAMILIES = {"dit": Family("DiT", DiT, VP(), "eps"), "sit": Family("SiT", SiT, Linear(), "velocity")}
+FAMILIES["repa"] = Family("SiT of REPA", REPA, Linear(), "velocity")
+PROJECTORS, OF_REPA = "projectors.", ("enc_type", "proj_coeff")  # weights, and arguments of its training, of REPA alone
 ARCHITECTURE = ("hidden", "depth", "heads", "patch", "mlp_ratio", "learned_variance", "num_classes", "shape")
 CLASSES, POSITIONS = "y_embedder.embedding_table.weight", "pos_embed"
 NAMES = ("x_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "final_layer.linear.weight", CLASSES)  # both families
@@ -59,7 +63,7 @@ class Recognised(NamedTuple):
 
     family: str
     weights: Weights
-    model: DiT | SiT
+    model: DiT | SiT | REPA
     interpolant: Interpolant
     predicts: Prediction
     shape: tuple[int, int, int]
@@ -114,8 +118,9 @@ def recognise(
 ) -> Recognised:
     """The network in an official checkpoint, from names, shapes and arguments alone.
 
-    family: "dit" or "sit"; None if the file says so itself. key: as in `read_weights`. architecture: of ARCHITECTURE,
-    None is as if not given. states: (C, H, W) to assume for a file that does not show it. Raises ValueError that begins
+    family: "dit", "sit" or "repa" (projectors are left out); None if the file says so itself. key: as in
+    `read_weights`. architecture: of ARCHITECTURE, None is as if not given.
+    states: (C, H, W) to assume for a file that does not show it. Raises ValueError that begins
     with `source` for anything that does not fit.
     """
     if family is not None and family not in FAMILIES:
@@ -127,7 +132,8 @@ def recognise(
     weights = read_weights(file, key, NAMES, source)
     try:
         _shape(weights.tensors, NAMES[0], 4)
-        family = family or _family(weights.arguments)
+        family = family or _family(weights)
+        weights = _without_projectors(weights, family)
         interpolant = _path(weights.arguments, FAMILIES[family])
         return _inferred(weights, family, interpolant, given, states)
     except ValueError as error:
@@ -150,23 +156,45 @@ def contradicts(field: NetworkField, family: str) -> str | None:
     y = torch.zeros(2, dtype=torch.int64, device=device)
     out = field(x, torch.full((2,), t, device=device), y)[:, : field.shape[0]]
     asked, answered = (v[0] - v[1] for v in (x, out))
+    if family == "repa":  # told t and not 1 - t, an official SiT would look the same: its path is symmetric
+        return None if bool(torch.isfinite(out).all()) else "what it predicts is not finite, so its weights are damaged"
     cosine = float((asked * answered).sum() / (asked.norm() * answered.norm()).clamp(min=1e-12))
     if not math.isfinite(cosine):
         return "what it predicts is not finite, so its weights are damaged or too large"
     if cosine > -0.8:
         return None
-    other = next(f.title for name, f in FAMILIES.items() if name != family)
+    other = next(FAMILIES[name].title for name in ("dit", "sit") if name != family)
     return f"it answers as a {other} does (correlation {cosine:.2f} with noise), not as a {FAMILIES[family].title}"
 
 
 def _title(arguments: Mapping[str, Any]) -> str | None:
     """The family that the arguments of a training name, such as "SiT" of "SiT-XL/2"."""
     named = str(arguments.get("model", "")).partition("-")[0]
-    return named if named in [family.title for family in FAMILIES.values()] else None
+    return named if named in ("DiT", "SiT") else None
 
 
-def _family(arguments: Mapping[str, Any]) -> str:
-    title = _title(arguments)
+def _is_of_repa(weights: Weights) -> bool:
+    return any(name.startswith(PROJECTORS) for name in weights.tensors) or any(
+        argument in weights.arguments for argument in OF_REPA
+    )
+
+
+def _without_projectors(weights: Weights, family: str) -> Weights:
+    """REPA's training aligns a layer through projectors, which sampling does not use. ValueError for other families."""
+    if family != "repa":
+        if _is_of_repa(weights):
+            raise ValueError("it was trained with REPA, whose code is told t and not 1 - t: say family 'repa'")
+        return weights
+    kept = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(PROJECTORS)}
+    if len(kept) == len(weights.tensors):
+        return weights
+    return dataclasses.replace(weights, tensors=kept, layout=f"{weights.layout}; its projectors are left out")
+
+
+def _family(weights: Weights) -> str:
+    if _is_of_repa(weights):
+        return "repa"
+    title = _title(weights.arguments)
     if title is None:
         raise ValueError(
             "it does not describe itself: the weights of a DiT and a SiT have the same names and shapes; "
@@ -177,6 +205,8 @@ def _family(arguments: Mapping[str, Any]) -> str:
 
 def _path(arguments: Mapping[str, Any], family: Family) -> Interpolant:
     """The path on which it was trained; raises ValueError if the arguments of its training contradict `family`."""
+    if family.model is REPA:
+        return _path_of_repa(arguments)
     title = _title(arguments)
     if title not in (None, family.title):
         raise ValueError(f"its training was of a {arguments['model']}; say family {str(title).lower()!r}")
@@ -187,6 +217,15 @@ def _path(arguments: Mapping[str, Any], family: Family) -> Interpolant:
     if prediction != "velocity" or not isinstance(path, str) or path not in paths:
         known = "velocity on Linear or GVP"
         raise ValueError(f"it was trained to predict {prediction} on the path {path}; of SiT's, {known} can be loaded")
+    return paths[path]
+
+
+def _path_of_repa(arguments: Mapping[str, Any]) -> Interpolant:
+    prediction, path = arguments.get("prediction", "v"), arguments.get("path_type", "linear")
+    paths: dict[Any, Interpolant] = {"linear": Linear(), "cosine": GVP()}
+    if prediction != "v" or not isinstance(path, str) or path not in paths:
+        known = "v on linear or cosine"
+        raise ValueError(f"it was trained to predict {prediction} on the path {path}; of REPA's, {known} can be loaded")
     return paths[path]
 
 

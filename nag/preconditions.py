@@ -1,7 +1,7 @@
-"""Preconditioning: what surrounds a raw network F before it is a prediction (Karras et al., arXiv 2206.00364, table 1).
+"""Preconditioning: what surrounds a raw network F to make a prediction (Karras et al., arXiv 2206.00364, table 1).
 
-The paper's state is y + sigma n, of noise that grows without bound. Ours is x_t = alpha x0 + sigma eps with t in [0, 1]:
-the same state times alpha, at the paper's level sigma(t) / alpha(t). So such a network is a field on any of our paths.
+The paper's state is y + sigma n, with noise without bound. Ours is x_t = alpha x0 + sigma eps, t in [0, 1]: the same
+state times alpha, at the paper's level sigma(t) / alpha(t). So such a network is a field on any of our paths.
 """
 
 from __future__ import annotations

@@ -27,10 +27,11 @@ METHODS: dict[str, dict[str, str]] = {
         "gvp": "nag.interpolants:GVP",
         "vp": "nag.interpolants:VP",
     },
-    "preconditions": {"edm": "nag.preconditions:EDM", "ve": "nag.preconditions:VE"},
     "models": {
         "sit": "nag.models.sit:SiT",
         "dit": "nag.models.dit:DiT",
+        "repa": "nag.models.repa:REPA",
+        "lightning_dit": "nag.models.lightning_dit:LightningDiT",
         "diffusers": "nag.models.diffusers_network:Diffusers",
         "noise_level": "nag.models.noise_level:NoiseLevel",
     },
@@ -90,6 +91,7 @@ METHODS: dict[str, dict[str, str]] = {
         "effective_scale": "nag.effective_scale:EffectiveScale",
     },
     "autoencoders": {"kl": "nag.autoencoders.kl:Autoencoder", "block_means": "nag.autoencoders.block_means:BlockMeans"},
+    "preconditions": {"edm": "nag.preconditions:EDM", "ve": "nag.preconditions:VE"},
 }
 # By family: the Protocol, and those of its members that a class without them gets from it.
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {

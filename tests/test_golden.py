@@ -73,6 +73,8 @@ DEFAULTS = {
     "models.dit": {"mlp_ratio": 4.0, "learned_variance": False},
     "preconditions.edm": {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0},
     "preconditions.ve": {"sigma_max": 80.0},
+    "models.repa": {"mlp_ratio": 4.0, "learned_variance": False},
+    "models.lightning_dit": {"mlp_ratio": 4.0, "learned_variance": False, "qk_norm": False},
     "models.diffusers": {"null_row": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
     "measures.noise_shift": {"count": 400, "levels": 50},

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nag.field import NULL_NOISE
-from nag.interpolants import LEVELS
-from nag.models.adapted import CONDITIONS
+from nag.interpolants import LEVELS, Interpolant
+from nag.models.convention import CONDITIONS, Convention
 from nag.preconditions import told_sigma
-
-if TYPE_CHECKING:
-    from nag.models.adapted import Adapted
 
 NULL_LEVEL = 0.5  # t = -1 is no level: factors of a preconditioning, and a replaced time, are those of this one
 
@@ -24,7 +21,7 @@ class AdaptedModule(nn.Module):
     """forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C, H, W), or 2C channels, in our convention.
 
     `inner` gets its own scale of x, its own time, and its own numbers of the null conditions. Conditions that it lacks,
-    and whose embedding `adapted.model` names, are learned vectors here: `null_noise` and `null_class`, (D,). Where
+    and whose embedding `model` names, are learned vectors here: `null_noise` and `null_class`, (D,). Where
     neither is asked for, the prediction is that of `inner`.
     Raises ValueError if it has no submodule of a name that its class gives.
     """
@@ -32,19 +29,30 @@ class AdaptedModule(nn.Module):
     null_noise: nn.Parameter | None
     null_class: nn.Parameter | None
 
-    def __init__(self, inner: nn.Module, adapted: Adapted, num_classes: int, null_noise: bool, seed: int) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        model: Any,
+        convention: Convention,
+        interpolant: Interpolant,
+        predicts: str,
+        *,
+        num_classes: int,
+        null_noise: bool,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.inner, self.num_classes = inner, num_classes
-        self.convention, self.interpolant, self.predicts = adapted.convention, adapted.interpolant, adapted.predicts
-        last = getattr(adapted.model, "null_class", None)
+        self.convention, self.interpolant, self.predicts = convention, interpolant, predicts
+        last = getattr(model, "null_class", None)
         self.own_class = num_classes if last == "last" else last
-        self.own_noise = getattr(adapted.model, "null_noise", None)
+        self.own_noise = getattr(model, "null_noise", None)
         self._rows: dict[str, Tensor] = {}  # of the batch in `inner`: which rows get a learned vector
         for name, own, wanted in (
             ("null_noise", self.own_noise, null_noise),
             ("null_class", self.own_class, True),
         ):
-            place = getattr(adapted.model, CONDITIONS[name], None) if own is None else None
+            place = getattr(model, CONDITIONS[name], None) if own is None else None
             self.register_parameter(name, self._learned(name, place, seed) if place and wanted else None)
 
     def _learned(self, name: str, place: str, seed: int) -> nn.Parameter:

@@ -54,9 +54,9 @@ class Diffusers:
         return None if rows is None else int(rows)
 
     @property
-    def num_classes(self) -> int:
-        """1 for a network without classes."""
-        return 1 if self._rows is None else self._rows - self.null_row
+    def num_classes(self) -> int | None:
+        """None for a network without classes."""
+        return None if self._rows is None else self._rows - self.null_row
 
     @property
     def state(self) -> tuple[int, int, int]:
@@ -104,7 +104,7 @@ class Diffusers:
         for part in module.modules():
             if hasattr(part, "dropout_prob"):
                 part.dropout_prob = 0.0  # else a table of classes drops some itself while it trains
-        return module  # type: ignore[no-any-return]
+        return module
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Mean squared error of the prediction; with a learned variance also its bound, as DiT."""
@@ -122,7 +122,7 @@ def _called(name: str, classes: bool) -> Any:
         raise ImportError("networks of diffusers are built by it: pip install 'nagbench[latents]'") from error
     cls: Any = getattr(diffusers, name)
 
-    class Called(cls):  # type: ignore[misc]
+    class Called(cls):
         def forward(self, x: Any, level: Any, y: Any) -> Any:
             return super().forward(x, level, class_labels=y if classes else None).sample
 
@@ -137,7 +137,9 @@ def scheduled(scheduler: Mapping[str, Any]) -> str:
     wanted = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
     for key, value in wanted.items():
         if scheduler.get(key, value) != value:
-            raise ValueError(f"its scheduler has {key} {scheduler[key]!r}; only the levels of DDPM ({value!r}) are known")
+            raise ValueError(
+                f"its scheduler has {key} {scheduler[key]!r}; only the levels of DDPM ({value!r}) are known"
+            )
     kinds = {"epsilon": "eps", "sample": "x0"}
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in kinds:

@@ -88,7 +88,7 @@ class TaskBuilder:
     def _module(self, network: Network) -> dict[str, Any]:
         """The params that say what a network's module is, and how it is called."""
         model, interpolant = self.identity(network.model), self.identity(network.interpolant)
-        params = {"model": model, "interpolant": interpolant, "predicts": network.predicts}
+        params: dict[str, Any] = {"model": model, "interpolant": interpolant, "predicts": network.predicts}
         if network.convention is not None:
             precondition = network.convention.precondition
             params["convention"] = {"time": network.convention.time}

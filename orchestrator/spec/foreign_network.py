@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nag.models.adapted import CONDITIONS, TIMES, Convention, can_learn, check_declared, has_null
+from nag.models.convention import CONDITIONS, TIMES, Convention, can_learn, check_declared, has_null
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.model import Network
@@ -71,8 +71,9 @@ def unteachable(network: Network, condition: str) -> str | None:
         return None
     what = {"null_noise": "noise level", "null_class": "class"}[condition]
     name, option, embedding = type(root.model).__name__, DROPOUT[condition], CONDITIONS[condition]
+    words = condition.replace("_", " ")
     return (
-        f"class {name} has no {condition.replace('_', ' ')} condition: it declares neither {condition} nor {embedding}; "
+        f"class {name} has no {words} condition: it declares neither {condition} nor {embedding}; "
         f"declare {embedding}, the submodule whose output embeds the {what} ({option} in a fine-tune can then teach it)"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from nag import header
 from nag.autoencoders.block_means import BlockMeans
 from nag.datasets.synthetic import SyntheticImages
+from nag.foreign_checkpoints import DIFFUSERS
 from nag.header import Description, description_in
 from nag.official_checkpoints import FAMILIES, POSITIONS, Recognised, recognise
 from nag.training import Training
@@ -35,7 +36,7 @@ def loaded(name: str, node: Node, builder: MethodBuilder, smoke: bool) -> Networ
     path, given = checkpoint_path(place), given_at(node)
     family = node.value["family"].text() if "family" in node.value else None
     if family is not None and family not in FAMILIES:
-        raise node.value["family"].error(unknown("family", family, FAMILIES))
+        raise node.value["family"].error(unknown("family", family, [*FAMILIES, DIFFUSERS]))
     if not path.exists() and family is None:
         raise place.error(f"there is no file {str(path)!r}. To plan without it, add family: dit or sit.")
     data = builder.method("datasets", node.value["data"]) if "data" in node.value else None

@@ -8,8 +8,8 @@ from nag.noise_shift import NoiseShift
 from nag.registry import name_of
 from orchestrator.errors import SpecError, unknown
 from orchestrator.spec.construct import MethodBuilder
-from orchestrator.spec.model import Cell, Measure, Network
 from orchestrator.spec.foreign_network import DROPOUT, unteachable
+from orchestrator.spec.model import Cell, Measure, Network
 from orchestrator.spec.yaml_nodes import Node
 
 EXAMPLE = "[{name: noise_shift, estimator: meter}, effective_scale]"

@@ -41,7 +41,7 @@ class Network:
     given: Mapping[str, Any] = field(default_factory=dict)  # key, heads, shape, num_classes of such a checkpoint
     states: tuple[int, int, int] | None = None  # that its checkpoint says
     layout: str = ""  # how its checkpoint was saved, in words
-    convention: Any = None  # of a module of other code: nag.models.adapted.Convention
+    convention: Any = None  # of a module of other code: nag.models.convention.Convention
     num_classes: int | None = None  # of a checkpoint of other code
     learned: frozenset[str] | None = frozenset()  # null conditions; None if only its weights show them
     axes: Params = field(default_factory=dict)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nag.interpolants import PREDICTIONS
-from nag.models.adapted import Convention
+from nag.models.convention import Convention
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.diffusers_folder import diffusers_network, is_of_diffusers
 from orchestrator.spec.foreign_network import (
     CONVENTION,
     DROPOUT,
@@ -197,7 +198,8 @@ class Networks:
     def _loaded(self, name: str, node: Node) -> Network:
         if "model" in node.value:
             return self._foreign(name, node)
-        return loaded(name, node, self.builder, self.smoke)
+        load = diffusers_network if is_of_diffusers(node) else loaded
+        return load(name, node, self.builder, self.smoke)
 
 
 def with_preset(node: Node) -> Node:
@@ -236,8 +238,8 @@ def _check_tuned(parent: Network, shape: tuple[int, int, int] | None, node: Node
 
 def stand_in_of(network: Network) -> Network:
     """Under --smoke, a short training of the same module, in place of a checkpoint of other code."""
-    drops = {DROPOUT[condition]: 0.1 for condition in network.learned or ()}
-    train = Training(steps=4, batch=16, lr=1e-3, **{"class_dropout": 0.0} | drops)
+    drops: dict[str, Any] = {option: 0.1 * (need in (network.learned or ())) for need, option in DROPOUT.items()}
+    train = Training(steps=4, batch=16, lr=1e-3, **drops)
     return dataclasses.replace(network, checkpoint=None, num_classes=None, train=train)
 
 

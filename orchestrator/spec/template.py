@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nag.autoencoders.kl import Autoencoder
+from nag.foreign_checkpoints import DIFFUSERS
 from nag.interpolants import PREDICTIONS
-from nag.models.adapted import TIMES
+from nag.models.convention import TIMES
 from nag.numerics import Precision
 from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
@@ -202,7 +203,7 @@ def _network() -> Schema:
         {"type": "string", "description": "A file or folder of weights; the path is relative to the sweep."}
     )
     parts["family"] = _axes(
-        {"enum": list(FAMILIES), "description": "Architecture of the checkpoint, if it has no description."}
+        {"enum": [*FAMILIES, DIFFUSERS], "description": "Architecture of the checkpoint, if it has no description."}
     )
     parts["time"] = _axes({"enum": list(TIMES), "description": "What its module is told of the level t."})
     parts["precondition"] = _method("preconditions", axes=True)

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from types import CodeType
 from typing import Any, ClassVar, Self
 
-from nag.models.adapted import DECLARED
+from nag.models.convention import DECLARED
 from nag.registry import SOURCE, method
 from orchestrator.errors import unknown
 from orchestrator.identity import checksum, digest

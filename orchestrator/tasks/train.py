@@ -214,7 +214,8 @@ def _trained(
 
 def _described(context: Context, params: Mapping[str, Any]) -> tuple[Any, Any, str]:
     """Model, interpolant and prediction of a network that is not fine-tuned from another."""
-    from nag.models.adapted import Adapted, Convention
+    from nag.models.adapted import Adapted
+    from nag.models.convention import Convention
 
     model, interpolant = (context.rebuild(f"{key}s", params[key]) for key in ("model", "interpolant"))
     if "convention" in params:

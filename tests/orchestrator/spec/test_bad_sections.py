@@ -69,7 +69,7 @@ SECTIONS = [
     (
         PRE,
         "  pre: {checkpoint: x.yaml, family: dti}\n  sit:",
-        "3: networks.pre.family: unknown family 'dti'. Did you mean 'dit'? Known: dit, sit.",
+        "3: networks.pre.family: unknown family 'dti'. Did you mean 'dit'? Known: diffusers, dit, repa, sit.",
     ),
     (
         PRE,

@@ -1,4 +1,4 @@
-"""Networks of other code in whole sweeps: a foreign U-Net end to end, and what `check` says of one that does not fit."""
+"""Networks of other code in whole sweeps: a foreign U-Net end to end, and what `check` says of others."""
 
 from __future__ import annotations
 
@@ -72,8 +72,11 @@ def test_a_foreign_u_net_end_to_end(sweep: Path, tmp_path: Path) -> None:
 
     context = Context(ran.store)
     context.read_plan(ran.store.list("plans")[0].removesuffix(".json"))
-    by_train = {task.params.get("train", {}).get("fields", {}).get("lr"): key for key, task in context.tasks.items() if task.kind == "train"}  # fmt: skip
-    fields = {lr: context.network(key, ran.plan.sweep.precision) for lr, key in by_train.items()}
+    trainings = {key: task.params for key, task in context.tasks.items() if task.kind == "train"}
+    fields = {
+        params.get("train", {}).get("fields", {}).get("lr"): context.network(key, ran.plan.sweep.precision)
+        for key, params in trainings.items()
+    }
     own = load(read(tmp_path / "unet.py"), "UNet")(width=4).module((1, 8, 8), 10, null_noise=False)
     from safetensors.torch import load_file
 
@@ -116,8 +119,8 @@ def test_check_imports_nothing_and_deep_loads_it(sweep: Path, tmp_path: Path) ->
 
 
 NO_NOISE = (
-    "class UNet has no null noise condition: it declares neither null_noise nor time_embedding; declare time_embedding, "
-    "the submodule whose output embeds the noise level (noise_dropout in a fine-tune can then teach it)"
+    "class UNet has no null noise condition: it declares neither null_noise nor time_embedding; declare "
+    "time_embedding, the submodule whose output embeds the noise level (noise_dropout in a fine-tune can then teach it)"
 )
 NO_CLASS = (
     "class UNet has no null class condition: it declares neither null_class nor class_embedding; declare "
@@ -170,11 +173,19 @@ def test_what_does_not_fit_is_said_at_check(sweep: Path, old: str, new: str, sai
 
 
 BAD_CLASSES = [
-    ("null_class: ", "no_class: ", f"24: arms.cfg.cfg: 'cfg' needs a network that has learned the null class condition: {NO_CLASS}."),
+    (
+        "null_class: ",
+        "no_class: ",
+        f"24: arms.cfg.cfg: 'cfg' needs a network that has learned the null class condition: {NO_CLASS}.",
+    ),
     ('"last"', '"first"', "5: networks.unet.model: null_class of UNet must be a class number, or 'last', not 'first'."),
     ('str] = "time', 'str] = "" or "time', ""),
-    ("time_embedding: ", "embedding: ", f"13: networks.ready.train.noise_dropout: {NO_NOISE}, or set noise_dropout: 0."),
-]  # fmt: skip
+    (
+        "time_embedding: ",
+        "embedding: ",
+        f"13: networks.ready.train.noise_dropout: {NO_NOISE}, or set noise_dropout: 0.",
+    ),
+]
 
 
 @pytest.mark.parametrize("run", [False, True], ids=["parsed", "imported"])
@@ -193,8 +204,12 @@ def test_what_a_class_lacks_is_said_at_check(sweep: Path, old: str, new: str, sa
 
 def test_edm_trains_too(sweep: Path, tmp_path: Path) -> None:
     """A declared preconditioning in a training from scratch, and a new network's null conditions."""
-    trained = changed(SWEEP, "    checkpoint: unet.safetensors\n", "", "    predicts: eps\n    interpolant: vp\n", "    interpolant: gvp\n")
-    trained = changed(trained, "time: 0..999", "precondition: {name: edm, sigma_data: 0.6}\n    train: {steps: 2, batch: 8}", "ddim", "heun")  # fmt: skip
+    changes = (
+        *("    checkpoint: unet.safetensors\n", "", "    predicts: eps\n", "", "interpolant: vp", "interpolant: gvp"),
+        *("time: 0..999", "precondition: {name: edm, sigma_data: 0.6}\n    train: {steps: 2, batch: 8}"),
+        *("ddim", "heun"),
+    )
+    trained = changed(SWEEP, *changes)
     sweep.write_text(trained.replace("  row: {network: row, nag: {scale: 0.5}}\n", ""))
     ran = run_here(sweep, tmp_path / "store")
     assert not ran.failed, ran.failed
