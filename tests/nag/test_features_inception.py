@@ -264,8 +264,8 @@ def test_other_files_are_refused_and_named(tmp_path, torchscript, state_dict):
     for path in (text, cut, state_dict):
         with pytest.raises(ValueError, match=rf"{path.name}: not a TorchScript file"):
             Inception(weights=str(path)).open()
-    for path in (text, cut, torchscript):
-        with pytest.raises(ValueError, match=rf"{path.name}: not a "):
+    for path, words in ((text, "neither a file"), (cut, "the file is cut off"), (torchscript, "it is a TorchScript")):
+        with pytest.raises(ValueError, match=rf"{path.name}: {words}"):
             Inception(weights=str(path), mode="legacy_pytorch").open()
     with pytest.raises(
         ValueError, match=r"other\.pth: these are not weights of pytorch-fid's Inception: 'Conv2d_1a_3x3"
