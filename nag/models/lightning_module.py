@@ -110,8 +110,8 @@ class LightningTransformer(nn.Module):
         self.final_layer = FinalLayer(model.hidden, model.patch**2 * shape[0] * (1 + model.learned_variance))
         for part in self.modules():  # adaLN-zero: a new network predicts 0
             if isinstance(part, Block | FinalLayer):
-                nn.init.zeros_(part.adaLN_modulation[-1].weight)
-                nn.init.zeros_(part.adaLN_modulation[-1].bias)
+                for weight in part.adaLN_modulation.parameters():
+                    nn.init.zeros_(weight)
         nn.init.zeros_(self.final_layer.linear.weight)
         nn.init.zeros_(self.final_layer.linear.bias)
 

@@ -169,7 +169,7 @@ def schema() -> Schema:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
         "$comment": COMMENT,
-        "definitions": {"axis": _axis(), "range": _range(), **_shared()},
+        "definitions": {"axis": _axis(), "range": _range(), "network": _network_parts(), **_shared()},
         **sweep_file,
     }
 
@@ -196,7 +196,8 @@ def _score() -> Schema:
     return _object({key: parts[key] for key in SCORE_KEYS}, ("features", "metrics"))
 
 
-def _network() -> Schema:
+def _network_parts() -> Schema:
+    """The keys of a network, each once: several forms of a network share them."""
     parts: dict[str, Schema] = {key: _method(family, axes=True) for key, family in FAMILY.items()}
     parts["predicts"] = _axes({"enum": list(PREDICTIONS)})
     parts["train"] = _axes(_training(_fields(Training)), _training(_fields(Training, axes=False)))
@@ -216,9 +217,14 @@ def _network() -> Schema:
     parts["shape"] = sides | {"description": "[C, H, W] of a state, where the weights do not show it."}
     keys = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     parts["key"] = _axes(keys | {"description": "Which weights of the checkpoint: an entry, or the keys to it."})
+    return parts
+
+
+def _network() -> Schema:
     shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
     shapes[FOREIGN] = ("checkpoint", "model", "data")
-    return {"anyOf": [_object({key: parts[key] for key in keys}, needed) for keys, needed in shapes.items()]}
+    refs = {key: {"$ref": f"#/definitions/network/{key}"} for keys in shapes for key in keys}
+    return {"anyOf": [_object({key: refs[key] for key in keys}, needed) for keys, needed in shapes.items()]}
 
 
 def _training(fields: Schema) -> Schema:
