@@ -223,7 +223,7 @@ def load_network(
     """A network as a field `field(x, t, y)`, on the CPU.
 
     A checkpoint of nagbench describes itself. One of another program is a file of torch.save or safetensors, or a
-    folder or an index of shards, in any layout that `nag.weights` knows. For it, give the family, "dit" or "sit",
+    folder or index of shards, in any layout that `nag.weights` knows. For it, give the family, "dit", "sit" or "repa",
     unless the arguments of its training say so; which weights to take, if there are several (`key`: an entry, or the
     keys that lead to it; by default averaged ones); and what its weights do not show: heads (if its size is not one of
     `nag.models.sizes`), shape (C, H, W) (if not square, or without pos_embed), num_classes (if it was trained without
