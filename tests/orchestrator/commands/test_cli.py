@@ -41,8 +41,8 @@ def test_a_mistake_is_one_message(write: Callable[..., Path]) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert (
-        done.stderr
-        == f"{path}:13: arms.cfg.cfg: unknown key 'scal'. Did you mean 'scale'? Known: channels, interval, scale.\n"
+        done.stderr == f"{path}:13: arms.cfg.cfg: unknown key 'scal'. Did you mean 'scale'? "
+        "Known: channels, interval, scale, schedule.\n"
     )
     with_json = nagbench("plan", path, "--json")
     assert json.loads(with_json.stdout) == {"error": done.stderr.rstrip("\n"), "exit_code": 2}

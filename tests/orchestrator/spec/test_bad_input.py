@@ -73,7 +73,7 @@ VALUES = [
     (
         CFG,
         "cfg: {scal: 2}",
-        "14: arms.both.cfg: unknown key 'scal'. Did you mean 'scale'? Known: channels, interval, scale.",
+        "14: arms.both.cfg: unknown key 'scal'. Did you mean 'scale'? Known: channels, interval, scale, schedule.",
     ),
     (CFG, "cfg: {scale: -1}", "14: arms.both.cfg.scale: expected a number from 0 to 1000, got -1."),
     (CFG, "cfg: {scale: 2e3}", "14: arms.both.cfg.scale: expected a number from 0 to 1000, got 2000."),

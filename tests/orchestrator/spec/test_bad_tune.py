@@ -133,7 +133,7 @@ AXIS = [
     ("{tune: [1, 2], grid: [3, 4]}", f"{AT}.tune: an axis has no other key; remove 'tune': {{grid: [1, 2]}}."),
     (
         "2, scael: {tune: [1, 2]}",
-        "14: arms.cfg.cfg: unknown key 'scael'. Did you mean 'scale'? Known: channels, interval, scale.",
+        "14: arms.cfg.cfg: unknown key 'scael'. Did you mean 'scale'? Known: channels, interval, scale, schedule.",
     ),
     (
         "2}, cgf: {scale: {tune: [1, 2]}",
