@@ -160,9 +160,9 @@ def everything(options: argparse.Namespace, later: bool = False) -> None:
         for output, kind in KINDS.items():
             for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
                 if (side, output) != ("samples", "held_out"):
-                    synthetic(
-                        Path(folder) / f"{side}_{output}.npy", n, sizes[output], seed, kind * (output != "held_out")
-                    )
+                    held_out = output == "held_out"  # features of other images than the reference's
+                    path = Path(folder) / f"{side}_{output}.npy"
+                    synthetic(path, n, sizes[output], 2 if held_out else seed, 0 if held_out else kind)
         command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
         command += ["--threads", str(options.threads), *(["--later"] if later else [])]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
