@@ -247,6 +247,8 @@ class _Scorer:
                 known |= {mean: reference[mean] @ P, cov: P.T @ reference[cov] @ P}
             else:
                 known[name] = reference[name].astype("float64") @ P
+            if name == "features" and metric.against == "held_out" and "held_out" in reference:
+                known["held_out"] = reference["held_out"].astype("float64") @ P
         self.words, self.projects = f"{self.params['value']} on {to:,} random directions", True
         return own, known
 
