@@ -231,7 +231,7 @@ def test_a_limit_of_the_account_is_a_wait(place: Place, limit: object) -> None:
     limit(1)  # type: ignore[operator]
     full = place("submit")
     assert full.exit_code == 3
-    assert "nothing is queued: what is left waits for room in the queue" in full.output
+    assert "nothing is queued: what is left waits for a measured speed and room in the queue" in full.output
 
 
 def test_a_sweep_ends_by_itself_where_little_fits(place: Place, limit: object) -> None:

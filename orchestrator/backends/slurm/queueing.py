@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
+from orchestrator.backends.slurm.executor import executor
 from orchestrator.backends.slurm.process import STARTED
 from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import Resources, SlurmSettings
@@ -116,12 +117,10 @@ def canary(folder: Path) -> list[str]:
 
 
 def _submit(folder: Path, python: str, given: Mapping[str, Any], work: Callable[[int], Any], count: int) -> str:
-    from orchestrator.backends.slurm.executor import Executor
-
     if shutil.which("srun") is None:
         raise Refused("there is no srun here; is this a login node of the cluster?")
-    executor = Executor(folder, max_num_timeout=1000, python=python)
-    executor.update_parameters(**executor._convert_parameters(dict(given)))
+    made = executor(folder, python)
+    made.update_parameters(**made._convert_parameters(dict(given)))
     if count == 1:  # a plain job
-        return str(executor.submit(work, 0).job_id)
-    return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
+        return str(made.submit(work, 0).job_id)
+    return str(made.map_array(work, range(count))[0].job_id).partition("_")[0]
