@@ -26,25 +26,22 @@ def options(
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
-    gpus = site.gpu_option(resources.gpus)
-    more |= {key: value for key, value in gpus.items() if key == "gres"}
+    more |= site.gpu_option(resources.gpus, resources.nodes, tasks) | site.memory_option(resources) | site.more_options
     parameters: dict[str, Any] = {
         "name": name,
         "timeout_min": max(1, math.ceil(resources.minutes)),
-        "mem_gb": resources.memory_gb,
         "nodes": resources.nodes,
         "tasks_per_node": tasks,
         "cpus_per_task": max(1, resources.cpus // tasks),
         "partition": site.partition_of(resources.gpus),
         "account": site.account,
         "qos": site.qos,
+        "exclude": site.exclude,
         "constraint": site.constraint if resources.gpus else None,
         "signal_delay_s": site.signal_s,
         "stderr_to_stdout": True,
         "additional_parameters": more,
     }
-    if "gpus-per-node" in gpus:
-        parameters["gpus_per_node"] = int(gpus["gpus-per-node"])
     return {key: value for key, value in parameters.items() if value is not None}
 
 
