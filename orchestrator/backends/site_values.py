@@ -35,6 +35,8 @@ Gres = Annotated[
     str,
     checked(rf"{PER_NODE}|{_NAME}(:{_NAME})*:\{{gpus\}}", f"gpu:{{gpus}}, gpu:TYPE:{{gpus}} or {PER_NODE}"),
 ]
+Hosts = Annotated[str, checked(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "hosts such as n1,n7 or n[1-4]")]
+Licenses = Annotated[str, checked(rf"{_NAME}(:\d+)?(,{_NAME}(:\d+)?)*", "licenses such as matlab:2,other@server")]
 Place = Annotated[str, checked(r"[/~].*", "an absolute path, or one that starts with ~")]
 OnNode = Annotated[str, checked(r"[/$].*", "an absolute path, or one that starts with a variable such as $TMPDIR")]
 Word = Annotated[str, checked(r"(?s).+", "a word")]

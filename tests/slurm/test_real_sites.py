@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -197,10 +198,13 @@ def test_an_answer_that_was_lost(place: Place, tmp_path: Path) -> None:
 
 @pytest.fixture
 def limit(slurm: Cluster) -> Iterator[object]:
+    def known() -> list[str]:
+        shown = slurm.out("scontrol", "show", "assoc_mgr", "users=root", "flags=assoc")
+        return sorted(set(re.findall(r"MaxSubmitJobs=(\d+)", shown)))
+
     def limited(jobs: int) -> None:
         slurm.out("sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
-        shown = f"MaxSubmitJobs={jobs if jobs > 0 else ''}("
-        wait(lambda: shown in slurm.out("scontrol", "show", "assoc_mgr", "users=root", "flags=assoc"), "it is known")
+        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit", 20)
 
     yield limited
     limited(-1)
@@ -210,25 +214,24 @@ def test_a_limit_of_the_account_is_a_wait(place: Place, limit: object) -> None:
     """What fits is queued, with the two jobs that continue; a job of somebody else of this user counts."""
     place.sweep(MANY_BLOCKS)
     place.closed(*SHORT, "reconcile: manual", "reconcile: job")
-    limit(9)  # type: ignore[operator]
+    limit(4)  # type: ignore[operator]
     other = place.cluster.submit("sleep 600", "--partition=closed")
     done = place("submit")
     assert done.exit_code == 0, done.output
     assert "bundles wait for room in the queue (AssocMaxSubmitJobLimit)" in done.output
     names = Counter(name.rpartition(".")[2] for name, _ in place.queue().values())
     assert names["reconcile"] == names["reconcile2"] == 1
-    assert len(place.queue()) == 8
-    assert set(place.steps_queued().values()) == {1}
+    assert len(place.queue()) == 3
     told = place("status").output
-    assert "waiting for room: 9 of 9 of your jobs are queued (AssocMaxSubmitJobLimit)" in told
+    assert "waiting for room: 4 of 4 of your jobs are queued (AssocMaxSubmitJobLimit)" in told
     assert place("submit").exit_code == 0  # nothing more fits: no error
-    assert len(place.queue()) == 8
+    assert len(place.queue()) == 3
     assert place("cancel").exit_code == 0
     assert list(place.cluster.jobs()) == [other]
     limit(1)  # type: ignore[operator]
     full = place("submit")
     assert full.exit_code == 3
-    assert "nothing is queued: what is left waits for room in the queue" in full.output
+    assert "nothing is queued: what is left waits for a measured speed and room in the queue" in full.output
 
 
 def test_a_sweep_ends_by_itself_where_little_fits(place: Place, limit: object) -> None:
@@ -238,7 +241,9 @@ def test_a_sweep_ends_by_itself_where_little_fits(place: Place, limit: object) -
     assert done.exit_code == 0, done.output
     wait(lambda: not place.queue(), "the sweep is over", 240, 0.5)
     assert place.metrics() == place.local_metrics(), place.logs()
-    assert set(place.steps_queued().values()) == {1}
+    made = re.findall(r" made (\w+ \w+ [\d ]*)in ", place.logs())
+    assert len(made) == len(set(made))  # once each
+    assert not list(place.folder.glob("results/store/attempts/*/*"))
 
 
 def test_a_full_cluster_is_told_at_once(place: Place, tmp_path: Path) -> None:
@@ -262,7 +267,7 @@ def test_status_says_why_jobs_wait_and_doctor_does_not_wait_with_them(place: Pla
     told = place("status").output
     assert "train: 1 wait: PartitionDown; partition: it is closed: name another one in the site file" in told
     notes = json.loads(place("status", "--json").output)["queue_notes"]
-    assert any("sample: 2 wait: Dependency" in note for note in notes), notes
+    assert any("sample: 1 wait: Dependency" in note for note in notes), notes
     began = time.monotonic()
     rows = {row["name"]: row for row in json.loads(place("doctor", "--json").stdout)["rows"]}
     assert time.monotonic() - began < 60
@@ -282,7 +287,7 @@ def test_status_says_why_jobs_wait_and_doctor_does_not_wait_with_them(place: Pla
     ],
 )
 def test_reasons_and_their_fixes(reason: str, words: str) -> None:
-    assert advice(reason, "train", "7").startswith(words)
+    assert words in advice(reason, "train", "7")
     assert bool(advice(reason, "train", "7")) == bool(words)
     assert len({pattern for pattern, *_ in ADVICE}) == len(ADVICE)
 
@@ -298,8 +303,9 @@ def test_a_slurmctld_that_is_away_is_no_fault_of_the_site_file(place: Place) -> 
 
 def test_a_site_where_nothing_starts_stops_early(place: Place) -> None:
     place.sweep(MANY_BLOCKS)
-    place.site(*SHORT, "reconcile: manual", "reconcile: job", more="python: /nowhere/python\n")
+    place.site(*SHORT, more="python: /nowhere/python\n")
     assert place("submit").exit_code == 0
+    assert len(place.queue()) > 60
     wait(lambda: not place.queue(), "nothing is queued", 120, 0.5)
     began = [path for path in place.folder.rglob("*_log.out") if "srun: error" in path.read_text()]
     assert CANARIES <= len(began) <= 30
@@ -309,9 +315,12 @@ def test_a_site_where_nothing_starts_stops_early(place: Place) -> None:
     assert "/nowhere/python: No such file or directory" in ended.output
     assert place.queue() == {}
     assert place.open_waves() == []
-    assert (
-        "the job that continues the sweep (reconcile) is not in the queue; its last words: " in place("status").output
-    )
+    place.site("reconcile: manual", "reconcile: job", more="python: /nowhere/python\n")
+    assert place("submit").exit_code == 0
+    wait(lambda: not place.queue(), "nothing is queued", 120, 0.5)
+    told = place("status").output
+    assert "the job that continues the sweep (reconcile) is not in the queue; its last words: " in told
+    assert "/nowhere/python: No such file or directory (log: " in told
 
 
 @pytest.mark.parametrize(("starts", "code", "cancelled"), [(False, 2, True), (True, 2, False), (False, 143, False)])
@@ -348,9 +357,10 @@ def test_a_uid_without_a_passwd_entry(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root can become another user")
     code = (
-        "import os; os.setuid(54321)\n"
+        "import os\n"
         "from orchestrator.backends.slurm.commands import Commands, Unsupported\n"
         "from orchestrator.backends.slurm.submission import owner\n"
+        "os.setuid(54321)\n"
         "try:\n    Commands().associations()\nexcept Unsupported as error:\n    print(owner(), error)\n"
     )
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}

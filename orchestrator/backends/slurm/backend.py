@@ -49,9 +49,14 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.task import kind_of, makes_blocks
 
 BLOCKS_A_BUNDLE = 8  # at most; an array task does several bundles
+TRIES = 5  # at queueing a wave, each with less, while sbatch says that there is no room
 FIRST_UPDATE_S, LAST_UPDATE_S = 1.0, 30.0  # between reads of the store, growing; Slurm is asked every `poll_s`
 
 AfterWave = Callable[[str, Sequence[str]], None]
+
+
+class TakenBack(NoRoom):
+    """There was no room for the job that continues, so its wave has been taken back."""
 
 
 class Slurm:
@@ -151,7 +156,7 @@ class Slurm:
         if not work:
             return
         queued: list[str] = []
-        for again in (False, True, True):
+        for attempt in range(TRIES):
             left = [each for each in work if each.handle not in self.assigned]
             for each in left:
                 self.held_back.pop(each.handle, None)
@@ -160,7 +165,10 @@ class Slurm:
                 self._submit_arrays(self._ready(left, stem), stem, queued)
                 break
             except NoRoom as error:
-                self.room.learn(self.commands, error, again)
+                if attempt == TRIES - 1:
+                    raise
+                if not isinstance(error, TakenBack):
+                    self.room.learn(self.commands, error)
         for reason in sorted(set(self.held_back.values())):
             why = f" ({self.room.why})" if reason == ROOM else ""
             self.note(f"{sum(each == reason for each in self.held_back.values())} bundles wait for {reason}{why}")
@@ -248,10 +256,12 @@ class Slurm:
             if self.room.reserve == 0 and self.room.limit is not None:
                 self.note(f"{error}; run the same command when these jobs have ended")
                 return
+            if not self.room.learned:
+                self.room.learn(self.commands, error)
             for wave in waves:
                 self._withdraw(wave)
             queued.clear()
-            raise
+            raise TakenBack(str(error)) from error
 
     def _withdraw(self, wave: Wave) -> None:
         """Cancel what is queued of a wave, and close it; its bundles can be queued again."""

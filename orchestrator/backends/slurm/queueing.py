@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.slurm.commands import scrubbed
+from orchestrator.backends.slurm.executor import executor
 from orchestrator.backends.slurm.process import STARTED
 from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import Resources, SlurmSettings
@@ -25,25 +26,22 @@ def options(
     more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
-    gpus = site.gpu_option(resources.gpus)
-    more |= {key: value for key, value in gpus.items() if key == "gres"}
+    more |= site.gpu_option(resources.gpus, resources.nodes, tasks) | site.memory_option(resources) | site.more_options
     parameters: dict[str, Any] = {
         "name": name,
         "timeout_min": max(1, math.ceil(resources.minutes)),
-        "mem_gb": resources.memory_gb,
         "nodes": resources.nodes,
         "tasks_per_node": tasks,
         "cpus_per_task": max(1, resources.cpus // tasks),
         "partition": site.partition_of(resources.gpus),
         "account": site.account,
         "qos": site.qos,
+        "exclude": site.exclude,
         "constraint": site.constraint if resources.gpus else None,
         "signal_delay_s": site.signal_s,
         "stderr_to_stdout": True,
         "additional_parameters": more,
     }
-    if "gpus-per-node" in gpus:
-        parameters["gpus_per_node"] = int(gpus["gpus-per-node"])
     return {key: value for key, value in parameters.items() if value is not None}
 
 
@@ -116,12 +114,10 @@ def canary(folder: Path) -> list[str]:
 
 
 def _submit(folder: Path, python: str, given: Mapping[str, Any], work: Callable[[int], Any], count: int) -> str:
-    from orchestrator.backends.slurm.executor import Executor
-
     if shutil.which("srun") is None:
         raise Refused("there is no srun here; is this a login node of the cluster?")
-    executor = Executor(folder, max_num_timeout=1000, python=python)
-    executor.update_parameters(**executor._convert_parameters(dict(given)))
+    made = executor(folder, python)
+    made.update_parameters(**made._convert_parameters(dict(given)))
     if count == 1:  # a plain job
-        return str(executor.submit(work, 0).job_id)
-    return str(executor.map_array(work, range(count))[0].job_id).partition("_")[0]
+        return str(made.submit(work, 0).job_id)
+    return str(made.map_array(work, range(count))[0].job_id).partition("_")[0]

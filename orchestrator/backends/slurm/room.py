@@ -29,6 +29,7 @@ class Room:
     why: str = "max_submit"
     tried_at: float = field(default=float("-inf"))  # when a limit that is not known by its number was met
     limit: int | None = None
+    learned: bool = False  # whether sbatch has refused a job, and the limit was looked up
 
     def __post_init__(self) -> None:
         self.limit = self.site.max_submit
@@ -60,8 +61,9 @@ class Room:
             return True
         return self.limit is None or waiting + wanted + self.reserve <= self.limit
 
-    def learn(self, commands: Commands, refused: NoRoom, again: bool) -> None:
-        """Find the limit that sbatch has met. again: what was learned before was not enough."""
+    def learn(self, commands: Commands, refused: NoRoom) -> None:
+        """Find the limit that sbatch has met. If what was learned before was not enough, there is no room now."""
+        again, self.learned = self.learned, True
         used = sum(not row.over for row in commands.queue())
         self.why = str(refused).rpartition(": ")[2]
         limit, full = None if again else _limit_of_user(commands, self.site), FULL in str(refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 import sys
@@ -17,6 +18,8 @@ from orchestrator.backends.site_values import (
     Constraint,
     Count,
     Gres,
+    Hosts,
+    Licenses,
     Memory,
     Minutes,
     Name,
@@ -25,6 +28,7 @@ from orchestrator.backends.site_values import (
     Place,
     Word,
 )
+from orchestrator.backends.slurm.sbatch_options import extra_options
 from orchestrator.tasks.task import stage_of
 
 
@@ -88,6 +92,15 @@ class SlurmSettings:
     container: tuple[Word, ...] = ()
     python: Word | None = None  # on the nodes; None: the one that runs nagbench
     env_file: Place | None = None
+    memory: Literal["per_node", "per_cpu", "per_gpu", "none"] = "per_node"  # how memory_gb is requested
+    gpus: Literal["--gres", "--gpus", "--gpus-per-node", "--gpus-per-task"] = "--gres"
+    exclude: Hosts | None = None
+    reservation: Names | None = None
+    nice: Annotated[Int, Field(ge=-2_147_483_645, le=2_147_483_645)] | None = None
+    comment: Word | None = None
+    mail_user: Name | None = None
+    licenses: Licenses | None = None
+    extra: tuple[Word, ...] = ()  # more options of sbatch: --name=value
     stages: Stages = Stages()
     target_minutes: Annotated[float, Field(gt=0, le=720)] = 30
     throttle: Count = 8
@@ -103,6 +116,7 @@ class SlurmSettings:
     stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:
+        extra_options(self.extra)
         for stage in STAGES:
             resources = self.resources(stage)
             if self.memory_gb_at_most is not None and resources.memory_gb > self.memory_gb_at_most:
@@ -142,13 +156,29 @@ class SlurmSettings:
     def partition_of(self, gpus: int) -> str | None:
         return self.partition if gpus else self.cpu_partition or self.partition
 
-    def gpu_option(self, gpus: int) -> dict[str, str]:
-        """The sbatch option that requests GPUs on each node, if any."""
+    def gpu_option(self, gpus: int, nodes: int = 1, tasks: int = 1) -> dict[str, str]:
+        """The sbatch option that requests `gpus` on each node, with `tasks` processes, if any."""
         if not gpus:
             return {}
         if self.gres == PER_NODE:
             return {"gpus-per-node": str(gpus)}
-        return {"gres": self.gres.format(gpus=gpus)}
+        count = {"--gpus": gpus * nodes, "--gpus-per-task": max(1, gpus // tasks)}.get(self.gpus, gpus)
+        words = self.gres.format(gpus=count)
+        return {self.gpus.removeprefix("--"): words if self.gpus == "--gres" else words.removeprefix("gpu:")}
+
+    def memory_option(self, resources: Resources) -> dict[str, str]:
+        """The sbatch option that requests memory, if any; in MB, as sbatch takes whole numbers only."""
+        per = {"per_cpu": ("mem-per-cpu", resources.cpus), "per_gpu": ("mem-per-gpu", resources.gpus)}
+        name, parts = per.get(self.memory, ("mem", 1))
+        name, parts = (name, parts) if parts else ("mem", 1)  # a stage without GPUs
+        return {} if self.memory == "none" else {name: f"{math.ceil(resources.memory_gb * 1024 / parts)}M"}
+
+    @property
+    def more_options(self) -> dict[str, str | bool]:
+        """Options of sbatch that are the same for all jobs."""
+        given = {"reservation": self.reservation, "nice": self.nice, "comment": self.comment}
+        given |= {"mail-user": self.mail_user, "licenses": self.licenses}
+        return {key: str(value) for key, value in given.items() if value is not None} | extra_options(self.extra)
 
     @property
     def command(self) -> str:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.backends.site import KINDS, LocalSettings, find_site, folders, read_site
+from orchestrator.backends.slurm.queueing import options
 from orchestrator.backends.slurm.settings import STAGES, Resources, SlurmSettings
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.spec import examples
@@ -27,6 +29,15 @@ account: my.group+x@site
 qos: high
 constraint: "[a100*2&nvlink]|h100"
 gres: gpu:a100:{gpus}
+gpus: --gpus-per-task
+memory: per_cpu
+exclude: n[1-4],n7
+reservation: maintenance
+nice: 100
+comment: for the site
+mail_user: me@example.org
+licenses: matlab:2,other@server
+extra: [--mail-type=FAIL, --exclusive]
 setup: [module load cuda, 'export A="$HOME/x y"']
 container: [apptainer, exec, --nv, /images/my torch.sif]
 python: /envs/it's/bin/python
@@ -325,3 +336,49 @@ def test_reading_a_site_is_instant(tmp_path: Path) -> None:
 )
 def test_what_holds_no_secret_is_fine(slurm: Callable[[str], SlurmSettings], line: str) -> None:
     assert slurm(f"setup: [{json.dumps(line)}]\n").setup == (line,)
+
+
+def test_how_memory_and_gpus_are_requested(slurm: Callable[[str], SlurmSettings]) -> None:
+    needs = Resources(minutes=5, memory_gb=10, cpus=4, gpus=2, nodes=3)
+
+    def asked(text: str, resources: Resources = needs) -> dict[str, Any]:
+        found = options(slurm(text), "x", resources, 2, ())["additional_parameters"]
+        return {key: value for key, value in found.items() if "mem" in key or "g" in key[0]}
+
+    assert asked("") == {"gres": "gpu:2", "mem": "10240M"}
+    assert asked("memory: none\ngpus: --gpus\n") == {"gpus": "6"}
+    assert asked("memory: per_cpu\ngpus: --gpus-per-task\n") == {"gpus-per-task": "1", "mem-per-cpu": "2560M"}
+    typed = "gres: gpu:a100:{gpus}\ngpus: --gpus-per-node\nmemory: per_gpu\n"
+    assert asked(typed) == {"gpus-per-node": "a100:2", "mem-per-gpu": "5120M"}
+    assert asked(typed, Resources(5, 10, 4, 0)) == {"mem": "10240M"}
+
+
+def test_more_options_of_sbatch(slurm: Callable[[str], SlurmSettings]) -> None:
+    text = (
+        "exclude: n[1-4]\nreservation: r\nnice: 7\ncomment: a b\nlicenses: m:1\nextra: [--mail-type=FAIL, --exclusive]"
+    )
+    given = options(slurm(f"{text}\n"), "x", Resources(5, 1, 1, 0), 1, ())
+    assert given["exclude"] == "n[1-4]"
+    more = {
+        "reservation": "r",
+        "nice": "7",
+        "comment": "a b",
+        "licenses": "m:1",
+        "mail-type": "FAIL",
+        "exclusive": True,
+    }
+    assert more.items() <= given["additional_parameters"].items()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--array=0-9", "nagbench sets --array itself"),
+        ("--mem=4G", "nagbench sets --mem itself; set stages instead"),
+        ("--mail-user=x", "nagbench sets --mail-user itself; set mail_user instead"),
+        ("-p gpu", "is not of the form --name or --name=value"),
+    ],
+)
+def test_extra_options_that_are_not_the_sites(slurm: Callable[[str], SlurmSettings], word: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        slurm(f"extra: ['{word}']\n")
