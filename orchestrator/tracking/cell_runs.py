@@ -157,9 +157,9 @@ class CellRuns:
     def _references(self, planned: StoredCell) -> dict[str, DataSet]:
         """The reference images of each metric that has some."""
         plan = self.results.plan
-        held = {}
+        held: dict[str, DataSet] = {}
         for scored in planned.scores:
-            reference = plan.tasks.get(plan.tasks[scored.task].params.get("reference"))
+            reference = plan.tasks.get(plan.tasks[scored.task].params.get("reference", ""))
             data = data_set(plan, reference.params, "reference") if reference else None
             if data:
                 held |= {value.name + scored.suffix: data for value in scored.metric.values}

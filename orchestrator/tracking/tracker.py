@@ -212,7 +212,8 @@ class Tracker:
             self.client.log_inputs(held.run_id, inputs, models=[LoggedModelInput(used)] if used else None)
         if models is not None and run.makes and run.status == "FINISHED":
             made = self._model(experiment, run.makes, held.run_id, models)
-            if not self.client.get_run(held.run_id).outputs.model_outputs:  # MLflow takes it only once
+            outputs = self.client.get_run(held.run_id).outputs
+            if not (outputs and outputs.model_outputs):  # MLflow takes it only once
                 self.client.log_outputs(held.run_id, [LoggedModelOutput(made, 0)])
         return used or None
 
@@ -236,7 +237,7 @@ class Tracker:
         ruled = run.ruling is not None and held.ruling != run.ruling
         if files:
             self._upload(run, held)
-        if ruled:
+        if run.ruling is not None and ruled:
             tags = {RULING: run.ruling, **({VERDICT: run.verdict} if run.verdict else {})}
             self.client.log_batch(
                 held.run_id,

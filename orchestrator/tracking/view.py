@@ -120,14 +120,20 @@ def _against_scale(metric: str) -> Chart:
 
 
 def _line(metric: str, axis: Mapping[str, Any]) -> Chart:
-    plain = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
-    own = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
-    return _chart("LINE", f"line-{metric}", metricKey=metric, selectedMetricKeys=[metric], **plain, **own, **axis)
+    plain: Chart = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
+    own: Chart = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
+    return _chart("LINE", f"line-{metric}") | {
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        **plain,
+        **own,
+        **axis,
+    }
 
 
 def _scatter(x: str, y: str) -> Chart:
     axes = {"xaxis": {"type": "METRIC", "key": x}, "yaxis": {"type": "METRIC", "key": y}}
-    return _chart("SCATTER", f"{y}-{x}", **axes)
+    return {**_chart("SCATTER", f"{y}-{x}"), **axes}
 
 
 def _chart(kind: str, name: str, section: str = "cells", **more: Any) -> Chart:
