@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,7 +18,7 @@ from orchestrator.report.palette import arm_colours
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.verdict_table import params_text, tag_text
 from orchestrator.report.verdicts import Verdict, verdicts
-from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.parameters import NFE, is_seed
 from orchestrator.store.store import Store
 from orchestrator.tracking.grid import GRID_VERSION, sample_png
 from orchestrator.tracking.networks import data_set, model_of
@@ -94,7 +93,6 @@ class CellRuns:
         plan = self.results.plan
         self.planned = {cell_key(self.results, cell): cell for cell in plan.cells}
         self.colours = arm_colours(arm.name for arm in plan.sweep.arms)
-        self.samplers = [_sampler(cell.params) for cell in self.results.cells]
         self.off = off_values(self.results)
 
     def every(self) -> list[Run]:
@@ -139,7 +137,7 @@ class CellRuns:
         words = {
             "arm": cell.arm,
             "setting": params_text(guidance) or "no guidance",
-            "sampling": panel_title(_sampler(cell.params), self.samplers),
+            "sampling": _sampling(results, cell),
             "task": _task(results, cell),
             "N": str(planned.count),
         }
@@ -159,9 +157,9 @@ class CellRuns:
     def _references(self, planned: StoredCell) -> dict[str, DataSet]:
         """The reference images of each metric that has some."""
         plan = self.results.plan
-        held = {}
+        held: dict[str, DataSet] = {}
         for scored in planned.scores:
-            reference = plan.tasks.get(plan.tasks[scored.task].params.get("reference"))
+            reference = plan.tasks.get(plan.tasks[scored.task].params.get("reference", ""))
             data = data_set(plan, reference.params, "reference") if reference else None
             if data:
                 held |= {value.name + scored.suffix: data for value in scored.metric.values}
@@ -192,9 +190,11 @@ def setting(results: Results, cell: CellResult) -> dict[str, Any]:
 
 
 def scale_keys(results: Results) -> list[str]:
-    """The scales of the sweep's guidance, such as `nag.scale`."""
-    keys = dict.fromkeys(key for cell in results.cells for key in cell.params)
-    return [key for key in keys if key.endswith(".scale") and results.plan.sweep.is_guidance(key)]
+    """The scales of the sweep's guidance, such as `nag.scale`; of the whole sweep even if some arms are asked for."""
+    plan = results.plan
+    keys = dict.fromkeys([*plan.varying, *(key for cell in results.cells for key in cell.params)])
+    known = {*registry.METHODS["guidance"], *plan.sweep.guidance}
+    return [key for key in keys if key.endswith(".scale") and key.partition(".")[0] in known]
 
 
 def off_values(results: Results) -> dict[str, str]:
@@ -207,8 +207,12 @@ def off_values(results: Results) -> dict[str, str]:
     }
 
 
-def _sampler(params: Mapping[str, Any]) -> dict[str, object]:
-    return {key: value for key, value in params.items() if key.startswith("sampler")}
+def _sampling(results: Results, cell: CellResult) -> str:
+    """`euler, 10 steps`: the sampler with its steps, and its other fields that vary in the sweep."""
+    always = ("sampler", "sampler.steps", NFE)
+    fields = {key: v for key, v in cell.params.items() if key in always or key in results.plan.varying}
+    sampler: dict[str, object] = {key: value for key, value in fields.items() if key.startswith("sampler")}
+    return panel_title(sampler, [sampler, {}])
 
 
 def _task(results: Results, cell: CellResult) -> str:

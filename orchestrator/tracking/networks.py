@@ -34,7 +34,7 @@ def training_runs(plan: StoredPlan, store: Store) -> list[Run]:
         trainings.append(
             Run(
                 key=training_key(plan, task.digest),
-                name=f"training {model.name}",
+                name=f"training {_name(plan, task)}",
                 status=status,
                 start_ms=milliseconds(started),
                 end_ms=milliseconds(ended),
@@ -59,19 +59,20 @@ def model_of(plan: StoredPlan, task: Task) -> Model:
     params = _flat(_readable(plan, task.params))
     if network:
         params |= {key: str(value) for key, value in network.axes.items()}
-    return Model(task.digest, _name(plan, task), "extractor" if "extractor" in params else "network", params)
+    name = FORBIDDEN.sub("_", _name(plan, task))
+    return Model(task.digest, name, "extractor" if "extractor" in params else "network", params)
 
 
 def _name(plan: StoredPlan, task: Task) -> str:
     """`sit seed=0`, `ready pre seed=0`, `digits`; a network that the plan does not name has its digest, not the name of
     its model, which may be another network's.
     """
-    words, parent = [], task
     network = plan.instances.get(task.digest)
     if network is None:
         return str(task.params["extractor"]["name"]) if "extractor" in task.params else task.digest[:12]
     words = [network.name, *(f"{short_key(key)}={short(value)}" for key, value in network.axes.items())]
-    while (init := parent.params.get("init")) in plan.tasks:
+    parent = task
+    while isinstance(init := parent.params.get("init"), str) and init in plan.tasks:
         parent = plan.tasks[init]
         above = plan.instances.get(parent.digest)
         if above and above.axes:

@@ -40,13 +40,14 @@ class KnownRun:
     folders: str | None = None
     ruling: str | None = None
     kind: str = ""
+    name: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Any) -> KnownRun:
         tags = run.data.tags
-        noted = tags.get(STATE), tags.get(ARTIFACTS), tags.get(RULING)
-        return cls(run.info.run_id, run.info.status, *noted, tags.get(KIND, ""), run.data.params)
+        noted = tags.get(STATE), tags.get(ARTIFACTS), tags.get(RULING), tags.get(KIND, "")
+        return cls(run.info.run_id, run.info.status, *noted, run.info.run_name, run.data.params)
 
     @property
     def superseded(self) -> bool:
@@ -193,7 +194,7 @@ class Tracker:
         if run.status != "RUNNING":
             self.client.set_terminated(held.run_id, status=run.status, end_time=run.end_ms)
         ruling, kind = run.ruling or held.ruling, run.tags.get(KIND, "")
-        return KnownRun(held.run_id, run.status, run.state, held.folders, ruling, kind, run.params)
+        return KnownRun(held.run_id, run.status, run.state, held.folders, ruling, kind, run.name, run.params)
 
     def _link(self, experiment: str, run: Run, held: KnownRun, models: dict[str, str] | None) -> str | None:
         """Link a run with its data sets, and with the network that it makes or uses; the id of the latter."""
@@ -211,7 +212,9 @@ class Tracker:
             self.client.log_inputs(held.run_id, inputs, models=[LoggedModelInput(used)] if used else None)
         if models is not None and run.makes and run.status == "FINISHED":
             made = self._model(experiment, run.makes, held.run_id, models)
-            self.client.log_outputs(held.run_id, [LoggedModelOutput(made, 0)])
+            outputs = self.client.get_run(held.run_id).outputs
+            if not (outputs and outputs.model_outputs):  # MLflow takes it only once
+                self.client.log_outputs(held.run_id, [LoggedModelOutput(made, 0)])
         return used or None
 
     def _model(self, experiment: str, model: Model, run_id: str | None, models: dict[str, str]) -> str:
@@ -234,7 +237,7 @@ class Tracker:
         ruled = run.ruling is not None and held.ruling != run.ruling
         if files:
             self._upload(run, held)
-        if ruled:
+        if run.ruling is not None and ruled:
             tags = {RULING: run.ruling, **({VERDICT: run.verdict} if run.verdict else {})}
             self.client.log_batch(
                 held.run_id,
@@ -245,11 +248,19 @@ class Tracker:
         return files or ruled
 
     def _supersede(self, known: Known, keys: frozenset[str]) -> None:
-        """Mark the runs that the sweep no longer has, such as those with fewer samples. Their kind hides them."""
-        for key, held in known.runs.items():
-            if key not in keys and not held.superseded:
-                held.kind = SUPERSEDED + held.kind
-                self.client.set_tag(held.run_id, KIND, held.kind)
+        """Mark the runs that the sweep no longer has, such as those with fewer samples: their kind hides them. A curve
+        holds nothing of its own and goes.
+        """
+        for key, held in [*known.runs.items()]:
+            if key in keys or held.superseded:
+                continue
+            if held.kind == "curve":
+                self.client.delete_run(held.run_id)
+                del known.runs[key]
+                continue
+            held.kind = SUPERSEDED + held.kind
+            self.client.set_tag(held.run_id, KIND, held.kind)
+            self.client.set_tag(held.run_id, "mlflow.runName", f"{held.name} (superseded)")
 
     def _upload(self, run: Run, held: KnownRun) -> None:
         """Upload the artifacts that are missing or changed."""

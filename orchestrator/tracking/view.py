@@ -12,15 +12,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.report.comparisons import groups
 from orchestrator.report.estimates import distances, headline_metric
 from orchestrator.report.results import Results
+from orchestrator.spec.parameters import is_seed
 from orchestrator.tracking.cell_runs import scale_keys
 from orchestrator.tracking.curves import SCALE, curve_metrics
 
 SHARE = "nagbench"  # the key under which the first view is shared with older servers too
 PREFIX = "mlflow.sharedViewState."
 TAG = PREFIX + SHARE
-SHOWN_AT_MOST = 300  # runs in a chart
+SHOWN_AT_MOST = 40  # settings in a chart: of more, only the first 20 are drawn, which takes a browser long enough
+COMPARED_AT_MOST = 300  # runs in a chart
 AXES_AT_MOST = 7  # of parallel coordinates: more overlap
 SETTINGS, CELLS, CURVES = (f"tags.kind = '{kind}'" for kind in ("setting", "cell", "curve"))
 WIDTHS = {"setting": 200, "sampling": 140, "verdict": 190}  # of columns, in pixels
@@ -105,7 +108,7 @@ def _column(kind: str, name: str) -> str:
 
 def _parallel(results: Results, first: str) -> list[Chart]:
     """Scales and what else varies in every cell, next to the first metrics; none if nothing varies."""
-    varying = [key for key, everywhere in results.plan.varying.items() if everywhere and key != "network"]
+    varying = [key for key, all_have in results.plan.varying.items() if all_have and not is_seed(key)]
     params = list(dict.fromkeys([*scale_keys(results), *varying]))[: AXES_AT_MOST - 3]
     others = [name for name in _deciding(results) if name != first and not results.shown(name).beside]
     axes = {"selectedParams": params, "selectedMetrics": ["NFE", *others[:1], first], "showAllRuns": True}
@@ -117,18 +120,24 @@ def _against_scale(metric: str) -> Chart:
 
 
 def _line(metric: str, axis: Mapping[str, Any]) -> Chart:
-    plain = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
-    own = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
-    return _chart("LINE", f"line-{metric}", metricKey=metric, selectedMetricKeys=[metric], **plain, **own, **axis)
+    plain: Chart = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
+    own: Chart = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
+    return _chart("LINE", f"line-{metric}") | {
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        **plain,
+        **own,
+        **axis,
+    }
 
 
 def _scatter(x: str, y: str) -> Chart:
     axes = {"xaxis": {"type": "METRIC", "key": x}, "yaxis": {"type": "METRIC", "key": y}}
-    return _chart("SCATTER", f"{y}-{x}", **axes)
+    return {**_chart("SCATTER", f"{y}-{x}"), **axes}
 
 
 def _chart(kind: str, name: str, section: str = "cells", **more: Any) -> Chart:
-    shown = {"deleted": False, "isGenerated": False, "runsCountToCompare": SHOWN_AT_MOST}
+    shown = {"deleted": False, "isGenerated": False, "runsCountToCompare": COMPARED_AT_MOST}
     return {"type": kind, "uuid": name, "metricSectionId": section, **shown, **more}
 
 
@@ -142,7 +151,9 @@ def _state(
         for i, name, in_a_row, height in sections
         if any(chart["metricSectionId"] == i for chart in charts)
     ]
-    columns = _columns(results)
+    columns, drawn = _columns(results), 0
+    if runs == SETTINGS:
+        drawn = sum(len(groups(results, arm.name)) for arm in results.plan.sweep.arms)
     widths = {name: next((w for key, w in WIDTHS.items() if f"`{key}`" in name), 100) for name in columns}
     return {
         "searchFilter": runs,
@@ -159,7 +170,7 @@ def _state(
         "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},
-        "runsHiddenMode": "SHOW_ALL" if len(results.plan.cells) <= SHOWN_AT_MOST else "FIRST_20_RUNS",
+        "runsHiddenMode": "SHOW_ALL" if drawn <= SHOWN_AT_MOST else "FIRST_20_RUNS",
         "viewMaximized": True,
         "runListHidden": True,
         "isAccordionReordered": False,

@@ -31,7 +31,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import plan_name
 from orchestrator.store.store import Store
 from orchestrator.tracking.runs import runs
-from orchestrator.tracking.view import state
+from orchestrator.tracking.view import experiment_tags
 from tests.orchestrator.conftest import TINY, Ran, changed, command, metrics, nagbench, run_here
 from tests.orchestrator.users_files import FILES, laid_out
 
@@ -79,7 +79,11 @@ def test_it_is_told_the_same(ran: Ran, tmp_path: Path) -> None:
         pages.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()})
         made = sorted(runs(results, ran.store, folder), key=lambda run: run.key)
         told.append(
-            [document(results, ran.store), state(results), [(run.state, run.name, run.folders) for run in made]]
+            [
+                document(results, ran.store),
+                experiment_tags(results),
+                [(run.state, run.name, run.folders) for run in made],
+            ]
         )
     assert told[0] == told[1]
     assert pages[0].keys() == pages[1].keys()

@@ -217,7 +217,18 @@ def test_runs_in_mlflow_have_their_verdict(single: Made) -> None:
     assert found["nag"] == "better than plain"
     cells = [dataclasses.replace(cell, complete=False) if cell.arm == "cfg" else cell for cell in single[0].cells]
     partial = dataclasses.replace(single[0], cells=cells)
-    assert not any(run.verdict for run in runs(partial, single[1]))
+    assert not any(run.verdict or run.differences for run in runs(partial, single[1]))
+
+
+def test_runs_in_mlflow_have_the_difference_from_their_baseline(single: Made) -> None:
+    """Cells and their setting, with its interval."""
+    [known] = [one for one in verdicts(single[0], compare(*single)) if one.group.arm == "nag"]
+    nag = [run for run in runs(*single) if run.tags.get("arm") == "nag" and run.tags["kind"] in ("cell", "setting")]
+    assert {run.tags["kind"] for run in nag} == {"cell", "setting"}
+    for run in nag:
+        told = {name: value for name, value, *_ in run.differences}
+        for end, value in (("", known.difference), ("_low", known.low), ("_high", known.high)):
+            assert told[f"fid_difference{end}"] == pytest.approx(value, rel=1e-5)
 
 
 def test_what_could_have_been_seen_is_from_the_spread_over_seeds(single: Made) -> None:

@@ -20,7 +20,7 @@ from orchestrator.tracking.address import KEY, STATE
 from orchestrator.tracking.sync import sync
 from orchestrator.tracking.ui import Served, ui
 from tests.orchestrator.conftest import Ran
-from tests.orchestrator.tracking.conftest import ROOT, client, experiment, found, held, results_of
+from tests.orchestrator.tracking.conftest import ALL, ROOT, client, experiment, found, held, results_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 
@@ -59,7 +59,7 @@ def test_ui_serves_the_runs_with_two_processes(served: tuple[Served, str]) -> No
     number = experiment(uri).experiment_id
     assert (
         found.link
-        == f"http://127.0.0.1:{found.port}/#/experiments/{number}/runs?viewStateShareKey=nagbench&compareRunsMode=CHART"
+        == f"http://127.0.0.1:{found.port}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey=nagbench&compareRunsMode=CHART"
     )
     with urllib.request.urlopen(f"http://127.0.0.1:{found.port}/health", timeout=10) as answer:
         assert answer.status == 200
@@ -72,7 +72,7 @@ def test_a_server_holds_the_same(served: tuple[Served, str], finished: Ran, repo
     """Another sweep, written over HTTP: all as in a database, artifacts too."""
     server = f"http://127.0.0.1:{served[0].port}"
     results = results_of(finished, "remote")
-    assert sync(results, server, finished.store, report) == 12
+    assert sync(results, server, finished.store, report) == ALL
     ours, theirs = held(server, "remote"), held(tracked)
     ours["tiny summary"] = ours.pop("remote summary")
     names = {name: run[:4] for name, run in ours.items()}
@@ -95,23 +95,36 @@ def test_twins_are_made_one(served: tuple[Served, str], finished: Ran) -> None:
     client(server).create_run(number, tags={KEY: key}, run_name="twin")
     client(server).set_experiment_tag(number, STATE, "another process was here")
     sync(results, server, finished.store)
-    assert len(found(server, "twins")) == 12
+    assert len(found(server, "twins")) == ALL
 
 
-def test_the_link_opens_on_the_cells(served: tuple[Served, str]) -> None:
-    """In a real browser: the cells and only they, sorted, with the charts of the view."""
+@pytest.mark.parametrize("width", [1280, 1900])
+def test_the_link_opens_on_the_verdict(served: tuple[Served, str], width: int) -> None:
+    """In a real browser: the description, the settings and only they, charts with whole titles; and the other views."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if (browser := shutil.which("chromium")) is None:
         pytest.skip("no chromium")
     with sync_api.sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 1100})
         page.goto(served[0].link)
-        page.get_by_text("matching runs").wait_for(timeout=60_000)
-        page.get_by_text("network_calls").first.wait_for(timeout=60_000)
-        page.get_by_text("8 matching runs").wait_for(timeout=60_000)
-        text = page.inner_text("body")
-    assert "Sort: fid" in text
-    assert "training" not in text.lower().replace("training runs", "").replace("model training", "")
+        title = page.get_by_text("fid_difference").or_(page.get_by_text("fid", exact=True)).first
+        title.wait_for(timeout=60_000)
+        assert title.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+        page.get_by_text("nag 2", exact=True).first.wait_for(timeout=60_000)
+        assert "Model training" in page.inner_text("body")
+        page.get_by_role("button", name="Views").click()
+        for view in ("verdict", "scales", "cost"):
+            page.get_by_role("menuitem").filter(has_text=view).wait_for(timeout=10_000)
+        page.goto("about:blank")
+        page.goto(served[0].table)
+        page.get_by_text("euler, 2 steps").first.wait_for(timeout=60_000)
+        cells = page.locator("[role=columnheader]").all()
+        headings = [
+            cell.inner_text() for cell in sorted(cells, key=lambda cell: (cell.bounding_box() or {"x": 0})["x"])
+        ]
+    shown = [name for name in headings if name in ("arm", "setting", "sampling", "task", "NFE", "fid")]
+    assert shown[:4] == ["arm", "setting", "sampling", "task"]
 
 
 def test_ui_without_runs(uri: str) -> None:
