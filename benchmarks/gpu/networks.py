@@ -54,8 +54,8 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
 
 def flops(model: SiT | DiT, shape: tuple[int, int, int]) -> float:
     """Operations of one evaluation for one sample, a multiply-add as two: a block of width D on T patches has 24 T D^2
-    in its products, 4 T^2 D in its attention and 12 D^2 in its modulation. Embeddings and the last layer, below 1 %, are
-    left out.
+    in its products, 4 T^2 D in its attention and 12 D^2 in its modulation. Embeddings and the last layer, below 1 %,
+    are left out.
     """
     patches = shape[1] * shape[2] / model.patch**2
     inner = model.mlp_ratio / 4

@@ -6,6 +6,7 @@ passes a step; what activation checkpointing computes again is not counted.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -81,7 +82,7 @@ def _step(bench: Bench, batch: int, at_once: int, precision: str, recompute: boo
         recompute=recompute,
         report=lambda *told: ends.append(time.perf_counter()),  # told after the loss was read, which waits for the GPU
     )
-    return statistics.median(b - a for a, b in zip(ends[2:], ends[3:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
 
 
 def split(shape: tuple[int, int, int], count: int) -> ArraySplit:

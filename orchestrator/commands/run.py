@@ -35,7 +35,9 @@ def run(
     sweep: SweepArgument,
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per GPU, or core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; by default one per GPU, or core.")
+    ] = None,
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,

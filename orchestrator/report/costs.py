@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.report import precisions
 from orchestrator.report.formatting import plural, seconds_text
-from orchestrator.report.precisions import words
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
@@ -32,7 +32,7 @@ def costs(results: Results, store: Store) -> list[str]:
     trained = [float(record["seconds"]) for record in _records(results, store, "train")]
     if trained:
         lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
-    lines.append(f"Networks evaluated in {words(results.plan.sweep.precision)}.")
+    lines.append(f"Networks evaluated in {precisions.words(results.plan.sweep.precision)}.")
     last = max((cell.finished for cell in results.cells), default=0.0)
     if last:
         lines.append(f"Last result: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(last))} UTC.")

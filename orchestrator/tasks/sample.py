@@ -17,7 +17,6 @@ from orchestrator.tasks.task import Costs, Kind, Task
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from nag.field import Field
     from nag.samplers.fixed_step import Observe
