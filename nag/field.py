@@ -111,7 +111,7 @@ class NetworkField:
 
 
 def everywhere(t: float, x: torch.Tensor) -> torch.Tensor:
-    """(N,) the level t for each sample of x. It remembers that level for `levels_of`, while nothing is computed of it."""
+    """(N,) the level t for each sample of x. `levels_of` knows it while nothing is computed from it."""
     import torch
 
     levels = torch.full((len(x),), t, dtype=x.dtype, device=x.device)

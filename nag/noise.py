@@ -169,7 +169,8 @@ AHEAD = 3  # draws that are made while a device works
 class Noise:
     """The draws of samples `indices`: `noise(0)` is the initial state, `noise(k)` the draw of solver step k.
 
-    From the first step on threads prefetch the next AHEAD draws while the device works; on the CPU only with `prefetch`.
+    From the first step on threads prefetch the next AHEAD draws while the device works; on the CPU only with
+    `prefetch`.
     """
 
     seed: int

@@ -127,10 +127,12 @@ def rounded(module: Any) -> Any:
 @method
 class Precision:
     """dtype: of the network's matrix products and activations (samplers and guidance stay float32; so do weights, but
-    those that only enter products, which are rounded once instead of at each call, to the same bits). tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
+    those that only enter products, which are rounded once instead of at each call, to the same bits). tf32: let a GPU
+    round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
 
     How far samples of a fixed-step sampler are from float32's (tests/nag/test_precision.py): compile 1e-4 at most;
-    bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only, where nothing was measured.
+    bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only, where nothing was
+    measured. What they do to FID: docs/precision.md.
     """
 
     dtype: DType = "float32"

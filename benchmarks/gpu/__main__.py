@@ -65,7 +65,7 @@ def _part(name: str, bench: Bench) -> dict[str, object]:
             part.run(bench)
     except OverTime:
         bench.note(f"ended after {time.monotonic() - began:.0f} s; what is missing did not fit")
-    except Exception as error:  # the other parts are worth having
+    except Exception as error:  # noqa: BLE001  (the other parts are worth having)
         failed = "out of memory" if out_of_memory(error) else f"{type(error).__name__}: {error}"
         traceback.print_exc()
     title = (part.__doc__ or name).partition("\n")[0]

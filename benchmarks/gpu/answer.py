@@ -7,6 +7,7 @@ difference from plain sampling is paired and without its bias in N, with its 95 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import halving
-from nag.datasets.dataset import to_uint8
+from nag.datasets.dataset import ArraySplit, to_uint8
 from nag.field import NetworkField
 from nag.guidance.cfg import CFG
 from nag.guidance.nag import NAG
@@ -52,6 +53,7 @@ def run(bench: Bench) -> None:
         bench.note("no photographs: pillow, which reads them, is not installed")
         return
     pixels, classes = split.images(np.arange(len(split))), split.labels(np.arange(len(split)))
+    split = ArraySplit(pixels, classes)  # in memory: reading files is not what is measured
     precision = Precision(dtype="bfloat16")
     of, steps = _trained(bench, split, dataset, precision)
     network = Features(pixels, classes, bench.device, 20 if bench.tiny else 1500)
@@ -154,7 +156,7 @@ class Features:
         widths = (3, 32, 64, 128, 64)
         self.weights = [
             (torch.randn(b, a, 3, 3, generator=generator) * math.sqrt(2 / (9 * a))).to(device).requires_grad_()
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in itertools.pairwise(widths)
         ]
         self.head = torch.zeros(int(classes.max()) + 1, 64, device=device, requires_grad=True)
         x, y = torch.from_numpy(to_uint8(pixels)).to(device), torch.from_numpy(classes).to(device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
+from nag.datasets.dataset import ArraySplit
 from nag.field import NetworkField
 from nag.guidance.cfg import CFG
 from nag.guidance.nag import NAG
@@ -54,10 +56,18 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
 
 def flops(model: SiT | DiT, shape: tuple[int, int, int]) -> float:
     """Operations of one evaluation for one sample, a multiply-add as two: a block of width D on T patches has 24 T D^2
-    in its products, 4 T^2 D in its attention and 12 D^2 in its modulation. Embeddings and the last layer, below 1 %, are
-    left out.
+    in its products, 4 T^2 D in its attention and 12 D^2 in its modulation. Embeddings and the last layer, below 1 %,
+    are left out.
     """
     patches = shape[1] * shape[2] / model.patch**2
     inner = model.mlp_ratio / 4
     products = (8 + 16 * inner) * patches * model.hidden**2
     return model.depth * (products + 4 * patches**2 * model.hidden + 12 * model.hidden**2)
+
+
+def latents(shape: tuple[int, int, int], count: int) -> ArraySplit:
+    """Latents that mean nothing."""
+    generator = np.random.default_rng(0)
+    return ArraySplit(
+        generator.normal(0, 0.5, (count, *shape)).astype(np.float32), generator.integers(0, CLASSES, count)
+    )

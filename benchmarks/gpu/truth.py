@@ -155,7 +155,7 @@ def _resumed(bench: Bench) -> None:
 
 
 def _not_finite(bench: Bench) -> None:
-    """A network that is not finite below t = 0.5 is noticed, and its step named, though answers are read in sixteens."""
+    """A network that is not finite below t = 0.5 is noticed and its step named, though answers are read in sixteens."""
     of = _small(bench, bench.device)
 
     class Breaks(torch.nn.Module):

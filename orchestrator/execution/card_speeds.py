@@ -1,4 +1,4 @@
-"""How fast kinds of card evaluate networks, from `python -m benchmarks.gpu`: for forecasts before anything was measured.
+"""How fast kinds of card evaluate networks, from `python -m benchmarks.gpu`: for forecasts without measurements.
 
 MEASURED is empty: no card has run that script yet. To add one: the entry that `entry` makes of its gpu.json.
 """
@@ -17,7 +17,9 @@ BRANCHES, STEPS = 2, 250  # evaluations of a step with CFG, and steps of an imag
 
 @dataclass(frozen=True)
 class CardSpeed:
-    """card: as torch names it. key: how sites name it in gres or constraint, such as h100. operations: a second, a multiply-add as two."""
+    """card: as torch names it. key: how sites name it in gres or constraint, such as h100. operations: a second, a
+    multiply-add as two.
+    """
 
     card: str
     key: str

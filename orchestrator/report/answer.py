@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.report import devices, foresight
+from orchestrator.report import devices, foresight, precisions
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.estimates import (
     Estimate,
@@ -218,6 +218,7 @@ def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
         _choice(results, comparisons, chosen, metric),
         _selected(results, comparisons, chosen, metric),
         devices.note(results, comparisons, metric),
+        precisions.note(results, comparisons, metric),
     ]
     notes += [_certainty(results, comparisons, metric), foresight.limit(results, comparisons)]
     notes += [_price(results, comparisons, chosen, metric)]

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
+from orchestrator.report import precisions
 from orchestrator.report.formatting import plural, seconds_text
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
@@ -31,13 +32,7 @@ def costs(results: Results, store: Store) -> list[str]:
     trained = [float(record["seconds"]) for record in _records(results, store, "train")]
     if trained:
         lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
-    precision = results.plan.sweep.precision
-    lines.append(
-        f"Networks evaluated in {precision.dtype}"
-        + (", with TF32" if precision.tf32 else "")
-        + (", compiled" if precision.compile else "")
-        + "."
-    )
+    lines.append(f"Networks evaluated in {precisions.words(results.plan.sweep.precision)}.")
     last = max((cell.finished for cell in results.cells), default=0.0)
     if last:
         lines.append(f"Last result: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(last))} UTC.")

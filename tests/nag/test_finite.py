@@ -16,10 +16,14 @@ BAD = torch.tensor([0.0, math.nan])
 @pytest.mark.parametrize("bad", range(1, 11))
 def test_the_first_bad_step_is_named(every: int, bad: int) -> None:
     finite = FiniteStates(9, every)
-    with pytest.raises(FloatingPointError, match=rf"at step {bad - 1} of 9 \(t = {bad / 100:g}\)"):
+
+    def steps() -> None:
         for k in range(1, 11):
             finite(k, k / 100, BAD if k >= bad else torch.zeros(2))
         finite.read()
+
+    with pytest.raises(FloatingPointError, match=rf"at step {bad - 1} of 9 \(t = {bad / 100:g}\)"):
+        steps()
 
 
 def test_infinity_is_not_finite_and_unknown_steps_are_left_out() -> None:

@@ -85,8 +85,8 @@ def test_a_worker_that_dies_while_it_is_idle_is_not_blamed(truth: Ran, tmp_path:
 
 
 def test_each_worker_sees_a_card_of_its_own(truth: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default one a card, and one that died is replaced on the card that it had. Here nothing is behind the names, so
-    the workers compute on the CPU.
+    """By default one a card, and one that died is replaced on the card that it had. Nothing is behind the names here,
+    so the workers compute on the CPU.
     """
     monkeypatch.setattr(cards, "_torch_has_cuda", lambda: True)
     monkeypatch.setenv(cards.VISIBLE, "0,1")
