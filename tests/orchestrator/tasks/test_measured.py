@@ -122,7 +122,7 @@ def test_its_place_in_reports(ran: Ran) -> None:
         assert not results.is_distance("effective_scale")
         assert {row.metric for row in rows} >= {"fid", "effective_scale"}
         assert "effective_scale" in cells_csv(results).splitlines()[0]
-        [run] = [run for run in runs(results) if run.name.startswith("nag") and run.params["train.seed"] == "0"]
+        [run] = [run for run in runs(results) if run.name.startswith("nag") and run.params.get("train.seed") == "0"]
         assert len([point for point in run.points if point[0] == "effective_scale_by_level"]) == 4
 
 
