@@ -11,7 +11,7 @@ from orchestrator.backends.slurm.queueing import CANARIES
 from orchestrator.backends.slurm.waves import Wave, marks
 from orchestrator.store.store import Store
 
-FAULTS = ("died", "environment")  # causes that a setup line, a missing Python or a hidden store leads to
+FAULTS = ("died",)  # what a setup line or a missing Python leads to; a hidden folder stops the engine at once
 
 
 @dataclass
