@@ -79,7 +79,7 @@ def normal(
             angle *= math.tau * 2.0**-32
             np.multiply(radius, np.cos(angle), out=out[rows, columns, j], casting="same_kind")
             np.multiply(radius, np.sin(angle, out=angle), out=out[rows, columns, j + 1], casting="same_kind")
-    return np.ascontiguousarray(out.reshape(count, -1)[:, :size]).reshape(count, *shape)
+    return np.ascontiguousarray(out.reshape(count, 4 * blocks)[:, :size]).reshape(count, *shape)
 
 
 def uniform(
@@ -93,7 +93,7 @@ def uniform(
         for j in (0, 1):
             high, low = words[2 * j] >> np.uint64(5), words[2 * j + 1] >> np.uint64(6)
             out[rows, columns, j] = (high * 2.0**26 + low) * 2.0**-53
-    return np.ascontiguousarray(out.reshape(count, -1)[:, :size]).reshape(count, *shape)
+    return np.ascontiguousarray(out.reshape(count, 2 * blocks)[:, :size]).reshape(count, *shape)
 
 
 def integers(seed: int, indices: npt.ArrayLike, draw: int, high: int, purpose: int = SAMPLE) -> npt.NDArray[np.int64]:

@@ -93,8 +93,9 @@ def file_errors(what: str, kind: type[NagbenchError] = EnvironmentProblem) -> It
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name, with the closest and all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(brief(str(name)), names, n=1)
-    hint = f" Did you mean {brief(close[0])!r}?" if close else ""
+    close = difflib.get_close_matches(brief(str(name)), names, n=3)
+    swapped = [other for other in close if sorted(other) == sorted(str(name))]  # two letters, as in fdi
+    hint = f" Did you mean {brief([*swapped, *close][0])!r}?" if close else ""
     listed = ", ".join(map(brief, names[:NAMES_AT_MOST])) or "none"
     more = f" and {len(names) - NAMES_AT_MOST:,} more" if len(names) > NAMES_AT_MOST else ""
     shown = brief(name) if isinstance(name, str) else name

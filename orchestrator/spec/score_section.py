@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
-from nag.metrics.metric import shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
@@ -126,7 +125,7 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
         for metric in score.metrics
         if fed(metric, extractor)
         for name in metric.names
-        if not shown(metric, name).cost
+        if metric.lower_is_better[name] is not None
     }
 
 

@@ -193,6 +193,8 @@ def test_draws_are_made_ahead_and_are_the_same(monkeypatch):
     made.clear()
     assert all(torch.equal(ahead(k), draw) for k, draw in enumerate(expected))
     assert torch.equal(ahead(2), expected[2]), "a draw may be asked for again"
+    for coming in ahead._made.values():
+        coming.result()
     assert {(0, "MainThread"), (1, "MainThread"), (2, "noise"), (3, "noise"), (3 + noise.AHEAD, "noise")} <= set(made)
 
 

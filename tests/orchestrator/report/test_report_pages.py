@@ -128,7 +128,7 @@ def test_every_number_of_the_arms_table_is_of_the_comparisons(standard: Made) ->
 
 def test_the_tables_are_there_for_latex(standard: Made) -> None:
     text = (standard.folder / "tables.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 4
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 5
     for row in compare(standard.results, standard.store):
         if row.metric == "fid" and row.arm == "cfg_nag" and row.difference is not None:
             assert difference_text(row.difference, row.low, row.high).replace("−", "$-$") in text
