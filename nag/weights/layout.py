@@ -34,6 +34,10 @@ SEVERAL = 8  # members of a list that are looked at
 Key = tuple[str, ...]
 
 
+class SeveralSets(ValueError):
+    """A file has several sets of weights, and nothing says which."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A set of weights by name. path: the keys that lead to it; prefix: what stood before its names. left_out: names of
@@ -71,7 +75,7 @@ def chosen(content: Any, key: Sequence[str], names: Collection[str]) -> tuple[Ca
     usual = [one for one in pool if all(part in MODELS or part.isdigit() for part in one.path)]
     best = [one for one in pool if one.averaged] or usual or pool
     if len(best) > 1:
-        raise ValueError(f"it has {len(best)} sets of weights; say which by key: {_listed(best)}")
+        raise SeveralSets(f"it has {len(best)} sets of weights; say which by key: {_listed(best)}")
     if best[0].unreadable:
         name, reason = next(iter(best[0].unreadable.items()))
         anew = "save it as a plain tensor: {name: weight.dense or .dequantize() or .float()} in torch.save"

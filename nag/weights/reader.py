@@ -53,7 +53,7 @@ def read_weights(
 
     key: the entry, or the keys that lead to it, where there are several; by default averaged (EMA) weights. names: some
     names that the network's weights have, if they are known, so that any prefix before them is found. source: what to
-    call the file in messages. Raises ValueError that begins with `source`, FileNotFoundError.
+    call the file in messages. Raises ValueError that begins with `source` (SeveralSets), FileNotFoundError.
     """
     source = source or (str(file) if isinstance(file, Path) else "checkpoint")
     config: Mapping[str, Any] = {}
@@ -69,7 +69,7 @@ def read_weights(
     try:
         one, all_of_them = chosen(content, (key,) if isinstance(key, str) else tuple(key), names)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise type(error)(f"{source}: {error}") from None
     words = in_words(content, one, all_of_them, form)
     return Weights(source, dict(one.tensors), words, arguments_of(content), config)
 

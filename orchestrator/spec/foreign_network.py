@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nag.models.convention import CONDITIONS, TIMES, Convention, can_learn, check_declared, has_null
+from nag.weights import SeveralSets, read_weights
 from orchestrator.errors import unknown
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.model import Network
@@ -13,6 +18,22 @@ from orchestrator.spec.yaml_nodes import Node, show
 
 CONVENTION = ("time", "precondition")  # the keys that declare how a module is called
 DROPOUT = {"null_noise": "noise_dropout", "null_class": "class_dropout"}  # training options that teach a null condition
+
+
+def layout_of(place: Node, path: str, key: str | Sequence[str]) -> str:
+    """What the header of a checkpoint tells, in words; "" if it is not on this machine, or if it has several sets of
+    weights, among which the names in the module will choose. No tensor is read.
+    """
+    if not os.path.exists(path):
+        return ""
+    try:
+        weights = read_weights(Path(path), key)
+    except SeveralSets:
+        return ""
+    except ValueError as error:
+        raise place.error(f"{error}.") from None
+    numbers = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
+    return f"{weights.layout}, {len(weights.tensors):,} tensors, {numbers:,} numbers"
 
 
 def convention_at(node: Node, builder: MethodBuilder) -> Convention | None:

@@ -22,6 +22,7 @@ from orchestrator.spec.foreign_network import (
     check_teachable,
     classes_at,
     convention_at,
+    layout_of,
     learned_by,
     predicts_at,
 )
@@ -188,6 +189,7 @@ class Networks:
         parts |= {"convention": convention, "predicts": predicts_at(node, convention, None), "train": None}
         learned = learned_by(parts["model"], node.value["model"])
         classes = classes_at(node, parts["data"])
+        parts["layout"] = "" if self.smoke else layout_of(place, path, given.get("key", ()))
         network = Network(name, checkpoint=path, given=given, num_classes=classes, learned=learned, **parts)
         if not network.model.generates:
             raise node.value["model"].error("it does not generate samples; only such a network can be loaded here.")

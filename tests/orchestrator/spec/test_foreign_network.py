@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nag.models.adapted_module import AdaptedModule
 from orchestrator.errors import BadInput, SpecError
@@ -103,6 +103,20 @@ def test_it_can_be_tried_small_and_planned_without_its_file(sweep: Path, tmp_pat
     assert (unet.train.class_dropout, unet.train.noise_dropout) == (0.1, 0.0)
     assert unet.convention.time == "0..999"
     assert len(plan(read_sweep(sweep)).cells) == 4
+
+
+def test_check_says_what_the_header_tells(sweep: Path, tmp_path: Path) -> None:
+    """Several sets are left to the names in the module, which only an import tells; a damaged file is refused."""
+    file = tmp_path / "unet.safetensors"
+    state = load_file(file)
+    numbers = sum(weight.numel() for weight in state.values())
+    [unet] = {cell.network.lineage[-1].layout for cell in read_sweep(sweep).cells}
+    assert unet == f"weights of a safetensors file, {len(state)} tensors, {numbers:,} numbers"
+    torch.save({"one": state, "two": state}, file)
+    assert {cell.network.lineage[-1].layout for cell in read_sweep(sweep).cells} == {""}
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(SpecError, match=r"yaml:4: networks\.unet\.checkpoint: .*cut off"):
+        read_sweep(sweep)
 
 
 def test_check_imports_nothing_and_deep_loads_it(sweep: Path, tmp_path: Path) -> None:
