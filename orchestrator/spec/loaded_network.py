@@ -23,6 +23,7 @@ from orchestrator.spec.foreign_network import DROPOUT
 from orchestrator.spec.model import Network
 from orchestrator.spec.yaml_nodes import Node, show
 
+IMAGENET = 1000  # classes of official checkpoints, so that data of ImageNet can tune their stand-in
 GIVEN = ("key", "heads", "shape", "num_classes")  # of a checkpoint without a description
 LOADED = ("checkpoint", "family", *GIVEN, "data", "autoencoder")
 
@@ -104,7 +105,8 @@ def made_on_the_spot(network: Network) -> Network:
         interpolant, predicts = interpolant or family.interpolant, family.predicts
     data, autoencoder = network.data, network.autoencoder
     if data is None:
-        data, autoencoder = SyntheticImages(), autoencoder or BlockMeans()  # official checkpoints make latents
+        classes = network.given.get("num_classes") or (IMAGENET if network.family else SyntheticImages.classes)
+        data, autoencoder = SyntheticImages(classes=classes), autoencoder or BlockMeans()  # official ones make latents
     train = Training(steps=4, batch=16, lr=1e-2, noise_dropout=0.1, class_dropout=0.1)
     tiny = Network(network.name, data, model.smoke(), interpolant, predicts, train, autoencoder=autoencoder)
     return dataclasses.replace(tiny, learned=network.learned or frozenset(DROPOUT))
