@@ -46,9 +46,9 @@ def _statistics(held: Any) -> dict[str, np.ndarray]:
     if isinstance(held, Stored):
         if len(held.shape) != 2 or held.shape[0] < 2 or "float" not in held.dtype:
             raise ValueError(f"it is a tensor torch.{held.dtype} {held.shape}")
-        moments = Moments(held.shape[1])
-        moments.add(held.read().float().numpy() if held.dtype == "bfloat16" else held.read().numpy())
-        return {"mu": moments.mean, "sigma": moments.cov, "N": np.asarray(len(held.read()))}
+        moments, features = Moments(held.shape[1]), held.read()
+        moments.add((features.float() if held.dtype == "bfloat16" else features).numpy())
+        return {"mu": moments.mean, "sigma": moments.cov, "N": np.asarray(len(features))}
     if isinstance(held, Inert):
         raise ValueError(f"it needs code of its own, {held.name}")
     if not isinstance(held, dict) or not {"mu", "sigma"} <= held.keys():

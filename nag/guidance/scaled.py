@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Annotated, ClassVar, Self
 
@@ -45,7 +46,7 @@ class Referenced(Scaled):
 
 
 @method
-class Perturbed(Scaled):
+class Perturbed(Scaled, abc.ABC):
     """D + s (D - D'), D' with the blocks `layers` perturbed; s = `scale`, 0 is off. `perturbation` says how.
 
     layers: which blocks of the transformer, counted from 0.
@@ -62,8 +63,8 @@ class Perturbed(Scaled):
         """The first block, which every network has."""
         return dataclasses.replace(self, layers=(0,))
 
-    def perturbation(self) -> Perturbation:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def perturbation(self) -> Perturbation: ...
 
     def terms(self) -> tuple[Term, ...]:
         altered = Altered(perturbation=self.perturbation())
