@@ -47,7 +47,8 @@ def _walk(root: str) -> Iterator[File]:
 
 def _remote_files(store: Store) -> Iterator[File]:
     start = len(store.root) + 1
-    for path, about in store.fs.find(store.root, detail=True).items():
+    found = store.remote.ask("", lambda: store.fs.find(store.root, detail=True))
+    for path, about in found.items():
         yield File(path[start:], int(about["size"] or 0), 0.0)
 
 
