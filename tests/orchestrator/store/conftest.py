@@ -172,14 +172,22 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.changes.append(change)
 
 
-@pytest.fixture
-def proxy(bucket: str, s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the server, without faults yet; the environment leads to it."""
-    with Proxy(s3_port) as server:
+@pytest.fixture(scope="module")
+def before(bucket: str, s3_port: int) -> Iterator[Proxy]:
+    """A proxy before the server; the environment leads to it."""
+    with Proxy(s3_port) as server, pytest.MonkeyPatch.context() as patch:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # only nagbench's own patience
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # only nagbench's own patience
         forget()
         yield server
         server.shutdown()
     forget()
+
+
+@pytest.fixture
+def proxy(before: Proxy) -> Iterator[Proxy]:
+    """The proxy, without faults yet."""
+    yield before
+    before.faults.clear()
+    before.changes.clear()

@@ -11,11 +11,12 @@ import pytest
 
 from orchestrator.backends import local_doctor
 from orchestrator.errors import EnvironmentProblem, TransientError
+from orchestrator.retention.garbage import files, garbage, remove
 from orchestrator.store import remote
 from orchestrator.store.store import MARKER, Store
 from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
-from tests.orchestrator.conftest import TINY, Ran, metrics, run_here
+from tests.orchestrator.conftest import TINY, Ran, changed, run_here
 from tests.orchestrator.store.conftest import Proxy, Request
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -165,6 +166,24 @@ def test_expired_credentials_are_named(store: Store, proxy: Proxy) -> None:
         store.read("files/x")
 
 
+def test_gc_sees_uploads_that_nobody_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(name: str) -> None:
+        bucket, key, _ = store.fs.split_path(store.path(name))
+        upload = store.fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+        store.fs.call_s3("upload_part", Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 100)
+
+    begin(f"files/{'a' * 32}/network.safetensors")
+    begin("theses/mine.pdf")
+    monkeypatch.setattr("orchestrator.retention.garbage.ABANDONED_S", 1e10)  # moto says that all began in 2010
+    assert garbage(store) == []
+    monkeypatch.undo()
+    (found,) = garbage(store)
+    assert (found.what, found.file.bytes) == ("unfinished", 100)
+    remove(store, [found])
+    assert garbage(store) == []
+    assert len(list(files(store))) == 2  # the marker, and what is not nagbench's
+
+
 def test_a_sweep_with_listings_that_lag_and_trouble_on_the_way(
     bucket: str, proxy: Proxy, finished: Ran, tmp_path: Path
 ) -> None:
@@ -180,8 +199,12 @@ def test_a_sweep_with_listings_that_lag_and_trouble_on_the_way(
 
     proxy.lag(2.0)
     proxy.faults.append(now_and_then)
-    (tmp_path / "sweep.yaml").write_text(TINY)
+    few = changed(TINY, "seed: {grid: [0, 1]}", "seed: {grid: [0]}", "  cfg: {cfg: {scale: 1.5}}\n", "")
+    (tmp_path / "sweep.yaml").write_text(few)
     ran = run_here(tmp_path / "sweep.yaml", f"{bucket}/lagging")
     assert not ran.failed
     time.sleep(2)
-    assert metrics(run_here(tmp_path / "sweep.yaml", f"{bucket}/lagging").document()) == metrics(finished.document())
+    found = run_here(tmp_path / "sweep.yaml", f"{bucket}/lagging").document()["cells"]
+    known = {cell["digest"]: cell["metrics"] for cell in finished.document()["cells"]}
+    assert len(found) == 3
+    assert all(cell["metrics"] == known[cell["digest"]] for cell in found)
