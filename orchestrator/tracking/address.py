@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import sqlite3
 import ssl
@@ -15,12 +14,13 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.display import address
-from orchestrator.errors import BadInput, EnvironmentProblem, unknown
+from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError, unknown
+from orchestrator.tracking import login, reasons
 
 DEFAULT_URI = "sqlite:///results/mlflow.db"
 NONE = "none"  # no tracking
@@ -30,6 +30,15 @@ KEY = "nagbench.key"  # tag with the key of a run
 STATE = "nagbench.state"  # tag with the state written last
 ANSWER_S = 8.0  # a server that is silent for this long counts as dead
 LOCK_S = 5.0
+REVISION = "alembic_version"
+EXPERIMENT = (
+    "SELECT e.experiment_id, t.value FROM experiments e JOIN experiment_tags t ON t.experiment_id = e.experiment_id "
+    "WHERE e.name = :name AND e.lifecycle_stage = 'active' AND t.key = :key"
+)
+RUNS = (
+    "SELECT COUNT(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+    "WHERE r.experiment_id = :experiment AND r.lifecycle_stage = 'active' AND t.key = :key"
+)
 
 
 def check_address(uri: str) -> None:
@@ -68,7 +77,8 @@ def written_state(uri: str, sweep: str) -> str | None:
     file = database(uri)
     if file is not None:
         return _database_state(uri, file, sweep) if file.exists() else None
-    return _within(uri, lambda: _server_state(uri, sweep)) if uri.startswith("http") else None
+    ask = _server_state if uri.startswith("http") else _shared_database_state
+    return _within(uri, lambda: ask(uri, sweep))
 
 
 def _database_state(uri: str, file: Path, sweep: str) -> str | None:
@@ -78,38 +88,54 @@ def _database_state(uri: str, file: Path, sweep: str) -> str | None:
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            revisions = (
-                db.execute("SELECT version_num FROM alembic_version").fetchall() if "alembic_version" in tables else []
-            )
+            revisions = db.execute("SELECT version_num FROM alembic_version").fetchall() if REVISION in tables else []
             with contextlib.suppress(sqlite3.OperationalError):  # another schema: then MLflow itself is asked
                 noted = _note(db, sweep)
     except sqlite3.Error as error:
         raise problem(uri, error) from error
-    if tables and not tables & {"alembic_version", "experiments"}:
-        raise BadInput(f"--tracking {uri}: this is a database of another program. Name another file.")
-    known = _revisions()
-    if known and any(revision not in known for (revision,) in revisions):
-        raise EnvironmentProblem(
-            f"MLflow at {uri}: this database was made by a newer MLflow than the {_version()} that is installed here. "
-            "Update it (pip install -U mlflow), or name another file with --tracking."
-        )
+    _check_schema(uri, tables, [revision for (revision,) in revisions])
     return noted
+
+
+def _check_schema(uri: str, tables: set[str], revisions: list[str]) -> None:
+    """Raise for a schema that is not MLflow's, or of a newer one, which MLflow would try to migrate."""
+    if tables and not {"alembic_version", "experiments"} <= tables:
+        raise BadInput(f"--tracking {address(uri)}: this is a database of another program. Name another one.")
+    known = _revisions()
+    if known and any(revision not in known for revision in revisions):
+        raise EnvironmentProblem(
+            f"MLflow at {address(uri)}: this database was made by a newer MLflow than the {_version()} that is "
+            "installed here. Update it (pip install -U mlflow), or name another one with --tracking."
+        )
+
+
+def _shared_database_state(uri: str, sweep: str) -> str | None:
+    """The state of an experiment in a database on a server, such as PostgreSQL. It is asked once, here: MLflow itself
+    would retry for minutes, and migrate what is not its own.
+    """
+    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    timeout = {"connect_timeout": int(ANSWER_S)} if not uri.startswith("mssql") else {}
+    with create_engine(uri, poolclass=NullPool, connect_args=timeout).connect() as db:
+        tables = set(inspect(db).get_table_names())
+        revisions = list(db.scalars(text("SELECT version_num FROM alembic_version"))) if REVISION in tables else []
+        _check_schema(uri, tables, revisions)
+        try:
+            row = db.execute(text(EXPERIMENT), {"name": sweep, "key": STATE}).one_or_none() if tables else None
+            count = db.scalar(text(RUNS), {"experiment": row[0], "key": KEY}) if row else 0
+        except SQLAlchemyError:  # an older schema: MLflow says so
+            return None
+    return str(row[1]) if row and row[1].endswith(f" {count}") else None
 
 
 def _note(db: sqlite3.Connection, sweep: str) -> str | None:
     """The state of an experiment; None if runs were removed since."""
-    row = db.execute(
-        "SELECT e.experiment_id, t.value FROM experiments e JOIN experiment_tags t USING (experiment_id) "
-        "WHERE e.name = ? AND e.lifecycle_stage = 'active' AND t.key = ?",
-        (sweep, STATE),
-    ).fetchone()
+    row = db.execute(EXPERIMENT, {"name": sweep, "key": STATE}).fetchone()
     if row is None:
         return None
-    (count,) = db.execute(
-        "SELECT COUNT(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
-        "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active' AND t.key = ?",
-        (row[0], KEY),
-    ).fetchone()
+    (count,) = db.execute(RUNS, {"experiment": row[0], "key": KEY}).fetchone()
     return str(row[1]) if row[1].endswith(f" {count}") else None
 
 
@@ -133,18 +159,18 @@ def _revisions() -> frozenset[str]:
 
 
 def _server_state(uri: str, sweep: str) -> str | None:
-    """The state of an experiment on a server. Raises OSError if nothing answers; other faults are left to MLflow's
-    client.
+    """The state of an experiment on a server; None if runs were removed since. Raises OSError if nothing answers; other
+    faults are left to MLflow's client.
     """
-    parts = urllib.parse.urlsplit(uri)
     query = urllib.parse.urlencode({"experiment_name": sweep})
-    path = f"{parts.path.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    place = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
     try:
-        with urllib.request.urlopen(place, timeout=ANSWER_S) as answer:
-            experiment = json.load(answer)["experiment"]
+        experiment = _ask(uri, f"experiments/get-by-name?{query}")["experiment"]
         tags = {tag["key"]: tag["value"] for tag in experiment.get("tags", ())}
-        return tags.get(STATE) if experiment.get("lifecycle_stage") == "active" else None
+        if experiment.get("lifecycle_stage") != "active" or STATE not in tags:
+            return None
+        wanted = {"experiment_ids": [experiment["experiment_id"]], "filter": f"tags.`{KEY}` LIKE '%'"}
+        removed = _ask(uri, "runs/search", {**wanted, "run_view_type": "DELETED_ONLY", "max_results": 1})
+        return None if removed.get("runs") else str(tags[STATE])
     except urllib.error.HTTPError as error:
         error.close()  # no such experiment, or a login is needed: it answers
     except urllib.error.URLError as error:
@@ -153,6 +179,17 @@ def _server_state(uri: str, sweep: str) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # not an answer of MLflow
     return None
+
+
+def _ask(uri: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
+    """The answer of an MLflow server, with the login that MLflow's client would send."""
+    parts = urllib.parse.urlsplit(uri)
+    path, _, query = f"{parts.path.rstrip('/')}/api/2.0/mlflow/{what}".partition("?")
+    place = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(place, data, {"Content-Type": "application/json", **login.headers(uri)})
+    with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+        return json.load(answer)
 
 
 T = TypeVar("T")
@@ -172,75 +209,16 @@ def _within(uri: str, ask: Callable[[], T]) -> T:
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
+    if failed and isinstance(failed[0], NagbenchError):
+        raise failed[0]
     if not answers:
         raise problem(uri, (failed or [TimeoutError()])[0])
     return answers[0]
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    for _ in range(10):
-        if seen is None:
-            return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
 def problem(uri: str, error: BaseException) -> EnvironmentProblem:
     """One sentence for any error of sqlite3, MLflow or the network, with the fix if it is known."""
-    causes = list(_chain(error))
-    text = " ".join(str(each) for each in causes)
-    names = {type(each).__name__ for each in causes}
-    status = next((s for each in causes if (s := _status(each))), None)
-    return EnvironmentProblem(f"MLflow at {address(uri)}: {_words(uri, text, names, status, error)}")
-
-
-def _words(uri: str, text: str, names: set[str], status: int | None, error: BaseException) -> str:
-    if "database is locked" in text or "database is busy" in text:
-        return "the database is locked by another program. Close it, or run the command again later."
-    if "readonly database" in text or "read-only" in text.lower():
-        return "the database is read-only here. Make it and its folder writable, or name another file with --tracking."
-    if "file is not a database" in text or "malformed" in text:
-        return "the file is not a database, or is damaged. Remove it: the next run or report creates it again."
-    if "out-of-date database schema" in text:
-        return f"the database was made by an older MLflow. Run: mlflow db upgrade {address(uri)} (or remove the file)."
-    if "unable to open database file" in text or names & {"PermissionError", "IsADirectoryError", "NotADirectoryError"}:
-        return "it cannot be opened or created. Check its path and permissions, or name another file with --tracking."
-    if "No space left" in text or "disk is full" in text:
-        return "the disk is full. Make room, or name another place with --tracking."
-    if names & {"ModuleNotFoundError", "ImportError"}:
-        return f"MLflow cannot be imported ({error}). Install it: pip install mlflow."
-    if names & {"gaierror", "NameResolutionError"}:
-        return "the host name is unknown. Check the address."
-    if names & {"ConnectionRefusedError"} or "Connection refused" in text:
-        return "nothing listens there. Start the server, or use --tracking none."
-    if names & {"TimeoutError", "ReadTimeout", "ConnectTimeout", "ReadTimeoutError"}:
-        return f"no answer within {ANSWER_S:.0f} s. Check the address and the network, or use --tracking none."
-    if status in (401, 403):
-        return (
-            f"the server refuses (HTTP {status}). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            "MLFLOW_TRACKING_TOKEN; a 403 may also mean that it does not serve this host name."
-        )
-    if "not in a valid JSON format" in text:
-        return "what answers there is not an MLflow server. Check the address."
-    if status:
-        return (
-            f"the server answers HTTP {status}: it may not be an MLflow server, or broken. Check its address and log."
-        )
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {first[:200]}"
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of MLflow or requests."""
-    response = getattr(error, "response", None)
-    if response is not None and getattr(response, "status_code", None):
-        return int(response.status_code)
-    match = re.search(r"(?:failed with error code|status(?: code)?|error code) (\d{3})\b", str(error))
-    if match:
-        return int(match[1])
-    code = getattr(error, "get_http_status_code", None)
-    return int(code()) if code is not None and type(error).__name__ == "RestException" else None
+    return reasons.problem(uri, error, ANSWER_S)
 
 
 def free_port(first: int) -> int:

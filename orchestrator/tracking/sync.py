@@ -34,6 +34,7 @@ from orchestrator.tracking.address import (
 from orchestrator.tracking.runs import tracked
 from orchestrator.tracking.tracker import Tracker
 
+DROPPED = "must be in the 'active' state"  # what MLflow says of a deleted run
 WAIT_S = 60.0  # for another nagbench at the same database; a first sync of 1,000 cells takes that long
 
 
@@ -56,12 +57,18 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
         noted = written_state(uri, sweep)
         if noted is not None and noted.partition(" ")[0] == state:
             return 0
-        try:
-            return _tracker(uri).write(sweep, wanted, tags, state, noted)
-        except NagbenchError:
-            raise
-        except Exception as error:
+        return _write(uri, lambda known: _tracker(uri).write(sweep, wanted, tags, state, known), noted)
+
+
+def _write(uri: str, write: Callable[[str | None], int], noted: str | None, again: bool = True) -> int:
+    try:
+        return write(noted)
+    except NagbenchError:
+        raise
+    except Exception as error:
+        if not again or DROPPED not in str(error):
             raise problem(uri, error) from error
+    return _write(uri, write, None, again=False)  # another user's sync has just dropped one of two equal runs
 
 
 @contextlib.contextmanager

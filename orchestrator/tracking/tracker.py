@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,6 +90,7 @@ class Tracker:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # users need not see migrations and tracebacks
         self.client, self.artifacts, self.spelling = MlflowClient(tracking_uri=address), artifacts, spelling
+        self.shared = not address.startswith("sqlite")  # others may write at the same time
         self.known: dict[str, Known] = {}  # by sweep
 
     def write(self, sweep: str, wanted: Tracked, tags: Mapping[str, str], state: str, noted: str | None) -> int:
@@ -98,7 +100,7 @@ class Tracker:
         experiment = self._experiment(sweep)
         known = self.known.pop(sweep, Known())
         if noted is None or noted != known.note:
-            known = self._search(experiment)
+            known = self._search(experiment, {run.key for run in wanted.runs})
         written = 0
         for run in wanted.runs:
             held = known.runs.get(run.key)
@@ -107,6 +109,8 @@ class Tracker:
                 written += 1
             else:
                 written += self._freshen(run, held)
+        if written and self.shared:  # another user may have written the same runs at the same time
+            known = self._search(experiment)
         if wanted.keys is not None:
             self._supersede(known, wanted.keys)
         note = {NOTE: self._note(experiment, wanted, known)} if wanted.keys is not None else {}
@@ -131,21 +135,32 @@ class Tracker:
             raise EnvironmentProblem(f"MLflow does not create the experiment {sweep!r} and gives no reason.")
         return experiment
 
-    def _search(self, experiment: Any) -> Known:
+    def _search(self, experiment: Any, wanted: Collection[str] = ()) -> Known:
         """Our runs of an experiment, and their models. Two writers at one server can create a run twice; the second is
-        deleted. Raises EnvironmentProblem if the experiment is somebody else's.
+        dropped. A wanted run that a user has deleted is restored, to be written again. Raises EnvironmentProblem if the
+        experiment is somebody else's.
         """
-        known, others = Known(), 0
-        for run in _pages(self.client.search_runs, [experiment.experiment_id]):
-            key = run.data.tags.get(KEY)
+        from mlflow.entities import ViewType
+
+        known, others, deleted = Known(), 0, dict[str, KnownRun]()
+        search = partial(self.client.search_runs, run_view_type=ViewType.ALL)
+        for run in _pages(search, [experiment.experiment_id]):
+            key, active = run.data.tags.get(KEY), run.info.lifecycle_stage == "active"
             if key is None:
-                others += 1
+                others += active
+                continue
+            if not active:
+                deleted[key] = KnownRun.of(run)
                 continue
             both = [KnownRun.of(run), *filter(None, [known.runs.get(key)])]
             first, *twins = sorted(both, key=lambda each: each.run_id)
             known.runs[key] = first
             for twin in twins:
-                self.client.delete_run(twin.run_id)
+                self._drop(twin)
+        for key, run in deleted.items():
+            if key in wanted and key not in known.runs:
+                self.client.restore_run(run.run_id)
+                known.runs[key] = replace(run, state=None)
         if others and not known.runs and STATE not in experiment.tags:
             raise EnvironmentProblem(
                 f"MLflow has an experiment {experiment.name!r} with {others} runs that nagbench did not write. Rename "
@@ -153,6 +168,14 @@ class Tracker:
             )
         known.models = self._models(experiment.experiment_id)
         return known
+
+    def _drop(self, run: KnownRun) -> None:
+        """Delete a run that is ours no more. Without its key it is not taken for one that a user has deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException):  # another writer has dropped it
+            self.client.delete_tag(run.run_id, KEY)
+            self.client.delete_run(run.run_id)
 
     def _models(self, experiment: str) -> dict[str, str] | None:
         from mlflow.exceptions import MlflowException
@@ -170,7 +193,7 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         if held is not None and any(held.params.get(key, value) != value for key, value in run.params.items()):
-            self.client.delete_run(held.run_id)  # params cannot be changed
+            self._drop(held)  # params cannot be changed
             held = None
         tags = {**run.tags, "mlflow.runName": run.name}
         if held is None:
@@ -255,7 +278,7 @@ class Tracker:
             if key in keys or held.superseded:
                 continue
             if held.kind == "curve":
-                self.client.delete_run(held.run_id)
+                self._drop(held)
                 del known.runs[key]
                 continue
             held.kind = SUPERSEDED + held.kind

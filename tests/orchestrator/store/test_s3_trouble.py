@@ -17,7 +17,7 @@ from orchestrator.store.store import MARKER, Store
 from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, changed, run_here
-from tests.orchestrator.store.conftest import Proxy, Request
+from tests.orchestrator.proxy import Proxy, Request
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
