@@ -217,8 +217,22 @@ def _within(uri: str, ask: Callable[[], T]) -> T:
 
 
 def problem(uri: str, error: BaseException) -> EnvironmentProblem:
-    """One sentence for any error of sqlite3, MLflow or the network, with the fix if it is known."""
-    return reasons.problem(uri, error, ANSWER_S)
+    """One sentence for any error of a database, MLflow or the network, with the fix if it is known."""
+    return reasons.problem(uri, _whole(uri, error), ANSWER_S)
+
+
+def _whole(uri: str, error: BaseException) -> BaseException:
+    """The error; if MLflow's client dropped the server's own words when it tried again, then another with them."""
+    if not uri.startswith("http") or not re.search(r"too many \d{3} error responses", str(error)):
+        return error
+    try:
+        _ask(uri, "experiments/search?max_results=1")
+    except urllib.error.HTTPError as answer:
+        body = answer.read(10_000).decode(errors="replace")
+        return RuntimeError(f"failed with error code {answer.code}. Response body: '{body}'")
+    except (OSError, ValueError):
+        return error
+    return error
 
 
 def free_port(first: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -112,6 +114,9 @@ def _said(causes: list[BaseException]) -> str:
     for each in causes:
         body = re.search(r"Response body: '(.*)'", str(each), re.DOTALL)
         message = getattr(each, "json", {}).get("message") if type(each).__name__ == "RestException" else None
+        if body and body[1].startswith("{"):
+            with contextlib.suppress(ValueError):
+                message = json.loads(body[1]).get("message")
         words = " ".join(str(message or (body[1] if body else "")).split())
         if words and not words.startswith("<"):
             return f": {words[:SHOWN]}"

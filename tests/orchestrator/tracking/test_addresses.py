@@ -9,6 +9,8 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -156,9 +158,62 @@ def test_a_server_that_is_not_there(finished: Ran, monkeypatch: pytest.MonkeyPat
         (401, "", "refuses (HTTP 401). Set MLFLOW_TRACKING_USERNAME"),
         (403, "DNS rebinding", "refuses (HTTP 403)"),
         (404, "<html>", "answers HTTP 404: it may not be an MLflow server"),
+        (
+            429,
+            "100 requests a minute, ask ops@x.org for more",
+            "(HTTP 429: 100 requests a minute, ask ops@x.org for more)",
+        ),
+        (500, '{"error_code": "INTERNAL_ERROR", "message": "disk quota"}', "in trouble (HTTP 500: disk quota)"),
         (200, "<html>", "what answers there is not an MLflow server"),
     ],
 )
 def test_a_server_that_refuses(finished: Ran, status: int, body: str, words: str) -> None:
     with answering(status, body) as uri:
         assert words in said(results_of(finished), uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [("postgresql+psycopg", "'psycopg[binary]'"), ("mysql+pymysql", "PyMySQL"), ("mysql", "mysqlclient")],
+)
+def test_a_missing_driver_is_named_by_its_package(finished: Ran, uri: str, package: str) -> None:
+    assert f"Install it: pip install {package}." in said(results_of(finished), f"{uri}://user:secret@127.0.0.1:1/runs")
+
+
+def test_a_missing_library_of_artifacts_is_named(uri: str) -> None:
+    error = ModuleNotFoundError("No module named 'boto3'", name="boto3")
+    assert "boto3 cannot be imported" in str(address.problem(uri, error))
+    assert str(address.problem(uri, error)).endswith("Install it: pip install boto3.")
+
+
+def test_a_certificate_that_is_not_trusted(finished: Ran, tmp_path: Path) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key", "-out", "certificate"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    with untrusted(context) as safe:
+        words = "its certificate is not trusted: self-signed certificate. Name the file of its authority in"
+        assert words in said(results_of(finished), safe)
+
+
+@contextlib.contextmanager
+def untrusted(context: ssl.SSLContext) -> Iterator[str]:
+    """A server whose certificate nobody trusts: no client gets beyond the handshake."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    connection, _ = plain.accept()
+                    with connection, context.wrap_socket(connection, server_side=True):
+                        pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{plain.getsockname()[1]}"
+        over.set()
+        with contextlib.suppress(OSError), socket.create_connection(plain.getsockname()):
+            pass
+        thread.join()
