@@ -6,9 +6,10 @@ import functools
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-MODULES = (  # not orchestrator.commands: its consoles look at the environment when they are imported
+MODULES = (
     *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.special", "matplotlib.pyplot"),
-    *("typer", "rich.progress", "pydantic", "yaml", "fsspec", "orchestrator.notebook"),
+    *("typer", "rich.progress", "rich._emoji_codes", "pydantic", "yaml", "fsspec", "sqlite3"),
+    *("tests.preloaded", "tests.orchestrator.forked"),
 )
 
 
