@@ -31,7 +31,7 @@ lower-bounds:
 
 cluster: $(STAMP)
 	$(CLUSTER_TEST) tests/slurm tests/ray --ignore tests/slurm/test_faults.py
-	$(CLUSTER_TEST) -m cluster tests/orchestrator
+	$(CLUSTER_TEST) -m cluster tests/orchestrator/backends
 
 faults: $(STAMP)
 	$(CLUSTER_TEST) tests/slurm/test_faults.py

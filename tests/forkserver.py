@@ -7,7 +7,8 @@ import multiprocessing
 from multiprocessing.context import ForkServerContext
 
 MODULES = (
-    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.special", "matplotlib.pyplot"),
+    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.stats", "matplotlib.pyplot"),
+    *("matplotlib.backends.backend_svg", "PIL.PngImagePlugin"),
     *("typer", "rich.progress", "rich._emoji_codes", "pydantic", "yaml", "fsspec", "sqlite3"),
     *("tests.preloaded", "tests.orchestrator.forked"),
 )
