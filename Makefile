@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 ROUNDS ?= 10
 VECTORS := $(addprefix --vectors ,$(wildcard ../shared/vectors))
 IMAGES := $(addprefix --images ,$(wildcard ../shared/data/cifar10-small))
+# Tests start thousands of processes: what Python compiles is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
 CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
@@ -29,7 +31,7 @@ lower-bounds:
 
 cluster: $(STAMP)
 	$(CLUSTER_TEST) tests/slurm tests/ray --ignore tests/slurm/test_faults.py
-	$(CLUSTER_TEST) -m cluster tests/orchestrator
+	$(CLUSTER_TEST) -m cluster tests/orchestrator/backends
 
 faults: $(STAMP)
 	$(CLUSTER_TEST) tests/slurm/test_faults.py

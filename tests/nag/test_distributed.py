@@ -108,7 +108,7 @@ def one_fails(folder: Path, how: Callable[[], None]) -> None:
     except (distributed.PeerFailed, ValueError) as error:
         kind = getattr(error, "kind", "")
         note(folder, here.rank, f"{time.monotonic() - began[0]:.3f} {type(error).__name__} {kind!r} {error}")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and not all(noted(folder, rank) for rank in range(here.size)):
             time.sleep(0.02)
 
@@ -126,7 +126,7 @@ def test_one_that_fails_ends_all(tmp_path: Path) -> None:
     for rank in (0, 2):
         seconds, words = noted(tmp_path, rank).split(" ", 1)
         assert words == "PeerFailed 'ValueError' process 1 of the training failed: ValueError: no such image"
-        assert float(seconds) < 15
+        assert float(seconds) < 60
     assert noted(tmp_path, 1).endswith("ValueError '' no such image")
 
 
@@ -135,7 +135,7 @@ def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
     assert together(2, one_fails, tmp_path, dies, seconds=120) == [0, -signal.SIGKILL]
     seconds, words = noted(tmp_path, 0).split(" ", 1)
     assert words.startswith("PeerFailed '' another process of the training died, or cannot be reached: ")
-    assert float(seconds) < 15
+    assert float(seconds) < 60
 
 
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}

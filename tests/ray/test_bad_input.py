@@ -46,7 +46,7 @@ def test_an_address_that_does_not_answer(address: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem, match=f"no Ray cluster answers at {address}: "):
         Ray(Store(str(tmp_path)), Options(), address=address)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("versions", [("2.9.3", "3.11.7"), ("2.60.0", "3.12.1")])

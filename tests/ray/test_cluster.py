@@ -132,7 +132,7 @@ def test_what_no_node_can_hold(
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem) as caught:
         engine.run(planned, store, lambda: Ray(store, Options(), settings, cluster.address), Quiet())
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     words = rf"no node of the Ray cluster at {cluster.address} can hold a worker of {asked}; it has "
     nodes = r"1 node of 2 CPU, [\d.]+ GB; 1 node of 1 CPU, 1 GPU, [\d.]+ GB, 1 n[12]; "
     assert re.match(words + nodes, str(caught.value))

@@ -109,7 +109,7 @@ def test_on_two_nodes(cluster: Any, locally: Ran, tmp_path: Path) -> None:
     assert record["processes"] == 2
     assert weights == trained(locally)[0]
     assert metrics(ran.document()) == metrics(locally.document())
-    until(lambda: not any(alive(each.about["pid"]) for each in team.actors), 20)
+    until(lambda: not any(alive(each.about["pid"]) for each in team.actors))
 
     one = load(trained(run_here(locally.plan.sweep.path, tmp_path / "one"))[0])
     two = load(weights)
@@ -131,7 +131,7 @@ def test_a_process_is_killed(cluster: Any, locally: Ran, tmp_path: Path) -> None
     weights, record = trained(ran)
     assert (record["processes"], record["resumed_at"] > 0) == (2, True)
     assert weights == trained(locally)[0]
-    until(lambda: not any(alive(each.about["pid"]) for team in watched.teams for each in team.actors), 20)
+    until(lambda: not any(alive(each.about["pid"]) for team in watched.teams for each in team.actors))
 
 
 def test_a_node_is_lost(cluster: Any, locally: Ran, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_the_nodes_cannot_hold_together(cluster: Any, locally: Ran, tmp_pat
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem) as caught:
         Watched(cluster, locally.plan, tmp_path / "store", settings).run()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     words = "cannot hold 4 processes that train one network, each of 1 GPU, 1 CPU; it has 1 node of 2 CPU, "
     assert f"the nodes together of the Ray cluster at {cluster.address} {words}" in str(caught.value)
 
@@ -188,8 +188,8 @@ def test_groups(cluster: Any, locally: Ran) -> None:
     try:
         pids = pids_of_one(first, second)
         backend._dismiss(backend.workers[0])
-        until(lambda: not groups() and not any(map(alive, pids)), 20)
+        until(lambda: not groups() and not any(map(alive, pids)))
         pids = pids_of_one(second, first)
     finally:
         backend.close()
-    until(lambda: not any(map(alive, pids)), 20)
+    until(lambda: not any(map(alive, pids)))

@@ -39,7 +39,7 @@ def slurm(whole_session: Cluster) -> Iterator[Cluster]:
     """The session's cluster, with accounting, idle before and after the test."""
     yield whole_session
     whole_session.run("scancel", "--user=root")
-    whole_session.wait_idle(30)
+    whole_session.wait_idle()
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ def limit(slurm: Cluster) -> Iterator[object]:
 
     def limited(jobs: int) -> None:
         slurm.out("sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
-        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit", 20)
+        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
 
     yield limited
     limited(-1)
@@ -253,7 +253,7 @@ def test_a_full_cluster_is_told_at_once(place: Place, tmp_path: Path) -> None:
     full = place("submit", env=wrapper(tmp_path / "bin", sbatch=f'echo "{words}" >&2; exec sleep 120'))
     assert full.exit_code == 3
     assert "room in the queue" in full.output
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert (place.queue(), place.open_waves()) == ({}, [])
 
 
@@ -273,7 +273,7 @@ def test_status_says_why_jobs_wait_and_doctor_does_not_wait_with_them(place: Pla
     assert closed in place("status").output
     began = time.monotonic()
     rows = {row["name"]: row for row in json.loads(place("doctor", "--json").stdout)["rows"]}
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert "will not start by itself (PartitionDown): partition: it is closed" in rows["job"]["detail"]
 
 

@@ -112,7 +112,7 @@ def test_a_killed_submission_goes_on_and_queues_nothing_twice(place: Place, tmp_
     if how == "late":  # the one that comes after all, when it was given up, has no task that engines know of
         from tests.slurm.cluster import wait
 
-        wait(lambda: len(place.array_tasks()) == 6, "the orphan is in the queue", 15)
+        wait(lambda: len(place.array_tasks()) == 6, "the orphan is in the queue")
         assert len(set(names)) == 5
     else:
         assert len(names) == len(set(names)) == 5
