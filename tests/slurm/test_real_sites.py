@@ -362,7 +362,7 @@ def test_a_uid_without_a_passwd_entry(tmp_path: Path) -> None:
     code = (
         "import os\n"
         "from orchestrator.backends.slurm.commands import Commands, Unsupported\n"
-        "from orchestrator.backends.slurm.submission import owner\n"
+        "from orchestrator.backends.slurm.owner import owner\n"
         "os.setuid(54321)\n"
         "try:\n    Commands().associations()\nexcept Unsupported as error:\n    print(owner(), error)\n"
     )

@@ -76,7 +76,7 @@ class RunArrayTask:
 
     def __call__(self, index: int) -> str:
         """The outcome, for the log only."""
-        prepare(self.options.get("scratch"), self.options.get("group", False))
+        prepare(self.options.get("scratch"), self.options.get("group", False), self.options.get("umask"))
         wave = Wave(self.sweep, self.wave)
         runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process

@@ -10,6 +10,7 @@ from orchestrator.backends.site_kind import Queued
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.continuation import ended_words, newest_wave
 from orchestrator.backends.slurm.jobs import ArrayJobs, EndedArrayTask
+from orchestrator.backends.slurm.owner import of_others
 from orchestrator.backends.slurm.presence import doubled
 from orchestrator.backends.slurm.reasons import waiting_lines
 from orchestrator.backends.slurm.room import waiting_words
@@ -43,11 +44,12 @@ def queue_states(store: Store, sweep: str, commands: Commands | None = None) -> 
             rows.append((job.array.kind, row))
     for each in ended:
         states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
+    notes = of_others(jobs)
     shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
-    notes = [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
+    notes += [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
     if twice := doubled(store, sweep):
         notes.append(f"{twice} array tasks ran twice, since Slurm did not show them; the first results stay")
-    stopped = ended_words(store, continued, jobs.rows.values()) if continued else ""
+    stopped = ended_words(store, continued, jobs) if continued else ""
     return Queued(
         {kind: counts for kind, counts in shown.items() if counts}, notes=tuple(filter(None, notes)), stopped=stopped
     )
