@@ -234,14 +234,10 @@ def group(
         "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout
     )
     failed = False
-
-    def connect(timeout: datetime.timedelta) -> Any:
-        """The main thread may be waiting in `store`."""
-        other = distributed.TCPStore(*rendezvous(), world.size, False, timeout, wait_for_workers=False)
-        return distributed.PrefixStore(f"heartbeat {number}", other)
-
+    long = datetime.timedelta(seconds=2 * hung_s)  # nobody waits for it: silence is counted
+    beats = distributed.TCPStore(*rendezvous(), world.size, False, long, wait_for_workers=False)
     try:
-        with heartbeat.heartbeat(world.rank, world.size, connect, hung_s):
+        with heartbeat.heartbeat(world.rank, world.size, distributed.PrefixStore(f"heartbeat {number}", beats), hung_s):
             yield
     except BaseException as error:
         failed = True
