@@ -115,7 +115,7 @@ class _Wanted:
             case ["assets" | "code" as kind, name, *_] if not {name.removesuffix(".json"), f"{name}/"} & self.texts:
                 return kind
             case ["waves" | "cluster", *_]:
-                return self.queue.lacks(file)
+                return self.queue.lacks(file.name, file.time)
             case ["quarantine", *_] if self.quarantine:
                 return "quarantine"
         return ""

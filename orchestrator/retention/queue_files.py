@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import CorruptFile
 
 if TYPE_CHECKING:
-    from orchestrator.retention.garbage import File
     from orchestrator.store.store import Store
 
 OLD_S = 14 * 86400.0  # since a wave was closed, or a file of a job was written
@@ -50,12 +49,14 @@ class QueueFiles:
                     found[folder] = float(store.read_record(f"{folder}/closed.json", repair=False).get("time", 0.0))
         return found
 
-    def lacks(self, file: File) -> str:
-        """The kind of garbage that a file is; "" if it is still wanted, or may be, or is another user's."""
-        parts = file.name.split("/")
+    def lacks(self, name: str, changed: float) -> str:
+        """The kind of garbage that a file is; "" if it is still wanted, or may be, or is another user's. changed: when
+        it was written.
+        """
+        parts = name.split("/")
         if parts[0] == "waves":
             return "waves" if "/".join(parts[:3]) in self.old and parts[-1] not in KEPT else ""
-        if parts[0] != "cluster" or not 0 < file.time < time.time() - OLD_S or not self._is_mine(file.name):
+        if parts[0] != "cluster" or not 0 < changed < time.time() - OLD_S or not self._is_mine(name):
             return ""
         jobs = [match["sweep"] for part in parts[1:3] if (match := JOB.fullmatch(part))]
         wanted = self.busy.intersection(jobs) if jobs else self.busy  # any job may run any code

@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.backends.slurm import array_task
+from orchestrator.backends.slurm.array_task import ArrayTaskRunner
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.jobs import ArrayJobs, queue_lock
 from orchestrator.backends.slurm.ledger import cancel_jobs
 from orchestrator.backends.slurm.owner import owner
+from orchestrator.backends.slurm.queueing import options
 from orchestrator.backends.slurm.reasons import advice
+from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.backends.slurm.slurm_output import QUEUE, parse_queue
-from orchestrator.backends.slurm.waves import next_jobs, waves
+from orchestrator.backends.slurm.waves import Wave, next_jobs, waves
 from orchestrator.commands.app import app
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.running import SMALL, Place, changed
@@ -219,3 +224,19 @@ def test_names_by_comment_and_states_of_held_jobs() -> None:
     assert [each.stuck for each in rows] == [False, False, False, False, True, True, False]
     for reason in ("job requeued in held state", "job_requeued_in_held_state", "launch failed requeued held"):
         assert "scontrol release 7" in advice(reason, "train", "7")
+
+
+def test_a_process_that_hangs_does_not_outlive_the_others() -> None:
+    """They end by themselves (tests/nag/test_distributed.py), and srun ends the rest of the job step."""
+    site = SlurmSettings()
+    assert options(site, "x", Resources(1, 1, 2, 2), 2, ())["srun_args"] == ["--kill-on-bad-exit=1"]
+    assert options(site, "x", Resources(1, 1, 2, 1, nodes=2), 1, ())["srun_args"] == ["--kill-on-bad-exit=1"]
+    assert "srun_args" not in options(site, "x", Resources(1, 1, 2, 1), 1, ())
+
+
+def test_a_node_that_does_not_have_the_store_says_so_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_task, "UNSEEN_S", 0.1)
+    monkeypatch.setattr(array_task, "WAIT_S", 0.1)
+    runner = ArrayTaskRunner(Store(str(tmp_path / "nowhere")), Wave("small", 1), 0, 0, "plan", {}, by_hand=True)
+    with pytest.raises(EnvironmentProblem, match=r" has no folder .*nowhere, the store of this sweep"):
+        runner.run()

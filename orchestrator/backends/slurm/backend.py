@@ -27,7 +27,7 @@ from orchestrator.backends.slurm.limits import (
     committed_gpu_seconds,
     hold_for_calibration,
 )
-from orchestrator.backends.slurm.owner import is_mine, of_others
+from orchestrator.backends.slurm.owner import is_mine
 from orchestrator.backends.slurm.room import Room
 from orchestrator.backends.slurm.sbatch import NoRoom, Refused
 from orchestrator.backends.slurm.sending import Sender
@@ -105,7 +105,7 @@ class Slurm:
     def adopt(self) -> list[Bundle]:
         with queue_lock(self.store, self.note):
             self.jobs.settle()
-        for words in of_others(self.jobs):
+        for words in self.jobs.of_others():
             self.note(f"{words}; waiting for them")
         adopted: list[Bundle] = []
         for job in self.jobs.known.values():

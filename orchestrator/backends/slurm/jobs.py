@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,6 +208,17 @@ class ArrayJobs:
     def mine(self) -> list[ArrayJob]:
         """The job arrays that were queued for this sweep; other sweeps' arrays may do some of its tasks."""
         return [job for job in self.known.values() if job.wave.sweep == self.sweep]
+
+    def of_others(self) -> list[str]:
+        """The open array tasks of other users, or on other clusters: they are waited for, and never cancelled."""
+        left: Counter[str] = Counter()
+        for job in self.known.values():
+            record = job.wave.record
+            if not is_mine(record):
+                left[f"by {record.get('owner')}"] += len(job.open)
+            elif self.is_elsewhere(job.wave):
+                left[f"on cluster {record['cluster']}"] += len(job.open)
+        return [f"{count} array tasks were queued {whose}" for whose, count in left.items() if count]
 
     def dependencies(self, names: Iterable[str]) -> list[str]:
         """Slurm's ids of `array` and `array/index`, without those that have ended."""

@@ -10,7 +10,6 @@ from orchestrator.backends.site_kind import Queued
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
 from orchestrator.backends.slurm.continuation import ended_words, newest_wave
 from orchestrator.backends.slurm.jobs import ArrayJobs, EndedArrayTask
-from orchestrator.backends.slurm.owner import of_others
 from orchestrator.backends.slurm.presence import doubled
 from orchestrator.backends.slurm.reasons import waiting_lines
 from orchestrator.backends.slurm.room import waiting_words
@@ -44,7 +43,7 @@ def queue_states(store: Store, sweep: str, commands: Commands | None = None) -> 
             rows.append((job.array.kind, row))
     for each in ended:
         states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
-    notes = of_others(jobs)
+    notes = jobs.of_others()
     shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
     notes += [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
     if twice := doubled(store, sweep):
