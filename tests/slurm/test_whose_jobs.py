@@ -46,6 +46,10 @@ def place(slurm: Cluster, tmp_path: Path) -> Iterator[Place]:
 def test_what_an_edit_left_can_be_cancelled(place: Place) -> None:
     assert place("submit").exit_code == 0
     before = place.queue()
+    place.sweep(changed(SMALL, "  nag:", "  other_name:"))  # a name alone changes nothing
+    told = place("plan", "--diff").stdout
+    assert "added  0 cells, 0 tasks" in told
+    assert "left   0 cells, 0 tasks" in told
     place.sweep(changed(SMALL, NAG, "  far: {nag: {scale: 2.0}}\n"))
     assert place("cancel", "--arm", "nag").exit_code == 2  # it is no arm any more
     told = place("plan", "--diff").stdout
@@ -61,8 +65,6 @@ def test_what_an_edit_left_can_be_cancelled(place: Place) -> None:
     assert "Ended: 0 array tasks." in place("cancel", "--obsolete").output
     assert place("submit").exit_code == 0
     assert left.keys() < place.queue().keys()
-    place.sweep(changed(SMALL, "  nag:", "  other_name:"))  # a name alone changes nothing
-    assert "left   0 cells" not in place("plan", "--diff").stdout
 
 
 def test_two_files_of_one_name(place: Place) -> None:
@@ -220,7 +222,7 @@ def test_names_by_comment_and_states_of_held_jobs() -> None:
         row("x", "y", reason="job_requeued_in_held_state"), row("x", "y", reason="JobHeldUser"),
     ]))  # fmt: skip
     ours = "nb.me.small.a-b.0"
-    assert [each.name for each in rows] == [ours, ours, "a", ours, "x", "x", "x"]
+    assert [each.name for each in rows] == [ours, ours, "a|b", ours, "x", "x", "x"]
     assert [each.stuck for each in rows] == [False, False, False, False, True, True, False]
     for reason in ("job requeued in held state", "job_requeued_in_held_state", "launch failed requeued held"):
         assert "scontrol release 7" in advice(reason, "train", "7")

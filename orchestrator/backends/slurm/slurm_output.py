@@ -206,7 +206,7 @@ def parse_queue(text: str) -> list[SqueueRow]:
         if len(fields) < len(QUEUE) - 1 or not fields[0][:1].isdigit():
             continue  # the rest of a job name with a line break, or what the site prints around the answer
         values = dict(zip(QUEUE, fields, strict=False))
-        given = OURS.search(values["Name"])
+        given, named = OURS.search(values["Name"]), values["Name"].removesuffix("|").rpartition("|")[0]
         status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
         job = SqueueRow(
@@ -220,7 +220,7 @@ def parse_queue(text: str) -> list[SqueueRow]:
             end=time_of(values["EndTime"]),
             nodes=values["NodeList"],
             reason=values["Reason"],
-            name=given[1] if given else values["Name"].partition("|")[0].strip(),
+            name=given[1] if given else named.strip(),
         )
         jobs += [replace(job, id=each) for each in expand_ids(values["JobArrayID"])]
     return jobs
