@@ -46,13 +46,14 @@ FLOORS = {
         "field header preconditions",
         "finite interpolants locations numerics racing agreement",
         "web seeding distributed noise intervals verdict registry hardware search",
-        "cache",
+        "cache heartbeat",
         "whole_file unreachable",
     ],
 }
 
-# What runs on a node as `python -m`: its stderr is the log of a job.
+# What runs on a node as `python -m`, and the last words of a process that ends itself: stderr is the log of a job.
 SPEAKS = {
+    "nag.heartbeat",
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
     "orchestrator.backends.slurm.process",

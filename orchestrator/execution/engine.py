@@ -326,7 +326,9 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
             if names and store.read_record(f"{folder}/{names[-1]}", repair=False)["plan"] == name:
                 return name
         number = int(names[-1].partition(".")[0]) + 1 if names else 1
-        store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)})
+        record = {"plan": name, "time": round(time.time(), 3)}
+        record |= {"file": os.path.abspath(plan.sweep.path)} if isinstance(plan, Plan) else {}
+        store.create_record(f"{folder}/{number:06d}.json", record)
 
 
 def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ NAMES = [
     ("files/[^/]+", rf"checkpoint-{NUMBER}\.safetensors|progress-{NUMBER}\.json|(?!checkpoint-|progress-).+"),
     ("waves/[^/]+", NUMBER),
     ("waves/[^/]+/[^/]+/(starts|ends|beats|missed|doubled)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
-    ("waves/[^/]+/[^/]+/(stops|failed|room)", r".+\.json"),
+    ("waves/[^/]+/[^/]+/(stops|failed|room|next)", r".+\.json"),
 ]
 _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 
@@ -30,7 +30,8 @@ _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 OURS = re.compile(
     rf"(blocks/{DIGEST}/{NUMBER}\.safetensors|(files|attempts|leases)/{DIGEST}/[^/]+|records/[a-z]+/{DIGEST}\.json"
     rf"|logs/{DIGEST}\.log|plans/{DIGEST}\.json|sweeps/[^/]+/{NUMBER}\.json|assets/{DIGEST}/[^/]+"
-    rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+)"
+    rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+|waves/[^/]+/{NUMBER}/.+\.json"
+    rf"|cluster/([^/]+/)?(nb\.[^/]+|code/{DIGEST})/.+)"
 )
 TEXT, NUMERIC, WHOLE, LIST, MAP = str, (int, float), int, list, dict
 JOB = re.compile(r"[0-9]*")  # Slurm's id, which goes into options of its commands
@@ -47,7 +48,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "places?": MAP}
         | {"cells?": LIST, "floors?": LIST, "about?": MAP, "races?": LIST},
     ),
-    ("sweeps/.*", {"plan": re.compile(DIGEST)}),
+    ("sweeps/.*", {"plan": re.compile(DIGEST), "file?": TEXT}),
     ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
     ("records/(score|measure)/.*", {"values": {"": SCORE}, "count": WHOLE}),
     (
@@ -81,6 +82,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     ("waves/.*/failed/.*", {"reason": TEXT}),
     ("waves/.*/beats/.*", {"beat": TEXT}),
     ("waves/.*/missed/.*", {"beat": TEXT, "time": NUMERIC}),
+    ("waves/.*/next/.*", {"jobs": [JOB]}),
     ("waves/.*/room/.*", {"limit": WHOLE, "bundles": WHOLE, "why": TEXT}),
     ("waves/.*/stops/.*", {"only": (list, type(None)), "time": NUMERIC, "whole": bool}),
     ("waves/.*/(starts|ends)/.*", {"job?": JOB, "time": NUMERIC, "started?": NUMERIC, "gpus?": WHOLE, "host?": TEXT}),

@@ -41,7 +41,11 @@ class Options:
 
 
 class HeldElsewhere(Exception):
-    """Another process holds the lease of this task. Not a failure."""
+    """Another process holds the lease of this task. Not a failure. holder: its record of the lease, if known."""
+
+    def __init__(self, digest: str, holder: Mapping[str, Any] | None = None) -> None:
+        super().__init__(digest)
+        self.holder = dict(holder or {})
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}

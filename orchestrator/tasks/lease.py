@@ -33,7 +33,7 @@ def lease(store: Store, digest: str) -> Iterator[None]:
         except CorruptFile:
             holder = {"until": 0.0}
         if holder["until"] > time.time() and not _gone(holder):
-            raise HeldElsewhere(digest)
+            raise HeldElsewhere(digest, holder)
     if not store.create_record(_name(folder, number + 1), _mine()):
         raise HeldElsewhere(digest)
     stop = threading.Event()

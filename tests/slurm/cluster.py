@@ -211,6 +211,11 @@ class Cluster:
         )
         wait(lambda: f"Account={ACCOUNT} " in self.run("scontrol", "show", "assoc_mgr").stdout, "slurmctld knows it")
 
+    def add_user(self, name: str) -> None:
+        """An account of the system may submit here too."""
+        self.out("sacctmgr", "-i", "add", "user", name, f"Account={ACCOUNT}", f"DefaultAccount={ACCOUNT}")
+        wait(lambda: f"UserName={name}(" in self.run("scontrol", "show", "assoc_mgr").stdout, f"it knows {name}")
+
     # What a test breaks and mends.
 
     def start_slurmdbd(self) -> None:

@@ -21,6 +21,7 @@ def up(settings: Settings) -> Iterator[Cluster]:
     if reason:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)  # other users submit too
     try:
         with cluster(folder / "c", settings) as made:
             yield made

@@ -28,13 +28,13 @@ from tests.slurm.configuration import Settings
 
 # What Slurm 22.05 printed. In the first column, 1_[5-7%2] is written as squeue does without --array.
 QUEUE = """\
-1_10    |CANCELLED |0|15   |1795403755|1795403755|1795403761|n1    |None               |probe|
-1_8     |COMPLETING|1|0    |1795403758|N/A       |N/A       |n1    |None               |probe|
-1_2     |FAILED    |0|35072|1795403755|1795403755|1795403758|n1    |NonZeroExitCode    |probe|
-2       |RUNNING   |0|0    |1795403755|1795403755|1795403815|n[1-2]|None               |odd | name|
-1_[5-7%2]|PENDING  |0|0    |1795403755|N/A       |N/A       |      |JobArrayTaskLimit  |probe|
+1_10    |CANCELLED |0|15   |1795403755|1795403755|1795403761|n1    |None               |probe|(null)|
+1_8     |COMPLETING|1|0    |1795403758|N/A       |N/A       |n1    |None               |probe|(null)|
+1_2     |FAILED    |0|35072|1795403755|1795403755|1795403758|n1    |NonZeroExitCode    |probe|(null)|
+2       |RUNNING   |0|0    |1795403755|1795403755|1795403815|n[1-2]|None               |odd | name|(null)|
+1_[5-7%2]|PENDING  |0|0    |1795403755|N/A       |N/A       |      |JobArrayTaskLimit  |probe|(null)|
 9       |PENDING   |1|256  |1795403755|N/A       |N/A       |      |launch failed requeued held|two
-lines|
+lines|(null)|
 """
 
 ACCOUNTS = """\

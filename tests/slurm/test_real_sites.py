@@ -324,6 +324,9 @@ def test_a_site_where_nothing_starts_stops_early(place: Place) -> None:
     told = place("status").output
     assert "the job that continues the sweep (reconcile) is not in the queue; its last words: " in told
     assert "/nowhere/python: No such file or directory (log: " in told
+    shown = [line for line in place("logs").output.splitlines() if line.startswith("reconcile")]
+    assert shown
+    assert all("/nowhere/python: No such file or directory" in line for line in shown)
 
 
 @pytest.mark.parametrize(("starts", "code", "cancelled"), [(False, 2, True), (True, 2, False), (False, 143, False)])
@@ -362,7 +365,7 @@ def test_a_uid_without_a_passwd_entry(tmp_path: Path) -> None:
     code = (
         "import os\n"
         "from orchestrator.backends.slurm.commands import Commands, Unsupported\n"
-        "from orchestrator.backends.slurm.submission import owner\n"
+        "from orchestrator.backends.slurm.owner import owner\n"
         "os.setuid(54321)\n"
         "try:\n    Commands().associations()\nexcept Unsupported as error:\n    print(owner(), error)\n"
     )

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 STOP = "STOP"  # while the shared folder has a file of this name, nothing is queued, and array tasks stop
 STAGGER_AT_MOST = 20  # array tasks whose starts are spread
 PATIENCE_S = 600.0  # how long to retry while the store cannot be read or written
+UNSEEN_S = 30.0  # the same while the folder of the store is not there: it may be mounted at its first use
 HELD_S = 300.0  # how long to wait for the lease of a training, which a dead node may still hold
 WAIT_S = 5.0
 SPARE_S = 30.0  # kept free before the time limit
@@ -76,7 +77,7 @@ class RunArrayTask:
 
     def __call__(self, index: int) -> str:
         """The outcome, for the log only."""
-        prepare(self.options.get("scratch"), self.options.get("group", False))
+        prepare(self.options.get("scratch"), self.options.get("group", False), self.options.get("umask"))
         wave = Wave(self.sweep, self.wave)
         runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process
@@ -362,13 +363,17 @@ class ArrayTaskRunner:
         return False
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
-        """Call `read`; retry while the store cannot be read, for PATIENCE_S at most."""
-        end = time.monotonic() + PATIENCE_S
+        """Call `read`; retry while the store cannot be read, for PATIENCE_S, or UNSEEN_S if its folder is not there."""
+        began = time.monotonic()
         while True:
             try:
                 return read()
             except (OSError, EnvironmentProblem, CorruptFile):
-                if time.monotonic() > end:
+                waited = time.monotonic() - began
+                if waited > UNSEEN_S and self.store.local and not os.path.isdir(self.store.root):
+                    words = f"{platform.node()} has no folder {self.store.root}, the store of this sweep"
+                    raise EnvironmentProblem(words) from None
+                if waited > PATIENCE_S:
                     raise
                 time.sleep(WAIT_S)
 

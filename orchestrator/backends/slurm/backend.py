@@ -27,6 +27,7 @@ from orchestrator.backends.slurm.limits import (
     committed_gpu_seconds,
     hold_for_calibration,
 )
+from orchestrator.backends.slurm.owner import is_mine
 from orchestrator.backends.slurm.room import Room
 from orchestrator.backends.slurm.sbatch import NoRoom, Refused
 from orchestrator.backends.slurm.sending import Sender
@@ -102,8 +103,10 @@ class Slurm:
         return min(BLOCKS_A_BUNDLE, blocks, self.speeds.blocks_in(self.site.target_minutes, stream))
 
     def adopt(self) -> list[Bundle]:
-        with queue_lock(self.store):
+        with queue_lock(self.store, self.note):
             self.jobs.settle()
+        for words in self.jobs.of_others():
+            self.note(f"{words}; waiting for them")
         adopted: list[Bundle] = []
         for job in self.jobs.known.values():
             for index in sorted(job.open):
@@ -125,7 +128,7 @@ class Slurm:
     def submit(self, work: Sequence[Work]) -> None:
         if (self.folder / STOP).exists():
             raise EnvironmentProblem(f"{self.folder / STOP} is there, so nothing is queued. Remove it to go on.")
-        with queue_lock(self.store):
+        with queue_lock(self.store, self.note):
             others = self.jobs.settle()  # of an engine that was faster
             self._queue([each for each in work if not self._is_queued(each, others)])
         self.updated, self.update_every = time.monotonic(), FIRST_UPDATE_S
@@ -342,7 +345,7 @@ class Slurm:
     def _bundle_ends(self, ended: EndedArrayTask, done: Done) -> list[Event]:
         """The ends of an array task's incomplete bundles. If it died, the first one gets the blame."""
         job, here = ended.job, (ended.job.key, ended.index)
-        mine = job.wave.sweep == self.plan.sweep.name
+        mine = job.wave.sweep == self.plan.sweep.name and is_mine(job.wave.record)
         stop = read_stop(self.store, job.wave) if mine else None
         if ended.cause == "environment" and mine and stop is None:  # the nodes cannot see a file that this machine can
             self._withdraw(job.wave)

@@ -54,6 +54,7 @@ SCRUBBED = (
 )
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
 ANSWERS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}  # epoch seconds; ids in full
+NO_SUCH_JOB = "Invalid job id"
 NO_ACCOUNTS = ("accounting storage is disabled", "supported accounting_storage plugin")
 
 
@@ -73,12 +74,18 @@ class Commands:
         self.calls: Counter[str] = Counter()
         self._config: dict[str, str] | None = None
 
-    def queue(self) -> list[SqueueRow]:
-        """Every job of this user that Slurm still knows, each array task in a row; also those that are `over`."""
+    def queue(self, ids: Iterable[str] = (), everyone: bool = False) -> list[SqueueRow]:
+        """Every job of this user that Slurm still knows, each array task in a row; also those that are `over`. ids: of
+        these jobs instead, whose ever they are. everyone: of all users.
+        """
         fields = ",".join(f"{name}:{size}|" for name, size in QUEUE.items())
-        user = f"--user={os.getuid()}"
-        options = ("--noheader", "--array", "--states=all", user, "--Format", fields)
-        return self.read(parse_queue, "squeue", *options)
+        options = ("--noheader", "--array", "--states=all", "--Format", fields)
+        rows: list[SqueueRow] = []
+        for part in _parts(sorted(set(ids))):
+            rows += self.read(parse_queue, "squeue", *options, f"--jobs={','.join(part)}", harmless=(NO_SUCH_JOB,))
+        if rows or ids:
+            return rows
+        return self.read(parse_queue, "squeue", *options, *(() if everyone else (f"--user={os.getuid()}",)))
 
     def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[SacctRow]:
         """Every run of these jobs (`7`: and of all its array tasks) in the last `hours`. steps: with their steps.
@@ -89,7 +96,7 @@ class Commands:
         if not wanted:
             return []
         since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
-        options = ("--parsable2", "--duplicates", since, *([] if steps else ["--allocations"]))
+        options = ("--parsable2", "--duplicates", "--allusers", since, *([] if steps else ["--allocations"]))
         return self.read(parse_accounts, "sacct", *options, f"--format={','.join(ACCOUNTS)}", f"--jobs={wanted}")
 
     def config(self) -> dict[str, str]:
@@ -97,6 +104,18 @@ class Commands:
         if self._config is None:
             self._config = self.read(parse_config, "scontrol", "show", "config")
         return self._config
+
+    def cluster(self) -> str:
+        """The cluster's name; "" if slurmctld does not answer."""
+        with contextlib.suppress(QueryFailed):
+            return self.config().get("ClusterName", "")
+        return ""
+
+    def hides_others(self) -> bool:
+        """Whether users see only their own jobs here, or slurmctld does not say."""
+        with contextlib.suppress(QueryFailed):
+            return "jobs" in self.config().get("PrivateData", "").split(",")
+        return True
 
     def max_array(self) -> int:
         """How many array tasks an array may have."""
@@ -136,12 +155,12 @@ class Commands:
         try:
             return self.read(parse_jobs, "scontrol", "--oneliner", "show", "job", job)
         except QueryFailed as error:
-            return {} if "Invalid job id" in str(error) else None
+            return {} if NO_SUCH_JOB in str(error) else None
 
     def cancel(self, ids: Iterable[str]) -> None:
         """Cancel jobs and array tasks. Those that have ended or never existed are not an error."""
         for part in _parts(sorted(set(ids))):
-            self.ask("scancel", *part, harmless=("Invalid job id", "already completing or completed"))
+            self.ask("scancel", *part, harmless=(NO_SUCH_JOB, "already completing or completed"))
 
     def requeue(self, ids: Iterable[str]) -> None:
         """Requeue jobs and array tasks. Those that are already pending are not an error.
@@ -151,9 +170,9 @@ class Commands:
         for part in _parts(sorted(set(ids))):
             self.ask("scontrol", "requeue", ",".join(part), harmless=("pending execution",))
 
-    def read(self, parse: Callable[[str], T], *command: str) -> T:
-        """Call a command and parse what it prints. Raises QueryFailed if either fails."""
-        text = self.ask(*command)
+    def read(self, parse: Callable[[str], T], *command: str, harmless: Sequence[str] = ()) -> T:
+        """Call a command and parse what it prints. Raises QueryFailed if either fails, except as in `ask`."""
+        text = self.ask(*command, harmless=harmless)
         try:
             return parse(text)
         except (ValueError, KeyError) as error:

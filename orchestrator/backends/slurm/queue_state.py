@@ -43,11 +43,12 @@ def queue_states(store: Store, sweep: str, commands: Commands | None = None) -> 
             rows.append((job.array.kind, row))
     for each in ended:
         states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
+    notes = jobs.of_others()
     shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
-    notes = [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
+    notes += [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
     if twice := doubled(store, sweep):
         notes.append(f"{twice} array tasks ran twice, since Slurm did not show them; the first results stay")
-    stopped = ended_words(store, continued, jobs.rows.values()) if continued else ""
+    stopped = ended_words(store, continued, jobs) if continued else ""
     return Queued(
         {kind: counts for kind, counts in shown.items() if counts}, notes=tuple(filter(None, notes)), stopped=stopped
     )

@@ -58,13 +58,15 @@ def _call(command: list[str]) -> tuple[int, str, str]:
             timer = threading.Timer(TIMEOUT_S, process.kill)
             timer.start()
             said = []
-            for line in process.stderr:
-                said.append(line)
-                if FULL in line:
-                    process.kill()
-            code = process.wait()
-            late = not timer.is_alive()
-            timer.cancel()
+            try:
+                for line in process.stderr:
+                    said.append(line)
+                    if FULL in line:
+                        process.kill()
+                code = process.wait()
+                late = not timer.is_alive()
+            finally:  # after Ctrl-C this process would wait for the timer
+                timer.cancel()
         if late:
             raise TransientError(f"sbatch did not answer in {TIMEOUT_S:g} s; {SAFE}")
         out.seek(0)

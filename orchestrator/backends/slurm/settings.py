@@ -92,6 +92,7 @@ class SlurmSettings:
     container: tuple[Word, ...] = ()
     python: Word | None = None  # on the nodes; None: the one that runs nagbench
     env_file: Place | None = None
+    group: Name | None = None  # of the people who share the store
     memory: Literal["per_node", "per_cpu", "per_gpu", "none"] = "per_node"  # how memory_gb is requested
     gpus: Literal["--gres", "--gpus", "--gpus-per-node", "--gpus-per-task"] = "--gres"
     exclude: Hosts | None = None

@@ -34,6 +34,8 @@ NEVER = frozenset(
         *("launch failed requeued held", "launch_failed_requeued_held"),
     }
 )
+HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT")  # states of a job that was requeued and is held
+REQUEUED_HELD = re.compile(r"(?i)requeued?[ _]in[ _]held")  # the reason of the same
 OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it requests more than one job may have
 
 # Each with a width: without one, some versions cut a field after 20 characters.
@@ -48,7 +50,9 @@ QUEUE = {
     "NodeList": 240,
     "Reason": 120,
     "Name": 240,
+    "Comment": 240,
 }
+OURS = re.compile(r"\|(nb\.[\w.-]+) *\|? *$")  # a comment that is the name which nagbench gave to a job
 ACCOUNTS = (
     "JobID",
     "State",
@@ -77,7 +81,7 @@ class SqueueRow:
     end: float | None  # while it runs: when its time limit comes
     nodes: str
     reason: str
-    name: str
+    name: str  # that nagbench gave it, though the site may have renamed it
 
     @property
     def over(self) -> bool:
@@ -86,7 +90,10 @@ class SqueueRow:
     @property
     def stuck(self) -> bool:
         """Whether it will never start by itself; `reason` says why."""
-        return self.state == "PENDING" and (self.reason in NEVER or OVER_LIMIT.match(self.reason) is not None)
+        if self.state in HELD:
+            return True
+        never = self.reason in NEVER or OVER_LIMIT.match(self.reason) or REQUEUED_HELD.search(self.reason)
+        return self.state == "PENDING" and bool(never)
 
 
 @dataclass(frozen=True)
@@ -195,10 +202,11 @@ def minutes_of(words: str) -> float | None:
 def parse_queue(text: str) -> list[SqueueRow]:
     jobs = []
     for line in text.splitlines():
-        fields = [field.strip() for field in line.split("|", len(QUEUE) - 1)]
-        if len(fields) < len(QUEUE) or not fields[0][:1].isdigit():
+        fields = [field.strip() for field in line.split("|", len(QUEUE) - 2)]
+        if len(fields) < len(QUEUE) - 1 or not fields[0][:1].isdigit():
             continue  # the rest of a job name with a line break, or what the site prints around the answer
-        values = dict(zip(QUEUE, fields, strict=True))
+        values = dict(zip(QUEUE, fields, strict=False))
+        given, named = OURS.search(values["Name"]), values["Name"].removesuffix("|").rpartition("|")[0]
         status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
         job = SqueueRow(
@@ -212,7 +220,7 @@ def parse_queue(text: str) -> list[SqueueRow]:
             end=time_of(values["EndTime"]),
             nodes=values["NodeList"],
             reason=values["Reason"],
-            name=values["Name"].removesuffix("|").strip(),
+            name=given[1] if given else named.strip(),
         )
         jobs += [replace(job, id=each) for each in expand_ids(values["JobArrayID"])]
     return jobs

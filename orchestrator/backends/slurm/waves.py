@@ -7,6 +7,7 @@ waves/<sweep>/<number>/starts/<array>-<index>-<restart>.json    an array task st
 waves/<sweep>/<number>/ends/<array>-<index>-<restart>.json      how it ended, written by itself or by an engine
 waves/<sweep>/<number>/beats/..., missed/..., doubled/...      named alike: signs of life (presence.py)
 waves/<sweep>/<number>/room/<number>.json   bundles wait for room in the queue (room.py)
+waves/<sweep>/<number>/next/<number>.json   ids of jobs that continue after it (or after all that was queued)
 waves/<sweep>/<number>/withdrawn.json       its engine has taken it back
 waves/<sweep>/<number>/closed.json          all ends have been processed; the GPU seconds that were used
 waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
@@ -110,6 +111,20 @@ def read_stop(store: Store, wave: Wave) -> Stop | None:
                 whole = whole or stop.whole
             stop = Stop(only, record["time"], whole)
     return stop
+
+
+def record_next(store: Store, sweep: str, jobs: Sequence[str]) -> None:
+    """Record the ids of jobs that continue after the newest wave of a sweep: a site may rename jobs."""
+    for wave in waves(store, sweep, closed=True)[-1:]:
+        store.create_record(f"{wave.folder}/next/{time.time_ns():020d}.json", {"jobs": list(jobs)})
+
+
+def next_jobs(store: Store, wave: Wave) -> set[str]:
+    """The ids of the jobs that were to continue after a wave."""
+    ids: set[str] = set()
+    for name in store.list(f"{wave.folder}/next"):
+        ids.update(read_or_empty(store, f"{wave.folder}/next/{name}").get("jobs", ()))
+    return ids
 
 
 def record_failed_stream(store: Store, wave: Wave, stream: str, reason: str) -> None:
