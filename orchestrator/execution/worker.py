@@ -70,6 +70,7 @@ class Worker:
         raises: bool = False,
     ) -> None:
         options = options.here()
+        store.visible_after_s = options.visible_after_s
         self.send, self.logs, self.raises, self.options = send, logs, raises, options
         self.context = Context(store, options, tell=self._tell)
         self.current, self.reported, self.logged = 0, 0.0, 0.0

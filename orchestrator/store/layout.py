@@ -160,3 +160,9 @@ def code_name(source: str, path: str) -> str:
 
 def file_name(digest: str, name: str) -> str:
     return f"files/{digest}/{name}"
+
+
+def digest_of(name: str) -> str:
+    """The digest of the task that makes a record, a block or an output file."""
+    first, second, third = name.split("/")[:3]
+    return third.removesuffix(".json") if first == "records" else second

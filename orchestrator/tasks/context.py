@@ -29,6 +29,7 @@ class Options:
     micro_batch: int = 256  # samples, or images of a training, in the network at once, on each device
     checkpoint_s: float = 30.0  # between checkpoints of a training
     processes: int = 1  # that train one network together; on Slurm the job says how many
+    visible_after_s: float = 0.0  # for how long a file that another machine has written may be hidden from this one
     recompute: bool = False  # activation checkpointing in trainings: less memory, a third more work
 
     def here(self) -> Options:

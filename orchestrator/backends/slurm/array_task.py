@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.arrays import Array
+from orchestrator.backends.slurm.hidden_inputs import is_there
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.presence import beating
 from orchestrator.backends.slurm.process import prepare, say, say_started
@@ -305,7 +306,8 @@ class ArrayTaskRunner:
     def _missing_input(self, digest: str, blocks: tuple[int, ...] | None) -> str:
         """The first input of a step that is not there, because the task that makes it failed; or ""."""
         names = input_names(self.context, self.context.task(digest), blocks)
-        return next((name for name in names if not self.store.exists(name)), "")
+        until = self.started + self.options.get("visible_after_s", 0.0)
+        return next((name for name in names if not is_there(self.store, self.wave, name, until)), "")
 
     def _left(self) -> float:
         """Seconds until Slurm ends this array task."""

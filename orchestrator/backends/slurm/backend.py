@@ -84,6 +84,7 @@ class Slurm:
         self.store, self.plan, self.site, self.folder = store, plan, site, folder
         self.commands, self.note, self.record = commands, note, record
         self.after_wave, self.hours = after_wave, hours
+        self.visible_after_s = site.visible_after_s
         self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
@@ -360,6 +361,9 @@ class Slurm:
             if stop is not None and stop.covers([digest]):
                 end = {"outcome": "failed", "digest": digest, "cause": "stopped", "reason": "cancelled by the user"}
                 end["time"] = stop.time
+            elif end is None and ended.mark.get("outcome") == "done" and bundle.steps in ends:
+                events.append(self._forget(End(handle, "done")))  # its files are not visible here yet
+                continue
             elif end is None and ended.cause and not events:
                 end = {"outcome": "failed", "digest": digest, "cause": ended.cause, "reason": ended.reason}
             again, most = self.sender.rerun_command(job, ended.index), self.site.memory_gb_at_most

@@ -26,6 +26,7 @@ from orchestrator.backends.site_values import (
     Names,
     OnNode,
     Place,
+    VisibleAfter,
     Word,
 )
 from orchestrator.backends.slurm.sbatch_options import extra_options
@@ -113,6 +114,7 @@ class SlurmSettings:
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
     signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
     lost_after_s: Annotated[float, Field(ge=1, le=86_400)] = 300  # without a trace in squeue, sacct and the store
+    visible_after_s: VisibleAfter = 60
     stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:

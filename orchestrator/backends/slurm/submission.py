@@ -63,7 +63,7 @@ def open_slurm(
             "pid": os.getpid(),
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
-        options["lost_after_s"] = settings.lost_after_s
+        options |= {"lost_after_s": settings.lost_after_s, "visible_after_s": settings.visible_after_s}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
         after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
         hours = campaign.max_gpu_hours
