@@ -45,7 +45,7 @@ FLOORS = {
         "weights",
         "field header preconditions",
         "finite interpolants locations numerics racing agreement",
-        "web seeding distributed noise intervals verdict registry hardware",
+        "web seeding distributed noise intervals verdict registry hardware gpu_load",
         "cache",
         "whole_file unreachable",
     ],

@@ -52,12 +52,10 @@ class Processes:
 
     processes: int
 
-    @property
-    def trained_on(self) -> int:
+    def trained_on(self, network: str = "", parameters: float | None = None) -> int:
         return self.processes
 
-    @property
-    def trained_words(self) -> str:
+    def trained_words(self, network: str = "", parameters: float | None = None) -> str:
         """The setting of that number, for messages."""
         return f"processes is {self.processes}"
 

@@ -32,6 +32,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.context import run as run_task
 from orchestrator.tasks.task import Task
+from orchestrator.tasks.used import gpu_load
 
 REPORT_EVERY_S = 0.2
 LOG_EVERY_S = 5.0
@@ -86,6 +87,7 @@ class Worker:
     def bundle(self, message: dict[str, Any]) -> None:
         """Do the bundle of a message {"id", "plan", "steps", "micro_batch"}; the last event is always its end."""
         self.current = message["id"]
+        gpu_load(self.options.device)  # begins to measure
         micro_batch = message["micro_batch"] or self.options.micro_batch
         self.context.options = dataclasses.replace(self.options, micro_batch=micro_batch)
         for digest, blocks in message["steps"]:

@@ -48,7 +48,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         | {"cells?": LIST, "floors?": LIST, "about?": MAP, "races?": LIST},
     ),
     ("sweeps/.*", {"plan": re.compile(DIGEST)}),
-    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
+    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC, "used?": {"": NUMERIC}}),
     ("records/(score|measure)/.*", {"values": {"": SCORE}, "count": WHOLE}),
     (
         "records/score/.*",
@@ -71,7 +71,8 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "blocks/.*",
         {"digest?": TEXT, "first?": WHOLE, "count?": WHOLE, "number?": WHOLE, "seconds?": NUMERIC, "device?": TEXT}
-        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP},
+        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP}
+        | {"used?": {"": NUMERIC}},
     ),
     ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT}),
     ("code/.*", {"main": TEXT, "files": MAP}),

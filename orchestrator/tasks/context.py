@@ -12,6 +12,7 @@ from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.tasks.outputs import read_output
 from orchestrator.tasks.task import kind_of, shards
+from orchestrator.tasks.used import used
 
 if TYPE_CHECKING:
     from nag.estimator import Estimator
@@ -255,6 +256,7 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
             "seconds": round(time.time() - started, 3),
             "host": platform.node(),
             "device": context.options.device,
+            "used": used(context.options.device, started),
         },
     )
 

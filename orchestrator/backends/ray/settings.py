@@ -8,9 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nag.registry import method
-from orchestrator.backends.site_values import (
-    Amount, Count, Memory, Name, Place, Processes, VisibleAfter, Word, checked
-)
+from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Processes, VisibleAfter, Word, checked
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.errors import unknown
 

@@ -6,6 +6,7 @@ to do, the work is spread over as many array tasks as may run at once, as long a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from orchestrator.execution.protocol import Bundle, Work
 WORTHWHILE_S = 120.0  # starting an array task (10 to 15 s) takes less than an eighth of this
 
 Seconds = Callable[[Bundle], float]
-Key = tuple[str, str, int, tuple[str, ...], frozenset[str]]
+Key = tuple[str, str, Resources, tuple[str, ...], frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,15 @@ def arrays(
     name: Callable[[int], str],
     known: Mapping[int, str],
     most: int,
+    request: Callable[[Bundle], Resources] | None = None,
 ) -> list[Array]:
     """Pack work into the arrays of one wave, each after those that it waits for.
 
     seconds: estimates the time of a bundle. name: makes the name of an array from its number. known: handles of earlier
     waves -> the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
+    request: the resources of a bundle (requests.py); by default those of its stage.
     """
+    request = request or functools.partial(_of_stage, site)
     groups: dict[Key, _Group] = {}
     member: dict[int, _Group] = {}  # handle -> its group
     for each in work:
@@ -71,7 +75,7 @@ def arrays(
             if handle in member or handle in known
         )
         bundle = each.bundle
-        key = (bundle.kind, bundle.network, bundle.doublings, tuple(sorted(bundle.avoid)), after)
+        key = (bundle.kind, bundle.network, request(bundle), tuple(sorted(bundle.avoid)), after)
         group = groups.setdefault(key, _Group(key))
         group.work.append(each)
         member[each.handle] = group
@@ -83,13 +87,13 @@ def arrays(
         names[id(group)] = []
         for at, chunk in enumerate(chunks):
             names[id(group)].append((name(len(packed)), at * most))
-            kind, network, doublings, avoid, _ = group.key
+            kind, network, resources, avoid, _ = group.key
             packed.append(
                 Array(
                     name(len(packed)),
                     kind,
                     network,
-                    stage_resources(site, kind, doublings),
+                    resources,
                     avoid,
                     tuple(sorted(_resolved(group.key[-1], groups, names, most))),
                     tuple(ArrayTask(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
@@ -100,9 +104,12 @@ def arrays(
     return packed
 
 
-def stage_resources(site: SlurmSettings, kind: str, doublings: int) -> Resources:
-    """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
-    resources = site.resources(kind)
+def _of_stage(site: SlurmSettings, bundle: Bundle) -> Resources:
+    return doubled(site, site.resources(bundle.kind), bundle.doublings)
+
+
+def doubled(site: SlurmSettings, resources: Resources, doublings: int) -> Resources:
+    """These resources, with the memory doubled `doublings` times, up to the site's limit."""
     memory = resources.memory_gb * 2**doublings
     if site.memory_gb_at_most is not None:
         memory = min(memory, site.memory_gb_at_most)

@@ -27,6 +27,7 @@ from orchestrator.backends.slurm.limits import (
     committed_gpu_seconds,
     hold_for_calibration,
 )
+from orchestrator.backends.slurm.requests import Requests
 from orchestrator.backends.slurm.room import Room
 from orchestrator.backends.slurm.sbatch import NoRoom, Refused
 from orchestrator.backends.slurm.sending import Sender
@@ -89,7 +90,8 @@ class Slurm:
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
         self.canaries = Canaries(store, plan.sweep.name)
-        self.speeds = Speeds(plan, store, Done(store), site.trained_on)
+        self.requests = Requests(site, plan)
+        self.speeds = Speeds(plan, store, Done(store), self.requests.processes)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
         self.reported: dict[int, int] = {}  # handle -> number of steps reported to the engine
@@ -195,7 +197,7 @@ class Slurm:
         most = self.commands.max_array()
         if self.room.limit is not None:
             most = min(most, max(1, self.room.limit - self.room.reserve))
-        return arrays(work, self.site, self._seconds, lambda number: f"{stem}.{number}", known, most)
+        return arrays(work, self.site, self._seconds, lambda n: f"{stem}.{n}", known, most, self.requests.of)
 
     def _seconds(self, bundle: Bundle) -> float:
         return self.speeds.steps_s(bundle.steps)
@@ -308,7 +310,7 @@ class Slurm:
             events += self._bundle_ends(each, done)
         self.jobs.close_waves()
         if any(isinstance(event, Step) for event in events) and SPEED in self.held_back.values():
-            self.speeds = Speeds(self.plan, self.store, done, self.site.trained_on)
+            self.speeds = Speeds(self.plan, self.store, done, self.requests.processes)
         return events + self._released(ask)
 
     def _published_steps(self, done: Done) -> list[Event]:

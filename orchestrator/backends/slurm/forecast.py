@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
+from orchestrator.backends.slurm.requests import Requests
 from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.card_speeds import of_site
@@ -47,7 +48,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     """
     done = Done(store)
     card = of_site(site.gres, site.constraint)
-    speeds = Speeds(plan, store, done, site.trained_on, card.operations if card else SUSTAINED)
+    requests = Requests(site, plan)
+    speeds = Speeds(plan, store, done, requests.processes, card.operations if card else SUSTAINED)
     todo = missing(Choices(plan, store).expected(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
@@ -63,7 +65,7 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     def seconds(bundle: Bundle) -> float:
         return speeds.steps_s(bundle.steps)
 
-    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST)
+    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST, requests.of)
     lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in packed}
     gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}

@@ -21,6 +21,7 @@ from orchestrator.backends.slurm.jobs import ArrayJobs
 from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves
 from orchestrator.backends.slurm.queue_state import queue_states
 from orchestrator.backends.slurm.submission import open_slurm, owner
+from orchestrator.backends.slurm.waves import clusters_of
 from orchestrator.execution import engine
 from orchestrator.store.store import Store
 
@@ -43,7 +44,8 @@ class SlurmQueue:
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm
             return Ended(0, "array task", True)
-        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only)
+        commands = Commands(clusters=clusters_of(store, plan.sweep.name))
+        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, commands, note), owner(), only)
         return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:

@@ -226,7 +226,7 @@ def table(text: str, columns: int, first: str) -> list[list[str]]:
     starts = [number for number, row in enumerate(rows) if row[0].upper() == first.upper() and len(row) == columns]
     if not starts:
         raise ValueError(f"no header {first!r} in {text[:200]!r}")
-    return [row for row in rows[starts[0] + 1 :] if len(row) == columns]
+    return [row for row in rows[starts[0] + 1 :] if len(row) == columns and row[0].upper() != first.upper()]
 
 
 def parse_accounts(text: str) -> list[SacctRow]:

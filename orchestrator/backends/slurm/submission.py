@@ -17,7 +17,6 @@ from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.sbatch import NoRoom
-from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution.code_snapshot import snapshot
@@ -46,7 +45,7 @@ def open_slurm(
     def make() -> Slurm:
         check_store(store)
         folder = shared_folder(store, site)
-        commands = Commands()
+        commands = Commands(clusters=site.settings.clusters)
         check_partitions(site, commands)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -61,6 +60,7 @@ def open_slurm(
             "since": campaign.since,
             "site": site.name,
             "pid": os.getpid(),
+            "clusters": settings.clusters or "",
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
         options |= {"lost_after_s": settings.lost_after_s, "visible_after_s": settings.visible_after_s}
@@ -99,8 +99,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
     """Raise BadInput if the cluster does not have a site's partitions, or their time limits are below its own."""
     settings, partitions = site.settings, commands.partitions()
     default = next((name for name, partition in partitions.items() if partition.default), None)
-    for stage in STAGES:
-        resources = settings.resources(stage)
+    for where, stage, resources in settings.all_resources():
         wanted = settings.partition_of(resources.gpus) or default
         if wanted is None:
             raise BadInput(
@@ -115,7 +114,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
             limit = partitions[name].max_minutes
             if limit is not None and math.ceil(resources.minutes) > limit:
                 raise BadInput(
-                    f"{site.path}: stages.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
+                    f"{site.path}: {where}.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
                     f"after {limit:g}; such a job would never start"
                 )
 

@@ -140,6 +140,12 @@ def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
     return known
 
 
+def clusters_of(store: Store, sweep: str) -> str:
+    """The clusters to which a sweep was submitted, with commas; "" for that of the machine."""
+    names = (name for wave in waves(store, sweep) for name in wave.record.get("clusters", "").split(",") if name)
+    return ",".join(dict.fromkeys(names))
+
+
 def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:
     """Create a wave under the next free number."""
     names = store.list(f"waves/{sweep}")

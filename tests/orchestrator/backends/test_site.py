@@ -25,6 +25,7 @@ EVERY_KEY = """\
 kind: slurm
 partition: gpu,gpu-long
 cpu_partition: cpu
+clusters: alpha,beta
 account: my.group+x@site
 qos: high
 constraint: "[a100*2&nvlink]|h100"
@@ -62,6 +63,8 @@ generations_at_most: 7
 signal_s: 120
 stagger_s: 0
 lost_after_s: 60
+visible_after_s: 5
+networks: {big: {parameters_above: 5e8, train: {gpus: 8}}}
 """
 
 
@@ -178,7 +181,7 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("stages: {train: {gpus: -1}}", r":2: stages\.train\.gpus: expected a whole number.*, got -1"),
         ("stages: {train: 90}", r":2: stages\.train"),
         ("target_minutes: 90", r"target_minutes is 90, but stages\.sample\.minutes.*is 90"),
-        ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but train has 32"),
+        ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but stages.train has 32"),
         ("partition: gpu\npartition: cpu", r":3: repeated key 'partition'"),
         ("env_file: /nonexistent/env", r":2: env_file: /nonexistent/env: no such file or directory"),
         ("env_file: /tmp", r":2: env_file: /tmp is not a regular file"),

@@ -47,7 +47,10 @@ class Hiding(Inline):
         if work is not None and isinstance(events[-1], End) and events[-1].outcome == "done" and not self.waiting:
             digest, blocks = work.bundle.steps[-1]
             name = block_name(digest, blocks[0]) if blocks else record_name(work.bundle.kind, digest)
-            place, aside = Path(self.worker.context.store.path(name)), Path(f"{self.worker.context.store.root}-{handle}")
+            place, aside = (
+                Path(self.worker.context.store.path(name)),
+                Path(f"{self.worker.context.store.root}-{handle}"),
+            )
             place.rename(aside)
             self.late.append(threading.Timer(HIDDEN_S, aside.rename, (place,)))
             self.late[-1].start()
