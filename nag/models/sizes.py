@@ -13,8 +13,8 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def parameters(hidden: int, depth: int) -> int:
-    """About how many parameters a transformer has, without its embeddings: each block of DiT has 4 h^2 in its attention,
-    8 h^2 in its MLP and 6 h^2 in its modulation (adaLN).
+    """About how many parameters a transformer has, without its embeddings: each block of DiT has 4 h^2 in its
+    attention, 8 h^2 in its MLP and 6 h^2 in its modulation (adaLN).
     """
     return 18 * depth * hidden**2
 

@@ -36,6 +36,7 @@ from orchestrator.tasks.used import gpu_load
 
 REPORT_EVERY_S = 0.2
 LOG_EVERY_S = 5.0
+WARNED = "warned"  # argument of a worker that gets Slurm's warnings as signals
 
 
 def run(store_url: str, digest: str, blocks: list[int] | None = None, options: Options | None = None) -> None:
@@ -207,7 +208,7 @@ def _write(text: str) -> None:
 
 
 def main() -> None:
-    """`python -m orchestrator.execution.worker STORE OPTIONS_AS_JSON`, started by a backend."""
+    """`python -m orchestrator.execution.worker STORE OPTIONS_AS_JSON [warned]`, started by a backend."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which kills this process
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes to the log, not to the engine
@@ -230,6 +231,8 @@ def main() -> None:
 
     store = Store(sys.argv[1])
     worker = Worker(store, options, send, store)
+    for number in (signal.SIGUSR2, signal.SIGTERM) if WARNED in sys.argv[3:] else ():
+        signal.signal(number, lambda *_: worker.context.warned.append(time.monotonic()))
     if world().size > 1:
         send({"event": "ready"})  # to the first process of the training, which started this one
     while True:

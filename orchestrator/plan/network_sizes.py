@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,5 +37,5 @@ def _defaults(model: Mapping[str, Any]) -> dict[str, Any]:
 
     if "source" in model or model.get("name") not in METHODS["models"]:
         return {}
-    fields = find("models", model["name"]).__dataclass_fields__
-    return {name: fields[name].default for name in ("hidden", "depth") if name in fields}
+    fields: Any = dataclasses.fields(find("models", model["name"]))  # type: ignore[arg-type]
+    return {each.name: each.default for each in fields if each.name in ("hidden", "depth")}

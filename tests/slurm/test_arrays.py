@@ -282,3 +282,30 @@ def test_trainings_of_two_sizes_are_two_arrays_and_their_processes_are_checked(t
     (tmp_path / "site.yaml").write_text(LARGE.replace("gpus: 8", "gpus: 7"))
     with pytest.raises(BadInput, match=r"networks.xl.train has 1 x 7 GPUs, and networks.xl.train.batch"):
         check_batches(planned, read_site(str(tmp_path / "site.yaml")))
+
+
+def test_processes_that_share_a_gpu_have_bundles_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "kind: slurm\nthrottle: 2\nstages: {sample: {per_gpu: 4}, train: {per_gpu: 3}}\n"
+    )
+    shared, alone = read_site(str(tmp_path / "site.yaml")).settings, SlurmSettings(throttle=2)
+    work = [Work(n, bundle("sample", f"s{n}", network="n", blocks=8)) for n in range(64)]
+    one, four = (arrays(work, each, seconds, str, {}, 1001)[0] for each in (alone, shared))
+    assert (one.lanes, four.lanes) == (1, 4)
+    longest, least = (max(len(task.bundles) for task in array.tasks) for array in (four, one))
+    assert 4 * least <= longest < 4 * (least + 1)
+    assert gpu_seconds(four) == gpu_seconds(one) / 4
+    few = arrays(work[:8], shared, seconds, str, {}, 1001)[0]
+    assert [len(task.bundles) for task in few.tasks] == [4, 4]
+    trainings = [Work(n, bundle("train", f"t{n}")) for n in range(7)]
+    (trained,) = arrays([*trainings], shared, seconds, str, {}, 1001)
+    assert [len(task.bundles) for task in trained.tasks] == [3, 3, 1]
+    after = Work(9, bundle("sample", "s", network="n"), frozenset([4]))
+    assert arrays([*trainings, after], shared, seconds, str, {}, 1001)[1].after == ("0/1",)
+
+
+@pytest.mark.parametrize("line", ["train: {gpus: 2, per_gpu: 2}", "sample: {nodes: 2, per_gpu: 2}"])
+def test_a_gpu_is_not_shared_by_what_works_together(tmp_path: Path, line: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"kind: slurm\nstages: {{{line}}}\n")
+    with pytest.raises(SpecError, match=r"per_gpu is 2, but it has \d x \d GPUs that work on one task together"):
+        read_site(str(tmp_path / "site.yaml"))

@@ -39,7 +39,21 @@ class Array:
     after: tuple[str, ...]
     tasks: tuple[ArrayTask, ...]
     throttle: int
-    seconds: float = 0.0  # estimate, of all array tasks together
+    seconds: float = 0.0  # estimate, of all bundles together
+
+    @property
+    def lanes(self) -> int:
+        """How many bundles each array task does at the same time."""
+        return lanes(self.resources)
+
+    @property
+    def gpu_seconds(self) -> float:
+        return self.seconds * self.resources.gpus * self.resources.nodes / self.lanes
+
+
+def lanes(resources: Resources) -> int:
+    """How many processes do bundles of their own in an array task."""
+    return resources.per_gpu * max(1, resources.gpus) if resources.per_gpu > 1 else 1
 
 
 @dataclass
@@ -143,15 +157,16 @@ def _resolved(
 
 def _pack(group: _Group, site: SlurmSettings, seconds: Seconds) -> None:
     costs = [seconds(work.bundle) for work in group.work]
-    target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
-    filled = 0.0
+    several = lanes(group.key[2])
+    target = several * min(site.target_minutes * 60, max(sum(costs) / site.throttle / several, WORTHWHILE_S))
+    filled, training = 0.0, group.key[0] == "train"
     for work, cost in zip(group.work, costs, strict=True):
-        # A training is alone in its array task; other bundles share one if their micro-batches are equal.
+        # A training has a process to itself; other bundles follow each other if their micro-batches are equal.
         last = group.tasks[-1][-1].bundle if group.tasks else None
-        alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
+        alike = last is not None and last.micro_batch == work.bundle.micro_batch
         if last is not None and (last.alone or work.bundle.alone):
             alike = False
-        if not alike or filled + cost > target:
+        if not alike or (len(group.tasks[-1]) >= several if training else filled + cost > target):
             group.tasks.append([])
             filled = 0.0
         group.tasks[-1].append(work)

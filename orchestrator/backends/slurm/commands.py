@@ -16,11 +16,13 @@ from typing import TypeVar
 from orchestrator.backends.slurm.slurm_output import (
     ACCOUNTS,
     QUEUE,
+    USAGE,
     Association,
     Nodes,
     Partition,
     SacctRow,
     SqueueRow,
+    UsageRow,
     parse_accounts,
     parse_associations,
     parse_config,
@@ -29,6 +31,7 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_nodes,
     parse_partitions,
     parse_queue,
+    parse_usage,
 )
 from orchestrator.errors import TransientError
 from orchestrator.execution.variables import variables
@@ -98,6 +101,13 @@ class Commands:
         since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
         options = ("--parsable2", "--duplicates", since, *([] if steps else ["--allocations"]))
         return self.read(parse_accounts, "sacct", *options, f"--format={','.join(ACCOUNTS)}", f"--jobs={wanted}")
+
+    def usage(self, ids: Iterable[str], hours: float) -> list[UsageRow]:
+        """What these jobs, and their steps, used. Raises Unsupported if the cluster keeps no accounts."""
+        wanted = ",".join(sorted(set(ids)))
+        since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
+        options = ("--parsable2", "--duplicates", since, f"--format={','.join(USAGE)}", f"--jobs={wanted}")
+        return self.read(parse_usage, "sacct", *options) if wanted else []
 
     def config(self) -> dict[str, str]:
         """`scontrol show config`: MaxArraySize, MaxJobCount, PreemptMode, ... by name. Called once."""

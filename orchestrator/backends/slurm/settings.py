@@ -43,6 +43,7 @@ class Resources:
     cpus: int
     gpus: int
     nodes: int = 1
+    per_gpu: int = 1  # processes that share each GPU, each with bundles of its own
 
 
 STAGES: dict[str, Resources] = {
@@ -66,6 +67,7 @@ class Stage:
     cpus: Count | None = None
     gpus: Annotated[Int, Field(ge=0, le=64)] | None = None
     nodes: Count | None = None
+    per_gpu: Annotated[Int, Field(ge=1, le=64)] | None = None
 
 
 @method
@@ -123,6 +125,7 @@ class SlurmSettings:
     throttle: Count = 8
     max_submit: Annotated[Int, Field(ge=1)] | None = None
     scratch: OnNode | None = None
+    mps: bool = False  # NVIDIA's MPS for stages with per_gpu, where the node has it
     reconcile: Literal["job", "manual"] = "job"
     poll_s: Annotated[float, Field(ge=0.1, le=60)] = 60
     folder: Place | None = None
@@ -136,6 +139,12 @@ class SlurmSettings:
     def __post_init__(self) -> None:
         extra_options(self.extra)
         for where, stage, resources in self.all_resources():
+            several = resources.gpus * resources.nodes if stage == "train" else resources.nodes
+            if resources.per_gpu > 1 and several > 1:
+                raise ValueError(
+                    f"{where}.{stage}: per_gpu is {resources.per_gpu}, but it has {resources.nodes} x {resources.gpus} "
+                    "GPUs that work on one task together"
+                )
             if self.memory_gb_at_most is not None and resources.memory_gb > self.memory_gb_at_most:
                 raise ValueError(
                     f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {where}.{stage} has {resources.memory_gb:g}"

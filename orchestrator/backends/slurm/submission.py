@@ -61,10 +61,12 @@ def open_slurm(
             "site": site.name,
             "pid": os.getpid(),
             "clusters": settings.clusters or "",
+            "target_minutes": settings.target_minutes,
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
         options |= {"lost_after_s": settings.lost_after_s, "visible_after_s": settings.visible_after_s}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
+        options |= {"mps": True} if settings.mps else {}
         after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
         hours = campaign.max_gpu_hours
         return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, hours)
