@@ -45,7 +45,7 @@ def _table(uses: tuple[Use, ...]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "network", "array tasks", "minutes", "memory", "processors", "GPU busy", "GPU memory"):
+    for name in ("stage", "network", "array tasks", "minutes", "memory GB", "CPUs", "GPU busy", "GPU GB"):
         table.add_column(name, justify="left" if name in ("stage", "network") else "right")
     for use in uses:
         requested, used = use.requested, use.used
@@ -54,15 +54,15 @@ def _table(uses: tuple[Use, ...]) -> Table:
             use.network,
             f"{use.array_tasks:,}",
             _of(used.minutes, requested.minutes),
-            _of(used.host_gb, requested.memory_gb, " GB"),
+            _of(used.host_gb, requested.memory_gb),
             _of(used.cpus, requested.cpus),
             "" if used.gpu_busy is None else f"{used.gpu_busy:.0%}",
-            _of(used.gpu_gb, used.gpu_has_gb, " GB"),
+            _of(used.gpu_gb, used.gpu_has_gb),
         )
     return table
 
 
-def _of(used: float | None, requested: float | None, unit: str = "") -> str:
-    """`1.2 of 16 GB`; `? of 16 GB` if it was not measured."""
+def _of(used: float | None, requested: float | None) -> str:
+    """`1.2 of 16`; `? of 16` if it was not measured."""
     known = "?" if used is None else f"{used:.1f}"
-    return "" if requested is None else f"{known} of {requested:g}{unit}"
+    return "" if requested is None else f"{known} of {requested:g}"

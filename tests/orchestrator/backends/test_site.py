@@ -64,6 +64,7 @@ signal_s: 120
 stagger_s: 0
 lost_after_s: 60
 visible_after_s: 5
+mps: true
 networks: {big: {parameters_above: 5e8, train: {gpus: 8}}}
 """
 
@@ -354,6 +355,9 @@ def test_how_memory_and_gpus_are_requested(slurm: Callable[[str], SlurmSettings]
     typed = "gres: gpu:a100:{gpus}\ngpus: --gpus-per-node\nmemory: per_gpu\n"
     assert asked(typed) == {"gpus-per-node": "a100:2", "mem-per-gpu": "5120M"}
     assert asked(typed, Resources(5, 10, 4, 0)) == {"mem": "10240M"}
+    parts = Resources(5, 10, 4, 1)  # shards and parts of a GPU (MIG) are gres too
+    assert asked("gres: shard:{gpus}\nmemory: none\n", parts) == {"gres": "shard:1"}
+    assert asked("gres: gpu:1g.10gb:{gpus}\nmemory: none\n", parts) == {"gres": "gpu:1g.10gb:1"}
 
 
 def test_more_options_of_sbatch(slurm: Callable[[str], SlurmSettings]) -> None:
