@@ -37,5 +37,5 @@ def _defaults(model: Mapping[str, Any]) -> dict[str, Any]:
 
     if "source" in model or model.get("name") not in METHODS["models"]:
         return {}
-    fields: Any = dataclasses.fields(find("models", model["name"]))  # type: ignore[arg-type]
+    fields: Any = dataclasses.fields(find("models", model["name"]))
     return {each.name: each.default for each in fields if each.name in ("hidden", "depth")}

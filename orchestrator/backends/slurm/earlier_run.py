@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
+from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
 from orchestrator.backends.slurm.process import say
-from orchestrator.backends.slurm.waves import MARKS, read_or_empty
+from orchestrator.backends.slurm.waves import MARKS, Wave, read_or_empty
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.execution.protocol import Bundle
+from orchestrator.store.store import Store
 from orchestrator.tasks import attempts
 
-if TYPE_CHECKING:
-    from orchestrator.backends.slurm.array_task import ArrayTaskRunner
-    from orchestrator.backends.slurm.arrays import Array
+
+class NextRun(Protocol):
+    """What is needed of the run that follows (ArrayTaskRunner)."""
+
+    store: Store
+    wave: Wave
+    array: int
+    index: int
+    restart: int
+    started: float
+    folder: Any
+
+    def kind(self, bundle: Bundle, digest: str) -> str: ...
+    def published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool: ...
+    def patiently(self, read: Callable[[], Any]) -> Any: ...
+    def rerun_command(self) -> str: ...
+    def job_id(self) -> str: ...
 
 
-def record_earlier(task: ArrayTaskRunner, array: Array) -> None:
+def record_earlier(task: NextRun, array: Array) -> None:
     """Record how the last run ended, after Slurm requeued this array task by itself, as an attempt at its task."""
     left = (
         (bundle, digest, blocks, kind)

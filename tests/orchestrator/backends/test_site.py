@@ -200,7 +200,7 @@ def test_what_is_refused(slurm: Callable[[str], SlurmSettings], text: str, messa
         ("kind: slrum", r"mine\.yaml:1: kind: unknown kind 'slrum'\. Did you mean 'slurm'\?"),
         ("kind: [slurm]", r"mine\.yaml:1: kind: expected text, got a list"),
         ("- slurm", r"mine\.yaml:1: expected a mapping such as \{kind: slurm"),
-        ("kind: local\npartition: gpu", r"mine\.yaml:2: unknown key 'partition'\. Known: processes, workers"),
+        ("kind: local\npartition: gpu", r"mine\.yaml:2: unknown key 'partition'\. Known: per_gpu, processes, workers"),
         ("kind: local\nworkers: 0", r"mine\.yaml:2: workers: expected a whole number.*, got 0"),
         ("kind: slurm\n\tpartition: x", r"mine\.yaml:2: a tab"),
     ],
