@@ -44,9 +44,9 @@ def _table(uses: tuple[Use, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "network", "array tasks", "minutes", "memory GB", "CPUs", "GPU busy", "GPU GB"):
-        table.add_column(name, justify="left" if name in ("stage", "network") else "right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("stage", "network", "tasks", "minutes", "memory GB", "CPUs", "GPU busy", "GPU GB"):
+        table.add_column(name, justify="left" if name in ("stage", "network") else "right", no_wrap=True)
     for use in uses:
         requested, used = use.requested, use.used
         table.add_row(

@@ -93,6 +93,8 @@ def _fitting(
     seconds of the longest array task of each array.
     """
     proposed: dict[Key, dict[str, int]] = {}
+    if not packed:
+        return []
     sizes = {name: size for name, size in (network_of(plan, digest) for digest in plan.instances)}
     for (stage, network), measured in from_records(plan, store).items():
         alike = [array for array in packed if key_of(plan, _first(array)) == (stage, network)]
