@@ -45,7 +45,7 @@ FLOORS = {
         "weights",
         "field header preconditions",
         "finite interpolants locations numerics racing agreement",
-        "web seeding distributed noise intervals verdict registry hardware search",
+        "web seeding distributed noise intervals verdict registry hardware search gpu_load",
         "cache heartbeat",
         "whole_file unreachable",
     ],

@@ -16,12 +16,14 @@ from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.sbatch import NoRoom
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, TransientError
+from orchestrator.plan.network_sizes import parameters_of
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.folders import closed_to_others, umask
 
 if TYPE_CHECKING:
     from orchestrator.backends.site import Site
     from orchestrator.plan.model import Plan
+    from orchestrator.spec.model import Network
     from orchestrator.store.store import Store
 
 PATIENCE_S, WAIT_S = 600.0, 10.0  # how long an engine retries after transient errors, and how often
@@ -169,13 +171,19 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
 
 def check_batches(plan: Plan, site: Site) -> None:
     """Raise BadInput if the site's processes do not divide the global batch of a training."""
-    check_divides(plan, site.settings.trained_on, f"{site.path}: {site.settings.trained_words}")
+    for network in plan.networks:
+        which = network.name, parameters_of(network.model)
+        _check_divides(network, site.settings.trained_on(*which), f"{site.path}: {site.settings.trained_words(*which)}")
 
 
 def check_divides(plan: Plan, processes: int, setting: str) -> None:
     """Raise BadInput if `processes` does not divide the global batch of a training. setting: names that number."""
     for network in plan.networks:
-        try:
-            World(0, processes).part(network.train.batch if network.train else 0)
-        except ValueError as error:
-            raise BadInput(f"{setting}, and networks.{network.name}.train.batch: {error}") from error
+        _check_divides(network, processes, setting)
+
+
+def _check_divides(network: Network, processes: int, setting: str) -> None:
+    try:
+        World(0, processes).part(network.train.batch if network.train else 0)
+    except ValueError as error:
+        raise BadInput(f"{setting}, and networks.{network.name}.train.batch: {error}") from error

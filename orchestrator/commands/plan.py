@@ -32,9 +32,9 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     rows = []
     for kind in dict.fromkeys(array.kind for array in expected.arrays):
         of = [array for array in expected.arrays if array.kind == kind]
-        gpu_s = sum(array.seconds * array.resources.gpus * array.resources.nodes for array in of)
+        gpu_s = sum(array.gpu_seconds for array in of)
         array_tasks = sum(len(array.tasks) for array in of)
-        longest = max(array.seconds / len(array.tasks) for array in of)
+        longest = max(array.seconds / array.lanes / len(array.tasks) for array in of)
         at_once = sum(min(array.throttle, len(array.tasks)) for array in of)
         rows.append({"stage": kind, "arrays": len(of), "elements": array_tasks, "gpu_hours": round(gpu_s / 3600, 3)})
         table.add_row(
@@ -56,6 +56,7 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
         "guessed": list(expected.guessed),
         "guessed_by": expected.guessed_by,
         "measured_on": list(expected.measured_on),
+        "fits": list(expected.fits),
     }
     return table, words, as_json
 
@@ -145,6 +146,10 @@ def plan(
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
         out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)
-    if arrays is not None:
+    if arrays is not None and expected is not None:
         out.print(arrays)
         out.print(words, markup=False, soft_wrap=True)
+        if expected.fits:
+            out.print("By what finished tasks have used, these lines of the site file fit:")
+        for line in expected.fits:
+            out.print(line, markup=False, soft_wrap=True)

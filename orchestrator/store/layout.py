@@ -49,7 +49,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         | {"cells?": LIST, "floors?": LIST, "about?": MAP, "races?": LIST},
     ),
     ("sweeps/.*", {"plan": re.compile(DIGEST), "file?": TEXT}),
-    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
+    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC, "used?": {"": NUMERIC}}),
     ("records/(score|measure)/.*", {"values": {"": SCORE}, "count": WHOLE}),
     (
         "records/score/.*",
@@ -72,7 +72,8 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "blocks/.*",
         {"digest?": TEXT, "first?": WHOLE, "count?": WHOLE, "number?": WHOLE, "seconds?": NUMERIC, "device?": TEXT}
-        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP},
+        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP}
+        | {"used?": {"": NUMERIC}},
     ),
     ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT}),
     ("code/.*", {"main": TEXT, "files": MAP}),
@@ -162,3 +163,9 @@ def code_name(source: str, path: str) -> str:
 
 def file_name(digest: str, name: str) -> str:
     return f"files/{digest}/{name}"
+
+
+def digest_of(name: str) -> str:
+    """The digest of the task that makes a record, a block or an output file."""
+    first, second, third = name.split("/")[:3]
+    return third.removesuffix(".json") if first == "records" else second

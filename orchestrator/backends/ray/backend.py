@@ -55,7 +55,9 @@ class Ray:
         cpus: int = 1,
     ) -> None:
         self.store, self.settings = store, settings or RaySettings()
-        self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
+        self.visible_after_s = self.settings.visible_after_s if address else 0.0
+        processes = max(options.processes, self.settings.processes)
+        self.options = dataclasses.replace(options, processes=processes, visible_after_s=self.visible_after_s)
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
         self.connection = Connection(address, cpus, self.settings.token_file)
         self.nodes: list[RayNode] = nodes()

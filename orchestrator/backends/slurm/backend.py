@@ -28,6 +28,7 @@ from orchestrator.backends.slurm.limits import (
     hold_for_calibration,
 )
 from orchestrator.backends.slurm.owner import is_mine
+from orchestrator.backends.slurm.requests import Requests
 from orchestrator.backends.slurm.room import Room
 from orchestrator.backends.slurm.sbatch import NoRoom, Refused
 from orchestrator.backends.slurm.sending import Sender
@@ -85,11 +86,13 @@ class Slurm:
         self.store, self.plan, self.site, self.folder = store, plan, site, folder
         self.commands, self.note, self.record = commands, note, record
         self.after_wave, self.hours = after_wave, hours
+        self.visible_after_s = site.visible_after_s
         self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
         self.canaries = Canaries(store, plan.sweep.name)
-        self.speeds = Speeds(plan, store, Done(store), site.trained_on)
+        self.requests = Requests(site, plan)
+        self.speeds = Speeds(plan, store, Done(store), self.requests.processes)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
         self.reported: dict[int, int] = {}  # handle -> number of steps reported to the engine
@@ -197,7 +200,7 @@ class Slurm:
         most = self.commands.max_array()
         if self.room.limit is not None:
             most = min(most, max(1, self.room.limit - self.room.reserve))
-        return arrays(work, self.site, self._seconds, lambda number: f"{stem}.{number}", known, most)
+        return arrays(work, self.site, self._seconds, lambda n: f"{stem}.{n}", known, most, self.requests.of)
 
     def _seconds(self, bundle: Bundle) -> float:
         return self.speeds.steps_s(bundle.steps)
@@ -310,7 +313,7 @@ class Slurm:
             events += self._bundle_ends(each, done)
         self.jobs.close_waves()
         if any(isinstance(event, Step) for event in events) and SPEED in self.held_back.values():
-            self.speeds = Speeds(self.plan, self.store, done, self.site.trained_on)
+            self.speeds = Speeds(self.plan, self.store, done, self.requests.processes)
         return events + self._released(ask)
 
     def _published_steps(self, done: Done) -> list[Event]:
@@ -363,6 +366,9 @@ class Slurm:
             if stop is not None and stop.covers([digest]):
                 end = {"outcome": "failed", "digest": digest, "cause": "stopped", "reason": "cancelled by the user"}
                 end["time"] = stop.time
+            elif end is None and ended.mark.get("outcome") == "done" and bundle.steps in ends:
+                events.append(self._forget(End(handle, "done")))  # its files are not visible here yet
+                continue
             elif end is None and ended.cause and not events:
                 end = {"outcome": "failed", "digest": digest, "cause": ended.cause, "reason": ended.reason}
             again, most = self.sender.rerun_command(job, ended.index), self.site.memory_gb_at_most

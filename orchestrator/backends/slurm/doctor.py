@@ -98,7 +98,7 @@ def _is_there(place: str) -> bool:
 def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[DoctorRow]:
     """Check a site, and what a sweep needs there. A problem is a row, not an exception."""
     yield from weights(missing_weights(plan) if plan else ())  # the nodes get them from here, through the store
-    commands = Commands()
+    commands = Commands(clusters=site.settings.clusters)
     try:
         check_partitions(site, commands)
         yield DoctorRow("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")

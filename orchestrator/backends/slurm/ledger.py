@@ -16,6 +16,7 @@ from orchestrator.backends.slurm.waves import (
     RECONCILE,
     Wave,
     close_wave,
+    clusters_of,
     gpu_seconds,
     job_name_prefix,
     next_jobs,
@@ -38,7 +39,7 @@ def close_finished_waves(store: Store, sweep: str) -> None:
     """Close the waves that have nothing left in the queue. Call when nothing is left to queue."""
     if waves(store, sweep):
         with queue_lock(store), contextlib.suppress(QueryFailed):
-            jobs = ArrayJobs(store, sweep, Commands())
+            jobs = ArrayJobs(store, sweep, Commands(clusters=clusters_of(store, sweep)))
             jobs.settle()
             jobs.ended()
             jobs.close_waves()

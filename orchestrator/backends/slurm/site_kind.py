@@ -22,6 +22,7 @@ from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves
 from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.queue_state import queue_states
 from orchestrator.backends.slurm.submission import open_slurm
+from orchestrator.backends.slurm.waves import clusters_of
 from orchestrator.execution import engine
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
@@ -46,7 +47,8 @@ class SlurmQueue:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm
             return Ended(0, "array task", True)
         file = plan.sweep.path if isinstance(plan, Plan) else ""
-        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only, file)
+        commands = Commands(clusters=clusters_of(store, plan.sweep.name))
+        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, commands, note), owner(), only, file)
         return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:

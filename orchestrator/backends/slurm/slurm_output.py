@@ -234,7 +234,7 @@ def table(text: str, columns: int, first: str) -> list[list[str]]:
     starts = [number for number, row in enumerate(rows) if row[0].upper() == first.upper() and len(row) == columns]
     if not starts:
         raise ValueError(f"no header {first!r} in {text[:200]!r}")
-    return [row for row in rows[starts[0] + 1 :] if len(row) == columns]
+    return [row for row in rows[starts[0] + 1 :] if len(row) == columns and row[0].upper() != first.upper()]
 
 
 def parse_accounts(text: str) -> list[SacctRow]:
@@ -351,3 +351,42 @@ def parse_jobs(text: str) -> dict[str, str]:
 
 def _limit(words: str) -> int | None:
     return int(words) if words.isdigit() else None
+
+
+USAGE = ("JobID", "ElapsedRaw", "TotalCPU", "MaxRSS", "TRESUsageInAve")
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """What a job, an array task or one of its steps used. gpu_busy: 0 to 1, where the site measures it."""
+
+    id: str
+    elapsed_s: float
+    cpu_s: float
+    memory_gb: float | None
+    gpu_busy: float | None
+
+
+def parse_usage(text: str) -> list[UsageRow]:
+    rows = []
+    for fields in table(text, len(USAGE), USAGE[0]):
+        values = dict(zip(USAGE, fields, strict=True))
+        busy = re.search(r"gres/gpuutil=(\d+)", values["TRESUsageInAve"])
+        row = UsageRow(
+            id="",
+            elapsed_s=float(values["ElapsedRaw"] or 0),
+            cpu_s=_cpu_seconds(values["TotalCPU"]),
+            memory_gb=_gigabytes(values["MaxRSS"]),
+            gpu_busy=int(busy[1]) / 100 if busy else None,
+        )
+        rows += [replace(row, id=each) for each in expand_ids(values["JobID"].partition(".")[0])]
+    return rows
+
+
+def _cpu_seconds(words: str) -> float:
+    """`1-02:03:04`, `02:03:04` or `03:04.567` in seconds."""
+    days, _, rest = words.rpartition("-")
+    total = 0.0
+    for part in rest.split(":") if rest else ():
+        total = total * 60 + float(part)
+    return total + 86_400 * float(days or 0)

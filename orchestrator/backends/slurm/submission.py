@@ -18,7 +18,6 @@ from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.sbatch import NoRoom
-from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, record_next
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution.code_snapshot import snapshot
@@ -40,7 +39,7 @@ def open_slurm(
     def make() -> Slurm:
         check_store(store)
         folder = shared_folder(store, site)
-        commands = Commands()
+        commands = Commands(clusters=site.settings.clusters)
         check_partitions(site, commands)
         try:
             with closed_to_others():
@@ -59,10 +58,14 @@ def open_slurm(
             "since": campaign.since,
             "site": site.name,
             "pid": os.getpid(),
+            "clusters": settings.clusters or "",
+            "target_minutes": settings.target_minutes,
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
-        options |= {"lost_after_s": settings.lost_after_s, "umask": umask()}
+        options |= {"lost_after_s": settings.lost_after_s, "visible_after_s": settings.visible_after_s}
+        options |= {"umask": umask()}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
+        options |= {"mps": True} if settings.mps else {}
         after = None
         if settings.reconcile == "job":
             queued = functools.partial(record_next, store, plan.sweep.name)
@@ -108,8 +111,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
     """Raise BadInput if the cluster does not have a site's partitions, or their time limits are below its own."""
     settings, partitions = site.settings, commands.partitions()
     default = next((name for name, partition in partitions.items() if partition.default), None)
-    for stage in STAGES:
-        resources = settings.resources(stage)
+    for where, stage, resources in settings.all_resources():
         wanted = settings.partition_of(resources.gpus) or default
         if wanted is None:
             raise BadInput(
@@ -124,7 +126,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
             limit = partitions[name].max_minutes
             if limit is not None and math.ceil(resources.minutes) > limit:
                 raise BadInput(
-                    f"{site.path}: stages.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
+                    f"{site.path}: {where}.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
                     f"after {limit:g}; such a job would never start"
                 )
 

@@ -32,6 +32,7 @@ from orchestrator.store.store import Store
 
 Steps = tuple[tuple[str, "tuple[int, ...] | None"], ...]
 RECONCILE = ".reconcile"  # end of the name of the job that continues after a wave
+MARKS = ("starts", "ends")  # of array tasks
 INSTEAD = ".reconcile2"  # end of the name of the job that does so if that one failed
 
 
@@ -153,6 +154,12 @@ def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
             wave = Wave(sweep, int(name), store.read_record(f"{wave.folder}/wave.json", repair=False))
             known.append(wave)
     return known
+
+
+def clusters_of(store: Store, sweep: str, *, closed: bool = False) -> str:
+    """The clusters to which a sweep was submitted, with commas; "" for that of the machine."""
+    given = ",".join(wave.record.get("clusters", "") for wave in waves(store, sweep, closed=closed))
+    return ",".join(dict.fromkeys(filter(None, given.split(","))))
 
 
 def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:

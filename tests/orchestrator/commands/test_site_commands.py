@@ -50,7 +50,7 @@ def test_plan_says_what_it_will_take(
     none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
     assert none.pop("guessed_by") == "a guess at an A100"
     assert none.pop("measured_on") == [processor()]
-    assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": []}
+    assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": [], "fits": []}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
     words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
