@@ -55,6 +55,9 @@ def refusal(place: str) -> str | None:
     if not path_of(place):
         return "the path is empty"
     kind, known = protocol(place), (*PROTOCOLS, *_for_tests)
+    before, _, rest = place.partition(":/")
+    if before in PROTOCOLS and not rest.startswith("/"):
+        return f"{shown!r}: a slash is missing. Did you mean '{before}://{rest[:SHOWN]}'?"
     if kind not in known:
         close = difflib.get_close_matches(kind.lower(), PROTOCOLS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -7,7 +7,7 @@ import importlib
 import sys
 
 COMMANDS = (  # in the order of --help
-    *("check", "plan", "status", "run", "report", "logs", "ui", "init", "doctor"),
+    *("check", "plan", "status", "run", "report", "compare", "logs", "ui", "init", "doctor"),
     *("submit", "cancel", "efficiency", "du", "gc", "export", "fetch", "score"),
 )
 

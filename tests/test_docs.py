@@ -44,6 +44,7 @@ def test_nothing_else_is_promised() -> None:
 SMOKED = ("run", "plan", "status", "report", "check", "logs", "export", "du")
 ELSEWHERE = (  # tested in tests/orchestrator, `ui` with a real server; on a real cluster in tests/slurm
     "nagbench ui",
+    "nagbench compare",
     "nagbench submit",
     "nagbench cancel",
     "nagbench doctor",

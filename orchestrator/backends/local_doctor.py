@@ -129,10 +129,8 @@ def _store(url: str) -> list[DoctorRow]:
         store = Store(url)
         store.check_format()
         if not store.local:
-            name = f"doctor/{uuid.uuid4().hex}"
-            store.create(name, b"")
-            store.fs.rm_file(store.path(name))  # store.delete needs a store, and there may be none yet
-            return [DoctorRow("store", "ok", f"{url}: can be written")]
+            store.check_exclusive(f"doctor/{uuid.uuid4().hex}")
+            return [DoctorRow("store", "ok", f"{url}: can be written, never two writers over each other")]
     except NagbenchError as error:
         return [DoctorRow("store", "missing", str(error), fix)]
     except Exception as error:  # noqa: BLE001  (a remote file system may raise anything)

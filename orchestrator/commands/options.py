@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nag import locations
 from orchestrator.errors import BadInput, EnvironmentProblem, unknown
 
 
@@ -58,8 +59,9 @@ UNCOUNTED = "--max-gpu-hours: GPU hours are counted only at sites of kind slurm.
 
 
 def absolute(store: str) -> str:
-    """The store's URL or absolute path. An empty name stays empty: `Store` refuses it."""
-    return store if "://" in store or not store.strip() else os.path.abspath(os.path.expanduser(store))
+    """The store's URL or absolute path. One that `Store` refuses, such as an empty name, stays as it is."""
+    unchanged = "://" in store or not store.strip() or locations.refusal(store)
+    return store if unchanged else os.path.abspath(os.path.expanduser(store))
 
 
 def check_device(device: str, processes: int = 1) -> None:

@@ -338,7 +338,8 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
         number = int(names[-1].partition(".")[0]) + 1 if names else 1
         record = {"plan": name, "time": round(time.time(), 3)}
         record |= {"file": os.path.abspath(plan.sweep.path)} if isinstance(plan, Plan) else {}
-        store.create_record(f"{folder}/{number:06d}.json", record)
+        if store.create_record(f"{folder}/{number:06d}.json", record):
+            return name  # a listing may lag behind
 
 
 def take_in(plan: StoredPlan, store: Store, todo: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CorruptFile
@@ -30,11 +31,12 @@ class File:
     name: str  # below the store
     bytes: int
     time: float  # of its last change; 0 if the store does not know it
+    upload: str = ""  # the number of an upload in parts that nobody has finished (S3)
 
 
 def files(store: Store) -> list[File]:
-    """Every file of a store, including hidden ones."""
-    return list(_walk(store.root) if store.local else _remote_files(store))
+    """Every file of a store, including hidden ones, and uploads to S3 that are not finished."""
+    return list(_walk(store.root) if store.local else [*_remote_files(store), *_uploads(store)])
 
 
 def _walk(root: str) -> Iterator[File]:
@@ -48,8 +50,28 @@ def _walk(root: str) -> Iterator[File]:
 
 def _remote_files(store: Store) -> Iterator[File]:
     start = len(store.root) + 1
-    for path, about in store.fs.find(store.root, detail=True).items():
+    found = store.remote.ask("", lambda: store.fs.find(store.root, detail=True))
+    for path, about in found.items():
         yield File(path[start:], int(about["size"] or 0), 0.0)
+
+
+def _uploads(store: Store) -> Iterator[File]:
+    """S3 keeps the parts of an upload, and asks for money, until it is finished or aborted. No listing shows them."""
+    if "s3" not in store.fs.protocol:
+        return
+    ask, start = store.remote.ask, len(store.root) + 1
+    bucket, prefix, _ = store.fs.split_path(f"{store.root}/")
+    page: dict[str, Any] = {"NextKeyMarker": "", "NextUploadIdMarker": "", "IsTruncated": True}
+    while page.get("IsTruncated"):
+        after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        wanted = {"Bucket": bucket, "Prefix": prefix} | {key: marker for key, marker in after.items() if marker}
+        page = ask("", partial(store.fs.call_s3, "list_multipart_uploads", **wanted))
+        for each in page.get("Uploads", []):
+            place = {"Bucket": bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
+            with contextlib.suppress(FileNotFoundError):  # it was finished just now
+                parts = ask("", partial(store.fs.call_s3, "list_parts", **place)).get("Parts", [])
+                name, size = f"{bucket}/{each['Key']}"[start:], sum(part["Size"] for part in parts)
+                yield File(name, size, each["Initiated"].timestamp(), each["UploadId"])
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,11 @@ def garbage(store: Store, quarantine: bool = False) -> list[Garbage]:
 def remove(store: Store, what: Iterable[Garbage]) -> None:
     emptied = set()
     for each in what:
+        if each.file.upload:
+            bucket, key, _ = store.fs.split_path(store.path(each.file.name))
+            with contextlib.suppress(FileNotFoundError):  # it was finished or aborted meanwhile
+                store.remote.ask(key, partial(store.fs.abort_mpu, bucket, key, each.file.upload))
+            continue
         store.delete(each.file.name)
         parts = each.file.name.split("/")[:-1]
         emptied |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
@@ -94,6 +121,9 @@ class _Wanted:
     def lacks(self, file: File) -> str:
         """The kind of garbage that a file is; "" if it is still wanted."""
         parts = file.name.split("/")
+        if file.upload:
+            old = file.time < time.time() - ABANDONED_S
+            return "unfinished" if old and layout.OURS.fullmatch(file.name) else ""
         if parts[-1].startswith("."):
             ours = parts[0] in FOLDERS and UNFINISHED.fullmatch(parts[-1])
             return "unfinished" if ours and 0 < file.time < time.time() - ABANDONED_S else ""

@@ -75,7 +75,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP}
         | {"used?": {"": NUMERIC}},
     ),
-    ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT}),
+    ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT, "owner?": TEXT}),
     ("code/.*", {"main": TEXT, "files": MAP}),
     ("waves/.*/wave.json", {"arrays": WHOLE, "time": NUMERIC, "folder": TEXT}),
     (r"waves/.*/[0-9]+\.job\.json", {"job": (JOB, type(None))}),

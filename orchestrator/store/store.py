@@ -37,13 +37,13 @@ from orchestrator.errors import (
     CorruptFile,
     EnvironmentProblem,
     MissingFile,
-    NagbenchError,
     TransientError,
     Unreadable,
 )
 from orchestrator.identity import canonical, checksum
 from orchestrator.store import folders, layout
 from orchestrator.store.arrays import pack, unpack
+from orchestrator.store.remote import Remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,7 @@ class Store:
             raise EnvironmentProblem(f"store {error}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        self.remote = Remote(url, self.fs, self.root)  # if it is not local
 
     @property
     def logs(self) -> Path:
@@ -93,10 +94,13 @@ class Store:
 
     def open(self) -> None:
         """Create the store if it is missing. Raises BadInput if it has another format, EnvironmentProblem if it cannot
-        be written.
+        be written, or if its server lets two writers overwrite each other.
         """
-        if not self.create(MARKER, canonical({"format": FORMAT}).encode()):
+        marker = canonical({"format": FORMAT}).encode()
+        if not self.create(MARKER, marker):
             self.check_format()
+        elif not self.local:
+            self.remote.check_exclusive(self.path(MARKER), marker, MARKER)
 
     def check_is_store(self) -> None:
         """Raise BadInput if this is not a store: nothing may be deleted there."""
@@ -122,41 +126,28 @@ class Store:
                 "use another --store, or the nagbench version that made it"
             )
 
+    def check_exclusive(self, name: str) -> None:
+        """Try whether the server of a remote store keeps two writers from overwriting each other, with files of this
+        name, which are removed again. Raises EnvironmentProblem.
+        """
+        path, data = self.path(name), b"first"
+        self.remote.create(path, data, name)
+        try:
+            self.remote.check_exclusive(path, data, name)
+            self.remote.check_parts(f"{path}.parts", name)
+        finally:
+            self.remote.ask(name, lambda: self.fs.rm_file(path))  # `delete` needs a store, and there may be none yet
+
     def create(self, name: str, data: bytes) -> bool:
         """Publish a whole file; False if there is one already, which stays. Raises EnvironmentProblem if that fails."""
         try:
             if self.local:
                 return folders.create(self.root, name, data)
-            with self._reached(name):
-                return self._create_remote(self.path(name), data)
+            return self.remote.create(self.path(name), data, name)
         except FileExistsError:
             return False
         except OSError as error:
             raise TransientError(f"store {self.url} cannot be written: {error.strerror or error} ({name})") from error
-
-    def _create_remote(self, path: str, data: bytes) -> bool:
-        for wait_s in (0.1, 0.5, 2.0, 5.0, 0.0):
-            try:
-                self.fs.pipe_file(path, data, mode="create")
-                return True
-            except OSError as error:
-                if error.errno != errno.EBUSY or not wait_s:  # S3: another process is writing it just now
-                    raise
-                time.sleep(wait_s)
-        return False
-
-    @contextlib.contextmanager
-    def _reached(self, name: str) -> Iterator[None]:
-        """Turn errors of a remote file system's library (network, credentials) into EnvironmentProblem."""
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError, NagbenchError):
-            raise
-        except Exception as error:
-            if self.local:
-                raise
-            words = "refuses" if isinstance(error, PermissionError) else "cannot be reached"
-            raise EnvironmentProblem(f"store {self.url} {words}: {error} ({name})") from error
 
     def at_once(self, request: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
         """`request(name)` for each name; on a remote file system, where answers are slow, many at once."""
@@ -171,8 +162,7 @@ class Store:
         try:
             if self.local:
                 return folders.read(self.path(name))
-            with self._reached(name):
-                return self.fs.cat_file(self.path(name))
+            return self.remote.ask(name, lambda: self.fs.cat_file(self.path(name)))
         except FileNotFoundError as error:
             raise MissingFile(f"{name} is not in the store; it will be made again") from error
         except NotADirectoryError as error:
@@ -193,8 +183,7 @@ class Store:
         """
         path = self.path(folder)
         try:
-            with self._reached(folder):
-                names = os.listdir(path) if self.local else [posixpath.basename(n) for n in self.fs.ls(path, False)]
+            names = os.listdir(path) if self.local else self.remote.ask(folder, lambda: self.fs.ls(path, False))
         except FileNotFoundError:
             return []
         except NotADirectoryError:
@@ -206,6 +195,7 @@ class Store:
                 raise TransientError(f"{path} cannot be read: {error.strerror or error}.") from error
             self.pass_over(folder, f"cannot be read ({error.strerror})")
             return []
+        names = list(map(posixpath.basename, names))
         ours = sorted(name for name in names if layout.is_own_name(folder, name))
         others = sorted(name for name in set(names).difference(ours) if not name.startswith("."))
         if others:
@@ -230,8 +220,9 @@ class Store:
         return str(target)
 
     def exists(self, name: str) -> bool:
-        with self._reached(name):
-            return self.fs.exists(self.path(name))
+        if self.local:
+            return os.path.exists(self.path(name))
+        return self.remote.ask(name, lambda: self.fs.exists(self.path(name)))
 
     def appears(self, name: str, within_s: float | None = None) -> bool:
         """Whether a file is there, or appears in this time (by default visible_after_s). In between, the folders that
@@ -259,8 +250,7 @@ class Store:
             if self.local:  # an object store has no folders, and s3fs would try to make the bucket
                 folders.move(self.root, name, kept)
                 return
-            with self._reached(name):
-                self.fs.mv(self.path(name), self.path(kept))
+            self.remote.ask(name, lambda: self.fs.mv(self.path(name), self.path(kept)))
         except FileNotFoundError:
             return  # another process was faster
         except OSError as error:
@@ -276,8 +266,7 @@ class Store:
             if self.local:
                 folders.delete(self.root, name)
             else:
-                with self._reached(name):
-                    self.fs.rm_file(self.path(name))
+                self.remote.ask(name, lambda: self.fs.rm_file(self.path(name)))
         except FileNotFoundError:
             return False
         except OSError as error:

@@ -2,7 +2,8 @@
 still wins, and only time is lost.
 
 Lease files are numbered and never changed. The holder renews its lease by creating the next number. So does a newcomer
-that takes over a lease that has expired, or whose holder was a process of this machine that is gone.
+that takes over a lease that has expired, whose holder was a process of this machine that is gone, or that this process
+itself left behind: the request for it succeeded, and its answer was lost. So a lease names its owner.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import platform
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,39 +22,58 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import HeldElsewhere
 
 LASTS_S = 120.0
+_left: set[str] = set()  # owners of this process that hold nothing any more, whatever the store says
 
 
 @contextmanager
 def lease(store: Store, digest: str) -> Iterator[None]:
     """Hold the lease of a task while it is done. Raises HeldElsewhere if another process has it."""
-    folder = f"leases/{digest}"
+    folder, owner = f"leases/{digest}", uuid.uuid4().hex
     number = _last(store, folder)
-    if number:
-        try:
-            holder = store.read_record(_name(folder, number))
-        except CorruptFile:
-            holder = {"until": 0.0}
-        if holder["until"] > time.time() and not _gone(holder):
-            raise HeldElsewhere(digest, holder)
-    if not store.create_record(_name(folder, number + 1), _mine()):
-        raise HeldElsewhere(digest)
+    if number and (holder := _holder(store, _name(folder, number))):
+        raise HeldElsewhere(digest, holder)
     stop = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, stop), daemon=True)
-    keeper.start()
+    keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, owner, stop), daemon=True)
     try:
-        yield
+        if not _claim(store, _name(folder, number + 1), owner):
+            raise HeldElsewhere(digest)
+        keeper.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            keeper.join()
+            for name in store.list(folder):
+                store.delete(f"{folder}/{name}")
     finally:
-        stop.set()
-        keeper.join()
-        for name in store.list(folder):
-            store.delete(f"{folder}/{name}")
+        _left.add(owner)
 
 
-def _keep(store: Store, folder: str, number: int, stop: threading.Event) -> None:
+def _holder(store: Store, name: str) -> dict[str, Any] | None:
+    """The record of a lease that somebody holds; None if it has expired, or nobody does."""
+    try:
+        holder = store.read_record(name)
+    except CorruptFile:
+        return None
+    free = holder["until"] <= time.time() or holder.get("owner") in _left or _gone(holder)
+    return None if free else holder
+
+
+def _claim(store: Store, name: str, owner: str) -> bool:
+    """Create a lease, or find that this owner has created it before: the answer was lost."""
+    if store.create_record(name, {**_mine(), "owner": owner}):
+        return True
+    try:
+        return bool(store.read_record(name).get("owner") == owner)
+    except CorruptFile:
+        return False
+
+
+def _keep(store: Store, folder: str, number: int, owner: str, stop: threading.Event) -> None:
     while not stop.wait(LASTS_S / 4):
         number += 1
         try:
-            if not store.create_record(_name(folder, number), _mine()):
+            if not _claim(store, _name(folder, number), owner):
                 return  # another process took over; both go on, the first result stays
             store.delete(_name(folder, number - 1))
         except NagbenchError:  # the store cannot be written: try again next time

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from orchestrator.display import address
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.tracking.address import SQLITE, database, free_port, problem
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.view import link
+from orchestrator.tracking.view import comparison_link, link
 
 PORT = 5000
 START_S = 90.0  # a cold start on a slow disk takes 40
@@ -57,9 +57,7 @@ def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
     """
     experiment = _experiment(sweep, uri)
     if uri.startswith("http"):
-        parts = urllib.parse.urlsplit(uri)  # the browser asks for the password
-        server = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-        yield _served(server, experiment)
+        yield _served(_page(uri), experiment)
         return
     free = free_port(port)
     with TemporaryDirectory(prefix="nagbench-ui-") as folder:
@@ -73,6 +71,21 @@ def ui(sweep: str, uri: str, port: int = PORT) -> Iterator[Served]:
             yield served
         finally:
             _end(process)
+
+
+def compared(sweeps: Sequence[str], uri: str) -> str:
+    """The address of several sweeps' settings in the MLflow UI; of a database, at the server that `nagbench ui` starts.
+
+    Raises EnvironmentProblem if MLflow does not answer, or has no runs of one of them.
+    """
+    experiments = [_experiment(sweep, uri) for sweep in sweeps]
+    return comparison_link(_page(uri) if uri.startswith("http") else f"http://127.0.0.1:{PORT}", experiments)
+
+
+def _page(uri: str) -> str:
+    """A server's address for a browser, which asks for the password."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _served(server: str, experiment: str) -> Served:

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from orchestrator.report.comparisons import groups
 from orchestrator.report.estimates import distances, headline_metric
@@ -48,6 +49,12 @@ def link(server: str, experiment: str, mode: str = "CHART") -> str:
     """The address of a sweep's runs in the MLflow UI. mode: CHART or TABLE."""
     place = f"{server.rstrip('/')}/#/experiments/{experiment}/runs"
     return f"{place}?workflowType=machine_learning&viewStateShareKey={SHARE}&compareRunsMode={mode}"
+
+
+def comparison_link(server: str, experiments: Sequence[str]) -> str:
+    """The address of the settings of several sweeps in the MLflow UI."""
+    chosen = urlencode({"experiments": json.dumps(list(experiments)), "searchFilter": SETTINGS}, quote_via=quote)
+    return f"{server.rstrip('/')}/#/compare-experiments/s?{chosen}"
 
 
 def verdict_view(results: Results) -> dict[str, Any]:

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,50 +21,10 @@ from orchestrator.store.store import MARKER, Store
 from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, metrics, nagbench, run_here
+from tests.orchestrator.store.conftest import forget
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
-
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-def forget() -> None:
-    """Forget fsspec's connections, which were made with other environment variables."""
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as asked:
-        return asked.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a bucket; the environment says where the server is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-            patch.setenv(name, value)
-        end = time.monotonic() + 60
-        while not answers(port):
-            assert time.monotonic() < end, "the server did not start"
-            time.sleep(0.1)
-        forget()
-        from s3fs import S3FileSystem
-
-        S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-        forget()
-    server.terminate()
-    server.wait()
-    log.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.commands.options import absolute
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile
 from orchestrator.store.arrays import pack, unpack
 from orchestrator.store.store import Store
@@ -179,3 +180,13 @@ def test_unknown_and_unwritable_urls(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
         Store(str(tmp_path / "file" / "store")).create("x", b"1")
+
+
+@pytest.mark.parametrize("url", ["memory://x", "github://org:repo@main/x", "s3:/bucket/x", "s3:bucket::x", "ftp://x"])
+def test_a_place_that_cannot_be_a_store_is_refused(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nag.locations._for_tests", set())
+    monkeypatch.chdir(tmp_path)
+    for place in (url, absolute(url)):
+        with pytest.raises(BadInput, match=r"store .*: .*(unknown protocol|a slash is missing|cannot be joined)"):
+            Store(place)
+    assert not list(tmp_path.iterdir())
