@@ -53,7 +53,8 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         for name, entry in cell.scores.items()
     }
     cost = {"network_calls": cell.network_calls, "steps": cell.steps, "seconds": cell.seconds}
-    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps}
+    shift = {"shift": cell.shift} if cell.shift else {}
+    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps} | shift
 
 
 def _finite(value: Any) -> Any:

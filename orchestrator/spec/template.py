@@ -226,7 +226,7 @@ def _network_parts() -> Schema:
 
 
 def _network() -> Schema:
-    shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
+    shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "train"), LOADED: ("checkpoint",)}
     shapes[FOREIGN] = ("checkpoint", "model", "data")
     refs = {key: {"$ref": f"#/definitions/network/{key}"} for keys in shapes for key in keys}
     return {"anyOf": [_object({key: refs[key] for key in keys}, needed) for keys, needed in shapes.items()]}
