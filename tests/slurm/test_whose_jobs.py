@@ -207,7 +207,7 @@ def test_another_clusters_jobs_are_not_asked_for_and_not_cancelled(tmp_path: Pat
     assert cancel_jobs(jobs, owner(), None, wait_s=1.0) == (0, True)
     assert not (tmp_path / "cancelled").exists()
     assert "2 array tasks are on cluster there: they end before their next step, or cancel them there" in notes
-    (wave,) = waves(store, "small", closed=True)
+    (wave,) = waves(store, "small")  # it is not over
     assert store.list(f"{wave.folder}/stops")  # which its array tasks read
 
 

@@ -62,7 +62,7 @@ def cancel_jobs(
         chosen = _chosen(jobs, file)
         ids, whole = _stop(jobs, chosen, only)
         if only is None:
-            name, after = job_name_prefix(store, owner, jobs.sweep), _continuing(store, jobs.sweep, file)
+            name, after = job_name_prefix(store, owner, jobs.sweep), _continuing(jobs, file)
             named = {r.id for r in rows.values() if r.name.startswith(name) and r.name.endswith((RECONCILE, INSTEAD))}
             ids |= after & rows.keys()
             ids |= set() if any(from_another(wave, file) for wave in jobs.waves.values()) else named
@@ -114,10 +114,10 @@ def from_another(wave: Wave, file: str) -> bool:
     return bool(file and known) and os.path.realpath(known) != os.path.realpath(file) and os.path.exists(known)
 
 
-def _continuing(store: Store, sweep: str, file: str) -> set[str]:
-    """The ids of this user's jobs that continue a sweep."""
-    of = [w for w in waves(store, sweep, closed=True) if is_mine(w.record) and not from_another(w, file)]
-    return set().union(*(next_jobs(store, wave) for wave in of))
+def _continuing(jobs: ArrayJobs, file: str) -> set[str]:
+    """The ids of this user's jobs on this cluster that continue a sweep."""
+    mine = [w for w in waves(jobs.store, jobs.sweep, closed=True) if is_mine(w.record) and not from_another(w, file)]
+    return set().union(*(next_jobs(jobs.store, wave) for wave in mine if not jobs.is_elsewhere(wave)))
 
 
 def _stop(jobs: ArrayJobs, chosen: Iterable[Wave], only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
@@ -130,7 +130,7 @@ def _stop(jobs: ArrayJobs, chosen: Iterable[Wave], only: frozenset[str] | None) 
         does = [job.digests(e) for job, e in open_tasks]
         every = set().union(*does)
         stopped = (every if only is None else every & only) - needed
-        if stopped == every:
+        if stopped == every and not jobs.is_elsewhere(wave):
             whole.append(wave)
         if stopped and jobs.writes:
             record_stop(jobs.store, wave, None if stopped == every else stopped, whole=only is None)
