@@ -53,6 +53,9 @@ FLOORS = {
 
 # What runs on a node as `python -m`: its stderr is the log of a job.
 SPEAKS = {
+    "orchestrator.backends.ray.driver",
+    "orchestrator.backends.ray.in_child",
+    "orchestrator.backends.ray.job_client",
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
     "orchestrator.backends.slurm.process",

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.ray.backend import REFRESH_NODES_EVERY_S, Ray
+from orchestrator.backends.ray.backend import Ray
+from orchestrator.backends.ray.driver import NODES_EVERY_S
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution import engine
@@ -84,12 +85,10 @@ def test_faults(cluster: Any, undisturbed: Ran, tmp_path: Path) -> None:
         backend = faults.backend = Ray(store, Options(device="auto"), address=cluster.address)
         receive = backend._receive
 
-        def watched(worker: Any) -> Any:
-            events = receive(worker)
-            if worker.host:
-                seen[int(worker.request.gpus)] = worker.about["gpus"]
-                assert "_ray_pkg_" in worker.about["code"], "nodes run the snapshot"
-            return events
+        def watched(worker: Any, answer: Any) -> Any:
+            seen[int(worker.request.gpus)] = worker.about["gpus"]
+            assert "_ray_pkg_" in worker.about["code"], "nodes run the snapshot"
+            return receive(worker, answer)
 
         backend._receive = watched
         return backend
@@ -127,7 +126,7 @@ def test_what_no_node_can_hold(
 ) -> None:
     """Within a minute, whatever else there is to do first."""
     planned, store = plan(read_sweep(undisturbed.plan.sweep.path)), Store(str(tmp_path / "store"))
-    assert settings.wait_s < 60 - REFRESH_NODES_EVERY_S
+    assert settings.wait_s < 60 - NODES_EVERY_S
     settings = dataclasses.replace(settings, wait_s=3)
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem) as caught:

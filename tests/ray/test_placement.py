@@ -172,29 +172,28 @@ def test_what_a_group_is_made_of() -> None:
     assert Request(0, 0).bundle() == {"CPU": 0.001}, "Ray takes none of nothing"
 
 
-class Remote:
-    """An actor that remembers the rank that it was given."""
+class Told:
+    """A connection that remembers the orders."""
 
     def __init__(self) -> None:
-        self.join, self.told = self, {}
+        self.orders: list[dict[str, Any]] = []
 
-    def remote(self, variables: dict[str, str]) -> None:
-        self.told = variables
+    def send(self, **order: Any) -> None:
+        self.orders.append(order)
 
 
 @pytest.mark.parametrize(("nodes", "host"), [(("1", "1", "1"), "127.0.0.1"), (("1", "2", "1"), "10.0.0.1")])
 def test_processes_meet_at_the_first(nodes: tuple[str, ...], host: str) -> None:
-    first, *others = (Remote() for _ in nodes)
-    peers = [ActorHandle(other, None) for other in others]
-    worker = WorkerHandle(first, None, request=Request(processes=3), peers=peers)
+    told, peers = Told(), [ActorHandle() for _ in nodes[1:]]
+    worker = WorkerHandle(connection=told, request=Request(processes=3), peers=peers)  # type: ignore[arg-type]
     for each, node in reversed(list(zip(worker.actors, nodes, strict=True))):
         assert not worker.host
-        assert not first.told, "before all are up"
+        assert not told.orders, "before all are up"
         worker.up(each, {"host": f"h{node}", "node": node, "ip": f"10.0.0.{node}", "port": 9})
     assert worker.host == "h1"
-    assert [world(each.remote.told).rank for each in worker.actors] == [0, 1, 2]
-    assert {world(each.remote.told).size for each in worker.actors} == {3}
-    assert {rendezvous(each.remote.told) for each in worker.actors} == {(host, 9)}
+    given = {order["rank"]: order["arguments"][0] for order in told.orders}
+    assert {rank: world(variables)[:2] for rank, variables in given.items()} == {rank: (rank, 3) for rank in range(3)}
+    assert {rendezvous(variables) for variables in given.values()} == {(host, 9)}
 
 
 def test_when_a_training_has_ended() -> None:
@@ -202,24 +201,25 @@ def test_when_a_training_has_ended() -> None:
     end = End(1, "failed", reason="PeerFailed: another process of the training died")
 
     def worker() -> WorkerHandle:
-        return WorkerHandle(None, "call", request=Request(processes=2), peers=[ActorHandle(None, "call")])
+        told: Any = Told()
+        return WorkerHandle(connection=told, request=Request(processes=2), peers=[ActorHandle()])
 
     left = worker()
     assert not left.settled()
-    left.ref = None
+    left.due = False
     left.expect(end)  # the first says so, and Ray has not told of the other
     assert not left.settled()
     left.expect(end, lost=True)
     assert left.settled()
 
     in_words = worker()
-    in_words.peers[0].ref = None  # the other says that it failed, and the first does not answer
+    in_words.peers[0].due = False  # the other says that it failed, and the first does not answer
     in_words.expect(end)
     assert not in_words.settled()
     in_words.settles -= SETTLE_S
     assert in_words.settled()
     in_words.settles += SETTLE_S
-    in_words.ref = None
+    in_words.due = False
     assert in_words.settled()
 
 
@@ -231,9 +231,15 @@ def test_memory_doubles_up_to_a_bound() -> None:
     assert [bound.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(3)] == [10, 20, 25]
 
 
-def test_causes() -> None:
+def test_causes(ray_environment: str) -> None:
     """From Ray's errors; and what the retries decide."""
-    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    from ray import exceptions
+
+    from orchestrator.backends.ray.driver import death
+
+    def cause_of(error: Exception) -> tuple[str, str]:
+        return cause_of_death(death(error), "n1")
+
     taken = exceptions.RayActorError(error_msg="The actor died because its node has died.", preempted=True)
     cases = {
         "host_memory": exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"),
@@ -244,12 +250,12 @@ def test_causes() -> None:
         ),
     }
     for cause, error in cases.items():
-        assert cause_of_death(error, "n1")[0] == cause
-        assert "n1" in cause_of_death(error, "n1")[1]
+        assert cause_of(error)[0] == cause
+        assert "n1" in cause_of(error)[1]
     low = "The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node"
-    assert cause_of_death(exceptions.RayActorError(error_msg=low), "n1")[0] == "host_memory"
-    assert cause_of_death(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
-    assert cause_of_death(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
+    assert cause_of(exceptions.RayActorError(error_msg=low))[0] == "host_memory"
+    assert cause_of(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16))[0] == "node"
+    assert cause_of(cases["died"])[1] == "its worker on node n1 died (code 2. End of file)"
     lost = {"cause": "host_memory", "reason": "r"}
     assert decide([lost]).doublings == 1
     assert "it already had the most memory" in decide([{**lost, "at_memory_bound": True}]).give_up

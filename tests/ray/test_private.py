@@ -9,13 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, metrics, run_here
 from tests.ray.conftest import alive, until
-
-pytest.importorskip("ray", reason="Ray is not installed")
 
 RUN = """\
 import sys
@@ -62,7 +58,7 @@ def listening(pids: set[int]) -> list[str]:
     return found
 
 
-def test_nothing_is_left_of_it(undisturbed: Ran, tmp_path: Path) -> None:
+def test_nothing_is_left_of_it(undisturbed: Ran, ray_environment: str, tmp_path: Path) -> None:
     """Killed while it works; then the same command goes on from there and ends with the same numbers."""
     sweep, temporary = undisturbed.plan.sweep.path, tmp_path / "t"
     temporary.mkdir()

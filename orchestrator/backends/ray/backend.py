@@ -15,13 +15,13 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.local import BLOCKS_A_BUNDLE
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
-from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
@@ -31,7 +31,6 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import LOADED_AT_MOST, Options
 from orchestrator.tasks.task import kind_of, stage_of
 
-REFRESH_NODES_EVERY_S = 2.0
 ROOM_S = 15.0  # an actor that is not up by then is taken to wait for room on a node
 IDLE_S = 30.0  # a worker without work is dismissed after this time
 TURN_S = 10.0  # an actor without messages answers after this time
@@ -57,10 +56,9 @@ class Ray:
         self.store, self.settings = store, settings or RaySettings()
         self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
-        self.connection = Connection(address, cpus, self.settings.token_file)
-        self.nodes: list[RayNode] = nodes()
+        self.connection = Connection(address, cpus, self.settings.token_file, self.settings.python)
+        self.nodes = [RayNode(**node) for node in self.connection.first["nodes"]]
         self.has_gpus = any(node.resources.get("GPU") for node in self.nodes)
-        self.refreshed = time.monotonic()
         self.queue = ReadyQueue()
         self.workers: list[WorkerHandle] = []
         self.unplaceable: dict[Request, float] = {}  # requests that no node can hold -> since when
@@ -114,20 +112,9 @@ class Ray:
             self.skipped += self.queue.add(each, self.request(each.bundle))
 
     def poll(self, timeout_s: float) -> list[Event]:
-        import ray
-
-        self._refresh_nodes()
         events = self._dispatch()
-        calls = {each.ref: (worker, each) for worker in self.workers for each in worker.actors if each.ref is not None}
-        if not calls:
-            time.sleep(0.0 if events else min(timeout_s, 0.1))
-            return events + self._settled()
-        answered, _ = ray.wait(list(calls), num_returns=1, timeout=0 if events else timeout_s, fetch_local=False)
-        if answered and len(calls) > 1:
-            answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
-        for worker, each in map(calls.__getitem__, answered):
-            if worker in self.workers:  # an earlier answer may have dismissed it
-                events += self._receive(worker) if each is worker else self._receive_from_peer(worker, each)
+        for message in self.connection.receive(0 if events else timeout_s):
+            events += self._handle(message)
         return events + self._settled() + self._dispatch()
 
     def close(self) -> None:
@@ -137,18 +124,25 @@ class Ray:
 
     # Messages of the actors.
 
-    def _receive(self, worker: WorkerHandle) -> list[Event]:
-        """Handle an answer of a worker's first actor, or its death."""
-        import ray
-        from ray.exceptions import RayError
+    def _handle(self, message: dict[str, Any]) -> list[Event]:
+        if message["event"] == "nodes":
+            self._see_nodes([RayNode(**node) for node in message["nodes"]])
+            return []
+        worker = next((each for each in self.workers if each.number == message["worker"]), None)
+        if worker is None:  # dismissed before this came
+            return []
+        actor = worker.actors[message["rank"]]
+        if message["event"] == "death":
+            return self._died(worker, actor, message)
+        if message["method"] == "join":
+            return []
+        actor.due = False
+        if message["method"] == "hello":
+            return self._is_up(worker, actor, message["answer"])
+        return self._receive(worker, message["answer"]) if actor is worker else self._receive_from_peer(worker, message)
 
-        try:
-            answer = ray.get(worker.ref)
-        except RayError as error:
-            return self._died(worker, error)
-        worker.ref = None
-        if not worker.host:
-            return self._is_up(worker, worker, answer)
+    def _receive(self, worker: WorkerHandle, answer: Sequence[dict[str, Any]]) -> list[Event]:
+        """Handle what a worker's first actor tells of its bundle."""
         events: list[Event] = []
         for message in answer:
             event = event_of(message)
@@ -163,19 +157,9 @@ class Ray:
             self._start_turn(worker, None)
         return events
 
-    def _receive_from_peer(self, worker: WorkerHandle, peer: ActorHandle) -> list[Event]:
-        """Handle an answer of another process of a training. Its error counts if the first process reports none."""
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            answer = ray.get(peer.ref)
-        except RayError as error:
-            return self._died(worker, error, peer)
-        peer.ref = None
-        if not worker.host:
-            return self._is_up(worker, peer, answer)
-        end = event_of(answer[-1])
+    def _receive_from_peer(self, worker: WorkerHandle, message: dict[str, Any]) -> list[Event]:
+        """Handle the end of another process of a training. Its error counts if the first process reports none."""
+        end = event_of(message["answer"][-1])
         if isinstance(end, End) and end.outcome != "done" and worker.ending is None:
             worker.expect(end)
         return []
@@ -192,7 +176,8 @@ class Ray:
         return [event for worker, end in ended for event in self._ended(worker, end)]
 
     def _start_turn(self, worker: WorkerHandle, message: dict[str, Any] | None) -> None:
-        worker.ref = worker.remote.turn.remote(message, TURN_S, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
+        worker.due = True
+        worker.call(0, "turn", message, TURN_S, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
 
     def _ended(self, worker: WorkerHandle, end: End) -> list[Event]:
         worker.work, worker.idle_since = None, time.monotonic()
@@ -208,34 +193,31 @@ class Ray:
             self.workers.remove(worker)
         worker.kill()
 
-    def _died(self, worker: WorkerHandle, error: Exception, peer: ActorHandle | None = None) -> list[Event]:
+    def _died(self, worker: WorkerHandle, dead: ActorHandle, death: Mapping[str, Any]) -> list[Event]:
         """Handle a death. Without its first actor a worker has lost its bundle; after a peer's death, the first actor
         has yet to notice and stop.
         """
-        dead, work = peer or worker, worker.work
-        dead.ref = None
-        if peer is None or work is None:
+        work = worker.work
+        dead.due = False
+        if dead is worker or work is None:
             self._dismiss(worker)
         if work is None:
-            self._failed_start(error)
+            self._failed_start(death)
             return []
-        cause, reason = cause_of_death(error, dead.about["host"])
+        cause, reason = cause_of_death(death, dead.about["host"])
         at = work.bundle.steps[min(worker.stepped, len(work.bundle.steps) - 1)][0]
         full = worker.request.memory and worker.request.memory >= self._memory_at_most(worker.request)
         details = dead.where() | ({"at_memory_bound": True} if cause == "host_memory" and full else {})
         end = End(work.handle, "failed", at, reason, cause=cause, details=details)
-        if peer is None:
+        if dead is worker:
             return self._ended(worker, end)
         worker.expect(end, lost=True)
         return []
 
-    def _failed_start(self, error: Exception) -> None:
-        from ray.exceptions import RuntimeEnvSetupError
-
+    def _failed_start(self, death: Mapping[str, Any]) -> None:
         self.failed_starts += 1
-        hopeless = getattr(error, "actor_init_failed", False) or isinstance(error, RuntimeEnvSetupError)
-        if hopeless or self.failed_starts > FAILED_STARTS_AT_MOST:
-            lines = [line for line in str(error).splitlines() if line.strip()]
+        if death["hopeless"] or self.failed_starts > FAILED_STARTS_AT_MOST:
+            lines = [line for line in death["text"].splitlines() if line.strip()]
             raise EnvironmentProblem(
                 f"workers cannot start on the Ray cluster at {self.connection.address}: {lines[-1]}"
             )
@@ -250,7 +232,7 @@ class Ray:
         self.skipped = []
         holders = Counter(network for worker in self.workers for network in worker.networks)
         for worker in self.workers:
-            if worker.host and worker.work is None and worker.ref is None:
+            if worker.host and worker.work is None and not worker.due:
                 self._give(worker, holders)
         for request in self.queue.requests_ready():
             assert isinstance(request, Request)
@@ -259,7 +241,7 @@ class Ray:
             wanted = min(self.queue.count(request) - starting, self._at_most(request) - len(alike))
             for _ in range(wanted):
                 options, avoid = dataclasses.asdict(self.options), nodes_to_avoid(request, self.nodes)
-                self.workers.append(start(request, avoid, self.url, options, self.plan))
+                self.workers.append(start(self.connection, request, avoid, self.url, options, self.plan))
         self._dismiss_idle()
         return events
 
@@ -279,8 +261,9 @@ class Ray:
             holders[network] += 1
         message = message_of(work.handle, work.bundle)
         self._start_turn(worker, message)
-        for peer in worker.peers:
-            peer.ref = peer.remote.turn.remote(message, 0.0, None)  # answers when the bundle ends
+        for rank, peer in enumerate(worker.peers, start=1):
+            peer.due = True
+            worker.call(rank, "turn", message, 0.0, None)  # answers when the bundle ends
 
     def _dismiss_idle(self) -> None:
         """Dismiss workers without work if others wait for room, or after they have been idle for IDLE_S."""
@@ -296,12 +279,9 @@ class Ray:
         workers = [worker for worker in self.workers if worker.request == request]
         return bool(workers) and not any(worker.host for worker in workers) and now - workers[0].idle_since > ROOM_S
 
-    def _refresh_nodes(self) -> None:
+    def _see_nodes(self, nodes: list[RayNode]) -> None:
         """Update the list of nodes. Raises EnvironmentProblem for a request that none of them could hold for long."""
-        now = time.monotonic()
-        if now - self.refreshed < REFRESH_NODES_EVERY_S:
-            return
-        self.refreshed, self.nodes = now, nodes()
+        now, self.nodes = time.monotonic(), nodes
         alive = {node.id for node in self.nodes}
         for worker in list(self.workers):
             there = alive.issuperset(actor.about.get("node", "") for actor in worker.actors)
@@ -321,16 +301,14 @@ class Ray:
                 )
 
 
-def cause_of_death(error: Exception, host: str) -> tuple[str, str]:
-    """Why an actor died: the cause (failure_causes.py) and the reason in words."""
-    from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
-
-    text = str(error)
-    if isinstance(error, OutOfMemoryError) or LOW.search(text):
+def cause_of_death(death: Mapping[str, Any], host: str) -> tuple[str, str]:
+    """Why an actor died: the cause (failure_causes.py) and the reason in words. death: from the driver."""
+    text = death["text"]
+    if death["memory"] or LOW.search(text):
         return "host_memory", f"node {host} ran out of memory, and Ray ended its worker"
-    if getattr(error, "preempted", False):
+    if death["preempted"]:
         return "preempted", f"node {host} was taken away"
-    if isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in text:
+    if death["node"] or "node has died" in text:
         return "node", f"node {host} was lost"
     return "died", f"its worker on node {host} died ({_detail(text)})"
 
