@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from nag.distributed import rendezvous, world
-from orchestrator.backends.ray.backend import Ray, cause_of_death
+from orchestrator.backends.ray.aside import ALL, FIRST_S, LONGEST_S, Aside
+from orchestrator.backends.ray.backend import ROOM_S, Ray, cause_of_death
 from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
 from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.protocol import Bundle, End, Work
 from orchestrator.execution.retries import decide
 from orchestrator.tasks.context import Options
@@ -116,7 +118,7 @@ def backend(settings: RaySettings, *nodes: RayNode, device: str = "auto") -> Any
     """A Ray backend with these nodes, without a cluster."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
-    made.options = Options(device=device)
+    made.options, made.aside = Options(device=device), Aside()
     return made
 
 
@@ -141,7 +143,7 @@ def test_processes_of_a_training() -> None:
         asked = many.request(Bundle((), kind="train"))
         assert asked == Request(1, 1, 8 * GB, processes=6)
         assert (capacity(asked, [A100, CPU]), capacity(asked, [A100, CPU, other])) == (0, 1)
-        assert many._at_most(asked) == 1
+        assert many._at_most(asked) == 2, "more than there is room for now: a cluster that grows sees it"
         assert many.request(Bundle((), kind="sample")) == Request(1, 1, 8 * GB)
         doubled = [many.request(Bundle((), kind="train", doublings=n)) for n in (1, 2, 3)]
         assert [each.memory for each in doubled] == [16 * GB, 64 * GB // 3, 64 * GB // 3], "three on each node"
@@ -170,6 +172,104 @@ def test_what_a_group_is_made_of() -> None:
     held = {"GPU": 1, "CPU": 0.5, "memory": 8 * GB, "disk": 1.0, "accelerator_type:A100": 0.001}
     assert asked.bundle() == held
     assert Request(0, 0).bundle() == {"CPU": 0.001}, "Ray takes none of nothing"
+
+
+def test_nodes_that_are_set_aside() -> None:
+    """Longer each time, once for all workers that fail at one time, and no more once a worker came up."""
+    aside, nodes = Aside(), [A100, CPU]
+    assert [aside.failed("1", now) for now in (0, 1, FIRST_S, FIRST_S + 1, 3 * FIRST_S)] == [10, None, 20, None, 40]
+    assert aside.usable(nodes, 31) == [CPU]
+    assert aside.usable(nodes, 71) == nodes
+    for _ in range(9):
+        wait = aside.failed("1", max(aside.until.values()))
+    assert wait == LONGEST_S
+    aside.up("1")
+    assert aside.usable(nodes, 0) == nodes
+    assert aside.failed(ALL, 0) == FIRST_S
+    assert aside.usable(nodes, 1) == []
+    aside.broken.add("2")
+    assert (aside.usable(nodes, 1e6), aside.working(nodes)) == ([A100], [A100])
+
+
+def watched(*nodes: RayNode) -> tuple[Any, Told, list[str]]:
+    """A backend with these nodes that starts workers on nothing; its orders, and what it says."""
+    made, told, said = backend(RaySettings(wait_s=0), *nodes), Told(), []
+    made.connection, made.note, made.queue, made.workers = told, said.append, ReadyQueue(), []
+    made.plan, made.url, made.skipped, made.failed_starts = "", "", [], 0
+    made.unplaceable, made.waiting, told.address = {}, set(), "head:6379"  # type: ignore[attr-defined]
+    return made, told, said
+
+
+DEATH = {"event": "death", "method": "hello", "rank": 0, "memory": True}
+DEATH |= {"preempted": False, "node": False, "hopeless": False}
+
+
+def test_memory_that_others_use_does_not_end_a_run() -> None:
+    """Four workers fail at once: one failure, the node is named, and the next start is off it."""
+    made, told, said = watched(A100, dataclasses.replace(A100, id="nodeB", host="b"))
+    for handle in range(1, 9):
+        made.queue.add(work(handle), Request(gpus=1))
+    made._dispatch()
+    first = [order for order in told.orders if order["order"] == "start"]
+    assert len(first) == 8
+    for order in first[:4]:
+        made._handle({**DEATH, "worker": order["worker"], "text": "node running low on memory (ID: nodeB)"})
+    assert made.failed_starts == 1
+    assert said == [
+        "a worker did not start on node b of the Ray cluster: node b ran out of memory, and Ray ended its worker; "
+        "there again in 10 s"
+    ]
+    told.orders.clear()
+    made._dispatch()
+    assert [order for order in told.orders if order["order"] == "start"] == []
+    assert made._at_most(Request(gpus=1)) == 4
+    made.aside.until["nodeB"] = 0
+    made._dispatch()
+    assert len([order for order in told.orders if order["order"] == "start"]) == 4
+
+
+def test_a_node_without_torch_stops_nothing_unless_it_is_the_last() -> None:
+    made, told, said = watched(A100, dataclasses.replace(A100, id="nodeB", host="b"))
+    for handle in range(1, 9):
+        made.queue.add(work(handle), Request(gpus=1))
+    made._dispatch()
+    up = {"event": "answer", "method": "hello", "rank": 0}
+    problem = "ModuleNotFoundError: No module named 'torch'"
+    bad = {**up, "answer": {"host": "b", "node": "nodeB", "problem": problem}}
+    made._handle({**bad, "worker": made.workers[0].number})
+    assert said == [f"on node b of the Ray cluster: {problem}; no worker is started there any more"]
+    told.orders.clear()
+    made._dismiss(made.workers[0])
+    made.queue.add(work(9), Request(gpus=0.5))
+    made._dispatch()
+    assert [order["off"] for order in told.orders if order["order"] == "start"] == [["nodeB"]]
+    last = {**up, "answer": {"host": "a", "node": "1", "problem": problem}}
+    with pytest.raises(EnvironmentProblem, match="on node a of the Ray cluster: ModuleNotFoundError"):
+        made._handle({**last, "worker": made.workers[0].number})
+
+
+def test_a_cluster_that_grows_sees_a_demand() -> None:
+    """One worker is asked for though no node can hold it, and the user is told for how long it is waited."""
+    made, told, said = watched(CPU)
+    made.settings = RaySettings(wait_s=600)
+    made.queue.add(work(1), Request(gpus=1))
+    made._dispatch()
+    assert len([order for order in told.orders if order["order"] == "start"]) == 1
+    made._see_nodes([CPU])
+    made._see_nodes([CPU])
+    (words,) = said
+    assert "can hold a worker of 1 GPU, 1 CPU; it has 1 node of 16 CPU" in words
+    assert words.endswith("waiting 600 s (wait_s) for a node to join")
+
+
+def test_waiting_for_room_is_said_once() -> None:
+    made, _, said = watched(A100)
+    made.queue.add(work(1), Request(gpus=1))
+    made._dispatch()
+    made.workers[0].idle_since -= ROOM_S + 1
+    made._see_nodes([A100])
+    made._see_nodes([A100])
+    assert said == ["waiting for room on the Ray cluster for a worker of 1 GPU, 1 CPU"]
 
 
 class Told:

@@ -15,10 +15,11 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.local import BLOCKS_A_BUNDLE
+from orchestrator.backends.ray.aside import ALL, Aside
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
 from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
@@ -43,7 +44,7 @@ LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # Ray's words if 
 
 
 class Ray:
-    """address: of the cluster; None starts a private instance with `cpus` CPUs."""
+    """address: of the cluster; None starts a private instance with `cpus` CPUs. note: for what the user should know."""
 
     def __init__(
         self,
@@ -52,8 +53,9 @@ class Ray:
         settings: RaySettings | None = None,
         address: str | None = None,
         cpus: int = 1,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.store, self.settings = store, settings or RaySettings()
+        self.store, self.settings, self.note = store, settings or RaySettings(), note
         self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
         self.connection = Connection(address, cpus, self.settings.token_file, self.settings.python)
@@ -62,7 +64,8 @@ class Ray:
         self.queue = ReadyQueue()
         self.workers: list[WorkerHandle] = []
         self.unplaceable: dict[Request, float] = {}  # requests that no node can hold -> since when
-        self.failed_starts = 0
+        self.failed_starts, self.aside = 0, Aside()
+        self.waiting: set[Hashable] = set()  # requests for which there is no room, as the user was told
         self.plan = ""
         self.skipped: list[int] = []  # bundles whose inputs had failed when they were submitted
 
@@ -97,9 +100,14 @@ class Ray:
         return max(1, min(BLOCKS_A_BUNDLE, blocks // (4 * max(1, workers))))
 
     def _at_most(self, request: Request) -> int:
-        """How many workers for a request there may be."""
-        fits, most = capacity(request, self.nodes), self.settings.workers
-        return fits if most is None else min(fits, max(1, most // request.processes))
+        """How many workers for a request there may be: as many as fit, or as the site says. One waits for room if there
+        is none, so that a cluster that can grow sees the demand.
+        """
+        now = time.monotonic()
+        fits, off = capacity(request, self.aside.usable(self.nodes, now)), self.aside.off(now)
+        if not fits and off:
+            return 0  # until a node is no longer set aside
+        return max(1, fits if self.settings.workers is None else self.settings.workers // request.processes)
 
     # Called by the engine.
 
@@ -127,7 +135,7 @@ class Ray:
     def _handle(self, message: dict[str, Any]) -> list[Event]:
         if message["event"] == "nodes":
             self._see_nodes([RayNode(**node) for node in message["nodes"]])
-            return []
+            return self._stalled()
         worker = next((each for each in self.workers if each.number == message["worker"]), None)
         if worker is None:  # dismissed before this came
             return []
@@ -144,7 +152,10 @@ class Ray:
     def _receive(self, worker: WorkerHandle, answer: Sequence[dict[str, Any]]) -> list[Event]:
         """Handle what a worker's first actor tells of its bundle."""
         events: list[Event] = []
+        worker.moved = time.monotonic() if answer else worker.moved
         for message in answer:
+            if message["event"] == "busy":
+                continue
             event = event_of(message)
             worker.stepped += isinstance(event, Step)
             if not isinstance(event, End):
@@ -166,8 +177,15 @@ class Ray:
 
     def _is_up(self, worker: WorkerHandle, actor: ActorHandle, answer: dict[str, Any]) -> list[Event]:
         if answer["problem"]:
-            raise EnvironmentProblem(f"on node {answer['host']} of the Ray cluster: {answer['problem']}")
+            problem = f"on node {answer['host']} of the Ray cluster: {answer['problem']}"
+            self._dismiss(worker)
+            self.aside.broken.add(answer["node"])
+            if not capacity(worker.request, self.aside.working(self.nodes)):
+                raise EnvironmentProblem(problem)
+            self.note(f"{problem}; no worker is started there any more")
+            return []
         worker.up(actor, answer)
+        self.aside.up(answer["node"])
         self.failed_starts = 0
         return []
 
@@ -177,7 +195,8 @@ class Ray:
 
     def _start_turn(self, worker: WorkerHandle, message: dict[str, Any] | None) -> None:
         worker.due = True
-        worker.call(0, "turn", message, TURN_S, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
+        wait_s = min(TURN_S, self.settings.stalled_after_s / 3)
+        worker.call(0, "turn", message, wait_s, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
 
     def _ended(self, worker: WorkerHandle, end: End) -> list[Event]:
         worker.work, worker.idle_since = None, time.monotonic()
@@ -215,12 +234,20 @@ class Ray:
         return []
 
     def _failed_start(self, death: Mapping[str, Any]) -> None:
+        """Set the node aside for a while, longer each time. Raises EnvironmentProblem after many in a row."""
+        node = next((node for node in self.nodes if node.id in death["text"]), None)
+        wait = self.aside.failed(node.id if node else ALL, time.monotonic())
+        if wait is None and not death["hopeless"]:
+            return
         self.failed_starts += 1
+        lines = [line for line in death["text"].splitlines() if line.strip()]
+        where = f"on node {node.host} " if node else ""
         if death["hopeless"] or self.failed_starts > FAILED_STARTS_AT_MOST:
-            lines = [line for line in death["text"].splitlines() if line.strip()]
             raise EnvironmentProblem(
-                f"workers cannot start on the Ray cluster at {self.connection.address}: {lines[-1]}"
+                f"workers cannot start {where}of the Ray cluster at {self.connection.address}: {lines[-1]}"
             )
+        reason = cause_of_death(death, node.host if node else "of it")[1]
+        self.note(f"a worker did not start {where}of the Ray cluster: {reason}; there again in {wait:.0f} s")
 
     # Scheduling.
 
@@ -234,6 +261,9 @@ class Ray:
         for worker in self.workers:
             if worker.host and worker.work is None and not worker.due:
                 self._give(worker, holders)
+        off = self.aside.off(time.monotonic())
+        for worker in [each for each in self.workers if not each.host and each.off - off]:
+            self._dismiss(worker)  # it waits for room, but not on a node that may be used again
         for request in self.queue.requests_ready():
             assert isinstance(request, Request)
             alike = [worker for worker in self.workers if worker.request == request]
@@ -241,7 +271,9 @@ class Ray:
             wanted = min(self.queue.count(request) - starting, self._at_most(request) - len(alike))
             for _ in range(wanted):
                 options, avoid = dataclasses.asdict(self.options), nodes_to_avoid(request, self.nodes)
-                self.workers.append(start(self.connection, request, avoid, self.url, options, self.plan))
+                made = start(self.connection, request, [*avoid, *off], self.url, options, self.plan)
+                made.off = off
+                self.workers.append(made)
         self._dismiss_idle()
         return events
 
@@ -254,7 +286,7 @@ class Ray:
         work = self.queue.take(worker.request, worker.networks, holders, may)
         if work is None:
             return
-        worker.work, worker.stepped = work, 0
+        worker.work, worker.stepped, worker.moved = work, 0, time.monotonic()
         network = work.bundle.network
         if network:
             worker.networks = [*(n for n in worker.networks if n != network), network][-LOADED_AT_MOST["network"] :]
@@ -287,18 +319,41 @@ class Ray:
             there = alive.issuperset(actor.about.get("node", "") for actor in worker.actors)
             if worker.work is None and worker.host and not there:
                 self._dismiss(worker)
-        unplaceable = [r for r in self.queue.requests_left() if isinstance(r, Request) and not capacity(r, self.nodes)]
+        left, working = self.queue.requests_left(), self.aside.working(self.nodes)
+        unplaceable = [r for r in left if isinstance(r, Request) and not capacity(r, working)]
         self.unplaceable = {request: self.unplaceable.get(request, now) for request in unplaceable}
         for request, since in self.unplaceable.items():
+            who, problem = "no node", f"can hold a worker of {request}"
+            if request.processes > 1:
+                who = "the nodes together"
+                problem = f"cannot hold {request.processes} processes that train one network, each of {request}"
+            words = f"{who} of the Ray cluster at {self.connection.address} {problem}; it has {describe_nodes(working)}"
             if now - since >= self.settings.wait_s:
-                who, problem = "no node", f"can hold a worker of {request}"
-                if request.processes > 1:
-                    who = "the nodes together"
-                    problem = f"cannot hold {request.processes} processes that train one network, each of {request}"
-                raise EnvironmentProblem(
-                    f"{who} of the Ray cluster at {self.connection.address} {problem}; "
-                    f"it has {describe_nodes(self.nodes)}"
-                )
+                raise EnvironmentProblem(words)
+            if since == now:
+                self.note(f"{words}; waiting {self.settings.wait_s:g} s (wait_s) for a node to join")
+        self._tell_of_room(now)
+
+    def _tell_of_room(self, now: float) -> None:
+        """Tell the user, once, that others have the room on the cluster."""
+        full = {request for request in self.queue.requests_ready() if self._has_no_room(request, now)}
+        for request in full - self.waiting - self.unplaceable.keys():
+            self.note(f"waiting for room on the Ray cluster for a worker of {request}")
+        self.waiting = full
+
+    def _stalled(self) -> list[Event]:
+        """End workers that do nothing any more; their bundles are given to others. Should one wake up and publish
+        first, that counts.
+        """
+        events: list[Event] = []
+        for worker in list(self.workers):
+            still = time.monotonic() - worker.moved
+            if worker.work is not None and still > self.settings.stalled_after_s:
+                at = worker.work.bundle.steps[min(worker.stepped, len(worker.work.bundle.steps) - 1)][0]
+                reason = f"its worker on node {worker.host} did nothing for {still:.0f} s (stalled_after_s)"
+                events += self._ended(worker, End(worker.work.handle, "failed", at, reason, cause="node"))
+                self._dismiss(worker)
+        return events
 
 
 def cause_of_death(death: Mapping[str, Any], host: str) -> tuple[str, str]:

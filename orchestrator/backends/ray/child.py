@@ -1,5 +1,5 @@
-"""A child process that imports Ray, so that this process never does: its environment is complete before the import, what
-Ray prints goes into a file, and if Ray ends it, it ends alone. Orders and events are lines of JSON.
+"""A child process that imports Ray, so that this process never does: its environment is complete before the import,
+what Ray prints goes into a file, and if Ray ends it, it ends alone. Orders and events are lines of JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Child:
         paths = [str(Path(__file__).resolve().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
         ours = {"PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
         environment = {**os.environ, **ours, **changes}
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (until `close`)
         try:
             self.process = subprocess.Popen(
                 [self.python, "-m", module, *arguments],

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """The process that is connected to a cluster (Ray calls it the driver): `python -m orchestrator.backends.ray.driver`.
 
-In, first: {"address", "code": a folder to copy to the nodes, or null}. Then orders: {"order": "start" | "call" | "kill",
-and its arguments}. Out: {"event": "nodes"}, first and again every few seconds, or "refused"; then for each call
+In, first: {"address", "code": a folder to copy to the nodes, or null}. Then orders: {"order": "start" | "call" |
+"kill", and its arguments}. Out: {"event": "nodes"}, first and again every few seconds, or "refused"; then for each call
 "answer", or "death" of its actor. An actor is named by its worker's number and its rank in it.
 """
 

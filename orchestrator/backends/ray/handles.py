@@ -42,6 +42,8 @@ class WorkerHandle(ActorHandle):
     node: str = ""
     work: Work | None = None
     stepped: int = 0  # published steps of that bundle
+    moved: float = 0.0  # when it last did something for it
+    off: set[str] = field(default_factory=set)  # nodes that were set aside when it was asked for
     networks: list[str] = field(default_factory=list)  # that it has loaded, the latest last
     idle_since: float = field(default_factory=time.monotonic)
     ending: End | None = None  # how the bundle ended, unless another process reports a better cause by `settles`
@@ -59,7 +61,7 @@ class WorkerHandle(ActorHandle):
             return
         if self.peers:
             host = self.about["ip"] if len({each.about["node"] for each in self.actors}) > 1 else "127.0.0.1"
-            for rank, each in enumerate(self.actors):
+            for rank in range(len(self.actors)):
                 self.call(rank, "join", environment(rank, len(self.actors), self.about["port"], host))
         self.host, self.node, self.idle_since = self.about["host"], self.about["node"], time.monotonic()
 

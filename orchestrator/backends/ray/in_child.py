@@ -18,8 +18,8 @@ END_S = 5.0  # for Ray to disconnect once the engine is gone
 
 
 class Pipe:
-    """Messages from and to the engine. What a library prints goes to stderr. Once the input has ended, this process ends
-    within END_S, whatever Ray is busy with.
+    """Messages from and to the engine. What a library prints goes to stderr. Once the input has ended, this process
+    ends within END_S, whatever Ray is busy with.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The process that calls Ray's Job API: `python -m orchestrator.backends.ray.job_client URL`.
 
-In: {"method": of JobSubmissionClient, "arguments", "named"}. Out: {"answer"}, {"error"} in Ray's words, or {"problem"} if
-there is no Ray here.
+In: {"method": of JobSubmissionClient, "arguments", "named"}. Out: {"answer"}, {"error"} in Ray's words, or {"problem"}
+if there is no Ray here.
 """
 
 from __future__ import annotations

@@ -76,11 +76,11 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
             number = max((int(job.id.removeprefix(stem)[1:] or 1) for job in earlier), default=0) + 1
             job_id = stem if number == 1 else f"{stem}-{number}"
             with tempfile.TemporaryDirectory() as folder:
-                code = snapshot(Path(folder))
+                code, python = snapshot(Path(folder)), shlex.quote(settings.python or "python")
                 (code / FILE).write_text(json.dumps(_job_document(store, name, options, settings)))
                 try:
                     client.submit_job(
-                        entrypoint=f"{shlex.quote(settings.python or 'python')} -m orchestrator.backends.ray.jobs {FILE}",
+                        entrypoint=f"{python} -m orchestrator.backends.ray.jobs {FILE}",
                         submission_id=job_id,
                         runtime_env={"working_dir": str(code)},
                         metadata={"sweep": plan.sweep.name, "store": _url(store)},
@@ -230,7 +230,8 @@ def drive(document: dict[str, Any], address: str, say: Callable[[Any], None]) ->
     options, settings = Options(**document["options"]), _settings(document["settings"])
     plan = read_plan(store, document["plan"])
     failed = patiently(
-        lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address), observer), observer.note
+        lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address, note=observer.note), observer),
+        observer.note,
     )
     say(f"{len(failed)} tasks failed" if failed else "all done")
     return 1 if failed else 0

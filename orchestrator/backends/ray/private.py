@@ -33,6 +33,7 @@ ENDING = threading.Lock()
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a head that has died does not come back
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "localhost" is 127.0.0.1, not this machine's address
 }
 

@@ -49,6 +49,9 @@ class RaySettings(Processes):
     workers: Count | None = None  # limit for those with a GPU, and for those without; None: as many as fit
     memory_gb_at_most: Memory | None = None
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can hold a worker, before it is an error
+    stalled_after_s: Annotated[float, Field(ge=1, le=86_400)] = (
+        600  # a bundle of a worker that does nothing is done anew
+    )
     python: Word | None = None  # with the cluster's Ray; for `run` this one by default, for a job the head node's
 
     def __post_init__(self) -> None:
