@@ -127,7 +127,7 @@ def driver(folder: Path, blocks: int) -> None:
         began, at = time.process_time(), time.monotonic()
         while ended < len(work):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
-            calls = max(calls, sum(worker.ref is not None for worker in backend.workers))
+            calls = max(calls, sum(worker.due for worker in backend.workers))
             memory.append(resident())
         each = (time.process_time() - began) / blocks
         tenth = len(memory) // 10

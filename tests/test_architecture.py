@@ -54,6 +54,9 @@ FLOORS = {
 # What runs on a node as `python -m`, and the last words of a process that ends itself: stderr is the log of a job.
 SPEAKS = {
     "nag.heartbeat",
+    "orchestrator.backends.ray.driver",
+    "orchestrator.backends.ray.in_child",
+    "orchestrator.backends.ray.job_client",
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
     "orchestrator.backends.slurm.process",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def groups() -> list[str]:
     return [each["placement_group_id"] for each in placement_group_table().values() if each["state"] != "REMOVED"]
 
 
+@contextlib.contextmanager
+def connected(cluster: Any) -> Iterator[None]:
+    """This process too, beside the backend's driver, as Ray shows groups to those who are."""
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def test_on_two_nodes(cluster: Any, locally: Ran, tmp_path: Path) -> None:
     """The bytes of two processes on one machine; those of one process up to rounding. Nothing is left behind."""
     watched = Watched(cluster, locally.plan, tmp_path / "store")
@@ -171,25 +184,26 @@ def test_what_the_nodes_cannot_hold_together(cluster: Any, locally: Ran, tmp_pat
 
 def test_groups(cluster: Any, locally: Ran) -> None:
     """One keeps off the nodes that it is told to, is gone with its actors, and with the backend at the latest."""
-    import ray
-
     store, (first, second) = locally.store, (each.node_id for each in cluster.nodes)
     name = store.list("plans")[0].removesuffix(".json")
     half, options = Request(gpus=0.5, cpus=0.5, processes=2), dataclasses.asdict(ON_CPU)
     backend = Ray(store, ON_CPU, TWO, cluster.address)
 
     def pids_of_one(away: str, left: str) -> list[int]:
-        backend.workers.append(start(half, [away], store.url, options, name))
-        abouts = ray.get([each.ref for each in backend.workers[-1].actors], timeout=120)
-        assert [about["node"] for about in abouts] == [left, left]
-        assert len(groups()) == 1
-        return [about["pid"] for about in abouts]
+        worker = start(backend.connection, half, [away], store.url, options, name)
+        backend.workers.append(worker)
+        until(lambda: backend.poll(1.0) or worker.host, 120)
+        assert [each.about["node"] for each in worker.actors] == [left, left]
+        with connected(cluster):
+            assert len(groups()) == 1
+        return [each.about["pid"] for each in worker.actors]
 
     try:
         pids = pids_of_one(first, second)
         backend._dismiss(backend.workers[0])
-        until(lambda: not groups() and not any(map(alive, pids)))
+        with connected(cluster):
+            until(lambda: not groups() and not any(map(alive, pids)), 60)
         pids = pids_of_one(second, first)
     finally:
         backend.close()
-    until(lambda: not any(map(alive, pids)))
+    until(lambda: not any(map(alive, pids)), 60)

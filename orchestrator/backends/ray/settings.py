@@ -50,7 +50,10 @@ class RaySettings(Processes):
     memory_gb_at_most: Memory | None = None
     visible_after_s: VisibleAfter = 60
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can hold a worker, before it is an error
-    python: Word = "python"  # on the head node, for the driver of a job
+    stalled_after_s: Annotated[float, Field(ge=1, le=86_400)] = (
+        600  # a bundle of a worker that does nothing is done anew
+    )
+    python: Word | None = None  # with the cluster's Ray; for `run` this one by default, for a job the head node's
 
     def __post_init__(self) -> None:
         for stage in self.cpu_stages:

@@ -114,7 +114,6 @@ def test_what_does_not_go_together(
 
 def test_a_ray_cluster_that_is_away(write: Callable[..., Path], site: Callable[[str], Path], tmp_path: Path) -> None:
     """The rest of the output still comes, from the store."""
-    pytest.importorskip("ray", reason="Ray is not installed")
     options = ("--store", tmp_path / "store", "--site", site(RAY))
     status = nagbench("status", write(), *options)
     assert status.returncode == 0, status.stderr
