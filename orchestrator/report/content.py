@@ -19,6 +19,7 @@ from orchestrator.report.published_values import PUBLISHED, published_table
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.stamps import stamps_table
 from orchestrator.report.table import Table
+from orchestrator.report.shift_agreement import shift_agreement_table
 from orchestrator.report.tables import best_settings, comparison_tables, every_setting, shift_table
 from orchestrator.report.verdict_table import verdict_table
 from orchestrator.report.verdicts import verdicts
@@ -63,6 +64,7 @@ class Content:
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
+    shift_agreement: Table | None
     agreement: Table | None
     notes: tuple[str, ...]  # why samples are not shown
     failed: Table | None
@@ -77,7 +79,7 @@ class Content:
         """The tables that have results."""
         return tuple(
             table
-            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift, self.agreement)
+            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift, self.shift_agreement, self.agreement)
             if table and table.rows
         )
 
@@ -98,7 +100,7 @@ class Content:
             ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
             ("calls", "Distance against NFE", self._drawn("calls")),
             ("effective_scale", "Effective guidance scale", self._drawn("effective_scale")),
-            ("shift", "Noise shift", [*shift, *self._drawn("shift")]),
+            ("shift", "Noise shift", [*shift, *self._drawn("shift"), self.shift_agreement]),
             ("samples", "Samples from the same noise", samples),
             ("missing", "What is missing", [self.failed, self.missing]),
             ("stamps", "How it was measured", [self.stamps, unlike] if self.stamps else []),
@@ -137,6 +139,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         published_table(results) if scored else None,
         tuple(drawings),
         shift_table(results, comparisons, settings),
+        shift_agreement_table(results) if scored else None,
         agreement_table(results) if scored else None,
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
         _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),
