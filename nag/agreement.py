@@ -37,7 +37,7 @@ def agreement(values: np.ndarray) -> Agreement:
 
     x = np.asarray(values, dtype=np.float64)
     if x.ndim not in (2, 3) or not np.isfinite(x).all():
-        raise ValueError(f"agreement needs finite values (cells, metrics) or (trainings, cells, metrics); got {x.shape}")
+        raise ValueError(f"agreement needs finite values (cells, metrics) or those of each training; got {x.shape}")
     x = x[None] if x.ndim == 2 else x
     _, cells, metrics = x.shape
     nothing = np.full((metrics, metrics), np.nan)

@@ -17,9 +17,9 @@ from orchestrator.report.figures.every import draw_all
 from orchestrator.report.formatting import short
 from orchestrator.report.published_values import PUBLISHED, published_table
 from orchestrator.report.results import CellResult, Results
+from orchestrator.report.shift_agreement import shift_agreement_table
 from orchestrator.report.stamps import stamps_table
 from orchestrator.report.table import Table
-from orchestrator.report.shift_agreement import shift_agreement_table
 from orchestrator.report.tables import best_settings, comparison_tables, every_setting, shift_table
 from orchestrator.report.verdict_table import verdict_table
 from orchestrator.report.verdicts import verdicts
@@ -77,11 +77,16 @@ class Content:
     @property
     def tables(self) -> tuple[Table, ...]:
         """The tables that have results."""
-        return tuple(
-            table
-            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift, self.shift_agreement, self.agreement)
-            if table and table.rows
+        every = (
+            self.verdict,
+            self.choice,
+            *self.arms,
+            self.published,
+            self.shift,
+            self.shift_agreement,
+            self.agreement,
         )
+        return tuple(table for table in every if table and table.rows)
 
     def sections(self) -> Iterator[Section]:
         """The sections in order, without empty ones."""

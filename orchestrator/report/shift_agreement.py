@@ -23,8 +23,8 @@ TITLE = "Noise shift and scores, setting by setting"
 NOTES = (
     "Rank correlations (Spearman) over the settings of one training, mean over trainings; a noise shift counts by its "
     "size, and each metric is turned so that better is higher. 1: the smaller the shift, the better the score.",
-    "In brackets: 95 % bootstrap intervals over settings, as if these were independent; below, the trainings' own range. "
-    "A correlation is no cause, and other settings may correlate otherwise.",
+    "In brackets: 95 % bootstrap intervals over settings, as if these were independent; below, the range over "
+    "trainings. A correlation is no cause, and other settings may correlate otherwise.",
 )
 
 
@@ -52,7 +52,7 @@ class ShiftAgreement:
 
 
 def shift_agreement(results: Results) -> ShiftAgreement | None:
-    """Of the settings that every training has, measured alike. None without a noise shift, a score or three settings."""
+    """Of the settings that every training has, measured alike; None without a noise shift, a score or three of them."""
     import numpy as np
 
     from nag.agreement import LEAST

@@ -89,7 +89,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("nag: {scale: 1}", "nag: 'nag' needs a network that has learned the null noise condition"),
         (
             "autoguidance: {scale: 2, reference: sit, null_noise: true}",
-            "reference: 'autoguidance' needs a network that has learned the null noise condition: set networks.sit.train",
+            "reference: 'autoguidance' needs a network that has learned the null noise condition: set networks.sit",
         ),
         ("epsilon_scaling: {b: 0}", "epsilon_scaling.b: expected a number from 0.5 to 2, got 0."),
     ],
