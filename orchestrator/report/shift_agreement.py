@@ -68,11 +68,11 @@ def shift_agreement(results: Results) -> ShiftAgreement | None:
     every = [group for arm in results.plan.sweep.arms for group in groups(results, arm.name)]
     trainings = list(dict.fromkeys(training for group in every for training in group.by_training()))
     names = (*shifts, *metrics)
-    rows = {}
+    rows: dict[str, list[list[list[float]]]] = {}
     for group in every:
         if len(group.by_training()) == len(trainings) and (row := _row(results, group, names)):
             rows.setdefault(_stamps(group, names), []).append(row)
-    alike = max(rows.values(), key=len, default=[])
+    alike = max(rows.values(), key=len) if rows else []
     if len(alike) < LEAST:
         return None
     return ShiftAgreement(results, shifts, metrics, np.swapaxes(np.array(alike), 0, 1))

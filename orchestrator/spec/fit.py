@@ -38,8 +38,9 @@ def check_reference_taught(name: str, guidance: Any, references: list[Network], 
     terms = () if guidance.off else [term for term in guidance.terms() if term.reference is not None]
     asked = [need for need in ("null_class", "null_noise") if any(getattr(term, need) for term in terms)]
     for network in references:
-        for need in asked if network.learned is not None else ():
-            if need not in network.learned:
+        learned = asked if network.learned is None else network.learned
+        for need in asked:
+            if need not in learned:
                 raise untaught(name, network, need, node)
 
 
