@@ -31,7 +31,7 @@ DEFAULTS = {
     "guidance.nag": {"interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.nag_classifier": {"interval": EVERYWHERE},
     "guidance.dog": {"interval": EVERYWHERE, "channels": "all", "schedule": CONSTANT},
-    "guidance.autoguidance": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.autoguidance": {"interval": EVERYWHERE, "schedule": CONSTANT, "null_noise": False},
     "guidance.self_guidance": {"shift": 0.01, "previous": False, "interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.tsg": {"noise": 2.0, "power": 1.0, "interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.icg": {"interval": EVERYWHERE, "schedule": CONSTANT},

@@ -19,7 +19,7 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.fit import check_guidance, check_sampler, check_taught
+from orchestrator.spec.fit import check_guidance, check_reference_taught, check_sampler, check_taught
 from orchestrator.spec.grid import (
     MAX_CELLS,
     METHOD_KEYS,
@@ -344,6 +344,7 @@ class _Reading:
         if self.estimator_name == guidance.reference:
             fix = "train another network"
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")
+        check_reference_taught(key, guidance, self.networks[guidance.reference], place)
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """Every choice of instances for the networks that guidance names, consistent with the cell's own lineage."""
