@@ -70,7 +70,7 @@ def test_what_is_hidden_for_a_while_is_made_once(place: Place, tmp_path: Path) -
         shown = place.cluster.out("scontrol", "--oneliner", "show", "job", next(iter(place.queue())))
         for words in ("ExcNodeList=n2 ", "Nice=7 ", "Comment=lab words ", "MinMemoryCPU="):
             assert words in shown
-        wait(lambda: not place.queue(), "the sweep is over", 240, 0.2)
+        wait(lambda: not place.queue(), "the sweep is over", 480, 0.2)
     finally:
         hiding.ended.set()
         hiding.join(60)

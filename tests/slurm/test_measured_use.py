@@ -77,9 +77,11 @@ def test_plan_proposes_by_what_records_say(tmp_path: Path, monkeypatch: pytest.M
 def test_memory_without_a_gpu_says_nothing_of_a_stage_with_one(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(SMALL)
     ran = run_here(tmp_path / "sweep.yaml", tmp_path / "store")
+    (tmp_path / "sweep.yaml").write_text(changed(SMALL, "count: 40", "count: 80"))
+    planned = plan(read_sweep(str(tmp_path / "sweep.yaml")))
     on_gpu, on_cpu = SlurmSettings(), SlurmSettings(stages=Stages(train=Stage(gpus=0)))
-    assert not any("train" in line for line in forecast(ran.plan, ran.store, on_gpu).fits)
-    assert any("train: {memory_gb: " in line for line in forecast(ran.plan, ran.store, on_cpu).fits)
+    assert not any("train" in line for line in forecast(planned, ran.store, on_gpu).fits)
+    assert any("train: {memory_gb: " in line for line in forecast(planned, ran.store, on_cpu).fits)
 
 
 def test_what_sacct_says_was_used() -> None:
