@@ -91,20 +91,18 @@ def test_what_slurmctld_knows_is_not_lost_though_squeue_does_not_show_it(tmp_pat
 
 
 def test_lost_is_what_no_source_knows_for_a_while_and_whose_heart_stands_still(tmp_path: Path) -> None:
-    store, wave = a_wave(tmp_path, 2.0)
+    store, wave = a_wave(tmp_path, 4.0)
     running = "7_0|RUNNING|0:0||1|2|Unknown|9|n1|"  # sacct believes so of a job that slurmctld has lost
     path = wrapper(tmp_path / "bin", squeue="", sacct=f"echo '{HEADER}'; echo '{running}'", scontrol=FORGOTTEN)
     assert ask(store, path) == []
     with beating(store, wave.mark("beats", 0, 1, 0), 0.5):  # one of the two is alive
-        for _ in range(4):
-            time.sleep(0.8)
-            last = ask(store, path)
-        assert last in ([], [(0, "lost")])
+        told: list[tuple[int, str]] = []
+        wait(lambda: told.extend(ask(store, path)) or told, "the other is lost", every_s=0.8)
+        assert told == [(0, "lost")]
         assert store.exists(wave.mark("ends", 0, 0, 0))
         assert not store.exists(wave.mark("ends", 0, 1, 0))
     assert (1, "lost") not in ask(store, path)
-    time.sleep(2.2)
-    assert (1, "lost") in ask(store, path)
+    wait(lambda: (1, "lost") in ask(store, path), "so is this one", every_s=0.8)
 
 
 def test_a_source_that_fails_says_nothing(tmp_path: Path) -> None:
