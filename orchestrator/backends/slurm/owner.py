@@ -18,5 +18,5 @@ def owner() -> str:
 
 
 def is_mine(record: Mapping[str, Any]) -> bool:
-    """Whether this user queued a wave. record: the wave's."""
-    return bool(record["uid"] == os.getuid()) if "uid" in record else record.get("owner", owner()) == owner()
+    """Whether this user queued a wave. record: the wave's; one without a user is from a time when stores had one."""
+    return bool(record.get("uid", os.getuid()) == os.getuid())
