@@ -51,7 +51,7 @@ class User:
 
     def json(self, name: str, sweep: str | Path) -> Any:
         done = self(name, sweep, "--json")
-        assert done.stdout, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
 
