@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.backends.slurm import array_task
+from orchestrator.backends.slurm import patience
 from orchestrator.backends.slurm.array_task import ArrayTaskRunner
 from orchestrator.backends.slurm.commands import Commands
 from orchestrator.backends.slurm.jobs import ArrayJobs, queue_lock
@@ -237,8 +237,8 @@ def test_a_process_that_hangs_does_not_outlive_the_others() -> None:
 
 
 def test_a_node_that_does_not_have_the_store_says_so_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_task, "UNSEEN_S", 0.1)
-    monkeypatch.setattr(array_task, "WAIT_S", 0.1)
+    monkeypatch.setattr(patience, "UNSEEN_S", 0.1)
+    monkeypatch.setattr(patience, "WAIT_S", 0.1)
     runner = ArrayTaskRunner(Store(str(tmp_path / "nowhere")), Wave("small", 1), 0, 0, "plan", {}, by_hand=True)
     with pytest.raises(EnvironmentProblem, match=r" has no folder .*nowhere, the store of this sweep"):
         runner.run()

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.slurm.earlier_run import record_earlier
 from orchestrator.backends.slurm.hidden_inputs import is_there
 from orchestrator.backends.slurm.lanes import LaneWorker, lane_cards, lane_options, mps
+from orchestrator.backends.slurm.patience import PATIENCE_S, WAIT_S, patiently
 from orchestrator.backends.slurm.presence import beating
 from orchestrator.backends.slurm.process import prepare, say, say_started
 from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
@@ -40,7 +41,7 @@ from orchestrator.backends.slurm.waves import (
     read_stop,
     record_failed_stream,
 )
-from orchestrator.errors import CorruptFile, EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.plan.stored_plan import read_plan
 from orchestrator.store.layout import block_name, record_name
@@ -55,10 +56,7 @@ if TYPE_CHECKING:
 
 STOP = "STOP"  # while the shared folder has a file of this name, nothing is queued, and array tasks stop
 STAGGER_AT_MOST = 20  # array tasks whose starts are spread
-PATIENCE_S = 600.0  # how long to retry while the store cannot be read or written
-UNSEEN_S = 30.0  # the same while the folder of the store is not there: it may be mounted at its first use
 HELD_S = 300.0  # how long to wait for the lease of a training, which a dead node may still hold
-WAIT_S = 5.0
 SPARE_S = 30.0  # kept free before the time limit
 FORGOTTEN_S = 600.0  # after this time, a warning that nothing followed no longer counts
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning has another reason
@@ -366,19 +364,7 @@ class ArrayTaskRunner:
         return False
 
     def patiently(self, read: Callable[[], Any]) -> Any:
-        """Call `read`; retry while the store cannot be read, for PATIENCE_S, or UNSEEN_S if its folder is not there."""
-        began = time.monotonic()
-        while True:
-            try:
-                return read()
-            except (OSError, EnvironmentProblem, CorruptFile):
-                waited = time.monotonic() - began
-                if waited > UNSEEN_S and self.store.local and not os.path.isdir(self.store.root):
-                    words = f"{platform.node()} has no folder {self.store.root}, the store of this sweep"
-                    raise EnvironmentProblem(words) from None
-                if waited > PATIENCE_S:
-                    raise
-                time.sleep(WAIT_S)
+        return patiently(self.store, read)
 
     def _mark_end(self, outcome: str) -> None:
         loads = self.worker.context.loads if self.worker else 0

@@ -16,7 +16,7 @@ from orchestrator.backends.slurm.array_task import STOP
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.canaries import Canaries
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.ends import bundle_end
+from orchestrator.backends.slurm.ends import bundle_end, unpublished
 from orchestrator.backends.slurm.jobs import GONE_S, ArrayJob, ArrayJobs, EndedArrayTask, queue_lock
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import (
@@ -48,7 +48,7 @@ from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import kind_of, makes_blocks
+from orchestrator.tasks.task import kind_of
 
 BLOCKS_A_BUNDLE = 8  # at most; an array task does several bundles
 TRIES = 5  # at queueing a wave, each with less, while sbatch says that there is no room
@@ -322,22 +322,13 @@ class Slurm:
         for handle, bundle in list(self.bundles.items()):
             if handle in self.held_back:
                 continue
-            left = set(self._left(bundle, done))
+            left = set(unpublished(self.plan, bundle, done))
             published = [step for step in bundle.steps if step not in left]
             events += [Step(handle, digest, blocks) for digest, blocks in published[self.reported[handle] :]]
             self.reported[handle] = max(self.reported[handle], len(published))
             if not left:
                 events.append(self._forget(End(handle, "done")))
         return events
-
-    def _left(self, bundle: Bundle, done: Done) -> list[tuple[str, tuple[int, ...] | None]]:
-        """Steps of a bundle that are not published."""
-        left = []
-        for digest, blocks in bundle.steps:
-            kind = self.plan.tasks[digest].kind if digest in self.plan.tasks else bundle.kind
-            if not (done.blocks(digest) >= set(blocks or ()) if makes_blocks(kind) else digest in done.small[kind]):
-                left.append((digest, blocks))
-        return left
 
     def _forget(self, end: End) -> End:
         self.bundles.pop(end.handle, None)
@@ -362,7 +353,7 @@ class Slurm:
                 continue  # another array task does the rest of it
             bundle = self.bundles[handle]
             end = ends.get(bundle.steps)
-            digest = self._left(bundle, done)[0][0]
+            digest = unpublished(self.plan, bundle, done)[0][0]
             if stop is not None and stop.covers([digest]):
                 end = {"outcome": "failed", "digest": digest, "cause": "stopped", "reason": "cancelled by the user"}
                 end["time"] = stop.time
