@@ -40,7 +40,7 @@ RUNNING = ("PENDING", "RUNNING")
 FILE = "job.json"  # in the job's working directory
 STOP_S = 60.0
 CALL_S = 120.0  # until an answer, with the import of Ray; packages are uploaded meanwhile
-AGENT_S = 60.0  # until a new cluster accepts jobs
+AGENT_S = 240.0  # until a new cluster accepts jobs, which takes over a minute on a very busy machine
 
 
 @dataclass(frozen=True)
