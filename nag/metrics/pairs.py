@@ -157,9 +157,7 @@ class _Sums:
         gaussian = cosine.sub_(1).clamp_(max=0).mul_(1 / SIGMA**2).exp_()  # |a - b|^2 is 2 - 2 cos
         for total, kernel in ((self.cubic, cubic), (self.gaussian, gaussian)):
             if same is not None and same.stop > same.start:
-                kernel[same.start - rows.start :, same.start - columns.start :].diagonal()[
-                    : same.stop - same.start
-                ] = 0
+                kernel[same.start - rows.start :, same.start - columns.start :].diagonal()[: same.stop - same.start] = 0
             total[rows] += kernel.sum(1)
             if transposed:
                 total[columns] += kernel.sum(0)
