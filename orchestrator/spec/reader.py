@@ -37,7 +37,7 @@ from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, S
 from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
-from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
+from orchestrator.spec.score_section import check_cells, mean_names, metric_names, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
@@ -133,7 +133,7 @@ class _Reading:
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         scored = metric_names(score) if score else {}
-        metrics = [*scored, *deciding_names(measures)]
+        metrics = [*scored, *(mean_names(score) if score else ()), *deciding_names(measures)]
         tune = None
         if (node := root.get("tune")) is not None:
             tune = read_tune(node, self.builder, scored, [cell.sample for cell in self.cells], self.smoke)
