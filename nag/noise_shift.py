@@ -1,9 +1,9 @@
 """The noise shift (arXiv 2510.12497, section 3): how far from its nominal level a sampled state looks.
 
-g_phi(t | x) is trained on exact x_t. Its readings of states x̂_t of a sampler at the nominal level t, minus those of true
-x_t of the same classes, over its response r(t): by how much its reading of true states rises for each unit of t by which
-they are too noisy. So delta(t) is in units of t, and neither the error of g_phi on true states (its bias, reported too),
-nor a reading that exaggerates or plays down, nor the frequency of classes is part of it.
+g_phi(t | x) is trained on exact x_t. delta(t) is its mean reading of states x̂_t of a sampler at the nominal level t,
+minus that of true x_t of the same classes, over its response r(t): how much its reading of true states rises for each
+unit of t by which they are too noisy. So delta is in units of t, and neither the error of g_phi on true states (its
+bias, reported too), nor its exaggeration, nor the frequency of classes is part of it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class NoiseShift:
     shown: ClassVar[dict[str, Shown]] = {"shift_mean": Shown(format="signed"), "shift_late": Shown(format="signed")}
 
     def smoke(self) -> NoiseShift:
-        few = {"count": min(self.count, 16), "levels": min(self.levels, 3), "finer": min(self.finer, 2)}
-        return dataclasses.replace(self, **few)
+        count, levels, finer = min(self.count, 16), min(self.levels, 3), min(self.finer, 2)
+        return dataclasses.replace(self, count=count, levels=levels, finer=finer)
 
 
 def observed_steps(steps: int, levels: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import pydantic
 
 from nag.field import levels_of
+from nag.guidance.mixing import single
 from nag.guidance.terms import Call, Term
 from nag.interpolants import LEVELS, Interpolant
 from nag.registry import method
@@ -45,7 +46,8 @@ class TimeShift:
         import torch
 
         x, known = call.x, levels_of(call.t)
-        tables = [self._levels(t, call.interpolant, call.t.dtype, x.device) for t in known]
+        path: Any = call.interpolant  # frozen
+        tables = [self._levels(t, path, call.t.dtype, x.device) for t in known]
         variance = x.flatten(1).var(dim=1, keepdim=True)
         if len(set(known)) == 1:  # as in a sampler
             levels, squares = tables[0]
@@ -55,11 +57,11 @@ class TimeShift:
 
     @functools.lru_cache(maxsize=1000)  # noqa: B019  (tables of a few methods, the same in every batch)
     def _levels(self, t: float, path: Interpolant, dtype: Any, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The levels that may be told at t, (2 window / 2 + 1,), and their sigma^2."""
+        """The levels that may be told at t, (1000 window + 1,), and their sigma^2."""
         import torch
 
         half = round(self.window / 2 * LEVELS)
         levels = torch.tensor(t, dtype=dtype, device=device).expand(2 * half + 1)
-        if self.cutoff < t < 1:
+        if single(self.cutoff) < t < 1:  # t is float32
             levels = (levels + torch.arange(-half, half + 1, device=device, dtype=dtype) / LEVELS).clamp(1 / LEVELS, 1)
         return levels, path.sigma(levels) ** 2

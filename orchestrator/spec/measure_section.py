@@ -51,8 +51,9 @@ def check_measured(measures: Iterable[Measure], cells: Iterable[Cell], node: Nod
     """Raise if a network of the cells cannot be measured. What only its weights tell is checked when it is loaded."""
     cells = list(cells)
     for measure in measures:
-        for sampler in {cell.sampler for cell in cells} if isinstance(measure, NoiseShift) else ():
-            _check_finer(measure.finer, sampler, node)
+        if isinstance(measure, NoiseShift):
+            for sampler in {id(cell.sampler): cell.sampler for cell in cells}.values():
+                _check_finer(measure.finer, sampler, node)
         for network in {id(cell.network): cell.network for cell in cells}.values():
             if isinstance(measure, NoiseShift):
                 if network.data is None:

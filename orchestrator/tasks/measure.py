@@ -16,7 +16,7 @@ def run(context: Context, task: Task) -> None:
 
 def _guess_s(task: Task, costs: Costs) -> float:
     """The time of the blocks that are sampled again."""
-    times = 1 + (task.params["finer"] if "finer" in task.params else 0)
+    times = 1 + task.params.get("finer", 0)
     return times * -(-task.params["count"] // task.params["block"]) * costs.task_s(task.stream)
 
 

@@ -50,8 +50,8 @@ def measure_shift(context: Context, task: Task) -> None:
     states, labels = sample_again(context, task, observer.watching(wanted))
     positions = of_classes(split, labels, seed)
     if (positions >= 0).sum() < 2 or not wanted:
-        reason = "a sampler of one step passes through no level between noise and data"
-        raise TaskError(reason if not wanted else "the training images have none of the classes of these samples")
+        passes = "a sampler of one step passes through no level between noise and data"
+        raise TaskError(passes if not wanted else "the training images have none of the classes of these samples")
 
     def seen(observed: dict[float, np.ndarray]) -> Seen:
         return _with_true(context, g, split, positions, seed, observed)

@@ -189,8 +189,8 @@ def test_a_known_error_is_read_in_units_of_t(gain: float, error: float) -> None:
 
 
 def test_no_shift_where_classes_are_unbalanced() -> None:
-    """Class 0, nine tenths of the images, is flat; class 1 is rough and looks noisier. Samples are half of each: against
-    true states of any images they show a shift of 0.02 and more, against those of their own classes none.
+    """Class 0, nine tenths of the images, is flat; class 1 is rough and looks noisier. Samples are half of each:
+    against true states of any images they show a shift of 0.02 and more, against those of their own classes none.
     """
     rng = np.random.default_rng(0)
     flat = 0.05 * rng.standard_normal((2000, 1, 6, 6)).astype(np.float32)

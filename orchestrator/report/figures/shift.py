@@ -44,7 +44,7 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
     figure = drawn(results, every, colours, "noise shift δ(t)", 0.0, behind, errors)
     caption = every.caption(
         "Noise shift δ(t): the level that the estimator g_phi reads in sampled states, less what it reads in true "
-        "states of the same nominal level and classes, in units of t. Above zero, states look noisier than they should.",
+        "states of the same nominal level and classes, in units of t. Above zero, states look too noisy.",
         "Grey: the estimator's own error on true states, which is already subtracted. Dotted: the shift by the mode of "
         "the posterior, in place of its mean.",
     )
