@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,11 @@ class Account:
         os.umask(0o022)
         os.environ |= {"USER": self.name, "LOGNAME": self.name, "HOME": "/nonexistent"}
 
-    def can_read(self, path: Path) -> bool:
-        """By a program that has no right of root's."""
+    def unreadable(self, paths: Iterable[Path]) -> list[str]:
+        """What a program that has no right of root's says of those it cannot read."""
         who = {"user": self.uid, "group": self.gid, "extra_groups": self.groups}
-        return subprocess.run(["cat", str(path)], capture_output=True, check=False, **who).returncode == 0  # type: ignore[call-overload]
+        done = subprocess.run(["cat", *map(str, paths)], capture_output=True, check=False, **who)  # type: ignore[call-overload]
+        return str(done.stderr.decode()).splitlines()
 
 
 @contextlib.contextmanager
