@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import shlex
@@ -65,6 +66,7 @@ stagger_s: 0
 lost_after_s: 60
 visible_after_s: 5
 mps: true
+group: GROUP
 networks: {big: {parameters_above: 5e8, train: {gpus: 8}}}
 """
 
@@ -93,7 +95,8 @@ def test_every_key(site: Callable[[str], Path], tmp_path: Path) -> None:
     secrets = tmp_path / "env"
     secrets.write_text("TOKEN=x\n")
     secrets.chmod(0o600)
-    found = read_site(str(site(EVERY_KEY.replace("ENV_FILE", str(secrets)))))
+    own = grp.getgrgid(os.getgid()).gr_name
+    found = read_site(str(site(EVERY_KEY.replace("ENV_FILE", str(secrets)).replace("GROUP", own))))
     assert (found.name, found.kind) == ("mine", "slurm")
     slurm = found.settings
     written = set(slurm.__dataclass_fields__)
