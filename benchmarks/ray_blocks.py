@@ -22,9 +22,9 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a worker
 
-from orchestrator.backends.ray import handles
+from orchestrator.backends.ray import connection
 from orchestrator.backends.ray.backend import Ray
-from orchestrator.backends.ray.connection import Connection
+from orchestrator.backends.ray.private import Private
 from orchestrator.execution import engine
 from orchestrator.execution.protocol import End
 from orchestrator.plan.make import plan
@@ -56,23 +56,6 @@ class Silent:
         print("  " + text)
 
 
-class Idle:
-    """A fake actor that finishes every step at once, with the `turn` of the real one."""
-
-    def __init__(self, store: str, options: dict[str, Any], plan: str) -> None: ...
-
-    def hello(self) -> dict[str, Any]:
-        import ray
-
-        node = ray.get_runtime_context().get_node_id()
-        return {"host": "here", "pid": os.getpid(), "node": node, "gpus": "", "code": "", "problem": ""}
-
-    def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float) -> list[dict[str, Any]]:
-        assert bundle is not None
-        said = [{"id": bundle["id"], "event": "step", "digest": d, "blocks": b} for d, b in bundle["steps"]]
-        return [*said, {"id": bundle["id"], "event": "end", "outcome": "done"}]
-
-
 def planned(folder: Path, blocks: int) -> Any:
     path = folder / f"{blocks}.yaml"
     path.write_text(SWEEP.replace("COUNT", str(8 * blocks)))
@@ -90,26 +73,29 @@ def by_actors(folder: Path, store: Store, blocks: int) -> float:
 
 def by_tasks(folder: Path, blocks: int, tasks: int) -> float:
     """Seconds for the same blocks with one process each, two at a time; extrapolated from TASKS."""
-    import ray
-
     from orchestrator.execution.worker import run
 
     found, store = planned(folder, blocks), Store(str(folder / "tasks"))
     digest = next(iter(found.goals))
     engine.run(planned(folder, 1), store, lambda: Ray(store, Options(), cpus=2), Silent())
-    connection = Connection(None, 2)
+    private = Private(2)
+    os.environ.update(private.environment)  # before Ray is imported
+    import ray
+
+    ray.init(address=private.address, log_to_driver=False)
     remote = ray.remote(num_cpus=1, max_calls=1)(run)
     times = []
     for first in range(1, tasks, 2):
         began = time.monotonic()
         ray.get([remote.remote(store.url, digest, [number]) for number in (first, first + 1)])
         times.append((time.monotonic() - began) / 2)
-    connection.close()
+    ray.shutdown()
+    private.close()
     return statistics.median(times) * blocks
 
 
 def driver(folder: Path, blocks: int) -> None:
-    handles.Actor = Idle  # type: ignore[misc, assignment]
+    connection.DRIVER = "benchmarks.ray_idle_driver"
     store = Store(str(folder / "idle"))
     store.open()
     found = planned(folder, blocks)
@@ -127,7 +113,7 @@ def driver(folder: Path, blocks: int) -> None:
         began, at = time.process_time(), time.monotonic()
         while ended < len(work):
             ended += sum(isinstance(event, End) for event in backend.poll(0.5))
-            calls = max(calls, sum(worker.ref is not None for worker in backend.workers))
+            calls = max(calls, sum(worker.due for worker in backend.workers))
             memory.append(resident())
         each = (time.process_time() - began) / blocks
         tenth = len(memory) // 10

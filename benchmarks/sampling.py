@@ -25,7 +25,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a work
 import numpy as np
 import torch
 
-from nag.field import NULL_NOISE, Calls, NetworkField
+from nag.field import NULL_NOISE, Calls, NetworkField, everywhere
 from nag.guidance.cfg import CFG
 from nag.guidance.nag import NAG
 from nag.guidance.terms import Interval
@@ -141,7 +141,8 @@ def guidance(field: NetworkField, name: str, n: int) -> None:
 
 def branches(field: NetworkField, name: str, n: int, **fields: Any) -> None:
     """The cost of a guided call, in evaluations of the network on the same samples, for each of its evaluations."""
-    x, y, t, repeat = Noise(0, range(n), SHAPE)(0), torch.arange(n) % CLASSES, torch.full((n,), 0.5), max(1, 100 // n)
+    x, y, repeat = Noise(0, range(n), SHAPE)(0), torch.arange(n) % CLASSES, max(1, 100 // n)
+    t = everywhere(0.5, x)  # as a sampler
     mixed = guided(field, (build("guidance", name, **fields),)).begin(Noise(0, range(n), SHAPE), [0.5])
 
     def again(f: Callable[..., torch.Tensor], times: int) -> None:

@@ -63,7 +63,7 @@ def races(options: argparse.Namespace) -> None:
 
 def _race_sweep(i: int) -> list[tuple[tuple[str, int], float, float, float, float, float]]:
     """(kind and seeds, same choice, as good, share of the samples, losses of race and grid) of each arm of a sweep."""
-    from nag.racing import Axis
+    from nag.search import Axis
     from tests.nag import simulated_sweeps as sim
 
     rng = np.random.default_rng((7, i))
@@ -116,7 +116,7 @@ def _words(rows: list[dict[str, Any]], way: str, scenario: str) -> str:
 
 def _verdict_sweep(i: int, scenario: str) -> dict[str, Any]:
     """The outcome of each arm against arm 0, by way."""
-    from nag.racing import Axis
+    from nag.search import Axis
     from tests.nag import simulated_sweeps as sim
 
     rng = np.random.default_rng((9, i))
@@ -236,7 +236,7 @@ def _narrow_race(
     """The scale that a search by a projected distance chooses, with its share of the samples; without influences by the
     means alone.
     """
-    from nag.racing import Axis
+    from nag.search import Axis
     from tests.nag.simulated_sweeps import search
 
     def score(place: tuple[int, ...], n: int) -> tuple[list[float], list[np.ndarray | None]]:

@@ -24,28 +24,33 @@ class Agreement(NamedTuple):
 def agreement(values: np.ndarray) -> Agreement:
     """The rank correlations of M metrics over N cells, values (N, M), finite, with 95 % percentile intervals.
 
-    Cells are drawn with replacement, by fixed numbers (nag/noise.py): equal values give equal intervals. They are for
-    cells like these; cells of one network share its training and are treated as independent. With fewer than ten cells
-    they are rough. Raises ValueError for another shape or values that are not finite.
+    Values (T, N, M) are of the same N settings in each of T trainings: then correlations are taken within each
+    training, so that it does not matter how good a training is, and their mean is given.
+    Cells (settings, the same in every training) are drawn with replacement, by fixed numbers (nag/noise.py): equal
+    values give equal intervals. They are for cells like these; cells of one network share its training and are treated
+    as independent. With fewer than ten cells they are rough. Raises ValueError for another shape or values that are not
+    finite.
     """
     import numpy as np
 
     from nag import noise
 
     x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or not np.isfinite(x).all():
-        raise ValueError(f"agreement needs finite values (cells, metrics); got {x.shape}")
-    cells, metrics = x.shape
+    if x.ndim not in (2, 3) or not np.isfinite(x).all():
+        raise ValueError(f"agreement needs finite values (cells, metrics) or those of each training; got {x.shape}")
+    x = x[None] if x.ndim == 2 else x
+    _, cells, metrics = x.shape
     nothing = np.full((metrics, metrics), np.nan)
     if cells < LEAST:
         return Agreement(nothing, nothing, nothing)
-    rho = spearman(x)
+    rho = spearman(x).mean(axis=0)
     if cells < LEAST_INTERVAL:
         return Agreement(rho, nothing, nothing)
     resamples = max(100, min(RESAMPLES, RANKED // cells))
     drawn = (noise.uniform(0, range(resamples), 0, (cells,), noise.BOOTSTRAP) * cells).astype(np.int64)
     at_once = max(1, AT_ONCE // x.size)
-    every = np.concatenate([spearman(x[drawn[i : i + at_once]]) for i in range(0, resamples, at_once)])
+    parts = [spearman(x[:, drawn[i : i + at_once]]).mean(axis=0) for i in range(0, resamples, at_once)]
+    every = np.concatenate(parts)
     low, high = (np.full_like(rho, np.nan) for _ in range(2))
     enough = np.isfinite(every).mean(axis=0) >= 0.9  # a resample may hold equal cells alone
     low[enough], high[enough] = np.nanquantile(every[:, enough], [0.025, 0.975], axis=0)

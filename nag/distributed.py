@@ -21,6 +21,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nag import heartbeat
+
 if TYPE_CHECKING:
     import torch
 
@@ -204,10 +206,12 @@ def _rendezvous_store(host: str, port: int, world: World, timeout: datetime.time
 
 
 @contextlib.contextmanager
-def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+def group(
+    world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S, hung_s: float = heartbeat.HUNG_S
+) -> Iterator[None]:
     """A process group, with gloo on the CPU and NCCL on GPUs. An existing group is used, and not ended.
 
-    If one process fails or is killed, all others soon raise PeerFailed.
+    If one process fails or is killed, all others soon raise PeerFailed. If one hangs for `hung_s` seconds, they end.
     """
     if world.size == 1:
         yield
@@ -224,13 +228,17 @@ def group(world: World, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> It
     timeout = datetime.timedelta(seconds=timeout_s)
     # a store for each group, so that a process that is early for the next one does not read the last one's values
     common, numbers = _rendezvous_store(*rendezvous(), world, timeout)
-    store = distributed.PrefixStore(f"group {next(numbers)}", common)
+    number = next(numbers)
+    store = distributed.PrefixStore(f"group {number}", common)
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout
     )
     failed = False
+    long = datetime.timedelta(seconds=2 * hung_s)  # nobody waits for it: silence is counted
+    beats = distributed.TCPStore(*rendezvous(), world.size, False, long, wait_for_workers=False)
     try:
-        yield
+        with heartbeat.heartbeat(world.rank, world.size, distributed.PrefixStore(f"heartbeat {number}", beats), hung_s):
+            yield
     except BaseException as error:
         failed = True
         cause = _cause(store, error)

@@ -22,13 +22,17 @@ class Estimator:
     shape: tuple[int, int, int]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(x)[:, 0]
+
+    def read(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean and mode of the posterior, (N, 2); the mode is the centre of the most likely part of [0, 1]."""
         import torch
 
         with torch.no_grad(), arithmetic(x.device.type):
             posterior = self.module(x).softmax(dim=1)
         bins = posterior.shape[1]
         centres = (torch.arange(bins, dtype=posterior.dtype, device=posterior.device) + 0.5) / bins
-        return posterior @ centres
+        return torch.stack([posterior @ centres, centres[posterior.argmax(dim=1)]], dim=1)
 
     def gradient(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """grad_x log g(t | x), (N, C, H, W), at levels t (N,) in [0, 1]. The log density is linear between the centres

@@ -8,7 +8,7 @@ import sys
 
 COMMANDS = (  # in the order of --help
     *("check", "plan", "status", "run", "report", "compare", "logs", "ui", "init", "doctor"),
-    *("submit", "cancel", "du", "gc", "export", "fetch", "score"),
+    *("submit", "cancel", "efficiency", "du", "gc", "export", "fetch", "score"),
 )
 
 

@@ -16,7 +16,9 @@ from orchestrator.plan.make import plan
 from orchestrator.plan.model import StoredCell, StoredPlan, cell_words, find_cell
 from orchestrator.plan.stored_plan import plan_of_sweep
 from orchestrator.report.cells_csv import SCORE
+from orchestrator.report.comparisons import compare
 from orchestrator.report.results import Results, collect, influence
+from orchestrator.report.verdicts import verdicts
 from orchestrator.spec.networks import NAME
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.arrays import unpack
@@ -26,6 +28,7 @@ from orchestrator.store.store import Store
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
 
 DEFAULT_STORE = "results/store"
 LISTED = 8  # candidates that a message names
@@ -83,6 +86,49 @@ class OpenSweep:
             for cell in results.cells
         ]
         return pd.DataFrame(rows).astype(dict.fromkeys([*scores, "worker_seconds"], "float64"))
+
+    def comparisons(self) -> pd.DataFrame:
+        """The report's comparisons: a row for each setting of an arm with a baseline, and each metric. arm, against,
+        metric, the setting's parameters, difference (corrected for the bias in N) with low and high (95 %), interval
+        (t or influence), reason, and for the metric that decides the verdict with its adjusted_low and adjusted_high.
+        """
+        import pandas as pd
+
+        results = self.results()
+        compared = compare(results, self.store)
+        found = {
+            (each.group.arm, tuple(each.group.params.items()), each.metric): each
+            for each in verdicts(results, compared)
+        }
+        keys = dict.fromkeys(key for row in compared for key in row.params)
+        rows = []
+        for row in compared:
+            verdict = found.get((row.arm, tuple(row.params.items()), row.metric))
+            rows.append(
+                {"arm": row.arm, "against": row.against, "metric": row.metric}
+                | {key: row.params.get(key) for key in keys}
+                | {name: getattr(row, name) for name in ("difference", "low", "high", "interval", "reason")}
+                | {"verdict": verdict.outcome if verdict else None}
+                | {name: getattr(verdict, name, None) for name in ("adjusted_low", "adjusted_high")}
+            )
+        table = pd.DataFrame(rows)
+        numbers = ("difference", "low", "high", "adjusted_low", "adjusted_high")
+        return table.astype({name: "float64" for name in numbers if name in table})
+
+    def figure(self, name: str | None = None) -> Figure:
+        """A figure of the report, of matplotlib: `savefig("x.pdf")` writes it. name: as its file below figures/ is
+        called; by default the first one. Raises BadInput for a name that this report does not have, with those it has.
+        """
+        from orchestrator.report.figures.every import draw_all
+
+        results = self.results()
+        drawings, _ = draw_all(results, compare(results, self.store), self.store)
+        drawn = {drawing.name: drawing.figure for drawing in drawings}
+        if not drawn:
+            raise BadInput(f"sweep {self.plan.sweep.name} has no figures yet: nothing is scored.")
+        if name is not None and name not in drawn:
+            raise BadInput(unknown("figure", name, drawn))
+        return drawn[name or next(iter(drawn))]
 
     def samples(self, cell: Any, indices: Iterable[int] | int | None = None) -> np.ndarray:
         """(n, C, H, W) float32, images in [-1, 1], latents as they are stored. indices: any that are kept, in any

@@ -6,9 +6,11 @@ import functools
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-MODULES = (  # not orchestrator.commands: its consoles look at the environment when they are imported
-    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.special", "matplotlib.pyplot"),
-    *("typer", "rich.progress", "pydantic", "yaml", "fsspec", "orchestrator.notebook"),
+MODULES = (
+    *("torch._dynamo", "torch.nn.parallel", "safetensors.torch", "scipy.stats", "matplotlib.pyplot"),
+    *("matplotlib.backends.backend_svg", "PIL.PngImagePlugin"),
+    *("typer", "rich.progress", "rich._emoji_codes", "pydantic", "yaml", "fsspec", "sqlite3"),
+    *("tests.preloaded", "tests.orchestrator.forked"),
 )
 
 

@@ -45,14 +45,18 @@ FLOORS = {
         "weights",
         "field header preconditions",
         "finite interpolants locations numerics racing agreement",
-        "web seeding distributed noise intervals verdict registry hardware",
-        "cache",
+        "web seeding distributed noise intervals verdict registry hardware search gpu_load",
+        "cache heartbeat",
         "whole_file unreachable",
     ],
 }
 
-# What runs on a node as `python -m`: its stderr is the log of a job.
+# What runs on a node as `python -m`, and the last words of a process that ends itself: stderr is the log of a job.
 SPEAKS = {
+    "nag.heartbeat",
+    "orchestrator.backends.ray.driver",
+    "orchestrator.backends.ray.in_child",
+    "orchestrator.backends.ray.job_client",
     "orchestrator.backends.ray.jobs",
     "orchestrator.backends.ray.private",
     "orchestrator.backends.slurm.process",

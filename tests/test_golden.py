@@ -31,7 +31,7 @@ DEFAULTS = {
     "guidance.nag": {"interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.nag_classifier": {"interval": EVERYWHERE},
     "guidance.dog": {"interval": EVERYWHERE, "channels": "all", "schedule": CONSTANT},
-    "guidance.autoguidance": {"interval": EVERYWHERE, "schedule": CONSTANT},
+    "guidance.autoguidance": {"interval": EVERYWHERE, "schedule": CONSTANT, "null_noise": False},
     "guidance.self_guidance": {"shift": 0.01, "previous": False, "interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.tsg": {"noise": 2.0, "power": 1.0, "interval": EVERYWHERE, "schedule": CONSTANT},
     "guidance.icg": {"interval": EVERYWHERE, "schedule": CONSTANT},
@@ -111,7 +111,7 @@ DEFAULTS = {
     "models.lightning_dit": {"mlp_ratio": 4.0, "learned_variance": False, "qk_norm": False},
     "models.diffusers": {"null_row": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
-    "measures.noise_shift": {"count": 400, "levels": 50},
+    "measures.noise_shift": {"count": 400, "levels": 50, "finer": 1},
     "measures.effective_scale": {"count": 400},
     "training": {
         "batch": 256,
@@ -193,7 +193,7 @@ sampler:"""
 def test_digests_of_measurements(tmp_path: Path) -> None:
     found = sweep_digests(tmp_path / "sweep.yaml", SWEEP.replace("sampler:", MEASURED))
     assert [digest for name, digest in found.items() if name.startswith("measure")] == [
-        "e2589216d48a96e4ba5fe37852e1a1f6",
+        "b920bf151fec778b9f20567aab4be3cd",
         "ec839b091252628eace963c93cbd4e45",
     ]
     assert found["cell"] == DIGESTS["cell"]

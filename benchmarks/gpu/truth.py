@@ -18,9 +18,9 @@ from nag.field import NetworkField
 from nag.finite import FiniteStates
 from nag.interpolants import VP, Linear
 from nag.metrics.frechet import Reference
-from nag.metrics.kid import kernel_mean
 from nag.metrics.moments import moments
-from nag.metrics.neighbours import Points, radii
+from nag.metrics.neighbours import Points
+from nag.metrics.pairs import between, within
 from nag.models.dit import DiT
 from nag.models.sit import SiT
 from nag.noise import Noise, labels
@@ -186,7 +186,8 @@ def _metrics(bench: Bench) -> None:
 
     here, there = distance(bench.device), distance("cpu")
     _row(bench, "Fréchet distance", f"{n} x {d}", abs(here / there - 1), 1e-9)
-    kernels = [kernel_mean(Points(x, 0.0, device), Points(r, 0.0, device)).cpu() for device in (bench.device, "cpu")]
+    pairs = [[Points(rows, 0.0, device) for rows in (x, r)] for device in (bench.device, "cpu")]
+    kernels = [between(a, b).kernels.cubic.cpu() for a, b in pairs]
     _row(bench, "kernel means (KID)", f"{n} x {d}", _relative(*kernels), 1e-9)
-    near = [radii(Points(x, 0.0, device), 3).cpu() for device in (bench.device, "cpu")]
+    near = [within(a).radii(3).cpu() for a, _ in pairs]
     _row(bench, "third neighbours", f"{n} x {d}", _relative(*near), 1e-9)

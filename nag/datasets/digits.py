@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import distribution
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from nag.datasets.dataset import ArraySplit, Dataset
 from nag.registry import method
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FILE = "sklearn/datasets/data/digits.csv.gz"
 SPLITS = ("train", "held_out")
@@ -28,14 +32,20 @@ class Digits(Dataset):
 
     def open(self, split: str) -> ArraySplit:
         """The images, 0 .. 16 mapped to [-1, 1], of "train" or "held_out". Raises ValueError for another name."""
-        import numpy as np
-
         from nag.noise import permutation
 
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        # the file alone: sklearn.datasets.load_digits would import scipy and much of scikit-learn for it, two seconds
-        table = np.loadtxt(str(distribution("scikit-learn").locate_file(FILE)), delimiter=",")  # 64 pixels and a label
+        table = _table()
         order = permutation(0, 0, len(table))
         rows = order[(order % 5 == 4) == (split == "held_out")]
         return ArraySplit(table[rows, :-1].reshape(-1, *self.shape) / 8 - 1, table[rows, -1].astype(int))
+
+
+@functools.cache  # a bundle opens a data set for its training, its references and its extractors
+def _table() -> np.ndarray:
+    """(1797, 65): 64 pixels and a label. Nobody may change it."""
+    import numpy as np
+
+    # the file alone: sklearn.datasets.load_digits would import scipy and much of scikit-learn for it, two seconds
+    return np.loadtxt(str(distribution("scikit-learn").locate_file(FILE)), delimiter=",")

@@ -256,6 +256,7 @@ def _sum(stretch: Stretch, values: dict[Evaluation, torch.Tensor], x: torch.Tens
 
     total = None
     for branch, weight in stretch.weights:
-        weighted = weight * values[branch][:, stretch.first : stretch.last]
+        value = values[branch][:, stretch.first : stretch.last]
+        weighted = value if weight == 1 else weight * value
         total = weighted if total is None else total + weighted
     return torch.zeros_like(x[:, stretch.first : stretch.last]) if total is None else total

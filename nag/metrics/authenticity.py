@@ -45,12 +45,13 @@ class Authenticity(Metric):
         Raises ValueError below two training images, for values that are not finite and dimensions that differ.
         """
         from nag.intervals import share_interval
-        from nag.metrics.neighbours import nearest_kept, seen
+        from nag.metrics.neighbours import seen
+        from nag.metrics.pairs import nearest
 
         features, trained = feature_pair(samples, reference, self.least, 2)
         x, r = seen(features, trained)
-        distance, which = nearest_kept(x, r)
-        authentic = nearest_kept(r, r)[0][which] < distance
+        distance, which = nearest(x, r)
+        authentic = nearest(r, r)[0][which] < distance
         share = float(authentic.mean())
         low, high = share_interval(int(authentic.sum()), len(authentic))
         score = Score(value=share, low=low, high=high, extrapolated=None, reason=None)

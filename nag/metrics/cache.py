@@ -1,6 +1,6 @@
 """A cache of intermediate results in this process: a reference's for the next cell, a cell's for its next metric.
 
-Keys are hashes of the content of the input arrays, so arrays may change or be read again.
+Keys have hashes of the content of the input arrays, so arrays may change or be read again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ def kept(what: str, make: Callable[[], T], *arrays: np.ndarray) -> T:
 
     what: everything that the result depends on, apart from the arrays.
     """
-    import numpy as np
-
-    hashed = hashlib.blake2b(what.encode(), digest_size=16)
-    for array in arrays:
-        hashed.update(f"{array.dtype.str} {array.shape}".encode())
-        hashed.update(np.ascontiguousarray(array).data)
-    key = hashed.hexdigest()
+    key = " ".join([what, *map(content, arrays)])
     value = _kept.pop(key) if key in _kept else make()
     _kept[key] = value
     while len(_kept) > AT_MOST:
         _kept.pop(next(iter(_kept)))
     return value
+
+
+def cached(what: str) -> Any:
+    """The result that `kept` has for `what` and no arrays, or None."""
+    return _kept.get(what)
+
+
+def content(array: np.ndarray) -> str:
+    """A hash of an array's type, shape and values."""
+    import numpy as np
+
+    hashed = hashlib.blake2b(f"{array.dtype.str} {array.shape}".encode(), digest_size=16)
+    hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()

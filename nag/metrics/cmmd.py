@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from nag.metrics.neighbours import Points
-
-SIGMA = 10.0  # of the kernel
 SCALE = 1000.0  # makes the values readable
 
 
@@ -48,33 +45,21 @@ class CMMD(Metric):
         Raises ValueError for fewer, for rows that are not finite or all zero and for dimensions that differ.
         """
         from nag.intervals import influence_interval
-        from nag.metrics.cache import kept
-        from nag.metrics.neighbours import Directions
+        from nag.metrics.neighbours import check_directions, seen
+        from nag.metrics.pairs import between, within
 
-        features, known = feature_pair(samples, reference, self.least, self.least)
-        x, r = Directions(features, "sample features"), Directions(known, "reference features")
-        itself = 0.0 if self.unbiased else 1.0
-        within_r = kept(f"gaussian kernel {itself}", lambda: float(_means(r, r, itself).mean()), known)
-        k, g = _means(x, x, itself), _means(x, r, itself)
-        value, h = SCALE * (float(k.mean() - 2 * g.mean()) + within_r), k - g
-        IF = (2 * SCALE * (h - h.mean())).numpy()
+        x, r = seen(*feature_pair(samples, reference, self.least, self.least))
+        check_directions(x, "sample features")
+        check_directions(r, "reference features")
+        within_r, k = (self._mean(within(points).kernels.gaussian) for points in (r, x))
+        g = between(x, r).kernels.gaussian / len(r)
+        value, h = SCALE * float(k.mean() - 2 * g.mean() + within_r.mean()), k - g
+        IF = (2 * SCALE * (h - h.mean())).cpu().numpy()
         low, high = influence_interval(value, IF)
         score = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
         return Scores(values={"cmmd": score}, arrays={"influence": IF.astype("float32")})
 
-
-def _means(a: Points, b: Points, itself: float) -> Tensor:
-    """(N,) mean of k(a_i, b_j) over j; if b is a, with k(a_i, a_i) counted `itself` times, 1 or 0."""
-    import torch
-
-    from nag.metrics import neighbours
-
-    total = torch.zeros(len(a), dtype=torch.float64)
-    for rows, columns, tile in neighbours.squared_distances(a, b):
-        tile.clamp_(min=0).mul_(-1 / (2 * SIGMA**2)).exp_()
-        if b is a and columns.start < rows.stop:
-            neighbours.itself(rows, columns, tile).fill_(itself)
-        elif b is a:
-            total[columns] += tile.sum(0)
-        total[rows] += tile.sum(1)
-    return total / (len(b) - (b is a and not itself))
+    def _mean(self, others: Tensor) -> Tensor:
+        """(N,) mean of k(a_i, a_j) over j, from the sum over the others."""
+        n = len(others)
+        return others / (n - 1) if self.unbiased else (others + 1) / n

@@ -37,16 +37,10 @@ class DensityCoverage(Metric):
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d), N_r above k. Raises ValueError for fewer and for values that are not finite."""
-        import torch
+        from nag.metrics.neighbours import seen
+        from nag.metrics.pairs import between
 
-        from nag.metrics.neighbours import SLACK, reference_radii, seen, squared_distances
-
-        x, r = seen(*feature_pair(samples, reference, self.least, self.k + 1))
-        reach = reference_radii(r, self.k)
-        inside, held = 0, torch.zeros(len(r), dtype=torch.bool)
-        for _, columns, tile in squared_distances(x, r, SLACK):
-            within = tile <= reach[columns]
-            inside += int(within.sum())
-            held[columns] |= within.any(0)
-        values = {"density": inside / (self.k * len(x)), "coverage": int(held.sum()) / len(r)}
+        found = between(*seen(*feature_pair(samples, reference, self.least, self.k + 1)), self.k)
+        holding, held = found.holding[self.k], found.held[self.k]
+        values = {"density": int(holding.sum()) / (self.k * len(holding)), "coverage": int(held.sum()) / len(held)}
         return Scores(values={name: plain(value) for name, value in values.items()}, arrays={})

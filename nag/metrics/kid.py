@@ -9,9 +9,6 @@ from nag.registry import method
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
-
-    from nag.metrics.neighbours import Points
 
 
 @method
@@ -42,34 +39,17 @@ class KID(Metric):
         Raises ValueError for fewer, for values that are not finite and for dimensions that differ.
         """
         from nag.intervals import influence_interval
-        from nag.metrics.cache import kept
-        from nag.metrics.neighbours import Points
+        from nag.metrics.neighbours import seen
+        from nag.metrics.pairs import between, within
 
-        x, r = (Points(rows) for rows in feature_pair(samples, reference, self.least, self.least))
-        within_r = kept("kernel", lambda: float(kernel_mean(r, r).mean()), r.rows)
-        k, g, n = kernel_mean(x, x), kernel_mean(x, r), len(x)
+        x, r = seen(*feature_pair(samples, reference, self.least, self.least))
+        n, m = len(x), len(r)
+        within_r = float(within(r).kernels.cubic.mean()) / (m - 1)
+        k, g = within(x).kernels.cubic / (n - 1), between(x, r).kernels.cubic / m
         value = float(k.mean() - 2 * g.mean()) + within_r
         h = k - g * (n - 2) / (n - 1)  # mean of h(x_i, x_j) over the others, up to a constant
-        IF = (2 * (h - h.mean())).numpy()
+        IF = (2 * (h - h.mean())).cpu().numpy()
         low, high = influence_interval(value, IF) if n > 2 else (None, None)
         reason = None if n > 2 else "no interval: two samples are one pair"
         score = Score(value=value, low=low, high=high, extrapolated=None, reason=reason)
         return Scores(values={"kid": score}, arrays={"influence": IF.astype("float32")})
-
-
-def kernel_mean(a: Points, b: Points) -> Tensor:
-    """(N,) mean of k(a_i, b_j) over j; if b is a, over the other rows."""
-    import torch
-
-    from nag.metrics.neighbours import itself, products
-
-    d = a.rows.shape[1]
-    total = torch.zeros(len(a), dtype=torch.float64, device=a.device)
-    for rows, columns, tile in products(a, b):
-        tile.div_(d).add_(1).pow_(3)
-        if b is a and columns.start < rows.stop:
-            itself(rows, columns, tile).zero_()
-        elif b is a:
-            total[columns] += tile.sum(0)
-        total[rows] += tile.sum(1)
-    return total / (len(b) - (b is a))

@@ -48,7 +48,8 @@ class Memorisation(Metric):
         import numpy as np
 
         from nag.intervals import share_interval
-        from nag.metrics.neighbours import nearest_kept, seen
+        from nag.metrics.neighbours import seen
+        from nag.metrics.pairs import nearest
 
         features, trained = feature_pair(samples, reference, self.least, 2)
         x, r = seen(features, trained)
@@ -59,9 +60,9 @@ class Memorisation(Metric):
             new, _ = seen(held_out, trained)
         else:
             new = r
-        near, _ = nearest_kept(new, r)
+        near, _ = nearest(new, r)
         threshold = float(np.quantile(near, PERCENT / 100))
-        distance, which = nearest_kept(x, r)
+        distance, which = nearest(x, r)
         copies = distance <= threshold
         share = float(copies.mean())
         low, high = share_interval(int(copies.sum()), len(copies))

@@ -7,10 +7,11 @@ relative to the centre of the reference, and "within" allows for SLACK.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nag.metrics.cache import kept
+from nag.metrics.cache import content
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,18 +22,34 @@ SLACK = 1e-10  # relative to |a|^2 + |b|^2: far above the rounding of a squared 
 
 
 class Points:
-    """(N, d) rows minus `centre`, converted to float64 a block at a time, and their squared lengths, on a device."""
+    """(N, d) rows minus `centre`, converted to float64 a block at a time, on a device.
+
+    Each (N,): squares, |x|^2; lengths of the rows as they are, without the centre; from_origin, x . c + c . c / 2 with
+    the centre c, so that two rows as they are have the product x . y + from_origin of x + from_origin of y.
+    """
 
     def __init__(self, rows: np.ndarray, centre: np.ndarray | float = 0.0, device: str = "cpu") -> None:
+        import numpy as np
         import torch
 
         self.rows, self.centre, self.device = rows, centre, device
-        self.squares = torch.empty(len(rows), dtype=torch.float64, device=device)  # (N,)
+        self.lengths = torch.from_numpy(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))).to(device)
+        self.squares, self.from_origin = torch.empty_like(self.lengths), torch.empty_like(self.lengths)
+        c = torch.from_numpy(np.array(np.broadcast_to(np.float64(centre), rows.shape[1:]))).to(device)
         for part in parts(0, len(rows), COLUMNS):
-            self.squares[part] = self.block(part).square().sum(1)
+            block = self.block(part)
+            self.squares[part] = block.square().sum(1)
+            self.from_origin[part] = block @ c + c @ c / 2
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A hash of the rows and their centre."""
+        import numpy as np
+
+        return f"{content(self.rows)} {content(np.asarray(self.centre))} {self.device}"
 
     def block(self, part: slice) -> Tensor:
         import numpy as np
@@ -45,17 +62,18 @@ class Directions(Points):
     """The rows scaled to length 1. Raises ValueError, naming the first that is all zero; `what` names the rows."""
 
     def __init__(self, rows: np.ndarray, what: str) -> None:
-        import numpy as np
-
-        self.lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        if not self.lengths.all():
-            raise ValueError(f"{what}: row {int(self.lengths.argmin())} of {len(rows)} is all zero: no direction")
         super().__init__(rows)
+        check_directions(self, what)
 
     def block(self, part: slice) -> Tensor:
-        import torch
+        return super().block(part) / self.lengths[part, None]
 
-        return super().block(part) / torch.from_numpy(self.lengths[part, None])
+
+def check_directions(points: Points, what: str) -> None:
+    """Raise ValueError, naming the first row, if one is all zero."""
+    if not points.lengths.all():
+        bad = int(points.lengths.argmin())
+        raise ValueError(f"{what}: row {bad} of {len(points)} is all zero: no direction")
 
 
 def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
@@ -79,70 +97,14 @@ def products(a: Points, b: Points) -> Iterator[tuple[slice, slice, Tensor]]:
             yield rows, columns, left @ b.block(columns).T
 
 
-def squared_distances(a: Points, b: Points, slack: float = 0.0) -> Iterator[tuple[slice, slice, Tensor]]:
-    """As `products`, with |a - b|^2 - slack (|a|^2 + |b|^2) in place of a . b."""
-    for rows, columns, tile in products(a, b):
-        tile.mul_(-2).add_(a.squares[rows, None] * (1 - slack)).add_(b.squares[columns] * (1 - slack))
-        yield rows, columns, tile
+def squared(a: Points, b: Points, rows: slice, columns: slice, products: Tensor) -> Tensor:
+    """|a - b|^2 in the place of a tile, or part of one, of `products`."""
+    return products.mul_(-2).add_(a.squares[rows, None]).add_(b.squares[columns])
 
 
-def itself(rows: slice, columns: slice, tile: Tensor) -> Tensor:
-    """The entries of a tile that pair a point with itself, if b is a: a view."""
-    return tile.diagonal(rows.start - columns.start)
-
-
-def radii(points: Points, k: int) -> Tensor:
-    """(N,) squared distance of each point to its k-th nearest other point; k is below N."""
-    import torch
-
-    near = torch.full((len(points), k), torch.inf, dtype=torch.float64, device=points.device)
-
-    def see(rows: slice, tile: Tensor) -> None:
-        few = tile.topk(min(k, tile.shape[1]), largest=False).values
-        near[rows] = torch.cat([near[rows], few], 1).topk(k, largest=False).values
-
-    for rows, columns, tile in squared_distances(points, points):
-        if columns.start < rows.stop:
-            itself(rows, columns, tile).fill_(torch.inf)
-        else:
-            see(columns, tile.T.contiguous())
-        see(rows, tile)
-    return near[:, -1].clamp(min=0)
-
-
-def reference_radii(points: Points, k: int) -> Tensor:
-    """The `radii` of a reference, cached for the next cell."""
-    return kept(f"radii {k}", lambda: radii(points, k), points.rows)
-
-
-def nearest(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
-    """For each point of a: the distance to the nearest point of b, which is 0 for an equal one, and its row in b. If b
-    is a: to the nearest other point.
-    """
+def distances_to(a: Points, b: Points, which: np.ndarray) -> np.ndarray:
+    """(N,) distance of each point of a to the point of b in row `which`, from their difference: 0 for equal ones."""
     import numpy as np
-    import torch
 
-    best = torch.full((len(a),), torch.inf, dtype=torch.float64)
-    which = torch.zeros(len(a), dtype=torch.int64)
-
-    def see(rows: slice, columns: slice, tile: Tensor, dim: int) -> None:
-        least, place = tile.min(dim)
-        closer = least < best[rows]
-        best[rows] = torch.where(closer, least, best[rows])
-        which[rows] = torch.where(closer, place + columns.start, which[rows])
-
-    for rows, columns, tile in squared_distances(a, b):
-        if b is a and columns.start < rows.stop:
-            itself(rows, columns, tile).fill_(torch.inf)
-        elif b is a:
-            see(columns, rows, tile, 0)
-        see(rows, columns, tile, 1)
-    index = which.numpy()
-    gaps = (np.subtract(a.rows[part], b.rows[index[part]], dtype=np.float64) for part in parts(0, len(a), COLUMNS))
-    return np.concatenate([np.linalg.norm(gap, axis=1) for gap in gaps]), index
-
-
-def nearest_kept(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest`, cached for the next metric or cell that asks for the same rows."""
-    which = "other" if b is a else "point"
-    return kept(f"nearest {which}", lambda: nearest(a, b), a.rows, b.rows)
+    gaps = (np.subtract(a.rows[part], b.rows[which[part]], dtype=np.float64) for part in parts(0, len(a), COLUMNS))
+    return np.concatenate([np.linalg.norm(gap, axis=1) for gap in gaps])

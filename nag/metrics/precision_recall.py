@@ -37,15 +37,10 @@ class PrecisionRecall(Metric):
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d). Raises ValueError for k points or fewer and for values that are not finite."""
-        import torch
+        from nag.metrics.neighbours import seen
+        from nag.metrics.pairs import between
 
-        from nag.metrics.neighbours import SLACK, radii, reference_radii, seen, squared_distances
-
-        x, r = seen(*feature_pair(samples, reference, self.least, self.least))
-        of_x, of_r = radii(x, self.k), reference_radii(r, self.k)
-        x_inside, r_inside = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(r), dtype=torch.bool)
-        for rows, columns, tile in squared_distances(x, r, SLACK):
-            x_inside[rows] |= (tile <= of_r[columns]).any(1)
-            r_inside[columns] |= (tile <= of_x[rows, None]).any(0)
-        shares = {"precision": int(x_inside.sum()) / len(x), "recall": int(r_inside.sum()) / len(r)}
-        return Scores(values={name: plain(share) for name, share in shares.items()}, arrays={})
+        found = between(*seen(*feature_pair(samples, reference, self.least, self.least)), self.k, reach=True)
+        assert found.reached is not None
+        shares = {"precision": (found.holding[self.k] > 0), "recall": found.reached[self.k]}
+        return Scores(values={name: plain(int(each.sum()) / len(each)) for name, each in shares.items()}, arrays={})

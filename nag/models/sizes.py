@@ -12,6 +12,13 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+def parameters(hidden: int, depth: int) -> int:
+    """About how many parameters a transformer has, without its embeddings: each block of DiT has 4 h^2 in its
+    attention, 8 h^2 in its MLP and 6 h^2 in its modulation (adaLN).
+    """
+    return 18 * depth * hidden**2
+
+
 def heads_of(hidden: int, depth: int) -> int | None:
     """The number of heads of the known size of this width and depth, or None. Weights do not show it."""
     return {(width, blocks): heads for width, blocks, heads in _WIDTHS.values()}.get((hidden, depth))

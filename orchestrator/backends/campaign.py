@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nag.distributed import World
+from orchestrator.backends.sharing import own_folder, share
 from orchestrator.backends.slurm.commands import Unsupported
+from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.sbatch import NoRoom
 from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem, TransientError
+from orchestrator.plan.network_sizes import parameters_of
 from orchestrator.plan.stored_plan import plan_checksum
+from orchestrator.store.folders import closed_to_others, umask
 
 if TYPE_CHECKING:
     from orchestrator.backends.site import Site
     from orchestrator.plan.model import Plan
+    from orchestrator.spec.model import Network
     from orchestrator.store.store import Store
 
 PATIENCE_S, WAIT_S = 600.0, 10.0  # how long an engine retries after transient errors, and how often
@@ -38,6 +43,7 @@ class Campaign:
     since: float  # only attempts from this time on count
     plan: str = ""  # checksum of the plan in the store: a reconcile job continues what was submitted, and nothing else
     site_text: str = ""  # the site file at submission
+    umask: int | None = None  # of the user
     generation: int = 1
     max_gpu_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of orchestrator.tasks.context.Options
@@ -53,6 +59,7 @@ def begin(
 ) -> Campaign:
     """Start a campaign. Raises BadInput for a training that the site's processes cannot do."""
     check_batches(plan, site)
+    share(store, site)
     if site.settings.writes_campaigns:
         tracking = _without_secrets(tracking, plan.sweep.name, lambda: shared_folder(store, site))
     return Campaign(
@@ -64,6 +71,7 @@ def begin(
         since=time.time(),
         plan=plan_checksum(plan),
         site_text=site.text,
+        umask=umask() if site.settings.writes_campaigns else None,
         **more,
     )
 
@@ -82,7 +90,8 @@ def _without_secrets(tracking: str, sweep: str, folder: Callable[[], Path]) -> s
     place = folder()
     path = place / f"tracking-{sweep}"
     try:
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with closed_to_others():
+            place.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(tracking)
@@ -120,10 +129,21 @@ def check_store(store: Store) -> None:
 def shared_folder(store: Store, site: Site) -> Path:
     """The folder of the code, submitit's files and the logs of array tasks. The nodes must see it."""
     if site.settings.folder is not None:
-        return Path(site.settings.folder).expanduser()
+        return _plain(Path(site.settings.folder).expanduser(), site)
     if store.local:
-        return Path(store.path("cluster")).resolve()
+        return _plain(own_folder(Path(store.root), owner()).resolve(), site)
     raise BadInput(f"{site.path}: folder is missing. Store {store.url} is not a folder; name one that all nodes share")
+
+
+def _plain(folder: Path, site: Site) -> Path:
+    """The folder, if Slurm takes its name as it is. Raises BadInput."""
+    found = next((sign for sign in "%\\" if sign in str(folder)), None)
+    if found and site.settings.writes_campaigns:
+        raise BadInput(
+            f"{folder}: Slurm does not take a {found} in the name of a log's folder as it is. "
+            f"Name another one for code and logs: folder in {site.path}"
+        )
+    return folder
 
 
 def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
@@ -151,13 +171,19 @@ def patiently(do: Callable[[], T], note: Callable[[str], None]) -> T:
 
 def check_batches(plan: Plan, site: Site) -> None:
     """Raise BadInput if the site's processes do not divide the global batch of a training."""
-    check_divides(plan, site.settings.trained_on, f"{site.path}: {site.settings.trained_words}")
+    for network in plan.networks:
+        which = network.name, parameters_of(network.model)
+        _check_divides(network, site.settings.trained_on(*which), f"{site.path}: {site.settings.trained_words(*which)}")
 
 
 def check_divides(plan: Plan, processes: int, setting: str) -> None:
     """Raise BadInput if `processes` does not divide the global batch of a training. setting: names that number."""
     for network in plan.networks:
-        try:
-            World(0, processes).part(network.train.batch if network.train else 0)
-        except ValueError as error:
-            raise BadInput(f"{setting}, and networks.{network.name}.train.batch: {error}") from error
+        _check_divides(network, processes, setting)
+
+
+def _check_divides(network: Network, processes: int, setting: str) -> None:
+    try:
+        World(0, processes).part(network.train.batch if network.train else 0)
+    except ValueError as error:
+        raise BadInput(f"{setting}, and networks.{network.name}.train.batch: {error}") from error

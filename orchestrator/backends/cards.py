@@ -45,9 +45,9 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^(cuda|hip)\b[^=]*=\s*['\"]", text, re.MULTILINE) is not None
 
 
-def default_workers(device: str) -> int:
-    """One a card; without cards one a core."""
-    return len(cards(device)) or len(os.sched_getaffinity(0))
+def default_workers(device: str, per_gpu: int = 1) -> int:
+    """`per_gpu` a card; without cards one a core."""
+    return len(cards(device)) * per_gpu or len(os.sched_getaffinity(0))
 
 
 def least_used(every: Sequence[str], used: Iterable[str]) -> str:

@@ -15,6 +15,8 @@ BLOCKS_A_BUNDLE = 16
 
 
 class Inline:
+    visible_after_s = 0.0
+
     def __init__(self, store: Store, options: Options, raises: bool = False) -> None:
         """raises: `poll` raises the error of a task instead of reporting a failed bundle."""
         self.waiting: dict[int, Work] = {}

@@ -50,6 +50,8 @@ class WorkerProcess:
 class Local:
     """`workers` processes on one store, spread over the GPUs."""
 
+    visible_after_s = 0.0
+
     def __init__(self, store: Store, workers: int, options: Options) -> None:
         self.cards = cards(options.device)
         if self.cards and options.device != "auto":

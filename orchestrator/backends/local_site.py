@@ -35,7 +35,7 @@ class LocalSite:
     ) -> Callable[[], Local]:
         settings = self.site.settings
         options = Options(**{"device": "auto", "processes": settings.processes, **campaign.options})
-        return lambda: Local(store, settings.workers or default_workers(options.device), options)
+        return lambda: Local(store, settings.workers or default_workers(options.device, settings.per_gpu), options)
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> NoReturn:
         raise BadInput(f"{self.site.path}: kind 'local' has no queue; nagbench run --site does the sweep there.")

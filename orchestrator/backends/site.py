@@ -47,7 +47,8 @@ PASSWORD = re.compile(r"://[^\s/@:'\"]*:(?![$`@])[^\s'\"]+@")
 class LocalSettings(Processes):
     """This machine."""
 
-    workers: Count | None = None
+    workers: Count | None = None  # None: per_gpu a GPU, or one a core
+    per_gpu: Count = 1  # workers that share each GPU
     processes: Count = 1  # that train one network together, each on a GPU of its own if there are any
 
 

@@ -43,6 +43,7 @@ Word = Annotated[str, checked(r"(?s).+", "a word")]
 Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 365)]
 Memory = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[Int, Field(ge=1, le=10_000)]
+VisibleAfter = Annotated[float, Field(ge=0, le=3600)]  # caches of a shared file system may hide a new file so long
 Amount = Annotated[float, Field(ge=0, le=1024)]
 
 
@@ -51,12 +52,10 @@ class Processes:
 
     processes: int
 
-    @property
-    def trained_on(self) -> int:
+    def trained_on(self, network: str = "", parameters: float | None = None) -> int:
         return self.processes
 
-    @property
-    def trained_words(self) -> str:
+    def trained_words(self, network: str = "", parameters: float | None = None) -> str:
         """The setting of that number, for messages."""
         return f"processes is {self.processes}"
 

@@ -124,6 +124,16 @@ def open_store(url: str) -> Store:
     return store
 
 
+def warn_of_other_file(plan: StoredPlan, store: Store) -> None:
+    """Say so if another file has the same sweep name on this store: they share jobs, report and MLflow experiment."""
+    from orchestrator.plan.difference import other_file
+
+    if file := other_file(plan, store):
+        words = f"sweep {plan.sweep.name} was last run here from another file, {file}. Both share its jobs, report and"
+        words += " MLflow experiment; if they are two sweeps, give each its own name, or use another --store."
+        err.print(words, style="yellow", markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 

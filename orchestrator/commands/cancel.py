@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from orchestrator.commands.app import command, err, open_store, out, stored_plan
 from orchestrator.commands.options import (
     ArmOption,
@@ -12,6 +16,7 @@ from orchestrator.commands.options import (
     StoreOption,
     absolute,
 )
+from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.report.formatting import plural
 
@@ -23,17 +28,24 @@ def cancel(
     site: SiteOption = None,
     arm: ArmOption = None,
     cell: CellOption = None,
+    obsolete: Annotated[
+        bool, typer.Option("--obsolete", help="Only what the sweep no longer has since it was edited.")
+    ] = False,
     smoke: SmokeOption = False,
 ) -> int:
-    """Cancel a sweep's jobs on a cluster, or those of some arms or a cell, and wait until they have ended."""
+    """Cancel your jobs of a sweep on a cluster, or those of some arms or a cell, and wait until they have ended."""
     from orchestrator.backends.kinds import queue_at
     from orchestrator.backends.site import read_site
+    from orchestrator.plan.difference import obsolete as obsolete_tasks
     from orchestrator.plan.model import needs_only
 
+    if obsolete and (arm or cell):
+        raise BadInput("--obsolete is for what the sweep no longer has; leave out --arm and --cell")
     opened = open_store(absolute(store))
     plan = stored_plan(sweep, opened, smoke)
     queue = queue_at(read_site(site) if site else None)
     only = needs_only(plan, arm, cell) if arm or cell else None
+    only = obsolete_tasks(plan, opened) if obsolete else only
     with err.status("Cancelling..."):
         ended = queue.cancel(plan, opened, only, lambda text: err.print(text, markup=False))
     words = f"{'Ended' if ended.gone else 'Cancelled, but some still run'}: {plural(ended.count, ended.what)}."

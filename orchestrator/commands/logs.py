@@ -36,16 +36,15 @@ def logs(
         return
     chosen = find_cell(plan, cell) if cell else None
     if follow:
-        for task, line in written.follow(plan, opened, chosen):
-            out.print(f"{task.kind} {task.digest[:12]}  {line}", markup=False, soft_wrap=True)
+        for log, line in written.follow(plan, opened, chosen):
+            out.print(f"{' '.join(log.title)}  {line}", markup=False, soft_wrap=True)
     known = written.logs(plan, opened, chosen)
     for log in known:
+        kind, which = log.title
         if chosen:
-            out.print(
-                f"== {log.task.kind} {log.task.digest[:12]}  {log.path}", style="bold", markup=False, soft_wrap=True
-            )
+            out.print(f"== {kind} {which}  {log.path}", style="bold", markup=False, soft_wrap=True)
             out.print(log.text.rstrip(), markup=False, soft_wrap=True)
         else:
-            out.print(f"{log.task.kind:<9} {log.task.digest[:12]}  {log.last}", markup=False, soft_wrap=True)
+            out.print(f"{kind:<9} {which:<12}  {log.telling}", markup=False, soft_wrap=True)
     if not known:
         out.print(f"No logs of this sweep in {opened.logs}.", markup=False, soft_wrap=True)

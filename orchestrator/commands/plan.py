@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from orchestrator.commands.app import command, open_store, out, print_json, read_plan
 from orchestrator.commands.options import ArmOption, JsonOption, SiteOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.report.formatting import plural
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from orchestrator.backends.slurm.forecast import Forecast
+    from orchestrator.plan.model import StoredPlan
+    from orchestrator.plan.progress import Done
+    from orchestrator.store.store import Store
 
 
 def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
@@ -26,9 +32,9 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     rows = []
     for kind in dict.fromkeys(array.kind for array in expected.arrays):
         of = [array for array in expected.arrays if array.kind == kind]
-        gpu_s = sum(array.seconds * array.resources.gpus * array.resources.nodes for array in of)
+        gpu_s = sum(array.gpu_seconds for array in of)
         array_tasks = sum(len(array.tasks) for array in of)
-        longest = max(array.seconds / len(array.tasks) for array in of)
+        longest = max(array.seconds / array.lanes / len(array.tasks) for array in of)
         at_once = sum(min(array.throttle, len(array.tasks)) for array in of)
         rows.append({"stage": kind, "arrays": len(of), "elements": array_tasks, "gpu_hours": round(gpu_s / 3600, 3)})
         table.add_row(
@@ -50,8 +56,36 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
         "guessed": list(expected.guessed),
         "guessed_by": expected.guessed_by,
         "measured_on": list(expected.measured_on),
+        "fits": list(expected.fits),
     }
     return table, words, as_json
+
+
+def show_difference(planned: StoredPlan, opened: Store, done: Done, as_json: bool) -> None:
+    """Print what an edit adds, keeps and leaves, against the plan with which the sweep was last run."""
+    from orchestrator.plan.difference import difference, last_plan, other_file
+
+    old = last_plan(opened, planned.sweep.name)
+    if old is None:
+        raise BadInput(f"--diff: sweep {planned.sweep.name} was not run or submitted on store {opened.url} yet")
+    found = difference(old, planned, done)
+    parts = {"added": found.added, "kept": found.kept, "left": found.left}
+    if as_json:
+        told = {
+            name: {"cells": part.cells, "tasks": len(part.tasks), "done": part.done} for name, part in parts.items()
+        }
+        print_json({"sweep": planned.sweep.name, "other_file": other_file(planned, opened) or None, **told})
+        return
+    if file := other_file(planned, opened):
+        out.print(f"It was last run from another file of this name: {file}", markup=False, soft_wrap=True)
+    for name, part in parts.items():
+        arms = ", ".join(f"{arm} {count:,}" for arm, count in part.cells.items())
+        cells = f"{plural(sum(part.cells.values()), 'cell')}{f' ({arms})' if arms else ''}"
+        tasks = f"{plural(len(part.tasks), 'task')}, {part.done:,} of them done"
+        out.print(f"{name:<5}  {cells}, {tasks}", markup=False, soft_wrap=True)
+    if found.left.tasks:
+        words = f"What is left stays. nagbench cancel {planned.sweep.path} --obsolete ends what is queued of it; "
+        out.print(f"{words}after the next run, nagbench gc removes its files.", markup=False, soft_wrap=True)
 
 
 @command
@@ -62,6 +96,9 @@ def plan(
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
     site: SiteOption = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="What changed since the sweep was last run: added, kept and left cells.")
+    ] = False,
 ) -> None:
     """Show cells, tasks and disk space, what is done, and with --site the time that the rest will take."""
     from orchestrator.backends.kinds import at
@@ -79,6 +116,9 @@ def plan(
     place = read_site(site) if site else None
     planned, opened = read_plan(sweep, smoke, arm), open_store(store)
     done = Done(opened)
+    if diff:
+        show_difference(planned, opened, done, as_json)
+        return
     races = Choices(planned, opened)
     now, choices = races.current(done), races.told(done)
     tasks, space, repeated = counts(now, done), planned_space(races.expected(done)), cells_to_resample(now, done)
@@ -106,6 +146,10 @@ def plan(
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
         out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)
-    if arrays is not None:
+    if arrays is not None and expected is not None:
         out.print(arrays)
         out.print(words, markup=False, soft_wrap=True)
+        if expected.fits:
+            out.print("By what finished tasks have used, these lines of the site file fit:")
+        for line in expected.fits:
+            out.print(line, markup=False, soft_wrap=True)

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands import outermost
-from orchestrator.commands.app import command, compare_and_report, err, open_store, read_plan, report_folder
+from orchestrator.commands.app import (
+    command,
+    compare_and_report,
+    err,
+    open_store,
+    read_plan,
+    report_folder,
+    warn_of_other_file,
+)
 from orchestrator.commands.options import (
     UNCOUNTED,
     ArmOption,
@@ -25,6 +33,7 @@ from orchestrator.commands.options import (
     check_device,
     finite,
 )
+from orchestrator.commands.what_stays import told_what_stays
 from orchestrator.errors import BadInput, unknown
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -87,6 +96,7 @@ def run(
         raise BadInput(UNCOUNTED)
     plan = read_plan(sweep, smoke, arm, cell, count)
     opened = open_store(absolute(store) if place else store)
+    warn_of_other_file(plan, opened)
     spread = default_workers(device) if backend == "local" else len(os.sched_getaffinity(0))
     number = 1 if here else workers or spread
     check_divides(plan, processes, f"--processes is {processes}")
@@ -108,7 +118,8 @@ def run(
             begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=given)
             at_site = kind.open(plan, opened, begun, observer.note, Reconcile)
             do = functools.partial(engine.run, plan, opened, at_site, observer, begun.since)
-            patiently(do, observer.note) if kind.far else do()
+            with told_what_stays(kind if kind.far else None, plan, opened):
+                patiently(do, observer.note) if kind.far else do()
         else:
             engine.run(plan, opened, make, observer)
     return compare_and_report(plan, opened, store, tracking)

@@ -64,7 +64,8 @@ def status(
     for note in (*queued.notes, *([queued.stopped] if queued.stopped and left else [])):
         out.print(f"{queue.title}, {note}", markup=False, soft_wrap=True)
     for job in queued.jobs:
-        out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}", markup=False, soft_wrap=True)
+        reason = f" ({job['message']})" if job["message"] and job["status"] == "FAILED" else ""
+        out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}{reason}", markup=False, soft_wrap=True)
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")

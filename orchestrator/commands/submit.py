@@ -9,7 +9,16 @@ import typer
 from orchestrator.backends.campaign import begin
 from orchestrator.backends.kinds import at
 from orchestrator.backends.slurm.reconcile import Reconcile
-from orchestrator.commands.app import command, err, open_store, out, print_json, read_plan, report_folder
+from orchestrator.commands.app import (
+    command,
+    err,
+    open_store,
+    out,
+    print_json,
+    read_plan,
+    report_folder,
+    warn_of_other_file,
+)
 from orchestrator.commands.options import (
     UNCOUNTED,
     ArmOption,
@@ -23,6 +32,7 @@ from orchestrator.commands.options import (
     absolute,
     finite,
 )
+from orchestrator.commands.what_stays import told_what_stays
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -51,13 +61,15 @@ def submit(
     check_tracking(tracking)
     place = read_site(site)
     plan, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    warn_of_other_file(plan, opened)
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
     kind = at(place)
     if max_gpu_hours is not None and not kind.counts_hours:
         raise BadInput(UNCOUNTED)
     folder = str(report_folder(plan).absolute())
     begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=options)
-    submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)
+    with told_what_stays(kind, plan, opened):
+        submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)
     if as_json:
         print_json({"sweep": plan.sweep.name, **submitted.told})
     else:

@@ -1,4 +1,4 @@
-"""Logs of tasks: one per task for workers of this machine, one per Slurm array task."""
+"""Logs of tasks: one per task for workers of this machine, one per Slurm array task or reconcile job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.backends.slurm import continuation
 from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.log_causes import telling_line
 from orchestrator.backends.slurm.waves import waves
 from orchestrator.plan.model import StoredCell, StoredPlan, behind
 from orchestrator.store import folders
@@ -22,8 +24,15 @@ FOLLOW_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Log:
-    task: Task
+    task: Task | None  # None: of a job that continued the sweep
     path: Path
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """What kind of work it is, and which."""
+        if self.task is None:
+            return "reconcile", f"job {self.path.name.partition('_')[0]}"
+        return self.task.kind, self.task.digest[:12]
 
     @property
     def text(self) -> str:
@@ -31,6 +40,11 @@ class Log:
             return folders.read(str(self.path), follow=False).decode(errors="replace")
         except OSError as error:
             return f"(cannot be read: {error.strerror or error})"
+
+    @property
+    def telling(self) -> str:
+        """The last line; of a job that continued the sweep the line that says how it ended."""
+        return self.last if self.task else telling_line(self.text)
 
     @property
     def last(self) -> str:
@@ -43,7 +57,14 @@ def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list
     """The logs of the plan's tasks, or of what one cell needs, in the order of the plan."""
     wanted = set(plan.tasks) if cell is None else behind(plan, cell)
     of_tasks = [Log(task, store.logs / f"{digest}.log") for digest, task in plan.tasks.items() if digest in wanted]
-    return [log for log in of_tasks if _is_file(log.path)] + _of_array_tasks(plan, store, wanted)
+    known = [log for log in of_tasks if _is_file(log.path)] + _of_array_tasks(plan, store, wanted)
+    return known + (_of_reconcile_jobs(plan, store) if cell is None else [])
+
+
+def _of_reconcile_jobs(plan: StoredPlan, store: Store) -> list[Log]:
+    """The logs of the jobs that continued the sweep, oldest first; all waves of a user have their names in common."""
+    of = {continuation.place(wave): wave for wave in waves(store, plan.sweep.name, closed=True)}
+    return [Log(None, path) for wave in of.values() for path in continuation.logs(wave) if _is_file(path)]
 
 
 def _is_file(path: Path) -> bool:
@@ -67,7 +88,7 @@ def _of_array_tasks(plan: StoredPlan, store: Store, wanted: set[str]) -> list[Lo
     return of_array_tasks
 
 
-def follow(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> Iterator[tuple[Task, str]]:
+def follow(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> Iterator[tuple[Log, str]]:
     """New lines of the same logs from now on, without end."""
     read = {log.path: log.path.lstat().st_size for log in logs(plan, store, cell)}
     while True:
@@ -79,5 +100,5 @@ def follow(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> It
             whole, newline, _ = text.rpartition(b"\n")
             read[log.path] = read.get(log.path, 0) + len(whole) + len(newline)
             for line in whole.decode(errors="replace").splitlines():
-                yield log.task, line
+                yield log, line
         time.sleep(FOLLOW_EVERY_S)

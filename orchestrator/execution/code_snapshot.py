@@ -20,19 +20,21 @@ from pathlib import Path
 
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.identity import checksum, digest
-from orchestrator.store.folders import exposed
+from orchestrator.store.folders import closed_to_others, exposed
 
 PACKAGES = ("nag", "orchestrator")
 MAX_BYTES = 50_000_000
 LARGEST = 5  # files that the error message names
 EXCLUDED = ("__pycache__", ".*", "*.py[co]", "*~", "*.log", "*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.np[yz]")
 GIT_S = 30.0
+WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def snapshot(folder: Path, packages: Path | None = None) -> Path:
+def snapshot(folder: Path, packages: Path | None = None, group: int | None = None) -> Path:
     """A folder below `folder`/code that holds the packages, for PYTHONPATH; the same one for the same code.
 
-    packages: the folder to copy them from; None: the running ones. Raises BadInput if they are too large, and
+    packages: the folder to copy them from; None: the running ones. group: a group whose members may own the folders
+    above it. Raises BadInput if they are too large, and
     EnvironmentProblem if they cannot be written or others could replace them.
     """
     root = packages or Path(__file__).resolve().parents[2]
@@ -42,9 +44,10 @@ def snapshot(folder: Path, packages: Path | None = None) -> Path:
         raise EnvironmentProblem(f"the code in {root} cannot be read: {error}") from error
     target = folder / "code" / digest({name: checksum(data) for name, data in content.items()})
     try:
-        _make_private(target.parent)
+        _make_own(target.parent, group)
         if not _is_whole(target, content):
-            _write(target, content)
+            with closed_to_others():
+                _write(target, content)
     except OSError as error:
         raise EnvironmentProblem(f"{target.parent} cannot be written: {error.strerror}") from error
     return target
@@ -91,16 +94,18 @@ def _all_files(root: Path) -> Iterator[str]:
             yield path.relative_to(root).as_posix()
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder for this user alone. Raises EnvironmentProblem if others could write to it or replace it."""
+def _make_own(folder: Path, group: int | None) -> None:
+    """Make a folder to which only this user can write. Raises EnvironmentProblem if others can, or could replace it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True, mode=0o700)
-    if folder.stat().st_uid == os.geteuid():
-        folder.chmod(0o700)
-    if why := exposed(folder):
+    folder.mkdir(exist_ok=True)
+    about = folder.stat()
+    if about.st_uid == os.geteuid():
+        folder.chmod(stat.S_IMODE(about.st_mode) & ~WRITABLE)
+    if why := exposed(folder, group):
         raise EnvironmentProblem(
             f"{folder}: {why}, so they could put code there that your jobs would run. "
-            "Name a folder of your own as `folder` in the site file, or take away their right to write (chmod go-w)."
+            "Name a folder of your own as `folder` in the site file, or take away their right to write (chmod go-w); "
+            "for the store of a group that you trust, set `group` there."
         )
 
 
@@ -126,7 +131,6 @@ def _write(target: Path, content: dict[str, bytes]) -> None:
     """Write under a temporary name and rename it, so that `target` is there whole or not at all."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        temporary.mkdir(parents=True, mode=0o700)
         for name, data in content.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
@@ -36,7 +36,7 @@ class Speeds:
     plan: StoredPlan
     store: Store
     done: Done
-    trained_on: int = 1  # devices that train one network together
+    trained_on: Callable[[str], int] = lambda digest: 1  # devices that train a network together
     sustained: float = SUSTAINED  # operations a second, for guesses
     measured_on: set[str] = field(default_factory=set)  # models of device of the records that are used
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # cost class -> seconds a unit
@@ -61,7 +61,7 @@ class Speeds:
         task = self.plan.tasks[digest]
         kind, rates = kind_of(task.kind), self.rates.get(self.cost_class(task))
         seconds = median(rates) * kind.cost_units(task, self, None) if rates else kind.guess_s(task, self)
-        return seconds / self.trained_on if task.trains == "network" else seconds
+        return seconds / self.trained_on(digest) if task.trains == "network" else seconds
 
     def blocks_in(self, minutes: float, stream: str) -> int:
         """How many blocks of a stream, with all of their features, fit into so many minutes; at least one."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, TransientError
 from orchestrator.execution.bundles import bundles, step_units, units, without
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
+from orchestrator.execution.reported import Reported
 from orchestrator.execution.retries import Decision, decide, hopeless
 from orchestrator.plan.availability import refuse
 from orchestrator.plan.choices import Choices
@@ -69,6 +70,9 @@ def advance(
     work = _Execution(plan, store, backend, observer, since)
     try:
         work.submit()
+        while work.reported.hidden:
+            work.reported.pause(0.0)
+            work.submit()
         work.tidier.rest()
         return len(work.in_flight), work.missed
     finally:
@@ -85,6 +89,7 @@ class _Execution:
     in_flight: dict[int, Bundle] = field(default_factory=dict)  # handle -> what is queued or running
     failed: dict[str, str] = field(default_factory=dict)
     held: dict[str, float] = field(default_factory=dict)  # by another engine: digest -> when to look again
+    reported: Reported = field(default_factory=Reported)
     steps_done: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # published steps of a bundle
     done: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by kind
     partial: dict[str, float] = field(default_factory=dict)
@@ -122,6 +127,7 @@ class _Execution:
         """Queue missing work that is not in flight and not given up. False if there will be nothing more to queue."""
         todo = self._missing()
         if not todo:
+            self.reported.hidden.clear()
             return False
         if self.backend is None:
             self.backend = self.make()
@@ -134,13 +140,14 @@ class _Execution:
                 todo = self._missing()
         decisions = self._decisions(todo)
         held = {digest for digest, until in self.held.items() if digest in todo and until > time.monotonic()}
-        reachable = self._reachable(todo, {*self.failed, *held})
+        hidden = self.reported.look(todo, self.backend.visible_after_s)
+        reachable = self._reachable(todo, {*self.failed, *held, *hidden})
         new = without(reachable, list(self.in_flight.values()))
         if new:
             for name in take_in(self.plan, self.store, new):
                 self.observer.note(f"{self.store.path(name)} was not what this sweep put there; it was set aside")
             self._queue(new, reachable, decisions)
-        return bool(new or held)
+        return bool(new or held or hidden)
 
     def _queue(self, new: dict[str, Any], unfinished: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
         assert self.backend is not None
@@ -165,7 +172,7 @@ class _Execution:
         """
         look_at = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         if not self.in_flight:
-            time.sleep(HELD_WAIT_S / 4)
+            self.reported.pause(HELD_WAIT_S / 4)
             return
         while self.in_flight:
             assert self.backend is not None
@@ -218,6 +225,7 @@ class _Execution:
         if end.outcome == "corrupt":
             self.observer.note(end.reason)
             self.repairs += 1
+            self.reported.times.clear()  # what is set aside is made again
             keep_plan(self.whole, self.store)  # it may be the plan that is damaged
             if self.repairs > REPAIRS_AT_MOST:
                 raise EnvironmentProblem(f"store {self.store.url} keeps damaging files; the last one: {end.reason}")
@@ -227,6 +235,8 @@ class _Execution:
             self.held[end.digest] = time.monotonic() + HELD_WAIT_S
         if end.outcome == "failed":
             self._record_failure(end, bundle, kind)
+        if end.outcome == "done" and self.backend is not None and self.backend.visible_after_s:
+            self.reported.add(bundle)
         return end.outcome == "done"
 
     def _record_failure(self, end: End, bundle: Bundle, kind: str) -> None:
@@ -326,7 +336,9 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
             if names and store.read_record(f"{folder}/{names[-1]}", repair=False)["plan"] == name:
                 return name
         number = int(names[-1].partition(".")[0]) + 1 if names else 1
-        if store.create_record(f"{folder}/{number:06d}.json", {"plan": name, "time": round(time.time(), 3)}):
+        record = {"plan": name, "time": round(time.time(), 3)}
+        record |= {"file": os.path.abspath(plan.sweep.path)} if isinstance(plan, Plan) else {}
+        if store.create_record(f"{folder}/{number:06d}.json", record):
             return name  # a listing may lag behind
 
 

@@ -96,6 +96,9 @@ class Work:
 
 
 class Backend(Protocol):
+    @property
+    def visible_after_s(self) -> float: ...  # until files that its workers have written are visible here
+
     def size(self, plan: Any, stream: str, blocks: int) -> int:
         """How many blocks of a stream make a bundle; `blocks` are to do in all streams together."""
 

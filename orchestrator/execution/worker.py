@@ -32,9 +32,11 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context, HeldElsewhere, Options
 from orchestrator.tasks.context import run as run_task
 from orchestrator.tasks.task import Task
+from orchestrator.tasks.used import gpu_load
 
 REPORT_EVERY_S = 0.2
 LOG_EVERY_S = 5.0
+WARNED = "warned"  # argument of a worker that gets Slurm's warnings as signals
 
 
 def run(store_url: str, digest: str, blocks: list[int] | None = None, options: Options | None = None) -> None:
@@ -70,6 +72,7 @@ class Worker:
         raises: bool = False,
     ) -> None:
         options = options.here()
+        store.visible_after_s = options.visible_after_s
         self.send, self.logs, self.raises, self.options = send, logs, raises, options
         self.context = Context(store, options, tell=self._tell)
         self.current, self.reported, self.logged = 0, 0.0, 0.0
@@ -85,6 +88,7 @@ class Worker:
     def bundle(self, message: dict[str, Any]) -> None:
         """Do the bundle of a message {"id", "plan", "steps", "micro_batch"}; the last event is always its end."""
         self.current = message["id"]
+        gpu_load(self.options.device)  # begins to measure
         micro_batch = message["micro_batch"] or self.options.micro_batch
         self.context.options = dataclasses.replace(self.options, micro_batch=micro_batch)
         for digest, blocks in message["steps"]:
@@ -204,7 +208,7 @@ def _write(text: str) -> None:
 
 
 def main() -> None:
-    """`python -m orchestrator.execution.worker STORE OPTIONS_AS_JSON`, started by a backend."""
+    """`python -m orchestrator.execution.worker STORE OPTIONS_AS_JSON [warned]`, started by a backend."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which kills this process
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes to the log, not to the engine
@@ -227,6 +231,8 @@ def main() -> None:
 
     store = Store(sys.argv[1])
     worker = Worker(store, options, send, store)
+    for number in (signal.SIGUSR2, signal.SIGTERM) if WARNED in sys.argv[3:] else ():
+        signal.signal(number, lambda *_: worker.context.warned.append(time.monotonic()))
     if world().size > 1:
         send({"event": "ready"})  # to the first process of the training, which started this one
     while True:

@@ -116,6 +116,7 @@ def measured(builder: TaskBuilder, sweep: Sweep, measure: Measure, cell: Cell, s
         estimator = builder.network(sweep.estimator)
         data, needs = builder.states(cell.network)
         params |= {"levels": measure.levels, "estimator": estimator, "data": data}
+        params |= {"finer": measure.finer} if measure.finer > 1 else {}
         inputs += (estimator, *needs)
     return Scored(_reported(builder, measure, None, ""), builder.add("measure", params, inputs))
 

@@ -18,7 +18,7 @@ from orchestrator.tasks import attempts
 from orchestrator.tasks.task import Task
 
 if TYPE_CHECKING:
-    from nag.racing import Place
+    from nag.search import Place
 
 Records = list[Mapping[str, Any]]
 
@@ -117,7 +117,7 @@ class Choices(Generic[P]):
         if race.follows is not None:
             followed = self.state(self.plan.races[race.follows], done)
             return State([], None, (), race.block, followed.chosen)
-        from nag.racing import Axis, first_places, rungs
+        from nag.search import Axis, first_places, rungs
 
         axes = [Axis(*axis) for axis in race.axes]
         candidates, count = first_places(axes, race.limit), rungs(race.count, race.block)[0]
@@ -205,7 +205,7 @@ class Choices(Generic[P]):
 
     def _budget(self, race: Race) -> Budget:
         """If every rung keeps as many candidates as it can."""
-        from nag.racing import Axis, cost_at_most, rungs
+        from nag.search import Axis, cost_at_most, rungs
 
         tried, drawn = cost_at_most([Axis(*axis) for axis in race.axes], rungs(race.count, race.block), race.limit)
         seeds = len(race.candidates[0].streams)

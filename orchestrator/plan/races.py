@@ -134,7 +134,7 @@ def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
     """The `select` tasks of a race. The first has its definition, the others follow the one before;
     `left`: how many may follow.
     """
-    from nag.racing import rungs
+    from nag.search import rungs
 
     stages = 1 + sum(STAGES * int(size).bit_length() for size, ordered in params["axes"] if ordered)
     number = (2 if params["limit"] else stages) * len(rungs(params["count"], params["block"]))

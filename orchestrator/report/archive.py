@@ -1,5 +1,4 @@
-"""`nagbench export`: a sweep's results as one zip file for readers without the store, or the images of one cell for
-ADM's evaluator.
+"""`nagbench export`: a sweep's results as one zip file for readers without the store.
 
 Equal results give equal bytes: names are sorted, times and permissions fixed.
 """
@@ -13,25 +12,18 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nag.whole_file import whole_file
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, file_errors
 from orchestrator.identity import canonical
-from orchestrator.plan.build import TaskBuilder
-from orchestrator.plan.model import Plan, PlannedCell, StoredCell, StoredPlan
-from orchestrator.plan.progress import Done
+from orchestrator.plan.model import Plan, StoredPlan
 from orchestrator.plan.stored_plan import document as document_of
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
 from orchestrator.report.results import Results, collect, influence_of
 from orchestrator.store.store import Store
-from orchestrator.tasks import code, extract
-from orchestrator.tasks.context import Context, Options
-from orchestrator.tasks.outputs import read_block
-
-if TYPE_CHECKING:
-    import numpy as np
+from orchestrator.tasks import code
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
 
@@ -67,7 +59,7 @@ def export(
     Raises BadInput if the file exists (unless force) or its path is not valid, EnvironmentProblem if it cannot be
     written.
     """
-    target = _target(path, f"{plan.sweep.name}.zip", force)
+    target = target_file(path, f"{plan.sweep.name}.zip", force)
     count = 0
     with file_errors(f"{target} cannot be written"), whole_file(target) as temporary:
         with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
@@ -76,12 +68,12 @@ def export(
                 entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
                 file.writestr(entry, data())
                 count += 1
-        _check_whole(temporary, count)
+        check_whole(temporary, count)
     return Exported(target, count, target.stat().st_size)
 
 
-def _check_whole(path: Path, entries: int) -> None:
-    """Read the file back, because some file systems report a full disk late or not at all. Raises OSError."""
+def check_whole(path: Path, entries: int) -> None:
+    """Read a zip file back, because some file systems report a full disk late or not at all. Raises OSError."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     try:
@@ -93,7 +85,8 @@ def _check_whole(path: Path, entries: int) -> None:
         raise OSError("what was read back is not what was written; the disk may be full")
 
 
-def _target(path: str | Path, example: str, force: bool) -> Path:
+def target_file(path: str | Path, example: str, force: bool) -> Path:
+    """The file to write. example: a name for it. Raises BadInput if it must not be written."""
     target = Path(path)
     if target.is_dir():
         raise BadInput(f"{target} is a folder; give the name of the {example[-3:]} file, such as {target / example}.")
@@ -104,71 +97,6 @@ def _target(path: str | Path, example: str, force: bool) -> Path:
     if not target.parent.is_dir():
         raise BadInput(f"{target}: the folder {target.parent} does not exist. Create it first.")
     return target
-
-
-def export_images(
-    plan: StoredPlan,
-    store: Store,
-    path: str | Path,
-    cell: StoredCell,
-    count: int | None = None,
-    force: bool = False,
-    device: str = "cpu",
-) -> Exported:
-    """The first `count` samples of a cell (all by default) in ADM's form: arr_0 uint8 (N, H, W, C), arr_1 labels.
-
-    Latents are decoded as the sweep's score section says; on the kind of device that scored them, the images are
-    identical. One block is in memory at a time. Raises BadInput if the path is not valid or samples are missing;
-    EnvironmentProblem if the file cannot be written.
-    """
-    from nag.reference_statistics import write_adm
-
-    target = _target(path, f"{plan.sweep.name}.npz", force)
-    taken, block = count or cell.count, plan.tasks[cell.stream].params["block"]
-    numbers = range(-(-taken // block))
-    there = Done(store).blocks(cell.stream)
-    if not there >= set(numbers):
-        kept = "" if plan.sweep.keep == "samples" else f" (keep: {plan.sweep.keep} removes them once they are scored)"
-        raise BadInput(
-            f"cell {cell.digest[:12]} has {len(there):,} blocks of {block:,} samples in the store, "
-            f"{len(numbers):,} are needed{kept}. Run the sweep, or give --count."
-        )
-    context = Context(store, Options(device=device).here())
-    decode = _decode(plan, cell, context)
-    labels = [read_block(context.store, cell.stream, number)[0]["labels"] for number in numbers]
-
-    def parts() -> Iterator[np.ndarray]:
-        for number in numbers:
-            source = (context, cell.stream, number)
-            arrays, _ = extract.images(*source, decode) if decode else extract.stored(*source)
-            yield arrays["samples"][: taken - number * block].transpose(0, 2, 3, 1)
-
-    import numpy as np
-
-    with file_errors(f"{target} cannot be written"):
-        write_adm(str(target), parts(), taken, np.concatenate(labels)[:taken])
-        _check_whole(target, 2)
-    return Exported(target, 1, target.stat().st_size)
-
-
-def _decode(plan: StoredPlan, cell: StoredCell, context: Context) -> dict[str, Any] | None:
-    """The decoder of a cell's latents; None if its samples are pixels. Raises BadInput if nothing decodes them."""
-    if plan.tasks[cell.stream].params["stores"] == "pixels":
-        return None
-    taken = [plan.tasks[extract].params.get("decode") for extract in cell.extracts]
-    if scored := next(filter(None, taken), None):
-        return scored
-    if not isinstance(plan, Plan) or not isinstance(cell, PlannedCell):
-        raise BadInput(
-            f"cell {cell.digest[:12]} has latents, and no score decodes them: name the YAML file of the sweep."
-        )
-    decode = (plan.sweep.score.decode if plan.sweep.score else None) or cell.cell.network.autoencoder
-    if decode is None:
-        raise BadInput(f"cell {cell.digest[:12]} has latents; say what decodes them: score: {{decode: {{path: ...}}}}.")
-    builder = TaskBuilder()
-    decoder = builder.identity(decode)
-    context.loaded["asset"] = {outside.content: outside.place for outside in builder.outside.values()}
-    return decoder
 
 
 def _files(plan: StoredPlan, store: Store, report: Path | None) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from orchestrator.report.figures.every import draw_all
 from orchestrator.report.formatting import short
 from orchestrator.report.published_values import PUBLISHED, published_table
 from orchestrator.report.results import CellResult, Results
+from orchestrator.report.shift_agreement import shift_agreement_table
 from orchestrator.report.stamps import stamps_table
 from orchestrator.report.table import Table
 from orchestrator.report.tables import best_settings, comparison_tables, every_setting, shift_table
@@ -63,6 +64,7 @@ class Content:
     published: Table | None
     drawings: tuple[Drawing, ...]
     shift: Table | None
+    shift_agreement: Table | None
     agreement: Table | None
     notes: tuple[str, ...]  # why samples are not shown
     failed: Table | None
@@ -75,11 +77,16 @@ class Content:
     @property
     def tables(self) -> tuple[Table, ...]:
         """The tables that have results."""
-        return tuple(
-            table
-            for table in (self.verdict, self.choice, *self.arms, self.published, self.shift, self.agreement)
-            if table and table.rows
+        every = (
+            self.verdict,
+            self.choice,
+            *self.arms,
+            self.published,
+            self.shift,
+            self.shift_agreement,
+            self.agreement,
         )
+        return tuple(table for table in every if table and table.rows)
 
     def sections(self) -> Iterator[Section]:
         """The sections in order, without empty ones."""
@@ -98,7 +105,7 @@ class Content:
             ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
             ("calls", "Distance against NFE", self._drawn("calls")),
             ("effective_scale", "Effective guidance scale", self._drawn("effective_scale")),
-            ("shift", "Noise shift", [*shift, *self._drawn("shift")]),
+            ("shift", "Noise shift", [*shift, *self._drawn("shift"), self.shift_agreement]),
             ("samples", "Samples from the same noise", samples),
             ("missing", "What is missing", [self.failed, self.missing]),
             ("stamps", "How it was measured", [self.stamps, unlike] if self.stamps else []),
@@ -137,6 +144,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         published_table(results) if scored else None,
         tuple(drawings),
         shift_table(results, comparisons, settings),
+        shift_agreement_table(results) if scored else None,
         agreement_table(results) if scored else None,
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
         _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from orchestrator.report import agreement, choices, verdict_table
+from orchestrator.report import agreement, choices, shift_agreement, verdict_table
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
 from orchestrator.report.published_values import published_values
@@ -28,6 +28,7 @@ def document(results: Results, store: Store) -> dict[str, Any]:
             "cells": [_cell(cell) for cell in scored],
             "comparisons": [marked(results, row) for row in comparisons],
             "agreement": agreement.as_json(results),
+            "shift_agreement": shift_agreement.as_json(results),
             "floor": results.floor,
             "missing": [_name(cell) for cell in results.cells if not cell.complete and cell.reason is None],
             "failed": [
@@ -53,7 +54,8 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         for name, entry in cell.scores.items()
     }
     cost = {"network_calls": cell.network_calls, "steps": cell.steps, "seconds": cell.seconds}
-    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps}
+    shift = {"shift": cell.shift} if cell.shift else {}
+    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps} | shift
 
 
 def _finite(value: Any) -> Any:

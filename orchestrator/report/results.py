@@ -262,7 +262,7 @@ def _stamp(plan: StoredPlan, scored: Scored, record: Mapping[str, Any]) -> dict[
     """The stamp: how a score was measured. Values with different stamps are never ranked with each other."""
     task = plan.tasks[scored.task]
     if task.kind == "measure":
-        named = ("measure", "levels", "estimator", "data", "count")
+        named = ("measure", "levels", "estimator", "data", "count")  # finer adds a curve, and changes no value
         return {key: task.params[key] for key in named if key in task.params}
     reference = plan.tasks[task.params["reference"]]
     features = plan.tasks[task.params["features"]]

@@ -16,6 +16,7 @@ from orchestrator.plan.model import behind_tasks
 from orchestrator.plan.progress import Done, missing
 from orchestrator.plan.stored_plan import read_plan
 from orchestrator.retention.policy import FOLDERS, UNFINISHED, Plans
+from orchestrator.retention.queue_files import QueueFiles
 from orchestrator.store import folders, layout
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class _Wanted:
         self.texts = {text for plan in live for task in plan.tasks.values() for text in _texts(task.params)}
         self.plans = {plan.name for plan in live}
         self.store, self.quarantine, done = store, quarantine, Done(store)
+        self.queue = QueueFiles(store)
         self.open = {digest for plan in live for digest in _open(plan, done)} if quarantine else set()
 
     def lacks(self, file: File) -> str:
@@ -142,6 +144,8 @@ class _Wanted:
                 return "plans"
             case ["assets" | "code" as kind, name, *_] if not {name.removesuffix(".json"), f"{name}/"} & self.texts:
                 return kind
+            case ["waves" | "cluster", *_]:
+                return self.queue.lacks(file.name, file.time)
             case ["quarantine", *_] if self.quarantine:
                 return "quarantine"
         return ""

@@ -191,6 +191,9 @@ class MethodBuilder:
         """The value of a field. For a dataclass field, such as an interval, a mapping becomes an instance."""
         if dataclasses.is_dataclass(annotation) and isinstance(node.value, dict) and not is_axis(node):
             return self.fields(typing.cast(type, annotation), node)
+        of = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is dict else ()
+        if of and dataclasses.is_dataclass(of[0]) and isinstance(node.value, dict) and not is_axis(node):
+            return {key: self.fields(typing.cast(type, of[0]), child) for key, child in node.value.items()}
         if annotation is int and isinstance(node.value, float) and node.value.is_integer():
             return int(node.value)  # 5e4 in a user's class; nagbench's classes use nag.registry.Int
         return _plain(node)

@@ -49,7 +49,7 @@ def read_tune(
     node: Node, builder: MethodBuilder, metrics: Mapping[str, Any], samples: Sequence[Sample], smoke: bool = False
 ) -> Tune:
     """metrics: by reported name. samples: those of all arms, whose seeds are for the comparison alone."""
-    from nag.racing import rungs
+    from nag.search import rungs
 
     tune: Tune = builder.fields(Tune, node)
     if not metrics:

@@ -33,6 +33,17 @@ def check_taught(name: str, guidance: Any, networks: list[Network], node: Node) 
                 raise untaught(name, network, need, node)
 
 
+def check_reference_taught(name: str, guidance: Any, references: list[Network], node: Node) -> None:
+    """Raise if a guidance asks its reference under a null condition that the reference was not trained with."""
+    terms = () if guidance.off else [term for term in guidance.terms() if term.reference is not None]
+    asked = [need for need in ("null_class", "null_noise") if any(getattr(term, need) for term in terms)]
+    for network in references:
+        learned = asked if network.learned is None else network.learned
+        for need in asked:
+            if need not in learned:
+                raise untaught(name, network, need, node)
+
+
 def check_guidance(network: Network, sampler: Any, guidance: tuple[Any, ...], compose: str, arm: Node) -> None:
     """Raise if the guidance of an arm does not fit the network, the sampler or each other. Users' own that was only
     parsed is not known.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nag.noise_shift import NoiseShift
 from nag.registry import name_of
@@ -49,12 +51,28 @@ def check_measured(measures: Iterable[Measure], cells: Iterable[Cell], node: Nod
     """Raise if a network of the cells cannot be measured. What only its weights tell is checked when it is loaded."""
     cells = list(cells)
     for measure in measures:
+        if isinstance(measure, NoiseShift):
+            for sampler in {id(cell.sampler): cell.sampler for cell in cells}.values():
+                _check_finer(measure.finer, sampler, node)
         for network in {id(cell.network): cell.network for cell in cells}.values():
             if isinstance(measure, NoiseShift):
                 if network.data is None:
                     raise node.error(f"network {network.name!r} has no data for true states; add data.")
             elif network.learned is not None and measure.condition not in network.learned:
                 raise untaught(name_of(measure), network, measure.condition, node)
+
+
+def _check_finer(finer: int, sampler: Any, node: Node) -> None:
+    """Raise if a sampler cannot take `finer` times its steps."""
+    if finer == 1 or sampler.steps is None:
+        return
+    steps = sampler.steps * finer
+    try:
+        dataclasses.replace(sampler, steps=steps)
+    except (ValueError, TypeError):
+        raise node.error(
+            f"finer: {finer} is {steps:,} steps of {name_of(sampler)!r}, which cannot take so many."
+        ) from None
 
 
 def deciding_names(measures: Iterable[Measure]) -> list[str]:

@@ -81,8 +81,13 @@ class Network:
 
     @property
     def params(self) -> Params:
-        """Its values on its axes, and those of its ancestors under `NAME.`."""
-        inherited = {f"{n.name}.{key}": value for n in self.lineage[1:] for key, value in n.axes.items()}
+        """Its values on its axes, and those of its ancestors under `NAME.`, except of data that it goes on with."""
+        inherited = {
+            f"{n.name}.{key}": value
+            for n in self.lineage[1:]
+            for key, value in n.axes.items()
+            if not (key.split(".")[0] == "data" and n.data is self.data and key in self.axes)
+        }
         return {**self.axes, **inherited}
 
     @property

@@ -103,10 +103,11 @@ class Networks:
                 raise entry.error("'data' is missing; its images say the shape of the network's states.")
             return
         entry.only(TUNED if "init" in fields else TRAINED)
-        needed = ("data", "train") if "init" in fields else ("data", "model", "train")
+        needed = ("train",) if "init" in fields else ("data", "model", "train")
+        words = "data, model and train" if len(needed) > 1 else "a training"
         for key in needed:
             if entry.get(key) is None:
-                raise entry.error(f"{key!r} is missing. A network needs {', '.join(needed[:-1])} and {needed[-1]}.")
+                raise entry.error(f"{key!r} is missing. A network needs {words}.")
 
     def _read(self, name: str, through: tuple[str, ...]) -> list[Network]:
         """The instances of a network; those of its parent are read first."""
@@ -128,7 +129,7 @@ class Networks:
         for place in parents:
             axes, built = points(entry, functools.partial(self._build, name, place), _shrink, self.smoke)
             instances += [
-                dataclasses.replace(n, axes=axis_params("", axes, node, n), picks=tuned_keys("", picks))
+                dataclasses.replace(n, axes=_axes(n, axes, node), picks=tuned_keys("", picks))
                 for n, node, picks in built
             ]
         _without_places(instances)
@@ -140,7 +141,9 @@ class Networks:
             return self._loaded(name, node)
         parts: dict[str, Any] = {"interpolant": find("interpolants", "linear")(), "predicts": "velocity"}
         if parent is not None:
-            kept = ("model", "interpolant", "predicts", "autoencoder", "convention")
+            if parent.data is None and "data" not in node.value:
+                raise node.error(f"'data' is missing, and {parent.name!r} has none to go on with.")
+            kept = ("data", "model", "interpolant", "predicts", "autoencoder", "convention")
             parts = {"init": parent} | {key: getattr(parent, key) for key in kept}
         parts |= self._parts(node)
         if parts.get("convention") is not None and parent is None:
@@ -205,6 +208,14 @@ class Networks:
             return self._foreign(name, node)
         load = diffusers_network if is_of_diffusers(node) else loaded
         return load(name, node, self.builder, self.smoke)
+
+
+def _axes(network: Network, axes: list[Axis], node: Node) -> dict[str, Any]:
+    """The parameters on its axes. If it goes on with its parent's data, its data's are the parent's."""
+    own: dict[str, Any] = {}
+    if network.init is not None and "data" not in node.value:
+        own = {key: value for key, value in network.init.axes.items() if key.split(".")[0] == "data"}
+    return own | axis_params("", axes, node, network)
 
 
 def with_preset(node: Node) -> Node:

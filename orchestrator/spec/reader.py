@@ -19,7 +19,7 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.fit import check_guidance, check_sampler, check_taught
+from orchestrator.spec.fit import check_guidance, check_reference_taught, check_sampler, check_taught
 from orchestrator.spec.grid import (
     MAX_CELLS,
     METHOD_KEYS,
@@ -37,7 +37,7 @@ from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, S
 from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
-from orchestrator.spec.score_section import check_cells, metric_names, read_score, smoke_reference
+from orchestrator.spec.score_section import check_cells, mean_names, metric_names, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
@@ -133,7 +133,7 @@ class _Reading:
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         scored = metric_names(score) if score else {}
-        metrics = [*scored, *deciding_names(measures)]
+        metrics = [*scored, *(mean_names(score) if score else ()), *deciding_names(measures)]
         tune = None
         if (node := root.get("tune")) is not None:
             tune = read_tune(node, self.builder, scored, [cell.sample for cell in self.cells], self.smoke)
@@ -344,6 +344,7 @@ class _Reading:
         if self.estimator_name == guidance.reference:
             fix = "train another network"
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")
+        check_reference_taught(key, guidance, self.networks[guidance.reference], place)
 
     def references(self, guidance: tuple[Any, ...], network: Network) -> list[dict[str, Network]]:
         """Every choice of instances for the networks that guidance names, consistent with the cell's own lineage."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
+from nag.metrics.metric import shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
@@ -127,6 +128,16 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
         for name in metric.names
         if metric.lower_is_better[name] is not None
     }
+
+
+def mean_names(score: ScoreSection) -> list[str]:
+    """The names of the means over extractors that the report adds, such as fd_ratio_mean. No task computes them."""
+    return [
+        f"{name}_mean"
+        for metric in score.metrics
+        for name in metric.names
+        if shown(metric, name).mean_label and sum(fed(metric, extractor) for extractor in score.features) > 1
+    ]
 
 
 def reads_pixels(extractor: Any) -> bool:

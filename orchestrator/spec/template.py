@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,9 @@ arms:
 """
 
 
-def starter(path: str | Path, like: str | None = None) -> list[Path]:
+def starter(path: str | Path, like: str | None = None, made: Callable[[Path, str], str] | None = None) -> list[Path]:
     """Write a sweep, named after its file, and the schema next to it. Returns the paths written. Only a schema of an
-    earlier `init` is replaced. like: the example to copy.
+    earlier `init` is replaced. like: the example to copy. made: the text of the sweep, from its path and the schema's.
 
     Raises BadInput if a file exists already, its name is not valid for a sweep, or the example is unknown.
     """
@@ -114,8 +115,12 @@ def starter(path: str | Path, like: str | None = None) -> list[Path]:
         )
     if os.path.lexists(target):
         raise BadInput(f"{target} exists already. Give another name.")
-    usual = SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem)
-    sweep = usual if like is None else _copy(like, target)
+    if made is not None:
+        sweep = made(target, SCHEMA_FILE)
+    elif like is not None:
+        sweep = _copy(like, target)
+    else:
+        sweep = SWEEP.format(schema=SCHEMA_FILE, path=target.as_posix(), name=target.stem)
     schema_file = target.with_name(SCHEMA_FILE)
     text = json.dumps(schema(), separators=(",", ":"), ensure_ascii=False) + "\n"
     written = [target]
@@ -221,7 +226,7 @@ def _network_parts() -> Schema:
 
 
 def _network() -> Schema:
-    shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "data", "train"), LOADED: ("checkpoint",)}
+    shapes = {TRAINED: ("data", "model", "train"), TUNED: ("init", "train"), LOADED: ("checkpoint",)}
     shapes[FOREIGN] = ("checkpoint", "model", "data")
     refs = {key: {"$ref": f"#/definitions/network/{key}"} for keys in shapes for key in keys}
     return {"anyOf": [_object({key: refs[key] for key in keys}, needed) for keys, needed in shapes.items()]}

@@ -21,6 +21,7 @@ from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
 CLAIM_S = 30.0  # the process of an older claim has died: a claim is held for one rename only
+SHARED = stat.S_ISGID | stat.S_IWGRP  # of a folder that a group shares
 LINKS_AT_MOST = 40  # in a chain, as in Linux
 TEMPORARY = r"\..+\.(?:[0-9a-f]{32}|claim-[0-9]{1,9})"  # unfinished files of `create`
 
@@ -41,7 +42,7 @@ def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]
         for place, part in enumerate(parts, 1):
             if make:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=folder)
+                    _make_folder(part, folder)
             try:
                 inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             except OSError as error:
@@ -56,6 +57,47 @@ def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]
         os.close(folder)
 
 
+@contextlib.contextmanager
+def closed_to_others() -> Iterator[None]:
+    """For files that jobs of this user trust, such as code: only this user may write to what is made meanwhile."""
+    before = umask()
+    os.umask(before | stat.S_IWGRP | stat.S_IWOTH)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def umask() -> int:
+    """The umask of this process."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def is_shared(about: os.stat_result) -> bool:
+    """Whether a folder is a group's: its group may write to it, and what is made in it belongs to that group."""
+    return about.st_mode & SHARED == SHARED
+
+
+def _make_folder(name: str, parent: int) -> None:
+    """Make a folder; in a group's folder the group may write to it too, whatever the umask."""
+    os.mkdir(name, dir_fd=parent)
+    if is_shared(os.fstat(parent)):
+        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.fchmod(made, stat.S_IMODE(os.fstat(made).st_mode) | SHARED | stat.S_IRGRP | stat.S_IXGRP)
+        finally:
+            os.close(made)
+
+
+def _give_group(file: int, folder: int, rights: int) -> None:
+    """Give the group rights on a new file of this user, if it is in a group's folder."""
+    about = os.fstat(file)
+    if is_shared(os.fstat(folder)) and about.st_uid == os.geteuid() and about.st_mode & rights != rights:
+        os.fchmod(file, stat.S_IMODE(about.st_mode) | rights)
+
+
 def create(root: str, name: str, data: bytes) -> bool:
     """Publish a whole file; False if there is one of that name already. A dangling link is replaced."""
     with inside(root, name, make=True) as (folder, base):
@@ -63,6 +105,7 @@ def create(root: str, name: str, data: bytes) -> bool:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
+                _give_group(file.fileno(), folder, stat.S_IRGRP)
                 file.write(data)
             _claim(temporary, base, folder, _is_dangling_link, lambda: os.unlink(base, dir_fd=folder))
             try:  # fails if the name is taken: the first writer wins
@@ -156,6 +199,7 @@ def append(root: str, name: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with inside(root, name, make=True) as (folder, base):
         file = os.open(base, flags, 0o644, dir_fd=folder)
+        _give_group(file, folder, stat.S_IRGRP | stat.S_IWGRP)
     try:
         _check_regular(file)
         if os.fstat(file).st_nlink > 1:
@@ -190,14 +234,16 @@ def move(root: str, name: str, target: str) -> None:
         os.rename(base, new, src_dir_fd=source, dst_dir_fd=folder)
 
 
-def exposed(folder: Path) -> str:
+def exposed(folder: Path, trusted: int | None = None) -> str:
     """Why others than this user and root could put files into a folder, or replace it by another; "" if they could not.
-    The folder must exist.
+    The folder must exist. trusted: a group whose folders above it may be another member's.
     """
     target = Path(os.path.realpath(folder))
     for place in sorted({target, *target.parents, *_on_the_way(Path(os.path.abspath(folder)))}):
         about = os.lstat(place)
-        if about.st_uid != os.geteuid() and (place == target or about.st_uid not in (0, _NOBODY)):
+        of_group = trusted is not None and about.st_gid == trusted and stat.S_ISDIR(about.st_mode)
+        known = about.st_uid in (0, _NOBODY) or of_group
+        if about.st_uid != os.geteuid() and (place == target or not known):
             return f"{place} is not yours (its owner is user {about.st_uid})"
         writable = about.st_mode & (stat.S_IWOTH | (0 if _is_own(about.st_gid) else stat.S_IWGRP))
         sticky = bool(about.st_mode & stat.S_ISVTX) and place != target

@@ -22,7 +22,7 @@ NAMES = [
     ("files/[^/]+", rf"checkpoint-{NUMBER}\.safetensors|progress-{NUMBER}\.json|(?!checkpoint-|progress-).+"),
     ("waves/[^/]+", NUMBER),
     ("waves/[^/]+/[^/]+/(starts|ends|beats|missed|doubled)", r"[0-9]{3,9}-[0-9]{6,9}-[0-9]{3,9}\.json"),
-    ("waves/[^/]+/[^/]+/(stops|failed|room)", r".+\.json"),
+    ("waves/[^/]+/[^/]+/(stops|failed|room|next)", r".+\.json"),
 ]
 _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 
@@ -30,7 +30,8 @@ _NAMES = [(re.compile(folder), re.compile(name)) for folder, name in NAMES]
 OURS = re.compile(
     rf"(blocks/{DIGEST}/{NUMBER}\.safetensors|(files|attempts|leases)/{DIGEST}/[^/]+|records/[a-z]+/{DIGEST}\.json"
     rf"|logs/{DIGEST}\.log|plans/{DIGEST}\.json|sweeps/[^/]+/{NUMBER}\.json|assets/{DIGEST}/[^/]+"
-    rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+)"
+    rf"|code/{DIGEST}(\.json|/.+)|quarantine/.+|waves/[^/]+/{NUMBER}/.+\.json"
+    rf"|cluster/([^/]+/)?(nb\.[^/]+|code/{DIGEST})/.+)"
 )
 TEXT, NUMERIC, WHOLE, LIST, MAP = str, (int, float), int, list, dict
 JOB = re.compile(r"[0-9]*")  # Slurm's id, which goes into options of its commands
@@ -47,8 +48,8 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
         {"sweep": TEXT, "text": TEXT, "tasks": MAP, "blocks": MAP, "goals": LIST, "keep?": TEXT, "places?": MAP}
         | {"cells?": LIST, "floors?": LIST, "about?": MAP, "races?": LIST},
     ),
-    ("sweeps/.*", {"plan": re.compile(DIGEST)}),
-    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC}),
+    ("sweeps/.*", {"plan": re.compile(DIGEST), "file?": TEXT}),
+    ("records/.*", {"files": {"": TEXT}, "started": NUMERIC, "seconds": NUMERIC, "used?": {"": NUMERIC}}),
     ("records/(score|measure)/.*", {"values": {"": SCORE}, "count": WHOLE}),
     (
         "records/score/.*",
@@ -71,7 +72,8 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     (
         "blocks/.*",
         {"digest?": TEXT, "first?": WHOLE, "count?": WHOLE, "number?": WHOLE, "seconds?": NUMERIC, "device?": TEXT}
-        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP},
+        | {"micro_batch?": WHOLE, "network_calls?": NUMERIC, "skipped?": MAP, "sampled?": MAP}
+        | {"used?": {"": NUMERIC}},
     ),
     ("leases/.*", {"until": NUMERIC, "host?": TEXT, "pid?": WHOLE, "born?": TEXT, "owner?": TEXT}),
     ("code/.*", {"main": TEXT, "files": MAP}),
@@ -81,6 +83,7 @@ SHAPES: list[tuple[str, Mapping[str, Any]]] = [
     ("waves/.*/failed/.*", {"reason": TEXT}),
     ("waves/.*/beats/.*", {"beat": TEXT}),
     ("waves/.*/missed/.*", {"beat": TEXT, "time": NUMERIC}),
+    ("waves/.*/next/.*", {"jobs": [JOB]}),
     ("waves/.*/room/.*", {"limit": WHOLE, "bundles": WHOLE, "why": TEXT}),
     ("waves/.*/stops/.*", {"only": (list, type(None)), "time": NUMERIC, "whole": bool}),
     ("waves/.*/(starts|ends)/.*", {"job?": JOB, "time": NUMERIC, "started?": NUMERIC, "gpus?": WHOLE, "host?": TEXT}),
@@ -160,3 +163,9 @@ def code_name(source: str, path: str) -> str:
 
 def file_name(digest: str, name: str) -> str:
     return f"files/{digest}/{name}"
+
+
+def digest_of(name: str) -> str:
+    """The digest of the task that makes a record, a block or an output file."""
+    first, second, third = name.split("/")[:3]
+    return third.removesuffix(".json") if first == "records" else second

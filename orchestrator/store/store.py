@@ -22,10 +22,11 @@ import errno
 import json
 import os
 import posixpath
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMAT = 1
+LOOK_FIRST_S, LOOK_LAST_S = 0.25, 15.0  # pauses while a file may be hidden, growing
 MARKER = "nagbench.json"
 AT_ONCE = 32  # requests to a remote file system
 NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP)  # something else is in the file's place
@@ -59,7 +61,12 @@ class Store:
     """A folder on a local or remote file system. Paths are relative to it, with forward slashes."""
 
     def __init__(self, url: str, warn: Callable[[str], None] = lambda text: None) -> None:
-        """warn: called once for each thing that is ignored because it is not nagbench's or cannot be read."""
+        """warn: called once for each thing that is ignored because it is not nagbench's or cannot be read.
+
+        visible_after_s (an attribute) is set where several machines share the store: for how long a file that another
+        one has written may be hidden here by caches of the file system (NFS, Lustre).
+        """
+        self.visible_after_s = 0.0
         if not url.strip():
             raise BadInput("the name of the store is empty: give a folder or a URL, with --store or NAGBENCH_STORE.")
         self.url, self.warn = url, warn
@@ -216,6 +223,24 @@ class Store:
         if self.local:
             return os.path.exists(self.path(name))
         return self.remote.ask(name, lambda: self.fs.exists(self.path(name)))
+
+    def appears(self, name: str, within_s: float | None = None) -> bool:
+        """Whether a file is there, or appears in this time (by default visible_after_s). In between, the folders that
+        lead to it are read, which refreshes what a file system's client remembers of them.
+        """
+        within_s = self.visible_after_s if within_s is None else within_s
+        end, pause = time.monotonic() + within_s, LOOK_FIRST_S
+        while not self.exists(name):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LOOK_LAST_S)
+            for folder in reversed(PurePosixPath(self.path(name)).parents) if self.local else ():
+                if str(folder).startswith(self.root):
+                    with contextlib.suppress(OSError):
+                        os.listdir(folder)
+        return True
 
     def remove(self, name: str) -> None:
         """Move a file to quarantine/, so that it is made again and can still be inspected."""

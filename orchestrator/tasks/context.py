@@ -12,6 +12,7 @@ from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.tasks.outputs import read_output
 from orchestrator.tasks.task import kind_of, shards
+from orchestrator.tasks.used import used
 
 if TYPE_CHECKING:
     from nag.estimator import Estimator
@@ -29,6 +30,7 @@ class Options:
     micro_batch: int = 256  # samples, or images of a training, in the network at once, on each device
     checkpoint_s: float = 30.0  # between checkpoints of a training
     processes: int = 1  # that train one network together; on Slurm the job says how many
+    visible_after_s: float = 0.0  # for how long a file that another machine has written may be hidden from this one
     recompute: bool = False  # activation checkpointing in trainings: less memory, a third more work
 
     def here(self) -> Options:
@@ -41,7 +43,11 @@ class Options:
 
 
 class HeldElsewhere(Exception):
-    """Another process holds the lease of this task. Not a failure."""
+    """Another process holds the lease of this task. Not a failure. holder: its record of the lease, if known."""
+
+    def __init__(self, digest: str, holder: Mapping[str, Any] | None = None) -> None:
+        super().__init__(digest)
+        self.holder = dict(holder or {})
 
 
 LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, "block": 1, "features": 1, "code": 64}
@@ -254,6 +260,7 @@ def finish(context: Context, task: Task, files: Mapping[str, bytes], record: Map
             "seconds": round(time.time() - started, 3),
             "host": platform.node(),
             "device": context.options.device,
+            "used": used(context.options.device, started),
         },
     )
 

@@ -30,8 +30,8 @@ def lease(store: Store, digest: str) -> Iterator[None]:
     """Hold the lease of a task while it is done. Raises HeldElsewhere if another process has it."""
     folder, owner = f"leases/{digest}", uuid.uuid4().hex
     number = _last(store, folder)
-    if number and not _is_free(store, _name(folder, number)):
-        raise HeldElsewhere(digest)
+    if number and (holder := _holder(store, _name(folder, number))):
+        raise HeldElsewhere(digest, holder)
     stop = threading.Event()
     keeper = threading.Thread(target=_keep, args=(store, folder, number + 1, owner, stop), daemon=True)
     try:
@@ -49,12 +49,14 @@ def lease(store: Store, digest: str) -> Iterator[None]:
         _left.add(owner)
 
 
-def _is_free(store: Store, name: str) -> bool:
+def _holder(store: Store, name: str) -> dict[str, Any] | None:
+    """The record of a lease that somebody holds; None if it has expired, or nobody does."""
     try:
         holder = store.read_record(name)
     except CorruptFile:
-        return True
-    return holder["until"] <= time.time() or holder.get("owner") in _left or _gone(holder)
+        return None
+    free = holder["until"] <= time.time() or holder.get("owner") in _left or _gone(holder)
+    return None if free else holder
 
 
 def _claim(store: Store, name: str, owner: str) -> bool:

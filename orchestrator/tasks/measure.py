@@ -16,7 +16,8 @@ def run(context: Context, task: Task) -> None:
 
 def _guess_s(task: Task, costs: Costs) -> float:
     """The time of the blocks that are sampled again."""
-    return -(-task.params["count"] // task.params["block"]) * costs.task_s(task.stream)
+    times = 1 + task.params.get("finer", 0)
+    return times * -(-task.params["count"] // task.params["block"]) * costs.task_s(task.stream)
 
 
 KIND = Kind(version=2, run=run, guess_s=_guess_s, scores_cells=True, column="scores")

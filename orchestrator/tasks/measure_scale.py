@@ -34,7 +34,7 @@ def measure_scale(context: Context, task: Task) -> None:
         recordings.append((kept, Recording(guided, network, len(kept))))
         return recordings[-1][1]
 
-    states = sample_again(context, task, watch=watch)
+    states, _ = sample_again(context, task, watch=watch)
     parts = [(indices, each.t, each.scale) for indices, each in recordings if len(indices)]
     sample = np.concatenate([np.tile(indices, len(t)) for indices, t, _ in parts])
     t, scale = (np.concatenate([part[place].ravel() for part in parts]) for place in (1, 2))

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 def read_output(store: Store, kind: str, digest: str, name: str) -> bytes:
     """An output file of a finished small task, checked against its record.
 
-    If it does not match, raises CorruptFile after setting file and record aside, so that the task is done again.
+    If it does not match, raises CorruptFile after setting file and record aside, so that the task is done again. One
+    that another machine has just written may take a while to be visible here.
     """
     from orchestrator.errors import CorruptFile, MissingFile, Unreadable
     from orchestrator.identity import checksum
 
+    _await(store, record_name(kind, digest))
     record = store.read_record(record_name(kind, digest))
     path = file_name(digest, name)
+    _await(store, path)
     try:
         data = store.read(path)
     except Unreadable:
@@ -44,6 +47,7 @@ def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.nda
     from orchestrator.errors import CorruptFile
 
     name = block_name(digest, number)
+    _await(store, name)
     arrays, record = store.read_arrays(name)
     claimed = (
         record.get("first", 0) // (record.get("count") or 1)
@@ -55,6 +59,12 @@ def read_block(store: Store, digest: str, number: int) -> tuple[dict[str, np.nda
     store.remove(name)
     whole = f"{claimed} of {record.get('digest')}" if "labels" in arrays else "without labels"
     raise CorruptFile(f"{name} is another block ({whole}); it was set aside and will be made again")
+
+
+def _await(store: Store, name: str) -> None:
+    """Wait for a file that caches of the file system may hide. (Without such caches this asks nothing.)"""
+    if store.visible_after_s:
+        store.appears(name)
 
 
 def not_finite(outputs: Mapping[str, np.ndarray]) -> tuple[str, int, int] | None:

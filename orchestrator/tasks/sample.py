@@ -14,6 +14,7 @@ from orchestrator.store.layout import block_name
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.measured import resolved
 from orchestrator.tasks.task import Costs, Kind, Task
+from orchestrator.tasks.used import used
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ def run(context: Context, task: Task, number: int) -> None:
         "device": context.options.device,
         "kind_of_device": kind(context.options.device),
         "micro_batch": context.options.micro_batch,
+        "used": used(context.options.device, started),
     }
     arrays = {"samples": samples, "labels": labels}
     context.store.create_arrays(block_name(task.digest, number), arrays, record)

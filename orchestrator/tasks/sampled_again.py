@@ -24,23 +24,24 @@ ROUGH = 5e-2  # difference of bfloat16 from float32, in [-1, 1] (nag.numerics); 
 
 def sample_again(
     context: Context, task: Task, observe: Observe | None = None, watch: Watch | None = None
-) -> str | None:
+) -> tuple[str | None, np.ndarray]:
     """Sample all blocks with the first `count` samples of a measure task's stream. observe, watch: as of `draw`.
 
-    Returns None, or why the states equal those of the stored samples only up to rounding. Raises TaskError if the
-    samples differ by more.
+    Returns None, or why the states equal those of the stored samples only up to rounding; and the labels (count,).
+    Raises TaskError if the samples differ by more.
     """
     import numpy as np
 
     stream, count = context.task(task.params["stream"]), task.params["count"]
-    block, states = stream.params["block"], None
+    block, states, every = stream.params["block"], None, []
     for number in range(-(-count // block)):
-        x, _, _ = draw(context, stream, np.arange(number * block, (number + 1) * block), observe, watch)
+        x, labels, _ = draw(context, stream, np.arange(number * block, (number + 1) * block), observe, watch)
         arrays, record = read_block(context.store, stream.digest, number)
         why = _why_rounded(stream, as_stored(stream, x), arrays["samples"], record, context)
+        every.append(labels)
         states = states if why is None else f"states within rounding of the samples: {why}"
         context.tell(task.digest, number + 1, -(-count // block) + 1)
-    return states
+    return states, np.concatenate(every)[:count]
 
 
 def _why_rounded(

@@ -23,7 +23,7 @@ from orchestrator.tasks.task import Kind, Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.racing import Place
+    from nag.search import Place
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run(context: Context, task: Task) -> None:
 
 def _step(context: Context, task: Task) -> Step:
     """The first step of a race, or what the step before it calls for."""
-    from nag.racing import Axis, first_places
+    from nag.search import Axis, first_places
 
     params = context.task(task.params["race"]).params if "race" in task.params else task.params
     if "after" not in task.params:
@@ -127,14 +127,14 @@ def _is_not_finite(context: Context, pairs: Pairs) -> bool:
 
 
 def _counts(params: Mapping[str, Any]) -> tuple[int, ...]:
-    from nag.racing import rungs
+    from nag.search import rungs
 
     return rungs(params["count"], params["block"])
 
 
 def _next(step: Step, leader: Place, going_on: Sequence[Place]) -> dict[str, Any] | None:
     """Who takes part in the next step and at how many samples; None if the leader is chosen."""
-    from nag.racing import Axis, next_places
+    from nag.search import Axis, next_places
 
     counts = _counts(step.params)
     if len(going_on) > 1:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nag import noise
-from nag.racing import Axis, Place, first_places, next_places, race, rungs
+from nag.racing import race
+from nag.search import Axis, Place, first_places, next_places, rungs
 
 RHO = 0.9
 LEVEL = 0.1  # the distance of an arm at its best, in traces of the covariance

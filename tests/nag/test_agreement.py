@@ -39,3 +39,16 @@ def test_few_cells_equal_values_and_bad_input():
     x[1, 1] = np.inf
     with pytest.raises(ValueError, match="agreement needs finite values"):
         agreement(x)
+
+
+def test_within_trainings_it_does_not_matter_how_good_a_training_is():
+    """Over all cells the trainings' levels hide the order of settings; within each it is SciPy's."""
+    rng = np.random.default_rng(3)
+    settings = rng.standard_normal((12, 1))
+    values = np.array([[1, -1] * settings + 0.3 * rng.standard_normal((12, 2)) + 20 * seed for seed in range(4)])
+    found, pooled = agreement(values), agreement(values.reshape(-1, 2))
+    own = [spearmanr(training).statistic for training in values]
+    assert found.rho[0, 1] == pytest.approx(np.mean(own))
+    assert found.high[0, 1] < -0.5 < 0.5 < pooled.low[0, 1]
+    one = agreement(values[:1])
+    assert all(np.array_equal(a, b) for a, b in zip(one, agreement(values[0]), strict=True))

@@ -279,11 +279,11 @@ def test_a_file_that_cannot_be_read_is_named(root, monkeypatch):
 def test_a_file_where_a_folder_is_needed_is_not_read(tmp_path):
     with (tmp_path / "huge.safetensors").open("wb") as file:
         file.truncate(16 << 30)
-    began = time.monotonic()
+    began = time.process_time()
     for path in (str(tmp_path / "huge.safetensors"), memory("alone", {"x": b"x"}) + "/x"):
         with pytest.raises(ValueError, match="is a file, not a folder"):
             files.read_listing(path, folder=True)
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_a_large_file_that_was_never_read_has_a_name_of_its_own(tmp_path, monkeypatch):

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nag import distributed
+from nag import distributed, heartbeat
 from nag.datasets.digits import Digits
 from nag.distributed import ALONE, World, rendezvous, world
 from nag.interpolants import Linear
 from nag.models.sit import SiT
 from nag.training import Training, train
-from tests.nag.together import note, noted, sockets, together
+from tests.nag.together import note, noted, sockets, started, together
 
 TRAINING = Training(steps=50, batch=16, lr=1e-3, clip=1.0, noise_dropout=0.2, class_dropout=0.2, seed=5)
 CLOSE = 1e-4
@@ -108,7 +108,7 @@ def one_fails(folder: Path, how: Callable[[], None]) -> None:
     except (distributed.PeerFailed, ValueError) as error:
         kind = getattr(error, "kind", "")
         note(folder, here.rank, f"{time.monotonic() - began[0]:.3f} {type(error).__name__} {kind!r} {error}")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and not all(noted(folder, rank) for rank in range(here.size)):
             time.sleep(0.02)
 
@@ -126,7 +126,7 @@ def test_one_that_fails_ends_all(tmp_path: Path) -> None:
     for rank in (0, 2):
         seconds, words = noted(tmp_path, rank).split(" ", 1)
         assert words == "PeerFailed 'ValueError' process 1 of the training failed: ValueError: no such image"
-        assert float(seconds) < 15
+        assert float(seconds) < 60
     assert noted(tmp_path, 1).endswith("ValueError '' no such image")
 
 
@@ -135,7 +135,7 @@ def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
     assert together(2, one_fails, tmp_path, dies, seconds=120) == [0, -signal.SIGKILL]
     seconds, words = noted(tmp_path, 0).split(" ", 1)
     assert words.startswith("PeerFailed '' another process of the training died, or cannot be reached: ")
-    assert float(seconds) < 15
+    assert float(seconds) < 60
 
 
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
@@ -253,3 +253,28 @@ def test_processes_that_do_not_divide_the_batch() -> None:
             ValueError, match=f"{batch} cannot be divided equally among {size} processes: train with {fix}"
         ):
             trained(World(0, size), Training(steps=1, batch=batch))
+
+
+def hangs(folder: Path, rank: int) -> None:
+    """All meet, then one is stopped, and the others wait for it in a collective operation."""
+    here = world()
+    with distributed.group(here, hung_s=3.0):
+        distributed.barrier(here)
+        note(folder, here.rank, "met")
+        if here.rank == rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.barrier(here)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_ends_the_others(tmp_path: Path, rank: int) -> None:
+    """Within a bound, though it is not dead and sends no error."""
+    processes = started(2, hangs, tmp_path, rank)
+    try:
+        other = processes[1 - rank]
+        other.join(120)
+        assert other.exitcode == heartbeat.EXIT
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()

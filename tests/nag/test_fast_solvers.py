@@ -33,11 +33,10 @@ def test_their_steps_meet_their_order_away_from_the_last(cls, order, path, predi
     """Where the levels are many: on VP a step near t = 1 is a long one in lambda."""
     field = mixture(predicts, path)
     exact = exact_flow(field, noise(0), Y, 1.0, 0.04)
-    counts = (200, 400, 800)
+    counts = (200, 400)
     runs = [march(cls(steps=n).solver(), field, Y, noise, levels(1.0, 0.04, n)) for n in counts]
     errors = [float((run - exact).abs().max()) for run in runs]
-    for coarse, fine in pairwise(errors):
-        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
 @pytest.mark.parametrize(

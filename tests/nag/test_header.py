@@ -22,7 +22,7 @@ from nag.interpolants import Linear
 from nag.models.noise_level import NoiseLevel
 from nag.models.sit import SiT
 
-SOON_S = 2.0
+SOON_S = 2.0  # of this process, whatever else the machine does
 MODEL = SiT(hidden=16, depth=2, heads=2, patch=2)
 DEEP = json.loads("[" * 150 + "]" * 150)
 VALUES = [
@@ -95,7 +95,7 @@ def altered(value: Any, random_: random.Random) -> Any:
 def judged(data: bytes, path: Path) -> str:
     """The words with which a file is refused, or "" for a network of the same weights that works."""
     path.write_bytes(data)
-    began = time.monotonic()
+    began = time.process_time()
     try:
         field = load_network(path)
         description_in(path)
@@ -116,7 +116,7 @@ def judged(data: bytes, path: Path) -> str:
         x, y = torch.zeros(2, *field.shape), torch.tensor([0, field.num_classes])
         assert field(x, torch.tensor([0.5, -1.0]), y).shape == x.shape
         assert field.predicts in ("velocity", "eps", "x0", "score")
-    assert time.monotonic() - began < SOON_S, "soon"
+    assert time.process_time() - began < SOON_S, "soon"
     return words
 
 
@@ -224,12 +224,12 @@ def test_a_hole_of_gigabytes(tmp_path: Path) -> None:
         path.write_bytes(data)
         with path.open("r+b") as file:
             file.truncate(len(data) - (ends - begins) + huge)
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(ValueError, match=r"were ever written; copy it again|cut off or damaged"):
             load_network(path)
         with pytest.raises(ValueError, match=r"network\.safetensors: "):
             description_in(path)
-        assert time.monotonic() - began < SOON_S
+        assert time.process_time() - began < SOON_S
 
 
 def test_an_estimator_is_read_by_the_same_model() -> None:

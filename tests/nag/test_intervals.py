@@ -22,7 +22,7 @@ def test_the_interval_of_a_distance_covers_its_expectation_at_that_n():
     def draw():
         return fid(shift + 0.9 * skewed(rng, n, d) @ root.T, reference)[0]
 
-    expectation = np.mean([draw()["value"] for _ in range(1000)])
+    expectation = np.mean([draw()["value"] for _ in range(400)])
     covered = [s["low"] <= expectation <= s["high"] for s in (draw() for _ in range(REPETITIONS))]
     assert 0.90 <= np.mean(covered) <= 0.99
 
@@ -37,7 +37,7 @@ def test_the_paired_interval_covers_and_is_narrower_where_noise_is_shared():
         v = rho * u + (1 - rho**2) ** 0.5 * skewed(rng, n, d)
         return fid(0.4 + u @ root.T, reference), fid(0.3 + 0.95 * v @ root.T, reference)
 
-    expectation = np.mean([a["value"] - b["value"] for (a, _), (b, _) in (draw() for _ in range(1000))])
+    expectation = np.mean([a["value"] - b["value"] for (a, _), (b, _) in (draw() for _ in range(400))])
     covered, narrower = [], []
     for _ in range(REPETITIONS):
         (a, influence_a), (b, influence_b) = draw()

@@ -10,13 +10,17 @@ import torch
 from nag import noise
 from nag.intervals import paired_difference
 from nag.metrics import cache, fld, mind, neighbours
+from nag.metrics import pairs as passes_over_pairs
 from nag.metrics.authenticity import Authenticity
 from nag.metrics.cmmd import CMMD
+from nag.metrics.density_coverage import DensityCoverage
 from nag.metrics.fd_ratio import FDRatio
 from nag.metrics.fid import FID
 from nag.metrics.fld import FLD
+from nag.metrics.kid import KID
 from nag.metrics.memorisation import Memorisation
 from nag.metrics.mind import MIND
+from nag.metrics.precision_recall import PrecisionRecall
 from nag.metrics.vendi import Vendi
 from tests.nag.test_metrics_neighbours import features, pairs
 
@@ -29,6 +33,7 @@ def tiles(request, monkeypatch):
     if request.param == "many tiles":
         monkeypatch.setattr(neighbours, "ROWS", 64)
         monkeypatch.setattr(neighbours, "COLUMNS", 16)
+        monkeypatch.setattr(passes_over_pairs, "AT_ONCE", 24)
         monkeypatch.setattr(mind, "AT_ONCE", 7)
         monkeypatch.setattr(fld, "BLOCK", 13)
 
@@ -204,16 +209,50 @@ def test_an_influence_is_how_far_a_sample_moves_the_value(metric):
 # Shared work, and bad input
 
 
-def test_memorisation_and_authenticity_share_their_distances(three, monkeypatch):
+OVER_PAIRS = (KID(), CMMD(), PrecisionRecall(), DensityCoverage(), Memorisation(), Authenticity())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (OVER_PAIRS, [(131, 131), (150, 131), (150, 150)]),
+        (OVER_PAIRS[:3][::-1], [(131, 131), (150, 131), (150, 150)]),
+        (OVER_PAIRS[3:], [(131, 131), (150, 131)]),  # no pair of samples
+        # Recall is last, and the balls of samples that it needs were not there: once more with the reference.
+        (OVER_PAIRS[2:][::-1], [(131, 131), (150, 131), (150, 131), (150, 150)]),
+    ],
+    ids=["all", "reversed", "without pairs of samples", "recall last"],
+)
+def test_metrics_over_pairs_compute_each_matrix_once(metrics, expected, three, monkeypatch):
     x, r, _ = three
-    calls, nearest = [], neighbours.nearest
-    monkeypatch.setattr(neighbours, "nearest", lambda a, b: calls.append((len(a), len(b))) or nearest(a, b))
-    score(Memorisation(), x, features=r)
-    assert calls == [(131, 131), (150, 131)]
-    score(Authenticity(), x, features=r)
-    assert len(calls) == 2
-    score(Authenticity(), r.copy(), features=r)  # the training images as samples: their nearest point is themselves
-    assert calls[2:] == [(131, 131)]
+    passes, products = [], neighbours.products
+    monkeypatch.setattr(neighbours, "products", lambda a, b: passes.append((len(a), len(b))) or products(a, b))
+    for metric in metrics:
+        metric({"features": x}, {"features": r})
+    assert sorted(passes) == expected
+
+
+def test_training_images_as_samples_are_nearest_to_themselves(three):
+    _, r, _ = three
+    assert score(Memorisation(), r.copy(), features=r)[0] == 1
+    assert score(Authenticity(), r.copy(), features=r)[0] == 0
+
+
+def test_values_do_not_depend_on_the_metrics_before_them(three):
+    x, r, _ = three
+    metrics = (*OVER_PAIRS, DensityCoverage(k=2), PrecisionRecall(k=7))
+
+    def values(metric):
+        return metric({"features": x}, {"features": r})["values"]
+
+    expected = []
+    for metric in metrics:
+        cache._kept.clear()
+        expected.append(values(metric))
+    for order in (metrics, metrics[::-1]):
+        cache._kept.clear()
+        together = {id(metric): values(metric) for metric in order}
+        assert [together[id(metric)] for metric in metrics] == expected
 
 
 @pytest.mark.parametrize("metric", EVERY, ids=lambda m: m.names[0])

@@ -11,9 +11,11 @@ from nag.datasets.digits import Digits
 from nag.intervals import paired_difference, share_interval
 from nag.metrics import cache as kept
 from nag.metrics import neighbours
+from nag.metrics import pairs as passes_over_pairs
 from nag.metrics.density_coverage import DensityCoverage
 from nag.metrics.kid import KID
 from nag.metrics.memorisation import Memorisation
+from nag.metrics.pairs import nearest, within
 from nag.metrics.precision_recall import PrecisionRecall
 
 
@@ -30,6 +32,7 @@ def tiles(request, monkeypatch):
     if request.param == "many tiles":
         monkeypatch.setattr(neighbours, "ROWS", 64)
         monkeypatch.setattr(neighbours, "COLUMNS", 16)
+        monkeypatch.setattr(passes_over_pairs, "AT_ONCE", 24)
 
 
 def pairs(a, b) -> np.ndarray:
@@ -66,10 +69,10 @@ def test_radii_and_nearest_are_scikit_learns(tiles):
     points, others = neighbours.seen(x, r)
     for k in (1, 5, 100):
         theirs = NearestNeighbors(n_neighbors=k).fit(x.astype(float)).kneighbors()[0][:, -1]
-        np.testing.assert_allclose(neighbours.radii(points, k).sqrt(), theirs, rtol=1e-9)
+        np.testing.assert_allclose(within(points, k).radii(k).sqrt(), theirs, rtol=1e-9)
     for a, b, rows in ((points, others, r), (points, points, x)):
         theirs = NearestNeighbors(n_neighbors=1).fit(rows.astype(float)).kneighbors(None if b is a else x.astype(float))
-        distance, which = neighbours.nearest(a, b)
+        distance, which = nearest(a, b)
         np.testing.assert_allclose(distance, theirs[0][:, 0], rtol=1e-9)
         assert (which == theirs[1][:, 0]).all()
 

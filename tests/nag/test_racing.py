@@ -11,7 +11,8 @@ import pytest
 from nag.intervals import paired_difference, samples_for_difference
 from nag.metrics.fid import FID
 from nag.metrics.frechet import frechet_distance
-from nag.racing import Axis, Place, cost_at_most, dimension_for, first_places, next_places, projection, race, rungs
+from nag.racing import dimension_for, projection, race
+from nag.search import Axis, Place, cost_at_most, first_places, next_places, rungs
 from tests.nag.simulated_sweeps import Samples, Scores, arms, digits, distance_and_influence, power_law, search
 from tests.nag.simulated_wide import wide
 

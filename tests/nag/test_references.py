@@ -89,6 +89,17 @@ def test_autoguidance_with_itself_is_plain():
         assert torch.equal(with_cfg(x, t, y), guided(field, (CFG(1.3),))(x, t, y))
 
 
+def test_autoguidance_away_from_the_networks_own_noise_blind_branch_is_nag():
+    field, ref, (x, t, y) = mixture(), other(), state()
+    own = guided(field, (Autoguidance(2.5, "own", null_noise=True),), {"own": field})
+    assert torch.equal(own(x, t, y), guided(field, (NAG(1.5),))(x, t, y))
+    d, blind = field(x, t, y), ref(x, torch.full_like(t, -1), y)
+    found = guided(field, (Autoguidance(2.5, ref, null_noise=True),))(x, t, y)
+    torch.testing.assert_close(found, d + 1.5 * (d - blind))
+    with pytest.raises(ValueError, match="Autoguidance needs a reference that was trained with a null noise condition"):
+        guided(field, (Autoguidance(2.5, replace(ref, has_null_noise=False), null_noise=True),))
+
+
 def test_a_network_can_be_given_in_place_of_its_name():
     field, ref, (x, t, y) = mixture(), other(), state()
     named = guided(field, (build("guidance", "dog", scale=1.5, reference="pre"),), {"pre": ref})

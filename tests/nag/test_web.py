@@ -163,9 +163,9 @@ def test_a_slow_file_is_given_up(server: Any, page: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(web, "PATIENCE_S", 0.5)
     monkeypatch.setattr(web, "TICK_S", 0.1)
     started = time.monotonic()
-    with pytest.raises(Unreachable, match=rf"/{page} could not be downloaded: it is too slow: 0 bytes in \d s"):
+    with pytest.raises(Unreachable, match=rf"/{page} could not be downloaded: it is too slow: 0 bytes in \d+ s"):
         whole(f"{server.url}/{page}")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
 
 
 def test_a_wrong_length_is_told(server: Any) -> None:

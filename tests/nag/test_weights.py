@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(DATA[:half])
         self.wfile.flush()
         server.half.set()
-        server.go_on.wait(30)
+        server.go_on.wait(200)
         if self.path != "/cut":
             self.wfile.write(DATA[half:])
 
@@ -167,14 +167,14 @@ def process(server):
 def test_two_processes_at_once_download_once(server):
     server.go_on.clear()
     both = [process(server)]
-    assert server.half.wait(30)
+    assert server.half.wait(120)
     both.append(process(server))
     time.sleep(1)  # the second waits for the first
     assert both[1].poll() is None
     assert find("net.pt") is None
     server.go_on.set()
     for one in both:
-        out, error = one.communicate(timeout=60)
+        out, error = one.communicate(timeout=200)
         assert (one.returncode, out.strip()) == (0, str(cache() / "net.pt")), error
     assert server.requests == ["/net"]
     assert left_behind() == ["net.pt"]
@@ -183,7 +183,7 @@ def test_two_processes_at_once_download_once(server):
 def test_a_killed_download_does_not_stop_the_next(server, monkeypatch):
     server.go_on.clear()
     one = process(server)
-    assert server.half.wait(30)
+    assert server.half.wait(120)
     one.kill()
     one.communicate()
     assert find("net.pt") is None
@@ -199,17 +199,17 @@ def test_a_killed_download_does_not_stop_the_next(server, monkeypatch):
 
 def test_a_lock_that_is_held_is_waited_for(server, monkeypatch):
     """Longer than a stale one would be: its holder touches it."""
-    monkeypatch.setattr(weights, "STALE_S", 0.5)
+    monkeypatch.setattr(weights, "STALE_S", 2.0)
     monkeypatch.setattr(weights, "BEAT_S", 0.1)
     table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     server.go_on.clear()
     threads = [threading.Thread(target=fetch, args=("net.pt", quiet, table)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    time.sleep(3.0)
     server.go_on.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(200)
     assert server.requests == ["/net"]
     assert left_behind() == ["net.pt"]
 

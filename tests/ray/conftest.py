@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.execution.variables import variables
 from orchestrator.plan.model import Plan
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
@@ -36,16 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextlib.contextmanager
 def ray_of_our_own() -> Iterator[str]:
-    """A folder for Ray's files, and a token, for a while."""
-    from orchestrator.backends.ray.connection import ray_environment
-
+    """A folder for Ray's files, and a token, for a while. Ray reads its settings when it is imported, so here that must
+    come later.
+    """
+    assert "ray" not in sys.modules
     folder = tempfile.mkdtemp(prefix="nbray-", dir="/tmp")  # short: the names of sockets are
     os.makedirs(f"{folder}/ray")
     ours = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     kept = {name: os.environ.pop(name) for name in HANDS_OFF if name in os.environ}
     try:
-        with ray_environment({**ours, **token}):
+        with variables({**ours, **token}):
             yield folder
     finally:
         os.environ.update(kept)
@@ -77,7 +81,8 @@ def started() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def ray_environment() -> Iterator[str]:
-    pytest.importorskip("ray", reason="Ray is not installed")
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
     with ray_of_our_own() as folder:
         yield folder
 

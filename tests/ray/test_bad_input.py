@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.ray.backend import Ray
-from orchestrator.backends.ray.connection import SERIES, Connection, token_of
+from orchestrator.backends.ray.connection import Connection, authentications, connection_failure, token_of
+from orchestrator.backends.ray.in_child import OLDEST
 from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import Site, read_site
 from orchestrator.errors import BadInput, EnvironmentProblem, SpecError
@@ -23,10 +24,6 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
 from tests.orchestrator.conftest import TINY, Quiet
-
-pytest.importorskip("ray", reason="Ray is not installed")
-
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture
@@ -46,33 +43,53 @@ def test_an_address_that_does_not_answer(address: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem, match=f"no Ray cluster answers at {address}: "):
         Ray(Store(str(tmp_path)), Options(), address=address)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("versions", [("2.9.3", "3.11.7"), ("2.60.0", "3.12.1")])
-def test_another_version(cluster: Any, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import utils
-
-    theirs = utils.compute_version_info()
-    monkeypatch.setattr(utils, "compute_version_info", lambda: versions)
-    with pytest.raises(EnvironmentProblem) as caught:
-        Connection(cluster.address)
-    assert f"has Ray {theirs[0]} on Python {theirs[1]}, here is Ray {versions[0]} on Python {versions[1]}" in str(
-        caught.value
+def test_another_version() -> None:
+    """What Ray says of it, in its own words of 2.52 and 2.60."""
+    said = (
+        "RuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        "This process on node 192.0.2.2 was started with:\n    Ray: 2.52.0\n    Python: 3.12.1\n"
     )
+    words = "has Ray 2.60.0 on Python 3.11.7, here is Ray 2.52.0 on Python 3.12.1: both must be equal. Name a Python"
+    assert words in connection_failure("head:6379", [said])
 
 
-def test_a_ray_of_which_we_do_not_know_the_private_names(tiny: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            "__version__ = '2.51.9'\n",
+            "Ray 2.51.9 is too old; nagbench needs 2.52 or newer: pip install 'nagbench.ray.'",
+        ),
+        ("import absent_package\n", "cannot be imported by .*: No module named 'absent_package'"),
+        ("raise ImportError('', name='ray')\n", "Ray is not installed for .*: pip install 'nagbench"),
+    ],
+)
+def test_a_ray_that_does_not_do(module: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the child's Python: for `run` and for the Job API. Something listens, so it comes to the import."""
+    (tmp_path / "ray.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        site = Site("ray", "ray.yaml", "ray", RaySettings(jobs=f"http://{address}"))
+        for try_it in (lambda: Connection(address), lambda: ray_jobs.status("tiny", Store(str(tmp_path)), site)):
+            with pytest.raises(EnvironmentProblem, match=words):
+                try_it()
 
-    wanted = next(line for line in PYPROJECT.read_text().splitlines() if line.startswith("ray = "))
-    assert re.search(rf">={SERIES},<", wanted), "what is installed is what is known"
-    monkeypatch.setattr(ray, "__version__", "2.70.1")
-    words = f"Ray 2.70.1 is installed here, but nagbench and the cluster need {SERIES}: pip install"
-    site = Site("ray", "ray.yaml", "ray", RaySettings(jobs="http://127.0.0.1:9"))
-    for try_it in (lambda: Connection("127.0.0.1:9"), lambda: ray_jobs.status("tiny", Store("memory://x"), site)):
-        with pytest.raises(EnvironmentProblem, match=re.escape(words)):
-            try_it()
+
+def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(EnvironmentProblem, match="absent/python cannot be started: No such file"),
+    ):
+        Connection(f"127.0.0.1:{server.getsockname()[1]}", python=str(tmp_path / "absent" / "python"))
+
+
+def test_the_lower_bound_is_one_everywhere() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'"ray[default]>={".".join(map(str, OLDEST))}"' in project
 
 
 @pytest.mark.parametrize(
@@ -103,6 +120,21 @@ def test_a_token_file(tmp_path: Path) -> None:
         read_site(str(tmp_path / "ray.yaml"))
     (tmp_path / "token").chmod(0o600)
     assert read_site(str(tmp_path / "ray.yaml")).settings.token_file == f"{tmp_path}/token"
+
+
+def test_a_token_that_is_left_is_used_only_where_one_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a cluster without authentication Ray would let it in, and kill every actor."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert authentications(None) == [{"RAY_AUTH_MODE": "disabled"}]
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t")
+    assert authentications(None) == [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token"}]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert authentications(None) == [{}], "as the user says"
 
 
 def test_a_store_that_the_nodes_cannot_reach(cluster: Any, tiny: Plan) -> None:

@@ -51,7 +51,7 @@ class User:
 
     def json(self, name: str, sweep: str | Path) -> Any:
         done = self(name, sweep, "--json")
-        assert done.stdout, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
 
@@ -103,7 +103,9 @@ def test_a_job_from_submit_to_report(user: User, undisturbed: Ran) -> None:
     assert (job["id"], job["status"] in ("PENDING", "RUNNING")) == (first["job"], True)
     ended = user("cancel", sweep)
     assert "Ended: 1 Ray job." in ended.stdout, ended.stderr
-    assert user.json("status", sweep)["ray_jobs"] == [{"id": first["job"], "status": "STOPPED"}]
+    (job,) = user.json("status", sweep)["ray_jobs"]
+    assert (job["id"], job["status"]) == (first["job"], "STOPPED")
+    assert job["message"]
     assert "Ended: 0 Ray jobs." in user("cancel", sweep).stdout
 
     second = user.json("submit", sweep)

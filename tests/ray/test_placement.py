@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from nag.distributed import rendezvous, world
-from orchestrator.backends.ray.backend import Ray, cause_of_death
+from orchestrator.backends.ray.aside import ALL, FIRST_S, LONGEST_S, Aside
+from orchestrator.backends.ray.backend import ROOM_S, Ray, cause_of_death
 from orchestrator.backends.ray.handles import SETTLE_S, ActorHandle, WorkerHandle
 from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.protocol import Bundle, End, Work
 from orchestrator.execution.retries import decide
 from orchestrator.tasks.context import Options
@@ -116,7 +118,7 @@ def backend(settings: RaySettings, *nodes: RayNode, device: str = "auto") -> Any
     """A Ray backend with these nodes, without a cluster."""
     made = Ray.__new__(Ray)
     made.settings, made.nodes, made.has_gpus = settings, list(nodes), any("GPU" in n.resources for n in nodes)
-    made.options = Options(device=device)
+    made.options, made.aside = Options(device=device), Aside()
     return made
 
 
@@ -141,7 +143,7 @@ def test_processes_of_a_training() -> None:
         asked = many.request(Bundle((), kind="train"))
         assert asked == Request(1, 1, 8 * GB, processes=6)
         assert (capacity(asked, [A100, CPU]), capacity(asked, [A100, CPU, other])) == (0, 1)
-        assert many._at_most(asked) == 1
+        assert many._at_most(asked) == 2, "more than there is room for now: a cluster that grows sees it"
         assert many.request(Bundle((), kind="sample")) == Request(1, 1, 8 * GB)
         doubled = [many.request(Bundle((), kind="train", doublings=n)) for n in (1, 2, 3)]
         assert [each.memory for each in doubled] == [16 * GB, 64 * GB // 3, 64 * GB // 3], "three on each node"
@@ -172,29 +174,126 @@ def test_what_a_group_is_made_of() -> None:
     assert Request(0, 0).bundle() == {"CPU": 0.001}, "Ray takes none of nothing"
 
 
-class Remote:
-    """An actor that remembers the rank that it was given."""
+def test_nodes_that_are_set_aside() -> None:
+    """Longer each time, once for all workers that fail at one time, and no more once a worker came up."""
+    aside, nodes = Aside(), [A100, CPU]
+    assert [aside.failed("1", now) for now in (0, 1, FIRST_S, FIRST_S + 1, 3 * FIRST_S)] == [10, None, 20, None, 40]
+    assert aside.usable(nodes, 31) == [CPU]
+    assert aside.usable(nodes, 71) == nodes
+    for _ in range(9):
+        wait = aside.failed("1", max(aside.until.values()))
+    assert wait == LONGEST_S
+    aside.up("1")
+    assert aside.usable(nodes, 0) == nodes
+    assert aside.failed(ALL, 0) == FIRST_S
+    assert aside.usable(nodes, 1) == []
+    aside.broken.add("2")
+    assert (aside.usable(nodes, 1e6), aside.working(nodes)) == ([A100], [A100])
+
+
+def watched(*nodes: RayNode) -> tuple[Any, Told, list[str]]:
+    """A backend with these nodes that starts workers on nothing; its orders, and what it says."""
+    made, told, said = backend(RaySettings(wait_s=0), *nodes), Told(), []
+    made.connection, made.note, made.queue, made.workers = told, said.append, ReadyQueue(), []
+    made.plan, made.url, made.skipped, made.failed_starts = "", "", [], 0
+    made.unplaceable, made.waiting, told.address = {}, set(), "head:6379"  # type: ignore[attr-defined]
+    return made, told, said
+
+
+DEATH = {"event": "death", "method": "hello", "rank": 0, "memory": True}
+DEATH |= {"preempted": False, "node": False, "hopeless": False}
+
+
+def test_memory_that_others_use_does_not_end_a_run() -> None:
+    """Four workers fail at once: one failure, the node is named, and the next start is off it."""
+    made, told, said = watched(A100, dataclasses.replace(A100, id="nodeB", host="b"))
+    for handle in range(1, 9):
+        made.queue.add(work(handle), Request(gpus=1))
+    made._dispatch()
+    first = [order for order in told.orders if order["order"] == "start"]
+    assert len(first) == 8
+    for order in first[:4]:
+        made._handle({**DEATH, "worker": order["worker"], "text": "node running low on memory (ID: nodeB)"})
+    assert made.failed_starts == 1
+    assert said == [
+        "a worker did not start on node b of the Ray cluster: node b ran out of memory, and Ray ended its worker; "
+        "there again in 10 s"
+    ]
+    told.orders.clear()
+    made._dispatch()
+    assert [order for order in told.orders if order["order"] == "start"] == []
+    assert made._at_most(Request(gpus=1)) == 4
+    made.aside.until["nodeB"] = 0
+    made._dispatch()
+    assert len([order for order in told.orders if order["order"] == "start"]) == 4
+
+
+def test_a_node_without_torch_stops_nothing_unless_it_is_the_last() -> None:
+    made, told, said = watched(A100, dataclasses.replace(A100, id="nodeB", host="b"))
+    for handle in range(1, 9):
+        made.queue.add(work(handle), Request(gpus=1))
+    made._dispatch()
+    up = {"event": "answer", "method": "hello", "rank": 0}
+    problem = "ModuleNotFoundError: No module named 'torch'"
+    bad = {**up, "answer": {"host": "b", "node": "nodeB", "problem": problem}}
+    made._handle({**bad, "worker": made.workers[0].number})
+    assert said == [f"on node b of the Ray cluster: {problem}; no worker is started there any more"]
+    told.orders.clear()
+    made._dismiss(made.workers[0])
+    made.queue.add(work(9), Request(gpus=0.5))
+    made._dispatch()
+    assert [order["off"] for order in told.orders if order["order"] == "start"] == [["nodeB"]]
+    last = {**up, "answer": {"host": "a", "node": "1", "problem": problem}}
+    with pytest.raises(EnvironmentProblem, match="on node a of the Ray cluster: ModuleNotFoundError"):
+        made._handle({**last, "worker": made.workers[0].number})
+
+
+def test_a_cluster_that_grows_sees_a_demand() -> None:
+    """One worker is asked for though no node can hold it, and the user is told for how long it is waited."""
+    made, told, said = watched(CPU)
+    made.settings = RaySettings(wait_s=600)
+    made.queue.add(work(1), Request(gpus=1))
+    made._dispatch()
+    assert len([order for order in told.orders if order["order"] == "start"]) == 1
+    made._see_nodes([CPU])
+    made._see_nodes([CPU])
+    (words,) = said
+    assert "can hold a worker of 1 GPU, 1 CPU; it has 1 node of 16 CPU" in words
+    assert words.endswith("waiting 600 s (wait_s) for a node to join")
+
+
+def test_waiting_for_room_is_said_once() -> None:
+    made, _, said = watched(A100)
+    made.queue.add(work(1), Request(gpus=1))
+    made._dispatch()
+    made.workers[0].idle_since -= ROOM_S + 1
+    made._see_nodes([A100])
+    made._see_nodes([A100])
+    assert said == ["waiting for room on the Ray cluster for a worker of 1 GPU, 1 CPU"]
+
+
+class Told:
+    """A connection that remembers the orders."""
 
     def __init__(self) -> None:
-        self.join, self.told = self, {}
+        self.orders: list[dict[str, Any]] = []
 
-    def remote(self, variables: dict[str, str]) -> None:
-        self.told = variables
+    def send(self, **order: Any) -> None:
+        self.orders.append(order)
 
 
 @pytest.mark.parametrize(("nodes", "host"), [(("1", "1", "1"), "127.0.0.1"), (("1", "2", "1"), "10.0.0.1")])
 def test_processes_meet_at_the_first(nodes: tuple[str, ...], host: str) -> None:
-    first, *others = (Remote() for _ in nodes)
-    peers = [ActorHandle(other, None) for other in others]
-    worker = WorkerHandle(first, None, request=Request(processes=3), peers=peers)
+    told, peers = Told(), [ActorHandle() for _ in nodes[1:]]
+    worker = WorkerHandle(connection=told, request=Request(processes=3), peers=peers)  # type: ignore[arg-type]
     for each, node in reversed(list(zip(worker.actors, nodes, strict=True))):
         assert not worker.host
-        assert not first.told, "before all are up"
+        assert not told.orders, "before all are up"
         worker.up(each, {"host": f"h{node}", "node": node, "ip": f"10.0.0.{node}", "port": 9})
     assert worker.host == "h1"
-    assert [world(each.remote.told).rank for each in worker.actors] == [0, 1, 2]
-    assert {world(each.remote.told).size for each in worker.actors} == {3}
-    assert {rendezvous(each.remote.told) for each in worker.actors} == {(host, 9)}
+    given = {order["rank"]: order["arguments"][0] for order in told.orders}
+    assert {rank: world(variables)[:2] for rank, variables in given.items()} == {rank: (rank, 3) for rank in range(3)}
+    assert {rendezvous(variables) for variables in given.values()} == {(host, 9)}
 
 
 def test_when_a_training_has_ended() -> None:
@@ -202,24 +301,25 @@ def test_when_a_training_has_ended() -> None:
     end = End(1, "failed", reason="PeerFailed: another process of the training died")
 
     def worker() -> WorkerHandle:
-        return WorkerHandle(None, "call", request=Request(processes=2), peers=[ActorHandle(None, "call")])
+        told: Any = Told()
+        return WorkerHandle(connection=told, request=Request(processes=2), peers=[ActorHandle()])
 
     left = worker()
     assert not left.settled()
-    left.ref = None
+    left.due = False
     left.expect(end)  # the first says so, and Ray has not told of the other
     assert not left.settled()
     left.expect(end, lost=True)
     assert left.settled()
 
     in_words = worker()
-    in_words.peers[0].ref = None  # the other says that it failed, and the first does not answer
+    in_words.peers[0].due = False  # the other says that it failed, and the first does not answer
     in_words.expect(end)
     assert not in_words.settled()
     in_words.settles -= SETTLE_S
     assert in_words.settled()
     in_words.settles += SETTLE_S
-    in_words.ref = None
+    in_words.due = False
     assert in_words.settled()
 
 
@@ -231,9 +331,15 @@ def test_memory_doubles_up_to_a_bound() -> None:
     assert [bound.request(Bundle((), kind="score", doublings=n)).memory // GB for n in range(3)] == [10, 20, 25]
 
 
-def test_causes() -> None:
+def test_causes(ray_environment: str) -> None:
     """From Ray's errors; and what the retries decide."""
-    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    from ray import exceptions
+
+    from orchestrator.backends.ray.driver import death
+
+    def cause_of(error: Exception) -> tuple[str, str]:
+        return cause_of_death(death(error), "n1")
+
     taken = exceptions.RayActorError(error_msg="The actor died because its node has died.", preempted=True)
     cases = {
         "host_memory": exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"),
@@ -244,12 +350,12 @@ def test_causes() -> None:
         ),
     }
     for cause, error in cases.items():
-        assert cause_of_death(error, "n1")[0] == cause
-        assert "n1" in cause_of_death(error, "n1")[1]
+        assert cause_of(error)[0] == cause
+        assert "n1" in cause_of(error)[1]
     low = "The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node"
-    assert cause_of_death(exceptions.RayActorError(error_msg=low), "n1")[0] == "host_memory"
-    assert cause_of_death(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16), "n1")[0] == "node"
-    assert cause_of_death(cases["died"], "n1")[1] == "its worker on node n1 died (code 2. End of file)"
+    assert cause_of(exceptions.RayActorError(error_msg=low))[0] == "host_memory"
+    assert cause_of(exceptions.ActorUnavailableError("RPC error: Socket closed", b"0" * 16))[0] == "node"
+    assert cause_of(cases["died"])[1] == "its worker on node n1 died (code 2. End of file)"
     lost = {"cause": "host_memory", "reason": "r"}
     assert decide([lost]).doublings == 1
     assert "it already had the most memory" in decide([{**lost, "at_memory_bound": True}]).give_up

@@ -26,7 +26,7 @@ NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol
 FOR_ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct", "sacctmgr")
 MARK = "NAGBENCH_TEST_NODE"  # in the environment of a slurmd and of the slurmstepd that it starts
 PORTS = range(20_000, 30_000)  # below those that the system gives to clients
-UP_S = 60.0
+UP_S = 90.0
 ACCOUNT = "lab"  # with accounting: the account that root has, and the QoS that it may use
 QOS = ("normal", "fast")
 
@@ -211,6 +211,11 @@ class Cluster:
         )
         wait(lambda: f"Account={ACCOUNT} " in self.run("scontrol", "show", "assoc_mgr").stdout, "slurmctld knows it")
 
+    def add_user(self, name: str) -> None:
+        """An account of the system may submit here too."""
+        self.out("sacctmgr", "-i", "add", "user", name, f"Account={ACCOUNT}", f"DefaultAccount={ACCOUNT}")
+        wait(lambda: f"UserName={name}(" in self.run("scontrol", "show", "assoc_mgr").stdout, f"it knows {name}")
+
     # What a test breaks and mends.
 
     def start_slurmdbd(self) -> None:
@@ -232,7 +237,7 @@ class Cluster:
         nodes on which it then finds jobs that it does not know to run.)
         """
         self.daemons["slurmctld"].terminate()
-        self.daemons["slurmctld"].wait(30)
+        self.daemons["slurmctld"].wait(90)
         self.start_slurmctld()
 
     def resume(self) -> None:
@@ -240,7 +245,7 @@ class Cluster:
         for node in self.nodes:
             self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    def start_slurmd(self, node: str, wait_s: float = 30) -> None:
+    def start_slurmd(self, node: str, wait_s: float = UP_S) -> None:
         self.daemon(f"slurmd.{node}", "slurmd", "-D", "-N", node, "-f", str(self.conf), mark=node)
         if wait_s:
             wait(

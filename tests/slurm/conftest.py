@@ -21,6 +21,7 @@ def up(settings: Settings) -> Iterator[Cluster]:
     if reason:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)  # other users submit too
     try:
         with cluster(folder / "c", settings) as made:
             yield made
@@ -39,7 +40,7 @@ def slurm(whole_session: Cluster) -> Iterator[Cluster]:
     """The session's cluster, with accounting, idle before and after the test."""
     yield whole_session
     whole_session.run("scancel", "--user=root")
-    whole_session.wait_idle(30)
+    whole_session.wait_idle()
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ reconcile: manual
 poll_s: 0.5
 stagger_s: 0
 signal_s: 5
+visible_after_s: 3
 throttle: 1
 target_minutes: 5
 stages:

@@ -117,7 +117,7 @@ def slurmdbd_is_away(now: Round) -> None:
 
 
 def the_store_is_read_only(now: Round) -> None:
-    wait(lambda: now.remount("ro") or True, "the store is read-only", 20)
+    wait(lambda: now.remount("ro") or True, "the store is read-only")
     time.sleep(now.chance.uniform(3, 10))
     now.remount("rw")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,6 +98,48 @@ def test_no_other_block_of_a_cell_that_has_failed_is_tried(done: Ran, running: C
     (end,) = made.ends
     assert (end["outcome"], end["reason"]) == ("skipped", "not tried: another block of its cell failed: not finite")
     assert not made.store.list(f"blocks/{stream}")
+
+
+def away(store: Store, name: str, seconds: float) -> threading.Thread:
+    """Hide a file of the store, as caches of a network file system do, and show it after a time."""
+    place, aside = Path(store.path(name)), Path(f"{store.root}-aside")
+    place.rename(aside)
+    timer = threading.Timer(seconds, aside.rename, (place,))
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize("what", ["records", "files"])
+def test_an_input_that_is_not_visible_yet_is_waited_for(
+    done: Ran, running: Callable[..., ArrayTaskRunner], what: str
+) -> None:
+    stream = samples(done)
+    made = running((stream, (0,)))
+    network = str(done.plan.tasks[stream].params["network"])
+    name = f"records/train/{network}.json" if what == "records" else f"files/{network}/network.safetensors"
+    made.options = {**made.options, "visible_after_s": 60.0}
+    back = away(made.store, name, 1.5)
+    assert made.run() == "done"
+    back.join()
+    assert made.ends == []
+    assert made.store.read_arrays(block_name(stream, 0))[0].keys() == {"samples", "labels"}
+    assert made.store.list("quarantine/records/train") == []
+
+
+def test_an_input_that_was_not_made_is_not_waited_for(done: Ran, running: Callable[..., ArrayTaskRunner]) -> None:
+    stream = samples(done)
+    made = running((stream, (0,)))
+    made.options = {**made.options, "visible_after_s": 600.0}
+    network = str(done.plan.tasks[stream].params["network"])
+    made.store.remove(f"records/train/{network}.json")
+    bundle = Bundle(((network, None),), made.plan, "train", "")
+    (training,) = arrays([Work(1, bundle)], SlurmSettings(), lambda each: 1.0, str, {}, 10)
+    write_array(made.store, made.wave, 1, training)
+    failed = {"outcome": "done", "bundles": [{"bundle": 0, "outcome": "failed", "digest": network}]}
+    made.store.create_record(made.wave.mark("ends", 1, 0, 0), failed)
+    assert made.run() == "done"
+    (end,) = made.ends
+    assert (end["outcome"], end["reason"]) == ("skipped", f"records/train/{network}.json is not there")
 
 
 def test_array_tasks_start_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from nag.models.sizes import parameters
+from orchestrator.backends.campaign import check_batches
+from orchestrator.backends.site import read_site
 from orchestrator.backends.slurm.arrays import WORTHWHILE_S, Array, arrays
-from orchestrator.backends.slurm.forecast import makespan
+from orchestrator.backends.slurm.forecast import forecast, makespan
 from orchestrator.backends.slurm.limits import (
     CALIBRATED_FROM,
     HOURS,
@@ -28,7 +32,11 @@ from orchestrator.backends.slurm.waves import (
     waves,
     write_array,
 )
+from orchestrator.errors import BadInput, SpecError
 from orchestrator.execution.protocol import Bundle, Work
+from orchestrator.plan.make import plan
+from orchestrator.plan.network_sizes import network_of
+from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 
 BLOCK_S = 40.0
@@ -187,3 +195,117 @@ def test_a_throttle_and_a_number_of_gpus_bound_the_simulation() -> None:
     turns = -(-len(array.tasks) // 8)
     assert makespan([array], lasting) == pytest.approx(100.0 * turns)
     assert makespan([array], lasting, gpus=2) == pytest.approx(100.0 * -(-len(array.tasks) // 2))
+
+
+LARGE = """\
+kind: slurm
+stages: {train: {gpus: 2}}
+networks:
+  xl: {train: {gpus: 8, memory_gb: 64}, sample: {memory_gb: 40, minutes: 180}}
+  middle: {parameters_above: 1e8, train: {gpus: 4, memory_gb: 48}}
+  giants: {parameters_above: 1e9, train: {memory_gb: 96}}
+"""
+
+
+def test_a_network_gets_what_its_name_or_its_size_asks(tmp_path: Path) -> None:
+    """A name goes before a size, and a larger size before a smaller one."""
+    (tmp_path / "site.yaml").write_text(LARGE)
+    site = read_site(str(tmp_path / "site.yaml")).settings
+
+    def asked(stage: str, *network: object) -> tuple[int, float]:
+        resources = site.resources(stage, *network)
+        return resources.gpus, resources.memory_gb
+
+    assert asked("train") == asked("train", "s", 1e7) == asked("train", "middle", 1e7) == (2, 32)
+    assert asked("train", "l", 4e8) == (4, 48)
+    assert asked("train", "h", 2e9) == (4, 96)
+    assert asked("train", "xl", 2e9) == (8, 64)
+    assert (asked("sample", "xl"), asked("extract", "xl")) == ((1, 40), (1, 16))
+    assert (site.trained_on("xl"), site.trained_on("s")) == (8, 2)
+    assert site.trained_words("l", 4e8) == "networks.middle.train has 1 x 4 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "  xl: {sample: {memry: 4}}",
+            ":3: networks.xl.sample: unknown key 'memry'. Did you mean 'memory_gb'?",
+        ),
+        ("  xl: {score: {gpus: 1}}", "site.yaml:3: networks.xl: unknown key 'score'"),
+        ("  xl: {sample: {minutes: 10}}", "target_minutes is 30, but networks.xl.sample.minutes"),
+        ("  xl: {parameters_above: many}", "site.yaml:3: networks.xl.parameters_above: expected a number"),
+        ("  xl: 4", "site.yaml:3: networks.xl"),
+    ],
+)
+def test_mistakes_in_networks(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"kind: slurm\nnetworks:\n{line}\n")
+    with pytest.raises(SpecError) as error:
+        read_site(str(tmp_path / "site.yaml"))
+    assert words in str(error.value)
+
+
+TWO = """\
+name: two
+networks:
+  s:
+    data: {name: digits}
+    model: {name: sit, hidden: 16, depth: 1, heads: 2, patch: 4}
+    train: {steps: 8, batch: 16, lr: 1e-2}
+  xl:
+    data: {name: digits}
+    model: {name: sit, hidden: 64, depth: 2, heads: 2, patch: 4}
+    train: {steps: 8, batch: 16, lr: 1e-2}
+sampler: {name: euler, steps: 2}
+sample: {count: 40, block: 20}
+score: {features: [pixels], metrics: [fid]}
+arms:
+  small: {network: s}
+  large: {network: xl}
+"""
+
+
+def test_trainings_of_two_sizes_are_two_arrays_and_their_processes_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(TWO)
+    planned = plan(read_sweep(str(tmp_path / "sweep.yaml")))
+    sizes = dict(network_of(planned, digest) for digest in planned.instances)
+    assert sizes == {"s": parameters(16, 1), "xl": parameters(64, 2)}
+    assert parameters(1152, 28) == pytest.approx(675e6, rel=0.02)  # SiT-XL/2
+    (tmp_path / "site.yaml").write_text(f"{LARGE}  wide: {{parameters_above: 1e5, sample: {{cpus: 9}}}}\n")
+    site = read_site(str(tmp_path / "site.yaml"))
+    store = Store(str(tmp_path / "store"))
+    store.open()
+    packed = forecast(planned, store, site.settings).arrays
+    assert sorted(a.resources.gpus for a in packed if a.kind == "train") == [2, 8]
+    assert sorted((a.resources.memory_gb, a.resources.cpus) for a in packed if a.kind == "sample") == [(16, 4), (40, 9)]
+    check_batches(planned, site)
+    (tmp_path / "site.yaml").write_text(LARGE.replace("gpus: 8", "gpus: 7"))
+    with pytest.raises(BadInput, match=r"networks.xl.train has 1 x 7 GPUs, and networks.xl.train.batch"):
+        check_batches(planned, read_site(str(tmp_path / "site.yaml")))
+
+
+def test_processes_that_share_a_gpu_have_bundles_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "kind: slurm\nthrottle: 2\nstages: {sample: {per_gpu: 4}, train: {per_gpu: 3}}\n"
+    )
+    shared, alone = read_site(str(tmp_path / "site.yaml")).settings, SlurmSettings(throttle=2)
+    work = [Work(n, bundle("sample", f"s{n}", network="n", blocks=8)) for n in range(64)]
+    one, four = (arrays(work, each, seconds, str, {}, 1001)[0] for each in (alone, shared))
+    assert (one.lanes, four.lanes) == (1, 4)
+    longest, least = (max(len(task.bundles) for task in array.tasks) for array in (four, one))
+    assert 4 * least <= longest < 4 * (least + 1)
+    assert gpu_seconds(four) == gpu_seconds(one) / 4
+    few = arrays(work[:8], shared, seconds, str, {}, 1001)[0]
+    assert [len(task.bundles) for task in few.tasks] == [4, 4]
+    trainings = [Work(n, bundle("train", f"t{n}")) for n in range(7)]
+    (trained,) = arrays([*trainings], shared, seconds, str, {}, 1001)
+    assert [len(task.bundles) for task in trained.tasks] == [3, 3, 1]
+    after = Work(9, bundle("sample", "s", network="n"), frozenset([4]))
+    assert arrays([*trainings, after], shared, seconds, str, {}, 1001)[1].after == ("0/1",)
+
+
+@pytest.mark.parametrize("line", ["train: {gpus: 2, per_gpu: 2}", "sample: {nodes: 2, per_gpu: 2}"])
+def test_a_gpu_is_not_shared_by_what_works_together(tmp_path: Path, line: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"kind: slurm\nstages: {{{line}}}\n")
+    with pytest.raises(SpecError, match=r"per_gpu is 2, but it has \d x \d GPUs that work on one task together"):
+        read_site(str(tmp_path / "site.yaml"))

@@ -101,11 +101,11 @@ def test_real_ends(slurm_with: Callable[[Settings], Cluster]) -> None:
         "cancelled": "srun sleep 60",
     }
     ids = {cause: made.submit(script, "--mem=100", f"--job-name={cause}") for cause, script in scripts.items()}
-    wait(lambda: made.jobs().get(ids["cancelled"]) == "RUNNING", "it runs", 20)
+    wait(lambda: made.jobs().get(ids["cancelled"]) == "RUNNING", "it runs")
     commands.cancel([ids["cancelled"]])
-    wait(lambda: not made.jobs(), "all have ended", 40)
+    wait(lambda: not made.jobs(), "all have ended")
     rows = commands.queue()
-    wait(lambda: len([r for r in commands.accounts(ids.values(), 1) if r.over]) == 3, "sacct knows them", 20)
+    wait(lambda: len([r for r in commands.accounts(ids.values(), 1) if r.over]) == 3, "sacct knows them")
     runs = commands.accounts(ids.values(), 1, steps=True)
     for cause, job in ids.items():
         log = next(made.folder.glob(f"{job}_*.log")).read_text()

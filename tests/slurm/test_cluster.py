@@ -21,7 +21,7 @@ def test_a_node_without_its_daemon_and_one_without_power() -> None:
         for node in made.nodes:
             made.submit(script, f"--chdir={made.folder}", f"--nodelist={node}")
         places = [made.folder / node for node in made.nodes]
-        wait(lambda: all(place.exists() and place.read_text() for place in places), "both run", 30)
+        wait(lambda: all(place.exists() and place.read_text() for place in places), "both run")
         first, second = (int(place.read_text()) for place in places)
         made.kill_slurmd("n1", with_tasks=False)
         assert alive(first)
@@ -35,9 +35,9 @@ def test_a_node_without_its_daemon_and_one_without_power() -> None:
 def test_nothing_is_left_of_a_cluster() -> None:
     with up(SHORT) as made:
         job = made.submit("trap '' TERM; srun sleep 300 & sleep 300")
-        wait(lambda: made.jobs().get(job) == "RUNNING", "it runs", 30)
+        wait(lambda: made.jobs().get(job) == "RUNNING", "it runs")
         mark, folder = f"SLURM_CONF={made.conf}".encode(), made.folder
-        wait(lambda: sum(mark in environment(pid) for pid in processes()) > 5, "its processes are there", 30)
+        wait(lambda: sum(mark in environment(pid) for pid in processes()) > 5, "its processes are there")
         made.kill_slurmd("n1", with_tasks=False)  # its tasks are nobody's now
     left = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in processes() if mark in environment(pid)}
     assert not left
@@ -54,7 +54,7 @@ def test_a_cluster_that_does_not_come_up_says_why(tmp_path: Path) -> None:
         cluster(tmp_path / "c", Settings(accounting=False, extra="nosuch=1")),
     ):
         pass
-    assert time.monotonic() - began < 20  # it does not wait for what has ended
+    assert time.monotonic() - began < 60  # it does not wait for what has ended
 
 
 def test_two_clusters_at_once_do_not_meet(slurm: Cluster) -> None:

@@ -28,13 +28,13 @@ from tests.slurm.configuration import Settings
 
 # What Slurm 22.05 printed. In the first column, 1_[5-7%2] is written as squeue does without --array.
 QUEUE = """\
-1_10    |CANCELLED |0|15   |1795403755|1795403755|1795403761|n1    |None               |probe|
-1_8     |COMPLETING|1|0    |1795403758|N/A       |N/A       |n1    |None               |probe|
-1_2     |FAILED    |0|35072|1795403755|1795403755|1795403758|n1    |NonZeroExitCode    |probe|
-2       |RUNNING   |0|0    |1795403755|1795403755|1795403815|n[1-2]|None               |odd | name|
-1_[5-7%2]|PENDING  |0|0    |1795403755|N/A       |N/A       |      |JobArrayTaskLimit  |probe|
+1_10    |CANCELLED |0|15   |1795403755|1795403755|1795403761|n1    |None               |probe|(null)|
+1_8     |COMPLETING|1|0    |1795403758|N/A       |N/A       |n1    |None               |probe|(null)|
+1_2     |FAILED    |0|35072|1795403755|1795403755|1795403758|n1    |NonZeroExitCode    |probe|(null)|
+2       |RUNNING   |0|0    |1795403755|1795403755|1795403815|n[1-2]|None               |odd | name|(null)|
+1_[5-7%2]|PENDING  |0|0    |1795403755|N/A       |N/A       |      |JobArrayTaskLimit  |probe|(null)|
 9       |PENDING   |1|256  |1795403755|N/A       |N/A       |      |launch failed requeued held|two
-lines|
+lines|(null)|
 """
 
 ACCOUNTS = """\
@@ -170,8 +170,8 @@ def test_the_queue_shows_array_tasks_one_by_one_and_how_they_ended(slurm: Cluste
     before = time.time()
     rows = {job.id: job for job in commands.queue() if job.id.startswith(f"{array}_")}
     assert set(rows) == {f"{array}_{n}" for n in range(6)}  # at once, whatever they do
-    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "array task 1 has died", 20)
-    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "array task 5 runs", 20)
+    wait(lambda: states(commands).get(f"{array}_1") == "FAILED", "array task 1 has died")
+    wait(lambda: states(commands).get(f"{array}_5") == "RUNNING", "array task 5 runs")
     rows = {job.id: job for job in commands.queue()}
     assert rows[f"{array}_0"].exit_code == 3
     assert rows[f"{array}_1"].signal == 9
@@ -181,7 +181,7 @@ def test_the_queue_shows_array_tasks_one_by_one_and_how_they_ended(slurm: Cluste
     assert (running.state, running.name, running.restarts) == ("RUNNING", "nb.me.tiny", 0)
     assert running.nodes in slurm.nodes
     assert abs((running.start or 0) - before) < 30  # seconds since 1970, whatever the time zone
-    wait(lambda: len([r for r in commands.accounts([array], 1) if r.over]) == 3, "sacct knows the three", 20)
+    wait(lambda: len([r for r in commands.accounts([array], 1) if r.over]) == 3, "sacct knows the three")
     runs = {run.id: run for run in commands.accounts([array], 1)}
     assert (runs[f"{array}_0"].state, runs[f"{array}_0"].exit_code) == ("FAILED", 3)
     assert runs[f"{array}_1"].signal == 9
@@ -189,21 +189,21 @@ def test_the_queue_shows_array_tasks_one_by_one_and_how_they_ended(slurm: Cluste
     steps = {run.step for run in commands.accounts([f"{array}_0"], 1, steps=True)}
     assert steps == {"", "batch"}
     commands.cancel([f"{array}_{n}" for n in (3, 4, 5)])
-    wait(lambda: not slurm.jobs(), "they are gone", 20)
+    wait(lambda: not slurm.jobs(), "they are gone")
     assert states(commands)[f"{array}_3"] == "CANCELLED"
 
 
 def test_a_requeued_array_task_comes_back_under_its_id(slurm: Cluster) -> None:
     commands = Commands(slurm.env)
     array = slurm.submit("trap '' TERM; [ -n \"$SLURM_RESTART_COUNT\" ] || sleep 60", "--array=0-1")
-    wait(lambda: states(commands).get(f"{array}_1") == "RUNNING", "it runs", 20)
+    wait(lambda: states(commands).get(f"{array}_1") == "RUNNING", "it runs")
     commands.requeue([f"{array}_1"])
     commands.requeue([f"{array}_1"])  # it waits already: no error
     row = next(job for job in commands.queue() if job.id == f"{array}_1")
     assert not row.over
     assert row.restarts == 1
     assert states(commands)[f"{array}_0"] == "RUNNING"  # the other one is left alone
-    wait(lambda: states(commands).get(f"{array}_1") == "COMPLETED", "it ran again", 40)
+    wait(lambda: states(commands).get(f"{array}_1") == "COMPLETED", "it ran again")
     runs = [run.state for run in commands.accounts([f"{array}_1"], 1)]
     assert runs[0] == "REQUEUED"
     with pytest.raises(QueryFailed, match=r"scontrol failed: .*Invalid job id"):
@@ -215,7 +215,7 @@ def test_cancelling_what_is_not_there_is_no_error(slurm: Cluster) -> None:
     array = slurm.submit("sleep 60", "--array=0-3%1")
     ids = [f"{array}_{n}" for n in range(4)]
     commands.cancel([*ids, "999998", "999999_3"])
-    wait(lambda: not slurm.jobs(), "they are gone", 20)
+    wait(lambda: not slurm.jobs(), "they are gone")
     commands.cancel(ids)
     assert commands.calls == {"scancel": 2}
     commands.cancel([])
@@ -275,7 +275,7 @@ def test_a_cluster_without_accounts(slurm_with: Callable[[Settings], Cluster]) -
         commands.accounts([job], hours=1)
     with pytest.raises(Unsupported, match="keeps no accounts"):
         commands.associations()
-    wait(lambda: not made.jobs(), "it is over", 20)
+    wait(lambda: not made.jobs(), "it is over")
     (row,) = commands.queue()  # and yet it is known how it ended
     assert (row.id, row.state, row.exit_code) == (job, "FAILED", 4)
 
@@ -290,7 +290,7 @@ def test_slurmdbd_that_is_away_is_no_answer(slurm: Cluster) -> None:
         commands.queue()
     finally:
         slurm.start_slurmdbd()
-    wait(lambda: commands.accounts(["999999"], hours=1) == [], "sacct answers again", 20)
+    wait(lambda: commands.accounts(["999999"], hours=1) == [], "sacct answers again")
 
 
 def test_a_slurmctld_that_is_away_is_no_empty_queue(slurm: Cluster) -> None:

@@ -41,7 +41,7 @@ SITE = SlurmSettings(
 @contextlib.contextmanager
 def slurm(store: Store, plan: Plan) -> Iterator[Slurm]:
     folder = Path(store.path("cluster"))
-    record = {"owner": WHO, "host": "here", "generation": 1, "since": time.time(), "site": "test", "pid": os.getpid()}
+    record = {"owner": WHO, "uid": os.getuid(), "host": "here", "generation": 1, "since": time.time(), "site": "test"}
     options = {"signal_s": 5, "stagger_s": 0}
     yield Slurm(store, plan, SITE, folder, ROOT, Commands(), lambda text: None, record, options)
 

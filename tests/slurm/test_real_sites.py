@@ -91,20 +91,18 @@ def test_what_slurmctld_knows_is_not_lost_though_squeue_does_not_show_it(tmp_pat
 
 
 def test_lost_is_what_no_source_knows_for_a_while_and_whose_heart_stands_still(tmp_path: Path) -> None:
-    store, wave = a_wave(tmp_path, 2.0)
+    store, wave = a_wave(tmp_path, 4.0)
     running = "7_0|RUNNING|0:0||1|2|Unknown|9|n1|"  # sacct believes so of a job that slurmctld has lost
     path = wrapper(tmp_path / "bin", squeue="", sacct=f"echo '{HEADER}'; echo '{running}'", scontrol=FORGOTTEN)
     assert ask(store, path) == []
     with beating(store, wave.mark("beats", 0, 1, 0), 0.5):  # one of the two is alive
-        for _ in range(4):
-            time.sleep(0.8)
-            last = ask(store, path)
-        assert last in ([], [(0, "lost")])
+        told: list[tuple[int, str]] = []
+        wait(lambda: told.extend(ask(store, path)) or told, "the other is lost", every_s=0.8)
+        assert told == [(0, "lost")]
         assert store.exists(wave.mark("ends", 0, 0, 0))
         assert not store.exists(wave.mark("ends", 0, 1, 0))
     assert (1, "lost") not in ask(store, path)
-    time.sleep(2.2)
-    assert (1, "lost") in ask(store, path)
+    wait(lambda: (1, "lost") in ask(store, path), "so is this one", every_s=0.8)
 
 
 def test_a_source_that_fails_says_nothing(tmp_path: Path) -> None:
@@ -204,7 +202,7 @@ def limit(slurm: Cluster) -> Iterator[object]:
 
     def limited(jobs: int) -> None:
         slurm.out("sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
-        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit", 20)
+        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
 
     yield limited
     limited(-1)
@@ -253,7 +251,7 @@ def test_a_full_cluster_is_told_at_once(place: Place, tmp_path: Path) -> None:
     full = place("submit", env=wrapper(tmp_path / "bin", sbatch=f'echo "{words}" >&2; exec sleep 120'))
     assert full.exit_code == 3
     assert "room in the queue" in full.output
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert (place.queue(), place.open_waves()) == ({}, [])
 
 
@@ -273,7 +271,7 @@ def test_status_says_why_jobs_wait_and_doctor_does_not_wait_with_them(place: Pla
     assert closed in place("status").output
     began = time.monotonic()
     rows = {row["name"]: row for row in json.loads(place("doctor", "--json").stdout)["rows"]}
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert "will not start by itself (PartitionDown): partition: it is closed" in rows["job"]["detail"]
 
 
@@ -324,6 +322,9 @@ def test_a_site_where_nothing_starts_stops_early(place: Place) -> None:
     told = place("status").output
     assert "the job that continues the sweep (reconcile) is not in the queue; its last words: " in told
     assert "/nowhere/python: No such file or directory (log: " in told
+    shown = [line for line in place("logs").output.splitlines() if line.startswith("reconcile")]
+    assert shown
+    assert all("/nowhere/python: No such file or directory" in line for line in shown)
 
 
 @pytest.mark.parametrize(("starts", "code", "cancelled"), [(False, 2, True), (True, 2, False), (False, 143, False)])
@@ -362,7 +363,7 @@ def test_a_uid_without_a_passwd_entry(tmp_path: Path) -> None:
     code = (
         "import os\n"
         "from orchestrator.backends.slurm.commands import Commands, Unsupported\n"
-        "from orchestrator.backends.slurm.submission import owner\n"
+        "from orchestrator.backends.slurm.owner import owner\n"
         "os.setuid(54321)\n"
         "try:\n    Commands().associations()\nexcept Unsupported as error:\n    print(owner(), error)\n"
     )

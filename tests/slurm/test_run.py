@@ -70,10 +70,15 @@ def test_reconcile_jobs_finish_a_sweep_by_themselves(slurm: Cluster, tmp_path: P
         (code / edited).write_text("raise SystemExit('edited')")
 
     wait(lambda: started(place, "score"), "scores are made", 100)
-    wait(lambda: len(place.array_tasks()) == 1, "the last scores are made", 100, 0.02)
-    wait(lambda: started(place, "score"), "the last scores are made", 20, 0.02)
-    victim = worker_process(str(started(place, "score")))
-    assert victim is not None
+    victims: list[int] = []
+
+    def last_at_work() -> list[int]:
+        if len(place.array_tasks()) == 1 and (name := started(place, "score")) and (pid := worker_process(name)):
+            victims.append(pid)
+        return victims
+
+    wait(last_at_work, "the last scores are made", 100, 0.02)
+    (victim,) = victims
     seen = environment(victim)
     assert {f"NAGBENCH_PASSWORD={SECRET}".encode(), b"ODD=$(touch gone)", b"OMP_NUM_THREADS=1"} <= seen
     assert b"NOTE=it's $(touch gone) `touch gone`" in seen

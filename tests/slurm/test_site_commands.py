@@ -124,7 +124,7 @@ def test_a_limit_of_the_account_is_told(place: Place) -> None:
             lambda: "MaxWallPJ=2" in place.cluster.out("scontrol", "show", "assoc_mgr", "flags=qos"), "slurmctld knows"
         )
         assert place("submit").exit_code == 0
-        wait(lambda: "QOSMaxWall" in place.cluster.out("squeue", "-h", "-o", "%r"), "they wait for ever", 30)
+        wait(lambda: "QOSMaxWall" in place.cluster.out("squeue", "-h", "-o", "%r"), "they wait for ever")
         again = place("submit").output.replace("\n", " ")
         assert "(train) will not start by itself: QOSMaxWallDurationPerJobLimit" in again
     finally:

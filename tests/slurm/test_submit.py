@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.store.folders import umask
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import SMALL, Place, changed, counting
 
@@ -72,7 +73,7 @@ def test_a_sweep_becomes_chained_arrays_with_few_calls(place: Place, tmp_path: P
     assert "--array=0-1%1" in scripts(place)["0"]
     cluster = place.folder / "results" / "store" / "cluster"
     code = next((cluster / "code").iterdir())
-    assert stat.S_IMODE(cluster.stat().st_mode) == stat.S_IMODE(code.stat().st_mode) == 0o700
+    assert stat.S_IMODE(cluster.stat().st_mode) == stat.S_IMODE(code.stat().st_mode) == 0o777 & ~umask()
 
     again = place("submit", env=path)
     assert again.exit_code == 0
@@ -112,7 +113,7 @@ def test_a_killed_submission_goes_on_and_queues_nothing_twice(place: Place, tmp_
     if how == "late":  # the one that comes after all, when it was given up, has no task that engines know of
         from tests.slurm.cluster import wait
 
-        wait(lambda: len(place.array_tasks()) == 6, "the orphan is in the queue", 15)
+        wait(lambda: len(place.array_tasks()) == 6, "the orphan is in the queue")
         assert len(set(names)) == 5
     else:
         assert len(names) == len(set(names)) == 5

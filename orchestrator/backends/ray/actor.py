@@ -14,17 +14,19 @@ from typing import Any
 
 from nag.distributed import free_port
 
+BUSY = 0.05  # of the time on a CPU; less is a process that waits for a disk
 SEEN_WITHIN_S = 30.0  # until a new file shows on another machine (NFS caches folders)
 
 
 class Actor:
-    """plan: the name of a plan in the store, which tells this store from another one of the same path."""
+    """plan: the name of a plan in the store, which tells it from another of the same path; "": any store will do."""
 
     def __init__(self, store: str, options: Mapping[str, Any], plan: str) -> None:
         self.store, self.options, self.plan = store, options, plan
         self.bundles: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.messages: list[dict[str, Any]] = []
         self.changed = threading.Condition()
+        self.computed = 0.0  # seconds of CPU by the last answer
 
     def hello(self) -> dict[str, Any]:
         """Get ready. Returns where this actor runs, and `problem`: why it cannot work here, or ""."""
@@ -58,7 +60,7 @@ class Actor:
 
         store = Store(self.store)
         end = time.monotonic() + SEEN_WITHIN_S
-        while not store.exists(plan_name(self.plan)):
+        while self.plan and not store.exists(plan_name(self.plan)):
             if time.monotonic() > end or self.store.startswith("memory:"):
                 return f"store {self.store} is not the engine's store here: {plan_name(self.plan)} is not in it"
             time.sleep(1.0)
@@ -92,7 +94,8 @@ class Actor:
 
     def turn(self, bundle: dict[str, Any] | None, wait_s: float, gather_s: float | None) -> list[dict[str, Any]]:
         """Start a bundle, if one is given, and return the messages since the last call, after at most `wait_s`. After
-        the first message, collect more for `gather_s` or until the bundle ends; None: wait until it ends.
+        the first message, collect more for `gather_s` or until the bundle ends; None: wait until it ends. Without
+        messages, "busy" tells that this process computed.
         """
         if bundle is not None:
             self.bundles.put(bundle)
@@ -100,5 +103,8 @@ class Actor:
             self.changed.wait_for(lambda: self.messages, wait_s)
             self.changed.wait_for(lambda: any(m["event"] == "end" for m in self.messages), gather_s)
             messages, self.messages = self.messages, []
+        before, self.computed = self.computed, time.process_time()
+        if not messages and self.computed - before > BUSY * wait_s:
+            return [{"event": "busy"}]
         newest = {m["digest"]: at for at, m in enumerate(messages) if m["event"] == "progress"}
         return [m for at, m in enumerate(messages) if m["event"] != "progress" or newest[m["digest"]] == at]

@@ -15,13 +15,14 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.local import BLOCKS_A_BUNDLE
+from orchestrator.backends.ray.aside import ALL, Aside
 from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.handles import ActorHandle, WorkerHandle, start
-from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes, nodes_to_avoid
+from orchestrator.backends.ray.nodes import GB, RayNode, Request, capacity, describe_nodes, nodes_to_avoid
 from orchestrator.backends.ray.ready_queue import ReadyQueue
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.errors import EnvironmentProblem
@@ -31,7 +32,6 @@ from orchestrator.store.store import Store
 from orchestrator.tasks.context import LOADED_AT_MOST, Options
 from orchestrator.tasks.task import kind_of, stage_of
 
-REFRESH_NODES_EVERY_S = 2.0
 ROOM_S = 15.0  # an actor that is not up by then is taken to wait for room on a node
 IDLE_S = 30.0  # a worker without work is dismissed after this time
 TURN_S = 10.0  # an actor without messages answers after this time
@@ -44,7 +44,7 @@ LOW = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")  # Ray's words if 
 
 
 class Ray:
-    """address: of the cluster; None starts a private instance with `cpus` CPUs."""
+    """address: of the cluster; None starts a private instance with `cpus` CPUs. note: for what the user should know."""
 
     def __init__(
         self,
@@ -53,18 +53,21 @@ class Ray:
         settings: RaySettings | None = None,
         address: str | None = None,
         cpus: int = 1,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.store, self.settings = store, settings or RaySettings()
-        self.options = dataclasses.replace(options, processes=max(options.processes, self.settings.processes))
+        self.store, self.settings, self.note = store, settings or RaySettings(), note
+        self.visible_after_s = self.settings.visible_after_s if address else 0.0
+        processes = max(options.processes, self.settings.processes)
+        self.options = dataclasses.replace(options, processes=processes, visible_after_s=self.visible_after_s)
         self.url = store.root if store.local else store.url  # absolute: actors run in other folders
-        self.connection = Connection(address, cpus, self.settings.token_file)
-        self.nodes: list[RayNode] = nodes()
+        self.connection = Connection(address, cpus, self.settings.token_file, self.settings.python)
+        self.nodes = [RayNode(**node) for node in self.connection.first["nodes"]]
         self.has_gpus = any(node.resources.get("GPU") for node in self.nodes)
-        self.refreshed = time.monotonic()
         self.queue = ReadyQueue()
         self.workers: list[WorkerHandle] = []
         self.unplaceable: dict[Request, float] = {}  # requests that no node can hold -> since when
-        self.failed_starts = 0
+        self.failed_starts, self.aside = 0, Aside()
+        self.waiting: set[Hashable] = set()  # requests for which there is no room, as the user was told
         self.plan = ""
         self.skipped: list[int] = []  # bundles whose inputs had failed when they were submitted
 
@@ -99,9 +102,14 @@ class Ray:
         return max(1, min(BLOCKS_A_BUNDLE, blocks // (4 * max(1, workers))))
 
     def _at_most(self, request: Request) -> int:
-        """How many workers for a request there may be."""
-        fits, most = capacity(request, self.nodes), self.settings.workers
-        return fits if most is None else min(fits, max(1, most // request.processes))
+        """How many workers for a request there may be: as many as fit, or as the site says. One waits for room if there
+        is none, so that a cluster that can grow sees the demand.
+        """
+        now = time.monotonic()
+        fits, off = capacity(request, self.aside.usable(self.nodes, now)), self.aside.off(now)
+        if not fits and off:
+            return 0  # until a node is no longer set aside
+        return max(1, fits if self.settings.workers is None else self.settings.workers // request.processes)
 
     # Called by the engine.
 
@@ -114,20 +122,9 @@ class Ray:
             self.skipped += self.queue.add(each, self.request(each.bundle))
 
     def poll(self, timeout_s: float) -> list[Event]:
-        import ray
-
-        self._refresh_nodes()
         events = self._dispatch()
-        calls = {each.ref: (worker, each) for worker in self.workers for each in worker.actors if each.ref is not None}
-        if not calls:
-            time.sleep(0.0 if events else min(timeout_s, 0.1))
-            return events + self._settled()
-        answered, _ = ray.wait(list(calls), num_returns=1, timeout=0 if events else timeout_s, fetch_local=False)
-        if answered and len(calls) > 1:
-            answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
-        for worker, each in map(calls.__getitem__, answered):
-            if worker in self.workers:  # an earlier answer may have dismissed it
-                events += self._receive(worker) if each is worker else self._receive_from_peer(worker, each)
+        for message in self.connection.receive(0 if events else timeout_s):
+            events += self._handle(message)
         return events + self._settled() + self._dispatch()
 
     def close(self) -> None:
@@ -137,20 +134,30 @@ class Ray:
 
     # Messages of the actors.
 
-    def _receive(self, worker: WorkerHandle) -> list[Event]:
-        """Handle an answer of a worker's first actor, or its death."""
-        import ray
-        from ray.exceptions import RayError
+    def _handle(self, message: dict[str, Any]) -> list[Event]:
+        if message["event"] == "nodes":
+            self._see_nodes([RayNode(**node) for node in message["nodes"]])
+            return self._stalled()
+        worker = next((each for each in self.workers if each.number == message["worker"]), None)
+        if worker is None:  # dismissed before this came
+            return []
+        actor = worker.actors[message["rank"]]
+        if message["event"] == "death":
+            return self._died(worker, actor, message)
+        if message["method"] == "join":
+            return []
+        actor.due = False
+        if message["method"] == "hello":
+            return self._is_up(worker, actor, message["answer"])
+        return self._receive(worker, message["answer"]) if actor is worker else self._receive_from_peer(worker, message)
 
-        try:
-            answer = ray.get(worker.ref)
-        except RayError as error:
-            return self._died(worker, error)
-        worker.ref = None
-        if not worker.host:
-            return self._is_up(worker, worker, answer)
+    def _receive(self, worker: WorkerHandle, answer: Sequence[dict[str, Any]]) -> list[Event]:
+        """Handle what a worker's first actor tells of its bundle."""
         events: list[Event] = []
+        worker.moved = time.monotonic() if answer else worker.moved
         for message in answer:
+            if message["event"] == "busy":
+                continue
             event = event_of(message)
             worker.stepped += isinstance(event, Step)
             if not isinstance(event, End):
@@ -163,27 +170,24 @@ class Ray:
             self._start_turn(worker, None)
         return events
 
-    def _receive_from_peer(self, worker: WorkerHandle, peer: ActorHandle) -> list[Event]:
-        """Handle an answer of another process of a training. Its error counts if the first process reports none."""
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            answer = ray.get(peer.ref)
-        except RayError as error:
-            return self._died(worker, error, peer)
-        peer.ref = None
-        if not worker.host:
-            return self._is_up(worker, peer, answer)
-        end = event_of(answer[-1])
+    def _receive_from_peer(self, worker: WorkerHandle, message: dict[str, Any]) -> list[Event]:
+        """Handle the end of another process of a training. Its error counts if the first process reports none."""
+        end = event_of(message["answer"][-1])
         if isinstance(end, End) and end.outcome != "done" and worker.ending is None:
             worker.expect(end)
         return []
 
     def _is_up(self, worker: WorkerHandle, actor: ActorHandle, answer: dict[str, Any]) -> list[Event]:
         if answer["problem"]:
-            raise EnvironmentProblem(f"on node {answer['host']} of the Ray cluster: {answer['problem']}")
+            problem = f"on node {answer['host']} of the Ray cluster: {answer['problem']}"
+            self._dismiss(worker)
+            self.aside.broken.add(answer["node"])
+            if not capacity(worker.request, self.aside.working(self.nodes)):
+                raise EnvironmentProblem(problem)
+            self.note(f"{problem}; no worker is started there any more")
+            return []
         worker.up(actor, answer)
+        self.aside.up(answer["node"])
         self.failed_starts = 0
         return []
 
@@ -192,7 +196,9 @@ class Ray:
         return [event for worker, end in ended for event in self._ended(worker, end)]
 
     def _start_turn(self, worker: WorkerHandle, message: dict[str, Any] | None) -> None:
-        worker.ref = worker.remote.turn.remote(message, TURN_S, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
+        worker.due = True
+        wait_s = min(TURN_S, self.settings.stalled_after_s / 3)
+        worker.call(0, "turn", message, wait_s, max(GATHER_S, len(self.workers) / ANSWERS_A_S))
 
     def _ended(self, worker: WorkerHandle, end: End) -> list[Event]:
         worker.work, worker.idle_since = None, time.monotonic()
@@ -208,37 +214,42 @@ class Ray:
             self.workers.remove(worker)
         worker.kill()
 
-    def _died(self, worker: WorkerHandle, error: Exception, peer: ActorHandle | None = None) -> list[Event]:
+    def _died(self, worker: WorkerHandle, dead: ActorHandle, death: Mapping[str, Any]) -> list[Event]:
         """Handle a death. Without its first actor a worker has lost its bundle; after a peer's death, the first actor
         has yet to notice and stop.
         """
-        dead, work = peer or worker, worker.work
-        dead.ref = None
-        if peer is None or work is None:
+        work = worker.work
+        dead.due = False
+        if dead is worker or work is None:
             self._dismiss(worker)
         if work is None:
-            self._failed_start(error)
+            self._failed_start(death)
             return []
-        cause, reason = cause_of_death(error, dead.about["host"])
+        cause, reason = cause_of_death(death, dead.about["host"])
         at = work.bundle.steps[min(worker.stepped, len(work.bundle.steps) - 1)][0]
         full = worker.request.memory and worker.request.memory >= self._memory_at_most(worker.request)
         details = dead.where() | ({"at_memory_bound": True} if cause == "host_memory" and full else {})
         end = End(work.handle, "failed", at, reason, cause=cause, details=details)
-        if peer is None:
+        if dead is worker:
             return self._ended(worker, end)
         worker.expect(end, lost=True)
         return []
 
-    def _failed_start(self, error: Exception) -> None:
-        from ray.exceptions import RuntimeEnvSetupError
-
+    def _failed_start(self, death: Mapping[str, Any]) -> None:
+        """Set the node aside for a while, longer each time. Raises EnvironmentProblem after many in a row."""
+        node = next((node for node in self.nodes if node.id in death["text"]), None)
+        wait = self.aside.failed(node.id if node else ALL, time.monotonic())
+        if wait is None and not death["hopeless"]:
+            return
         self.failed_starts += 1
-        hopeless = getattr(error, "actor_init_failed", False) or isinstance(error, RuntimeEnvSetupError)
-        if hopeless or self.failed_starts > FAILED_STARTS_AT_MOST:
-            lines = [line for line in str(error).splitlines() if line.strip()]
+        lines = [line for line in death["text"].splitlines() if line.strip()]
+        where = f"on node {node.host} " if node else ""
+        if death["hopeless"] or self.failed_starts > FAILED_STARTS_AT_MOST:
             raise EnvironmentProblem(
-                f"workers cannot start on the Ray cluster at {self.connection.address}: {lines[-1]}"
+                f"workers cannot start {where}of the Ray cluster at {self.connection.address}: {lines[-1]}"
             )
+        reason = cause_of_death(death, node.host if node else "of it")[1]
+        self.note(f"a worker did not start {where}of the Ray cluster: {reason}; there again in {wait:.0f} s")
 
     # Scheduling.
 
@@ -250,8 +261,11 @@ class Ray:
         self.skipped = []
         holders = Counter(network for worker in self.workers for network in worker.networks)
         for worker in self.workers:
-            if worker.host and worker.work is None and worker.ref is None:
+            if worker.host and worker.work is None and not worker.due:
                 self._give(worker, holders)
+        off = self.aside.off(time.monotonic())
+        for worker in [each for each in self.workers if not each.host and each.off - off]:
+            self._dismiss(worker)  # it waits for room, but not on a node that may be used again
         for request in self.queue.requests_ready():
             assert isinstance(request, Request)
             alike = [worker for worker in self.workers if worker.request == request]
@@ -259,7 +273,9 @@ class Ray:
             wanted = min(self.queue.count(request) - starting, self._at_most(request) - len(alike))
             for _ in range(wanted):
                 options, avoid = dataclasses.asdict(self.options), nodes_to_avoid(request, self.nodes)
-                self.workers.append(start(request, avoid, self.url, options, self.plan))
+                made = start(self.connection, request, [*avoid, *off], self.url, options, self.plan)
+                made.off = off
+                self.workers.append(made)
         self._dismiss_idle()
         return events
 
@@ -272,15 +288,16 @@ class Ray:
         work = self.queue.take(worker.request, worker.networks, holders, may)
         if work is None:
             return
-        worker.work, worker.stepped = work, 0
+        worker.work, worker.stepped, worker.moved = work, 0, time.monotonic()
         network = work.bundle.network
         if network:
             worker.networks = [*(n for n in worker.networks if n != network), network][-LOADED_AT_MOST["network"] :]
             holders[network] += 1
         message = message_of(work.handle, work.bundle)
         self._start_turn(worker, message)
-        for peer in worker.peers:
-            peer.ref = peer.remote.turn.remote(message, 0.0, None)  # answers when the bundle ends
+        for rank, peer in enumerate(worker.peers, start=1):
+            peer.due = True
+            worker.call(rank, "turn", message, 0.0, None)  # answers when the bundle ends
 
     def _dismiss_idle(self) -> None:
         """Dismiss workers without work if others wait for room, or after they have been idle for IDLE_S."""
@@ -296,41 +313,59 @@ class Ray:
         workers = [worker for worker in self.workers if worker.request == request]
         return bool(workers) and not any(worker.host for worker in workers) and now - workers[0].idle_since > ROOM_S
 
-    def _refresh_nodes(self) -> None:
+    def _see_nodes(self, nodes: list[RayNode]) -> None:
         """Update the list of nodes. Raises EnvironmentProblem for a request that none of them could hold for long."""
-        now = time.monotonic()
-        if now - self.refreshed < REFRESH_NODES_EVERY_S:
-            return
-        self.refreshed, self.nodes = now, nodes()
+        now, self.nodes = time.monotonic(), nodes
         alive = {node.id for node in self.nodes}
         for worker in list(self.workers):
             there = alive.issuperset(actor.about.get("node", "") for actor in worker.actors)
             if worker.work is None and worker.host and not there:
                 self._dismiss(worker)
-        unplaceable = [r for r in self.queue.requests_left() if isinstance(r, Request) and not capacity(r, self.nodes)]
+        left, working = self.queue.requests_left(), self.aside.working(self.nodes)
+        unplaceable = [r for r in left if isinstance(r, Request) and not capacity(r, working)]
         self.unplaceable = {request: self.unplaceable.get(request, now) for request in unplaceable}
         for request, since in self.unplaceable.items():
+            who, problem = "no node", f"can hold a worker of {request}"
+            if request.processes > 1:
+                who = "the nodes together"
+                problem = f"cannot hold {request.processes} processes that train one network, each of {request}"
+            words = f"{who} of the Ray cluster at {self.connection.address} {problem}; it has {describe_nodes(working)}"
             if now - since >= self.settings.wait_s:
-                who, problem = "no node", f"can hold a worker of {request}"
-                if request.processes > 1:
-                    who = "the nodes together"
-                    problem = f"cannot hold {request.processes} processes that train one network, each of {request}"
-                raise EnvironmentProblem(
-                    f"{who} of the Ray cluster at {self.connection.address} {problem}; "
-                    f"it has {describe_nodes(self.nodes)}"
-                )
+                raise EnvironmentProblem(words)
+            if since == now:
+                self.note(f"{words}; waiting {self.settings.wait_s:g} s (wait_s) for a node to join")
+        self._tell_of_room(now)
+
+    def _tell_of_room(self, now: float) -> None:
+        """Tell the user, once, that others have the room on the cluster."""
+        full = {request for request in self.queue.requests_ready() if self._has_no_room(request, now)}
+        for request in full - self.waiting - self.unplaceable.keys():
+            self.note(f"waiting for room on the Ray cluster for a worker of {request}")
+        self.waiting = full
+
+    def _stalled(self) -> list[Event]:
+        """End workers that do nothing any more; their bundles are given to others. Should one wake up and publish
+        first, that counts.
+        """
+        events: list[Event] = []
+        for worker in list(self.workers):
+            still = time.monotonic() - worker.moved
+            if worker.work is not None and still > self.settings.stalled_after_s:
+                at = worker.work.bundle.steps[min(worker.stepped, len(worker.work.bundle.steps) - 1)][0]
+                reason = f"its worker on node {worker.host} did nothing for {still:.0f} s (stalled_after_s)"
+                events += self._ended(worker, End(worker.work.handle, "failed", at, reason, cause="node"))
+                self._dismiss(worker)
+        return events
 
 
-def cause_of_death(error: Exception, host: str) -> tuple[str, str]:
-    """Why an actor died: the cause (failure_causes.py) and the reason in words."""
-    from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
-
-    text = str(error)
-    if isinstance(error, OutOfMemoryError) or LOW.search(text):
+def cause_of_death(death: Mapping[str, Any], host: str) -> tuple[str, str]:
+    """Why an actor died: the cause (failure_causes.py) and the reason in words. death: from the driver."""
+    text = death["text"]
+    if death["memory"] or LOW.search(text):
         return "host_memory", f"node {host} ran out of memory, and Ray ended its worker"
-    if getattr(error, "preempted", False):
+    if death["preempted"]:
         return "preempted", f"node {host} was taken away"
-    if isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in text:
+    if death["node"] or "node has died" in text:
         return "node", f"node {host} was lost"
     return "died", f"its worker on node {host} died ({_detail(text)})"
 

@@ -1,10 +1,8 @@
-"""Handles of actors. A worker is one actor, or as many as train one network; Ray places those together (PACK: on as few
-nodes as it can) or not at all.
-"""
+"""Handles of actors, which are in the driver. A worker is one actor, or as many as train one network."""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from typing import Any
 
 from nag.distributed import environment
 from orchestrator.backends.local import ONE_THREAD
-from orchestrator.backends.ray.actor import Actor
+from orchestrator.backends.ray.connection import Connection
 from orchestrator.backends.ray.nodes import Request
 from orchestrator.execution.protocol import End, Work
 
@@ -20,10 +18,12 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 SETTLE_S = 20.0  # after the first report that a training has ended, to wait for one that names the cause
 
 
+NUMBERS = itertools.count(1)
+
+
 @dataclass(eq=False)
 class ActorHandle:
-    remote: Any
-    ref: Any  # the call in flight, or None
+    due: bool = True  # whether the answer of a call is
     about: Mapping[str, Any] = field(default_factory=dict)  # what Actor.hello returned; empty: not up yet
 
     def where(self) -> dict[str, Any]:
@@ -32,15 +32,18 @@ class ActorHandle:
 
 @dataclass(eq=False, kw_only=True)
 class WorkerHandle(ActorHandle):
-    """The actor that is given bundles. peers: those that train with it. group: the placement group that they share."""
+    """The actor that is given bundles. peers: those that train with it."""
 
+    connection: Connection
     request: Request
+    number: int = field(default_factory=NUMBERS.__next__)
     peers: list[ActorHandle] = field(default_factory=list)
-    group: Any = None
     host: str = ""  # "": the actor or one of its peers is not up yet
     node: str = ""
     work: Work | None = None
     stepped: int = 0  # published steps of that bundle
+    moved: float = 0.0  # when it last did something for it
+    off: set[str] = field(default_factory=set)  # nodes that were set aside when it was asked for
     networks: list[str] = field(default_factory=list)  # that it has loaded, the latest last
     idle_since: float = field(default_factory=time.monotonic)
     ending: End | None = None  # how the bundle ended, unless another process reports a better cause by `settles`
@@ -58,8 +61,8 @@ class WorkerHandle(ActorHandle):
             return
         if self.peers:
             host = self.about["ip"] if len({each.about["node"] for each in self.actors}) > 1 else "127.0.0.1"
-            for rank, each in enumerate(self.actors):
-                each.remote.join.remote(environment(rank, len(self.actors), self.about["port"], host))
+            for rank in range(len(self.actors)):
+                self.call(rank, "join", environment(rank, len(self.actors), self.about["port"], host))
         self.host, self.node, self.idle_since = self.about["host"], self.about["node"], time.monotonic()
 
     def expect(self, end: End, lost: bool = False) -> None:
@@ -70,40 +73,38 @@ class WorkerHandle(ActorHandle):
         """Whether no better cause than that of `ending` can come: no other report is due, or SETTLE_S has passed."""
         if self.ending is None:
             return False
-        reported = self.ref is None and (self.lost or all(peer.ref is None for peer in self.peers))
+        reported = not self.due and (self.lost or not any(peer.due for peer in self.peers))
         return reported or time.monotonic() >= self.settles
+
+    def call(self, rank: int, method: str, *arguments: Any) -> None:
+        self.connection.send(order="call", worker=self.number, rank=rank, method=method, arguments=arguments)
 
     def kill(self) -> None:
         """End the actors. One that cannot be reached may keep running."""
-        import ray
-        from ray.util.placement_group import remove_placement_group
-
-        for each in self.actors:
-            with contextlib.suppress(Exception):
-                ray.kill(each.remote)
-        if self.group is not None:
-            with contextlib.suppress(Exception):
-                remove_placement_group(self.group)
+        self.connection.send(order="kill", worker=self.number)
 
 
-def start(request: Request, avoid: Sequence[str], store: str, options: Mapping[str, Any], plan: str) -> WorkerHandle:
-    """Ask Ray for a worker; Ray starts it once there is room. avoid: ids of nodes that a group keeps off."""
-    import ray
-    from ray.util.placement_group import placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Strategy
-
+def start(
+    connection: Connection,
+    request: Request,
+    off: Sequence[str],
+    store: str,
+    options: Mapping[str, Any],
+    plan: str,
+) -> WorkerHandle:
+    """Ask for a worker; Ray starts it once there is room. off: ids of nodes where it may not be."""
     device = "cpu" if not request.gpus and options["device"].startswith("cuda") else options["device"]
     variables = {**ONE_THREAD, **({} if request.gpus else NO_GPU)}
-    common = {**request.options(), "max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": variables}}
-
-    def create(**where: Any) -> tuple[Any, Any]:
-        actor_class: Any = ray.remote(Actor).options(**common, **where)
-        remote = actor_class.remote(store, {**options, "device": device, "processes": 1}, plan)
-        return remote, remote.hello.remote()
-
-    if request.processes == 1:
-        return WorkerHandle(*create(), request=request)
-    elsewhere = [{"ray.io/node-id": f"!in({','.join(avoid)})"}] * request.processes if avoid else None
-    group = placement_group([request.bundle()] * request.processes, "PACK", bundle_label_selector=elsewhere)
-    first, *others = [create(scheduling_strategy=Strategy(group, at)) for at in range(request.processes)]
-    return WorkerHandle(*first, request=request, peers=[ActorHandle(*other) for other in others], group=group)
+    never = {"max_restarts": 0, "max_task_retries": 0}
+    peers = [ActorHandle() for _ in range(request.processes - 1)]
+    worker = WorkerHandle(connection=connection, request=request, peers=peers)
+    connection.send(
+        order="start",
+        worker=worker.number,
+        processes=request.processes,
+        options={**request.options(), **never, "runtime_env": {"env_vars": variables}},
+        bundle=request.bundle(),
+        off=list(off),
+        arguments=[store, {**options, "device": device, "processes": 1}, plan],
+    )
+    return worker

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
-import logging
 import os
 import re
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.backends.campaign import check_store, patiently
-from orchestrator.backends.ray.connection import (
-    first_line,
-    import_ray,
-    ray_environment,
-    require_listening,
-    token_of,
-    token_problem,
-)
+from orchestrator.backends.ray.child import Child
+from orchestrator.backends.ray.connection import MODE, first_line, require_listening, token_of, token_problem
 from orchestrator.backends.ray.settings import RaySettings, RayWorker
 from orchestrator.backends.site import Site
 from orchestrator.errors import BadInput, EnvironmentProblem, NagbenchError
@@ -45,7 +39,8 @@ from orchestrator.tasks.context import Options
 RUNNING = ("PENDING", "RUNNING")
 FILE = "job.json"  # in the job's working directory
 STOP_S = 60.0
-AGENT_S = 60.0  # until a new cluster accepts jobs
+CALL_S = 120.0  # until an answer, with the import of Ray; packages are uploaded meanwhile
+AGENT_S = 240.0  # until a new cluster accepts jobs, which takes over a minute on a very busy machine
 
 
 @dataclass(frozen=True)
@@ -81,22 +76,22 @@ def submit(plan: Plan, store: Store, site: Site, options: Options) -> tuple[RayJ
             number = max((int(job.id.removeprefix(stem)[1:] or 1) for job in earlier), default=0) + 1
             job_id = stem if number == 1 else f"{stem}-{number}"
             with tempfile.TemporaryDirectory() as folder:
-                code = snapshot(Path(folder))
+                code, python = snapshot(Path(folder)), shlex.quote(settings.python or "python")
                 (code / FILE).write_text(json.dumps(_job_document(store, name, options, settings)))
                 try:
                     client.submit_job(
-                        entrypoint=f"{shlex.quote(settings.python)} -m orchestrator.backends.ray.jobs {FILE}",
+                        entrypoint=f"{python} -m orchestrator.backends.ray.jobs {FILE}",
                         submission_id=job_id,
                         runtime_env={"working_dir": str(code)},
                         metadata={"sweep": plan.sweep.name, "store": _url(store)},
                     )
-                except RuntimeError as error:
+                except JobError as error:
                     if "already exists" in str(error):
                         continue  # another submission was faster
                     if "No available agent" in str(error) and time.monotonic() < until:
                         time.sleep(1.0)  # the cluster has just come up
                         continue
-                    raise EnvironmentProblem(f"{settings.jobs} rejected the job: {first_line(error)}") from error
+                    raise EnvironmentProblem(f"{settings.jobs} rejected the job: {first_line(str(error))}") from error
             return _job(client.get_job_info(job_id)), True
 
 
@@ -138,7 +133,7 @@ def _url(store: Store) -> str:
     return store.root if store.local else store.url
 
 
-def _jobs_of(client: Any, sweep: str, store: Store) -> list[RayJob]:
+def _jobs_of(client: Client, sweep: str, store: Store) -> list[RayJob]:
     stem = _stem(sweep, store)
     return sorted(
         (job for job in _jobs(client) if re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}(-\d+)?", job.id)),
@@ -146,39 +141,62 @@ def _jobs_of(client: Any, sweep: str, store: Store) -> list[RayJob]:
     )
 
 
-def _jobs(client: Any) -> list[RayJob]:
-    return [_job(details) for details in client.list_jobs() if details.submission_id]
+def _jobs(client: Client) -> list[RayJob]:
+    return [_job(details) for details in client.list_jobs() if details["id"]]
 
 
-def _job(details: Any) -> RayJob:
-    started, ended = (None if at is None else at / 1000 for at in (details.start_time, details.end_time))
-    message = " ".join((details.message or "").split())
-    return RayJob(details.submission_id, getattr(details.status, "value", details.status), message, started, ended)
+def _job(details: dict[str, Any]) -> RayJob:
+    started, ended = (None if details[at] is None else details[at] / 1000 for at in ("started", "ended"))
+    message = " ".join((details["message"] or "").split())
+    return RayJob(details["id"], details["status"], message, started, ended)
+
+
+class JobError(Exception):
+    """What Ray's Job API does not do, in its words."""
+
+
+class Client:
+    """Ray's JobSubmissionClient, in a child process: its methods have the same names and arguments. A job's details are
+    a dictionary: id, status, message, started, ended (ms).
+    """
+
+    def __init__(self, url: str, changes: Mapping[str, str]) -> None:
+        self.child = Child("orchestrator.backends.ray.job_client", changes, arguments=[url])
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return functools.partial(self._call, method)
+
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        self.child.send({"method": method, "arguments": arguments, "named": named})
+        answer = self.child.receive(CALL_S)
+        if answer is None:
+            raise JobError(self.child.said() or f"no answer to {method} within {CALL_S:.0f} s")
+        if "problem" in answer:
+            raise EnvironmentProblem(answer["problem"])
+        if "error" in answer:
+            raise JobError(answer["error"])
+        return answer["answer"]
 
 
 @contextlib.contextmanager
-def _client(site: Site) -> Any:
+def _client(site: Site) -> Iterator[Any]:
     """A client of Ray's Job API. Its errors are raised as EnvironmentProblem."""
     settings: RaySettings = site.settings
     if settings.jobs is None:
         raise BadInput(f"{site.path}: jobs is missing: the address of Ray's Job API, such as http://head:8265")
-    import_ray()
-    from ray.job_submission import JobSubmissionClient
-
-    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     url = urlsplit(settings.jobs)
     require_listening(f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}")
-    with ray_environment({"RAY_USAGE_STATS_ENABLED": "0", **token_of(settings.token_file)}):
-        try:
-            yield JobSubmissionClient(settings.jobs)
-        except NagbenchError:
-            raise
-        except Exception as error:
-            text = str(error)
-            if any(word in text for word in ("401", "403", "Unauthorized", "Unauthenticated", "authentication token")):
-                raise EnvironmentProblem(token_problem(settings.jobs, site.path)) from error
-            raise EnvironmentProblem(f"Ray's Job API at {settings.jobs}: {first_line(error)}") from error
+    token = token_of(settings.token_file)
+    client = Client(settings.jobs, token)
+    try:
+        yield client
+    except JobError as error:
+        text = str(error)
+        if any(word in text for word in ("401", "403", "Unauthorized", "Unauthenticated", "authentication token")):
+            raise EnvironmentProblem(token_problem(settings.jobs, site.path, token.get(MODE))) from error
+        raise EnvironmentProblem(f"Ray's Job API at {settings.jobs}: {first_line(text)}") from error
+    finally:
+        client.child.close()
 
 
 # On the cluster.
@@ -186,7 +204,7 @@ def _client(site: Site) -> Any:
 
 def _job_document(store: Store, plan: str, options: Options, settings: RaySettings) -> dict[str, Any]:
     """The input of the job. No secrets: Ray shows it to everybody."""
-    public = dataclasses.replace(settings, token_file=None, address=None, jobs=None)
+    public = dataclasses.replace(settings, token_file=None, address=None, jobs=None, python=None)
     return {
         "store": _url(store),
         "plan": plan,
@@ -212,7 +230,8 @@ def drive(document: dict[str, Any], address: str, say: Callable[[Any], None]) ->
     options, settings = Options(**document["options"]), _settings(document["settings"])
     plan = read_plan(store, document["plan"])
     failed = patiently(
-        lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address), observer), observer.note
+        lambda: engine.run(plan, store, lambda: Ray(store, options, settings, address, note=observer.note), observer),
+        observer.note,
     )
     say(f"{len(failed)} tasks failed" if failed else "all done")
     return 1 if failed else 0

@@ -71,13 +71,6 @@ class RayNode:
         return ", ".join(parts)
 
 
-def nodes() -> list[RayNode]:
-    """The nodes that are alive."""
-    import ray
-
-    return [RayNode(n["NodeID"], n["NodeManagerHostname"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
-
-
 def capacity(request: Request, nodes: Sequence[RayNode]) -> int:
     """How many workers of a request the nodes can hold. The processes of one may be on several nodes."""
     return sum(request.fits(node.resources) for node in nodes) // request.processes

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nag.registry import method
-from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Processes, Word, checked
+from orchestrator.backends.site_values import Amount, Count, Memory, Name, Place, Processes, VisibleAfter, Word, checked
 from orchestrator.backends.slurm.settings import STAGES
 from orchestrator.errors import unknown
 
@@ -48,8 +48,12 @@ class RaySettings(Processes):
     processes: Count = 1  # that train one network together, on any nodes, each with the resources of `worker`
     workers: Count | None = None  # limit for those with a GPU, and for those without; None: as many as fit
     memory_gb_at_most: Memory | None = None
+    visible_after_s: VisibleAfter = 60
     wait_s: Annotated[float, Field(ge=0, le=3600)] = 45  # for a node that can hold a worker, before it is an error
-    python: Word = "python"  # on the head node, for the driver of a job
+    stalled_after_s: Annotated[float, Field(ge=1, le=86_400)] = (
+        600  # a bundle of a worker that does nothing is done anew
+    )
+    python: Word | None = None  # with the cluster's Ray; for `run` this one by default, for a job the head node's
 
     def __post_init__(self) -> None:
         for stage in self.cpu_stages:

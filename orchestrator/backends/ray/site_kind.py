@@ -10,9 +10,11 @@ from orchestrator.backends.ray import jobs
 from orchestrator.backends.ray.backend import Ray
 from orchestrator.backends.ray.doctor import doctor
 from orchestrator.backends.site_kind import Ended, Queued, Submitted
+from orchestrator.display import address
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
+from orchestrator.tracking.address import NONE
 
 if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
@@ -35,9 +37,15 @@ class RaySite:
         address = self.site.settings.address
         if address is None:
             raise BadInput(f"{self.site.path}: address is missing: HOST:6379, as `ray start --head` prints it")
-        return lambda: Ray(store, Options(**{"device": "auto", **campaign.options}), self.site.settings, address)
+        options = Options(**{"device": "auto", **campaign.options})
+        return lambda: Ray(store, options, self.site.settings, address, note=note)
 
     def submit(self, plan: Plan, store: Store, campaign: Campaign, observer: Observer, remote: Remote) -> Submitted:
+        if campaign.tracking != NONE:
+            words = (
+                f"the job tracks nothing; `nagbench report {plan.sweep.name}` here syncs {address(campaign.tracking)}"
+            )
+            observer.note(words)
         job, new = jobs.submit(plan, store, self.site, Options(**{"device": "auto", **campaign.options}))
         words = f"{'Submitted' if new else 'Already submitted'}: Ray job {job.id} ({job.status.lower()})"
         return Submitted({"job": job.id, "status": job.status, "new": new}, words)
@@ -47,7 +55,7 @@ class RaySite:
             ray_jobs = jobs.status(sweep, store, self.site)
         except EnvironmentProblem as error:
             return Queued(unknown=str(error))
-        return Queued(jobs=tuple({"id": job.id, "status": job.status} for job in ray_jobs))
+        return Queued(jobs=tuple({"id": job.id, "status": job.status, "message": job.message} for job in ray_jobs))
 
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if only is not None:

@@ -18,13 +18,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.log_causes import cause_of_requeue, tail
+from orchestrator.backends.slurm.earlier_run import record_earlier
+from orchestrator.backends.slurm.hidden_inputs import is_there
+from orchestrator.backends.slurm.lanes import LaneWorker, lane_cards, lane_options, mps
+from orchestrator.backends.slurm.patience import PATIENCE_S, WAIT_S, patiently
 from orchestrator.backends.slurm.presence import beating
 from orchestrator.backends.slurm.process import prepare, say, say_started
 from orchestrator.backends.slurm.rerun_command import rerun_command, worker_options
@@ -37,7 +41,7 @@ from orchestrator.backends.slurm.waves import (
     read_stop,
     record_failed_stream,
 )
-from orchestrator.errors import CorruptFile, EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem
 from orchestrator.execution.retries import ALIKE_AT_MOST, HOPELESS, hopeless
 from orchestrator.plan.stored_plan import read_plan
 from orchestrator.store.layout import block_name, record_name
@@ -52,14 +56,11 @@ if TYPE_CHECKING:
 
 STOP = "STOP"  # while the shared folder has a file of this name, nothing is queued, and array tasks stop
 STAGGER_AT_MOST = 20  # array tasks whose starts are spread
-PATIENCE_S = 600.0  # how long to retry while the store cannot be read or written
 HELD_S = 300.0  # how long to wait for the lease of a training, which a dead node may still hold
-WAIT_S = 5.0
 SPARE_S = 30.0  # kept free before the time limit
 FORGOTTEN_S = 600.0  # after this time, a warning that nothing followed no longer counts
 WARNED_S = 90.0  # how much too early Slurm may warn of the time limit; an earlier warning has another reason
 REPAIRS = 3  # attempts at a bundle in which a damaged file was found
-MARKS = ("starts", "ends")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RunArrayTask:
 
     def __call__(self, index: int) -> str:
         """The outcome, for the log only."""
-        prepare(self.options.get("scratch"), self.options.get("group", False))
+        prepare(self.options.get("scratch"), self.options.get("group", False), self.options.get("umask"))
         wave = Wave(self.sweep, self.wave)
         runner = ArrayTaskRunner(Store(self.store), wave, self.array, index, self.plan, self.options)
         for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit's handlers would end the process
@@ -104,7 +105,9 @@ class ArrayTaskRunner:
     events: list[dict[str, Any]] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds of the longest step so far, by kind
     steps: int = 0  # done by this run
-    worker: Worker | None = None
+    worker: Worker | LaneWorker | None = None
+    card: str | None = None  # of one of several processes that share the GPUs
+    lanes: list[ArrayTaskRunner] = field(default_factory=list)  # those processes; empty: this one works alone
     place: int = 0  # number of the current bundle
     current: str = ""  # digest of the current task
     training: str = ""  # the same, if it is a training
@@ -123,73 +126,64 @@ class ArrayTaskRunner:
             say("nothing to do: its submitter was killed, and the work was queued again as another array")
             return "given up"
         name = self.wave.array_name(self.array)
-        array = self._patiently(lambda: read_array(self.store, name))
+        array = self.patiently(lambda: read_array(self.store, name))
         self.minutes, self.gpus = array.resources.minutes, array.resources.gpus * array.resources.nodes
         bundles = array.tasks[self.index].bundles
         if any(bundle.plan != self.plan for bundle in bundles):
             raise EnvironmentProblem(f"{self.store.path(name)} is not what was submitted: it names another plan")
         if self.restart and not self.rank:
-            self._record_earlier(array)
+            record_earlier(self, array)
         self._mark("starts", {})
         say_started()
-        outcome = "done"
-        for place, bundle in enumerate(bundles):
-            self.place = place
-            end = self._bundle(bundle)
-            if end["outcome"] != "done":
-                self.ends.append({"bundle": place, **end})
-                if end["outcome"] in ("stopped", "timeout"):
-                    outcome = end["outcome"]
-                    break
+        with mps(bool(self.options.get("mps")) and array.lanes > 1):
+            outcome = self._all(bundles, array.lanes)
         self._mark_end(outcome)
         if outcome == "timeout":
             self._requeue()
         say(f"{outcome}: {self.steps} steps done, {len(self.ends)} bundles not done")
         if any(end["outcome"] == "failed" for end in self.ends):
-            say(f"to run it by hand: {self._rerun_command()}")
+            say(f"to run it by hand: {self.rerun_command()}")
         return outcome
 
-    def _rerun_command(self) -> str:
+    def _all(self, bundles: Sequence[Bundle], count: int) -> str:
+        """Do the bundles, `count` at the same time. Returns the outcome."""
+        todo = deque(enumerate(bundles))
+        if count == 1:
+            return self._one_by_one(todo)
+        self.lanes = [replace(self, card=card, events=[], slowest={}, lanes=[]) for card in lane_cards(count)]
+        with ThreadPoolExecutor(count) as pool:
+            outcomes = list(pool.map(lambda lane: lane._one_by_one(todo), self.lanes))
+        self.steps = sum(lane.steps for lane in self.lanes)
+        return next((outcome for outcome in outcomes if outcome != "done"), "done")
+
+    def _one_by_one(self, todo: deque[tuple[int, Bundle]]) -> str:
+        while todo:
+            try:
+                self.place, bundle = todo.popleft()
+            except IndexError:  # another lane was faster
+                break
+            end = self._bundle(bundle)
+            if end["outcome"] != "done":
+                self.ends.append({"bundle": self.place, **end})
+                if end["outcome"] in ("stopped", "timeout"):
+                    return str(end["outcome"])
+        if isinstance(self.worker, LaneWorker):
+            self.worker.close()
+        return "done"
+
+    def rerun_command(self) -> str:
         array, command = self.wave.array_name(self.array), self.options.get("command", sys.executable)
         return rerun_command(command, self.store.url, array, self.index, self.plan, self.options)
 
-    def _record_earlier(self, array: Array) -> None:
-        """Record how the last run ended, after Slurm requeued this array task by itself, as an attempt at its task."""
-        left = (
-            (bundle, digest, blocks, kind)
-            for bundle in array.tasks[self.index].bundles
-            for digest, blocks in bundle.steps
-            if not self._published(digest, blocks, kind := self._kind(bundle, digest))
-        )
-        bundle, digest, blocks, kind = next(left, (None, "", None, ""))
-        if bundle is None:
-            return
-        log = Path(self.folder or ".") / array.name / f"{self._id()}_0_log.out"
-        last = (self.array, self.index, self.restart - 1)
-        began, ended = (read_or_empty(self.store, self.wave.mark(name, *last)) for name in MARKS)
-        timeout = ended.get("outcome") == "timeout"
-        cause, reason = ("timeout", "it reached its time limit") if timeout else cause_of_requeue(tail(log))
-        attempt = {
-            **{"kind": kind, "cause": cause, "reason": reason, "traceback": "", "log": str(log)},
-            **{"time": round(self.started, 3), "host": began.get("host", ""), "job": self._id()},
-            "seconds": round(max(0.0, self.started - began.get("started", self.started)), 1),
-            **{"micro_batch": bundle.micro_batch, "doublings": bundle.doublings, "again": self._rerun_command()},
-            "at": self._patiently(lambda: attempts.position(self.store, kind, digest, blocks or ())),
-        }
-        wave = replace(self.wave, record=read_or_empty(self.store, f"{self.wave.folder}/wave.json"))
-        with contextlib.suppress(EnvironmentProblem):
-            attempts.keep(self.store, digest, wave.attempt(*last), attempt)
-        say(f"restarted by Slurm: {reason}")
-
     def _is_queued(self) -> bool:
         """Whether this job counts: if its submitter was killed before recording the id, another may replace it."""
-        recorded, job = self._patiently(lambda: read_job_id(self.store, self.wave, self.array))
+        recorded, job = self.patiently(lambda: read_job_id(self.store, self.wave, self.array))
         return self.by_hand or not recorded or self._job() == job
 
     def _job(self) -> str:
         return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
 
-    def _id(self) -> str:
+    def job_id(self) -> str:
         """The id of the job or array task. Not SLURM_JOB_ID: in the last array task, that is the id of the array."""
         index = os.environ.get("SLURM_ARRAY_TASK_ID")
         return f"{self._job()}_{index}" if index else self._job()
@@ -217,14 +211,14 @@ class ArrayTaskRunner:
         """Why not to begin a bundle: its cell has failed for good, or several cells of its arm have; or ""."""
         if not makes_blocks(bundle.kind) or self.by_hand:
             return ""
-        failed = self._patiently(lambda: failed_streams(self.store, self.wave))
+        failed = self.patiently(lambda: failed_streams(self.store, self.wave))
         if not failed:
             return ""
-        self._kind(bundle, bundle.steps[0][0])  # reads the plan
+        self.kind(bundle, bundle.steps[0][0])  # reads the plan
         stream = self.context.task(bundle.steps[0][0]).stream
         if reason := failed.get(stream):
             return f"not tried: another block of its cell failed: {reason}"
-        arms = self._patiently(lambda: read_plan(self.store, bundle.plan).arms) if len(failed) >= ALIKE_AT_MOST else {}
+        arms = self.patiently(lambda: read_plan(self.store, bundle.plan).arms) if len(failed) >= ALIKE_AT_MOST else {}
         for arm, (count, left) in hopeless(arms, failed).items():
             if stream in left:
                 return f"not tried: {count} cells of arm {arm} failed alike"
@@ -233,8 +227,8 @@ class ArrayTaskRunner:
     def _steps(self, bundle: Bundle) -> dict[str, Any]:
         for digest, blocks in bundle.steps:
             self.current = digest
-            kind = self._kind(bundle, digest)
-            if self._published(digest, blocks, kind) or (self.rank and not kind_of(kind).distributed):
+            kind = self.kind(bundle, digest)
+            if self.published(digest, blocks, kind) or (self.rank and not kind_of(kind).distributed):
                 continue
             if self._stopped():
                 return {"outcome": "stopped", "digest": digest}
@@ -245,9 +239,9 @@ class ArrayTaskRunner:
                     "cause": "timeout",
                     "reason": "it reached its time limit",
                 }
-            if missing := self._patiently(functools.partial(self._missing_input, digest, blocks)):
+            if missing := self.patiently(functools.partial(self._missing_input, digest, blocks)):
                 return {"outcome": "skipped", "digest": digest, "reason": f"{missing} is not there"}
-            if self.worker is None and self._worker() and blocks and self._published(digest, blocks, kind):
+            if self.worker is None and self._worker() and blocks and self.published(digest, blocks, kind):
                 continue  # published while torch was loading
             self.training = digest if kind_of(kind).resumes else ""
             self.resumed_at, began = self._checkpoint(), time.time()
@@ -276,8 +270,11 @@ class ArrayTaskRunner:
             say(f"{end.get('reason') or end['outcome']}; waiting")
             time.sleep(WAIT_S)
 
-    def _worker(self) -> Worker:
+    def _worker(self) -> Worker | LaneWorker:
         """The worker of this process, made when there is work, as importing torch takes seconds."""
+        if self.worker is None and self.card is not None:
+            options = lane_options(Options(**worker_options(self.options)), self.gpus)
+            self.worker = LaneWorker(self.store.url, options, self.card, self.events.append)
         if self.worker is None:
             import torch
 
@@ -291,21 +288,22 @@ class ArrayTaskRunner:
             self.worker.context.warned = self.warned
         return self.worker
 
-    def _kind(self, bundle: Bundle, digest: str) -> str:
+    def kind(self, bundle: Bundle, digest: str) -> str:
         def read() -> str:
             self.context.read_plan(bundle.plan)
             return self.context.task(digest).kind
 
-        return str(self._patiently(read))
+        return str(self.patiently(read))
 
-    def _published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool:
+    def published(self, digest: str, blocks: tuple[int, ...] | None, kind: str) -> bool:
         names = [record_name(kind, digest)] if blocks is None else [block_name(digest, number) for number in blocks]
-        return self._patiently(lambda: all(map(self.store.exists, names)))
+        return self.patiently(lambda: all(map(self.store.exists, names)))
 
     def _missing_input(self, digest: str, blocks: tuple[int, ...] | None) -> str:
         """The first input of a step that is not there, because the task that makes it failed; or ""."""
         names = input_names(self.context, self.context.task(digest), blocks)
-        return next((name for name in names if not self.store.exists(name)), "")
+        until = self.started + self.options.get("visible_after_s", 0.0)
+        return next((name for name in names if not is_there(self.store, self.wave, name, until)), "")
 
     def _left(self) -> float:
         """Seconds until Slurm ends this array task."""
@@ -316,6 +314,9 @@ class ArrayTaskRunner:
             self._mark_end("stopped")
             os._exit(143)
         self.warned.append(time.monotonic())
+        for lane in self.lanes:
+            if isinstance(lane.worker, LaneWorker):
+                lane.worker.warn()
         if self._left() < self.options.get("signal_s", 90.0) + WARNED_S:
             threading.Thread(target=self._at_the_end, daemon=True).start()
 
@@ -326,8 +327,8 @@ class ArrayTaskRunner:
     def _at_the_end(self) -> None:
         """After the warning of the time limit: requeue just before it."""
         time.sleep(max(0.0, self._left() - SPARE_S / 2))
-        end = {"outcome": "timeout", "digest": self.current, "cause": "timeout", "reason": "it reached its time limit"}
-        self.ends.append({"bundle": self.place, **end})
+        end = {"outcome": "timeout", "cause": "timeout", "reason": "it reached its time limit"}
+        self.ends += [{"bundle": each.place, "digest": each.current, **end} for each in self.lanes or [self]]
         self._mark_end("timeout")
         self._requeue()
 
@@ -338,17 +339,18 @@ class ArrayTaskRunner:
         from orchestrator.backends.slurm.commands import Commands, QueryFailed
 
         with contextlib.suppress(QueryFailed):
-            Commands().requeue([self._id()])
+            Commands().requeue([self.job_id()])
             time.sleep(60)  # until Slurm ends this process
 
     def _progress(self) -> bool:
-        return self.steps > 0 or self._checkpoint() > self.resumed_at
+        every = self.lanes or [self]
+        return any(each.steps > 0 or each._checkpoint() > each.resumed_at for each in every)
 
     def _checkpoint(self) -> int:
         """The step of the current training's newest checkpoint."""
         if not self.training:
             return 0
-        return int(self._patiently(lambda: attempts.position(self.store, "train", self.training)))
+        return int(self.patiently(lambda: attempts.position(self.store, "train", self.training)))
 
     def _stopped(self) -> bool:
         """Whether the user has stopped everything, this wave, or its current task."""
@@ -361,16 +363,8 @@ class ArrayTaskRunner:
             return stop is not None and stop.covers([self.current])
         return False
 
-    def _patiently(self, read: Callable[[], Any]) -> Any:
-        """Call `read`; retry while the store cannot be read, for PATIENCE_S at most."""
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return read()
-            except (OSError, EnvironmentProblem, CorruptFile):
-                if time.monotonic() > end:
-                    raise
-                time.sleep(WAIT_S)
+    def patiently(self, read: Callable[[], Any]) -> Any:
+        return patiently(self.store, read)
 
     def _mark_end(self, outcome: str) -> None:
         loads = self.worker.context.loads if self.worker else 0

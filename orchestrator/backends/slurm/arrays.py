@@ -6,6 +6,7 @@ to do, the work is spread over as many array tasks as may run at once, as long a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from orchestrator.execution.protocol import Bundle, Work
 WORTHWHILE_S = 120.0  # starting an array task (10 to 15 s) takes less than an eighth of this
 
 Seconds = Callable[[Bundle], float]
-Key = tuple[str, str, int, tuple[str, ...], frozenset[str]]
+Key = tuple[str, str, Resources, tuple[str, ...], frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,21 @@ class Array:
     after: tuple[str, ...]
     tasks: tuple[ArrayTask, ...]
     throttle: int
-    seconds: float = 0.0  # estimate, of all array tasks together
+    seconds: float = 0.0  # estimate, of all bundles together
+
+    @property
+    def lanes(self) -> int:
+        """How many bundles each array task does at the same time."""
+        return lanes(self.resources)
+
+    @property
+    def gpu_seconds(self) -> float:
+        return self.seconds * self.resources.gpus * self.resources.nodes / self.lanes
+
+
+def lanes(resources: Resources) -> int:
+    """How many processes do bundles of their own in an array task."""
+    return resources.per_gpu * max(1, resources.gpus) if resources.per_gpu > 1 else 1
 
 
 @dataclass
@@ -56,12 +71,15 @@ def arrays(
     name: Callable[[int], str],
     known: Mapping[int, str],
     most: int,
+    request: Callable[[Bundle], Resources] | None = None,
 ) -> list[Array]:
     """Pack work into the arrays of one wave, each after those that it waits for.
 
     seconds: estimates the time of a bundle. name: makes the name of an array from its number. known: handles of earlier
     waves -> the array or `array/index` that does them. most: array tasks that an array may have (MaxArraySize).
+    request: the resources of a bundle (requests.py); by default those of its stage.
     """
+    request = request or functools.partial(_of_stage, site)
     groups: dict[Key, _Group] = {}
     member: dict[int, _Group] = {}  # handle -> its group
     for each in work:
@@ -71,7 +89,7 @@ def arrays(
             if handle in member or handle in known
         )
         bundle = each.bundle
-        key = (bundle.kind, bundle.network, bundle.doublings, tuple(sorted(bundle.avoid)), after)
+        key = (bundle.kind, bundle.network, request(bundle), tuple(sorted(bundle.avoid)), after)
         group = groups.setdefault(key, _Group(key))
         group.work.append(each)
         member[each.handle] = group
@@ -83,13 +101,13 @@ def arrays(
         names[id(group)] = []
         for at, chunk in enumerate(chunks):
             names[id(group)].append((name(len(packed)), at * most))
-            kind, network, doublings, avoid, _ = group.key
+            kind, network, resources, avoid, _ = group.key
             packed.append(
                 Array(
                     name(len(packed)),
                     kind,
                     network,
-                    stage_resources(site, kind, doublings),
+                    resources,
                     avoid,
                     tuple(sorted(_resolved(group.key[-1], groups, names, most))),
                     tuple(ArrayTask(tuple(w.bundle for w in e), tuple(w.handle for w in e)) for e in chunk),
@@ -100,9 +118,12 @@ def arrays(
     return packed
 
 
-def stage_resources(site: SlurmSettings, kind: str, doublings: int) -> Resources:
-    """The resources of a stage, with its memory doubled `doublings` times, up to the site's limit."""
-    resources = site.resources(kind)
+def _of_stage(site: SlurmSettings, bundle: Bundle) -> Resources:
+    return doubled(site, site.resources(bundle.kind), bundle.doublings)
+
+
+def doubled(site: SlurmSettings, resources: Resources, doublings: int) -> Resources:
+    """These resources, with the memory doubled `doublings` times, up to the site's limit."""
     memory = resources.memory_gb * 2**doublings
     if site.memory_gb_at_most is not None:
         memory = min(memory, site.memory_gb_at_most)
@@ -136,15 +157,16 @@ def _resolved(
 
 def _pack(group: _Group, site: SlurmSettings, seconds: Seconds) -> None:
     costs = [seconds(work.bundle) for work in group.work]
-    target = min(site.target_minutes * 60, max(sum(costs) / site.throttle, WORTHWHILE_S))
-    filled = 0.0
+    several = lanes(group.key[2])
+    target = several * min(site.target_minutes * 60, max(sum(costs) / site.throttle / several, WORTHWHILE_S))
+    filled, training = 0.0, group.key[0] == "train"
     for work, cost in zip(group.work, costs, strict=True):
-        # A training is alone in its array task; other bundles share one if their micro-batches are equal.
+        # A training has a process to itself; other bundles follow each other if their micro-batches are equal.
         last = group.tasks[-1][-1].bundle if group.tasks else None
-        alike = last is not None and last.micro_batch == work.bundle.micro_batch and group.key[0] != "train"
+        alike = last is not None and last.micro_batch == work.bundle.micro_batch
         if last is not None and (last.alone or work.bundle.alone):
             alike = False
-        if not alike or filled + cost > target:
+        if not alike or (len(group.tasks[-1]) >= several if training else filled + cost > target):
             group.tasks.append([])
             filled = 0.0
         group.tasks[-1].append(work)

@@ -16,7 +16,7 @@ from orchestrator.backends.slurm.array_task import STOP
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.canaries import Canaries
 from orchestrator.backends.slurm.commands import Commands, QueryFailed
-from orchestrator.backends.slurm.ends import bundle_end
+from orchestrator.backends.slurm.ends import bundle_end, unpublished
 from orchestrator.backends.slurm.jobs import GONE_S, ArrayJob, ArrayJobs, EndedArrayTask, queue_lock
 from orchestrator.backends.slurm.ledger import gpu_hours
 from orchestrator.backends.slurm.limits import (
@@ -27,6 +27,8 @@ from orchestrator.backends.slurm.limits import (
     committed_gpu_seconds,
     hold_for_calibration,
 )
+from orchestrator.backends.slurm.owner import is_mine
+from orchestrator.backends.slurm.requests import Requests
 from orchestrator.backends.slurm.room import Room
 from orchestrator.backends.slurm.sbatch import NoRoom, Refused
 from orchestrator.backends.slurm.sending import Sender
@@ -46,7 +48,7 @@ from orchestrator.plan.model import StoredPlan
 from orchestrator.plan.progress import Done
 from orchestrator.plan.stored_plan import plan_checksum
 from orchestrator.store.store import Store
-from orchestrator.tasks.task import kind_of, makes_blocks
+from orchestrator.tasks.task import kind_of
 
 BLOCKS_A_BUNDLE = 8  # at most; an array task does several bundles
 TRIES = 5  # at queueing a wave, each with less, while sbatch says that there is no room
@@ -84,11 +86,13 @@ class Slurm:
         self.store, self.plan, self.site, self.folder = store, plan, site, folder
         self.commands, self.note, self.record = commands, note, record
         self.after_wave, self.hours = after_wave, hours
+        self.visible_after_s = site.visible_after_s
         self.stem = job_name_prefix(store, record["owner"], plan.sweep.name)
         self.jobs = ArrayJobs(store, plan.sweep.name, commands, note, others=True)
         self.sender = Sender(self.jobs, site, folder, code, plan_checksum(plan), options)
         self.canaries = Canaries(store, plan.sweep.name)
-        self.speeds = Speeds(plan, store, Done(store), site.trained_on)
+        self.requests = Requests(site, plan)
+        self.speeds = Speeds(plan, store, Done(store), self.requests.processes)
         self.bundles: dict[int, Bundle] = {}  # by handle; those that have not ended
         self.assigned: dict[int, set[tuple[Any, int]]] = {}  # handle -> array tasks that do it: (key of a job, index)
         self.reported: dict[int, int] = {}  # handle -> number of steps reported to the engine
@@ -102,8 +106,10 @@ class Slurm:
         return min(BLOCKS_A_BUNDLE, blocks, self.speeds.blocks_in(self.site.target_minutes, stream))
 
     def adopt(self) -> list[Bundle]:
-        with queue_lock(self.store):
+        with queue_lock(self.store, self.note):
             self.jobs.settle()
+        for words in self.jobs.of_others():
+            self.note(f"{words}; waiting for them")
         adopted: list[Bundle] = []
         for job in self.jobs.known.values():
             for index in sorted(job.open):
@@ -125,7 +131,7 @@ class Slurm:
     def submit(self, work: Sequence[Work]) -> None:
         if (self.folder / STOP).exists():
             raise EnvironmentProblem(f"{self.folder / STOP} is there, so nothing is queued. Remove it to go on.")
-        with queue_lock(self.store):
+        with queue_lock(self.store, self.note):
             others = self.jobs.settle()  # of an engine that was faster
             self._queue([each for each in work if not self._is_queued(each, others)])
         self.updated, self.update_every = time.monotonic(), FIRST_UPDATE_S
@@ -194,7 +200,7 @@ class Slurm:
         most = self.commands.max_array()
         if self.room.limit is not None:
             most = min(most, max(1, self.room.limit - self.room.reserve))
-        return arrays(work, self.site, self._seconds, lambda number: f"{stem}.{number}", known, most)
+        return arrays(work, self.site, self._seconds, lambda n: f"{stem}.{n}", known, most, self.requests.of)
 
     def _seconds(self, bundle: Bundle) -> float:
         return self.speeds.steps_s(bundle.steps)
@@ -307,7 +313,7 @@ class Slurm:
             events += self._bundle_ends(each, done)
         self.jobs.close_waves()
         if any(isinstance(event, Step) for event in events) and SPEED in self.held_back.values():
-            self.speeds = Speeds(self.plan, self.store, done, self.site.trained_on)
+            self.speeds = Speeds(self.plan, self.store, done, self.requests.processes)
         return events + self._released(ask)
 
     def _published_steps(self, done: Done) -> list[Event]:
@@ -316,22 +322,13 @@ class Slurm:
         for handle, bundle in list(self.bundles.items()):
             if handle in self.held_back:
                 continue
-            left = set(self._left(bundle, done))
+            left = set(unpublished(self.plan, bundle, done))
             published = [step for step in bundle.steps if step not in left]
             events += [Step(handle, digest, blocks) for digest, blocks in published[self.reported[handle] :]]
             self.reported[handle] = max(self.reported[handle], len(published))
             if not left:
                 events.append(self._forget(End(handle, "done")))
         return events
-
-    def _left(self, bundle: Bundle, done: Done) -> list[tuple[str, tuple[int, ...] | None]]:
-        """Steps of a bundle that are not published."""
-        left = []
-        for digest, blocks in bundle.steps:
-            kind = self.plan.tasks[digest].kind if digest in self.plan.tasks else bundle.kind
-            if not (done.blocks(digest) >= set(blocks or ()) if makes_blocks(kind) else digest in done.small[kind]):
-                left.append((digest, blocks))
-        return left
 
     def _forget(self, end: End) -> End:
         self.bundles.pop(end.handle, None)
@@ -342,7 +339,7 @@ class Slurm:
     def _bundle_ends(self, ended: EndedArrayTask, done: Done) -> list[Event]:
         """The ends of an array task's incomplete bundles. If it died, the first one gets the blame."""
         job, here = ended.job, (ended.job.key, ended.index)
-        mine = job.wave.sweep == self.plan.sweep.name
+        mine = job.wave.sweep == self.plan.sweep.name and is_mine(job.wave.record)
         stop = read_stop(self.store, job.wave) if mine else None
         if ended.cause == "environment" and mine and stop is None:  # the nodes cannot see a file that this machine can
             self._withdraw(job.wave)
@@ -356,10 +353,13 @@ class Slurm:
                 continue  # another array task does the rest of it
             bundle = self.bundles[handle]
             end = ends.get(bundle.steps)
-            digest = self._left(bundle, done)[0][0]
+            digest = unpublished(self.plan, bundle, done)[0][0]
             if stop is not None and stop.covers([digest]):
                 end = {"outcome": "failed", "digest": digest, "cause": "stopped", "reason": "cancelled by the user"}
                 end["time"] = stop.time
+            elif end is None and ended.mark.get("outcome") == "done" and bundle.steps in ends:
+                events.append(self._forget(End(handle, "done")))  # its files are not visible here yet
+                continue
             elif end is None and ended.cause and not events:
                 end = {"outcome": "failed", "digest": digest, "cause": ended.cause, "reason": ended.reason}
             again, most = self.sender.rerun_command(job, ended.index), self.site.memory_gb_at_most

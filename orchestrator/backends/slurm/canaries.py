@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.backends.slurm.jobs import EndedArrayTask
+from orchestrator.backends.slurm.owner import is_mine
 from orchestrator.backends.slurm.queueing import CANARIES
 from orchestrator.backends.slurm.waves import Wave, marks
 from orchestrator.store.store import Store
@@ -24,7 +25,8 @@ class Canaries:
 
     def fault(self, ended: Sequence[EndedArrayTask]) -> tuple[Wave, str] | None:
         """The wave to take back, and why, if several of its array tasks have ended like this and none has begun."""
-        new = [e for e in ended if e.cause in FAULTS and "started" not in e.mark and e.job.wave.sweep == self.sweep]
+        mine = (e for e in ended if e.job.wave.sweep == self.sweep and is_mine(e.job.wave.record))
+        new = [e for e in mine if e.cause in FAULTS and "started" not in e.mark]
         for each in new:
             wave = each.job.wave
             found = self.unstarted[wave.key]

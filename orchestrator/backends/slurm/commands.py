@@ -16,11 +16,13 @@ from typing import TypeVar
 from orchestrator.backends.slurm.slurm_output import (
     ACCOUNTS,
     QUEUE,
+    USAGE,
     Association,
     Nodes,
     Partition,
     SacctRow,
     SqueueRow,
+    UsageRow,
     parse_accounts,
     parse_associations,
     parse_config,
@@ -29,6 +31,7 @@ from orchestrator.backends.slurm.slurm_output import (
     parse_nodes,
     parse_partitions,
     parse_queue,
+    parse_usage,
 )
 from orchestrator.errors import TransientError
 from orchestrator.execution.variables import variables
@@ -52,8 +55,12 @@ SCRUBBED = (
     "SUBMITIT_",
     "PMI",
 )
+# Of those, the ones that only change what commands print: a job gets them as its user set them.
+FORMATS = ("SQUEUE_FORMAT", "SQUEUE_SORT", "SACCT_FORMAT", "SINFO_FORMAT", "SINFO_SORT", "SLURM_TIME_FORMAT")
+WITH_CLUSTERS = ("squeue", "sacct", "scancel", "sinfo")  # take several; scontrol takes one
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
 ANSWERS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}  # epoch seconds; ids in full
+NO_SUCH_JOB = "Invalid job id"
 NO_ACCOUNTS = ("accounting storage is disabled", "supported accounting_storage plugin")
 
 
@@ -66,19 +73,29 @@ class Unsupported(QueryFailed):
 
 
 class Commands:
-    """Slurm's commands. calls: counts them by name. environment: instead of this process's own."""
+    """Slurm's commands. calls: counts them by name. environment: instead of this process's own. clusters: those to ask,
+    with commas, instead of this machine's own.
+    """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self.environment, self.timeout_s = environment, timeout_s
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S, clusters: str | None = None
+    ) -> None:
+        self.environment, self.timeout_s, self.clusters = environment, timeout_s, clusters or ""
         self.calls: Counter[str] = Counter()
         self._config: dict[str, str] | None = None
 
-    def queue(self) -> list[SqueueRow]:
-        """Every job of this user that Slurm still knows, each array task in a row; also those that are `over`."""
+    def queue(self, ids: Iterable[str] = (), everyone: bool = False) -> list[SqueueRow]:
+        """Every job of this user that Slurm still knows, each array task in a row; also those that are `over`. ids: of
+        these jobs instead, whose ever they are. everyone: of all users.
+        """
         fields = ",".join(f"{name}:{size}|" for name, size in QUEUE.items())
-        user = f"--user={os.getuid()}"
-        options = ("--noheader", "--array", "--states=all", user, "--Format", fields)
-        return self.read(parse_queue, "squeue", *options)
+        options = ("--noheader", "--array", "--states=all", "--Format", fields)
+        rows: list[SqueueRow] = []
+        for part in _parts(sorted(set(ids))):
+            rows += self.read(parse_queue, "squeue", *options, f"--jobs={','.join(part)}", harmless=(NO_SUCH_JOB,))
+        if rows or ids:
+            return rows
+        return self.read(parse_queue, "squeue", *options, *(() if everyone else (f"--user={os.getuid()}",)))
 
     def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[SacctRow]:
         """Every run of these jobs (`7`: and of all its array tasks) in the last `hours`. steps: with their steps.
@@ -89,21 +106,40 @@ class Commands:
         if not wanted:
             return []
         since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
-        options = ("--parsable2", "--duplicates", since, *([] if steps else ["--allocations"]))
+        options = ("--parsable2", "--duplicates", "--allusers", since, *([] if steps else ["--allocations"]))
         return self.read(parse_accounts, "sacct", *options, f"--format={','.join(ACCOUNTS)}", f"--jobs={wanted}")
+
+    def usage(self, ids: Iterable[str], hours: float) -> list[UsageRow]:
+        """What these jobs, and their steps, used. Raises Unsupported if the cluster keeps no accounts."""
+        wanted = ",".join(sorted(set(ids)))
+        since = f"--starttime=now-{max(1, round(hours * 60))}minutes"
+        options = ("--parsable2", "--duplicates", since, f"--format={','.join(USAGE)}", f"--jobs={wanted}")
+        return self.read(parse_usage, "sacct", *options) if wanted else []
 
     def config(self) -> dict[str, str]:
         """`scontrol show config`: MaxArraySize, MaxJobCount, PreemptMode, ... by name. Called once."""
         if self._config is None:
-            self._config = self.read(parse_config, "scontrol", "show", "config")
+            self._config = self.read(parse_config, *self._scontrol(), "show", "config")
         return self._config
+
+    def cluster(self) -> str:
+        """The cluster's name; "" if slurmctld does not answer."""
+        with contextlib.suppress(QueryFailed):
+            return self.config().get("ClusterName", "")
+        return ""
+
+    def hides_others(self) -> bool:
+        """Whether users see only their own jobs here, or slurmctld does not say."""
+        with contextlib.suppress(QueryFailed):
+            return "jobs" in self.config().get("PrivateData", "").split(",")
+        return True
 
     def max_array(self) -> int:
         """How many array tasks an array may have."""
         return int(self.config()["MaxArraySize"])
 
     def partitions(self) -> dict[str, Partition]:
-        partitions = self.read(parse_partitions, "scontrol", "--oneliner", "show", "partition")
+        partitions = self.read(parse_partitions, *self._scontrol(), "--oneliner", "show", "partition")
         return {partition.name: partition for partition in partitions}
 
     def nodes(self) -> list[Nodes]:
@@ -127,33 +163,46 @@ class Commands:
 
     def jobs_of_all(self) -> int:
         """How many jobs and array tasks of all users are in the queue."""
-        return len(self.ask("squeue", "--noheader", "--array", "--all", "--format=%i").splitlines())
+        lines = self.ask("squeue", "--noheader", "--array", "--all", "--format=%i").splitlines()
+        return sum(line[:1].isdigit() for line in lines)
 
     def known(self, job: str) -> dict[str, str] | None:
         """The states of a job's array tasks, by id, as slurmctld itself tells them: empty if it does not know the job;
         None if it does not answer.
         """
-        try:
-            return self.read(parse_jobs, "scontrol", "--oneliner", "show", "job", job)
-        except QueryFailed as error:
-            return {} if "Invalid job id" in str(error) else None
+        states: dict[str, str] = {}
+        for cluster in self.clusters.split(","):
+            try:
+                states |= self.read(parse_jobs, *self._scontrol(cluster), "--oneliner", "show", "job", job)
+            except QueryFailed as error:
+                if NO_SUCH_JOB not in str(error):
+                    return None
+        return states
 
     def cancel(self, ids: Iterable[str]) -> None:
         """Cancel jobs and array tasks. Those that have ended or never existed are not an error."""
         for part in _parts(sorted(set(ids))):
-            self.ask("scancel", *part, harmless=("Invalid job id", "already completing or completed"))
+            self.ask("scancel", *part, harmless=(NO_SUCH_JOB, "already completing or completed"))
 
     def requeue(self, ids: Iterable[str]) -> None:
         """Requeue jobs and array tasks. Those that are already pending are not an error.
 
         ids: of the form `7_0`, not raw job ids: that of the last array task is the array's own, and means all of them.
         """
+        others = (NO_SUCH_JOB,) if "," in self.clusters else ()
         for part in _parts(sorted(set(ids))):
-            self.ask("scontrol", "requeue", ",".join(part), harmless=("pending execution",))
+            for cluster in self.clusters.split(","):
+                command = (*self._scontrol(cluster), "requeue", ",".join(part))
+                self.ask(*command, harmless=("pending execution", *others))
 
-    def read(self, parse: Callable[[str], T], *command: str) -> T:
-        """Call a command and parse what it prints. Raises QueryFailed if either fails."""
-        text = self.ask(*command)
+    def _scontrol(self, cluster: str = "") -> tuple[str, ...]:
+        """scontrol of a cluster; by default of the first."""
+        cluster = cluster or self.clusters.partition(",")[0]
+        return ("scontrol", f"--clusters={cluster}") if cluster else ("scontrol",)
+
+    def read(self, parse: Callable[[str], T], *command: str, harmless: Sequence[str] = ()) -> T:
+        """Call a command and parse what it prints. Raises QueryFailed if either fails, except as in `ask`."""
+        text = self.ask(*command, harmless=harmless)
         try:
             return parse(text)
         except (ValueError, KeyError) as error:
@@ -162,6 +211,8 @@ class Commands:
     def ask(self, *command: str, harmless: Sequence[str] = ()) -> str:
         """Return what a command prints. Raises QueryFailed with its error message, unless that is in `harmless`."""
         self.calls[command[0]] += 1
+        if self.clusters and command[0] in WITH_CLUSTERS:
+            command = (command[0], f"--clusters={self.clusters}", *command[1:])
         environment = clean_environment(os.environ if self.environment is None else self.environment) | ANSWERS
         try:
             done = subprocess.run(
@@ -202,7 +253,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 @contextlib.contextmanager
 def scrubbed() -> Iterator[None]:
     """Clean this process's own environment for a while, because submitit submits with it."""
-    with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys())):
+    with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys() - {*FORMATS})):
         yield
 
 

@@ -19,17 +19,20 @@ from typing import Any
 from nag import locations
 from orchestrator.backends.campaign import shared_folder
 from orchestrator.backends.doctor_rows import DoctorRow, missing_weights, weights
+from orchestrator.backends.sharing import group_of, share
 from orchestrator.backends.site import Site
 from orchestrator.backends.slurm.commands import Commands, QueryFailed, Unsupported, clean_environment
 from orchestrator.backends.slurm.log_causes import tail, telling_line
+from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.reasons import advice
 from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import STAGES
-from orchestrator.backends.slurm.submission import check_partitions, owner
+from orchestrator.backends.slurm.submission import check_partitions
 from orchestrator.errors import NagbenchError, TransientError
 from orchestrator.execution.code_snapshot import snapshot
 from orchestrator.plan.model import Plan
+from orchestrator.store.folders import closed_to_others
 from orchestrator.store.store import Store
 
 SKEW_S = 5.0  # between clocks; from this much on, times in records mislead
@@ -95,7 +98,7 @@ def _is_there(place: str) -> bool:
 def doctor(site: Site, store: Store, plan: Plan | None = None) -> Iterator[DoctorRow]:
     """Check a site, and what a sweep needs there. A problem is a row, not an exception."""
     yield from weights(missing_weights(plan) if plan else ())  # the nodes get them from here, through the store
-    commands = Commands()
+    commands = Commands(clusters=site.settings.clusters)
     try:
         check_partitions(site, commands)
         yield DoctorRow("site", "ok", f"{site.path}: its partitions are there, and its time limits fit")
@@ -177,13 +180,15 @@ def _probe(site: Site, store: Store, folder: Path, commands: Commands, data: tup
     """Run one job with the resources of the sample stage."""
     name = f"nb.{owner()}.doctor.{uuid.uuid4().hex[:8]}"
     try:
+        share(store, site)
         store.open()
         place = folder / name
-        place.mkdir(parents=True, mode=0o700)
+        with closed_to_others():
+            place.mkdir(parents=True)
         answer = place / "answer.json"
         began = time.time()
-        resources = site.settings.resources("sample")
-        job = queue(site.settings, place, snapshot(folder), name, resources, Probe(store.url, str(answer), data), 1)
+        resources, code = site.settings.resources("sample"), snapshot(folder, group=group_of(site))
+        job = queue(site.settings, place, code, name, resources, Probe(store.url, str(answer), data), 1)
     except Refused as error:
         yield DoctorRow("job", "missing", str(error), "Correct the site file, or ask the site.")
         return

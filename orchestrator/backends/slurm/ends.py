@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.slurm.jobs import EndedArrayTask
 from orchestrator.execution.protocol import End
+from orchestrator.tasks.task import makes_blocks
+
+if TYPE_CHECKING:
+    from orchestrator.execution.protocol import Bundle
+    from orchestrator.plan.model import StoredPlan
+    from orchestrator.plan.progress import Done
 
 
 def bundle_end(
@@ -33,3 +39,13 @@ def bundle_end(
     name = job.wave.attempt(job.place, index, ended.restart)
     cause = "environment" if end["outcome"] == "environment" else end.get("cause") or "died"
     return End(handle, "failed", end["digest"], end["reason"], end.get("traceback", ""), cause, name, details)
+
+
+def unpublished(plan: StoredPlan, bundle: Bundle, done: Done) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Steps of a bundle whose results are not in the store."""
+    left = []
+    for digest, blocks in bundle.steps:
+        kind = plan.tasks[digest].kind if digest in plan.tasks else bundle.kind
+        if not (done.blocks(digest) >= set(blocks or ()) if makes_blocks(kind) else digest in done.small[kind]):
+            left.append((digest, blocks))
+    return left

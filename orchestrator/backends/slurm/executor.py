@@ -23,7 +23,8 @@ def executor(folder: Path, python: str) -> Any:
         def _submit_command(self, command: str) -> SlurmJob[Any]:
             script = JobPaths.get_first_id_independent_folder(self.folder) / f"submission-{uuid.uuid4().hex}.sh"
             script.write_text(self._make_submission_file_text(command, ""))
-            number = sbatch(script, self.parameters["job_name"])
+            clusters = self.parameters["additional_parameters"].get("clusters")
+            number = sbatch(script, self.parameters["job_name"], clusters)
             job: SlurmJob[Any] = SlurmJob(folder=self.folder, job_id=number, tasks=list(range(self._num_tasks())))
             job.paths.move_temporary_file(script, "submission_file")
             return job

@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.backends.slurm.arrays import Array, arrays
 from orchestrator.backends.slurm.backend import BLOCKS_A_BUNDLE
+from orchestrator.backends.slurm.measured_use import Key, from_records, key_of, site_lines
+from orchestrator.backends.slurm.requests import Requests
 from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.execution.bundles import bundles
 from orchestrator.execution.card_speeds import of_site
@@ -17,6 +19,7 @@ from orchestrator.execution.durations import SUSTAINED, Speeds
 from orchestrator.execution.protocol import Bundle, Work
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.model import Plan, StoredPlan
+from orchestrator.plan.network_sizes import network_of
 from orchestrator.plan.progress import Done, missing
 from orchestrator.store.store import Store
 
@@ -35,6 +38,7 @@ class Forecast:
     makespan_s: float
     measured_on: tuple[str, ...] = ()  # the devices behind the speeds that were measured
     guessed_by: str = GUESS  # what guesses at networks rest on
+    fits: tuple[str, ...] = ()  # lines of the site file that fit what was measured
 
     @property
     def array_tasks(self) -> int:
@@ -47,7 +51,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     """
     done = Done(store)
     card = of_site(site.gres, site.constraint)
-    speeds = Speeds(plan, store, done, site.trained_on, card.operations if card else SUSTAINED)
+    requests = Requests(site, plan)
+    speeds = Speeds(plan, store, done, requests.processes, card.operations if card else SUSTAINED)
     todo = missing(Choices(plan, store).expected(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
@@ -63,12 +68,49 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     def seconds(bundle: Bundle) -> float:
         return speeds.steps_s(bundle.steps)
 
-    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST)
-    lasting = {array.name: [START_S + sum(map(seconds, task.bundles)) for task in array.tasks] for array in packed}
+    packed = arrays(work, site, seconds, str, {}, ARRAY_TASKS_AT_MOST, requests.of)
+    lasting = {
+        array.name: [START_S + sum(map(seconds, task.bundles)) / array.lanes for task in array.tasks]
+        for array in packed
+    }
     gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
     measured_on, by = tuple(sorted(speeds.measured_on)), card.words() if card else GUESS
-    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, makespan(packed, lasting), measured_on, by)
+    fits = _fitting(plan, store, site, {array.name: max(lasting[array.name]) for array in packed}, packed, kinds)
+    time_s = makespan(packed, lasting)
+    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, time_s, measured_on, by, tuple(fits))
+
+
+def _fitting(
+    plan: Plan,
+    store: Store,
+    site: SlurmSettings,
+    longest: Mapping[str, float],
+    packed: Sequence[Array],
+    guessed: Container[str],
+) -> list[str]:
+    """Lines of a site file for the stages and networks whose use was measured, as far as they change it. longest:
+    seconds of the longest array task of each array.
+    """
+    proposed: dict[Key, dict[str, int]] = {}
+    if not packed:
+        return []
+    sizes = {name: size for name, size in (network_of(plan, digest) for digest in plan.instances)}
+    for (stage, network), measured in from_records(plan, store).items():
+        alike = [array for array in packed if key_of(plan, _first(array)) == (stage, network)]
+        if alike and not any(array.kind in guessed for array in alike):
+            measured = replace(measured, minutes=max(longest[array.name] for array in alike) / 60)
+        now = site.resources(stage, network, sizes.get(network))
+        if now.gpus and measured.gpu_gb is None:  # a process that uses a GPU takes more memory of the machine
+            measured = replace(measured, host_gb=None)
+        keys = measured.proposed(site.target_minutes if stage == "sample" else None)
+        if changed := {key: value for key, value in keys.items() if value != getattr(now, key)}:
+            proposed[stage, network] = changed
+    return site_lines(proposed)
+
+
+def _first(array: Array) -> str:
+    return array.tasks[0].bundles[0].steps[0][0]
 
 
 def makespan(arrays: Sequence[Array], lasting: Mapping[str, Sequence[float]], gpus: int | None = None) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.arrays import Array
 from orchestrator.backends.slurm.log_causes import cause_of, tail
+from orchestrator.backends.slurm.owner import is_mine
 from orchestrator.backends.slurm.presence import lost_after_s, missing_s, seen
 from orchestrator.backends.slurm.reasons import advice
 from orchestrator.backends.slurm.slurm_output import OVER, SacctRow, SqueueRow
@@ -38,6 +41,7 @@ from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
 
 LEASE_S = 300.0  # how long to wait for another engine that is queueing
+TOLD_AFTER_S = 3.0  # of waiting for it
 SENDING_S = 3.0  # the last sbatch of a killed engine may take this long to arrive
 GONE_S = 10.0  # how long Slurm may take to requeue an array task whose run has ended
 SACCT_HOURS = 24.0 * 30  # how far back sacct is asked
@@ -87,19 +91,31 @@ def jobs_of(store: Store, wave: Wave) -> list[ArrayJob]:
 
 
 @contextlib.contextmanager
-def queue_lock(store: Store) -> Iterator[None]:
-    """Keep other engines from queueing for this store. Raises EnvironmentProblem if one holds the lock for too long."""
-    end = time.monotonic() + LEASE_S
+def queue_lock(store: Store, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Keep other engines from queueing for this store. Raises EnvironmentProblem if one holds the lock for too long.
+    note: told who holds it, once this waits.
+    """
+    began = time.monotonic()
+    end, told = began + LEASE_S, False
     with contextlib.ExitStack() as held:
         while True:
             try:
                 held.enter_context(lease(store, "queue"))
                 break
-            except HeldElsewhere:
+            except HeldElsewhere as held_by:
+                if held_by.holder and not told and time.monotonic() - began > TOLD_AFTER_S:
+                    note(_holder_words(held_by.holder))
+                    told = True
                 if time.monotonic() > end:
                     raise EnvironmentProblem(f"another nagbench is still queueing for {store.url}") from None
                 time.sleep(0.5)
         yield
+
+
+def _holder_words(holder: Mapping[str, Any]) -> str:
+    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
+    left = max(1, round(holder["until"] - time.time()))
+    return f"another nagbench ({who}) is queueing for this store; waiting. If it was killed, this goes on in {left} s"
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,7 @@ class ArrayJobs:
         self.known: dict[tuple[str, int, int], ArrayJob] = {}  # (sweep, wave, place of the array) -> job
         self.relied: set[tuple[str, int, int]] = set()  # those of other sweeps that this one needs
         self.rows: dict[str, SqueueRow] = {}  # the last answer of squeue, by id; other sweeps' jobs too
+        self.waiting = 0  # jobs and array tasks of this user, of all sweeps, in the last answer of squeue
         self.unsure = False  # whether Slurm could not say, when last asked, how some array task ended
         self.noted: set[str] = set()
 
@@ -156,12 +173,14 @@ class ArrayJobs:
         if not lost:
             return new
         time.sleep(SENDING_S)
-        names = {row.name: row.id.partition("_")[0] for row in self.commands.queue()}
+        others = not all(is_mine(job.wave.record) for job in lost)
+        names = {row.name: row.id.partition("_")[0] for row in self.commands.queue(everyone=others)}
         for job in lost:
             starts = newest_marks(self.store, job.wave, "starts").items()
             mark = next((name for (place, _), (_, name) in starts if place == job.place), None)
             job.id = names.get(job.array.name) or (read_or_empty(self.store, mark).get("job") if mark else None)
-            self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
+            if self.writes:
+                self.store.create_record(job.wave.job_name(job.place), {"job": job.id})
             if job.id is None:
                 del self.known[job.key]
         return [job for job in new if job.id is not None]
@@ -190,10 +209,16 @@ class ArrayJobs:
         """The job arrays that were queued for this sweep; other sweeps' arrays may do some of its tasks."""
         return [job for job in self.known.values() if job.wave.sweep == self.sweep]
 
-    @property
-    def waiting(self) -> int:
-        """How many jobs and array tasks, of all sweeps, were in the last answer of squeue."""
-        return sum(not row.over for row in self.rows.values())
+    def of_others(self) -> list[str]:
+        """The open array tasks of other users, or on other clusters: they are waited for, and never cancelled."""
+        left: Counter[str] = Counter()
+        for job in self.known.values():
+            record = job.wave.record
+            if not is_mine(record):
+                left[f"by {record.get('owner')}"] += len(job.open)
+            elif self.is_elsewhere(job.wave):
+                left[f"on cluster {record['cluster']}"] += len(job.open)
+        return [f"{count} array tasks were queued {whose}" for whose, count in left.items() if count]
 
     def dependencies(self, names: Iterable[str]) -> list[str]:
         """Slurm's ids of `array` and `array/index`, without those that have ended."""
@@ -201,24 +226,25 @@ class ArrayJobs:
         ids = []
         for array, _, index in (name.partition("/") for name in names):
             job = by_name.get(array)
-            if job is not None and job.open and job.id is not None:
+            if job is not None and job.open and job.id is not None and not self.is_elsewhere(job.wave):
                 ids.append(job.array_task_id(int(index)) if index else job.id)
         return ids
 
     def ended(self) -> list[EndedArrayTask]:
         """Array tasks that have ended since the last call. Raises QueryFailed if squeue fails."""
         self.unsure = True
-        rows = self.rows = {row.id: row for row in self.commands.queue()}
+        rows = self.rows = self._queue()
         ended: list[EndedArrayTask] = []
         unclear: list[tuple[ArrayJob, int, int, dict[str, Any]]] = []
         marks: dict[tuple[str, int], Any] = {}
         for job in self.known.values():
             if job.id is None:
                 continue
+            away = self.is_elsewhere(job.wave)
             if job.open and job.wave.key not in marks:
                 marks[job.wave.key] = [newest_marks(self.store, job.wave, kind) for kind in ("starts", "ends")]
             for index in sorted(job.open):
-                row = rows.get(job.array_task_id(index))
+                row = None if away else rows.get(job.array_task_id(index))
                 if row is not None and not row.over:
                     job.gone.pop(index, None)
                     ended += self._stuck(job, index, row)
@@ -229,7 +255,7 @@ class ArrayJobs:
                     ended.append(
                         EndedArrayTask(job, index, mark, end[0], mark.get("cause", ""), mark.get("reason", ""))
                     )
-                else:
+                elif not away:
                     restart = max(start[0], row.restarts if row else 0)
                     unclear.append((job, index, restart, read_or_empty(self.store, start[1]) if start[1] else {}))
         ended += self._ask_slurm(unclear, rows)
@@ -237,13 +263,30 @@ class ArrayJobs:
             each.job.open.discard(each.index)
         return ended
 
+    def _queue(self) -> dict[str, SqueueRow]:
+        """The rows of squeue by id: this user's jobs, and those that other users queued for what is open here."""
+        mine = self.commands.queue()
+        self.waiting = sum(not row.over for row in mine)
+        theirs = {str(job.id) for job in self.known.values() if job.open and job.id and self._is_anothers(job.wave)}
+        return {row.id: row for row in (*(self.commands.queue(theirs) if theirs else ()), *mine)}
+
+    def _is_anothers(self, wave: Wave) -> bool:
+        return not is_mine(wave.record) and not self.is_elsewhere(wave)
+
+    def is_elsewhere(self, wave: Wave) -> bool:
+        """Whether a wave was queued on another cluster, whose Slurm cannot be asked: its records tell how it ends."""
+        known = wave.record.get("cluster")
+        if not known or wave.record.get("host") == platform.node():
+            return False
+        return self.commands.cluster() not in ("", known)
+
     def _stuck(self, job: ArrayJob, index: int, row: SqueueRow) -> list[EndedArrayTask]:
         """Handle a job that will never start. What Slurm could not start is cancelled, and so queued again; other
         reasons are reported to the user.
         """
         if not row.stuck:
             return []
-        if row.reason.startswith(UNSTARTED):
+        if row.reason.startswith(UNSTARTED) and is_mine(job.wave.record):
             if self.writes:
                 self.commands.cancel([row.id])
             return [EndedArrayTask(job, index, {}, row.restarts, "node", f"Slurm could not start it: {row.reason}")]
@@ -312,6 +355,10 @@ class ArrayJobs:
             return False
         if ended or state is not None:
             return time.monotonic() - job.gone.setdefault(index, time.monotonic()) >= GONE_S
+        if self._is_anothers(job.wave) and self.commands.hides_others():
+            whose = f"job {number} is {job.wave.record.get('owner')}'s"
+            self._note(f"{whose}, and Slurm shows you only your own jobs; waiting for its results")
+            return False
         missing = missing_s(self.store, job.wave, *key, self.writes)
         if missing < lost_after_s(job.wave):
             self._note(

@@ -67,7 +67,7 @@ def apply_limits(arrays: Iterable[Array], room: int | None, gpu_s: float | None)
 
 def gpu_seconds(array: Array) -> float:
     """Estimated GPU seconds of an array."""
-    return array.seconds * array.resources.gpus * array.resources.nodes
+    return array.gpu_seconds
 
 
 def committed_gpu_seconds(jobs: Iterable[ArrayJob]) -> float:

@@ -15,10 +15,13 @@ STARTED = "NAGBENCH_STARTED"  # the file that `say_started` makes
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 
 
-def prepare(scratch: str | None, group: bool = False) -> None:
+def prepare(scratch: str | None, group: bool = False, umask: int | None = None) -> None:
     """scratch: a folder on the node for caches, ignored if it has a variable that is not set there. group: whether the
-    processes of this job step train one network together.
+    processes of this job step train one network together. umask: of whoever submitted it, as the job was submitted
+    with a stricter one (queueing.py).
     """
+    if umask is not None:
+        os.umask(umask)
     if group:
         os.environ.update(of_slurm())
     if scratch:

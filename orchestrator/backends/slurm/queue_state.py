@@ -13,6 +13,7 @@ from orchestrator.backends.slurm.jobs import ArrayJobs, EndedArrayTask
 from orchestrator.backends.slurm.presence import doubled
 from orchestrator.backends.slurm.reasons import waiting_lines
 from orchestrator.backends.slurm.room import waiting_words
+from orchestrator.backends.slurm.waves import clusters_of
 from orchestrator.store.layout import block_name, record_name
 from orchestrator.store.store import Store
 
@@ -21,7 +22,7 @@ def queue_states(store: Store, sweep: str, commands: Commands | None = None) -> 
     """What is queued: by kind of task, how many array tasks are in which state, or have failed and no engine knows yet;
     why they wait; and what stands in the way of the rest. Calls squeue once and sacct at most once; writes nothing.
     """
-    jobs = ArrayJobs(store, sweep, commands or Commands(), writes=False)
+    jobs = ArrayJobs(store, sweep, commands or Commands(clusters=clusters_of(store, sweep)), writes=False)
     opened, continued = jobs.read(), newest_wave(store, sweep)
     if not opened and continued is None:
         return Queued()
@@ -43,11 +44,12 @@ def queue_states(store: Store, sweep: str, commands: Commands | None = None) -> 
             rows.append((job.array.kind, row))
     for each in ended:
         states[each.job.array.kind]["failed"] += _failed(jobs, each, queued)
+    notes = jobs.of_others()
     shown = {kind: {state: number for state, number in counts.items() if number} for kind, counts in states.items()}
-    notes = [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
+    notes += [*waiting_lines(rows), waiting_words(store, sweep, jobs.waiting)]
     if twice := doubled(store, sweep):
         notes.append(f"{twice} array tasks ran twice, since Slurm did not show them; the first results stay")
-    stopped = ended_words(store, continued, jobs.rows.values()) if continued else ""
+    stopped = ended_words(store, continued, jobs) if continued else ""
     return Queued(
         {kind: counts for kind, counts in shown.items() if counts}, notes=tuple(filter(None, notes)), stopped=stopped
     )

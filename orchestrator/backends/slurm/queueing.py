@@ -15,6 +15,7 @@ from orchestrator.backends.slurm.process import STARTED
 from orchestrator.backends.slurm.sbatch import Refused
 from orchestrator.backends.slurm.settings import Resources, SlurmSettings
 from orchestrator.errors import TransientError
+from orchestrator.store.folders import closed_to_others
 
 CANARIES = 3  # array tasks that end before they begin, until the rest of the array is cancelled
 
@@ -23,7 +24,7 @@ def options(
     site: SlurmSettings, name: str, resources: Resources, tasks: int, after: Sequence[str], when: str = "afterany"
 ) -> dict[str, Any]:
     """submitit's parameters for a job. after: job ids, or `id_index`."""
-    more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
+    more: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, "comment": name}  # a site may rename jobs
     if after:
         more["dependency"] = f"{when}:{':'.join(after)}"
     more |= site.gpu_option(resources.gpus, resources.nodes, tasks) | site.memory_option(resources) | site.more_options
@@ -40,6 +41,8 @@ def options(
         "constraint": site.constraint if resources.gpus else None,
         "signal_delay_s": site.signal_s,
         "stderr_to_stdout": True,
+        # a process that hangs must not outlive the others, which end by themselves (nag/heartbeat.py)
+        "srun_args": ["--kill-on-bad-exit=1"] if tasks * resources.nodes > 1 else None,
         "additional_parameters": more,
     }
     return {key: value for key, value in parameters.items() if value is not None}
@@ -74,7 +77,8 @@ def queue(
     processes on each node. when: how the jobs in `after` must end (sbatch --dependency). Raises Refused, NoRoom, or
     TransientError if slurmctld does not answer now.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with closed_to_others():
+        folder.mkdir(parents=True, exist_ok=True)
     given = options(site, name, resources, tasks, after, when)
     if avoid:
         given["exclude"] = ",".join(filter(None, [given.get("exclude"), *avoid]))
@@ -86,7 +90,7 @@ def queue(
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
     try:
-        with scrubbed():
+        with scrubbed(), closed_to_others():  # the job trusts these files
             return _submit(folder, site.command, {**given, "array_parallelism": throttle}, work, count)
     except Refused:
         if avoid:  # perhaps there are no other nodes

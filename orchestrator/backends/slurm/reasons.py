@@ -23,7 +23,7 @@ ADVICE = (
     (r"BadConstraints", "constraint", "no node has what is asked: see constraint, gres and stages.{stage}"),
     (r"PartitionConfig", "partition", "no node of it has what stages.{stage} asks"),
     (r"JobHeldAdmin", "", "an administrator holds it: ask the site"),
-    (r"JobHeldUser|.*requeued.held", "", "it is held: `scontrol release {job}` lets it go"),
+    (r"JobHeldUser|(?i:.*requeued?[ _](in[ _])?held\w*)", "", "it is held: `scontrol release {job}` lets it go"),
     (r"DependencyNeverSatisfied", "", "`nagbench cancel`, then `nagbench submit`"),
 )
 

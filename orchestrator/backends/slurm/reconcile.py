@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ class Reconcile:
     campaign: Mapping[str, Any]
 
     def __call__(self, index: int) -> int:
+        if (umask := self.campaign.get("umask")) is not None:  # the job was submitted with a stricter one
+            os.umask(umask)
         return reconcile(Campaign(**self.campaign))
 
 

@@ -27,8 +27,8 @@ class NoRoom(TransientError):
     """The user, or the cluster, has as many jobs as are allowed. It passes when some of them end."""
 
 
-def sbatch(script: Path, name: str) -> str:
-    """Submit a batch script and return the job's id. name: of the job, to look it up.
+def sbatch(script: Path, name: str, clusters: str | None = None) -> str:
+    """Submit a batch script and return the job's id. name: of the job, to look it up. clusters: that the script names.
 
     Raises NoRoom, Refused, or TransientError if slurmctld does not answer or the answer has no id.
     """
@@ -44,7 +44,7 @@ def sbatch(script: Path, name: str) -> str:
     found = [match[1] for line in lines if (match := ID.fullmatch(line))]
     if len(lines) == 1 and found:
         return found[0]
-    known = _by_name(name)  # the site prints more than the id, and that may have numbers too
+    known = _by_name(name, clusters)  # the site prints more than the id, and that may have numbers too
     if len(known or found) != 1:
         raise TransientError(f"sbatch accepted {name}, but its answer has no job id ({said}); {SAFE}")
     return (known or found)[0]
@@ -58,23 +58,25 @@ def _call(command: list[str]) -> tuple[int, str, str]:
             timer = threading.Timer(TIMEOUT_S, process.kill)
             timer.start()
             said = []
-            for line in process.stderr:
-                said.append(line)
-                if FULL in line:
-                    process.kill()
-            code = process.wait()
-            late = not timer.is_alive()
-            timer.cancel()
+            try:
+                for line in process.stderr:
+                    said.append(line)
+                    if FULL in line:
+                        process.kill()
+                code = process.wait()
+                late = not timer.is_alive()
+            finally:  # after Ctrl-C this process would wait for the timer
+                timer.cancel()
         if late:
             raise TransientError(f"sbatch did not answer in {TIMEOUT_S:g} s; {SAFE}")
         out.seek(0)
         return code, out.read(), "".join(said)
 
 
-def _by_name(name: str) -> list[str]:
+def _by_name(name: str, clusters: str | None) -> list[str]:
     """The ids of the jobs of that name that squeue knows."""
     try:
-        rows = Commands().queue()
+        rows = Commands(clusters=clusters).queue()
     except QueryFailed:
         return []
     return sorted({row.id.partition("_")[0] for row in rows if row.name == name})

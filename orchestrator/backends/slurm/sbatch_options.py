@@ -8,7 +8,7 @@ KEY = "the key of that name"  # in OWN
 # Option -> the key of the site file that sets it; "": nagbench sets it itself.
 OWN = {
     **dict.fromkeys(("account", "qos", "constraint", "gres", "partition", "exclude", "reservation"), KEY),
-    **dict.fromkeys(("nice", "comment", "mail-user", "licenses"), KEY),
+    **dict.fromkeys(("nice", "comment", "mail-user", "licenses", "clusters"), KEY),
     **dict.fromkeys(("time", "mem", "mem-per-cpu", "mem-per-gpu", "cpus-per-task", "nodes", "ntasks"), "stages"),
     **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "ntasks-per-node"), "stages and gpus"),
     "signal": "signal_s",
@@ -16,7 +16,7 @@ OWN = {
         ("array", "job-name", "dependency", "kill-on-invalid-dep", "requeue", "no-requeue", "parsable"), ""
     ),
     **dict.fromkeys(("output", "error", "input", "open-mode", "chdir", "wrap", "export", "wait", "parsable"), ""),
-    **dict.fromkeys(("test-only", "clusters", "begin", "hold", "uid", "gid", "quiet", "help", "version"), ""),
+    **dict.fromkeys(("test-only", "begin", "hold", "uid", "gid", "quiet", "help", "version"), ""),
 }
 OPTION = re.compile(r"--([a-z][a-z0-9-]+)(?:=(.+))?")
 

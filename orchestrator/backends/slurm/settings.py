@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -26,6 +27,7 @@ from orchestrator.backends.site_values import (
     Names,
     OnNode,
     Place,
+    VisibleAfter,
     Word,
 )
 from orchestrator.backends.slurm.sbatch_options import extra_options
@@ -41,6 +43,7 @@ class Resources:
     cpus: int
     gpus: int
     nodes: int = 1
+    per_gpu: int = 1  # processes that share each GPU, each with bundles of its own
 
 
 STAGES: dict[str, Resources] = {
@@ -64,6 +67,7 @@ class Stage:
     cpus: Count | None = None
     gpus: Annotated[Int, Field(ge=0, le=64)] | None = None
     nodes: Count | None = None
+    per_gpu: Annotated[Int, Field(ge=1, le=64)] | None = None
 
 
 @method
@@ -79,10 +83,24 @@ class Stages:
 
 
 @method
+class OfNetwork:
+    """More, or less, for the stages of some networks: those with more than `parameters_above` parameters; without it,
+    the network of the sweep that has the entry's name.
+    """
+
+    parameters_above: Annotated[float, Field(ge=0)] | None = None
+    train: Stage = Stage()
+    sample: Stage = Stage()
+    measure: Stage = Stage()
+    extract: Stage = Stage()
+
+
+@method
 class SlurmSettings:
     """A Slurm cluster, seen from its login node."""
 
     partition: Names | None = None  # None: the cluster's default
+    clusters: Names | None = None  # other clusters than that of the login node; several are one federation
     cpu_partition: Names | None = None  # for array tasks without a GPU; None: `partition`
     account: Name | None = None
     qos: Name | None = None
@@ -92,6 +110,7 @@ class SlurmSettings:
     container: tuple[Word, ...] = ()
     python: Word | None = None  # on the nodes; None: the one that runs nagbench
     env_file: Place | None = None
+    group: Name | None = None  # of the people who share the store
     memory: Literal["per_node", "per_cpu", "per_gpu", "none"] = "per_node"  # how memory_gb is requested
     gpus: Literal["--gres", "--gpus", "--gpus-per-node", "--gpus-per-task"] = "--gres"
     exclude: Hosts | None = None
@@ -102,10 +121,12 @@ class SlurmSettings:
     licenses: Licenses | None = None
     extra: tuple[Word, ...] = ()  # more options of sbatch: --name=value
     stages: Stages = Stages()
+    networks: dict[str, OfNetwork] = dataclasses.field(default_factory=dict)
     target_minutes: Annotated[float, Field(gt=0, le=720)] = 30
     throttle: Count = 8
     max_submit: Annotated[Int, Field(ge=1)] | None = None
     scratch: OnNode | None = None
+    mps: bool = False  # NVIDIA's MPS for stages with per_gpu, where the node has it
     reconcile: Literal["job", "manual"] = "job"
     poll_s: Annotated[float, Field(ge=0.1, le=60)] = 60
     folder: Place | None = None
@@ -113,40 +134,68 @@ class SlurmSettings:
     generations_at_most: Annotated[Int, Field(ge=1, le=1000)] = 20
     signal_s: Annotated[Int, Field(ge=0, le=3600)] = 90
     lost_after_s: Annotated[float, Field(ge=1, le=86_400)] = 300  # without a trace in squeue, sacct and the store
+    visible_after_s: VisibleAfter = 60
     stagger_s: Annotated[float, Field(ge=0, le=60)] = 0.5  # between the starts of neighbouring array tasks, up to 20
 
     def __post_init__(self) -> None:
         extra_options(self.extra)
-        for stage in STAGES:
-            resources = self.resources(stage)
+        for where, stage, resources in self.all_resources():
+            several = resources.gpus * resources.nodes if stage == "train" else resources.nodes
+            if resources.per_gpu > 1 and several > 1:
+                raise ValueError(
+                    f"{where}.{stage}: per_gpu is {resources.per_gpu}, but it has {resources.nodes} x {resources.gpus} "
+                    "GPUs that work on one task together"
+                )
             if self.memory_gb_at_most is not None and resources.memory_gb > self.memory_gb_at_most:
                 raise ValueError(
-                    f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {stage} has {resources.memory_gb:g}"
+                    f"memory_gb_at_most is {self.memory_gb_at_most:g}, but {where}.{stage} has {resources.memory_gb:g}"
                 )
-        sample = self.resources("sample").minutes
-        if sample <= self.target_minutes:
-            raise ValueError(
-                f"target_minutes is {self.target_minutes:g}, but stages.sample.minutes, the limit of an array task, "
-                f"is {sample:g}: Slurm would end array tasks before they reach the target"
-            )
+            if stage == "sample" and resources.minutes <= self.target_minutes:
+                raise ValueError(
+                    f"target_minutes is {self.target_minutes:g}, but {where}.sample.minutes, the limit of an array "
+                    f"task, is {resources.minutes:g}: Slurm would end array tasks before they reach the target"
+                )
 
-    def resources(self, stage: str) -> Resources:
-        """What an array task of `train`, `sample`, ... requests. Raises KeyError for an unknown stage."""
+    def resources(self, stage: str, network: str = "", parameters: float | None = None) -> Resources:
+        """What an array task of `train`, `sample`, ... of a network requests. A larger `parameters_above` goes before a
+        smaller one, and a name before both. Raises KeyError for an unknown stage.
+        """
         stage = stage_of(stage)
-        given = dataclasses.asdict(getattr(self.stages, stage))
-        return dataclasses.replace(STAGES[stage], **{key: value for key, value in given.items() if value is not None})
+        layers = [
+            getattr(self.stages, stage),
+            *(getattr(each, stage, Stage()) for each in self._of(network, parameters)),
+        ]
+        given = [(key, value) for layer in layers for key, value in dataclasses.asdict(layer).items()]
+        return dataclasses.replace(STAGES[stage], **{key: value for key, value in given if value is not None})
 
-    @property
-    def trained_on(self) -> int:
-        """How many processes train one network together, each on a GPU of its own if the stage requests any."""
-        resources = self.resources("train")
+    def _of(self, network: str, parameters: float | None) -> list[OfNetwork]:
+        sized = [each for each in self.networks.values() if each.parameters_above is not None]
+        by_size = sorted(sized, key=lambda each: each.parameters_above or 0)
+        fitting = [each for each in by_size if parameters is not None and parameters > (each.parameters_above or 0)]
+        named = self.networks.get(network)
+        return [*fitting, *([named] if named is not None and named.parameters_above is None else [])]
+
+    def all_resources(self) -> Iterator[tuple[str, str, Resources]]:
+        """The key of the file, the stage, and its resources, of all stages and all entries of `networks`."""
+        yield from (("stages", stage, self.resources(stage)) for stage in STAGES)
+        for name, each in self.networks.items():
+            above = None if each.parameters_above is None else math.nextafter(each.parameters_above, math.inf)
+            for stage in STAGES:
+                if getattr(each, stage, Stage()) != Stage():
+                    yield f"networks.{name}", stage, self.resources(stage, name, above)
+
+    def trained_on(self, network: str = "", parameters: float | None = None) -> int:
+        """How many processes train a network together, each on a GPU of its own if the stage requests any."""
+        resources = self.resources("train", network, parameters)
         return max(1, resources.gpus) * resources.nodes
 
-    @property
-    def trained_words(self) -> str:
+    def trained_words(self, network: str = "", parameters: float | None = None) -> str:
         """The setting of that number, for messages."""
-        resources = self.resources("train")
-        return f"stages.train has {resources.nodes} x {resources.gpus} GPUs"
+        resources = self.resources("train", network, parameters)
+        where = next(
+            (f"networks.{n}" for n, e in self.networks.items() if e in self._of(network, parameters)), "stages"
+        )
+        return f"{where}.train has {resources.nodes} x {resources.gpus} GPUs"
 
     @property
     def writes_campaigns(self) -> bool:
@@ -176,7 +225,7 @@ class SlurmSettings:
     @property
     def more_options(self) -> dict[str, str | bool]:
         """Options of sbatch that are the same for all jobs."""
-        given = {"reservation": self.reservation, "nice": self.nice, "comment": self.comment}
+        given = {"clusters": self.clusters, "reservation": self.reservation, "nice": self.nice, "comment": self.comment}
         given |= {"mail-user": self.mail_user, "licenses": self.licenses}
         return {key: str(value) for key, value in given.items() if value is not None} | extra_options(self.extra)
 

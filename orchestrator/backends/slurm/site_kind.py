@@ -19,9 +19,12 @@ from orchestrator.backends.slurm.doctor import doctor
 from orchestrator.backends.slurm.forecast import Forecast, forecast
 from orchestrator.backends.slurm.jobs import ArrayJobs
 from orchestrator.backends.slurm.ledger import cancel_jobs, close_finished_waves
+from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.queue_state import queue_states
-from orchestrator.backends.slurm.submission import open_slurm, owner
+from orchestrator.backends.slurm.submission import open_slurm
+from orchestrator.backends.slurm.waves import clusters_of
 from orchestrator.execution import engine
+from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.doctor_rows import DoctorRow
     from orchestrator.backends.site import Site
     from orchestrator.execution.engine import Observer
-    from orchestrator.plan.model import Plan, StoredPlan
+    from orchestrator.plan.model import StoredPlan
 
 
 class SlurmQueue:
@@ -43,7 +46,9 @@ class SlurmQueue:
     def cancel(self, plan: StoredPlan, store: Store, only: frozenset[str] | None, note: Callable[[str], None]) -> Ended:
         if not store.list(f"waves/{plan.sweep.name}"):  # nothing was ever queued, and there may be no Slurm
             return Ended(0, "array task", True)
-        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, Commands(), note), owner(), only)
+        file = plan.sweep.path if isinstance(plan, Plan) else ""
+        commands = Commands(clusters=clusters_of(store, plan.sweep.name))
+        count, gone = cancel_jobs(ArrayJobs(store, plan.sweep.name, commands, note), owner(), only, file)
         return Ended(count, "array task", gone)
 
     def logs(self, sweep: str, store: Store) -> None:

@@ -34,6 +34,8 @@ NEVER = frozenset(
         *("launch failed requeued held", "launch_failed_requeued_held"),
     }
 )
+HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT")  # states of a job that was requeued and is held
+REQUEUED_HELD = re.compile(r"(?i)requeued?[ _]in[ _]held")  # the reason of the same
 OVER_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?$")  # it requests more than one job may have
 
 # Each with a width: without one, some versions cut a field after 20 characters.
@@ -48,7 +50,9 @@ QUEUE = {
     "NodeList": 240,
     "Reason": 120,
     "Name": 240,
+    "Comment": 240,
 }
+OURS = re.compile(r"\|(nb\.[\w.-]+) *\|? *$")  # a comment that is the name which nagbench gave to a job
 ACCOUNTS = (
     "JobID",
     "State",
@@ -77,7 +81,7 @@ class SqueueRow:
     end: float | None  # while it runs: when its time limit comes
     nodes: str
     reason: str
-    name: str
+    name: str  # that nagbench gave it, though the site may have renamed it
 
     @property
     def over(self) -> bool:
@@ -86,7 +90,10 @@ class SqueueRow:
     @property
     def stuck(self) -> bool:
         """Whether it will never start by itself; `reason` says why."""
-        return self.state == "PENDING" and (self.reason in NEVER or OVER_LIMIT.match(self.reason) is not None)
+        if self.state in HELD:
+            return True
+        never = self.reason in NEVER or OVER_LIMIT.match(self.reason) or REQUEUED_HELD.search(self.reason)
+        return self.state == "PENDING" and bool(never)
 
 
 @dataclass(frozen=True)
@@ -195,10 +202,11 @@ def minutes_of(words: str) -> float | None:
 def parse_queue(text: str) -> list[SqueueRow]:
     jobs = []
     for line in text.splitlines():
-        fields = [field.strip() for field in line.split("|", len(QUEUE) - 1)]
-        if len(fields) < len(QUEUE) or not fields[0][:1].isdigit():
+        fields = [field.strip() for field in line.split("|", len(QUEUE) - 2)]
+        if len(fields) < len(QUEUE) - 1 or not fields[0][:1].isdigit():
             continue  # the rest of a job name with a line break, or what the site prints around the answer
-        values = dict(zip(QUEUE, fields, strict=True))
+        values = dict(zip(QUEUE, fields, strict=False))
+        given, named = OURS.search(values["Name"]), values["Name"].removesuffix("|").rpartition("|")[0]
         status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
         job = SqueueRow(
@@ -212,7 +220,7 @@ def parse_queue(text: str) -> list[SqueueRow]:
             end=time_of(values["EndTime"]),
             nodes=values["NodeList"],
             reason=values["Reason"],
-            name=values["Name"].removesuffix("|").strip(),
+            name=given[1] if given else named.strip(),
         )
         jobs += [replace(job, id=each) for each in expand_ids(values["JobArrayID"])]
     return jobs
@@ -226,7 +234,7 @@ def table(text: str, columns: int, first: str) -> list[list[str]]:
     starts = [number for number, row in enumerate(rows) if row[0].upper() == first.upper() and len(row) == columns]
     if not starts:
         raise ValueError(f"no header {first!r} in {text[:200]!r}")
-    return [row for row in rows[starts[0] + 1 :] if len(row) == columns]
+    return [row for row in rows[starts[0] + 1 :] if len(row) == columns and row[0].upper() != first.upper()]
 
 
 def parse_accounts(text: str) -> list[SacctRow]:
@@ -343,3 +351,42 @@ def parse_jobs(text: str) -> dict[str, str]:
 
 def _limit(words: str) -> int | None:
     return int(words) if words.isdigit() else None
+
+
+USAGE = ("JobID", "ElapsedRaw", "TotalCPU", "MaxRSS", "TRESUsageInAve")
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """What a job, an array task or one of its steps used. gpu_busy: 0 to 1, where the site measures it."""
+
+    id: str
+    elapsed_s: float
+    cpu_s: float
+    memory_gb: float | None
+    gpu_busy: float | None
+
+
+def parse_usage(text: str) -> list[UsageRow]:
+    rows = []
+    for fields in table(text, len(USAGE), USAGE[0]):
+        values = dict(zip(USAGE, fields, strict=True))
+        busy = re.search(r"gres/gpuutil=(\d+)", values["TRESUsageInAve"])
+        row = UsageRow(
+            id="",
+            elapsed_s=float(values["ElapsedRaw"] or 0),
+            cpu_s=_cpu_seconds(values["TotalCPU"]),
+            memory_gb=_gigabytes(values["MaxRSS"]),
+            gpu_busy=int(busy[1]) / 100 if busy else None,
+        )
+        rows += [replace(row, id=each) for each in expand_ids(values["JobID"].partition(".")[0])]
+    return rows
+
+
+def _cpu_seconds(words: str) -> float:
+    """`1-02:03:04`, `02:03:04` or `03:04.567` in seconds."""
+    days, _, rest = words.rpartition("-")
+    total = 0.0
+    for part in rest.split(":") if rest else ():
+        total = total * 60 + float(part)
+    return total + 86_400 * float(days or 0)

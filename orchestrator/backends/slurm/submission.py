@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
+import functools
 import math
 import os
 import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.campaign import check_store, shared_folder
+from orchestrator.backends.sharing import group_of
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands
+from orchestrator.backends.slurm.owner import owner
 from orchestrator.backends.slurm.queueing import queue
 from orchestrator.backends.slurm.sbatch import NoRoom
-from orchestrator.backends.slurm.settings import STAGES
-from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE
+from orchestrator.backends.slurm.waves import INSTEAD, RECONCILE, record_next
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.execution.code_snapshot import snapshot
+from orchestrator.store.folders import closed_to_others, umask
 
 if TYPE_CHECKING:
     from orchestrator.backends.campaign import Campaign, Remote
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
     from orchestrator.backends.slurm.backend import AfterWave
     from orchestrator.plan.model import StoredPlan
     from orchestrator.store.store import Store
-
-
-def owner() -> str:
-    """The user's name, as part of a job's name; for a user without a name, the number."""
-    try:
-        return re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
-    except (KeyError, OSError):  # no variable such as USER, and no passwd entry
-        return f"uid{os.getuid()}"
 
 
 def open_slurm(
@@ -46,26 +39,37 @@ def open_slurm(
     def make() -> Slurm:
         check_store(store)
         folder = shared_folder(store, site)
-        commands = Commands()
+        commands = Commands(clusters=site.settings.clusters)
         check_partitions(site, commands)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with closed_to_others():
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EnvironmentProblem(f"cannot create {folder}: {error.strerror}") from error
-        code = snapshot(folder)
+        code = snapshot(folder, group=group_of(site))
         settings = site.settings
         record = {
             "owner": owner(),
+            "uid": os.getuid(),
+            "cluster": commands.cluster(),
+            "file": campaign.sweep,
             "host": platform.node(),
             "generation": campaign.generation,
             "since": campaign.since,
             "site": site.name,
             "pid": os.getpid(),
+            "clusters": settings.clusters or "",
+            "target_minutes": settings.target_minutes,
         }
         options = {**campaign.options, "signal_s": settings.signal_s, "stagger_s": settings.stagger_s}
-        options["lost_after_s"] = settings.lost_after_s
+        options |= {"lost_after_s": settings.lost_after_s, "visible_after_s": settings.visible_after_s}
+        options |= {"umask": umask()}
         options |= {"scratch": settings.scratch} if settings.scratch else {}
-        after = _reconciler(site, folder, code, campaign, note, remote) if settings.reconcile == "job" else None
+        options |= {"mps": True} if settings.mps else {}
+        after = None
+        if settings.reconcile == "job":
+            queued = functools.partial(record_next, store, plan.sweep.name)
+            after = _reconciler(site, folder, code, campaign, note, remote, queued)
         hours = campaign.max_gpu_hours
         return Slurm(store, plan, settings, folder, code, commands, note, record, options, after, hours)
 
@@ -73,8 +77,15 @@ def open_slurm(
 
 
 def _reconciler(
-    site: Site, folder: Path, code: Path, campaign: Campaign, note: Callable[[str], None], remote: Remote
+    site: Site,
+    folder: Path,
+    code: Path,
+    campaign: Campaign,
+    note: Callable[[str], None],
+    remote: Remote,
+    queued: Callable[[Sequence[str]], None],
 ) -> AfterWave:
+    """A function that queues the job that continues. queued: called with the ids of such jobs."""
     settings = site.settings
 
     def after_wave(stem: str, jobs: Sequence[str]) -> None:
@@ -85,10 +96,11 @@ def _reconciler(
         following = dataclasses.replace(campaign, generation=campaign.generation + 1)
         work, resources, name = remote(dataclasses.asdict(following)), settings.resources("reconcile"), stem + RECONCILE
         job = queue(settings, folder / name, code, name, resources, work, 1, after=jobs)
+        queued([job])
         note(f"queued reconcile: job {job}, after them ({name})")
         name = stem + INSTEAD  # Slurm drops it if the other succeeds
         try:
-            queue(settings, folder / name, code, name, resources, work, 1, after=[job], when="afternotok")
+            queued([queue(settings, folder / name, code, name, resources, work, 1, after=[job], when="afternotok")])
         except NoRoom:
             note(f"no room for a job that stands in for {job} if it fails; should that happen, run the same command")
 
@@ -99,8 +111,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
     """Raise BadInput if the cluster does not have a site's partitions, or their time limits are below its own."""
     settings, partitions = site.settings, commands.partitions()
     default = next((name for name, partition in partitions.items() if partition.default), None)
-    for stage in STAGES:
-        resources = settings.resources(stage)
+    for where, stage, resources in settings.all_resources():
         wanted = settings.partition_of(resources.gpus) or default
         if wanted is None:
             raise BadInput(
@@ -115,7 +126,7 @@ def check_partitions(site: Site, commands: Commands) -> None:
             limit = partitions[name].max_minutes
             if limit is not None and math.ceil(resources.minutes) > limit:
                 raise BadInput(
-                    f"{site.path}: stages.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
+                    f"{site.path}: {where}.{stage}.minutes is {resources.minutes:g}, but partition {name} ends jobs "
                     f"after {limit:g}; such a job would never start"
                 )
 

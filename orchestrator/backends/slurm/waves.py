@@ -7,6 +7,7 @@ waves/<sweep>/<number>/starts/<array>-<index>-<restart>.json    an array task st
 waves/<sweep>/<number>/ends/<array>-<index>-<restart>.json      how it ended, written by itself or by an engine
 waves/<sweep>/<number>/beats/..., missed/..., doubled/...      named alike: signs of life (presence.py)
 waves/<sweep>/<number>/room/<number>.json   bundles wait for room in the queue (room.py)
+waves/<sweep>/<number>/next/<number>.json   ids of jobs that continue after it (or after all that was queued)
 waves/<sweep>/<number>/withdrawn.json       its engine has taken it back
 waves/<sweep>/<number>/closed.json          all ends have been processed; the GPU seconds that were used
 waves/<sweep>/<number>/failed/<stream>.json a stream has failed for good
@@ -31,6 +32,7 @@ from orchestrator.store.store import Store
 
 Steps = tuple[tuple[str, "tuple[int, ...] | None"], ...]
 RECONCILE = ".reconcile"  # end of the name of the job that continues after a wave
+MARKS = ("starts", "ends")  # of array tasks
 INSTEAD = ".reconcile2"  # end of the name of the job that does so if that one failed
 
 
@@ -112,6 +114,20 @@ def read_stop(store: Store, wave: Wave) -> Stop | None:
     return stop
 
 
+def record_next(store: Store, sweep: str, jobs: Sequence[str]) -> None:
+    """Record the ids of jobs that continue after the newest wave of a sweep: a site may rename jobs."""
+    for wave in waves(store, sweep, closed=True)[-1:]:
+        store.create_record(f"{wave.folder}/next/{time.time_ns():020d}.json", {"jobs": list(jobs)})
+
+
+def next_jobs(store: Store, wave: Wave) -> set[str]:
+    """The ids of the jobs that were to continue after a wave."""
+    ids: set[str] = set()
+    for name in store.list(f"{wave.folder}/next"):
+        ids.update(read_or_empty(store, f"{wave.folder}/next/{name}").get("jobs", ()))
+    return ids
+
+
 def record_failed_stream(store: Store, wave: Wave, stream: str, reason: str) -> None:
     """Record that a stream has failed for good. Before each bundle, array tasks check whether its arm is worth it."""
     store.create_record(f"{wave.folder}/failed/{stream}.json", {"reason": reason})
@@ -138,6 +154,12 @@ def waves(store: Store, sweep: str, *, closed: bool = False) -> list[Wave]:
             wave = Wave(sweep, int(name), store.read_record(f"{wave.folder}/wave.json", repair=False))
             known.append(wave)
     return known
+
+
+def clusters_of(store: Store, sweep: str, *, closed: bool = False) -> str:
+    """The clusters to which a sweep was submitted, with commas; "" for that of the machine."""
+    given = ",".join(wave.record.get("clusters", "") for wave in waves(store, sweep, closed=closed))
+    return ",".join(dict.fromkeys(filter(None, given.split(","))))
 
 
 def create_wave(store: Store, sweep: str, record: Mapping[str, Any]) -> Wave:

@@ -6,6 +6,7 @@ Text stays text. Equal figures give equal bytes: ids come from the name, and the
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 from collections.abc import Iterator
@@ -63,6 +64,11 @@ class Drawing:
     figure: Figure
     tall: bool = False  # takes the page's whole width
 
+    @functools.cached_property
+    def svg(self) -> tuple[str, str, str]:
+        """The inside of matplotlib's <svg>, and its width and height in points. Drawn once for both."""
+        return _svg(self)
+
 
 @contextlib.contextmanager
 def styled(**more: Any) -> Iterator[None]:
@@ -76,7 +82,7 @@ def styled(**more: Any) -> Iterator[None]:
 
 def svg_file(drawing: Drawing) -> str:
     """An SVG file: light colours on white, for papers, READMEs and viewers without CSS variables."""
-    text, width, height = _svg(drawing)
+    text, width, height = drawing.svg
     paper = f'<rect width="{width}" height="{height}" style="fill: {LIGHT["paper"]}"/>'
     head = (
         '<?xml version="1.0" encoding="utf-8"?>\n'
@@ -89,7 +95,7 @@ def svg_file(drawing: Drawing) -> str:
 
 def svg_inline(drawing: Drawing, colours: Colours) -> str:
     """An SVG element for HTML: no namespaces, colours as CSS variables, title and caption as its label."""
-    text, width, height = _svg(drawing)
+    text, width, height = drawing.svg
     variables = colours.variables
 
     def variable(match: re.Match[str]) -> str:
@@ -110,7 +116,6 @@ def png(drawing: Drawing) -> bytes:
 
 
 def _svg(drawing: Drawing) -> tuple[str, str, str]:
-    """The inside of matplotlib's <svg>, and its width and height in points."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with styled(**{"svg.hashsalt": drawing.name}):

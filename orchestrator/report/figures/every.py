@@ -39,6 +39,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
             *(calls.against_calls(results, metric, colours) for metric in measured),
             effective_scale.effective_scale(results, colours),
             shift.noise_shift(results, colours),
+            shift.parts(results, colours),
             shift.densities(shift.readings(results, partial(shift_arrays, store)), colours),
             samples.sample_grid(rows, notes, colours),
         ]

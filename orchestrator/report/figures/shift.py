@@ -30,9 +30,12 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
         return mean_by_level([cell.shift for cell in lines[0].cells if cell.shift], "bias")
 
     def behind(axes: Axes, names: Names, lines: Sequence[Line]) -> list[Name]:
-        t, error = lines[0].t, bias(lines)
+        t, error = _levels(lines[0]), bias(lines)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         axes.plot(t, error, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+        for line in lines:
+            mode = mean_by_level([cell.shift["mode"] for cell in line.cells if cell.shift], "delta")
+            axes.plot(_levels(line), mode, color=colours.mark(line.group.arm), linewidth=0.9, linestyle=(0, (1, 1)))
         names.avoid(t.tolist(), error.tolist())
         anchors = [(float(t[k]), float(error[k])) for k in (0, min(1, len(t) - 1), -1)]
         return [Name("g_phi's error", MUTED, anchors)]
@@ -41,10 +44,45 @@ def noise_shift(results: Results, colours: Colours) -> Drawing | None:
     figure = drawn(results, every, colours, "noise shift δ(t)", 0.0, behind, errors)
     caption = every.caption(
         "Noise shift δ(t): the level that the estimator g_phi reads in sampled states, less what it reads in true "
-        "states of the same nominal level. Above zero, states look noisier than they should.",
-        "Dotted: the estimator's own error on true states, which is already subtracted.",
+        "states of the same nominal level and classes, in units of t. Above zero, states look too noisy.",
+        "Grey: the estimator's own error on true states, which is already subtracted. Dotted: the shift by the mode of "
+        "the posterior, in place of its mean.",
     )
     return Drawing("noise_shift", "shift", "Noise shift along the sampling", caption, figure, tall=True)
+
+
+def parts(results: Results, colours: Colours) -> Drawing | None:
+    """What of delta(t) is the network's and what the discretisation's; None unless it was measured with finer steps."""
+    every = panels_by_sampler(results, lambda cell: (cell.shift or {}).get("finer"), "delta")
+    if every is None:
+        return None
+
+    def added(line: Line) -> np.ndarray:
+        return mean_by_level([cell.shift["finer"] for cell in line.cells if cell.shift], "discretisation")
+
+    def behind(axes: Axes, names: Names, lines: Sequence[Line]) -> list[Name]:
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        for line in lines:
+            mark = colours.mark(line.group.arm)
+            axes.plot(_levels(line), added(line), color=mark, linewidth=1.0, linestyle=(0, (1, 1)))
+        return []
+
+    values = [float(value) for line in every.lines for value in added(line) if math.isfinite(value)]
+    figure = drawn(results, every, colours, "part of the noise shift δ(t)", 0.0, behind, values)
+    shifts = [cell.shift for line in every.lines for cell in line.cells if cell.shift]
+    times = listed([str(times) for times in sorted({one["finer"]["times"] for one in shifts})])
+    caption = every.caption(
+        f"Lines: the part of the noise shift that is left with {times} times the steps, the network's.",
+        "Dotted: what the discretisation adds, the rest.",
+    )
+    return Drawing("noise_shift_parts", "shift", "Network and discretisation", caption, figure, tall=True)
+
+
+def _levels(line: Line) -> np.ndarray:
+    """All measured levels, also those where the estimator does not respond."""
+    import numpy as np
+
+    return np.asarray(next(cell.shift["t"] for cell in line.cells if cell.shift), dtype=float)
 
 
 LEVELS = (0.75, 0.5, 0.25, 0.1)  # nominal; the nearest that were measured are shown

@@ -35,7 +35,6 @@ def local(store: Store, plan: Plan) -> Iterator[Backend]:
 
 @contextlib.contextmanager
 def ray(store: Store, plan: Plan) -> Iterator[Backend]:
-    pytest.importorskip("ray", reason="Ray is not installed")
     from orchestrator.backends.ray.backend import Ray
 
     yield Ray(store, Options(), cpus=2)

@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends import cards as cards_of
-from orchestrator.backends import local_doctor
+from orchestrator.backends import local_doctor, local_site
+from orchestrator.backends.campaign import Campaign
 from orchestrator.backends.cards import VISIBLE, cards, default_workers, least_used, visible
+from orchestrator.backends.local import Local, WorkerProcess
+from orchestrator.backends.local_site import LocalSite
+from orchestrator.backends.site import read_site
+from orchestrator.execution import engine
+from orchestrator.plan.make import plan
+from orchestrator.report.document import document
+from orchestrator.report.results import collect
+from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
+from tests.orchestrator.conftest import Quiet, Ran, metrics
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +73,34 @@ def test_doctor_says_which_worker_has_which_card(monkeypatch: pytest.MonkeyPatch
     assert local_doctor._workers().detail == "2 by default: worker 1 on card 0, worker 2 on card 2"
     monkeypatch.setenv(VISIBLE, "")
     assert local_doctor._workers().detail.endswith("by default: one a core")
+
+
+def test_workers_that_share_cards_make_the_bits_of_one(
+    finished: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site of kind local with per_gpu: two workers on each of two cards (names only: they compute on the CPU)."""
+    monkeypatch.setenv(VISIBLE, "4,7")
+    assert default_workers("auto", 2) == 4
+    (tmp_path / "site.yaml").write_text("kind: local\nper_gpu: 2\n")
+    planned, store = plan(read_sweep(finished.plan.sweep.path)), Store(str(tmp_path / "store"))
+    site = read_site(str(tmp_path / "site.yaml"))
+    campaign = Campaign("s", store.url, site.path, "none", "r", 0.0)
+    made: list[Local] = []
+    used: list[str] = []
+
+    class Noting(Local):
+        def _start(self) -> WorkerProcess:
+            started = super()._start()
+            used.append(started.card)
+            return started
+
+    monkeypatch.setattr(local_site, "Local", Noting)
+
+    def backend() -> Local:
+        made.append(LocalSite(site).open(planned, store, campaign, print, lambda given: lambda index: None)())
+        return made[0]
+
+    engine.run(planned, store, backend, Quiet())
+    assert made[0].workers == 4
+    assert sorted(used[:4]) == ["4", "4", "7", "7"]
+    assert metrics(document(collect(planned, store), store)) == metrics(finished.document())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ EVERY_KEY = """\
 kind: slurm
 partition: gpu,gpu-long
 cpu_partition: cpu
+clusters: alpha,beta
 account: my.group+x@site
 qos: high
 constraint: "[a100*2&nvlink]|h100"
@@ -62,6 +64,10 @@ generations_at_most: 7
 signal_s: 120
 stagger_s: 0
 lost_after_s: 60
+visible_after_s: 5
+mps: true
+group: GROUP
+networks: {big: {parameters_above: 5e8, train: {gpus: 8}}}
 """
 
 
@@ -89,7 +95,8 @@ def test_every_key(site: Callable[[str], Path], tmp_path: Path) -> None:
     secrets = tmp_path / "env"
     secrets.write_text("TOKEN=x\n")
     secrets.chmod(0o600)
-    found = read_site(str(site(EVERY_KEY.replace("ENV_FILE", str(secrets)))))
+    own = grp.getgrgid(os.getgid()).gr_name
+    found = read_site(str(site(EVERY_KEY.replace("ENV_FILE", str(secrets)).replace("GROUP", own))))
     assert (found.name, found.kind) == ("mine", "slurm")
     slurm = found.settings
     written = set(slurm.__dataclass_fields__)
@@ -178,7 +185,7 @@ def test_the_commented_keys_of_the_example_are_right(site: Callable[[str], Path]
         ("stages: {train: {gpus: -1}}", r":2: stages\.train\.gpus: expected a whole number.*, got -1"),
         ("stages: {train: 90}", r":2: stages\.train"),
         ("target_minutes: 90", r"target_minutes is 90, but stages\.sample\.minutes.*is 90"),
-        ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but train has 32"),
+        ("memory_gb_at_most: 20", r"memory_gb_at_most is 20, but stages.train has 32"),
         ("partition: gpu\npartition: cpu", r":3: repeated key 'partition'"),
         ("env_file: /nonexistent/env", r":2: env_file: /nonexistent/env: no such file or directory"),
         ("env_file: /tmp", r":2: env_file: /tmp is not a regular file"),
@@ -196,7 +203,7 @@ def test_what_is_refused(slurm: Callable[[str], SlurmSettings], text: str, messa
         ("kind: slrum", r"mine\.yaml:1: kind: unknown kind 'slrum'\. Did you mean 'slurm'\?"),
         ("kind: [slurm]", r"mine\.yaml:1: kind: expected text, got a list"),
         ("- slurm", r"mine\.yaml:1: expected a mapping such as \{kind: slurm"),
-        ("kind: local\npartition: gpu", r"mine\.yaml:2: unknown key 'partition'\. Known: processes, workers"),
+        ("kind: local\npartition: gpu", r"mine\.yaml:2: unknown key 'partition'\. Known: per_gpu, processes, workers"),
         ("kind: local\nworkers: 0", r"mine\.yaml:2: workers: expected a whole number.*, got 0"),
         ("kind: slurm\n\tpartition: x", r"mine\.yaml:2: a tab"),
     ],
@@ -351,6 +358,9 @@ def test_how_memory_and_gpus_are_requested(slurm: Callable[[str], SlurmSettings]
     typed = "gres: gpu:a100:{gpus}\ngpus: --gpus-per-node\nmemory: per_gpu\n"
     assert asked(typed) == {"gpus-per-node": "a100:2", "mem-per-gpu": "5120M"}
     assert asked(typed, Resources(5, 10, 4, 0)) == {"mem": "10240M"}
+    parts = Resources(5, 10, 4, 1)  # shards and parts of a GPU (MIG) are gres too
+    assert asked("gres: shard:{gpus}\nmemory: none\n", parts) == {"gres": "shard:1"}
+    assert asked("gres: gpu:1g.10gb:{gpus}\nmemory: none\n", parts) == {"gres": "gpu:1g.10gb:1"}
 
 
 def test_more_options_of_sbatch(slurm: Callable[[str], SlurmSettings]) -> None:

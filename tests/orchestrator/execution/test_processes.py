@@ -143,7 +143,7 @@ def test_a_process_that_does_not_start(sweep: Path, tmp_path: Path, monkeypatch:
     words = r"another process of this training did not start \(exit code 1\)"
     with pytest.raises(RuntimeError, match=words), peers(Store(str(tmp_path)), TWO, {}):
         pytest.fail("it has started")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
 
 
 def test_nobody_is_called_for_a_batch_that_does_not_divide(

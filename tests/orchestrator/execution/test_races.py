@@ -112,7 +112,7 @@ def test_killed_in_the_middle_of_rungs(undisturbed: Ran, tmp_path: Path) -> None
             for pid in workers_of(store):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            until(lambda: not workers_of(store), 20)
+            until(lambda: not workers_of(store))
         assert choice_in(undisturbed.plan, Store(str(store))).chosen is None
     done = nagbench("run", path, *where(store, "--workers", "2"))
     assert done.returncode == 0, done.stderr

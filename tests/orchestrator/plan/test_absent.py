@@ -193,7 +193,7 @@ def test_a_file_where_a_folder_of_images_is_needed(sweep: Callable[..., Path], t
     """It is refused with its line, and not read: it has 16 GB."""
     with (tmp_path / "birds").open("wb") as file:
         file.truncate(16 << 30)
-    done = nagbench(command, sweep(), timeout=20)
+    done = nagbench(command, sweep(), timeout=120)
     assert done.returncode == 2
     words = f"sweep.yaml:7: networks.tuned.data.grid[0]: {tmp_path / 'birds'} is a file, not a folder."
     assert done.stderr.strip().endswith(words)

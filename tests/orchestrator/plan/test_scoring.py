@@ -15,7 +15,7 @@ from PIL import Image
 from nag.registry import build
 from orchestrator.errors import BadInput
 from orchestrator.plan import score_images as scoring
-from orchestrator.report.archive import export_images
+from orchestrator.report.exported_images import export_images
 from orchestrator.retention.garbage import garbage
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context

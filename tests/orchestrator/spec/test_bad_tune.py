@@ -195,6 +195,11 @@ COMPARE = [
         "[fid_pixel]",
         f"11: compare.agree[0]: unknown metric 'fid_pixel'. Did you mean 'fid_pixels'? {METRICS}",
     ),
+    (  # a mean over extractors, of a metric that the sweep does not have
+        "[fid_pixels, recall]",
+        "[fd_ratio_mean]",
+        f"11: compare.agree[0]: unknown metric 'fd_ratio_mean'. {METRICS}",
+    ),
     ("[fid_pixels, recall]", "[recall, recall]", "11: compare.agree[1]: 'recall' is in the list already."),
     (
         "[fid_pixels, recall]",

@@ -87,6 +87,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "cfg.schedule: a and b belong to the schedule beta: leave them out of linear.",
         ),
         ("nag: {scale: 1}", "nag: 'nag' needs a network that has learned the null noise condition"),
+        (
+            "autoguidance: {scale: 2, reference: sit, null_noise: true}",
+            "reference: 'autoguidance' needs a network that has learned the null noise condition: set networks.sit",
+        ),
         ("epsilon_scaling: {b: 0}", "epsilon_scaling.b: expected a number from 0.5 to 2, got 0."),
     ],
 )

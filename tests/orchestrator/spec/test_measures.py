@@ -73,6 +73,16 @@ MISTAKES = [
         "15: measure.count: expected a whole number from 2 to 10000, got 1",
     ),
     (("MEASURE", "{name: effective_scale, estimator: meter}"), "15: measure: unknown key 'estimator'. Known: count."),
+    (
+        (
+            "sampler: {name: euler, steps: 2}",
+            "sampler: {name: ddim, steps: 300}",
+            "MEASURE",
+            SHIFT[:-1] + ", finer: 4}",
+        ),
+        "15: measure: finer: 4 is 1,200 steps of 'ddim', which cannot take so many.",
+    ),
+    (("MEASURE", SHIFT[:-1] + ", finer: 0}"), "15: measure.finer: expected a whole number from 1 to 100, got 0."),
     (("MEASURE", "noise_shift"), "15: measure: 'estimator' is missing"),
     (("MEASURE", "{grid: [effective_scale]}"), "15: measure: an axis is not possible here"),
     (("MEASURE", "{use: ./mine.py:Mine}"), "15: measure.use: your own code is not possible here"),

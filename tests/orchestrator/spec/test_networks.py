@@ -88,6 +88,37 @@ def test_a_fine_tune_inherits_seed_and_axes(run: Callable[[str], Ran]) -> None:
     assert row["difference_at_n"] is not None, "paired although the keys of the seeds differ"
 
 
+def test_a_fine_tune_goes_on_with_its_parents_data(tmp_path: Path) -> None:
+    """Without data of its own, one on each value of the parent's; pairs of cells are of the same data."""
+    path = tmp_path / "sweep.yaml"
+    tuned = SWEEP.replace("    data: {name: digits}\n    train: {steps: 4", "    train: {steps: 4")
+    axis = "{name: made_up, resolution: 8, classes: 2, images: {grid: [8, 12]}}"
+    tuned = tuned.replace("data: {name: digits}", f"data: {axis}", 1)
+    path.write_text(tuned.replace("seed: {grid: [0, 1]}", "seed: 0").replace("pre: {network", "before: {network"))
+    sweep = read_sweep(path)
+    arms = {arm: [cell for cell in sweep.cells if cell.arm == arm] for arm in ("plain", "before")}
+    sampler = {"sampler": "euler", "sampler.steps": 3}
+    assert [cell.params for cell in arms["plain"]] == [{"network": "ft", "data.images": n} | sampler for n in (8, 12)]
+    assert [cell.params for cell in arms["before"]] == [{"network": "pre", "data.images": n} | sampler for n in (8, 12)]
+    assert all(cell.network.data is cell.network.init.data for cell in arms["plain"] if cell.network.init)
+    assert "data.images" in sweep.shared_axes
+
+
+def test_a_parent_without_data_leaves_none(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    file = tmp_path / "mine.pt"
+    file.touch()
+    network = "  pre: {checkpoint: mine.pt, family: dit}\n  ft: {init: pre, train: {steps: 2}}\n"
+    path.write_text(
+        f"name: bare\nnetworks:\n{network}network: ft\nsampler: {{name: ddpm, steps: 2}}\narms: {{plain: {{}}}}\n"
+    )
+    file.unlink()
+    with pytest.raises(
+        SpecError, match=r"sweep.yaml:4: networks.ft: 'data' is missing, and 'pre' has none to go on with."
+    ):
+        read_sweep(path)
+
+
 def test_a_fine_tune_starts_from_its_parent(run: Callable[[str], Ran], tmp_path: Path) -> None:
     """With a tiny learning rate it stays like its parent; with only: null_noise only that row changes."""
     tiny = SWEEP.replace("steps: 4, batch: 16, lr: 1e-2", "steps: 4, batch: 16, lr: 1e-20")

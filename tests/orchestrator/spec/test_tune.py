@@ -164,3 +164,9 @@ def test_what_tune_and_compare_are_by_default(read: Read) -> None:
     assert sweep.tune == Tune(metric="fid", seed=1, count=5000, candidates=None)
     assert sweep.compare == Compare(margin=0.5, relative=False, agree=())
     assert read("compare: {margin: 1.3 %, agree: [fid_pixels, recall]}\n", "").compare == Compare(margin=0.013)
+
+
+def test_the_mean_over_extractors_can_have_to_agree(read: Read) -> None:
+    """No task computes it, so it is no metric to choose by."""
+    sweep = read("[fid, precision_recall]", "[fid, fd_ratio]", "[fid_pixels, recall]", "[fd_ratio_mean, fid_pixels]")
+    assert sweep.compare.agree == ("fd_ratio_mean", "fid_pixels")

@@ -80,7 +80,7 @@ def refuse(source: str, target: str, **folders: object) -> None:
 def test_a_writer_that_died_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It died between its claim and its file; others wait for it, then one of them takes over."""
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr("orchestrator.store.folders.CLAIM_S", 0.5)
+    monkeypatch.setattr("orchestrator.store.folders.CLAIM_S", 2.0)
     store = Store(str(tmp_path))
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / ".file.claim-0").touch()

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers", reason="the latents extra is not installed")
 
 from nag.autoencoders.kl import Autoencoder
 from nag.datasets.dataset import to_uint8
+from nag.datasets.image_folder import ImageFolder
 from orchestrator.errors import BadInput, TaskError
 from orchestrator.plan.make import plan
-from orchestrator.report.archive import export_images
+from orchestrator.report.exported_images import export_images
 from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
@@ -249,6 +251,24 @@ def test_export_gives_adm_what_it_reads(ran: Ran, folder: Path, tmp_path: Path) 
         np.testing.assert_array_equal(arrays["arr_0"], images[:13])
 
 
+def test_a_folder_of_images_is_read_again_with_its_labels(ran: Ran, tmp_path: Path) -> None:
+    (cell,) = ran.plan.cells
+    sweep, store, folder = ran.plan.sweep.path, ran.store.root, tmp_path / "images"
+    folder.mkdir()
+    done = nagbench("export", sweep, folder, "--cell", cell.digest[:12], "--count", "13", "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{folder}: 14 files, ")
+    assert list(tmp_path.iterdir()) == [folder]
+    made = export_images(ran.plan, ran.store, tmp_path / "all.npz", cell)
+    split = ImageFolder(str(folder), 16).open("train")
+    order = np.argsort([name for name, _ in split.files])
+    with np.load(made.path) as arrays:
+        np.testing.assert_array_equal(split.labels(order), arrays["arr_1"][:13])
+        for number, image in enumerate(arrays["arr_0"][:13]):
+            with Image.open(folder / f"{number:06d}.png") as stored:
+                np.testing.assert_array_equal(np.asarray(stored), image)
+
+
 def test_export_that_cannot_be(ran: Ran, folder: Path, tmp_path: Path) -> None:
     (cell,) = ran.plan.cells
     with pytest.raises(
@@ -258,7 +278,7 @@ def test_export_that_cannot_be(ran: Ran, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.npz").write_text("mine")
     with pytest.raises(BadInput, match="already exists"):
         export_images(ran.plan, ran.store, tmp_path / "out.npz", cell)
-    with pytest.raises(BadInput, match=r"give the name of the npz file, such as .*latents.npz"):
+    with pytest.raises(BadInput, match=r"already exists. Give the name of a new folder, or of an .npz file."):
         export_images(ran.plan, ran.store, tmp_path, cell)
     unscored = SWEEP.partition("score:")[0] + "arms:\n  plain: {}\n"
     planned = plan(read_sweep(written(folder, unscored, name="unscored.yaml")))

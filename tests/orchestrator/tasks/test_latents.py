@@ -219,7 +219,7 @@ def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.communicate()
-    until(lambda: not workers_of(store), 10)
+    until(lambda: not workers_of(store))
     kept = {path: path.stat().st_mtime_ns for path in store.glob("blocks/*/*.safetensors")}
     assert 1 <= len(kept) < 2 + 2
     done = nagbench("run", tmp_path / "sweep.yaml", "--store", store, *arguments)

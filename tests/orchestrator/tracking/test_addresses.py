@@ -60,7 +60,7 @@ def said(results: Results, uri: str) -> str:
     began = time.monotonic()
     with pytest.raises((EnvironmentProblem, BadInput)) as caught:
         sync(results, uri)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # a client's own retries take minutes
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
