@@ -15,7 +15,7 @@ from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.site import read_site
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import TINY, Ran, command, metrics, new_process, run_here
-from tests.orchestrator.store.test_s3 import bucket  # noqa: F401  (a fixture)
+from tests.orchestrator.store.conftest import bucket, s3_port  # noqa: F401  (fixtures)
 from tests.ray.conftest import made_again, until
 
 ROOT = Path(__file__).parents[2]
