@@ -66,7 +66,7 @@ def a_block_that_never_ends(lab: Lab) -> None:
         trial.copy(f"blocks/{trial.digests(kind)[0]}/000000.safetensors")
     (trial.faults / "hang-60").touch()
     _, over = trial.start("run")
-    trial.wait_for(lambda: len(trial.causes()) >= 2, "it has come to its limit twice", 300)
+    trial.wait_for(lambda: len(trial.causes()) >= 2, "it has come to its limit twice", 600)
     (trial.faults / "hang-60").unlink()
     done = over()
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def a_training_is_killed_and_requeued(lab: Lab) -> None:
     trial.wait_for(lambda: trial.tasks("train") and trial.checkpoint() > first, "it goes on")
     second, (task,) = trial.checkpoint(), trial.tasks("train")
     task.kill()
-    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 240)
+    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 600)
     assert trial.causes() == ["preempted", "died"]
     assert [attempt["kind"] for attempt in trial.attempts()] == ["train", "train"]
     assert min(trial.resumed_at()) >= second
@@ -142,7 +142,7 @@ def nodes_are_lost(lab: Lab) -> None:
                 again[task.job] = task.pid
         return all(again.values())
 
-    trial.wait_for(lambda: both_again() or process.poll() is not None, "both run again", 200)
+    trial.wait_for(lambda: both_again() or process.poll() is not None, "both run again", 400)
     assert alive.runs() or process.poll() is not None, "the first copy of one still computes"
     trial.says(pace=0.5)
     for node in (alive.node, dead.node):
@@ -173,7 +173,7 @@ def preempted(lab: Lab, cluster: Cluster, partition: str, name: str) -> None:
     preempt(trial.cluster, task.node)
     trial.wait_for(lambda: not task.runs(), "the array task is gone")
     trial.says(pace=0.2)
-    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 240)
+    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 600)
     assert set(trial.causes()) == {"preempted"}
     assert [attempt["kind"] == "train" for attempt in sorted(trial.attempts(), key=by_time)] == [True, False]
     assert min(trial.resumed_at()) == reached
@@ -255,7 +255,7 @@ def the_reconcile_job_is_killed_and_a_block_truncated(lab: Lab) -> None:
     trial.wait_for(lambda: trial.reconciler() is not None, "the reconcile job is at work")
     if (reconciler := trial.reconciler()) is not None:
         reconciler.kill()
-    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 240)
+    trial.wait_for(lambda: not trial.queue(), "the sweep is over", 600)
     assert trial.causes() == ["died"]
     trial.done(damaged=1)
 
