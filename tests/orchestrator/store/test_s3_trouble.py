@@ -187,7 +187,7 @@ def test_gc_sees_uploads_that_nobody_finished(store: Store, monkeypatch: pytest.
 def test_a_sweep_with_listings_that_lag_and_trouble_on_the_way(
     bucket: str, proxy: Proxy, finished: Ran, tmp_path: Path
 ) -> None:
-    """Every 20th request fails, every 30th answer is lost, and listings are 2 s old: the numbers are the same."""
+    """Every 20th request fails, every 30th answer is lost, and listings are 1 s old: the numbers are the same."""
     asked: list[None] = []
 
     def now_and_then(request: Request) -> None:
@@ -197,13 +197,13 @@ def test_a_sweep_with_listings_that_lag_and_trouble_on_the_way(
         elif len(asked) % 30 == 7:
             lose(request)
 
-    proxy.lag(2.0)
+    proxy.lag(1.0)
     proxy.faults.append(now_and_then)
     few = changed(TINY, "seed: {grid: [0, 1]}", "seed: {grid: [0]}", "  cfg: {cfg: {scale: 1.5}}\n", "")
     (tmp_path / "sweep.yaml").write_text(few)
     ran = run_here(tmp_path / "sweep.yaml", f"{bucket}/lagging")
     assert not ran.failed
-    time.sleep(2)
+    time.sleep(1)
     found = run_here(tmp_path / "sweep.yaml", f"{bucket}/lagging").document()["cells"]
     known = {cell["digest"]: cell["metrics"] for cell in finished.document()["cells"]}
     assert len(found) == 3
