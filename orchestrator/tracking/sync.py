@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import threading
 import time
 import uuid
@@ -34,7 +35,10 @@ from orchestrator.tracking.address import (
 from orchestrator.tracking.runs import tracked
 from orchestrator.tracking.tracker import Tracker
 
-DROPPED = "must be in the 'active' state"  # what MLflow says of a deleted run
+CROSSED = re.compile(  # what MLflow says of a run that was just deleted, or written by two at once
+    "must be in the 'active' state|UNIQUE constraint|duplicate key|Duplicate entry"
+)
+CROSSED_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 WAIT_S = 60.0  # for another nagbench at the same database; a first sync of 1,000 cells takes that long
 
 
@@ -60,15 +64,19 @@ def sync(results: Results, uri: str = DEFAULT_URI, store: Store | None = None, r
         return _write(uri, lambda known: _tracker(uri).write(sweep, wanted, tags, state, known), noted)
 
 
-def _write(uri: str, write: Callable[[str | None], int], noted: str | None, again: bool = True) -> int:
-    try:
-        return write(noted)
-    except NagbenchError:
-        raise
-    except Exception as error:
-        if not again or DROPPED not in str(error):
-            raise problem(uri, error) from error
-    return _write(uri, write, None, again=False)  # another user's sync has just dropped one of two equal runs
+def _write(uri: str, write: Callable[[str | None], int], noted: str | None) -> int:
+    """Write, and again what is still missing if another user at the same server wrote or dropped the same run."""
+    for wait_s in (*CROSSED_WAITS_S, None):
+        try:
+            return write(noted)
+        except NagbenchError:
+            raise
+        except Exception as error:
+            if wait_s is None or not CROSSED.search(str(error)):
+                raise problem(uri, error) from error
+            time.sleep(wait_s)
+            noted = None
+    raise AssertionError("the last try returns or raises")
 
 
 @contextlib.contextmanager
