@@ -289,13 +289,18 @@ def _content(params: Mapping[str, Any]) -> str:
 
 
 def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
-    """Levels t (K,), and the estimator's predictions on sampled and on true states (K, M) each."""
+    """Levels t (K,), and the estimator's predictions on sampled and on true states (K, M) each; None for a file that
+    cannot be read or does not have them.
+    """
     from orchestrator.store.arrays import unpack
 
     try:
-        return unpack(store.read(file_name(task, "shift.safetensors")))[0]
-    except (CorruptFile, ValueError):
+        arrays = unpack(store.read(file_name(task, "shift.safetensors")))[0]
+        t, sampled, true = arrays["t"], arrays["sampled"], arrays["true"]
+    except (CorruptFile, ValueError, KeyError):
         return None
+    fit = t.ndim == 1 and t.size and all(a.ndim == 2 and a.size and len(a) == len(t) for a in (sampled, true))
+    return arrays if fit else None
 
 
 def influence_of(store: Store, entry: Mapping[str, Any]) -> Any:

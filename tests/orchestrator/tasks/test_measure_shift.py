@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,9 @@ from orchestrator.report.figures.colours import Colours
 from orchestrator.report.figures.drawing import styled
 from orchestrator.report.figures.shift import noise_shift, parts
 from orchestrator.report.results import collect, shift_arrays
+from orchestrator.store.arrays import pack
+from orchestrator.store.layout import file_name
+from orchestrator.store.store import Store
 from orchestrator.tasks.context import Context
 from orchestrator.tasks.measure_shift import READINGS
 from orchestrator.tasks.outputs import read_block
@@ -79,3 +86,20 @@ def test_it_is_drawn(ran: Ran) -> None:
     assert "by the mode of the posterior" in whole.caption
     assert split is not None
     assert "left with 2 times the steps" in split.caption
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: {"other": arrays.pop("sampled"), **arrays},
+        lambda arrays: arrays | {"true": arrays["true"][:3]},
+        lambda arrays: arrays | {"t": arrays["t"][:, None]},
+    ],
+)
+def test_arrays_that_are_not_those_of_a_shift_are_none(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    store = Store(str(tmp_path / "store"))
+    arrays = {name: np.zeros((4, 30), np.float32) for name in ("sampled", "true")} | {"t": np.zeros(4, np.float32)}
+    for task, stored in {"whole": arrays, "changed": change(dict(arrays))}.items():
+        store.create(file_name(task, "shift.safetensors"), pack(stored, {}))
+    assert shift_arrays(store, "whole") is not None
+    assert shift_arrays(store, "changed") is None
