@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 
-from nag.field import levels_of
-from nag.guidance.mixing import single
 from nag.guidance.terms import Call, Term
-from nag.interpolants import LEVELS, Interpolant
+from nag.interpolants import LEVELS
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -45,23 +42,9 @@ class TimeShift:
         """(N,)"""
         import torch
 
-        x, known = call.x, levels_of(call.t)
-        path: Any = call.interpolant  # frozen
-        tables = [self._levels(t, path, call.t.dtype, x.device) for t in known]
-        variance = x.flatten(1).var(dim=1, keepdim=True)
-        if len(set(known)) == 1:  # as in a sampler
-            levels, squares = tables[0]
-            return levels[(squares - variance).abs().argmin(dim=1)]
-        levels, squares = (torch.stack(each) for each in zip(*tables, strict=True))
-        return levels.gather(1, (squares - variance).abs().argmin(dim=1, keepdim=True))[:, 0]
-
-    @functools.lru_cache(maxsize=1000)  # noqa: B019  (tables of a few methods, the same in every batch)
-    def _levels(self, t: float, path: Interpolant, dtype: Any, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The levels that may be told at t, (1000 window + 1,), and their sigma^2."""
-        import torch
-
         half = round(self.window / 2 * LEVELS)
-        levels = torch.tensor(t, dtype=dtype, device=device).expand(2 * half + 1)
-        if single(self.cutoff) < t < 1:  # t is float32
-            levels = (levels + torch.arange(-half, half + 1, device=device, dtype=dtype) / LEVELS).clamp(1 / LEVELS, 1)
-        return levels, path.sigma(levels) ** 2
+        offsets = torch.arange(-half, half + 1, device=call.t.device, dtype=call.t.dtype) / LEVELS
+        levels = (call.t[:, None] + offsets).clamp(1 / LEVELS, 1)
+        apart = (call.interpolant.sigma(levels) ** 2 - call.x.flatten(1).var(dim=1, keepdim=True)).abs()
+        nearest = levels.gather(1, apart.argmin(dim=1, keepdim=True))[:, 0]
+        return torch.where((call.t > self.cutoff) & (call.t < 1), nearest, call.t)
