@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.conftest import Ran, run_here
 from tests.slurm.cluster import Cluster, absent, cluster
 from tests.slurm.configuration import Settings
+from tests.slurm.running import SMALL
 
 
 @contextlib.contextmanager
@@ -48,3 +50,11 @@ def slurm_with() -> Iterator[Callable[[Settings], Cluster]]:
     """`slurm_with(Settings(preempt=True))`: a cluster for one test."""
     with contextlib.ExitStack() as stack:
         yield lambda settings: stack.enter_context(up(settings))
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The small sweep, run once without Slurm. Nobody may change its store: copy it."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "sweep.yaml").write_text(SMALL)
+    return run_here(folder / "sweep.yaml", folder / "store")

@@ -32,15 +32,8 @@ from orchestrator.plan.make import plan
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import Ran, run_here
-from tests.slurm.running import ROOT, SMALL
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("done")
-    (folder / "sweep.yaml").write_text(SMALL)
-    return run_here(folder / "sweep.yaml", folder / "store")
+from tests.orchestrator.conftest import Ran
+from tests.slurm.running import ROOT
 
 
 @pytest.fixture

@@ -28,18 +28,10 @@ from orchestrator.plan.make import plan
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import Ran, run_here
+from tests.orchestrator.conftest import Ran
 from tests.slurm.cluster import alive
-from tests.slurm.running import SMALL
 
 Running = Callable[[int], ArrayTaskRunner]
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("done")
-    (folder / "sweep.yaml").write_text(SMALL)
-    return run_here(folder / "sweep.yaml", folder / "store")
 
 
 @pytest.fixture
