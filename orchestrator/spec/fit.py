@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from nag.guidance.fitting import misfit
@@ -26,20 +27,20 @@ def check_sampler(network: Network, sampler: Any, node: Node) -> None:
 
 def check_taught(name: str, guidance: Any, networks: list[Network], node: Node) -> None:
     """Raise if a guidance needs a null condition that a network was not trained with."""
-    for network in networks:
-        learned = guidance.needs if guidance.off or network.learned is None else network.learned
-        for need in sorted(guidance.needs):
-            if need not in learned:
-                raise untaught(name, network, need, node)
+    _check_taught(name, () if guidance.off else sorted(guidance.needs), networks, node)
 
 
 def check_reference_taught(name: str, guidance: Any, references: list[Network], node: Node) -> None:
     """Raise if a guidance asks its reference under a null condition that the reference was not trained with."""
     terms = () if guidance.off else [term for term in guidance.terms() if term.reference is not None]
     asked = [need for need in ("null_class", "null_noise") if any(getattr(term, need) for term in terms)]
-    for network in references:
-        learned = asked if network.learned is None else network.learned
-        for need in asked:
+    _check_taught(name, asked, references, node)
+
+
+def _check_taught(name: str, needs: Sequence[str], networks: list[Network], node: Node) -> None:
+    for network in networks:
+        learned = needs if network.learned is None else network.learned
+        for need in needs:
             if need not in learned:
                 raise untaught(name, network, need, node)
 

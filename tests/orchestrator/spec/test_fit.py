@@ -100,6 +100,15 @@ def test_it_says_why(arm: str, said: str) -> None:
     assert said in text, text
 
 
+def test_dog_needs_a_reference_with_a_null_class() -> None:
+    train = "{steps: 4, batch: 4, lr: 1e-2, class_dropout: 0}"
+    model = "{name: sit, hidden: 8, depth: 1, heads: 2, patch: 2}"
+    plain = f"  plain: {{data: {{name: digits}}, model: {model}, train: {train}}}\n"
+    text = SWEEP.replace("network: sit\n", f"{plain}network: sit\n")
+    found = message(f"{text}  bad: {{dog: {{scale: 2, reference: plain}}}}\n")
+    assert "reference: 'dog' needs a network that has learned the null class condition: set networks.plain" in found
+
+
 def test_an_estimator_must_see_exact_states() -> None:
     meter = "{data: {name: digits}, model: {name: noise_level, hidden: 8, depth: 1, heads: 2, patch: 2}, train: "
     train = "{steps: 4, batch: 4, lr: 1e-2, input_perturbation: 0.1}}"
