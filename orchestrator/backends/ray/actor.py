@@ -59,11 +59,9 @@ class Actor:
         from orchestrator.tasks.context import Options
 
         store = Store(self.store)
-        end = time.monotonic() + SEEN_WITHIN_S
-        while self.plan and not store.exists(plan_name(self.plan)):
-            if time.monotonic() > end or self.store.startswith("memory:"):
-                return f"store {self.store} is not the engine's store here: {plan_name(self.plan)} is not in it"
-            time.sleep(1.0)
+        wait_s = 0.0 if self.store.startswith("memory:") else SEEN_WITHIN_S
+        if self.plan and not store.appears(plan_name(self.plan), wait_s):
+            return f"store {self.store} is not the engine's store here: {plan_name(self.plan)} is not in it"
         import torch
 
         from orchestrator.execution.worker import Worker
