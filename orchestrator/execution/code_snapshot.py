@@ -34,8 +34,8 @@ def snapshot(folder: Path, packages: Path | None = None, group: int | None = Non
     """A folder below `folder`/code that holds the packages, for PYTHONPATH; the same one for the same code.
 
     packages: the folder to copy them from; None: the running ones. group: a group whose members may own the folders
-    above it. Raises BadInput if they are too large, and
-    EnvironmentProblem if they cannot be written or others could replace them.
+    above it. Raises BadInput if they are too large, EnvironmentProblem if they cannot be written or others could
+    replace them.
     """
     root = packages or Path(__file__).resolve().parents[2]
     try:

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.backends.ray import jobs as ray_jobs
 from orchestrator.backends.ray.backend import Ray
+from orchestrator.backends.ray.child import Child
 from orchestrator.backends.ray.connection import Connection, authentications, connection_failure, token_of
 from orchestrator.backends.ray.in_child import OLDEST
 from orchestrator.backends.ray.settings import RaySettings
@@ -85,6 +86,21 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
         pytest.raises(EnvironmentProblem, match="absent/python cannot be started: No such file"),
     ):
         Connection(f"127.0.0.1:{server.getsockname()[1]}", python=str(tmp_path / "absent" / "python"))
+
+
+def test_another_python_gets_our_code_alone(tmp_path: Path) -> None:
+    """Beside nagbench, where it is installed, are the libraries of the engine's Python."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "{\\"path\\": \\"$PYTHONPATH\\"}"\n')
+    python.chmod(0o755)
+    child = Child("module", {}, str(python))
+    message = child.receive(60.0)
+    assert message is not None
+    code = Path(message["path"].partition(":")[0])
+    assert {path.name for path in code.iterdir()} == {"nag", "orchestrator"}
+    assert (code / "orchestrator" / "backends" / "ray" / "driver.py").exists()
+    child.close()
+    assert not code.exists()
 
 
 def test_the_lower_bound_is_one_everywhere() -> None:

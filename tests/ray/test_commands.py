@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,28 @@ def test_what_no_node_can_hold(user: User, tiny: Ran) -> None:
     user.site("worker: {gpus: 1, gpu_type: H100}\nwait_s: 3\n")
     done = user("run", tiny.plan.sweep.path)
     assert done.returncode == 3, done.stdout
-    assert "can hold a worker of 1 GPU H100, 1 CPU; it has 1 node of 2 CPU" in done.stderr
+    words = "can hold a worker of 1 GPU H100, 1 CPU; it has 1 node of 2 CPU"
+    assert words in done.stderr
+    checked = user("doctor", tiny.plan.sweep.path, "--json")
+    assert checked.returncode == 3, checked.stderr
+    rows = {row["name"]: row for row in json.loads(checked.stdout)["rows"]}
+    assert (rows["address"]["state"], words in rows["address"]["detail"]) == ("missing", True)
+
+
+def test_a_job_that_fails(user: User, tiny: Ran) -> None:
+    """`submit` says what a job does not do, `status` why one failed."""
+    sweep = tiny.plan.sweep.path
+    user.text = user.text.replace(sys.executable, f"{user.folder}/absent/python")
+    user.site("")
+    words = user.words("submit", sweep)
+    words[words.index("none")] = f"sqlite:///{user.folder}/mlflow.db"
+    done = new_process(*words, env=user.env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"the job tracks nothing; `nagbench report tiny` here syncs sqlite:///{user.folder}/mlflow.db" in done.stderr
+    until(lambda: user.json("status", sweep)["ray_jobs"][-1]["status"] == "FAILED", 300)
+    said = " ".join(user("status", sweep).stdout.split())
+    reason = r"Ray job \S+: failed \(Job entrypoint [^()]* exit code 127: [^()]*absent/python: not found\)"
+    assert re.search(reason, said), said
 
 
 def test_the_digits_sweep_on_a_private_ray(ray_environment: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.execution.code_snapshot import snapshot
 
 END_S = 10.0  # for a child to end by itself
 
@@ -36,10 +37,14 @@ class Child:
         end_s: float = END_S,
     ) -> None:
         self.end_s, self.python, self.ended = end_s, python or sys.executable, False
-        paths = [str(Path(__file__).resolve().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.kept = contextlib.ExitStack()
+        code = Path(__file__).resolve().parents[3]
+        if self.python != sys.executable:  # without the libraries beside our code, which are of this Python
+            code = snapshot(Path(self.kept.enter_context(tempfile.TemporaryDirectory(prefix="nagbench-ray-code-"))))
+        paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
         ours = {"PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
         environment = {**os.environ, **ours, **changes}
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (until `close`)
+        self.errors = self.kept.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
         try:
             self.process = subprocess.Popen(
                 [self.python, "-m", module, *arguments],
@@ -51,7 +56,7 @@ class Child:
                 start_new_session=True,
             )
         except OSError as error:
-            self.errors.close()
+            self.kept.close()
             raise EnvironmentProblem(f"{self.python} cannot be started: {error.strerror}") from error
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -97,4 +102,4 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.errors.close()
+        self.kept.close()

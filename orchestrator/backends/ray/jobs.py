@@ -40,6 +40,7 @@ RUNNING = ("PENDING", "RUNNING")
 FILE = "job.json"  # in the job's working directory
 STOP_S = 60.0
 CALL_S = 120.0  # until an answer, with the import of Ray; packages are uploaded meanwhile
+OF_RAY = re.compile(r"job_manager\.py|^Running entrypoint for job ")  # lines of a job's log that are not its own
 AGENT_S = 240.0  # until a new cluster accepts jobs, which takes over a minute on a very busy machine
 
 
@@ -147,8 +148,14 @@ def _jobs(client: Client) -> list[RayJob]:
 
 def _job(details: dict[str, Any]) -> RayJob:
     started, ended = (None if details[at] is None else details[at] / 1000 for at in ("started", "ended"))
-    message = " ".join((details["message"] or "").split())
-    return RayJob(details["id"], details["status"], message, started, ended)
+    return RayJob(details["id"], details["status"], _reason(details["message"] or ""), started, ended)
+
+
+def _reason(message: str) -> str:
+    """What Ray says of a job, and of its log, which Ray appends, the last line that is the job's own."""
+    said, _, log = message.partition(", last available logs")
+    lines = [line for line in log.splitlines()[1:] if line.strip() and not OF_RAY.search(line)]
+    return " ".join(f"{said}: {lines[-1]}".split() if lines else said.split())
 
 
 class JobError(Exception):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,21 +38,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_here(folder / "sweep.yaml", folder / "store")
 
 
+class Shared(Proxy):
+    """A proxy before an MLflow server, which can be killed and started again."""
+
+    def __init__(self, uri: str, kept: contextlib.ExitStack) -> None:
+        super().__init__(0)
+        self.uri, self.kept, self.pid = uri, kept, 0
+
+    def start(self) -> None:
+        served = self.kept.enter_context(ui("tiny", self.uri, 5400))
+        assert served.process is not None
+        self.behind, self.pid = served.port or 0, served.process.pid
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
-def before(empty: Path, finished: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def before(empty: Path, finished: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """A proxy before a server with the sweep."""
     folder = tmp_path_factory.mktemp("shared")
     shutil.copy(empty, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     sync(results_of(finished), uri, finished.store)
-    with ui("tiny", uri, 5400) as served, Proxy(served.port or 0) as server:
+    with contextlib.ExitStack() as kept, Shared(uri, kept) as server:
+        server.start()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
 
 
 @pytest.fixture
-def proxy(before: Proxy) -> Iterator[Proxy]:
+def proxy(before: Shared) -> Iterator[Shared]:
     """The same, without faults yet."""
     yield before
     before.faults.clear()
@@ -57,7 +77,7 @@ def proxy(before: Proxy) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def server(proxy: Proxy) -> str:
+def server(proxy: Shared) -> str:
     _trackers.clear()
     return f"http://127.0.0.1:{proxy.server_port}"
 
@@ -187,13 +207,34 @@ def test_a_server_in_trouble_in_the_middle_of_a_sync(
             request.reset() if not status else request.refuse(status, "BUSY", "Back in a minute.")
 
     proxy.faults.append(fault)
+    _told_and_mended(results, server, finished, proxy, words)
+
+
+def test_a_server_that_dies_in_the_middle_and_comes_back(
+    server: str, proxy: Shared, finished: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked: list[str] = []
+
+    def fault(request: Request) -> None:
+        asked.append(request.path)
+        if len(asked) == 12:
+            proxy.kill()
+
+    proxy.faults.append(fault)
+    _told_and_mended(results_of(finished, "killed"), server, finished, proxy, "the server broke the connection")
+
+
+def _told_and_mended(results: Results, server: str, finished: Ran, proxy: Shared, words: str) -> None:
     text = said(results, server)
     assert words in text
     assert "Nothing is lost: run the command again later, and it writes what is missing." in text
     proxy.faults.clear()
+    if not proxy.runs():
+        proxy.start()
     sync(results, server, finished.store)
-    ours, theirs = held(server, f"trouble-{status}"), held(server)
-    ours["tiny summary"] = ours.pop(f"trouble-{status} summary")
+    ours, theirs = held(server, results.plan.sweep.name), held(server)
+    ours["tiny summary"] = ours.pop(f"{results.plan.sweep.name} summary")
     assert {name: run[:4] for name, run in ours.items()} == {name: run[:4] for name, run in theirs.items()}
 
 
