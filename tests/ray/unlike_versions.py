@@ -27,7 +27,7 @@ def test_a_cluster_with_another_ray(tmp_path: Path) -> None:
     ours = version("ray")
     assert theirs != ours
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    words = ("run", "sweep.yaml", "--site", "ray.yaml", "--store", "store", "--tracking", "none", "--device", "cpu")
+    words = ("run", "sweep.yaml", "--site", "ray.yaml", "--store", "store", "--tracking", "none")
     cluster = Private(1, other)
     try:
         site = f"kind: ray\naddress: {cluster.address}\n"

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ arms:
 """
 ARMS = ("plain", "nag", "late")
 MADE = re.compile(r"^(\S+ \S+) made (\w+) (\w+) ([\d ]*)in ([\d.]+) s$", re.MULTILINE)
+HIDDEN_S = 3.0
 CLOCK_S = 2.0  # logs have whole seconds
 
 
@@ -341,9 +343,43 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+class Hiding(threading.Thread):
+    """Renames the records of trainings and the first blocks as soon as they appear, and puts them back later."""
+
+    def __init__(self, store: Path, aside: Path) -> None:
+        super().__init__(daemon=True)
+        self.store, self.aside, self.ended, self.hid = store, aside, threading.Event(), dict[Path, float]()
+        aside.mkdir()
+
+    def run(self) -> None:
+        while not (self.ended.is_set() and all(place.exists() for place in self.hid)):
+            for place in {*self.store.glob("records/train/*.json"), *self.store.glob("blocks/*/0*0.safetensors")}:
+                if place not in self.hid:
+                    place.rename(self._kept(place))
+                    self.hid[place] = time.monotonic()
+            for place, since in self.hid.items():
+                if time.monotonic() - since > HIDDEN_S and self._kept(place).exists():
+                    self._kept(place).rename(place)
+            time.sleep(0.02)
+
+    def _kept(self, place: Path) -> Path:
+        return self.aside / f"{place.parent.name}-{place.name}"
+
+
 def preempt(cluster: Cluster, node: str) -> None:
     """A job of a higher partition takes a node for a second."""
     cluster.submit("sleep 1", "--partition=urgent", f"--nodelist={node}", "--exclusive")
+
+
+def limit(cluster: Cluster, jobs: int) -> None:
+    """The account may have so many jobs in the queue; -1: as many as it likes."""
+
+    def known() -> list[str]:
+        shown = cluster.out("scontrol", "show", "assoc_mgr", "users=root", "flags=assoc")
+        return sorted(set(re.findall(r"MaxSubmitJobs=(\d+)", shown)))
+
+    cluster.out("sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
+    wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
 
 
 def fill(store: Store, seconds: float) -> None:

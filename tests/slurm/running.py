@@ -193,6 +193,15 @@ class Place:
         return metrics(run_here(self.folder / "sweep.yaml", self.folder / "local").document())
 
 
+def wrapper(folder: Path, path: str | None = None, **scripts: str) -> dict[str, str]:
+    """A PATH on which these commands are shell scripts; in them, the real ones have their usual names."""
+    folder.mkdir(exist_ok=True)
+    for name, body in scripts.items():
+        (folder / name).write_text(f'#!/bin/sh\nPATH="${{PATH#*:}}"\n{body}\n')
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{path or os.environ['PATH']}"}
+
+
 def counting(folder: Path, *commands: str) -> tuple[dict[str, str], Any]:
     """A PATH on which these commands count their calls, and the counts."""
     folder.mkdir(exist_ok=True)

@@ -23,8 +23,8 @@ from typing import Any
 from tests.orchestrator.conftest import Ran
 from tests.slurm.cluster import Cluster, absent, cluster, wait
 from tests.slurm.configuration import Settings
-from tests.slurm.faults import ARMS, SWEEP, Trial, fill, mounted, preempt, truncate, undisturbed
-from tests.slurm.running import changed
+from tests.slurm.faults import ARMS, SWEEP, Hiding, Trial, fill, limit, mounted, preempt, truncate, undisturbed
+from tests.slurm.running import changed, wrapper
 
 ROUNDS = 10
 ROUND_S = 1200.0  # in which a round must be over
@@ -43,7 +43,16 @@ SITE = (
     *("throttle: 1", "throttle: 4"),
     *("sample: {minutes: 6", "sample: {minutes: 2"),
     *("target_minutes: 5", "target_minutes: 1.5"),
+    *("visible_after_s: 3", "visible_after_s: 60"),
 )
+# As the file `squeue` of a trial's faults says, the command leaves out all jobs or answers from a cache.
+SQUEUE = """\
+said=$(cat {faults}/squeue 2>/dev/null)
+[ "$said" = omits ] && exit 0
+[ "$said" = lags ] || exec squeue "$@"
+cache={faults}/squeue-$(echo "$*" | cksum | cut -d ' ' -f 1)
+[ -e $cache ] || squeue "$@" > $cache
+cat $cache"""
 
 
 @dataclass
@@ -153,10 +162,41 @@ def a_block_never_ends(now: Round) -> None:
     (now.trial.faults / "hang-100").touch()
 
 
+def squeue_leaves_out_jobs(now: Round) -> None:
+    _squeue(now, "omits")
+
+
+def squeue_answers_from_a_cache(now: Round) -> None:
+    _squeue(now, "lags")
+
+
+def _squeue(now: Round, how: str) -> None:
+    said = now.trial.faults / "squeue"
+    said.write_text(how)
+    time.sleep(now.chance.uniform(10, 40))
+    said.unlink()
+
+
+def the_account_has_a_limit(now: Round) -> None:
+    limit(now.cluster, now.chance.randint(3, 8))
+    time.sleep(now.chance.uniform(10, 30))
+    limit(now.cluster, -1)
+
+
+def new_files_are_hidden(now: Round) -> None:
+    """For a few seconds each."""
+    hiding = Hiding(Path(now.trial.store.root), now.trial.folder / "results" / "aside")
+    hiding.start()
+    time.sleep(now.chance.uniform(5, 15))
+    hiding.ended.set()
+    hiding.join(60)
+
+
 FAULTS = (
     *(a_task_is_killed, an_array_task_is_requeued, a_node_is_wanted_by_others, a_daemon_of_a_node_dies),
     *(a_node_loses_its_power, slurmctld_is_restarted, slurmdbd_is_away, the_store_is_read_only, the_store_is_full),
     *(a_block_is_truncated, who_goes_on_is_killed, memory_is_short, a_block_never_ends),
+    *(squeue_leaves_out_jobs, squeue_answers_from_a_cache, the_account_has_a_limit, new_files_are_hidden),
 )
 
 
@@ -174,6 +214,7 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
             trial.refuse_links()
         if not accounts:
             trial.env["PATH"] = made.without("sacct")["PATH"]
+        trial.env |= wrapper(folder / "bin", trial.env["PATH"], squeue=SQUEUE.format(faults=trial.faults))
         trial.says(step=0.05, pace=6)
         now = Round(trial, chance, job, remount)
         if job:

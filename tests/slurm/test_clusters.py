@@ -14,8 +14,7 @@ from orchestrator.backends.slurm.commands import FORMATS, Commands, clean_enviro
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.waves import waves
 from tests.slurm.cluster import Cluster
-from tests.slurm.running import Place
-from tests.slurm.test_real_sites import wrapper
+from tests.slurm.running import Place, wrapper
 
 USERS = {
     "SQUEUE_FORMAT": "%j",

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,38 +14,14 @@ import pytest
 from orchestrator.backends.site import read_site
 from orchestrator.commands import efficiency as efficiency_command  # noqa: F401  (adds itself to the app)
 from tests.slurm.cluster import Cluster, wait
+from tests.slurm.faults import Hiding
 from tests.slurm.running import Place
-
-HIDDEN_S = 3.0
 
 
 @pytest.fixture
 def place(slurm: Cluster, tmp_path: Path) -> Iterator[Place]:
     yield Place(tmp_path / "me", slurm)
     slurm.run("scancel", "--user=root")
-
-
-class Hiding(threading.Thread):
-    """Renames the records of trainings and the first blocks as soon as they appear, and puts them back later."""
-
-    def __init__(self, store: Path, aside: Path) -> None:
-        super().__init__(daemon=True)
-        self.store, self.aside, self.ended, self.hid = store, aside, threading.Event(), dict[Path, float]()
-        aside.mkdir()
-
-    def run(self) -> None:
-        while not (self.ended.is_set() and all(place.exists() for place in self.hid)):
-            for place in {*self.store.glob("records/train/*.json"), *self.store.glob("blocks/*/0*0.safetensors")}:
-                if place not in self.hid:
-                    place.rename(self._kept(place))
-                    self.hid[place] = time.monotonic()
-            for place, since in self.hid.items():
-                if time.monotonic() - since > HIDDEN_S and self._kept(place).exists():
-                    self._kept(place).rename(place)
-            time.sleep(0.02)
-
-    def _kept(self, place: Path) -> Path:
-        return self.aside / f"{place.parent.name}-{place.name}"
 
 
 ASKED = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ from orchestrator.backends.slurm.waves import Wave, create_wave, waves, write_ar
 from orchestrator.execution.protocol import Bundle
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
-from tests.slurm.running import ROOT, SMALL, Place, changed
+from tests.slurm.faults import limit
+from tests.slurm.running import ROOT, SMALL, Place, changed, wrapper
 
 # 60 blocks, each of which is guessed to take longer than an array task should
 MANY_BLOCKS = changed(SMALL, "{count: 40, block: 20}", "{count: 60, block: 1}", "  nag: {nag: {scale: 1.0}}\n", "")
@@ -44,15 +46,6 @@ BANNER = """\
 def place(slurm: Cluster, tmp_path: Path) -> Iterator[Place]:
     yield Place(tmp_path / "me", slurm)
     slurm.run("scancel", "--user=root")
-
-
-def wrapper(folder: Path, **scripts: str) -> dict[str, str]:
-    """A PATH on which these commands are shell scripts; in them, the real ones have their usual names."""
-    folder.mkdir(exist_ok=True)
-    for name, body in scripts.items():
-        (folder / name).write_text(f'#!/bin/sh\nPATH="${{PATH#*:}}"\n{body}\n')
-        (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
 
 # Answers that leave out jobs (item 1).
@@ -195,24 +188,16 @@ def test_an_answer_that_was_lost(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def limit(slurm: Cluster) -> Iterator[object]:
-    def known() -> list[str]:
-        shown = slurm.out("scontrol", "show", "assoc_mgr", "users=root", "flags=assoc")
-        return sorted(set(re.findall(r"MaxSubmitJobs=(\d+)", shown)))
-
-    def limited(jobs: int) -> None:
-        slurm.out("sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
-        wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
-
-    yield limited
-    limited(-1)
+def limited(slurm: Cluster) -> Iterator[Callable[[int], None]]:
+    yield functools.partial(limit, slurm)
+    limit(slurm, -1)
 
 
-def test_a_limit_of_the_account_is_a_wait(place: Place, limit: object) -> None:
+def test_a_limit_of_the_account_is_a_wait(place: Place, limited: Callable[[int], None]) -> None:
     """What fits is queued, with the two jobs that continue; a job of somebody else of this user counts."""
     place.sweep(MANY_BLOCKS)
     place.closed(*SHORT, "reconcile: manual", "reconcile: job")
-    limit(4)  # type: ignore[operator]
+    limited(4)
     other = place.cluster.submit("sleep 600", "--partition=closed")
     done = place("submit")
     assert done.exit_code == 0, done.output
@@ -226,14 +211,14 @@ def test_a_limit_of_the_account_is_a_wait(place: Place, limit: object) -> None:
     assert len(place.queue()) == 3
     assert place("cancel").exit_code == 0
     assert list(place.cluster.jobs()) == [other]
-    limit(1)  # type: ignore[operator]
+    limited(1)
     full = place("submit")
     assert full.exit_code == 3
     assert "nothing is queued: what is left waits for a measured speed and room in the queue" in full.output
 
 
-def test_a_sweep_ends_by_itself_where_little_fits(place: Place, limit: object) -> None:
-    limit(5)  # type: ignore[operator]
+def test_a_sweep_ends_by_itself_where_little_fits(place: Place, limited: Callable[[int], None]) -> None:
+    limited(5)
     place.site("reconcile: manual", "reconcile: job")
     done = place("submit")
     assert done.exit_code == 0, done.output

@@ -28,8 +28,8 @@ from orchestrator.commands.app import app
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
-from tests.slurm.running import SMALL, Place, changed
-from tests.slurm.test_real_sites import FORGOTTEN, HEADER, a_wave, wrapper
+from tests.slurm.running import SMALL, Place, changed, wrapper
+from tests.slurm.test_real_sites import FORGOTTEN, HEADER, a_wave
 
 ONE_EACH = ("throttle: 1", "throttle: 6", "target_minutes: 5", "target_minutes: 1")
 NAG = "  nag: {nag: {scale: 1.0}}\n"
