@@ -83,7 +83,8 @@ def _of_network(text: str, names: set[str], causes: list[BaseException], waited_
         return f"the server is in trouble (HTTP {status}{said}). {LATER}"
     if status:
         return f"the server answers HTTP {status}{said}: it may not be an MLflow server. Check its address and log."
-    if re.search(r"Connection (aborted|reset)|RemoteDisconnected|server closed the connection", text):
+    broken = re.search(r"Connection (aborted|reset)|RemoteDisconnected|server closed the connection", text)
+    if broken or names & {"RemoteDisconnected", "ConnectionResetError"}:
         return f"the server broke the connection. {LATER}"
     return ""
 
