@@ -24,7 +24,6 @@ SHOWN = {
     ".yaml": "yaml",
     ".py": "python",
     ".cff": "yaml",
-   
     ".csv": "text",
     ".def": "text",
     "": "text",

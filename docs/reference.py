@@ -1,4 +1,4 @@
-"""The parts of the site that are made from the code: every key of a sweep, every option of a command, causes of failure.
+"""The parts of the site that are made from the code: every key of a sweep, every option, every cause of failure.
 
 They are made when the site is built (docs/hooks.py), from the registry, the fields of its classes, the schema of
 `nagbench init` and the commands themselves. So they cannot be out of date, and a new method needs no page.
@@ -141,13 +141,13 @@ def about(cls: type, name: str) -> str:
     """What a class says of a field: `name: text` in its docstring or that of a base, else the comment behind the
     field, else the sentence with `name` in backticks. "" if it says nothing.
     """
+    names = "|".join(field.name for field in dataclasses.fields(cls))
+    label = re.compile(rf"(?<!\S)((?:(?:{names}), )*(?:{names})): ")
     for base in cls.__mro__[:-1]:
-        text = " ".join((base.__dict__.get("__doc__") or "").split())
-        names = "|".join(field.name for field in dataclasses.fields(cls))
-        label = rf"(?:^|(?<=\s))(?:(?:{names}), )*(?:{names}): "
-        for found in re.finditer(rf"({label})(.*?)(?=\s{label}|$)", text):
-            if name in re.split(r"[,:] ", found[1]):
-                return found[2].strip()
+        _, *pairs = label.split(" ".join((base.__dict__.get("__doc__") or "").split()))
+        for labelled, text in zip(pairs[::2], pairs[1::2], strict=True):
+            if name in labelled.split(", "):
+                return text.strip()
     for base in cls.__mro__[:-1]:
         with_comment = re.search(rf"(?m)^    {name}: .*?  # (.+)$", inspect.getsource(base))
         if with_comment:
