@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import re
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,10 +22,11 @@ from nag.guidance.schedule import Schedule
 from nag.guidance.terms import Interval
 from nag.numerics import Precision
 from nag.registry import METHODS, find
-from nag.training import Training
+from nag.training import PRESETS, Training
 from orchestrator.cli import COMMANDS
 from orchestrator.commands.app import app
 from orchestrator.execution import failure_causes
+from orchestrator.spec.equal_price import Budget
 from orchestrator.spec.grid import GRID
 from orchestrator.spec.model import Sample, Tune
 from orchestrator.spec.reference_file import Published
@@ -67,7 +68,8 @@ def sweep_keys() -> str:
     arm = top["arms"]["additionalProperties"]["properties"]
     own = {key: value for key, value in arm.items() if key not in METHODS["guidance"]}
     lines = ["## Top level", *_keys(top, keys["required"])]
-    lines += ["## A network: `networks.NAME`", *_keys(parts), "### `train`", *fields(Training)]
+    lines += ["## A network: `networks.NAME`", *_keys(parts)]
+    lines += ["### `train`", f"`preset: NAME` takes a published recipe: `{'`, `'.join(PRESETS)}`.", *fields(Training)]
     lines += ["## `sample`", *fields(Sample)]
     lines += ["## `score`", *_keys(top["score"]["properties"], top["score"]["required"])]
     lines += ["### `score.reference`, a file", *fields(Published), "## `tune`", *fields(Tune)]
@@ -76,6 +78,7 @@ def sweep_keys() -> str:
     lines += ["### `interval`", *fields(Interval), "### `schedule`", *fields(Schedule)]
     for family, (heading, where) in FAMILIES.items():
         lines += [f"## {heading}", f"Key: {where}."]
+        lines += ["`nfe` may stand in place of `steps`:", *fields(Budget)] if family == "samplers" else []
         for name in [name for name in METHODS[family] if name not in HIDDEN]:
             lines += [f"### `{name}`", *_class(find(family, name))]
     return _joined(lines)
@@ -91,7 +94,7 @@ def command_options() -> str:
 
 def failure_table() -> str:
     """The causes of failed tasks, as the docstring of failure_causes.py has them."""
-    rows = re.findall(r"(?m)(?:^| {2,})([a-z_]+) {2,}(\S.*?)(?= {2,}|$)", _paragraphs(failure_causes)[1])
+    rows = re.findall(r"(?m)(?:^| {2,})([a-z_]+) {2,}(\S.*?)(?= {2,}|$)", (failure_causes.__doc__ or ""))
     return _joined(_table(("cause", "what it means"), [(f"`{cause}`", words) for cause, words in rows]))
 
 
@@ -144,17 +147,18 @@ def about(cls: type, name: str) -> str:
     """
     names = "|".join(field.name for field in dataclasses.fields(cls))
     label = re.compile(rf"(?<!\S)((?:(?:{names}), )*(?:{names})): ")
-    for base in cls.__mro__[:-1]:
-        _, *pairs = label.split(" ".join((base.__dict__.get("__doc__") or "").split()))
+    for paragraph in itertools.chain.from_iterable(_paragraphs(base) for base in cls.__mro__[:-1]):
+        _, *pairs = label.split(paragraph)
         for labelled, text in zip(pairs[::2], pairs[1::2], strict=True):
-            if name in labelled.split(", "):
-                return text.strip()
+            if name in (labels := labelled.split(", ")):
+                each = text.strip().rstrip(".").split(", ")  # "a, b: what a is, what b is."
+                return each[labels.index(name)] if len(each) == len(labels) and ". " not in text else text.strip()
     for base in cls.__mro__[:-1]:
         with_comment = re.search(rf"(?m)^    {name}: .*?  # (.+)$", _source(base))
         if with_comment:
             return with_comment[1]
-    for base in cls.__mro__[:-1]:
-        for sentence in re.split(r"(?<=[.:;]) ", " ".join((base.__dict__.get("__doc__") or "").split())):
+    for paragraph in itertools.chain.from_iterable(_paragraphs(base) for base in cls.__mro__[:-1]):
+        for sentence in re.split(r"(?<=[.]) ", paragraph):
             if f"`{name}`" in sentence:
                 return sentence
     return ""
@@ -220,9 +224,8 @@ def _default(value: Schema) -> str:
 
 
 def _paragraphs(thing: Any) -> list[str]:
-    text = inspect.cleandoc(thing.__doc__ or "")
-    first, *others = text.split("\n\n")
-    return [" ".join(first.split()), *(textwrap.dedent(each) for each in others)]
+    """Those of its own docstring, each as one line."""
+    return [" ".join(each.split()) for each in inspect.cleandoc(vars(thing).get("__doc__") or "").split("\n\n")]
 
 
 def _plain(text: str) -> str:
