@@ -238,6 +238,26 @@ def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
 
 def test_the_readme_is_one_screen_and_a_half() -> None:
     assert len(README.splitlines()) <= 150
+    assert all(path.stat().st_size < 150_000 for path in (ROOT / "docs").glob("*.png"))
+
+
+def test_the_networks_of_the_readme_are_those_of_the_example(tmp_path: Path) -> None:
+    """With arms: what it says of null conditions must be so. Trained in shorter, and its checkpoint is not here."""
+    (block,) = [text for text in blocks(README, "yaml") if text.startswith("networks:")]
+    (tmp_path / "unet.py").symlink_to(ROOT / "sweeps/unet.py")
+    rest = "name: own\nsampler: {name: ddim, steps: 10}\nsample: {count: 100, block: 100}\narms:\n"
+    arms = "  cfg: {network: unet, cfg: {scale: 1.5}}\n  nag: {network: ready, nag: {scale: 1.0}}\n"
+    (tmp_path / "own.yaml").write_text(rest + arms + block)
+    shown, real = read_sweep(tmp_path / "own.yaml"), read_sweep(ROOT / "sweeps/your_network.yaml")
+    for name in ("unet", "ready"):
+        mine, theirs = (
+            next(cell.network for cell in sweep.cells if cell.network.name == name) for sweep in (shown, real)
+        )
+        assert (mine.predicts, mine.interpolant, mine.convention) == (
+            theirs.predicts,
+            theirs.interpolant,
+            theirs.convention,
+        )
 
 
 def test_every_piece_of_yaml_has_keys_of_a_sweep() -> None:
