@@ -242,7 +242,7 @@ def test_the_readme_is_one_screen_and_a_half() -> None:
 
 
 def test_the_networks_of_the_readme_are_those_of_the_example(tmp_path: Path) -> None:
-    """With arms: what it says of null conditions must be so. Trained in shorter, and its checkpoint is not here."""
+    """And what it says of null conditions is so: `check` takes its arms. The checkpoint itself is not needed."""
     (block,) = [text for text in blocks(README, "yaml") if text.startswith("networks:")]
     (tmp_path / "unet.py").symlink_to(ROOT / "sweeps/unet.py")
     rest = "name: own\nsampler: {name: ddim, steps: 10}\nsample: {count: 100, block: 100}\narms:\n"
