@@ -3,6 +3,7 @@
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
 # make gpu: numbers and speed on one GPU, in nine minutes; results in results/gpu (benchmarks/gpu).
+# make docs: the documentation as a site, in site/.
 # To choose the Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
 CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
-.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint clean
+.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint docs clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
@@ -48,6 +49,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
@@ -55,4 +59,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

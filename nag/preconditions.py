@@ -47,6 +47,7 @@ class EDM:
     """A raw network F of EDM: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with c_noise = ln(sigma) / 4.
 
     sigma_data: standard deviation of the data. sigma_min, sigma_max: levels beyond them are told as these.
+
     The result predicts our velocity, written so that nothing is divided by sigma(t) or alpha(t).
     """
 

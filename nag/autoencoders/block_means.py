@@ -18,6 +18,8 @@ SPREAD = 0.05  # standard deviation of the posterior
 class BlockMeans:
     """Each block of `side` x `side` pixels has four latent channels: its mean red, green and blue, and how much lighter
     its left half is than its right half. A decoded block has one colour.
+
+    side: of a block, in pixels.
     """
 
     side: Annotated[Int, Field(ge=2, le=64)] = 2

@@ -26,6 +26,7 @@ class Autoencoder:
     (`stabilityai/sd-vae-ft-ema`, `owner/pipeline/vae`); nothing is ever downloaded. dtype: of weights and computation.
     tile: decode in tiles of this many pixels, which overlap by a quarter and are blended; this bounds the memory but
     changes the result. None: decode whole images.
+    factor: what latents are multiplied by, such as 0.18215 for Stable Diffusion's.
     """
 
     path: str

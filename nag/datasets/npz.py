@@ -27,6 +27,7 @@ class Npz(Dataset):
 
     held_out: this share of the images is kept out of the training split; 0: the held-out split is empty. An
     uncompressed file (`numpy.savez`) is memory-mapped, a compressed one read as a whole.
+    path: the file.
     """
 
     path: str

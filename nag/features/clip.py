@@ -20,6 +20,7 @@ class CLIP(Variants):
 
     The weights are open_clip's or timm's file of OpenAI's network (QuickGELU). OpenAI's own download is a TorchScript
     archive, which is program code and is not read.
+    model: its size. weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     model: Literal["ViT-L/14@336px", "ViT-B/32"] = "ViT-L/14@336px"

@@ -14,6 +14,8 @@ from nag.registry import method
 class ConvNeXtV2(Variants):
     """features (N, d): the average over positions, after the norm before the classifier. The weights are the official
     file or timm's safetensors.
+
+    model: its size. weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     model: Literal["L", "B"] = "L"

@@ -36,6 +36,7 @@ class Digits(Extractor):
     light tails (median kurtosis 2.7); after it, 20 to 31 of the 64 units (six seeds) are dead or fire on
     fewer than 1 image in 100. Label smoothing keeps the logits, and with them the features' scale, from growing with
     the training time.
+    steps: of the CNN's training. seed: of its weights and batches.
     """
 
     steps: Annotated[Int, Field(ge=1, le=100_000)] = 400

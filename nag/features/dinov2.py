@@ -30,6 +30,7 @@ class DINOv2(Extractor):
 
     As in dgm-eval, the whole image is resized to 224x224 as Pillow does it (bicubic, 8 bits) and normalised with
     ImageNet's mean and standard deviation. The weights are the official file or timm's safetensors of the same network.
+    weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     weights: str | None = None

@@ -50,6 +50,7 @@ class Inception(Extractor):
 
     mode: `clean` resizes as Pillow does; `legacy_tensorflow` as TensorFlow 1 does, which is ADM's protocol;
     `legacy_pytorch` as pytorch-fid does.
+    weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     weights: str | None = None

@@ -14,6 +14,8 @@ from nag.registry import method
 class MAE(Variants):
     """features (N, d): the class token after the last norm, as dgm-eval takes it. The weights are the official file of
     the encoder or timm's safetensors.
+
+    model: its size. weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     model: Literal["L/16", "B/16", "H/14"] = "L/16"

@@ -14,6 +14,7 @@ class SigLIP2(Variants):
     """features (N, d): the output of the attention pooling, which is the image embedding, not normalised.
 
     Images are squashed to the network's square size, as open_clip and big_vision do it.
+    model: its size. weights: a file; by default the one that `nagbench fetch` has brought.
     """
 
     model: Literal["So400m/14@224", "L/16@256", "B/16@256"] = "So400m/14@224"

@@ -29,6 +29,7 @@ class Timm(Extractor):
 
     The whole image is resized to the network's size (no crop, Pillow's filter, rounded to 8 bits) and normalised with
     its mean and standard deviation. Nothing is downloaded: `weights` is a file, safetensors or a state dict.
+    model: timm's name of the architecture.
     """
 
     model: str

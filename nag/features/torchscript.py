@@ -35,6 +35,8 @@ class TorchScript(Extractor):
     x = (low + (high - low) pixels / 255 - mean) / std, with (low, high) = range and a mean and std for each channel, or
     for all. Without `size` images keep theirs; else the whole image is resized as Pillow does, with antialiasing.
     A TorchScript file can run code: use only files from people you trust.
+    path: the file. resize: the filter. channels: 1 for grey images. range: what pixels 0 and 255 become. mean, std:
+    what is subtracted and divided by.
     """
 
     path: str

@@ -30,6 +30,7 @@ class Schedule:
     linear: 2 (1 - t). cosine: 1 + cos(pi t). Both grow while noise is removed (Wang et al., arXiv 2404.13040).
     beta: the density of Beta(a, b) at t, with its peak at (a - 1) / (a + b - 2) (Malarz et al., arXiv 2502.10574).
     Where the factor is 0 a guidance is not evaluated.
+    name: which factor; constant is 1. a, b: of beta only.
     """
 
     name: Literal["constant", "linear", "cosine", "beta"] = "constant"

@@ -31,6 +31,7 @@ class Interval:
     """The levels at which a guidance acts: low <= t <= high in our t, 0 data and 1 noise. By default all.
 
     (Kynkäänniemi et al., arXiv 2404.07724, write it in sigma.) Outside it a guidance is not evaluated.
+    low, high: the lowest and the highest level.
     """
 
     low: Annotated[float, pydantic.Field(ge=0, le=1, strict=True)] = 0.0

@@ -20,6 +20,7 @@ class DensityCoverage(Metric):
 
     Only reference images have balls, as in precision, so an outlier among the samples does not make a large ball.
     A ball is closed and reaches the k-th nearest other reference image. Compare at equal N, N_r and k only.
+    k: a ball reaches the k-th nearest image.
     """
 
     k: Annotated[Int, Field(ge=1, le=100)] = 5

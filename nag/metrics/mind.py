@@ -29,6 +29,7 @@ class MIND(Metric):
 
     The interval is for this reference and these directions, from the influence of each sample, 3 d times the mean
     over u of the Kantorovich potential phi(u . x_i), with phi'(s) = 2 (s - T(s)) and T the coupling.
+    directions: how many.
     """
 
     directions: Annotated[Int, Field(ge=1, le=100_000)] = 1000

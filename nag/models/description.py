@@ -20,7 +20,8 @@ WIDEST = 2**20  # largest width of a transformer or its MLPs; XL has 1,152 and 4
 class Backbone:
     """The sizes of a transformer over patches.
 
-    hidden: width, a multiple of 4 and of `heads`. patch: side in pixels. mlp_ratio: inner width of an MLP / hidden.
+    hidden: width, a multiple of 4 and of `heads`. depth: number of blocks. patch: side in pixels. mlp_ratio: inner
+    width of an MLP / hidden.
     """
 
     hidden: Annotated[Int, pydantic.Field(ge=4)]

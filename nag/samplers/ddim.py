@@ -24,6 +24,7 @@ class DDIM(FixedStep):
 
     x_0 and eps are the network's prediction, not clipped; one call a step. On VP the levels are DiT's respaced ones, on
     other paths `steps` equal steps from t = 1 to 0.
+    eta: share of the ancestral step's noise.
     """
 
     steps: Annotated[Int, pydantic.Field(ge=1, le=LEVELS)]

@@ -23,6 +23,7 @@ class Dopri5:
     there the last step runs past the end, where the state is interpolated; but the network is never asked beyond t = 0.
     On VP the end is t = 1/1000, and the predicted x_0 is returned. `observe` sees that only, as k = 1. Needs
     torchdiffeq.
+    atol, rtol: largest absolute and relative error of a step.
     """
 
     atol: Annotated[float, pydantic.Field(gt=0, lt=1)] = 1e-6

@@ -28,6 +28,7 @@ class EulerMaruyama(FixedStep):
     SDE's drift, "euler" the ODE's; with "none" the grid itself ends at t = 0 and only steps - 1 steps are taken, so the
     network is never asked at t = 0, where a velocity has no score. SiT's form SBDM is not offered: for the linear path
     it is t / (1 - t), infinite where sampling starts.
+    steps: points of the grid. diffusion: the form of D(t). last_step, last_step_size: of the step to t = 0, as above.
     """
 
     steps: Annotated[Int, pydantic.Field(ge=2, le=STEPS_AT_MOST)]

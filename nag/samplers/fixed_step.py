@@ -75,6 +75,7 @@ class FixedStep:
     """A sampler on a fixed grid of levels. A subclass has `order` and `step`, and its own version of what differs.
 
     By default: `steps` equal steps from t = 1 to 0, one network call each, no noise after the initial state.
+    steps: how many. More are nearer to the limit and cost more.
     """
 
     steps: Annotated[Int, pydantic.Field(ge=1, le=STEPS_AT_MOST)]

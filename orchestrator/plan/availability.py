@@ -13,7 +13,7 @@ from orchestrator.plan.model import Plan
 from orchestrator.spec.model import Sweep
 from orchestrator.spec.reference_file import Published
 
-LAYOUT = "put it there or correct its path; README, 'Data sets', has the layout"
+LAYOUT = "put it there or correct its path; docs/sweep.md, 'Data sets', has the layout"
 PUT = "put it there or correct its path"
 Finding = tuple[str, str]  # the key that names it; what it is, and what to do
 

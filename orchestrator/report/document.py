@@ -1,4 +1,4 @@
-"""`report --json`: the results as one document for other programs. README, "JSON", specifies its form."""
+"""`report --json`: the results as one document for other programs. docs/json.md specifies its form."""
 
 from __future__ import annotations
 

@@ -101,7 +101,12 @@ BLOCKS_AT_MOST = 100_000  # of a stream: each is a file, and larger folders are 
 
 @method
 class Sample:
-    """Number of samples of a cell, samples per block, seed of noise and labels, label rule."""
+    """Number of samples of a cell, samples per block, seed of noise and labels, label rule.
+
+    count: samples of each cell; a higher one keeps those that are there. block: samples in one file, the unit of work.
+    seed: of noise and labels, equal for all cells of one training seed. labels: uniform draws each sample's class,
+    balanced gives all classes equally often.
+    """
 
     count: Annotated[Int, Field(ge=1, le=100_000_000)] = 50_000
     block: Annotated[Int, Field(ge=1, le=1_000_000)] = 1_000
@@ -137,7 +142,8 @@ class ScoreSection:
 class Tune:
     """How `{tune: ...}` values are chosen: by `metric` (a reported name), on the first `count` samples of streams with
     this seed. candidates: how many combinations are tried in each arm, some spread over all, the rest near the best;
-    None tries all combinations of lists and of coarse values of ranges, then finer values near the best.
+    None tries all combinations of lists and of coarse values of ranges, then finer values near the best. seed: another
+    than the comparison's.
     """
 
     metric: str = ""  # the first metric

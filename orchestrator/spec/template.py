@@ -25,13 +25,15 @@ from nag.official_checkpoints import FAMILIES
 from nag.registry import METHODS, find
 from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
+from orchestrator.spec import key_descriptions
 from orchestrator.spec.equal_price import KEYS, Budget
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import AXES, GRID, POINTS, POINTS_AT_MOST, TUNE
+from orchestrator.spec.key_descriptions import described
 from orchestrator.spec.model import KEEP, Sample, Tune
 from orchestrator.spec.networks import FAMILY, FOREIGN, LOADED, NAME, TRAINED, TUNED
 from orchestrator.spec.protocols import CONTRACTS
-from orchestrator.spec.reader import ARM_KEYS, SWEEP_KEYS
+from orchestrator.spec.reader import ARM_KEYS, COMPOSE, SWEEP_KEYS
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import KEYS as SCORE_KEYS
 
@@ -152,24 +154,22 @@ def _copy(like: str, target: Path) -> str:
 def schema() -> Schema:
     """The JSON schema of a sweep file."""
     sections = {
-        "name": {
-            **_named(),
-            "description": "Name of the sweep, its report and its MLflow experiment.",
-        },
-        "networks": _map(_network(), "Networks by name: data, model and training."),
-        "network": {"type": "string", "description": "Network of all arms that name none."},
+        "name": _named(),
+        "networks": _map(_network()),
+        "network": {"type": "string"},
         "sampler": _method("samplers", axes=True, partly=True),
         "sample": _sample(),
         "score": _score(),
         "measure": {"anyOf": [_method("measures"), _list(_method("measures"))]},
         "precision": _fields(Precision, axes=False),
-        "keep": {"enum": list(KEEP), "description": "What a scored cell keeps; by default samples."},
-        "published": {"type": "string", "description": "A file with published numbers, shown next to ours."},
+        "keep": {"enum": list(KEEP), "default": KEEP[0]},
+        "published": {"type": "string"},
         "tune": {**_fields(Tune, axes=False), "required": []},
         "compare": _compare(),
-        "arms": _map(_arm(), "The methods to compare. The first one is the baseline of the others."),
+        "arms": _map(_arm()),
     }
-    sweep_file = _object({key: sections.get(key, {}) for key in SWEEP_KEYS}, ("name", "networks", "arms"))
+    parts = {key: sections.get(key, {}) for key in SWEEP_KEYS}
+    sweep_file = _object(described(parts, key_descriptions.SWEEP), ("name", "networks", "arms"))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "nagbench sweep",
@@ -189,16 +189,16 @@ def _sample(removable: bool = False) -> Schema:
 
 def _compare() -> Schema:
     margin = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[0-9.]+ *%$"}]}
-    return _object({"margin": margin, "agree": _list({"type": "string"})})
+    return _object(described({"margin": margin, "agree": _list({"type": "string"})}, key_descriptions.COMPARE))
 
 
 def _score() -> Schema:
     parts = {key: _list(_method(key)) for key in ("features", "metrics")}
-    file = {"type": "string", "description": "Statistics of ADM or clean-fid (.npz): a path or a URL."}
-    parts["reference"] = {"anyOf": [file, _fields(Published, axes=False), _method("datasets")]}
+    parts["reference"] = {"anyOf": [{"type": "string"}, _fields(Published, axes=False), _method("datasets")]}
     parts["reference_rows"] = {"type": "integer", "minimum": 2}
     parts["decode"] = _fields(Autoencoder, axes=False)
-    return _object({key: parts[key] for key in SCORE_KEYS}, ("features", "metrics"))
+    parts = described({key: parts[key] for key in SCORE_KEYS}, key_descriptions.SCORE)
+    return _object(parts, ("features", "metrics"))
 
 
 def _network_parts() -> Schema:
@@ -207,22 +207,17 @@ def _network_parts() -> Schema:
     parts["predicts"] = _axes({"enum": list(PREDICTIONS)})
     parts["train"] = _axes(_training(_fields(Training)), _training(_fields(Training, axes=False)))
     parts["autoencoder"] = _axes(_fields(Autoencoder), _fields(Autoencoder, axes=False))
-    parts["init"] = {"type": "string", "description": "The network that this one starts from."}
-    parts["checkpoint"] = _axes(
-        {"type": "string", "description": "A file or folder of weights; the path is relative to the sweep."}
-    )
-    parts["family"] = _axes(
-        {"enum": [*FAMILIES, DIFFUSERS], "description": "Architecture of the checkpoint, if it has no description."}
-    )
-    parts["time"] = _axes({"enum": list(TIMES), "description": "What its module is told of the level t."})
+    parts["init"] = {"type": "string"}
+    parts["checkpoint"] = _axes({"type": "string"})
+    parts["family"] = _axes({"enum": [*FAMILIES, DIFFUSERS]})
+    parts["time"] = _axes({"enum": list(TIMES)})
     parts["precondition"] = _method("preconditions", axes=True)
     parts["num_classes"] = _axes({"type": "integer", "minimum": 1})
     parts["heads"] = _axes({"type": "integer", "minimum": 1})
-    sides = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}
-    parts["shape"] = sides | {"description": "[C, H, W] of a state, where the weights do not show it."}
+    parts["shape"] = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}
     keys = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    parts["key"] = _axes(keys | {"description": "Which weights of the checkpoint: an entry, or the keys to it."})
-    return parts
+    parts["key"] = _axes(keys)
+    return described(parts, key_descriptions.NETWORK)
 
 
 def _network() -> Schema:
@@ -244,13 +239,14 @@ def _arm() -> Schema:
         "network": {"type": "string"},
         "sampler": _method("samplers", axes=True, partly=True, removable=True),
         "sample": _sample(removable=True),
-        "against": {"type": "string", "description": "The baseline of this arm; by default the first arm."},
+        "against": {"type": "string"},
+        "compose": {"enum": list(COMPOSE)},
     }
-    known = {key: parts.get(key, {}) for key in ARM_KEYS}
+    known = described({key: _or_null(parts.get(key, {})) for key in ARM_KEYS}, key_descriptions.ARM)
     own = _axes(_used())
     for name in METHODS["guidance"]:
-        known[name] = _guidance(name)
-    return {**_object({key: _or_null(value) for key, value in known.items()}), "additionalProperties": own}
+        known[name] = _or_null(_guidance(name))
+    return {**_object(known), "additionalProperties": own}
 
 
 def _used() -> Schema:
@@ -293,18 +289,18 @@ def _with_nfe(fields: Schema, axes: bool, removable: bool) -> Schema:
 
 def _fields(cls: type, axes: bool = True, removable: bool = False) -> Schema:
     """A mapping with a method's fields, their types, ranges and defaults."""
-    described = _json_schema(cls)
-    fields = _described(described, described.get("$defs", {}), axes)
+    whole = _json_schema(cls)
+    fields = _described(whole, whole.get("$defs", {}), axes)
     if removable:
         fields = {key: _or_null(value) for key, value in fields.items()}
-    known = _object(fields, tuple(described.get("required", ())))
-    return {**known, "description": described["description"]} if "description" in described else known
+    known = _object(fields, tuple(whole.get("required", ())))
+    return {**known, "description": whole["description"]} if "description" in whole else known
 
 
-def _described(described: Schema, definitions: Schema, axes: bool) -> dict[str, Schema]:
+def _described(whole: Schema, definitions: Schema, axes: bool) -> dict[str, Schema]:
     """The fields of pydantic's schema of a class; those that are mappings, such as an interval, written out."""
     fields = {}
-    for key, value in described["properties"].items():
+    for key, value in whole["properties"].items():
         plain = {LIMITS.get(word, word): what for word, what in value.items() if word not in ("title", "$ref")}
         inner = plain
         if "$ref" in value:
@@ -341,10 +337,9 @@ def _object(properties: dict[str, Schema], required: tuple[str, ...] = ()) -> Sc
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
-def _map(value: Schema, description: str) -> Schema:
+def _map(value: Schema) -> Schema:
     names = {"pattern": f"^{NAME.pattern}$"}
-    described = {"type": "object", "description": description, "propertyNames": names, "minProperties": 1}
-    return {**described, "additionalProperties": value}
+    return {"type": "object", "propertyNames": names, "minProperties": 1, "additionalProperties": value}
 
 
 def _named() -> Schema:
