@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
 from nag.guidance.fitting import misfit
-from nag.guidance.guided_field import GuidedField, Slope
+from nag.guidance.guided_field import GuidedField, Move, Slope
 from nag.guidance.mixing import Part, combined, part, without_cancelled
-from nag.guidance.terms import Guidance, Setting, Term, shapes
+from nag.guidance.terms import EVERYWHERE, Guidance, Setting, Term, shapes
 from nag.interpolants import convert
 from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 Compose = Literal["sum", "nested"]
-References = Mapping[str, Any]  # the name of each reference -> its Field or Estimator
+References = Mapping[str, Any]  # the name of each reference -> its Field, Estimator or Residual
 
 
 def sample(
@@ -106,21 +106,35 @@ def guided(
     slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
     every = sorted((g for g in active if g.combine is not None and g.terms()), key=repr)
     shaping = tuple(sorted((g for g in active if shapes(g)), key=repr))
-    if not (left or slopes or every or shaping):
+    move = _move(active, field, references or {})
+    if not (left or slopes or every or shaping or move):
         return field
     combinations = tuple(combined(g, numbers[id(g)]) for g in every)
-    return GuidedField(networks, left, tuple(slope for _, slope in slopes), combinations, shaping)
+    return GuidedField(networks, left, tuple(slope for _, slope in slopes), combinations, shaping, move)
+
+
+def _move(active: list[Guidance], field: Field, references: References) -> Move | None:
+    """The guidance that says where networks are evaluated, with the network that it asks; `misfit` allows one."""
+    for g in active:
+        if g.evaluated_at is not None:
+            residual = _named(g.reference, references)
+            _check_reference(type(g).__name__, "share", "a noise_level_residual", field, residual)
+            return Move(g, residual, getattr(g, "interval", EVERYWHERE))
+    return None
 
 
 def _network_of(term: Term, field: Field, references: References) -> Any:
-    if term.reference is None:
-        return field
-    if not isinstance(term.reference, str):
-        return term.reference
-    if term.reference not in references:
+    return field if term.reference is None else _named(term.reference, references)
+
+
+def _named(reference: Any, references: References) -> Any:
+    """The network that `reference` names, or is. Raises ValueError if it is not there."""
+    if not isinstance(reference, str):
+        return reference
+    if reference not in references:
         known = f"known: {', '.join(references)}" if references else "no references were given"
-        raise ValueError(f"guidance asks for the reference network {term.reference!r}; {known}")
-    return references[term.reference]
+        raise ValueError(f"guidance asks for the reference network {reference!r}; {known}")
+    return references[reference]
 
 
 def _name(term: Term) -> str:
@@ -148,17 +162,9 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
     """Raises ValueError if the network or the field lacks what the term needs."""
     if term.channels is not None and term.channels > field.shape[0]:
         raise ValueError(f"{name} guides {term.channels} channels, and states have {field.shape[0]}")
-    wanted, method = ("a noise-level estimator", "gradient") if term.gradient else ("a network", "num_classes")
-    if not hasattr(network, method):
-        raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
-    if network is field:
-        return
-    if tuple(network.shape) != tuple(field.shape):
-        raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
-    if network.interpolant != field.interpolant:
-        paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
-        raise ValueError(f"{name}: the reference has other states at the same level: its interpolant is {paths}")
-    if term.gradient:
+    method, wanted = ("gradient", "a noise-level estimator") if term.gradient else ("num_classes", "a network")
+    _check_reference(name, method, wanted, field, network)
+    if network is field or term.gradient:
         return
     for condition, wants in (("null_class", term.null_class), ("null_noise", term.null_noise)):
         if wants:
@@ -167,6 +173,17 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
         classes = f"{network.num_classes}, the network {field.num_classes}"
         raise ValueError(f"{name} asks the reference for the same class, and it has {classes} classes")
     _check_converts(name, network, field)
+
+
+def _check_reference(name: str, method: str, wanted: str, field: Field, network: Any) -> None:
+    """Raises ValueError unless the reference has this method, and the states of the field."""
+    if not hasattr(network, method):
+        raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
+    if tuple(network.shape) != tuple(field.shape):
+        raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
+    if network.interpolant != field.interpolant:
+        paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
+        raise ValueError(f"{name}: the reference has other states at the same level: its interpolant is {paths}")
 
 
 def _check_converts(name: str, network: Field, field: Field) -> None:

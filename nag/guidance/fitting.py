@@ -84,6 +84,8 @@ def _together(guidance: Sequence[Guidance]) -> str | None:
         if each.output is not None and not any(other.terms() for other in guidance):
             return f"{_name(each)} changes what other guidance does, and there is none: add one, such as cfg"
         for other in guidance:
+            if other is not each and _tells(each) and _tells(other):
+                return f"{_name(each)} and {_name(other)} both say at which level networks are asked; keep one of them"
             shared = _weak(each.terms()) & _weak(other.terms())
             if other is not each and shared and _not_a_sum(each):
                 return (
@@ -97,6 +99,10 @@ def _weak(terms: Iterable[Term]) -> set[tuple[bool, bool, Altered]]:
     """The branches of the guided network other than D."""
     own = {(term.null_noise, term.null_class, term.altered) for term in terms if term.reference is None}
     return own - {(False, False, UNALTERED)}
+
+
+def _tells(guidance: Guidance) -> bool:
+    return guidance.told is not None or guidance.evaluated_at is not None
 
 
 def _not_a_sum(guidance: Guidance) -> bool:

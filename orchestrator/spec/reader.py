@@ -48,6 +48,7 @@ SWEEP_KEYS = (
 )
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
+KIND_OF = {"generator": "generating network", "level": "noise_level network", "residual": "noise_level_residual network"}
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
@@ -336,11 +337,9 @@ class _Reading:
         if guidance.reference is None:
             return
         place = node.value.get("reference", node)
-        estimates = any(term.gradient for term in guidance.terms())
-        able = [name for name, instances in self.networks.items() if instances[0].generates != estimates]
+        able = [name for name, instances in self.networks.items() if instances[0].role == guidance.asks]
         if guidance.reference not in able:
-            kind = "noise_level network" if estimates else "generating network"
-            raise place.error(unknown(kind, guidance.reference, able))
+            raise place.error(unknown(KIND_OF[guidance.asks], guidance.reference, able))
         if self.estimator_name == guidance.reference:
             fix = "train another network"
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")

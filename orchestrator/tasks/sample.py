@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nag.field import Field
+    from nag.numerics import Precision
     from nag.samplers.fixed_step import Observe
 
     Watch = Callable[[Field, Field, np.ndarray], Field]  # (guided, network, indices of a micro-batch) -> guided
@@ -102,10 +103,9 @@ def draw(
     precision = Precision(**params["precision"])
     guidance = tuple(context.rebuild("guidance", resolved(context, g)) for g in params["guidance"])
     networks = {params["network"]: calls.counted(context.network(params["network"], precision))}
-    for term in (term for g in guidance for term in g.terms() if term.reference):
-        if term.reference not in networks:  # a reference that is the network itself must be the same object
-            load = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
-            networks[term.reference] = calls.counted(load)
+    for g in guidance:
+        if g.reference and g.reference not in networks:  # one that is the network itself must be the same object
+            networks[g.reference] = calls.counted(_reference(context, g, precision))
     field = networks[params["network"]]
     sampler = context.rebuild("samplers", params["sampler"])
     guided_field = guided(field, guidance, networks, params.get("compose", "sum"), sampler)
@@ -131,6 +131,17 @@ def draw(
             raise NotFinite(str(error)) from error
         parts.append(x.cpu().numpy())
     return np.concatenate(parts), labels, calls.made / len(indices)
+
+
+def _reference(context: Context, guidance: Any, precision: Precision) -> Any:
+    """The network that a guidance names, loaded as what the guidance asks."""
+    match guidance.asks:
+        case "level":
+            return context.estimator(guidance.reference)
+        case "residual":
+            return context.residual(guidance.reference)
+        case _:
+            return context.network(guidance.reference, precision)
 
 
 def _at_once(count: int, micro_batch: int, compiled: bool) -> int:
