@@ -19,7 +19,7 @@ from orchestrator.tasks.used import used
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.field import Field
+    from nag.field import Calls, Field
     from nag.numerics import Precision
     from nag.samplers.fixed_step import Observe
 
@@ -45,7 +45,8 @@ def run(context: Context, task: Task, number: int) -> None:
         "digest": task.digest,
         "first": int(indices[0]),
         "count": len(indices),
-        "network_calls": calls,
+        "network_calls": calls.made / len(indices),
+        **({"residual_calls": calls.residuals / len(indices)} if calls.residuals else {}),
         "started": round(started, 3),
         "seconds": round(time.time() - started, 4),
         "host": platform.node(),
@@ -82,8 +83,8 @@ def draw(
     indices: np.ndarray,
     observe: Observe | None = None,
     watch: Watch | None = None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Samples (N, C, H, W) float32, labels (N,) and network calls (NFE) per sample, for any indices of the stream.
+) -> tuple[np.ndarray, np.ndarray, Calls]:
+    """Samples (N, C, H, W) float32, labels (N,) and the network calls that were made, for any indices of the stream.
 
     `observe(k, t, x)` is called for each micro-batch before step k, and once more at the end. `watch` gives the field
     to sample each micro-batch from: the guided one, observed. Raises NotFinite, naming the step, once a state is not
@@ -130,7 +131,7 @@ def draw(
         except FloatingPointError as error:
             raise NotFinite(str(error)) from error
         parts.append(x.cpu().numpy())
-    return np.concatenate(parts), labels, calls.made / len(indices)
+    return np.concatenate(parts), labels, calls
 
 
 def _reference(context: Context, guidance: Any, precision: Precision) -> Any:
@@ -170,8 +171,7 @@ def planned_calls(task: Task) -> float:
     from nag.registry import find
 
     sampler = task.params["sampler"]
-    # Guidance without a scale, such as epsilon_scaling, evaluates nothing more.
-    evaluations = 1.0 + sum("scale" in each["fields"] or "source" in each for each in task.params["guidance"])
+    evaluations = 1.0 + sum(map(_evaluates, task.params["guidance"]))
     if "source" in sampler:
         return UNKNOWN_CALLS * evaluations
     try:
@@ -179,6 +179,15 @@ def planned_calls(task: Task) -> float:
     except TypeError:  # a sampler of the user's
         calls = None
     return (calls or UNKNOWN_CALLS) * evaluations
+
+
+def _evaluates(guidance: dict[str, Any]) -> bool:
+    """Whether it evaluates more: without a scale, as epsilon_scaling, it does not, and a small residual counts apart."""
+    from nag.registry import find
+
+    if "source" in guidance:
+        return True
+    return "scale" in guidance["fields"] and find("guidance", guidance["name"]).asks != "residual"
 
 
 KIND = Kind(

@@ -116,6 +116,50 @@ def test_an_estimator_must_see_exact_states() -> None:
     assert "networks.meter.train: input_perturbation is for networks that generate" in text
 
 
+SMALL = "model: {name: noise_level_residual, hidden: 8, depth: 1, heads: 2, patch: 2}"
+
+
+@pytest.mark.parametrize(
+    ("networks", "arm", "said"),
+    [
+        ("", "reference: small", "x.yaml:18: arms.bad.noise_level_correction.reference: unknown noise_level_residual "),
+        ("", "reference: sit", "unknown noise_level_residual network 'sit'. Known: none."),
+        (f"{SMALL}, train: {{steps: 4}}", "reference: small", "networks.small.train: a noise_level_residual learns "),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5, input_perturbation: 0.1}}",
+            "reference: small",
+            "networks.small.train: level_error and input_perturbation both change the noise: leave one of the two out",
+        ),
+        (
+            "model: {name: sit, hidden: 8, depth: 1, heads: 2, patch: 2}, train: {steps: 4, level_error: 0.5}",
+            "reference: small",
+            "level_error is for a noise_level_residual, which learns to tell it. Remove it.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, time_shift: {window: 0.1, cutoff: 0.2",
+            "noise_level_correction and time_shift both say at which level networks are asked; keep one of them.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, autoguidance: {scale: 2, reference: small",
+            "arms.bad.autoguidance.reference: unknown generating network 'small'. Known: dit, sit.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, network: small, cfg: {scale: 2",
+            "arms.bad.network: unknown generating network 'small'",
+        ),
+    ],
+)
+def test_a_residual_network_is_checked(networks: str, arm: str, said: str) -> None:
+    small = f"  small: {{data: {{name: digits}}, {networks}}}\n" if networks else ""
+    text = message(
+        f"{SWEEP.replace('network: sit', small + 'network: sit')}  bad: {{noise_level_correction: {{scale: 1, {arm}}}}}\n"
+    )
+    assert said in text, text
+
+
 def test_off_is_the_digest_of_plain_and_a_default_is_left_out() -> None:
     arms = """\
   off: {self_guidance: {scale: 2, shift: 0}, tsg: {scale: 2, noise: 0}, epsilon_scaling: {b: 1}, rescale: {phi: 0}}
