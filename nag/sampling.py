@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
-from nag.guidance.fitting import misfit
+from nag.guidance.fitting import misfit, reference_misfit
 from nag.guidance.guided_field import GuidedField, Move, Slope
 from nag.guidance.mixing import Part, combined, part, without_cancelled
 from nag.guidance.terms import EVERYWHERE, Guidance, Setting, Term, shapes
-from nag.interpolants import convert
 from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
 
@@ -81,8 +80,7 @@ def guided(
         completed("guidance", type(g))
         for condition in sorted(g.needs):
             _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
-    layers = getattr(field, "layers", 0)
-    reason = misfit(active, compose, Setting(field.interpolant, field.predicts, field.num_classes, layers, sampler))
+    reason = misfit(active, compose, _setting(field, sampler))
     if reason is not None:
         raise ValueError(reason)
     terms = [(g, term) for g in active for term in g.terms()]
@@ -118,7 +116,7 @@ def _move(active: list[Guidance], field: Field, references: References) -> Move 
     for g in active:
         if g.evaluated_at is not None:
             residual = _named(g.reference, references)
-            _check_reference(type(g).__name__, "share", "a noise_level_residual", field, residual)
+            _check_reference(type(g).__name__, "share", "a noise_level_residual", field, residual, ())
             return Move(g, residual, getattr(g, "interval", EVERYWHERE))
     return None
 
@@ -163,40 +161,33 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
     if term.channels is not None and term.channels > field.shape[0]:
         raise ValueError(f"{name} guides {term.channels} channels, and states have {field.shape[0]}")
     method, wanted = ("gradient", "a noise-level estimator") if term.gradient else ("num_classes", "a network")
-    _check_reference(name, method, wanted, field, network)
+    _check_reference(name, method, wanted, field, network, (term,))
     if network is field or term.gradient:
         return
     for condition, wants in (("null_class", term.null_class), ("null_noise", term.null_noise)):
         if wants:
             _check_trained(network, condition, f"{name} needs a reference", "this one was not")
-    if not term.null_class and network.num_classes != field.num_classes:
-        classes = f"{network.num_classes}, the network {field.num_classes}"
-        raise ValueError(f"{name} asks the reference for the same class, and it has {classes} classes")
-    _check_converts(name, network, field)
 
 
-def _check_reference(name: str, method: str, wanted: str, field: Field, network: Any) -> None:
-    """Raises ValueError unless the reference has this method, and the states of the field."""
+def _check_reference(name: str, method: str, wanted: str, field: Field, network: Any, terms: tuple[Term, ...]) -> None:
+    """Raises ValueError unless the reference has this method, and fits the field."""
     if not hasattr(network, method):
         raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
-    if tuple(network.shape) != tuple(field.shape):
-        raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
-    if network.interpolant != field.interpolant:
-        paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
-        raise ValueError(f"{name}: the reference has other states at the same level: its interpolant is {paths}")
+    reason = None if network is field else reference_misfit(terms, _setting(field), _setting(network))
+    if reason is not None:
+        raise ValueError(f"{name}: {reason}")
 
 
-def _check_converts(name: str, network: Field, field: Field) -> None:
-    """Raises ValueError if its predictions cannot be converted at t = 1, or for velocities at t = 0."""
-    import torch
-
-    x = torch.zeros(1, 1, 1, 1)
-    for t in (1.0, 0.0) if field.predicts == "velocity" else (1.0,):
-        try:
-            convert(x, network.predicts, field.predicts, x, t, field.interpolant)
-        except ValueError as error:
-            kinds = f"the reference predicts {network.predicts}, the network {field.predicts}"
-            raise ValueError(f"{name}: {kinds}, and at t = {t:g} {error}") from error
+def _setting(network: Any, sampler: Sampler | None = None) -> Setting:
+    """What a network tells of itself; an estimator has no prediction and no classes."""
+    return Setting(
+        network.interpolant,
+        getattr(network, "predicts", "x0"),
+        getattr(network, "num_classes", None),
+        getattr(network, "layers", 0),
+        sampler,
+        network.shape,
+    )
 
 
 def _check_nested(networks: tuple[Field, ...], parts: list[Part]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nag.guidance.terms import UNALTERED, Altered, Guidance, Setting, Term, own_terms
+from nag.interpolants import convert
 from nag.registry import name_of
 
 
@@ -18,6 +19,34 @@ def misfit(guidance: Sequence[Guidance], compose: str, setting: Setting) -> str 
         if reason is not None:
             return f"{name}: {reason}"
     return _together(guidance)
+
+
+def reference_misfit(terms: Sequence[Term], own: Setting, reference: Setting) -> str | None:
+    """Why guidance of the network of `own` cannot ask a reference, which is another one, for these terms; None if it
+    can.
+    """
+    if own.shape is not None and reference.shape is not None and tuple(own.shape) != tuple(reference.shape):
+        return f"the reference has states of shape {tuple(reference.shape)}, the network {tuple(own.shape)}"
+    if own.interpolant != reference.interpolant:
+        paths = f"{type(reference.interpolant).__name__}, the network {type(own.interpolant).__name__}"
+        return f"the reference has other states at the same level: its interpolant is {paths}"
+    asked = [term for term in terms if not term.gradient]
+    known = own.num_classes is not None and reference.num_classes is not None
+    if known and own.num_classes != reference.num_classes and not all(term.null_class for term in asked):
+        classes = f"{reference.num_classes}, the network {own.num_classes}"
+        return f"it asks the reference for the same class, and it has {classes} classes"
+    return _unconvertible(own, reference) if asked else None
+
+
+def _unconvertible(own: Setting, reference: Setting) -> str | None:
+    """Why the reference's predictions cannot be converted at t = 1, or for velocities at t = 0."""
+    for t in (1.0, 0.0) if own.predicts == "velocity" else (1.0,):
+        try:
+            convert(0.0, reference.predicts, own.predicts, 0.0, t, own.interpolant)
+        except ValueError as error:
+            kinds = f"the reference predicts {reference.predicts}, the network {own.predicts}"
+            return f"{kinds}, and at t = {t:g} {error}"
+    return None
 
 
 def _name(guidance: Guidance) -> str:

@@ -272,9 +272,7 @@ class GuidedField:
         stated = convert(prediction, predicts, self.predicts, x, t, self.interpolant)
         return torch.cat([stated, variance], dim=1) if variance.shape[1] else stated
 
-    def _variance(
-        self, values: dict[Evaluation, torch.Tensor], place: Place, y: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _variance(self, values: dict[Evaluation, torch.Tensor], place: Place, y: torch.Tensor) -> torch.Tensor | None:
         """The channels of D beyond C. If the sum has no D, but its network predicts a variance, D is evaluated."""
         channels = self.shape[0]
         own = [value for branch, value in values.items() if branch.network == 0]

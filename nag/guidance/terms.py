@@ -145,7 +145,7 @@ class Call(NamedTuple):
 class Setting(NamedTuple):
     """What is known where guidance is checked: of the network, and of the sampler. None where it is not known.
 
-    layers: blocks that can be perturbed, 0 if the network has none.
+    layers: blocks that can be perturbed, 0 if the network has none. shape: (C, H, W) of its states.
     """
 
     interpolant: Interpolant
@@ -153,6 +153,7 @@ class Setting(NamedTuple):
     num_classes: int | None = None
     layers: int | None = None
     sampler: Any = None
+    shape: tuple[int, int, int] | None = None
 
 
 class Guidance(Protocol):

@@ -19,7 +19,13 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.fit import check_guidance, check_reference_taught, check_sampler, check_taught
+from orchestrator.spec.fit import (
+    check_guidance,
+    check_reference_taught,
+    check_references,
+    check_sampler,
+    check_taught,
+)
 from orchestrator.spec.grid import (
     MAX_CELLS,
     METHOD_KEYS,
@@ -48,7 +54,11 @@ SWEEP_KEYS = (
 )
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
-KIND_OF = {"generator": "generating network", "level": "noise_level network", "residual": "noise_level_residual network"}
+KIND_OF = {
+    "generator": "generating network",
+    "level": "noise_level network",
+    "residual": "noise_level_residual network",
+}
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
@@ -303,6 +313,7 @@ class _Reading:
                 steady = self.settled(sampler.method, arm, network, guidance.method, references, compose)
                 check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
                 check_guidance(network, steady, guidance.method, compose, entry)
+                check_references(network, guidance.method, references, entry)
                 of_references, tuned = parameters_of(references, network)
                 params = {
                     **{"network": network.name, **network.params, **of_references},
