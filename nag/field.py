@@ -128,8 +128,8 @@ class Calls:
     """Counts the network function evaluations (NFE) that are made, one for each sample of a batch: `made`.
 
     Sample with `counted(network)` in place of the network, and of each reference. The same network gives the same
-    wrapper, so a network that is its own reference still is. A gradient of an estimator counts as one call. `residuals`:
-    evaluations of small residual networks, which NFE leaves out.
+    wrapper, so a network that is its own reference still is. A gradient of an estimator counts as one call.
+    `residuals`: evaluations of small residual networks, which NFE leaves out.
     """
 
     def __init__(self) -> None:

@@ -64,10 +64,11 @@ class Training:
     probability, per image, that the noise condition (the class) is replaced by its learned null embedding.
     input_perturbation: gamma of Ning et al. (arXiv 2301.11706), 0.1 there: the network sees alpha x_0 + sigma (eps +
     gamma xi), xi standard normal, and the target is that of eps: the states are as noisy as those of sampling.
-    level_error: the noise of each image is (1 + eta) eps, eta uniform between - level_error and level_error, for networks
-    that learn to tell eta; 0.5 in arXiv 2412.05488's code. clip: largest gradient norm, 0 is off. only: which weights are trained; null_noise is the learned embedding of the null
-    noise condition alone. class_table: whether a fine-tuning keeps its parent's embeddings of classes, which it can
-    where there are as many, or starts new ones. precision: of the forward pass; weights, moments and loss are float32.
+    level_error: the noise of each image is (1 + eta) eps, eta uniform between - level_error and level_error, for
+    networks that learn to tell eta; 0.5 in the code of arXiv 2412.05488. clip: largest gradient norm, 0 is off. only:
+    which weights are trained; null_noise is the learned embedding of the null noise condition alone. class_table:
+    whether a fine-tuning keeps its parent's embeddings of classes, which it can where there are as many, or starts new
+    ones. precision: of the forward pass; weights, moments and loss are float32.
     """
 
     steps: Annotated[Int, Field(ge=1)]

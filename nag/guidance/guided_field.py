@@ -65,7 +65,7 @@ class Acting(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where networks are evaluated: states, levels; and the levels that they are told. moved: not at the field's own."""
+    """Where networks are evaluated: states, levels, the levels that they are told. moved: not at the field's own."""
 
     x: torch.Tensor
     t: torch.Tensor

@@ -198,8 +198,8 @@ class Transformer(nn.Module):
 
 
 class LevelTransformer(nn.Module):
-    """forward(x (N, C, H, W)) -> (N, outputs), logits of the noise level: the same backbone, unconditional. With `timed`
-    it is told a level, forward(x, t (N,)).
+    """forward(x (N, C, H, W)) -> (N, outputs), logits of the noise level: the same backbone, unconditional. With
+    `timed` it is told a level, forward(x, t (N,)).
     """
 
     pos_embed: Tensor

@@ -182,7 +182,7 @@ def planned_calls(task: Task) -> float:
 
 
 def _evaluates(guidance: dict[str, Any]) -> bool:
-    """Whether it evaluates more: without a scale, as epsilon_scaling, it does not, and a small residual counts apart."""
+    """Whether it evaluates more: not without a scale, as epsilon_scaling; and a small residual counts apart."""
     from nag.registry import find
 
     if "source" in guidance:

@@ -109,7 +109,7 @@ def test_it_composes_with_guidance_of_the_network_and_of_references():
 
 
 def test_where_it_acts():
-    """Not at t = 1 and t = 0, nor outside its interval, nor on the null noise condition; samples may differ in level."""
+    """Not at t = 1 and t = 0, outside its interval, on the null noise condition; samples may differ in level."""
     field = mixture()
     correct = guided(field, (NoiseLevelCorrection(1.0, Known(0.3, Linear()), Interval(high=0.7)),))
     x, _, y = noisier(field, 0.0, n=5)

@@ -196,9 +196,8 @@ SMALL = "model: {name: noise_level_residual, hidden: 8, depth: 1, heads: 2, patc
 )
 def test_a_residual_network_is_checked(networks: str, arm: str, said: str) -> None:
     small = f"  small: {{data: {{name: digits}}, {networks}}}\n" if networks else ""
-    text = message(
-        f"{SWEEP.replace('network: sit', small + 'network: sit')}  bad: {{noise_level_correction: {{scale: 1, {arm}}}}}\n"
-    )
+    sweep = SWEEP.replace("network: sit", f"{small}network: sit")
+    text = message(f"{sweep}  bad: {{noise_level_correction: {{scale: 1, {arm}}}}}\n")
     assert said in text, text
 
 
