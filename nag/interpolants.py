@@ -148,7 +148,7 @@ def at_ratio(interpolant: Interpolant, ratio: torch.Tensor) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _ratios(interpolant: Interpolant, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _ratios(interpolant: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels, and log(sigma / alpha) at them, which rises."""
     import torch
 

@@ -16,6 +16,8 @@ from nag.checkpoint import parse
 from nag.models.sit import SiT
 from orchestrator.errors import SpecError
 from orchestrator.plan.make import plan
+from orchestrator.report.costs import costs
+from orchestrator.report.results import collect
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from tests.nag.test_header import file_of
@@ -168,6 +170,27 @@ def test_references(run: Callable[[str], Ran]) -> None:
     assert asked == {"nlc": 2, "nlc_both": 2}, "the small network is asked in each step but the first"
     assert streams["nlc_off"] == streams["plain"]
     assert len(ran.plan.cells) == 2 * len(calls), "a reference brings no axes that the cell's own line has"
+
+
+def test_a_training_of_a_learned_variance_says_so(run: Callable[..., Ran]) -> None:
+    """In the record and the report, of a fine-tune too; not where the null-noise embedding alone is trained."""
+    dit = "{name: dit, hidden: 16, depth: 1, heads: 2, patch: 4, learned_variance: true}"
+    sweep = SWEEP.replace("{name: sit, hidden: 16, depth: 1, heads: 2, patch: 4}", f"{dit}\n    interpolant: vp")
+    sweep = sweep.replace("interpolant: vp", "interpolant: vp\n    predicts: eps", 1)
+    sweep = sweep.replace("{name: euler, steps: 3}", "{name: ddpm, steps: 2}").replace("{grid: [0, 1]}", "0")
+    branch = (
+        "  branch: {init: ft, train: {steps: 2, batch: 16, noise_dropout: 0.5, class_dropout: 0.2, only: null_noise}}"
+    )
+    sweep = sweep.replace("network: ft\n", f"{branch}\nnetwork: ft\n")
+    ran = run("  branch: {network: branch}\n", sweep)
+    trained = {
+        ran.plan.instances[digest].name: "trains_variance" in ran.store.read_record(task.record_name)
+        for digest, task in ran.plan.tasks.items()
+        if task.kind == "train"
+    }
+    assert trained == {"pre": True, "ft": True, "branch": False}
+    said = "The learned variance was trained too, with its bound in the loss: ft and pre."
+    assert said in costs(collect(ran.plan, ran.store), ran.store)
 
 
 def test_a_whole_interval_is_none(tmp_path: Path) -> None:
