@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from nag.guidance.terms import UNALTERED, Altered, Guidance, Setting, Term, own_terms
 from nag.interpolants import convert
@@ -40,9 +41,10 @@ def reference_misfit(terms: Sequence[Term], own: Setting, reference: Setting) ->
 
 def _unconvertible(own: Setting, reference: Setting) -> str | None:
     """Why the reference's predictions cannot be converted at t = 1, or for velocities at t = 0."""
+    zero: Any = 0.0  # in place of a state: what can be converted depends on the level alone
     for t in (1.0, 0.0) if own.predicts == "velocity" else (1.0,):
         try:
-            convert(0.0, reference.predicts, own.predicts, 0.0, t, own.interpolant)
+            convert(zero, reference.predicts, own.predicts, zero, t, own.interpolant)
         except ValueError as error:
             kinds = f"the reference predicts {reference.predicts}, the network {own.predicts}"
             return f"{kinds}, and at t = {t:g} {error}"

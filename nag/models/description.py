@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import pydantic
 
-from nag.registry import Int, method
+from nag.registry import Int, completed, method
 
 Role = Literal["generator", "level", "residual"]  # what a network is for
 
@@ -27,7 +27,11 @@ class Model(Protocol):
 
 def role(model: Any) -> Role:
     """What a network of this description is for; one without a description generates."""
-    return "generator" if model is None or model.generates else model.estimates
+    if model is None or model.generates:
+        return "generator"
+    completed("models", type(model))
+    estimates: Role = model.estimates
+    return estimates
 
 
 @method

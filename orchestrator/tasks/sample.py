@@ -187,7 +187,8 @@ def _evaluates(guidance: dict[str, Any]) -> bool:
 
     if "source" in guidance:
         return True
-    return "scale" in guidance["fields"] and find("guidance", guidance["name"]).asks != "residual"
+    cls: Any = find("guidance", guidance["name"])
+    return "scale" in guidance["fields"] and cls.asks != "residual"
 
 
 KIND = Kind(
