@@ -5,8 +5,8 @@
 Every ratio is the median over rounds in which the fast and the plain way both have a turn, in CPU seconds of one
 thread; on a shared machine only ratios count.
 Bounds: Euler-Maruyama at least 1.9 times as fast as with separate network calls for drift and score; guidance never
-slower than separate calls, and faster at small batches, and its k branches at most 1.02 k evaluations from batch 16 on;
-noise at 1,000 draws of (4, 32, 32) per second and core.
+slower than separate calls, and faster at small batches (benchmarks/guidance.py has every method); noise at 1,000 draws
+of (4, 32, 32) per second and core.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as a worker
 
 import numpy as np
 import torch
 
-from nag.field import NULL_NOISE, Calls, NetworkField, everywhere
+from nag.field import NULL_NOISE, Calls, NetworkField
 from nag.guidance.cfg import CFG
 from nag.guidance.nag import NAG
 from nag.guidance.terms import Interval
 from nag.interpolants import Linear, convert
 from nag.models.sit import SiT
 from nag.noise import Noise, normal
-from nag.registry import build
 from nag.samplers.euler import Euler
 from nag.samplers.euler_maruyama import EulerMaruyama
 from nag.samplers.fixed_step import Draw, levels, predict
@@ -41,18 +39,6 @@ from nag.sampling import guided, sample
 SHAPE, CLASSES = (1, 8, 8), 10
 BATCHES = (1, 16, 100)
 S, W = 1.5, 1.0
-RIVALS: dict[str, dict[str, Any]] = {
-    "cfg": {"scale": S},
-    "self_guidance": {"scale": W},
-    "tsg": {"scale": 2.5},
-    "icg": {"scale": 1.4},
-    "apg": {"scale": 4.0, "norm": 5.0},
-    "cfg_zero": {"scale": 2.0},
-    "skip_layer": {"scale": 2.0, "layers": (1,)},
-    "pag": {"scale": 2.0, "layers": (1,)},
-    "seg": {"scale": 2.0, "layers": (1,)},
-    "time_shift": {"window": 0.1, "cutoff": 0.2},
-}
 
 
 def network() -> NetworkField:
@@ -139,26 +125,6 @@ def guidance(field: NetworkField, name: str, n: int) -> None:
     print(f"  {name:9} batch {n:3}: {times:.2f} times, {repeat * n / took:,.0f} guided evaluations/s")
 
 
-def branches(field: NetworkField, name: str, n: int, **fields: Any) -> None:
-    """The cost of a guided call, in evaluations of the network on the same samples, for each of its evaluations."""
-    x, y, repeat = Noise(0, range(n), SHAPE)(0), torch.arange(n) % CLASSES, max(1, 100 // n)
-    t = everywhere(0.5, x)  # as a sampler
-    mixed = guided(field, (build("guidance", name, **fields),)).begin(Noise(0, range(n), SHAPE), [0.5])
-
-    def again(f: Callable[..., torch.Tensor], times: int) -> None:
-        for _ in range(times):
-            f(x, t, y)
-
-    counter = Calls()
-    counted = guided(counter.counted(field), (build("guidance", name, **fields),)).begin(
-        Noise(0, range(n), SHAPE), [0.5]
-    )
-    counted(x, t, y)
-    k = counter.made // n
-    plain, took = partial(again, field, repeat * k), partial(again, mixed, repeat)
-    print(f"  {name:14} batch {n:3}: {k} evaluations cost {k / ratio(plain, took)[0]:.3f}")
-
-
 def main() -> None:
     torch.set_num_threads(1)
     field = network()
@@ -169,10 +135,6 @@ def main() -> None:
     for name in ("cfg", "nag", "cfg + nag"):
         for n in BATCHES:
             guidance(field, name, n)
-    print("Guidance with k branches, in evaluations of the network (bound: 1.02 k)")
-    for name, fields in RIVALS.items():
-        for n in BATCHES[1:]:
-            branches(field, name, n, **fields)
     print("Guidance within an interval: network calls that were made for one sample of 50 Euler steps")
     for interval in (Interval(), Interval(0.3, 0.8)):
         counter = Calls()

@@ -19,6 +19,7 @@ from nag.header import FORMAT, KEY, Description, Listed
 from nag.locations import irregular
 from nag.models.adapted import Adapted, built_on_cpu, unadapted
 from nag.models.convention import Convention
+from nag.models.description import Role, role
 from nag.models.sit import SiT
 from nag.registry import name_of, source_of
 from nag.seeding import seeded
@@ -28,7 +29,7 @@ from nag.weights.stored import File, opened
 if TYPE_CHECKING:
     import torch
 
-    from nag.estimator import Estimator
+    from nag.estimator import Estimator, Residual
     from nag.field import NetworkField
     from nag.foreign_checkpoints import Foreign
     from nag.official_checkpoints import OfficialNetwork
@@ -211,10 +212,26 @@ def parse_estimator(
     """The noise-level estimator in a file made by `dump_network`. Raises ValueError for anything else."""
     from nag.estimator import Estimator
 
+    return Estimator(*_of_role("level", "estimate noise levels", data, device, source, model_of))
+
+
+def parse_residual(
+    data: bytes, device: str = "cpu", source: str = "checkpoint", model_of: ModelOf = described_model
+) -> Residual:
+    """The residual network in a file made by `dump_network`. Raises ValueError for anything else."""
+    from nag.estimator import Residual
+
+    return Residual(*_of_role("residual", "correct noise levels", data, device, source, model_of))
+
+
+def _of_role(
+    wanted: Role, does: str, data: bytes, device: str, source: str, model_of: ModelOf
+) -> tuple[torch.nn.Module, Any, tuple[int, int, int]]:
     module, model, interpolant, description = parse(data, device, source, model_of)
-    if model.generates:
-        raise ValueError(f"{source}: a {name_of(model)} network generates, it does not estimate noise levels")
-    return Estimator(module, interpolant, description.state)
+    if (found := role(model)) != wanted:
+        words = {"generator": "generates", "level": "estimates noise levels", "residual": "corrects noise levels"}
+        raise ValueError(f"{source}: a {name_of(model)} network {words[found]}, it does not {does}")
+    return module, interpolant, description.state
 
 
 def load_network(

@@ -1,4 +1,4 @@
-"""The noise-level estimator g_phi(t | x) as a function of states."""
+"""Networks that do not generate, as functions of states: the estimator g_phi(t | x) and the residual r(x, t)."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ class Estimator:
             share = place - below
             (gradient,) = torch.autograd.grad(((1 - share) * low + share * high).sum(), x)
         return gradient
+
+
+@dataclass(frozen=True)
+class Residual:
+    """r as a function: states (N, C, H, W) at levels t (N,) to the share by which their noise differs from that of t,
+    (N,), without gradients. Always in plain float32.
+    """
+
+    module: torch.nn.Module
+    interpolant: Any
+    shape: tuple[int, int, int]
+
+    def share(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        with torch.no_grad(), arithmetic(x.device.type):
+            return self.module(x, t)[:, 0]

@@ -129,10 +129,11 @@ class Calls:
 
     Sample with `counted(network)` in place of the network, and of each reference. The same network gives the same
     wrapper, so a network that is its own reference still is. A gradient of an estimator counts as one call.
+    `residuals`: evaluations of small residual networks, which NFE leaves out.
     """
 
     def __init__(self) -> None:
-        self.made = 0
+        self.made = self.residuals = 0
         self._counted: dict[int, Any] = {}
 
     def counted(self, network: Any) -> Any:
@@ -151,11 +152,14 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._network, name)
-        if name not in ("gradient", "changed"):
+        if name not in ("gradient", "changed", "share"):
             return member
 
         def counted(x: torch.Tensor, *others: Any) -> torch.Tensor:
-            self._calls.made += len(x)
+            if name == "share":
+                self._calls.residuals += len(x)
+            else:
+                self._calls.made += len(x)
             return member(x, *others)
 
         return counted

@@ -20,6 +20,7 @@ PREDICTIONS: tuple[Prediction, ...] = ("velocity", "eps", "x0", "score")
 
 Level = TypeVar("Level", float, "torch.Tensor")
 LEVELS = 1000  # trained betas of DDPM and DiT; level j of theirs, 0 to 999, is t = (j + 1) / 1000 here
+RATIOS = 8192  # tabled levels of `at_ratio`
 ROUNDING = 2e-4  # of a level: t in float32 is at one to within 6e-5 of the distance between two
 
 
@@ -30,6 +31,7 @@ class Interpolant(Protocol):
     def sigma(self, t: Level) -> Level: ...
     def dalpha(self, t: Level) -> Level: ...
     def dsigma(self, t: Level) -> Level: ...
+    def __hash__(self) -> int: ...
 
 
 @method
@@ -129,6 +131,32 @@ def _log_alpha_bar(t: Level) -> tuple[Level, Level]:
     over = (places + ROUNDING).floor().clamp(0, LEVELS - 1).long()
     log = log_table[under] + (places - under) * fall_table[under]
     return log, LEVELS * (fall_table[under] + fall_table[over]) / 2
+
+
+def at_ratio(interpolant: Interpolant, ratio: torch.Tensor) -> torch.Tensor:
+    """The levels at which sigma / alpha is `ratio` (N,), which is above 0; 1 where no level has so much noise.
+
+    Linear in log(sigma / alpha) between tabled levels: on the linear path exact to 2e-9 / (t (1 - t)).
+    """
+    import torch
+
+    levels, logs = _ratios(interpolant, ratio.device)
+    wanted = ratio.double().log()
+    above = torch.searchsorted(logs, wanted).clamp(1, len(logs) - 1)
+    low, high = logs[above - 1], logs[above]
+    share = ((wanted - low) / (high - low)).clamp(0, 1)
+    return (levels[above - 1] + share * (levels[above] - levels[above - 1])).to(ratio.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _ratios(interpolant: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels, and log(sigma / alpha) at them, which rises."""
+    import torch
+
+    levels = torch.arange(1, RATIOS + 1, dtype=torch.float64) / RATIOS
+    levels[-1] = 1 - 1e-9  # at 1 alpha may be 0
+    logs = (interpolant.sigma(levels) / interpolant.alpha(levels)).log()
+    return levels.to(device), logs.to(device)
 
 
 def _functions(of: float | torch.Tensor) -> Any:

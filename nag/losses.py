@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
 
 def level_loss(interpolant: Any, bins: int) -> Loss:
     """Cross entropy of the posterior over `bins` equal parts of [0, 1] and the part in which t lies."""
@@ -21,6 +16,17 @@ def level_loss(interpolant: Any, bins: int) -> Loss:
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(module(batch.states(interpolant)), (batch.t * bins).long().clamp(0, bins - 1))
+
+    return loss
+
+
+def residual_loss(interpolant: Any) -> Loss:
+    """Squared error of 1 + r(x_t, t) as |noise| / sqrt(d), the noise of the state, of d numbers, over sigma_t."""
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        noise = (batch.eps if batch.noise is None else batch.noise).flatten(1)
+        distance = noise.norm(dim=1) / noise.shape[1] ** 0.5
+        return (1 + module(batch.states(interpolant), batch.t)[:, 0] - distance).square().mean()
 
     return loss
 

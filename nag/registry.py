@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, str]] = {
         "lightning_dit": "nag.models.lightning_dit:LightningDiT",
         "diffusers": "nag.models.diffusers_network:Diffusers",
         "noise_level": "nag.models.noise_level:NoiseLevel",
+        "noise_level_residual": "nag.models.noise_level_residual:NoiseLevelResidual",
     },
     "samplers": {
         "euler": "nag.samplers.euler:Euler",
@@ -63,6 +64,7 @@ METHODS: dict[str, dict[str, str]] = {
         "rescale": "nag.guidance.rescale:Rescale",
         "epsilon_scaling": "nag.guidance.epsilon_scaling:EpsilonScaling",
         "time_shift": "nag.guidance.time_shift:TimeShift",
+        "noise_level_correction": "nag.guidance.noise_level_correction:NoiseLevelCorrection",
     },
     "metrics": {
         "fid": "nag.metrics.fid:FID",
@@ -122,8 +124,12 @@ METHODS: dict[str, dict[str, str]] = {
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": (
         "nag.guidance.terms:Guidance",
-        ("nests", "reference", "remembers", "combine", "output", "correct", "told", "silent", "refuses"),
+        (
+            *("nests", "reference", "asks", "remembers", "combine", "output", "correct", "told", "evaluated_at"),
+            *("silent", "refuses"),
+        ),
     ),
+    "models": ("nag.models.description:Model", ("estimates",)),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at", "renoises")),
     "metrics": ("nag.metrics.metric:Metric", ("against", "alone", "of_training", "shown", "plane")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nag.field import Field
-from nag.guidance.fitting import misfit
-from nag.guidance.guided_field import GuidedField, Slope
+from nag.guidance.fitting import misfit, reference_misfit
+from nag.guidance.guided_field import GuidedField, Move, Slope
 from nag.guidance.mixing import Part, combined, part, without_cancelled
-from nag.guidance.terms import Guidance, Setting, Term, shapes
-from nag.interpolants import convert
+from nag.guidance.terms import EVERYWHERE, Guidance, Setting, Term, shapes
 from nag.registry import completed
 from nag.samplers.fixed_step import Draw, Sampler
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Compose = Literal["sum", "nested"]
-References = Mapping[str, Any]  # the name of each reference -> its Field or Estimator
+References = Mapping[str, Any]  # the name of each reference -> its Field, Estimator or Residual
 
 
 def sample(
@@ -81,8 +80,7 @@ def guided(
         completed("guidance", type(g))
         for condition in sorted(g.needs):
             _check_trained(field, condition, f"{type(g).__name__} needs a network", "this one was not")
-    layers = getattr(field, "layers", 0)
-    reason = misfit(active, compose, Setting(field.interpolant, field.predicts, field.num_classes, layers, sampler))
+    reason = misfit(active, compose, _setting(field, sampler))
     if reason is not None:
         raise ValueError(reason)
     terms = [(g, term) for g in active for term in g.terms()]
@@ -106,21 +104,35 @@ def guided(
     slopes.sort(key=lambda pair: (pair[0], pair[1].weight, pair[1].interval.low, pair[1].interval.high))
     every = sorted((g for g in active if g.combine is not None and g.terms()), key=repr)
     shaping = tuple(sorted((g for g in active if shapes(g)), key=repr))
-    if not (left or slopes or every or shaping):
+    move = _move(active, field, references or {})
+    if not (left or slopes or every or shaping or move):
         return field
     combinations = tuple(combined(g, numbers[id(g)]) for g in every)
-    return GuidedField(networks, left, tuple(slope for _, slope in slopes), combinations, shaping)
+    return GuidedField(networks, left, tuple(slope for _, slope in slopes), combinations, shaping, move)
+
+
+def _move(active: list[Guidance], field: Field, references: References) -> Move | None:
+    """The guidance that says where networks are evaluated, with the network that it asks; `misfit` allows one."""
+    for g in active:
+        if g.evaluated_at is not None:
+            residual = _named(g.reference, references)
+            _check_reference(type(g).__name__, "share", "a noise_level_residual", field, residual, ())
+            return Move(g, residual, getattr(g, "interval", EVERYWHERE))
+    return None
 
 
 def _network_of(term: Term, field: Field, references: References) -> Any:
-    if term.reference is None:
-        return field
-    if not isinstance(term.reference, str):
-        return term.reference
-    if term.reference not in references:
+    return field if term.reference is None else _named(term.reference, references)
+
+
+def _named(reference: Any, references: References) -> Any:
+    """The network that `reference` names, or is. Raises ValueError if it is not there."""
+    if not isinstance(reference, str):
+        return reference
+    if reference not in references:
         known = f"known: {', '.join(references)}" if references else "no references were given"
-        raise ValueError(f"guidance asks for the reference network {term.reference!r}; {known}")
-    return references[term.reference]
+        raise ValueError(f"guidance asks for the reference network {reference!r}; {known}")
+    return references[reference]
 
 
 def _name(term: Term) -> str:
@@ -148,38 +160,34 @@ def _check_term(name: str, term: Term, field: Field, network: Any) -> None:
     """Raises ValueError if the network or the field lacks what the term needs."""
     if term.channels is not None and term.channels > field.shape[0]:
         raise ValueError(f"{name} guides {term.channels} channels, and states have {field.shape[0]}")
-    wanted, method = ("a noise-level estimator", "gradient") if term.gradient else ("a network", "num_classes")
-    if not hasattr(network, method):
-        raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
-    if network is field:
-        return
-    if tuple(network.shape) != tuple(field.shape):
-        raise ValueError(f"{name}: the reference has states of shape {network.shape}, the network {field.shape}")
-    if network.interpolant != field.interpolant:
-        paths = f"{type(network.interpolant).__name__}, the network {type(field.interpolant).__name__}"
-        raise ValueError(f"{name}: the reference has other states at the same level: its interpolant is {paths}")
-    if term.gradient:
+    method, wanted = ("gradient", "a noise-level estimator") if term.gradient else ("num_classes", "a network")
+    _check_reference(name, method, wanted, field, network, (term,))
+    if network is field or term.gradient:
         return
     for condition, wants in (("null_class", term.null_class), ("null_noise", term.null_noise)):
         if wants:
             _check_trained(network, condition, f"{name} needs a reference", "this one was not")
-    if not term.null_class and network.num_classes != field.num_classes:
-        classes = f"{network.num_classes}, the network {field.num_classes}"
-        raise ValueError(f"{name} asks the reference for the same class, and it has {classes} classes")
-    _check_converts(name, network, field)
 
 
-def _check_converts(name: str, network: Field, field: Field) -> None:
-    """Raises ValueError if its predictions cannot be converted at t = 1, or for velocities at t = 0."""
-    import torch
+def _check_reference(name: str, method: str, wanted: str, field: Field, network: Any, terms: tuple[Term, ...]) -> None:
+    """Raises ValueError unless the reference has this method, and fits the field."""
+    if not hasattr(network, method):
+        raise ValueError(f"{name} needs {wanted} as its reference, got {type(network).__name__}")
+    reason = None if network is field else reference_misfit(terms, _setting(field), _setting(network))
+    if reason is not None:
+        raise ValueError(f"{name}: {reason}")
 
-    x = torch.zeros(1, 1, 1, 1)
-    for t in (1.0, 0.0) if field.predicts == "velocity" else (1.0,):
-        try:
-            convert(x, network.predicts, field.predicts, x, t, field.interpolant)
-        except ValueError as error:
-            kinds = f"the reference predicts {network.predicts}, the network {field.predicts}"
-            raise ValueError(f"{name}: {kinds}, and at t = {t:g} {error}") from error
+
+def _setting(network: Any, sampler: Sampler | None = None) -> Setting:
+    """What a network tells of itself; an estimator has no prediction and no classes."""
+    return Setting(
+        network.interpolant,
+        getattr(network, "predicts", "x0"),
+        getattr(network, "num_classes", None),
+        getattr(network, "layers", 0),
+        sampler,
+        network.shape,
+    )
 
 
 def _check_nested(networks: tuple[Field, ...], parts: list[Part]) -> None:

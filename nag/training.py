@@ -63,12 +63,13 @@ class Training:
     step)), so that a short training does not average over its initial weights. noise_dropout, class_dropout:
     probability, per image, that the noise condition (the class) is replaced by its learned null embedding.
     input_perturbation: gamma of Ning et al. (arXiv 2301.11706), 0.1 there: the network sees alpha x_0 + sigma (eps +
-    gamma xi), xi standard normal, and the target is that of eps: the states are as noisy as those of sampling. clip:
-    largest gradient norm, 0 is off. only: which weights are trained; null_noise is the learned embedding of the null
-    noise condition alone. class_table: whether a fine-tuning keeps its parent's embeddings of classes, which it can
-    where there are as many, or starts new ones. precision: of the forward pass; weights, moments and loss are float32.
-    lr: learning rate. weight_decay: AdamW's. ema_warmup: whether the average starts short, as above. seed: of initial
-    weights, order of images, levels and noise.
+    gamma xi), xi standard normal, and the target is that of eps: the states are as noisy as those of sampling.
+    level_error: the noise of each image is (1 + eta) eps, eta uniform between - level_error and level_error, for
+    networks that learn to tell eta; 0.5 in the code of arXiv 2412.05488. clip: largest gradient norm, 0 is off. only:
+    which weights are trained; null_noise is the learned embedding of the null noise condition alone. class_table:
+    whether a fine-tuning keeps its parent's embeddings of classes, which it can where there are as many, or starts new
+    ones. precision: of the forward pass; weights, moments and loss are float32. lr: learning rate. weight_decay: AdamW's.
+    ema_warmup: whether the average starts short, as above. seed: of initial weights, order of images, levels and noise.
     """
 
     steps: Annotated[Int, Field(ge=1)]
@@ -82,6 +83,7 @@ class Training:
     noise_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     input_perturbation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    level_error: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     only: Literal["all", "null_noise"] = "all"
     class_table: Literal["keep", "new"] = "keep"
@@ -90,9 +92,11 @@ class Training:
     VERSION: ClassVar[int] = 1
 
     @model_validator(mode="after")
-    def _trains_what_is_new(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.class_table == "new" and self.only != "all":
             raise ValueError(f"class_table: new would never be trained, with only: {self.only}")
+        if self.level_error and self.input_perturbation:
+            raise ValueError("level_error and input_perturbation both change the noise: leave one of the two out")
         return self
 
     def smoke(self) -> Training:
@@ -171,10 +175,13 @@ class Batches:
         drop_class = noise.uniform(training.seed, place, step, (), purpose=noise.TRAIN_NULL_CLASS)
         told = np.where(drop_noise < training.noise_dropout, np.float32(-1), t)
         y = np.where(drop_class < training.class_dropout, self.num_classes, self.split.labels(picked))
-        if not training.input_perturbation:
-            return [x0, eps, t, told, y]
-        xi = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_PERTURBATION)
-        return [x0, eps, t, told, y, eps + np.float32(training.input_perturbation) * xi]
+        if training.input_perturbation:
+            xi = noise.normal(training.seed, place, step, x0.shape[1:], purpose=noise.TRAIN_PERTURBATION)
+            return [x0, eps, t, told, y, eps + np.float32(training.input_perturbation) * xi]
+        if training.level_error:
+            u = noise.uniform(training.seed, place, step, (1, 1, 1), purpose=noise.TRAIN_LEVEL_ERROR)
+            return [x0, eps, t, told, y, (1 + training.level_error * (2 * u - 1)).astype(np.float32) * eps]
+        return [x0, eps, t, told, y]
 
 
 def train(

@@ -44,6 +44,7 @@ DEFAULTS = {
     "guidance.rescale": {"phi": 0.7},
     "guidance.epsilon_scaling": {"b": 1.005, "k": 0.0},
     "guidance.time_shift": {},
+    "guidance.noise_level_correction": {"interval": EVERYWHERE},
     "metrics.fid": {"against": "train"},
     "metrics.precision_recall": {"k": 3},
     "metrics.class_accuracy": {},
@@ -111,6 +112,7 @@ DEFAULTS = {
     "models.lightning_dit": {"mlp_ratio": 4.0, "learned_variance": False, "qk_norm": False},
     "models.diffusers": {"null_row": False},
     "models.noise_level": {"mlp_ratio": 4.0, "bins": 100},
+    "models.noise_level_residual": {"mlp_ratio": 4.0},
     "measures.noise_shift": {"count": 400, "levels": 50, "finer": 1},
     "measures.effective_scale": {"count": 400},
     "training": {
@@ -124,6 +126,7 @@ DEFAULTS = {
         "noise_dropout": 0.0,
         "class_dropout": 0.1,
         "input_perturbation": 0.0,
+        "level_error": 0.0,
         "seed": 0,
         "only": "all",
     },

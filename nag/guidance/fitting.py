@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from nag.guidance.terms import UNALTERED, Altered, Guidance, Setting, Term, own_terms
+from nag.interpolants import convert
 from nag.registry import name_of
 
 
@@ -18,6 +20,35 @@ def misfit(guidance: Sequence[Guidance], compose: str, setting: Setting) -> str 
         if reason is not None:
             return f"{name}: {reason}"
     return _together(guidance)
+
+
+def reference_misfit(terms: Sequence[Term], own: Setting, reference: Setting) -> str | None:
+    """Why guidance of the network of `own` cannot ask a reference, which is another one, for these terms; None if it
+    can.
+    """
+    if own.shape is not None and reference.shape is not None and tuple(own.shape) != tuple(reference.shape):
+        return f"the reference has states of shape {tuple(reference.shape)}, the network {tuple(own.shape)}"
+    if own.interpolant != reference.interpolant:
+        paths = f"{type(reference.interpolant).__name__}, the network {type(own.interpolant).__name__}"
+        return f"the reference has other states at the same level: its interpolant is {paths}"
+    asked = [term for term in terms if not term.gradient]
+    known = own.num_classes is not None and reference.num_classes is not None
+    if known and own.num_classes != reference.num_classes and not all(term.null_class for term in asked):
+        classes = f"{reference.num_classes}, the network {own.num_classes}"
+        return f"it asks the reference for the same class, and it has {classes} classes"
+    return _unconvertible(own, reference) if asked else None
+
+
+def _unconvertible(own: Setting, reference: Setting) -> str | None:
+    """Why the reference's predictions cannot be converted at t = 1, or for velocities at t = 0."""
+    zero: Any = 0.0  # in place of a state: what can be converted depends on the level alone
+    for t in (1.0, 0.0) if own.predicts == "velocity" else (1.0,):
+        try:
+            convert(zero, reference.predicts, own.predicts, zero, t, own.interpolant)
+        except ValueError as error:
+            kinds = f"the reference predicts {reference.predicts}, the network {own.predicts}"
+            return f"{kinds}, and at t = {t:g} {error}"
+    return None
 
 
 def _name(guidance: Guidance) -> str:
@@ -84,6 +115,8 @@ def _together(guidance: Sequence[Guidance]) -> str | None:
         if each.output is not None and not any(other.terms() for other in guidance):
             return f"{_name(each)} changes what other guidance does, and there is none: add one, such as cfg"
         for other in guidance:
+            if other is not each and _tells(each) and _tells(other):
+                return f"{_name(each)} and {_name(other)} both say at which level networks are asked; keep one of them"
             shared = _weak(each.terms()) & _weak(other.terms())
             if other is not each and shared and _not_a_sum(each):
                 return (
@@ -97,6 +130,10 @@ def _weak(terms: Iterable[Term]) -> set[tuple[bool, bool, Altered]]:
     """The branches of the guided network other than D."""
     own = {(term.null_noise, term.null_class, term.altered) for term in terms if term.reference is None}
     return own - {(False, False, UNALTERED)}
+
+
+def _tells(guidance: Guidance) -> bool:
+    return guidance.told is not None or guidance.evaluated_at is not None
 
 
 def _not_a_sum(guidance: Guidance) -> bool:

@@ -46,13 +46,31 @@ class Slope(NamedTuple):
     interval: Interval
 
 
+class Move(NamedTuple):
+    """A guidance that says where networks are evaluated, and the network that it asks."""
+
+    guidance: Guidance
+    reference: Any
+    interval: Interval
+
+
 class Acting(NamedTuple):
-    """What acts at a level: the factor of each part's weight, and whether each slope and each combination acts."""
+    """What acts at a level: the factor of each part's weight, and whether each slope, combination and move acts."""
 
     factors: tuple[float, ...]
     slopes: tuple[bool, ...] = ()
     combined: tuple[bool, ...] = ()
     silent: bool = False
+    moved: bool = False
+
+
+class Place(NamedTuple):
+    """Where networks are evaluated: states, levels, the levels that they are told. moved: not at the field's own."""
+
+    x: torch.Tensor
+    t: torch.Tensor
+    told: torch.Tensor
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,8 @@ class GuidedField:
 
     networks: the guided one, then the references. Branches of one network are evaluated in one batch, except large
     batches on a CPU; only what acts at a level is evaluated. Samples may be at different levels. If the network
-    predicts a variance, it is that of D. shaping: guidance with `told`, `output`, `correct` or `silent`.
+    predicts a variance, it is that of D. shaping: guidance with `told`, `output`, `correct` or `silent`. move: the one
+    with `evaluated_at`.
 
     state: of a run of a sampler. Guidance that remembers steps or draws random numbers needs one: `begin`.
     """
@@ -71,6 +90,7 @@ class GuidedField:
     slopes: tuple[Slope, ...] = ()
     combined: tuple[Combined, ...] = ()
     shaping: tuple[Guidance, ...] = ()
+    move: Move | None = None
     state: RunState | None = dataclasses.field(default=None, repr=False, compare=False)
     _plans: dict[Any, tuple[Stretch, ...]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -141,7 +161,7 @@ class GuidedField:
     def _acting(self, t: torch.Tensor) -> list[Acting]:
         """What acts on each sample; one entry for all if their levels do not matter, or are known to be equal."""
         always = all(part.interval.whole and part.schedule == CONSTANT for part in self.parts)
-        if always and not self.slopes and not self.combined and not self.shaping:
+        if always and not (self.slopes or self.combined or self.shaping or self.move):
             return [Acting((1.0,) * len(self.parts))]
         levels = levels_of(t) or [0.0]  # for an empty batch
         acting = {level: self._acting_at(level) for level in set(levels)}
@@ -155,6 +175,7 @@ class GuidedField:
             tuple(part.factor(t, to, self.interpolant) for part in self.parts),
             tuple(has_slope(t, self.interpolant) and t in slope.interval for slope in self.slopes),
             tuple(t in each.interval for each in self.combined),
+            moved=self.move is not None and t > 0 and has_slope(t, self.interpolant) and t in self.move.interval,
         )
 
     def _stretches(self, factors: tuple[float, ...]) -> tuple[Stretch, ...]:
@@ -178,10 +199,8 @@ class GuidedField:
         if self._needs_run and self.state is None:
             raise ValueError("this guidance remembers or draws in a run of a sampler: use nag.sample, or field.begin")
         own, channels = [self._call(each, x, t) for each in self.shaping], self.shape[0]
-        told = t
-        for each, call in zip(self.shaping, own, strict=True):
-            told = each.told(call) if each.told is not None else told
-        values = self._evaluated(self._wanted(acting), x, t, told, y)
+        place = self._place(x, t, own, acting)
+        values = self._evaluated(self._wanted(acting), x, t, place, y)
         self._recall(values, channels)
         plan = self._stretches(acting.factors)
         mixed = [_sum(stretch, values, x) for stretch in plan]
@@ -198,8 +217,18 @@ class GuidedField:
             mix = each.output(mix, values[D][:, :channels], call) if each.output is not None else mix
         for each, call in zip(self.shaping, own, strict=True):
             mix = each.correct(mix, call) if each.correct is not None else mix
-        variance = self._variance(values, x, told, y)
+        variance = self._variance(values, place, y)
         return mix if variance is None else torch.cat([mix, variance], dim=1)
+
+    def _place(self, x: torch.Tensor, t: torch.Tensor, own: list[Call], acting: Acting) -> Place:
+        """own: the call of each guidance in `shaping`. At most one says what levels are told, or moves the states."""
+        told = t
+        for each, call in zip(self.shaping, own, strict=True):
+            told = each.told(call) if each.told is not None else told
+        if self.move is None or not acting.moved:
+            return Place(x, t, told)
+        moved, level = self.move.guidance.evaluated_at(self._call(self.move.guidance, x, t), self.move.reference)
+        return Place(moved, level, level, moved=True)
 
     def _call(self, guidance: Guidance, x: torch.Tensor, t: torch.Tensor) -> Call:
         memory = {} if self.state is None else self.state.memory[id(guidance)]
@@ -215,34 +244,41 @@ class GuidedField:
         self.state.before = now
 
     def _evaluated(
-        self, wanted: list[Evaluation], x: torch.Tensor, t: torch.Tensor, told: torch.Tensor, y: torch.Tensor
+        self, wanted: list[Evaluation], x: torch.Tensor, t: torch.Tensor, place: Place, y: torch.Tensor
     ) -> dict[Evaluation, torch.Tensor]:
-        """Every branch (N, C, H, W), as the guided network predicts; its own branches may have a variance too.
-
-        told: the levels that networks are told in place of t.
-        """
+        """Every branch (N, C, H, W), as the guided network predicts at x and t; its own may have a variance too."""
         values: dict[Evaluation, torch.Tensor] = {}
         for number, network in enumerate(self.networks):
             own = [branch for branch in wanted if branch.network == number]
-            inputs = Inputs(network, x, told, y, self.state)
+            inputs = Inputs(network, place.x, place.told, y, self.state)
             at_once = _branches_at_once(x, len(own))
             for some in (own[i : i + at_once] for i in range(0, len(own), at_once)):
                 values.update(zip(some, inputs.evaluate(some).chunk(len(some)), strict=True))
-            if number and network.predicts != self.predicts:
+            if place.moved or network.predicts != self.predicts:
                 for branch in own:
-                    prediction = values[branch][:, : self.shape[0]]
-                    values[branch] = convert(prediction, network.predicts, self.predicts, x, t, self.interpolant)
+                    values[branch] = self._restated(values[branch], network.predicts, x, t, place)
         return values
 
-    def _variance(
-        self, values: dict[Evaluation, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _restated(
+        self, value: torch.Tensor, predicts: Prediction, x: torch.Tensor, t: torch.Tensor, place: Place
+    ) -> torch.Tensor:
+        """A prediction at `place` as what the guided network predicts at x and t; a variance stays."""
+        import torch
+
+        prediction, variance = value[:, : self.shape[0]], value[:, self.shape[0] :]
+        if place.moved:  # through x_0, which is kept
+            prediction = convert(prediction, predicts, "x0", place.x, place.t, self.interpolant)
+            predicts = "x0"
+        stated = convert(prediction, predicts, self.predicts, x, t, self.interpolant)
+        return torch.cat([stated, variance], dim=1) if variance.shape[1] else stated
+
+    def _variance(self, values: dict[Evaluation, torch.Tensor], place: Place, y: torch.Tensor) -> torch.Tensor | None:
         """The channels of D beyond C. If the sum has no D, but its network predicts a variance, D is evaluated."""
         channels = self.shape[0]
         own = [value for branch, value in values.items() if branch.network == 0]
         if not own or own[0].shape[1] == channels:
             return None
-        return (values[D] if D in values else self.field(x, t, y))[:, channels:]
+        return (values[D] if D in values else self.field(place.x, place.told, y))[:, channels:]
 
 
 def _branches_at_once(x: torch.Tensor, wanted: int) -> int:

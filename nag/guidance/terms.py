@@ -20,8 +20,9 @@ from nag.registry import Int
 if TYPE_CHECKING:
     import torch
 
-    from nag.estimator import Estimator
+    from nag.estimator import Estimator, Residual
     from nag.field import Field
+    from nag.models.description import Role
 
 ROUNDING = 1e-6  # levels are float32: so near to an end of an interval, a level is at that end
 
@@ -58,12 +59,12 @@ Channels = Literal["all"] | Annotated[Int, pydantic.Field(ge=1)]
 
 
 def _name_or_network(value: Any, name: Callable[[Any], str]) -> Any:
-    return value if callable(value) else name(value)
+    return value if callable(value) or hasattr(value, "share") else name(value)
 
 
 # The name of a network in `references`; or, in Python, the network itself.
 if TYPE_CHECKING:
-    Reference: TypeAlias = str | Field | Estimator
+    Reference: TypeAlias = str | Field | Estimator | Residual
 else:
     Reference = Annotated[str, pydantic.Field(min_length=1), pydantic.WrapValidator(_name_or_network)]
 
@@ -145,7 +146,7 @@ class Call(NamedTuple):
 class Setting(NamedTuple):
     """What is known where guidance is checked: of the network, and of the sampler. None where it is not known.
 
-    layers: blocks that can be perturbed, 0 if the network has none.
+    layers: blocks that can be perturbed, 0 if the network has none. shape: (C, H, W) of its states.
     """
 
     interpolant: Interpolant
@@ -153,6 +154,7 @@ class Setting(NamedTuple):
     num_classes: int | None = None
     layers: int | None = None
     sampler: Any = None
+    shape: tuple[int, int, int] | None = None
 
 
 class Guidance(Protocol):
@@ -184,6 +186,11 @@ class Guidance(Protocol):
         return None
 
     @property
+    def asks(self) -> Role:
+        """What its reference must be: a generator, or an estimator of the level where a term is a gradient."""
+        return "level" if any(term.gradient for term in self.terms()) else "generator"
+
+    @property
     def remembers(self) -> bool:
         """Whether its `combine` keeps something from step to step: then a sampler must make one call a step."""
         return False
@@ -200,6 +207,10 @@ class Guidance(Protocol):
 
     # `told(call)`: the levels (N,) that all networks are told in place of t. None: t.
     told: ClassVar[Any] = None
+
+    # `evaluated_at(call, reference)`: the states and levels at which all networks are evaluated in place of x and t.
+    # Their predictions keep their x_0. `reference` is the network that it asks, a residual. None: at x and t.
+    evaluated_at: ClassVar[Any] = None
 
     def silent(self, t: float) -> bool:
         """Whether the guided prediction is 0 at level t, so that nothing is evaluated there."""

@@ -7,13 +7,31 @@ This file has the fields that all transformers share.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import pydantic
 
-from nag.registry import Int, method
+from nag.registry import Int, completed, method
+
+Role = Literal["generator", "level", "residual"]  # what a network is for
 
 WIDEST = 2**20  # largest width of a transformer or its MLPs; XL has 1,152 and 4,608
+
+
+class Model(Protocol):
+    """What of a description may be left out: `nag.registry.OPTIONAL`."""
+
+    # Of a network that does not generate: "level", logits of the level from x, or "residual", r (N, 1) from x and t.
+    estimates: ClassVar[Literal["level", "residual"]] = "level"
+
+
+def role(model: Any) -> Role:
+    """What a network of this description is for; one without a description generates."""
+    if model is None or model.generates:
+        return "generator"
+    completed("models", type(model))
+    estimates: Role = model.estimates
+    return estimates
 
 
 @method

@@ -41,7 +41,7 @@ class NoiseLevel(Backbone):
                 heads=self.heads,
                 patch=self.patch,
                 inner=int(self.hidden * self.mlp_ratio),
-                bins=self.bins,
+                outputs=self.bins,
             ),
             seed,
         )

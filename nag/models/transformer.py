@@ -198,13 +198,24 @@ class Transformer(nn.Module):
 
 
 class LevelTransformer(nn.Module):
-    """forward(x (N, C, H, W)) -> logits (N, bins) of the noise level: the same backbone, unconditional."""
+    """forward(x (N, C, H, W)) -> (N, outputs), logits of the noise level: the same backbone, unconditional. With
+    `timed` it is told a level, forward(x, t (N,)).
+    """
 
     pos_embed: Tensor
     checkpointing = False
 
     def __init__(
-        self, *, shape: tuple[int, int, int], hidden: int, depth: int, heads: int, patch: int, inner: int, bins: int
+        self,
+        *,
+        shape: tuple[int, int, int],
+        hidden: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        inner: int,
+        outputs: int,
+        timed: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -212,11 +223,14 @@ class LevelTransformer(nn.Module):
         self.x_embedder = PatchEmbedder(channels, hidden, patch)
         self.register_buffer("pos_embed", torch.empty(1, math.prod(self.grid), hidden))
         self.blocks = nn.ModuleList([Block(hidden, heads, inner) for _ in range(depth)])
-        self.final_layer = FinalLayer(hidden, bins)
+        self.final_layer = FinalLayer(hidden, outputs)
         self.null_noise = nn.Parameter(torch.empty(hidden))  # replaces the noise and class of a generator
+        self.t_embedder = TimeEmbedder(hidden) if timed else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         c = self.null_noise.expand(len(x), -1)
+        if self.t_embedder is not None and t is not None:
+            c = c + self.t_embedder(1000 * t)
         x = self.x_embedder(x) + self.pos_embed
         x = through(self.blocks, x, c, self.checkpointing)
         return self.final_layer(x, c).mean(dim=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.errors import CorruptFile, MissingFile
 from orchestrator.report import precisions
-from orchestrator.report.formatting import plural, seconds_text
+from orchestrator.report.formatting import listed, plural, seconds_text
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
@@ -29,9 +29,14 @@ def costs(results: Results, store: Store) -> list[str]:
     if skipped:
         words = "could not be read and were replaced by others of their classes (on_error: skip)"
         lines.append(f"{plural(len(skipped), 'image')} {words}, such as {min(skipped)}.")
-    trained = [float(record["seconds"]) for record in _records(results, store, "train")]
+    trained = _records(results, store, "train")
     if trained:
-        lines.append(f"{plural(len(trained), 'training')}: {seconds_text(sum(trained))} of worker time.")
+        seconds = sum(float(record["seconds"]) for record in trained)
+        lines.append(f"{plural(len(trained), 'training')}: {seconds_text(seconds)} of worker time.")
+    known = results.plan.instances
+    variance = {known[r["digest"]].name for r in trained if r.get("trains_variance") and r["digest"] in known}
+    if variance:
+        lines.append(f"The learned variance was trained too, with its bound in the loss: {listed(sorted(variance))}.")
     lines.append(f"Networks evaluated in {precisions.words(results.plan.sweep.precision)}.")
     last = max((cell.finished for cell in results.cells), default=0.0)
     if last:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from nag.guidance.fitting import misfit
+from nag.guidance.fitting import misfit, reference_misfit
 from nag.guidance.terms import Setting
 from nag.interpolants import Prediction
 from nag.models.description import Backbone
@@ -57,6 +57,22 @@ def check_guidance(network: Network, sampler: Any, guidance: tuple[Any, ...], co
         raise arm.value[key].error(f"{words}.") if key in arm.value else arm.error(f"{reason}.")
 
 
+def check_references(network: Network, guidance: tuple[Any, ...], references: Mapping[str, Network], arm: Node) -> None:
+    """Raise if the network that a guidance names has other states, classes or predictions than the guided one."""
+    if any(isinstance(each, StandIn) for each in guidance):
+        return
+    for each in guidance:
+        other = references.get(each.reference or "")
+        if each.off or other is None or other is network:
+            continue
+        asked = tuple(term for term in each.terms() if term.reference is not None)
+        reason = reference_misfit(asked, setting(network, None), setting(other, None))
+        if reason is not None:
+            node = next((arm.value[key] for key in arm.value if key == name_of(each)), arm)
+            place = node.value.get("reference", node) if isinstance(node.value, Mapping) else node
+            raise place.error(f"{reason}.")
+
+
 def setting(network: Network, sampler: Any) -> Setting:
     """What the file tells of a network, for `nag.guidance.fitting`."""
     path, model = described(network), network.model
@@ -67,7 +83,15 @@ def setting(network: Network, sampler: Any) -> Setting:
         num_classes=_classes(network),
         layers=model.depth if isinstance(model, Backbone) else layers,
         sampler=sampler,
+        shape=_shape(network),
     )
+
+
+def _shape(network: Network) -> tuple[int, int, int] | None:
+    try:
+        return network.shape
+    except (ValueError, AttributeError):  # images that the autoencoder cannot encode, or data that is only parsed
+        return None
 
 
 def _classes(network: Network) -> int | None:

@@ -35,7 +35,7 @@ def read_measures(
 
 def _estimator(node: Node, name: str, networks: Mapping[str, list[Network]]) -> Network:
     place = node.value["estimator"]
-    able = [known for known, instances in networks.items() if not instances[0].generates]
+    able = [known for known, instances in networks.items() if instances[0].role == "level"]
     if name not in able:
         if name in networks:
             model = name_of(networks[name][0].model or "official")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nag.effective_scale import EffectiveScale
+from nag.models.description import Role, role
 from nag.noise_shift import NoiseShift
 from nag.numerics import Precision
 from nag.registry import Int, method
@@ -49,7 +50,12 @@ class Network:
 
     @property
     def generates(self) -> bool:
-        return self.model is None or self.model.generates
+        return self.role == "generator"
+
+    @property
+    def role(self) -> Role:
+        """What it is for."""
+        return role(self.model)
 
     @property
     def stores(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from nag.interpolants import PREDICTIONS
 from nag.models.convention import Convention
+from nag.models.description import role
 from nag.official_checkpoints import FAMILIES, Family
 from nag.registry import find
 from nag.training import PRESETS, Training
@@ -152,9 +153,7 @@ class Networks:
             parts["train"] = dataclasses.replace(parts["train"], seed=parent.train.seed)
         if parts["train"].only == "null_noise" and not (parent and parts["train"].noise_dropout):
             raise node.value["train"].error("only: null_noise needs init: NETWORK and a noise_dropout above 0.")
-        if parts["train"].input_perturbation and parts.get("model") and not parts["model"].generates:
-            words = "an estimator of noise levels must see exact states"
-            raise node.value["train"].error(f"input_perturbation is for networks that generate: {words}. Remove it.")
+        _check_noise(parts, node)
         learned = frozenset(need for need, field in DROPOUT.items() if getattr(parts["train"], field) > 0)
         network = Network(name=name, learned=learned, **parts)
         check_teachable(network, node)
@@ -229,6 +228,18 @@ def with_preset(node: Node) -> Node:
     recipe = {key: dataclasses.replace(named, value=value) for key, value in PRESETS[named.value].items()}
     given = {key: child for key, child in fields.items() if key != "preset"}
     return dataclasses.replace(node, value=recipe | given)
+
+
+def _check_noise(parts: dict[str, Any], node: Node) -> None:
+    """Raise unless the noise of training states is perturbed as the network needs it."""
+    train, kind, place = parts["train"], role(parts.get("model")), node.value["train"]
+    if train.input_perturbation and kind != "generator":
+        words = "an estimator of noise levels must see exact states"
+        raise place.error(f"input_perturbation is for networks that generate: {words}. Remove it.")
+    if train.level_error and kind != "residual":
+        raise place.error("level_error is for a noise_level_residual, which learns to tell it. Remove it.")
+    if kind == "residual" and not train.level_error:
+        raise place.error("a noise_level_residual learns nothing from exact levels: add level_error, such as 0.5.")
 
 
 def _check_fits(network: Network, shape: tuple[int, int, int] | None, node: Node) -> None:

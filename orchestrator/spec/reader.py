@@ -19,7 +19,13 @@ from orchestrator.spec import equal_price, user_code
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
-from orchestrator.spec.fit import check_guidance, check_reference_taught, check_sampler, check_taught
+from orchestrator.spec.fit import (
+    check_guidance,
+    check_reference_taught,
+    check_references,
+    check_sampler,
+    check_taught,
+)
 from orchestrator.spec.grid import (
     MAX_CELLS,
     METHOD_KEYS,
@@ -48,6 +54,11 @@ SWEEP_KEYS = (
 )
 ARM_KEYS = ("network", "sampler", "sample", "against", "compose")
 COMPOSE = ("sum", "nested")
+KIND_OF = {
+    "generator": "generating network",
+    "level": "noise_level network",
+    "residual": "noise_level_residual network",
+}
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
@@ -302,6 +313,7 @@ class _Reading:
                 steady = self.settled(sampler.method, arm, network, guidance.method, references, compose)
                 check_sampler(network, steady, entry.get("sampler") or self.root.get("sampler") or entry)
                 check_guidance(network, steady, guidance.method, compose, entry)
+                check_references(network, guidance.method, references, entry)
                 of_references, tuned = parameters_of(references, network)
                 params = {
                     **{"network": network.name, **network.params, **of_references},
@@ -336,11 +348,9 @@ class _Reading:
         if guidance.reference is None:
             return
         place = node.value.get("reference", node)
-        estimates = any(term.gradient for term in guidance.terms())
-        able = [name for name, instances in self.networks.items() if instances[0].generates != estimates]
+        able = [name for name, instances in self.networks.items() if instances[0].role == guidance.asks]
         if guidance.reference not in able:
-            kind = "noise_level network" if estimates else "generating network"
-            raise place.error(unknown(kind, guidance.reference, able))
+            raise place.error(unknown(KIND_OF[guidance.asks], guidance.reference, able))
         if self.estimator_name == guidance.reference:
             fix = "train another network"
             raise place.error(f"{guidance.reference!r} measures the noise shift, so it cannot also guide; {fix}.")

@@ -32,7 +32,7 @@ PACKAGE = "nagbench_use_"  # + start of the digest: the package name of a user's
 RESERVED = {*sys.stdlib_module_names, "nag", "orchestrator"}  # never local files
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what the parser raises for invalid Python
 EXAMPLE = "./mine.py:MyClass"
-CONSTANTS = {"generates", "trained", *DECLARED}  # members that are known without importing the class
+CONSTANTS = {"generates", "estimates", "trained", *DECLARED}  # members that are known without importing the class
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,7 @@ class StandIn:
     FILES: ClassVar[dict[str, str | None]] = {}
     FOLDERS: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = True
+    estimates: ClassVar[str] = "level"
     trained: ClassVar[bool] = False
     off: ClassVar[bool] = False
     nests: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from orchestrator.tasks.task import kind_of, shards
 from orchestrator.tasks.used import used
 
 if TYPE_CHECKING:
-    from nag.estimator import Estimator
+    from nag.estimator import Estimator, Residual
     from nag.field import Field
     from nag.numerics import Precision
     from orchestrator.store.store import Store
@@ -100,6 +100,18 @@ class Context:
             data = read_output(self.store, "train", digest, "network.safetensors")
             source = file_name(digest, "network.safetensors")
             return parse_estimator(data, self.options.device, source, self.model_of(digest))
+
+        return self.load("estimator", digest, make)
+
+    def residual(self, digest: str) -> Residual:
+        """A trained network that corrects noise levels."""
+
+        def make() -> Residual:
+            from nag.checkpoint import parse_residual
+
+            data = read_output(self.store, "train", digest, "network.safetensors")
+            source = file_name(digest, "network.safetensors")
+            return parse_residual(data, self.options.device, source, self.model_of(digest))
 
         return self.load("estimator", digest, make)
 

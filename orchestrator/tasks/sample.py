@@ -19,7 +19,8 @@ from orchestrator.tasks.used import used
 if TYPE_CHECKING:
     import numpy as np
 
-    from nag.field import Field
+    from nag.field import Calls, Field
+    from nag.numerics import Precision
     from nag.samplers.fixed_step import Observe
 
     Watch = Callable[[Field, Field, np.ndarray], Field]  # (guided, network, indices of a micro-batch) -> guided
@@ -44,7 +45,8 @@ def run(context: Context, task: Task, number: int) -> None:
         "digest": task.digest,
         "first": int(indices[0]),
         "count": len(indices),
-        "network_calls": calls,
+        "network_calls": calls.made / len(indices),
+        **({"residual_calls": calls.residuals / len(indices)} if calls.residuals else {}),
         "started": round(started, 3),
         "seconds": round(time.time() - started, 4),
         "host": platform.node(),
@@ -81,8 +83,8 @@ def draw(
     indices: np.ndarray,
     observe: Observe | None = None,
     watch: Watch | None = None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Samples (N, C, H, W) float32, labels (N,) and network calls (NFE) per sample, for any indices of the stream.
+) -> tuple[np.ndarray, np.ndarray, Calls]:
+    """Samples (N, C, H, W) float32, labels (N,) and the network calls that were made, for any indices of the stream.
 
     `observe(k, t, x)` is called for each micro-batch before step k, and once more at the end. `watch` gives the field
     to sample each micro-batch from: the guided one, observed. Raises NotFinite, naming the step, once a state is not
@@ -102,10 +104,9 @@ def draw(
     precision = Precision(**params["precision"])
     guidance = tuple(context.rebuild("guidance", resolved(context, g)) for g in params["guidance"])
     networks = {params["network"]: calls.counted(context.network(params["network"], precision))}
-    for term in (term for g in guidance for term in g.terms() if term.reference):
-        if term.reference not in networks:  # a reference that is the network itself must be the same object
-            load = context.estimator(term.reference) if term.gradient else context.network(term.reference, precision)
-            networks[term.reference] = calls.counted(load)
+    for g in guidance:
+        if g.reference and g.reference not in networks:  # one that is the network itself must be the same object
+            networks[g.reference] = calls.counted(_reference(context, g, precision))
     field = networks[params["network"]]
     sampler = context.rebuild("samplers", params["sampler"])
     guided_field = guided(field, guidance, networks, params.get("compose", "sum"), sampler)
@@ -130,7 +131,18 @@ def draw(
         except FloatingPointError as error:
             raise NotFinite(str(error)) from error
         parts.append(x.cpu().numpy())
-    return np.concatenate(parts), labels, calls.made / len(indices)
+    return np.concatenate(parts), labels, calls
+
+
+def _reference(context: Context, guidance: Any, precision: Precision) -> Any:
+    """The network that a guidance names, loaded as what the guidance asks."""
+    match guidance.asks:
+        case "level":
+            return context.estimator(guidance.reference)
+        case "residual":
+            return context.residual(guidance.reference)
+        case _:
+            return context.network(guidance.reference, precision)
 
 
 def _at_once(count: int, micro_batch: int, compiled: bool) -> int:
@@ -159,8 +171,7 @@ def planned_calls(task: Task) -> float:
     from nag.registry import find
 
     sampler = task.params["sampler"]
-    # Guidance without a scale, such as epsilon_scaling, evaluates nothing more.
-    evaluations = 1.0 + sum("scale" in each["fields"] or "source" in each for each in task.params["guidance"])
+    evaluations = 1.0 + sum(map(_evaluates, task.params["guidance"]))
     if "source" in sampler:
         return UNKNOWN_CALLS * evaluations
     try:
@@ -168,6 +179,16 @@ def planned_calls(task: Task) -> float:
     except TypeError:  # a sampler of the user's
         calls = None
     return (calls or UNKNOWN_CALLS) * evaluations
+
+
+def _evaluates(guidance: dict[str, Any]) -> bool:
+    """Whether it evaluates more: not without a scale, as epsilon_scaling; and a small residual counts apart."""
+    from nag.registry import find
+
+    if "source" in guidance:
+        return True
+    cls: Any = find("guidance", guidance["name"])
+    return "scale" in guidance["fields"] and cls.asks != "residual"
 
 
 KIND = Kind(

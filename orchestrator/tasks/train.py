@@ -208,8 +208,14 @@ def _trained(
         "micro_batch": min(given["micro_batch"], training.batch // world.size),
         "loss": [[int(row[0]), row[2]] for row in telemetry.rows],
         "telemetry": telemetry.record(),
+        **({"trains_variance": True} if _trains_variance(model, training) else {}),
     }
     return network, record, checkpoints
+
+
+def _trains_variance(model: Any, training: Training) -> bool:
+    """Whether the loss had the bound of a learned variance, as in DiT, and the weights that predict it were trained."""
+    return training.only == "all" and bool(getattr(model, "predicts_variance", False))
 
 
 def _described(context: Context, params: Mapping[str, Any]) -> tuple[Any, Any, str]:

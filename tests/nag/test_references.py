@@ -125,7 +125,9 @@ def test_a_reference_may_have_other_classes_where_only_its_null_class_is_asked()
     field, ref, (x, t, y) = mixture(), other(classes=7), state()
     d, d_null = field(x, t, y), ref(x, t, torch.full_like(y, 7))
     torch.testing.assert_close(guided(field, (DoG(2.0, ref),))(x, t, y), 2 * d - d_null)
-    with pytest.raises(ValueError, match="Autoguidance asks the reference for the same class, and it has 7, the net"):
+    with pytest.raises(
+        ValueError, match="Autoguidance: it asks the reference for the same class, and it has 7, the net"
+    ):
         guided(field, (Autoguidance(2.0, ref),))
 
 

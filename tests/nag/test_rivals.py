@@ -137,6 +137,20 @@ def test_time_shift_tells_the_level_whose_variance_the_state_has():
 
 
 @pytest.mark.parametrize("path", [Linear(), VP()])
+@pytest.mark.parametrize("predicts", ["velocity", "x0"])
+def test_time_shift_on_the_mixture(path, predicts):
+    """The exact field at the level, by thousandths within half a window, whose sigma^2 is closest to Var(x)."""
+    field, (x, t, y) = mixture(predicts, path), state()
+    told = [
+        min((k / 1000 for k in range(550, 651)), key=lambda level, own=own: abs(path.sigma(level) ** 2 - own))
+        for own in x.flatten(1).var(dim=1).tolist()
+    ]
+    found = guided(field, (TimeShift(0.1, 0.3),))(x, t, y)
+    torch.testing.assert_close(found, field(x, torch.tensor(told, dtype=torch.float64), y))
+    assert len(set(told)) > 1
+
+
+@pytest.mark.parametrize("path", [Linear(), VP()])
 def test_a_state_of_an_exact_level_is_told_it(path):
     """Data of variance 0: then Var(x_t) is sigma_t^2 and nothing is shifted by more than the estimate's error."""
     shift = TimeShift(0.4, 0.0)

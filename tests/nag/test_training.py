@@ -195,6 +195,25 @@ def test_perturbed_inputs_have_their_variance_and_the_target_of_eps(split: Array
     assert torch.equal(cut, batch.noise[3:5])
 
 
+def test_a_level_error_scales_the_noise_of_each_image(split: ArraySplit) -> None:
+    """By 1 + eta, eta uniform, of the image alone; all else is as without it."""
+    plain = Batches(split, Training(steps=1, batch=2000), CLASSES, "cpu")(0)
+    wrong = Training(steps=1, batch=2000, level_error=0.5)
+    batch = Batches(split, wrong, CLASSES, "cpu")(0)
+    for name in ("x0", "eps", "t", "told", "y"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+    assert batch.noise is not None
+    eta = (batch.noise / batch.eps).flatten(1) - 1
+    torch.testing.assert_close(eta, eta[:, :1].expand_as(eta), rtol=0, atol=1e-5)
+    assert -0.5 <= float(eta.min()) < -0.49
+    assert 0.49 < float(eta.max()) <= 0.5 + 1e-5
+    assert abs(float(eta[:, 0].mean())) < 4 * 0.5 / np.sqrt(3 * 2000)
+    assert abs(np.corrcoef(eta[:, 0], batch.t)[0, 1]) < 4 / np.sqrt(2000)
+    part = Batches(split, wrong, CLASSES, "cpu", (700, 703))(0).noise
+    assert part is not None
+    assert torch.equal(part, batch.noise[700:703])
+
+
 def test_parts_make_the_batch(split: ArraySplit) -> None:
     """Whoever takes which part, and made ahead or not; epochs of 23 images end within batches of 10."""
     whole = Batches(split, TRAINING, CLASSES, "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.plan.make import plan
@@ -109,11 +110,95 @@ def test_dog_needs_a_reference_with_a_null_class() -> None:
     assert "reference: 'dog' needs a network that has learned the null class condition: set networks.plain" in found
 
 
+@pytest.mark.parametrize(
+    ("other", "guidance", "said"),
+    [
+        (
+            "data: {name: digits}, model: SMALL, interpolant: vp",
+            "autoguidance: {scale: 2, reference: other}",
+            "autoguidance.reference: the reference has other states at the same level: its interpolant is VP, the ",
+        ),
+        (
+            "data: {name: made_up, resolution: 4}, model: SMALL",
+            "dog: {scale: 2, reference: other}",
+            "dog.reference: the reference has states of shape (3, 4, 4), the network (1, 8, 8).",
+        ),
+        (
+            "data: {name: npz, path: five.npz}, model: SMALL",
+            "autoguidance: {scale: 2, reference: other}",
+            "autoguidance.reference: it asks the reference for the same class, and it has 5, the network 10 classes.",
+        ),
+        (
+            "data: {name: digits}, model: SMALL, predicts: eps",
+            "dog: {scale: 2, reference: other}",
+            "dog.reference: the reference predicts eps, the network velocity, and at t = 1 this prediction cannot be ",
+        ),
+    ],
+)
+def test_a_reference_must_fit_the_network(other: str, guidance: str, said: str) -> None:
+    images = np.zeros((10, 8, 8, 1), dtype=np.uint8)
+    np.savez("five.npz", images=images, labels=np.arange(10) % 5)
+    model = other.replace("SMALL", "{name: sit, hidden: 8, depth: 1, heads: 2, patch: 2}")
+    entry = f"  other: {{{model}, train: {{steps: 4, class_dropout: 0.1}}}}\n"
+    text = message(f"{SWEEP.replace('network: sit', entry + 'network: sit')}  bad: {{{guidance}}}\n")
+    assert said in text, text
+    assert text.startswith("x.yaml:19: arms.bad.")
+
+
 def test_an_estimator_must_see_exact_states() -> None:
     meter = "{data: {name: digits}, model: {name: noise_level, hidden: 8, depth: 1, heads: 2, patch: 2}, train: "
     train = "{steps: 4, batch: 4, lr: 1e-2, input_perturbation: 0.1}}"
     text = message(SWEEP.replace("network: sit\n", f"  meter: {meter}{train}\nnetwork: sit\n"))
     assert "networks.meter.train: input_perturbation is for networks that generate" in text
+
+
+SMALL = "model: {name: noise_level_residual, hidden: 8, depth: 1, heads: 2, patch: 2}"
+
+
+@pytest.mark.parametrize(
+    ("networks", "arm", "said"),
+    [
+        ("", "reference: small", "x.yaml:18: arms.bad.noise_level_correction.reference: unknown noise_level_residual "),
+        ("", "reference: sit", "unknown noise_level_residual network 'sit'. Known: none."),
+        (f"{SMALL}, train: {{steps: 4}}", "reference: small", "networks.small.train: a noise_level_residual learns "),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5, input_perturbation: 0.1}}",
+            "reference: small",
+            "networks.small.train: level_error and input_perturbation both change the noise: leave one of the two out",
+        ),
+        (
+            "model: {name: sit, hidden: 8, depth: 1, heads: 2, patch: 2}, train: {steps: 4, level_error: 0.5}",
+            "reference: small",
+            "level_error is for a noise_level_residual, which learns to tell it. Remove it.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, time_shift: {window: 0.1, cutoff: 0.2",
+            "noise_level_correction and time_shift both say at which level networks are asked; keep one of them.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, autoguidance: {scale: 2, reference: small",
+            "arms.bad.autoguidance.reference: unknown generating network 'small'. Known: dit, sit.",
+        ),
+        (
+            f"{SMALL}, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small}, network: small, cfg: {scale: 2",
+            "arms.bad.network: unknown generating network 'small'",
+        ),
+        (
+            f"{SMALL}, interpolant: vp, train: {{steps: 4, level_error: 0.5}}",
+            "reference: small",
+            "x.yaml:19: arms.bad.noise_level_correction.reference: the reference has other states at the same level: "
+            "its interpolant is VP, the network Linear.",
+        ),
+    ],
+)
+def test_a_residual_network_is_checked(networks: str, arm: str, said: str) -> None:
+    small = f"  small: {{data: {{name: digits}}, {networks}}}\n" if networks else ""
+    sweep = SWEEP.replace("network: sit", f"{small}network: sit")
+    text = message(f"{sweep}  bad: {{noise_level_correction: {{scale: 1, {arm}}}}}\n")
+    assert said in text, text
 
 
 def test_off_is_the_digest_of_plain_and_a_default_is_left_out() -> None:

@@ -16,6 +16,8 @@ from nag.checkpoint import parse
 from nag.models.sit import SiT
 from orchestrator.errors import SpecError
 from orchestrator.plan.make import plan
+from orchestrator.report.costs import costs
+from orchestrator.report.results import collect
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from tests.nag.test_header import file_of
@@ -36,6 +38,10 @@ networks:
     data: {name: digits}
     model: {name: noise_level, hidden: 16, depth: 1, heads: 2, patch: 4, bins: 10}
     train: {steps: 4, batch: 16, seed: 7}
+  small:
+    data: {name: digits}
+    model: {name: noise_level_residual, hidden: 8, depth: 1, heads: 2, patch: 4}
+    train: {steps: 4, batch: 16, lr: 1e-2, level_error: 0.5}
 network: ft
 sampler: {name: euler, steps: 3}
 sample: {count: 20, block: 20}
@@ -143,19 +149,48 @@ def test_references(run: Callable[[str], Ran]) -> None:
         "  sum: {cfg: {scale: 1.5}, nag: {scale: 1.0}}\n"
         "  nested: {cfg: {scale: 1.5}, nag: {scale: 1.0}, compose: nested}\n"
         "  late: {cfg: {scale: 1.5, interval: {low: 0.0, high: 0.5}}}\n"
+        "  nlc: {noise_level_correction: {scale: 1.0, reference: small}}\n"
+        "  nlc_both: {noise_level_correction: {scale: 1.0, reference: small}, cfg: {scale: 1.5}, nag: {scale: 1.0}}\n"
+        "  nlc_off: {noise_level_correction: {scale: 0.0, reference: small}}\n"
     )
     for arm, same in (("own", "cfg"), ("self", "plain")):
         for seed in (0, 1):
             np.testing.assert_array_equal(of_arm(ran, arm)[seed], of_arm(ran, same)[seed])
-    for arm in ("dog", "auto", "classifier", "nested"):
-        other = "sum" if arm == "nested" else "plain"
+    for arm in ("dog", "auto", "classifier", "nested", "nlc", "nlc_both"):
+        other = "sum" if arm in ("nested", "nlc_both") else "plain"
         assert not np.array_equal(of_arm(ran, arm)[0], of_arm(ran, other)[0]), arm
     calls = {cell["arm"]: cell["network_calls"] for cell in ran.document()["cells"]}
     assert calls == {
         "plain": 3, "pre": 3, "cfg": 6, "own": 6, "dog": 6, "self": 3, "auto": 6, "classifier": 5, "sum": 9,
-        "nested": 12, "late": 4,
+        "nested": 12, "late": 4, "nlc": 3, "nlc_both": 9, "nlc_off": 3,
     }  # fmt: skip
+    streams = {planned.cell.arm: planned.stream for planned in ran.plan.cells}
+    records = {arm: ran.store.read_arrays(block_name(stream, 0))[1] for arm, stream in streams.items()}
+    asked = {arm: record["residual_calls"] for arm, record in records.items() if "residual_calls" in record}
+    assert asked == {"nlc": 2, "nlc_both": 2}, "the small network is asked in each step but the first"
+    assert streams["nlc_off"] == streams["plain"]
     assert len(ran.plan.cells) == 2 * len(calls), "a reference brings no axes that the cell's own line has"
+
+
+def test_a_training_of_a_learned_variance_says_so(run: Callable[..., Ran]) -> None:
+    """In the record and the report, of a fine-tune too; not where the null-noise embedding alone is trained."""
+    dit = "{name: dit, hidden: 16, depth: 1, heads: 2, patch: 4, learned_variance: true}"
+    sweep = SWEEP.replace("{name: sit, hidden: 16, depth: 1, heads: 2, patch: 4}", f"{dit}\n    interpolant: vp")
+    sweep = sweep.replace("interpolant: vp", "interpolant: vp\n    predicts: eps", 1)
+    sweep = sweep.replace("{name: euler, steps: 3}", "{name: ddpm, steps: 2}").replace("{grid: [0, 1]}", "0")
+    branch = (
+        "  branch: {init: ft, train: {steps: 2, batch: 16, noise_dropout: 0.5, class_dropout: 0.2, only: null_noise}}"
+    )
+    sweep = sweep.replace("network: ft\n", f"{branch}\nnetwork: ft\n")
+    ran = run("  branch: {network: branch}\n", sweep)
+    trained = {
+        ran.plan.instances[digest].name: "trains_variance" in ran.store.read_record(task.record_name)
+        for digest, task in ran.plan.tasks.items()
+        if task.kind == "train"
+    }
+    assert trained == {"pre": True, "ft": True, "branch": False}
+    said = "The learned variance was trained too, with its bound in the loss: ft and pre."
+    assert said in costs(collect(ran.plan, ran.store), ran.store)
 
 
 def test_a_whole_interval_is_none(tmp_path: Path) -> None:
