@@ -68,8 +68,9 @@ class Training:
     networks that learn to tell eta; 0.5 in the code of arXiv 2412.05488. clip: largest gradient norm, 0 is off. only:
     which weights are trained; null_noise is the learned embedding of the null noise condition alone. class_table:
     whether a fine-tuning keeps its parent's embeddings of classes, which it can where there are as many, or starts new
-    ones. precision: of the forward pass; weights, moments and loss are float32. lr: learning rate. weight_decay: AdamW's.
-    ema_warmup: whether the average starts short, as above. seed: of initial weights, order of images, levels and noise.
+    ones. precision: of the forward pass; weights, moments and loss are float32. lr: learning rate. weight_decay:
+    AdamW's. ema_warmup: whether the average starts short, as above. seed: of initial weights, order of images, levels
+    and noise.
     """
 
     steps: Annotated[Int, Field(ge=1)]
