@@ -131,7 +131,7 @@ def test_a_fine_tune_starts_from_its_parent(run: Callable[[str], Ran], tmp_path:
     ran = run("", tiny)
     old, new = weights(ran, "pre", 1), weights(ran, "ft", 1)
     assert all(torch.allclose(old[name], new[name], atol=1e-7) for name in old)
-    only = SWEEP.replace("steps: 4, batch: 16, lr: 1e-2", "steps: 4, batch: 16, lr: 1e-2, only: null_noise")
+    only = SWEEP.replace("steps: 4, batch: 16, lr: 1e-2", "steps: 4, batch: 16, lr: 1e-2, only: null_noise", 1)
     ran = run("", only)
     old, new = weights(ran, "pre", 1), weights(ran, "ft", 1)
     assert {name for name in old if not torch.equal(old[name], new[name])} == {"null_noise"}
