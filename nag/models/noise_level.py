@@ -30,21 +30,9 @@ class NoiseLevel(Backbone):
         """A new network on the CPU, `forward(x (N, C, H, W)) -> logits (N, bins)`; num_classes, null_noise are not
         used.
         """
-        from nag.models.transformer import LevelTransformer, built
+        from nag.models.transformer import level_network
 
-        self.fits(shape)
-        return built(
-            lambda: LevelTransformer(
-                shape=shape,
-                hidden=self.hidden,
-                depth=self.depth,
-                heads=self.heads,
-                patch=self.patch,
-                inner=int(self.hidden * self.mlp_ratio),
-                outputs=self.bins,
-            ),
-            seed,
-        )
+        return level_network(self, shape, self.bins, seed)
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Cross entropy of the posterior and the bin of the level."""

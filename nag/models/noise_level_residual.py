@@ -30,22 +30,9 @@ class NoiseLevelResidual(Backbone):
         """A new network on the CPU, `forward(x (N, C, H, W), t (N,)) -> r (N, 1)`, 0 before training; num_classes,
         null_noise are not used.
         """
-        from nag.models.transformer import LevelTransformer, built
+        from nag.models.transformer import level_network
 
-        self.fits(shape)
-        return built(
-            lambda: LevelTransformer(
-                shape=shape,
-                hidden=self.hidden,
-                depth=self.depth,
-                heads=self.heads,
-                patch=self.patch,
-                inner=int(self.hidden * self.mlp_ratio),
-                outputs=1,
-                timed=True,
-            ),
-            seed,
-        )
+        return level_network(self, shape, 1, seed, timed=True)
 
     def loss(self, interpolant: Any, predicts: str) -> Loss:
         """Squared error of 1 + r as the distance to the data over sigma_t sqrt(d)."""

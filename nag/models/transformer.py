@@ -19,7 +19,7 @@ from nag.field import NULL_NOISE, Change, Perturbation
 from nag.models.perturbation import blurred, pieces
 
 if TYPE_CHECKING:
-    from nag.models.description import Generator
+    from nag.models.description import Backbone, Generator
 
 FREQUENCIES = 256
 
@@ -261,6 +261,26 @@ def generator(
             null_noise=null_noise,
             time=time,
             output=output,
+        ),
+        seed,
+    )
+
+
+def level_network(
+    sizes: Backbone, shape: tuple[int, int, int], outputs: int, seed: int, timed: bool = False
+) -> nn.Module:
+    """A new LevelTransformer of these sizes for states of `shape`. Raises ValueError if they do not fit together."""
+    sizes.fits(shape)
+    return built(
+        lambda: LevelTransformer(
+            shape=shape,
+            hidden=sizes.hidden,
+            depth=sizes.depth,
+            heads=sizes.heads,
+            patch=sizes.patch,
+            inner=int(sizes.hidden * sizes.mlp_ratio),
+            outputs=outputs,
+            timed=timed,
         ),
         seed,
     )

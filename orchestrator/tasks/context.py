@@ -93,25 +93,20 @@ class Context:
 
     def estimator(self, digest: str) -> Estimator:
         """A trained network that predicts noise levels."""
+        from nag.checkpoint import parse_estimator
 
-        def make() -> Estimator:
-            from nag.checkpoint import parse_estimator
-
-            data = read_output(self.store, "train", digest, "network.safetensors")
-            source = file_name(digest, "network.safetensors")
-            return parse_estimator(data, self.options.device, source, self.model_of(digest))
-
-        return self.load("estimator", digest, make)
+        return self._of_levels(digest, parse_estimator)
 
     def residual(self, digest: str) -> Residual:
         """A trained network that corrects noise levels."""
+        from nag.checkpoint import parse_residual
 
-        def make() -> Residual:
-            from nag.checkpoint import parse_residual
+        return self._of_levels(digest, parse_residual)
 
+    def _of_levels(self, digest: str, parse: Callable[..., Any]) -> Any:
+        def make() -> Any:
             data = read_output(self.store, "train", digest, "network.safetensors")
-            source = file_name(digest, "network.safetensors")
-            return parse_residual(data, self.options.device, source, self.model_of(digest))
+            return parse(data, self.options.device, file_name(digest, "network.safetensors"), self.model_of(digest))
 
         return self.load("estimator", digest, make)
 

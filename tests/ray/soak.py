@@ -31,7 +31,8 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran, metrics
 from tests.ray.conftest import made_again, node, processes, ray_of_our_own, started, until
-from tests.slurm.faults import ARMS, PACED, fill, mounted, says, truncate, undisturbed
+from tests.slurm.disturbances import fill, mounted, truncate
+from tests.slurm.faults import ARMS, PACED, says, undisturbed
 from tests.slurm.soak import ROUNDS, TEXT, ended, out
 
 ROUND_S = 900.0  # in which a round must be over

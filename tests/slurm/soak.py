@@ -23,7 +23,8 @@ from typing import Any
 from tests.orchestrator.conftest import Ran
 from tests.slurm.cluster import Cluster, absent, cluster, wait
 from tests.slurm.configuration import Settings
-from tests.slurm.faults import ARMS, SWEEP, Hiding, Trial, fill, limit, mounted, preempt, truncate, undisturbed
+from tests.slurm.disturbances import Hiding, fill, limit, mounted, preempt, truncate
+from tests.slurm.faults import ARMS, SWEEP, Trial, undisturbed
 from tests.slurm.running import changed, wrapper
 
 ROUNDS = 10

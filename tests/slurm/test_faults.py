@@ -18,7 +18,8 @@ import pytest
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.conftest import up
-from tests.slurm.faults import SWEEP, mounted, preempt, undisturbed
+from tests.slurm.disturbances import mounted, preempt
+from tests.slurm.faults import SWEEP, undisturbed
 from tests.slurm.lab import SILENT, WARNING, Lab, by_hand, by_time
 from tests.slurm.running import changed
 

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.backends.site import read_site
 from orchestrator.commands import efficiency as efficiency_command  # noqa: F401  (adds itself to the app)
 from tests.slurm.cluster import Cluster, wait
-from tests.slurm.faults import Hiding
+from tests.slurm.disturbances import Hiding
 from tests.slurm.running import Place
 
 

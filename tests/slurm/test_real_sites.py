@@ -29,7 +29,7 @@ from orchestrator.backends.slurm.waves import Wave, create_wave, waves, write_ar
 from orchestrator.execution.protocol import Bundle
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
-from tests.slurm.faults import limit
+from tests.slurm.disturbances import limit
 from tests.slurm.running import ROOT, SMALL, Place, changed, wrapper
 
 # 60 blocks, each of which is guessed to take longer than an array task should
