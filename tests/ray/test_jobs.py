@@ -64,7 +64,9 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     assert ray_jobs.status(name, store, site) == []
     first, new = ray_jobs.submit(planned, store, site, options)
     assert new
-    assert ray_jobs.submit(planned, store, site, options) == (ray_jobs.status(name, store, site)[0], False)
+    again, new = ray_jobs.submit(planned, store, site, options)
+    assert not new
+    assert [again.id] == [job.id for job in ray_jobs.status(name, store, site)] == [first.id]
     until(lambda: blocks(store) >= 30, 300)
     assert ray_jobs.status(name, store, site)[0].status == "RUNNING"
     pids = drivers(ray_environment)
@@ -93,6 +95,6 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     assert ray_jobs.status(name, store, site)[-1].status == "SUCCEEDED", log
     assert "all done" in log
     assert not made_again(undisturbed.plan, store)
-    again = run_here(undisturbed.plan.sweep.path, store.root)
-    assert again.backend is None
-    assert metrics(again.document()) == metrics(undisturbed.document())
+    here = run_here(undisturbed.plan.sweep.path, store.root)
+    assert here.backend is None
+    assert metrics(here.document()) == metrics(undisturbed.document())
