@@ -9,12 +9,22 @@ import urllib.parse
 from pathlib import Path
 
 
+def workspace() -> str | None:
+    """The workspace of a shared server that runs are written to; None: its default one."""
+    return os.environ.get("MLFLOW_WORKSPACE") or None
+
+
+def in_workspace(link: str) -> str:
+    """An address of MLflow's page, opened in that workspace."""
+    name = workspace()
+    return f"{link}{'&' if '?' in link else '?'}workspace={urllib.parse.quote(name, safe='')}" if name else link
+
+
 def headers(uri: str) -> dict[str, str]:
     """User and password of the address, or of MLFLOW_TRACKING_USERNAME and _PASSWORD, or of ~/.mlflow/credentials; else
     MLFLOW_TRACKING_TOKEN; and MLFLOW_WORKSPACE.
     """
-    workspace = os.environ.get("MLFLOW_WORKSPACE")
-    found = {"X-MLFLOW-WORKSPACE": workspace} if workspace else {}
+    found = {"X-MLFLOW-WORKSPACE": name} if (name := workspace()) else {}
     parts = urllib.parse.urlsplit(uri)
     user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
     if not user:

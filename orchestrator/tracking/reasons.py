@@ -69,6 +69,10 @@ def _of_network(text: str, names: set[str], causes: list[BaseException], waited_
         return f"its certificate is not trusted: {certificate[1].strip()}. {fix}"
     if names & {"TimeoutError", "ReadTimeout", "ConnectTimeout", "ReadTimeoutError"} or "timeout expired" in text:
         return f"no answer within {waited_s:.0f} s. Check the address and the network, or use --tracking none."
+    if found := re.search(r"[Ww]orkspace '([^']+)' (?:was )?not found", text):
+        return (
+            f"the server has no workspace {found[1]!r}. Correct MLFLOW_WORKSPACE, or let its administrator create it."
+        )
     if status in (401, 403):
         return (
             f"the server refuses (HTTP {status}). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "

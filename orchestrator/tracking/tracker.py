@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.identity import canonical
 from orchestrator.tracking.address import KEY, STATE
+from orchestrator.tracking.login import in_workspace
 from orchestrator.tracking.run import Model, Point, Run
 from orchestrator.tracking.runs import NOTE, REPORT, Tracked, summary_key
 
@@ -126,13 +127,17 @@ class Tracker:
             from mlflow.exceptions import MlflowException
 
             place = (self.artifacts / sweep).as_uri() if self.artifacts else None
-            with contextlib.suppress(MlflowException):  # another process just created it
+            try:
                 self.client.create_experiment(sweep, artifact_location=place)
-            experiment = self.client.get_experiment_by_name(sweep)
+            except MlflowException:  # another process just created it, or we may not
+                if (experiment := self.client.get_experiment_by_name(sweep)) is None:
+                    raise
+            else:
+                experiment = self.client.get_experiment_by_name(sweep)
         elif experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         if experiment is None:
-            raise EnvironmentProblem(f"MLflow does not create the experiment {sweep!r} and gives no reason.")
+            raise EnvironmentProblem(f"MLflow has created the experiment {sweep!r} and does not find it.")
         return experiment
 
     def _search(self, experiment: Any, wanted: Collection[str] = ()) -> Known:
@@ -309,7 +314,7 @@ class Tracker:
         if summary is None or REPORT not in json.loads(summary.folders or "{}"):
             return wanted.description
         place = f"#/experiments/{experiment.experiment_id}/runs/{summary.run_id}/artifacts/{REPORT}"
-        return f"{wanted.description}\n\n[The whole report]({place})"
+        return f"{wanted.description}\n\n[The whole report]({in_workspace(place)})"
 
     def _describe(self, experiment: Any, tags: Mapping[str, str]) -> None:
         """Tag the experiment with what its page shows. All of it is optional: MLflow may refuse it."""

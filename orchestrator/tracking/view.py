@@ -19,6 +19,7 @@ from orchestrator.report.results import Results
 from orchestrator.spec.parameters import is_seed
 from orchestrator.tracking.cell_runs import scale_keys
 from orchestrator.tracking.curves import SCALE, curve_metrics
+from orchestrator.tracking.login import in_workspace
 
 SHARE = "nagbench"  # the key under which the first view is shared with older servers too
 PREFIX = "mlflow.sharedViewState."
@@ -48,13 +49,13 @@ def experiment_tags(results: Results) -> dict[str, str]:
 def link(server: str, experiment: str, mode: str = "CHART") -> str:
     """The address of a sweep's runs in the MLflow UI. mode: CHART or TABLE."""
     place = f"{server.rstrip('/')}/#/experiments/{experiment}/runs"
-    return f"{place}?workflowType=machine_learning&viewStateShareKey={SHARE}&compareRunsMode={mode}"
+    return in_workspace(f"{place}?workflowType=machine_learning&viewStateShareKey={SHARE}&compareRunsMode={mode}")
 
 
 def comparison_link(server: str, experiments: Sequence[str]) -> str:
     """The address of the settings of several sweeps in the MLflow UI."""
     chosen = urlencode({"experiments": json.dumps(list(experiments)), "searchFilter": SETTINGS}, quote_via=quote)
-    return f"{server.rstrip('/')}/#/compare-experiments/s?{chosen}"
+    return in_workspace(f"{server.rstrip('/')}/#/compare-experiments/s?{chosen}")
 
 
 def verdict_view(results: Results) -> dict[str, Any]:
