@@ -13,7 +13,7 @@ Fréchet distances, `neighbours.py` metrics over pairs; `cache.py` keeps results
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
 from nag.registry import completed, method
@@ -33,7 +33,9 @@ class Score(TypedDict):
 
 
 class Scores(TypedDict):
-    """arrays: "influence", (N,) float32, if the metric has it: how far each sample moves the (first) value."""
+    """arrays: "influence", (N,) float32, if the metric has it: how far each sample moves its first value; of its other
+    values, under the names of `influence_name`.
+    """
 
     values: dict[str, Score]
     arrays: dict[str, np.ndarray]
@@ -66,6 +68,11 @@ def shown(metric: Any, name: str) -> Shown:
     cls: Any = completed("metrics", type(metric))
     declared = cls.shown.get(name) if isinstance(cls.shown, Mapping) else None
     return declared if isinstance(declared, Shown) else Shown()
+
+
+def influence_name(names: Sequence[str], name: str) -> str:
+    """The array with the influence on the value `name` of a metric with these names."""
+    return "influence" if name == names[0] else f"influence_{name}"
 
 
 class Metric(Protocol):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nag.metrics.metric import influence_name
 from orchestrator.errors import TaskError
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.attempts import not_finite
@@ -185,6 +186,7 @@ class _Scorer:
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
+        names = self.context.rebuild("metrics", self.params["metric"]).names
         for pair in self.pairs[place][self.params["extractor"]]:
             scores = self._scores(self.params["metric"], *pair)
             score = scores["values"][self.params["value"]]
@@ -192,7 +194,9 @@ class _Scorer:
                 raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
             values.append(score["value"])
             corrected.append(_corrected(score))
-            influences.append(None if self.projects else scores["arrays"].get("influence"))
+            influences.append(
+                None if self.projects else scores["arrays"].get(influence_name(names, self.params["value"]))
+            )
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
 
