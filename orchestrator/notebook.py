@@ -156,12 +156,12 @@ class OpenSweep:
         return self._rows(self._extract(planned, extractor), "features", None, planned)
 
     def influence(self, cell: Any, extractor: str | None = None, metric: str | None = None) -> np.ndarray:
-        """(N,) float32: how far each sample moves a value of the cell. metric: its name, or that of a metric, whose first
-        value it then is; by default of the first metric that has it.
+        """(N,) float32: how far each sample moves a value of the cell. metric: its name, or a metric's for the metric's
+        first value; by default of the first metric that has it.
         """
         planned = self._cell(cell)
         wanted = self._extractor_of(self._extract(planned, extractor))
-        names = []
+        names: list[str] = []
         for scored in planned.scores:
             if scored.extractor != wanted:
                 continue

@@ -5,8 +5,9 @@ Keys have hashes of the content of the input arrays, so arrays may change or be 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -33,6 +34,20 @@ def kept(what: str, make: Callable[[], T], *arrays: np.ndarray, last: bool = Fal
     while len(_kept) > AT_MOST:
         _kept.pop(next(iter(_kept)))
     return value
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Within it results are cached apart from the others and dropped at its end: nobody asks again for those of a
+    single class.
+    """
+    others = dict(_kept)
+    _kept.clear()
+    try:
+        yield
+    finally:
+        _kept.clear()
+        _kept.update(others)
 
 
 def cached(what: str) -> Any:

@@ -155,7 +155,9 @@ def test_the_differences_of_saturation_have_intervals_of_their_own(ran: Ran) -> 
     for name, spread, gap in zip(Colour.names, np.std(means, axis=0), gaps.mean(axis=0), strict=True):
         row = rows[f"{name}_colour"]
         assert row.interval == "influence"
-        assert row.difference is not None and row.low is not None and row.high is not None
+        assert row.difference is not None
+        assert row.low is not None
+        assert row.high is not None
         scale = gap / row.difference  # the reference's mean, or 1 for the share of clipped values
         assert (row.high - row.low) / 2 * abs(scale) == pytest.approx(1.96 * spread, rel=0.06)
 
