@@ -95,10 +95,11 @@ def _balanced(
     influence = np.zeros(len(x))
     for rows, share in weighed:
         influence[rows] = share * len(x) / len(rows) * (IF[rows] - IF[rows].mean())
-    low = high = reason = None
+    low = high = None
+    unknown: str | None = None
     if len(x) > target.rank:
         low, high = influence_interval(value, influence)
     else:
-        reason = f"no interval: N = {len(x)} is not above the reference's dimension {target.rank}"
-    score = Score(value=value, low=low, high=high, extrapolated=None, reason=reason)
+        unknown = f"no interval: N = {len(x)} is not above the reference's dimension {target.rank}"
+    score = Score(value=value, low=low, high=high, extrapolated=None, reason=unknown)
     return score, {"influence": influence.astype("float32")}

@@ -42,6 +42,7 @@ class CellResult:
     kinds_of_device: tuple[dict[str, Any], ...] = ()  # that sampled it; {} if not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
     effective_scale: dict[str, Any] | None = None  # by level (nag.effective_scale.summary)
+    by_class: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the name of a metric's first value
 
     def value(self, metric: str, key: str = "value") -> float | None:
         return self.scores[metric]["score"][key] if metric in self.scores else None
@@ -240,6 +241,9 @@ def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> Cel
             entry = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
             entry["influence"] = influence_name(scored.metric.names, name)
             result.scores[name + scored.suffix] = entry | {"dimension": task_record.get("dimension")}
+        if table := task_record.get("by_class"):
+            about = {"task": scored.task, "no_pictures": task_record.get("no_pictures")}
+            result.by_class[scored.metric.names[0] + scored.suffix] = table | about
         result.finished = max(result.finished, task_record["started"] + task_record["seconds"])
         if plan.tasks[scored.task].kind == "measure":
             result.effective_scale = task_record.get("curve") or result.effective_scale
