@@ -83,6 +83,9 @@ METHODS: dict[str, dict[str, str]] = {
         "authenticity": "nag.metrics.authenticity:Authenticity",
         "fld": "nag.metrics.fld:FLD",
         "colour": "nag.metrics.colour:Colour",
+        "fid_by_class": "nag.metrics.fid_by_class:FIDByClass",
+        "coverage_by_class": "nag.metrics.coverage_by_class:CoverageByClass",
+        "label_balance": "nag.metrics.label_balance:LabelBalance",
     },
     "features": {
         "digits": "nag.features.digits:Digits",
@@ -131,7 +134,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "models": ("nag.models.description:Model", ("estimates",)),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at", "renoises")),
-    "metrics": ("nag.metrics.metric:Metric", ("against", "alone", "of_training", "shown", "plane")),
+    "metrics": ("nag.metrics.metric:Metric", ("against", "alone", "of_training", "shown", "plane", "least_of_class")),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nag.metrics.metric import influence_name
 from orchestrator.errors import BadInput, CorruptFile, MissingFile, unknown
 from orchestrator.plan.make import plan
 from orchestrator.plan.model import StoredCell, StoredPlan, cell_words, find_cell
@@ -155,15 +156,20 @@ class OpenSweep:
         return self._rows(self._extract(planned, extractor), "features", None, planned)
 
     def influence(self, cell: Any, extractor: str | None = None, metric: str | None = None) -> np.ndarray:
-        """(N,) float32: how far each sample moves a metric of the cell; by default of the first metric that has it."""
+        """(N,) float32: how far each sample moves a value of the cell. metric: its name, or a metric's for the metric's
+        first value; by default of the first metric that has it.
+        """
         planned = self._cell(cell)
         wanted = self._extractor_of(self._extract(planned, extractor))
-        names = []
+        names: list[str] = []
         for scored in planned.scores:
             if scored.extractor != wanted:
                 continue
-            names.append(scored.metric.name)
-            array = influence(self.store, scored.task) if metric in (None, names[-1]) else None
+            own = scored.metric.names
+            names += dict.fromkeys([scored.metric.name, *own])
+            if metric not in (None, scored.metric.name, *own):
+                continue
+            array = influence(self.store, scored.task, influence_name(own, metric if metric in own else own[0]))
             if array is not None:
                 return array
         if metric is not None and metric not in names:

@@ -5,8 +5,9 @@ Keys have hashes of the content of the input arrays, so arrays may change or be 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -18,17 +19,35 @@ AT_MOST = 12  # enough for the metrics of one cell; the largest, a covariance's 
 _kept: dict[str, Any] = {}
 
 
-def kept(what: str, make: Callable[[], T], *arrays: np.ndarray) -> T:
+def kept(what: str, make: Callable[[], T], *arrays: np.ndarray, last: bool = False) -> T:
     """`make()`, or its cached result for the same `what` and arrays.
 
-    what: everything that the result depends on, apart from the arrays.
+    what: everything that the result depends on, apart from the arrays. last: keep only the last of this `what`, as for
+    large results that only the next metrics of the same cell ask for.
     """
     key = " ".join([what, *map(content, arrays)])
     value = _kept.pop(key) if key in _kept else make()
+    if last:
+        for other in [other for other in _kept if other.startswith(f"{what} ")]:
+            del _kept[other]
     _kept[key] = value
     while len(_kept) > AT_MOST:
         _kept.pop(next(iter(_kept)))
     return value
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Within it results are cached apart from the others and dropped at its end: nobody asks again for those of a
+    single class.
+    """
+    others = dict(_kept)
+    _kept.clear()
+    try:
+        yield
+    finally:
+        _kept.clear()
+        _kept.update(others)
 
 
 def cached(what: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nag.metrics.metric import Metric, Score, Scores, Shown, rows
+from nag.metrics.metric import Metric, Score, Scores, Shown, influence_name, rows
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Colour(Metric):
     }
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
-        """colour (N, 3) of the samples and (N_r, 3) of the reference; arrays: influence (N,) on the contrast.
+        """colour (N, 3) of the samples and (N_r, 3) of the reference; arrays: influence (N,) on each value.
 
         Raises ValueError below two samples or one reference image and for values that are not finite.
         """
@@ -46,7 +46,7 @@ class Colour(Metric):
 
         x = rows(samples, "colour", "sample colours", self.least).astype("float64")
         unit = rows(reference, "colour", "reference colours", 1).mean(axis=0, dtype="float64")
-        values, influences = {}, {}
+        values, arrays = {}, {}
         for column, name in enumerate(self.names):
             scale = unit[column] if name != "clipped" else 1.0
             if scale == 0:
@@ -54,8 +54,8 @@ class Colour(Metric):
                 values[name] = Score(value=None, low=None, high=None, extrapolated=None, reason=reason)
                 continue
             value = float(x[:, column].mean() / scale) - (float(unit[column]) if name == "clipped" else 0.0)
-            influences[name] = (x[:, column] - x[:, column].mean()) / scale
-            low, high = influence_interval(value, influences[name])
+            IF = (x[:, column] - x[:, column].mean()) / scale
+            arrays[influence_name(self.names, name)] = IF.astype("float32")
+            low, high = influence_interval(value, IF)
             values[name] = Score(value=value, low=low, high=high, extrapolated=None, reason=None)
-        arrays = {"influence": influences["contrast"].astype("float32")} if "contrast" in influences else {}
         return Scores(values=values, arrays=arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nag.metrics.metric import Metric, Score, Scores, Shown, rows
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nag.metrics.frechet import Reference
+    from nag.metrics.moments import Moments
 
 
 @method
@@ -76,7 +77,12 @@ def frechet_score(x: np.ndarray, reference: Mapping[str, np.ndarray], output: st
     from nag.metrics.cache import kept
 
     known = sources(x, reference, output)
-    return kept("score", lambda: _score(x, gaussian(known)), x, *known)
+
+    def make() -> tuple[Score, np.ndarray]:
+        halves = kept(f"halves of {x.shape[1]} columns", lambda: halves_of(x), x, last=True)  # for held-out images too
+        return score_of(x, gaussian(known), halves)
+
+    return kept("score", make, x, *known)
 
 
 def sources(x: np.ndarray, reference: Mapping[str, np.ndarray], output: str) -> list[np.ndarray]:
@@ -113,13 +119,20 @@ def gaussian(known: list[np.ndarray]) -> Reference:
     return kept("gaussian", make, *known)
 
 
-def _score(x: np.ndarray, target: Reference) -> tuple[Score, np.ndarray]:
-    from nag.intervals import influence_interval
-    from nag.metrics.moments import Moments, moments
+def halves_of(x: np.ndarray) -> list[Moments]:
+    """The moments of two random halves of (N, d) features."""
+    from nag.metrics.moments import moments
     from nag.noise import parts
 
+    return [moments(x[part]) for part in parts(len(x), 2)]
+
+
+def score_of(x: np.ndarray, target: Reference, halves: Sequence[Moments]) -> tuple[Score, np.ndarray]:
+    """As `frechet_score`, against a Gaussian; halves: `halves_of` the features."""
+    from nag.intervals import influence_interval
+    from nag.metrics.moments import Moments
+
     n, half, dim = len(x), len(x) // 2, target.rank
-    halves = [moments(x[part]) for part in parts(n, 2)]
     whole = Moments(x.shape[1])
     for part in halves:
         whole.merge(part)

@@ -7,14 +7,15 @@ distances use the moments if there are any: published statistics have no rows, a
 the rows.
 
 Add one: a file here with a class that has `needs`, `names`, `lower_is_better`, `least`, `extrapolates` and a call, and
-a line in `nag/registry.py`. `shown` declares how reports write its values. `moments.py` and `frechet.py` compute
+a line in `nag/registry.py`. `shown` declares how reports write its values. One that needs "labels" and has
+`least_of_class` also reports by class (`classes.py`). `moments.py` and `frechet.py` compute
 Fréchet distances, `neighbours.py` metrics over pairs; `cache.py` keeps results of a reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, Protocol, TypedDict
 
 from nag.registry import completed, method
 
@@ -32,11 +33,30 @@ class Score(TypedDict):
     reason: str | None  # why one of them is None although the metric usually has it
 
 
+class ByClass(TypedDict):
+    """What a metric says of single classes, of those of the samples and of the reference, ascending.
+
+    samples, reference: how many images of each. values: columns by name, None where a class is left out. ranks: the
+    column that tells good classes from bad ones, "" if none does. left_out: why classes have no value, and how many.
+    """
+
+    labels: list[int]
+    samples: list[int]
+    reference: list[int]
+    values: dict[str, list[float | None]]
+    ranks: str
+    lower_is_better: bool
+    left_out: str | None
+
+
 class Scores(TypedDict):
-    """arrays: "influence", (N,) float32, if the metric has it: how far each sample moves the (first) value."""
+    """arrays: "influence", (N,) float32, if the metric has it: how far each sample moves its first value; of its other
+    values, under the names of `influence_name`.
+    """
 
     values: dict[str, Score]
     arrays: dict[str, np.ndarray]
+    by_class: NotRequired[ByClass]
 
 
 @method
@@ -68,6 +88,11 @@ def shown(metric: Any, name: str) -> Shown:
     return declared if isinstance(declared, Shown) else Shown()
 
 
+def influence_name(names: Sequence[str], name: str) -> str:
+    """The array with the influence on the value `name` of a metric with these names."""
+    return "influence" if name == names[0] else f"influence_{name}"
+
+
 class Metric(Protocol):
     needs: ClassVar[frozenset[str]]  # outputs of the extractor; "labels" are the samples' own
     extrapolates: ClassVar[bool]  # its values are biased in N, so differences are of extrapolated ones
@@ -95,7 +120,17 @@ class Metric(Protocol):
         """The images of the reference that it uses, if there is a choice."""
         return None
 
+    @property
+    def least_of_class(self) -> int | None:
+        """The fewest samples, and reference images, of one class that it compares; None if it does not go by class."""
+        return None
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores: ...
+
+
+def by_rows(metric: Any) -> bool:
+    """Whether it compares single reference images or classes of them, so that moments of all do not suffice."""
+    return not metric.extrapolates or metric.least_of_class is not None
 
 
 def plain(value: float) -> Score:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
@@ -44,7 +46,7 @@ class Moments:
         import numpy as np
 
         self.dim = dim
-        self.n = 0
+        self.n: float = 0
         self._mean = np.zeros(dim)
         self._scatter = np.zeros((dim, dim))  # sum of (x - mean)(x - mean)^T
 
@@ -65,7 +67,7 @@ class Moments:
             raise ValueError(f"cannot merge moments of {other.dim} columns into {self.dim}")
         self._merge(other.n, other._mean, other._scatter)
 
-    def _merge(self, n: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+    def _merge(self, n: float, mean: np.ndarray, scatter: np.ndarray) -> None:
         import numpy as np
 
         if n == 0:
@@ -96,3 +98,13 @@ def moments(features: np.ndarray | Tensor) -> Moments:
     result = Moments(features.shape[-1] if features.ndim else 0)
     result.add(features)
     return result
+
+
+def mixture(parts: Sequence[Moments], weights: Sequence[float], n: int) -> Moments:
+    """The moments of n features of which parts with these moments have these shares; weights add up to 1. With the
+    parts' own shares of their features they are the moments of all of them.
+    """
+    mixed = Moments(parts[0].dim)
+    for part, weight in zip(parts, weights, strict=True):
+        mixed._merge(weight * n, part._mean, part._scatter * (weight * n / part.n))
+    return mixed

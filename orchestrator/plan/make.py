@@ -12,10 +12,10 @@ encode is for training on latents; extract then takes the reference of those ima
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import BadInput
 from orchestrator.identity import outside
@@ -24,9 +24,11 @@ from orchestrator.plan.cells import floor, planned
 from orchestrator.plan.matching import matched
 from orchestrator.plan.model import Instance, Plan, PlannedCell, Race, Scored, find_cell, in_order, of_arms
 from orchestrator.plan.races import races
+from orchestrator.spec.classes import goes_by_class
 from orchestrator.spec.data_notes import class_names
 from orchestrator.spec.model import networks_of
 from orchestrator.spec.parameters import is_seed
+from orchestrator.spec.reference_file import Published
 
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Network, Sweep
@@ -86,7 +88,7 @@ def plan(sweep: Sweep, arms: frozenset[str] | None = None, hashes: bool = True) 
         places={each.content: each.place for each in builder.outside.values() if not each.copied},
         code={digest: _where(sweep, code) for digest, code in sweep.code.items()},
         outside=builder.outside,
-        classes=_classes(builder, networks_of(wanted, sweep.estimator)),
+        classes=_classes(builder, _named_data(sweep, networks_of(wanted, sweep.estimator))),
     )
 
 
@@ -121,10 +123,18 @@ def _instances(
     return made
 
 
-def _classes(builder: TaskBuilder, networks: Iterable[Network]) -> dict[str, tuple[str, ...]]:
+def _named_data(sweep: Sweep, networks: Iterable[Network]) -> Iterator[Any]:
+    """The data sets of the networks, and the reference if metrics by class name its classes."""
+    yield from (network.data for network in networks if network.data is not None)
+    score = sweep.score
+    if score and not isinstance(score.reference, Published | None) and any(map(goes_by_class, score.metrics)):
+        yield score.reference
+
+
+def _classes(builder: TaskBuilder, images: Iterable[Any]) -> dict[str, tuple[str, ...]]:
     """The names of the classes of the data sets in folders that tasks read, by content."""
     named: dict[str, tuple[str, ...]] = {}
-    for data in {id(network.data): network.data for network in networks if network.data is not None}.values():
+    for data in {id(data): data for data in images}.values():
         if names := class_names(data):
             for each in outside(data, compute=builder.hashes).values():
                 if (each.content, each.copied) in builder.outside:

@@ -20,7 +20,9 @@ from orchestrator.identity import digest
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Plan, Scored
 from orchestrator.plan.reported import reported
+from orchestrator.spec.classes import goes_by_class, labels_problem
 from orchestrator.spec.construct import MethodBuilder as Methods
+from orchestrator.spec.data_notes import class_names
 from orchestrator.spec.model import ScoreSection, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, held_out_problem, of_training, read_reference, read_score, refusal
@@ -64,6 +66,9 @@ def planned(
     if not isinstance(held_against, Published):
         _count(held_against)
     score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
+    for metric in score.metrics:
+        if reason := labels_problem(metric, images) or _other_classes(metric, images, held_against):
+            raise BadInput(f"--metrics: {reason}.")
     all_scored: list[Scored] = []
     for place, extractor in enumerate(score.features):
         if extractor.trained:
@@ -143,6 +148,14 @@ def stamp_words(result: Found) -> str:
         return words
     size = f"{stamp['reference_size']:,} images" if stamp["reference_size"] else "published moments"
     return f"{words}; against {size}, {stamp['reference_content'][:12]}"
+
+
+def _other_classes(metric: Any, images: Any, reference: Any) -> str | None:
+    """Why the classes of both sides cannot be compared by their numbers, or None."""
+    if not goes_by_class(metric) or (ours := class_names(images)) == (theirs := class_names(reference)):
+        return None
+    shown = ["; ".join(filter(None, (", ".join(names[:LISTED]), f"{len(names)} in all"))) for names in (ours, theirs)]
+    return f"{name_of(metric)!r} goes by class, and the classes differ: {shown[0]} against {shown[1]}"
 
 
 def _samples(path: str) -> Any:
@@ -234,7 +247,7 @@ def _score(features: Sequence[str], metrics: Sequence[str], reference: Any, meth
     text = f"{{features: [{', '.join(given)}], metrics: [{', '.join(chosen)}]}}"
     score = read_score(parse(text, SOURCE), methods, smoke=False)
     for metric in score.metrics:
-        if reason := held_out_problem(metric, reference):
+        if reason := held_out_problem(metric, reference) or labels_problem(metric, reference):
             raise BadInput(f"--metrics: {reason}.")
     for extractor in score.features if isinstance(reference, Published) else ():
         for metric in score.metrics:

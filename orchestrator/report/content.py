@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.report import by_class
 from orchestrator.report.agreement import TITLE as AGREEMENT
 from orchestrator.report.agreement import agreement_table
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.choices import TITLE, choice_tables, summary_table
-from orchestrator.report.comparisons import Comparison, groups
+from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.costs import costs
 from orchestrator.report.estimates import chosen
+from orchestrator.report.figures import classes
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
 from orchestrator.report.formatting import short
@@ -66,6 +68,7 @@ class Content:
     shift: Table | None
     shift_agreement: Table | None
     agreement: Table | None
+    by_class: tuple[Part, ...]  # tables of classes, every class, why some have no pictures
     notes: tuple[str, ...]  # why samples are not shown
     failed: Table | None
     missing: Table | None
@@ -100,6 +103,7 @@ class Content:
             ("choices", TITLE, self._chosen()),
             ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),
             ("agreement", AGREEMENT, [self.agreement]),
+            ("by_class", by_class.TITLE, [*self.by_class[:1], *self._drawn("by_class"), *self.by_class[1:]]),
             ("published", PUBLISHED, [replace(self.published, title="") if self.published else None]),
             ("scale", "Distance against guidance scale", self._drawn("scale")),
             ("precision_recall", "Precision against recall", self._drawn("precision_recall")),
@@ -146,6 +150,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         shift_table(results, comparisons, settings),
         shift_agreement_table(results) if scored else None,
         agreement_table(results) if scored else None,
+        tuple(_of_classes(results, best, classes.notes(results, best, store))),
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
         _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),
         _cells("Not done yet", [cell for cell in results.cells if not cell.complete and cell.reason is None]),
@@ -154,6 +159,14 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         command,
         results.plan.sweep.text,
     )
+
+
+def _of_classes(results: Results, best: Mapping[str, Group], unseen: Sequence[str]) -> Iterator[Part]:
+    sides = by_class.sides(results, best)
+    yield from by_class.tables(results, sides)
+    yield from (f"{note}." for note in unseen)
+    if sides:
+        yield Details("Every class", tuple(by_class.every_class(results, sides)))
 
 
 def _cells(title: str, cells: Sequence[CellResult], reason: Callable[[CellResult], str] | None = None) -> Table | None:

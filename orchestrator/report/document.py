@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from orchestrator.report import agreement, choices, shift_agreement, verdict_table
+from orchestrator.report import agreement, by_class, choices, shift_agreement, verdict_table
 from orchestrator.report.comparisons import compare
 from orchestrator.report.devices import marked
 from orchestrator.report.published_values import published_values
@@ -25,7 +25,7 @@ def document(results: Results, store: Store) -> dict[str, Any]:
             "sweep": results.plan.sweep.name,
             "verdict": verdict_table.as_json(results, verdicts(results, comparisons)),
             "choices": choices.as_json(results),
-            "cells": [_cell(cell) for cell in scored],
+            "cells": [_cell(results, cell) for cell in scored],
             "comparisons": [marked(results, row) for row in comparisons],
             "agreement": agreement.as_json(results),
             "shift_agreement": shift_agreement.as_json(results),
@@ -44,7 +44,7 @@ def _name(cell: CellResult) -> dict[str, Any]:
     return {"arm": cell.arm, "digest": cell.digest, "params": dict(cell.params)}
 
 
-def _cell(cell: CellResult) -> dict[str, Any]:
+def _cell(results: Results, cell: CellResult) -> dict[str, Any]:
     metrics = {
         name: {key: entry["score"][key] for key in ("value", "low", "high", "extrapolated", "reason")}
         for name, entry in cell.scores.items()
@@ -54,8 +54,9 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         for name, entry in cell.scores.items()
     }
     cost = {"network_calls": cell.network_calls, "steps": cell.steps, "seconds": cell.seconds}
+    classes = {"by_class": by_class.as_json(results, cell.by_class)} if cell.by_class else {}
     shift = {"shift": cell.shift} if cell.shift else {}
-    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps} | shift
+    return _name(cell) | {"metrics": metrics} | cost | {"stamps": stamps} | shift | classes
 
 
 def _finite(value: Any) -> Any:

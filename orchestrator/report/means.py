@@ -64,6 +64,7 @@ def mean_entry(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
         "task": entries[0]["task"],
         "tasks": [entry["task"] for entry in entries],
         "name": name,
+        "influence": entries[0]["influence"],
         "stamp": stamp,
         "dimension": max(dimensions, default=None),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from nag.metrics.metric import Shown
+from nag.metrics.metric import Shown, influence_name
 from orchestrator.errors import CorruptFile
 from orchestrator.execution import engine
 from orchestrator.identity import digest
@@ -42,6 +42,7 @@ class CellResult:
     kinds_of_device: tuple[dict[str, Any], ...] = ()  # that sampled it; {} if not recorded
     shift: dict[str, Any] | None = None  # noise shift by level (nag.noise_shift.shift), with the task that measured it
     effective_scale: dict[str, Any] | None = None  # by level (nag.effective_scale.summary)
+    by_class: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the name of a metric's first value
 
     def value(self, metric: str, key: str = "value") -> float | None:
         return self.scores[metric]["score"][key] if metric in self.scores else None
@@ -238,7 +239,11 @@ def _cell(plan: StoredPlan, done: Done, planned: StoredCell, record: Any) -> Cel
         for name, score in task_record["values"].items():
             stamp = _stamp(plan, scored, task_record)
             entry = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
+            entry["influence"] = influence_name(scored.metric.names, name)
             result.scores[name + scored.suffix] = entry | {"dimension": task_record.get("dimension")}
+        if table := task_record.get("by_class"):
+            about = {"task": scored.task, "no_pictures": task_record.get("no_pictures")}
+            result.by_class[scored.metric.names[0] + scored.suffix] = table | about
         result.finished = max(result.finished, task_record["started"] + task_record["seconds"])
         if plan.tasks[scored.task].kind == "measure":
             result.effective_scale = task_record.get("curve") or result.effective_scale
@@ -305,15 +310,17 @@ def shift_arrays(store: Store, task: str) -> dict[str, Any] | None:
 
 def influence_of(store: Store, entry: Mapping[str, Any]) -> Any:
     """The influence of every sample on a cell's score, or on a mean of its scores; None if one of them has none."""
-    parts = [influence(store, task) for task in entry.get("tasks", [entry["task"]])]
+    parts = [influence(store, task, entry["influence"]) for task in entry.get("tasks", [entry["task"]])]
     return None if any(part is None for part in parts) else sum(parts) / len(parts)
 
 
-def influence(store: Store, task: str) -> Any:
-    """The influence of every sample on a score, (N,) float32, or None if the metric has none."""
+def influence(store: Store, task: str, name: str = "influence") -> Any:
+    """The influence of every sample on a score, (N,) float32, or None if the metric has none. name: of the array
+    (`influence_name`); by default that of the metric's first value.
+    """
     from orchestrator.store.arrays import unpack
 
     try:
-        return unpack(store.read(file_name(task, "arrays.safetensors")))[0].get("influence")
+        return unpack(store.read(file_name(task, "arrays.safetensors")))[0].get(name)
     except (CorruptFile, ValueError):
         return None

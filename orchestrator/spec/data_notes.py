@@ -8,6 +8,7 @@ from typing import Any
 
 from nag.datasets.folder_layout import readable
 from nag.registry import source_of
+from orchestrator.spec.classes import notes
 from orchestrator.spec.model import Sweep, networks_of
 from orchestrator.spec.reference_file import Published
 
@@ -37,7 +38,7 @@ def told(sweep: Sweep) -> tuple[list[str], dict[str, tuple[str, ...]]]:
         if source_of(data) is None:
             with contextlib.suppress(FileNotFoundError):
                 lines += [f"{key}: {readable(note)}" for note in data.notes()]
-    return lines, classes
+    return [*lines, *notes(sweep)], classes
 
 
 def _data_sets(sweep: Sweep) -> Iterator[tuple[str, Any]]:

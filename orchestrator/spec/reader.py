@@ -16,6 +16,7 @@ from nag.numerics import Precision
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput, unknown
 from orchestrator.spec import equal_price, user_code
+from orchestrator.spec.classes import check_classes
 from orchestrator.spec.combinations import Choosable, combined, parameters_of
 from orchestrator.spec.construct import MethodBuilder
 from orchestrator.spec.decision import check_tuned, read_compare, read_tune
@@ -138,6 +139,7 @@ class _Reading:
         if score is not None:
             score = smoke_reference(score, self.cells) if self.smoke else score
             check_cells(score, self.cells, root.value["score"])
+            check_classes(score, self.cells, root.value["score"], self.smoke)
         elif keep != KEEP[0]:
             raise root.value["keep"].error("a sweep without a score section always keeps samples; remove this key.")
         paper = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
-from nag.metrics.metric import shown
+from nag.metrics.metric import by_rows, shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
@@ -161,7 +161,7 @@ def _check_published(score: ScoreSection, reference: Published, node: Node, plac
 
 def refusal(reference: Published, extractor: Any, metric: Any) -> str | None:
     """Why a file cannot be the reference of a metric, or None. Moments suffice if the metric extrapolates (FID)."""
-    return reference.refuses(extractor, compared(metric), rows=not metric.extrapolates)
+    return reference.refuses(extractor, compared(metric), rows=by_rows(metric))
 
 
 def compared(metric: Any) -> frozenset[str]:

@@ -27,7 +27,7 @@ class NoPicture(ValueError):
 
 def of(samples: np.ndarray) -> dict[str, np.ndarray]:
     """{PREVIEW: pictures} of samples (N, C, H, W): uint8, N at most COUNT, sides at most SIDE; {} for latents."""
-    return {PREVIEW: smaller(samples[:COUNT])} if _are_images(samples) else {}
+    return {PREVIEW: smaller(samples[:COUNT])} if are_images(samples) else {}
 
 
 def _arrays(store: Store, name: str) -> dict[str, np.ndarray]:
@@ -63,18 +63,18 @@ def read(store: Store, stream: str, extracts: Iterable[str]) -> tuple[np.ndarray
     raise NoPicture(f"{what} of shape {arrays['samples'].shape[1:]}")
 
 
-def _are_images(samples: np.ndarray) -> bool:
+def are_images(samples: np.ndarray) -> bool:
     return samples.dtype == "uint8" and samples.ndim == 4 and samples.shape[1] in (1, 3)
 
 
-def smaller(images: np.ndarray) -> np.ndarray:
-    """Images (N, C, H, W) uint8, averaged by a whole factor so that sides are at most SIDE."""
+def smaller(images: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Images (N, C, H, W) uint8, averaged by a whole factor so that sides are at most `side`."""
     import numpy as np
 
-    factor = -(-max(images.shape[2:]) // SIDE)
+    factor = -(-max(images.shape[2:]) // side)
     if factor == 1:
         return images
-    height, width = (side // factor for side in images.shape[2:])
+    height, width = (length // factor for length in images.shape[2:])
     cut = images[:, :, : height * factor, : width * factor]
     blocks = cut.reshape(*images.shape[:2], height, factor, width, factor)
     return np.round(blocks.mean(axis=(3, 5))).astype(np.uint8)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nag.metrics.metric import by_rows
 from orchestrator.errors import NotFinite
 from orchestrator.spec.model import REFERENCE_ROWS
 from orchestrator.spec.score_section import compared
@@ -278,7 +279,7 @@ class ReferenceArrays(Mapping[str, Any]):
         if not needs:
             return None
         against = metric.against or "train"
-        if not metric.extrapolates:
+        if by_rows(metric):
             return self.record["rows"].get(against)
         return None if needs & set(self.task.params.get("moments", ())) else self.record["sizes"].get(against)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from nag.metrics.metric import by_rows
 from orchestrator.errors import TaskError
 from orchestrator.identity import canonical
 from orchestrator.spec.user_code import user_line
 from orchestrator.store.arrays import pack
+from orchestrator.tasks import class_pictures
 from orchestrator.tasks.context import Context, finish
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.reference import ReferenceArrays
@@ -33,7 +35,7 @@ def run(context: Context, task: Task) -> None:
     record = {"reference_size": reference.size_for(metric), "count": len(samples["labels"]), **cost}
     # Without held-out images the outputs are empty, with one dimension.
     wide = [samples[name].shape[1] for name in metric.needs if samples[name].ndim == 2]
-    if metric.extrapolates and wide:  # the report judges whether N is enough for it
+    if not by_rows(metric) and wide:  # the report judges whether N is enough for it
         record["dimension"] = max(wide)
     if reference.record["sizes"].get("held_out", 0) < _held_out_needed(task, metric):
         empty = {"value": None, "low": None, "high": None, "extrapolated": None, "reason": NO_HELD_OUT}
@@ -47,6 +49,11 @@ def run(context: Context, task: Task) -> None:
         whose = context.task(params["reference"]).params["extractor"]["name"]
         raise TaskError(f"{params['metric']['name']} on {whose}, against {reference.source}: {error}") from error
     files = {"arrays.safetensors": pack(scores["arrays"], {})} if scores["arrays"] else {}
+    if table := scores.get("by_class"):
+        record["by_class"], record["no_pictures"] = table, None
+        if table["ranks"] and task.params["features"] is not None:
+            made, record["no_pictures"] = class_pictures.of(context, task, table, samples["labels"], reference)
+            files |= made
     finish(context, task, files, {"values": scores["values"], **record}, started)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nag.metrics.metric import by_rows, influence_name
 from orchestrator.errors import TaskError
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.attempts import not_finite
@@ -185,6 +186,7 @@ class _Scorer:
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
+        key = influence_name(self.context.rebuild("metrics", self.params["metric"]).names, self.params["value"])
         for pair in self.pairs[place][self.params["extractor"]]:
             scores = self._scores(self.params["metric"], *pair)
             score = scores["values"][self.params["value"]]
@@ -192,7 +194,7 @@ class _Scorer:
                 raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
             values.append(score["value"])
             corrected.append(_corrected(score))
-            influences.append(None if self.projects else scores["arrays"].get("influence"))
+            influences.append(None if self.projects else scores["arrays"].get(key))
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
 
@@ -236,7 +238,7 @@ class _Scorer:
         wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
         to = dimension_for(self.count)
         self.projects = False
-        if not metric.extrapolates or not wide or max(wide) <= to:
+        if by_rows(metric) or not wide or max(wide) <= to:
             return samples, reference
         own, known = dict(samples), dict[str, Any]()
         for name in needs:

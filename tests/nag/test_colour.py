@@ -44,6 +44,7 @@ def test_an_oversaturated_copy_is_seen():
         one = found["values"][name]
         assert least < one["low"] < one["value"] < one["high"]
     assert found["arrays"]["influence"].shape == (200,)
+    assert found["arrays"].keys() == {"influence", "influence_saturation", "influence_clipped"}
     assert found["arrays"]["influence"].std(ddof=1) * 1.96 / 200**0.5 == pytest.approx(
         (found["values"]["contrast"]["high"] - found["values"]["contrast"]["low"]) / 2, rel=1e-5
     )
@@ -57,3 +58,25 @@ def test_grey_references_have_no_saturation_and_bad_input_is_named():
         Colour()({"colour": unit[:1]}, {"colour": unit})
     with pytest.raises(ValueError, match="there are no reference colours"):
         Colour()({"colour": unit}, {})
+
+
+def test_each_value_has_an_influence_of_its_own():
+    """The interval of the difference of two cells from it is that of a bootstrap over samples."""
+    from nag.intervals import paired_difference
+    from nag.metrics.metric import influence_name
+
+    rng = np.random.default_rng(2)
+    unit = rng.gamma((8.0, 2.0, 1.0), (0.03, 0.1, 0.02), (300, 3)).astype(np.float32)
+    sides = [unit * rng.gamma(20, (1 / 20, 1.2 / 20, 1.5 / 20), (300, 3)) for _ in range(2)]
+    found = [Colour()({"colour": side}, {"colour": unit}) for side in sides]
+    drawn = [rng.integers(0, 300, 300) for _ in range(2000)]
+    halves = []
+    for column, name in enumerate(Colour.names):
+        a, b = ((one["values"][name]["value"], one["arrays"][influence_name(Colour.names, name)]) for one in found)
+        difference, low, high = paired_difference(*a, *b)
+        scale = 1.0 if name == "clipped" else unit[:, column].mean()
+        gaps = (sides[0] - sides[1])[:, column] / scale
+        assert difference == pytest.approx(gaps.mean(), rel=1e-4)
+        halves.append((high - low) / 2)
+        assert halves[-1] == pytest.approx(1.96 * np.std([gaps[rows].mean() for rows in drawn]), rel=0.06)
+    assert max(halves) > 1.5 * min(halves)

@@ -320,6 +320,7 @@ def test_a_metric_keeps_its_contract_and_leaves_its_input_alone(name):
     samples |= {"labels": np.arange(50) % 3, "colour": np.random.default_rng(1).random((50, 3), np.float32)}
     reference = {"features": features(60, 4, seed=1).astype(np.float32), "spatial": features(60, 5, seed=1)}
     reference |= {"held_out": features(60, 4, seed=2).astype(np.float32), "colour": samples["colour"][:9]}
+    reference |= {"labels": np.arange(60) % 3}
     arrays = [*samples.values(), *reference.values()]
     before = [array.copy() for array in arrays]
     expected = metric(samples, reference)

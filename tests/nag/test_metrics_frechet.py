@@ -246,3 +246,22 @@ def test_what_cannot_be_scored_is_named(metric):
     ):
         with pytest.raises(ValueError, match=message):
             metric(samples, reference)
+
+
+def test_the_moments_of_samples_are_taken_once_for_training_and_held_out_images(monkeypatch):
+    """Of each extractor's output, and the values are those of moments taken anew."""
+    import nag.metrics.fid as module
+    from nag.metrics.sfid import SFID
+
+    rng = np.random.default_rng(3)
+    x, spatial, r, h = (rng.normal(size=(n, d)).astype(np.float32) for n, d in ((60, 5), (60, 7), (80, 5), (70, 5)))
+    samples = {"features": x, "spatial": spatial}
+    reference = {"features": r, "held_out": h, "spatial": rng.normal(size=(80, 7)).astype(np.float32)}
+    anew = module.score_of(x, module.gaussian([h]), module.halves_of(x))
+    taken, halves_of = [], module.halves_of
+    monkeypatch.setattr(module, "halves_of", lambda rows: taken.append(rows.shape) or halves_of(rows))
+    FID()(samples, reference), SFID()(samples, reference)
+    found = FID(against="held_out")(samples, reference)
+    assert taken == [(60, 5), (60, 7)]
+    assert found["values"]["fid_held_out"] == anew[0]
+    assert found["arrays"]["influence"].tobytes() == anew[1].tobytes()

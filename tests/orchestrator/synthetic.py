@@ -109,7 +109,8 @@ def _score(planned: Plan, cell: PlannedCell, result: CellResult, nag_gain: float
             if name in DISTANCES:  # read only where there is one training seed
                 influence = 10 * np.random.default_rng([7, round(10 * nag), round(10 * cfg)]).standard_normal(1000)
                 store.create(file_name(scored.task, "arrays.safetensors"), pack({"influence": influence}, {}))
-            result.scores[name + scored.suffix] = {"score": score, "task": scored.task, "name": name, "stamp": stamp}
+            entry = {"score": score, "task": scored.task, "name": name, "stamp": stamp, "influence": "influence"}
+            result.scores[name + scored.suffix] = entry
 
 
 def _shift(task: str, nag: float, cfg: float, seed: int, store: Store) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from orchestrator.report.estimates import chosen, distances, headline_metric
 from orchestrator.report.figures import (
     calls,
     choice,
+    classes,
     differences,
     effective_scale,
     precision_recall,
@@ -42,6 +43,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
             shift.parts(results, colours),
             shift.densities(shift.readings(results, partial(shift_arrays, store)), colours),
             samples.sample_grid(rows, notes, colours),
+            *classes.drawings(results, best, store),
         ]
     return [drawing for drawing in drawn if drawing is not None], notes
 

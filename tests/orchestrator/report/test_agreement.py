@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from nag.intervals import paired_difference
+from nag.metrics.colour import Colour
 from orchestrator.report.agreement import agreement_table, agreements
 from orchestrator.report.comparisons import compare
 from orchestrator.report.content import report_content
@@ -19,7 +20,7 @@ from orchestrator.report.results import Results, collect
 from orchestrator.report.verdict_table import tag_text, verdict_table
 from orchestrator.report.verdicts import verdicts
 from orchestrator.store.arrays import pack
-from orchestrator.store.layout import file_name
+from orchestrator.store.layout import block_name, file_name
 from orchestrator.store.store import Store
 from orchestrator.tracking.runs import runs
 from tests.orchestrator.conftest import Ran, run_here
@@ -138,6 +139,27 @@ def test_contrast_and_saturation_stand_beside_the_cost_and_decide_nothing(ran: R
     headings = [column.heading for column in content.arms[-1].columns]
     assert headings.index("NFE") < headings.index("contrast (colour)") < headings.index("worker time a cell")
     assert any("in units of the reference images' mean" in note for note in content.arms[-1].notes)
+
+
+def test_the_differences_of_saturation_have_intervals_of_their_own(ran: Ran) -> None:
+    """One training seed: the interval is that of a bootstrap over the samples of both cells."""
+    rows = {row.metric: row for row in compare(collect(ran.plan, ran.store), ran.store)}
+    sides = []
+    for cell in ran.plan.cells:
+        extract = next(e for e in cell.extracts if ran.plan.tasks[e].params["extractor"]["name"] == "colour")
+        blocks = [ran.store.read_arrays(block_name(extract, number))[0]["colour"] for number in range(6)]
+        sides.append(np.concatenate(blocks))
+    gaps = sides[1] - sides[0]
+    rng = np.random.default_rng(0)
+    means = [gaps[rng.integers(0, len(gaps), len(gaps))].mean(axis=0) for _ in range(4000)]
+    for name, spread, gap in zip(Colour.names, np.std(means, axis=0), gaps.mean(axis=0), strict=True):
+        row = rows[f"{name}_colour"]
+        assert row.interval == "influence"
+        assert row.difference is not None
+        assert row.low is not None
+        assert row.high is not None
+        scale = gap / row.difference  # the reference's mean, or 1 for the share of clipped values
+        assert (row.high - row.low) / 2 * abs(scale) == pytest.approx(1.96 * spread, rel=0.06)
 
 
 def test_the_difference_of_means_is_paired_over_samples(tmp_path: Path) -> None:
