@@ -62,7 +62,7 @@ class FLD(Metric):
             raise ValueError(f"column {int(spread.argmin())} is equal in all {len(held_out)} held-out images")
 
         def scaled(features: np.ndarray) -> np.ndarray:
-            return ((features - centre) / spread).astype("float32")
+            return _scaled(features, centre, spread)
 
         test, points = scaled(held_out), scaled(_some(x))
         half = min(len(points), len(trained) // 2)
@@ -73,6 +73,16 @@ class FLD(Metric):
 
         real = kept(f"fld {half}", baseline, trained, held_out)
         return Scores(values={"fld": plain(100 * (_nll(points, scaled(_some(trained)), test) - real))}, arrays={})
+
+
+def _scaled(features: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(features - centre) / spread, float32, from float64 a block at a time."""
+    import numpy as np
+
+    scaled = np.empty(features.shape, np.float32)
+    for start in range(0, len(features), BLOCK):
+        scaled[start : start + BLOCK] = (features[start : start + BLOCK] - centre) / spread
+    return scaled
 
 
 def _some(features: np.ndarray, most: int = AT_MOST) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Products and distances of all pairs, in tiles of bounded memory, for nearest neighbours and kernels.
 
-Everything is float64. Of 50,000 x 50,000 distances each tile is used once and dropped, and within one set each pair is
-computed once. A distance from |a|^2 + |b|^2 - 2 a.b is only as exact as the rounding of that sum, so points are taken
-relative to the centre of the reference, and "within" allows for SLACK.
+Of 50,000 x 50,000 distances each tile is used once and dropped, and within one set each pair is computed once. Where
+there are many pairs of float32 rows, their products are float32. Then a product of d columns is off by at most
+(d + 2) u |a| |b|, u = 2^-24, in whatever order it is summed (Higham 2002, eq. 3.5), and a squared distance lies between
+`lower` and `lower` + `width`. Whoever must decide more finely asks `squares_of` for that pair, from the difference of
+the two rows in float64. So every neighbour and every ball is that of float64.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ from nag.metrics.cache import content
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
-ROWS, COLUMNS = 4096, 512  # of a tile, which takes 17 MB, and its rows 67 MB at dimension 2,048
+ROWS, COLUMNS = 4096, 512  # of a tile, which takes 8 MB in float32, and its rows 34 MB at dimension 2,048
+FEW = 2**22  # so many pairs cost little in float64
+LARGEST = 1e15  # a length whose square float32 holds
 SLACK = 1e-10  # relative to |a|^2 + |b|^2: far above the rounding of a squared distance, far below a real one
+PAIRS = 1024  # single pairs of rows at once: 17 MB at dimension 2,048
 
 
 class Points:
-    """(N, d) rows minus `centre`, converted to float64 a block at a time, on a device.
+    """(N, d) rows minus `centre`, converted a block at a time, on a device.
 
-    Each (N,): squares, |x|^2; lengths of the rows as they are, without the centre; from_origin, x . c + c . c / 2 with
-    the centre c, so that two rows as they are have the product x . y + from_origin of x + from_origin of y.
+    Each (N,) float64: squares, |x|^2; lengths of the rows as they are, without the centre; from_origin, x . c + c . c /
+    2 with the centre c, so that two rows as they are have the product x . y + from_origin of x + from_origin of y.
     """
 
     def __init__(self, rows: np.ndarray, centre: np.ndarray | float = 0.0, device: str = "cpu") -> None:
@@ -51,11 +57,20 @@ class Points:
 
         return f"{content(self.rows)} {content(np.asarray(self.centre))} {self.device}"
 
-    def block(self, part: slice) -> Tensor:
+    @functools.cached_property
+    def is_single(self) -> bool:
+        """Whether float32 holds the rows as they are, and their squares."""
+        return self.rows.dtype == "float32" and (not len(self) or float(self.lengths.max()) < LARGEST)
+
+    def block(self, part: slice | np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+        """Some of the rows minus the centre; float64 by default."""
         import numpy as np
         import torch
 
-        return torch.from_numpy(np.subtract(self.rows[part], self.centre, dtype=np.float64)).to(self.device)
+        kind = np.float32 if dtype == torch.float32 else np.float64
+        return torch.from_numpy(np.subtract(self.rows[part], self.centre, dtype=kind, casting="same_kind")).to(
+            self.device
+        )
 
 
 class Directions(Points):
@@ -65,8 +80,8 @@ class Directions(Points):
         super().__init__(rows)
         check_directions(self, what)
 
-    def block(self, part: slice) -> Tensor:
-        return super().block(part) / self.lengths[part, None]
+    def block(self, part: slice | np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+        return super().block(part, dtype) / self.lengths[part, None]
 
 
 def check_directions(points: Points, what: str) -> None:
@@ -77,8 +92,12 @@ def check_directions(points: Points, what: str) -> None:
 
 
 def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
-    """Samples and reference relative to the centre of the reference, where distances round least."""
+    """Samples and reference relative to the centre of the reference, where distances round least. The centre of float32
+    rows is a float32 row, so that they lose nothing but the rounding of a difference.
+    """
     centre = r.mean(axis=0, dtype="float64")
+    if x.dtype == r.dtype == "float32":
+        centre = centre.astype("float32")
     return Points(x, centre), Points(r, centre)
 
 
@@ -87,19 +106,55 @@ def parts(start: int, stop: int, size: int) -> Iterator[slice]:
         yield slice(first, min(first + size, stop))
 
 
+def precision(a: Points, b: Points) -> torch.dtype:
+    """The type of the products of all pairs."""
+    import torch
+
+    return torch.float32 if a.is_single and b.is_single and len(a) * len(b) > FEW else torch.float64
+
+
 def products(a: Points, b: Points) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of a . b, (rows, columns), each with its rows of a and of b. If b is a, only the tiles on or above the
     diagonal: one with columns.start >= rows.stop also stands for its transpose.
     """
+    dtype = precision(a, b)
     for rows in parts(0, len(a), ROWS):
-        left = a.block(rows)
+        left = a.block(rows, dtype)
         for columns in parts(rows.start if b is a else 0, len(b), COLUMNS):  # ROWS is a multiple of COLUMNS
-            yield rows, columns, left @ b.block(columns).T
+            yield rows, columns, left @ b.block(columns, dtype).T
 
 
-def squared(a: Points, b: Points, rows: slice, columns: slice, products: Tensor) -> Tensor:
-    """|a - b|^2 in the place of a tile, or part of one, of `products`."""
-    return products.mul_(-2).add_(a.squares[rows, None]).add_(b.squares[columns])
+class Bounds:
+    """Bounds of the squared distances of all pairs of a and b, from their products."""
+
+    def __init__(self, a: Points, b: Points) -> None:
+        import torch
+
+        self.a, self.b, dtype = a, b, precision(a, b)
+        # Besides the product: 14 roundings of the sums, and of what they are compared with.
+        self.off = (a.rows.shape[1] + 16) * torch.finfo(dtype).eps / 2 + 2 * SLACK
+        self._of_a, self._of_b = (((1 - self.off) * each.squares).to(dtype) for each in (a, b))
+
+    def lower(self, rows: slice, columns: slice, products: Tensor) -> Tensor:
+        """The least that |a - b|^2 can be, in the place of a tile, or part of one, of `products`."""
+        return products.mul_(-2).add_(self._of_a[rows, None]).add_(self._of_b[columns])
+
+    def width(self, i: Tensor, j: Tensor) -> Tensor:
+        """How much more than `lower` the squared distances of row i of a and row j of b can be."""
+        return 2 * self.off * (self.a.squares[i] + self.b.squares[j])
+
+
+def squares_of(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
+    """|a_i - b_j|^2 of single pairs, float64, from the differences: 0 for equal rows."""
+    import numpy as np
+    import torch
+
+    squares = np.empty(len(i))
+    rows, columns = i.cpu().numpy(), j.cpu().numpy()
+    for part in parts(0, len(rows), PAIRS):
+        gap = np.subtract(a.rows[rows[part]], b.rows[columns[part]], dtype=np.float64)
+        squares[part] = np.einsum("nd,nd->n", gap, gap)
+    return torch.from_numpy(squares).to(a.device)
 
 
 def distances_to(a: Points, b: Points, which: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ USUAL = 5  # nearest others that are always kept: the most that a metric's defau
 BALLS = (3, USUAL)  # the defaults of precision and recall, and of density and coverage
 SIGMA = 10.0  # of the Gaussian kernel of rows of length 1
 AT_ONCE = 256  # rows of a tile, so that what follows the products works in the processor's cache
+SPARE = 3  # more neighbours that are kept, for those that bounds cannot tell apart
+MANY = 64  # a tile in which one pair of so many is unsure is computed once more, in float64
 
 
 class Kernels(NamedTuple):
@@ -35,7 +37,7 @@ class Kernels(NamedTuple):
 
 class Within(NamedTuple):
     """Of one set: near (N, k), the squared distances to the nearest other points, ascending; which (N, k), their rows.
-    k is at least 5, and entries beyond the number of other points are infinite.
+    k is at least 5; both are those of float64, and entries beyond the number of other points are infinite.
     """
 
     near: Tensor
@@ -92,47 +94,41 @@ def nearest(x: Points, r: Points) -> tuple[np.ndarray, np.ndarray]:
 def _within(points: Points, k: int) -> Within:
     import torch
 
-    near = _Nearest(points, k)
-    sums = _Sums(points, points)
+    bounds = neighbours.Bounds(points, points)
+    near, sums = _Nearest(bounds, k), _Sums(points, points)
     for rows, columns, tile in neighbours.products(points, points):
         twice = columns.start >= rows.stop  # this tile also stands for its transpose
         for part in neighbours.parts(rows.start, rows.stop, AT_ONCE):
             slab = tile[part.start - rows.start : part.stop - rows.start]
             same = slice(max(part.start, columns.start), min(part.stop, columns.stop))  # pairs of a point and itself
             sums.see(part, columns, slab, None if twice else same, twice)
-            distances = neighbours.squared(points, points, part, columns, slab)
+            least = bounds.lower(part, columns, slab)
             if not twice:
                 at = torch.arange(same.start, max(same.start, same.stop))
-                distances[at - part.start, at - columns.start] = torch.inf
-            near.see(part, columns, distances)
+                least[at - part.start, at - columns.start] = torch.inf
+            near.see(part, columns, least)
         if twice:
             near.see(columns, rows, tile.T)
-    return Within(near.squares, near.which, Kernels(sums.cubic, sums.gaussian))
+    return Within(*near.found(), sums.kernels(len(points) - 1))
 
 
 def _between(x: Points, r: Points, ks: tuple[int, ...], own: Within | None) -> Between:
-    import torch
-
-    near, sums = _Nearest(x, 1), _Sums(x, r)
-    of_r, of_x = within(r, max(ks)), {k: own.radii(k) for k in ks} if own else {}
-    sizes = [k for k in ks if k < len(r)]
-    holding = {k: torch.zeros(len(x), dtype=torch.int64, device=x.device) for k in sizes}
-    held = {k: torch.zeros(len(r), dtype=torch.bool, device=x.device) for k in sizes}
-    reached = {k: torch.zeros(len(r), dtype=torch.bool, device=x.device) for k in of_x if k < len(x)}
+    bounds, of_r = neighbours.Bounds(x, r), within(r, max(ks))
+    near, sums = _Nearest(bounds, 1), _Sums(x, r)
+    balls = _Balls(
+        bounds,
+        {k: of_r.radii(k) for k in ks if k < len(r)},
+        {k: own.radii(k) for k in ks if k < len(x)} if own else {},
+    )
     for rows, columns, tile in neighbours.products(x, r):
         for part in neighbours.parts(rows.start, rows.stop, AT_ONCE):
             slab = tile[part.start - rows.start : part.stop - rows.start]
             sums.see(part, columns, slab, None, False)
-            distances = neighbours.squared(x, r, part, columns, slab)
-            near.see(part, columns, distances)
-            distances.sub_(neighbours.SLACK * (x.squares[part, None] + r.squares[columns]))
-            for k in sizes:
-                inside = distances <= of_r.radii(k)[columns]
-                holding[k][part] += inside.sum(1)
-                held[k][columns] |= inside.any(0)
-            for k in reached:
-                reached[k][columns] |= (distances <= of_x[k][part, None]).any(0)
-    return Between(near.which[:, 0], Kernels(sums.cubic, sums.gaussian), holding, held, reached if own else None)
+            least = bounds.lower(part, columns, slab)
+            near.see(part, columns, least)
+            balls.see(part, columns, least)
+    which = near.found()[1][:, 0]
+    return Between(which, sums.kernels(len(r)), balls.holding, balls.held, balls.reached if own else None)
 
 
 class _Sums:
@@ -141,10 +137,11 @@ class _Sums:
     def __init__(self, a: Points, b: Points) -> None:
         import torch
 
+        dtype = neighbours.precision(a, b)
         self.cubic, self.gaussian = (torch.zeros(len(a), dtype=torch.float64, device=a.device) for _ in range(2))
         self.dim = a.rows.shape[1]
-        self.of_a, self.of_b = a.from_origin, b.from_origin
-        self.scale_a, self.scale_b = (each.lengths.reciprocal() for each in (a, b))
+        self.of_a, self.of_b = a.from_origin.to(dtype), b.from_origin.to(dtype)
+        self.scale_a, self.scale_b = (each.lengths.reciprocal().to(dtype) for each in (a, b))
 
     def see(self, rows: slice, columns: slice, products: Tensor, same: slice | None, transposed: bool) -> None:
         """same: the points that the tile pairs with themselves. transposed: also count the pairs the other way."""
@@ -154,35 +151,151 @@ class _Sums:
         cosine *= self.scale_b[columns]
         dot.div_(self.dim).add_(1)
         cubic = dot.square().mul_(dot)
-        gaussian = cosine.sub_(1).clamp_(max=0).mul_(1 / SIGMA**2).exp_()  # |a - b|^2 is 2 - 2 cos
-        for total, kernel in ((self.cubic, cubic), (self.gaussian, gaussian)):
+        less = _expm1(cosine.sub_(1).clamp_(max=0).mul_(1 / SIGMA**2))  # |a - b|^2 is 2 - 2 cos
+        for total, kernel in ((self.cubic, cubic), (self.gaussian, less)):
             if same is not None and same.stop > same.start:
                 kernel[same.start - rows.start :, same.start - columns.start :].diagonal()[: same.stop - same.start] = 0
             total[rows] += kernel.sum(1)
             if transposed:
                 total[columns] += kernel.sum(0)
 
+    def kernels(self, others: int) -> Kernels:
+        """The sums over so many others. The Gaussian's are of k - 1 so far: near 1 float32 has few digits."""
+        return Kernels(self.cubic, self.gaussian + others)
+
+
+def _expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 for x from -0.02 to 0. In float32 four terms of its series are exact, and take less time."""
+    import torch
+
+    if x.dtype == torch.float64:
+        return x.expm1_()
+    one = torch.ones((), dtype=x.dtype, device=x.device)
+    series = torch.add(one, x, alpha=1 / 4)
+    for number in (3, 2):
+        torch.addcmul(one, series, x, value=1 / number, out=series)
+    return series.mul_(x)
+
 
 class _Nearest:
-    """The k smallest squared distances of each point so far. Only rows with a smaller one than those are sorted."""
+    """The k nearest points of b of each point of a. Those that bounds cannot tell apart are kept too, and measured."""
 
-    def __init__(self, points: Points, k: int) -> None:
+    def __init__(self, bounds: neighbours.Bounds, k: int) -> None:
         import torch
 
-        size, device = (len(points), k), points.device
-        self.squares = torch.full(size, torch.inf, dtype=torch.float64, device=device)
+        self.bounds, self.k, self.most = bounds, k, k + SPARE
+        size, device = (len(bounds.a), self.most), bounds.a.device
+        self.least = torch.full(size, torch.inf, dtype=neighbours.precision(bounds.a, bounds.b), device=device)
         self.which = torch.zeros(size, dtype=torch.int64, device=device)
-        self.k = k
 
-    def see(self, rows: slice, columns: slice, distances: Tensor) -> None:
+    def see(self, rows: slice, columns: slice, least: Tensor) -> None:
+        """Only rows with a smaller distance than those so far are sorted."""
         import torch
 
-        closer = torch.nonzero(distances.amin(1) < self.squares[rows, -1])[:, 0]
+        closer = torch.nonzero(least.amin(1) < self.least[rows, -1])[:, 0]
         if not len(closer):
             return
-        few = distances[closer].topk(min(self.k, distances.shape[1]), largest=False)
+        few = least[closer].topk(min(self.most, least.shape[1]), largest=False)
         at = closer + rows.start
-        squares = torch.cat([self.squares[at], few.values], 1)
+        values = torch.cat([self.least[at], few.values], 1)
         which = torch.cat([self.which[at], few.indices + columns.start], 1)
+        best = values.topk(self.most, largest=False)
+        self.least[at], self.which[at] = best.values, which.gather(1, best.indices)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """(N, k) squared distances in float64, ascending, and the rows of b; infinite beyond the number of others."""
+        import torch
+
+        a, b = self.bounds.a, self.bounds.b
+        least, i = self.least.double(), torch.arange(len(a), device=a.device)[:, None].expand_as(self.which)
+        most = (least + self.bounds.width(i, self.which)).sort(1).values[:, self.k - 1, None]
+        asked = (least <= most) & least.isfinite()
+        squares = torch.full_like(least, torch.inf)
+        squares[asked] = neighbours.squares_of(a, b, i[asked], self.which[asked])
         best = squares.topk(self.k, largest=False)
-        self.squares[at], self.which[at] = best.values, which.gather(1, best.indices)
+        near, which = best.values, self.which.gather(1, best.indices)
+        for rows in torch.nonzero(asked[:, -1])[:, 0].split(neighbours.COLUMNS):  # others may be as near
+            near[rows], which[rows] = _of_rows(a, b, rows, self.k)
+        return near, which
+
+
+def _of_rows(a: Points, b: Points, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_Nearest.found` of some rows of a, from float64 products with all of b."""
+    import torch
+
+    size = (len(rows), k)
+    near = torch.full(size, torch.inf, dtype=torch.float64, device=a.device)
+    which = torch.zeros(size, dtype=torch.int64, device=a.device)
+    left = a.block(rows.cpu().numpy())
+    for columns in neighbours.parts(0, len(b), neighbours.ROWS):
+        squares = (left @ b.block(columns).T).mul_(-2).add_(a.squares[rows, None]).add_(b.squares[columns])
+        if b is a:
+            own = torch.nonzero((rows >= columns.start) & (rows < columns.stop))[:, 0]
+            squares[own, rows[own] - columns.start] = torch.inf
+        few = squares.topk(min(k, squares.shape[1]), largest=False)
+        values, at = torch.cat([near, few.values], 1), torch.cat([which, few.indices + columns.start], 1)
+        best = values.topk(k, largest=False)
+        near, which = best.values, at.gather(1, best.indices)
+    finite = near.isfinite()
+    near[finite] = neighbours.squares_of(a, b, rows[:, None].expand(size)[finite], which[finite])
+    return near, which
+
+
+class _Balls:
+    """Which balls of x and of the reference hold points of the other set: by k, of (N,) and (N_r,) squared radii."""
+
+    def __init__(self, bounds: neighbours.Bounds, of_r: dict[int, Tensor], of_x: dict[int, Tensor]) -> None:
+        import torch
+
+        self.bounds, self.of_r, self.of_x = bounds, of_r, of_x
+        x, r = bounds.a, bounds.b
+        dtype = neighbours.precision(x, r)
+        self.widest_r, self.widest_x = (
+            torch.stack([*radii.values()]).amax(0).to(dtype) if radii else None for radii in (of_r, of_x)
+        )
+        self.holding = {k: torch.zeros(len(x), dtype=torch.int64, device=x.device) for k in of_r}
+        self.held = {k: torch.zeros(len(r), dtype=torch.bool, device=x.device) for k in of_r}
+        self.reached = {k: torch.zeros(len(r), dtype=torch.bool, device=x.device) for k in of_x}
+
+    def see(self, rows: slice, columns: slice, least: Tensor) -> None:
+        """Pairs that may be within the widest ball are few; only those are compared with each."""
+        import torch
+
+        may = None if self.widest_r is None else least <= self.widest_r[columns]
+        if self.widest_x is not None:
+            reach = least <= self.widest_x[rows, None]
+            may = reach if may is None else may.logical_or_(reach)
+        if may is None:
+            return
+        at = torch.nonzero(may)
+        if not len(at):
+            return
+        i, j = at[:, 0] + rows.start, at[:, 1] + columns.start
+        squares = self._decided(i, j, least[at[:, 0], at[:, 1]].double(), rows, columns)
+        for k, radii in self.of_r.items():
+            inside = squares <= radii[j]
+            self.holding[k].index_add_(0, i, inside.long())
+            self.held[k][j[inside]] = True
+        for k, radii in self.of_x.items():
+            self.reached[k][j[squares <= radii[i]]] = True
+
+    def _decided(self, i: Tensor, j: Tensor, least: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Squared distances (less the slack) that compare with every radius as the exact ones do: the least possible
+        one where no radius is between that and the largest possible one, else the distance itself.
+        """
+        import torch
+
+        most = least + self.bounds.width(i, j)
+        unsure = torch.zeros_like(i, dtype=torch.bool)
+        for radii, own in ((self.of_r, j), (self.of_x, i)):
+            for each in radii.values():
+                unsure |= (least <= each[own]) & (each[own] < most)
+        few, x, r = torch.nonzero(unsure)[:, 0], self.bounds.a, self.bounds.b
+        i, j = i[few], j[few]
+        if len(few) * MANY > (rows.stop - rows.start) * (columns.stop - columns.start):
+            squares = (x.block(rows) @ r.block(columns).T)[i - rows.start, j - columns.start]
+            squares = squares.mul_(-2).add_(x.squares[i]).add_(r.squares[j])
+        else:
+            squares = neighbours.squares_of(x, r, i, j)
+        least[few] = squares - neighbours.SLACK * (x.squares[i] + r.squares[j])
+        return least

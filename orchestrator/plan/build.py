@@ -147,13 +147,16 @@ class TaskBuilder:
             weights = self.add("train", {"extractor": self.identity(extractor), "data": self.identity(data)})
         return {"extractor": self.identity(extractor), "weights": weights}
 
-    def reference(self, opened: Mapping[str, Any], held: Mapping[str, Any], rows: int) -> str:
+    def reference(
+        self, opened: Mapping[str, Any], held: Mapping[str, Any], rows: int, images: int | None = None
+    ) -> str:
         """The task that makes a reference: an open extractor's outputs on `held`, which is {"data": ...} or, for a
-        published file, {"statistics": ..., "moments": ...}.
+        published file, {"statistics": ..., "moments": ...}. images: only so many of it count.
         """
         needs: tuple[str, ...] = (opened["weights"],) if opened["weights"] else ()
         needs += self.taken_while_encoded(opened, held["data"]) if "data" in held else ()
         kept = {"rows": rows} if rows != REFERENCE_ROWS else {}
+        kept |= {"images": images} if images is not None else {}
         return self.add("reference", {**opened, **held, **kept}, needs)
 
     def published(self, reference: Published) -> str:

@@ -149,17 +149,18 @@ def _new_scoring(builder: TaskBuilder, sweep: Sweep, cell: Cell, extractor: Any)
     assert score is not None
     images = trained_on(score, cell.network.data)
     opened = builder.extractor(extractor, images)
+    limits = score.rows, score.reference_images
     file, of_its_own = score.reference, [m for m in score.metrics if of_training(m) and images is not None]
     if isinstance(file, Published):
         statistics = builder.published(file)
         _check_file(builder, file, extractor, [metric for metric in score.metrics if metric not in of_its_own])
         held = {"statistics": statistics, "moments": sorted(file.usable(extractor))}
-        reference = builder.reference(opened, held, score.rows)
+        reference = builder.reference(opened, held, *limits)
     else:
-        reference = builder.reference(opened, {"data": builder.images(file or cell.network.data)}, score.rows)
+        reference = builder.reference(opened, {"data": builder.images(file or cell.network.data)}, *limits)
     trained = reference
     if any(fed(metric, extractor) for metric in of_its_own):
-        trained = builder.reference(opened, {"data": builder.images(images)}, score.rows)
+        trained = builder.reference(opened, {"data": builder.images(images)}, *limits)
     vae = score.decode or cell.network.autoencoder
     decode = builder.identity(vae) if vae is not None and reads_pixels(extractor) else None
     return Scoring(extractor, opened, reference, trained, not isinstance(file, Published), decode)

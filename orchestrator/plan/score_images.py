@@ -16,13 +16,14 @@ from nag.datasets.image_folder import ImageFolder
 from nag.datasets.npz import Npz
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
-from orchestrator.identity import digest
+from orchestrator.identity import MissingWeights, digest, outside
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Plan, Scored
 from orchestrator.plan.reported import reported
 from orchestrator.spec.classes import goes_by_class, labels_problem
 from orchestrator.spec.construct import MethodBuilder as Methods
 from orchestrator.spec.data_notes import class_names
+from orchestrator.spec.evaluators import Evaluator, alike
 from orchestrator.spec.model import ScoreSection, Sweep
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import fed, held_out_problem, of_training, read_reference, read_score, refusal
@@ -56,18 +57,75 @@ def planned(
 
     Raises BadInput for what cannot be scored in this way.
     """
+    methods = Methods()
+    images, taken, held_against = _sides(samples, reference, count, methods)
+    score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
+    return _plan(f"{samples} --reference {reference}", images, taken, score, methods)
+
+
+def planned_by(
+    evaluator: Evaluator, samples: str, reference: str, features: Sequence[str] = (), count: int | None = None
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan that scores as an evaluator does, and what to know about its values. features: where the weights of
+    extractors are, each {name: ..., weights: PATH}.
+
+    Raises BadInput for what it cannot score, and if its weights are not on this machine.
+    """
+    methods = Methods()
+    images, taken, held_against = _sides(samples, reference, count, methods)
+    held_against = evaluator.reads(held_against)
+    extractor = _with_weights(evaluator.extractor(methods), features, methods)
+    for each in outside(extractor, compute=False).values():
+        if isinstance(each, MissingWeights):
+            raise BadInput(f"the weights {each.name} are not on this machine: nagbench fetch {each.name}.")
+    notes, metrics = [], []
+    if evaluator.samples is not None:
+        rule, most = evaluator.samples
+        if rule == "exactly" and taken < most:
+            notes.append(f"it takes {most:,} images, here are {taken:,}")
+        taken = min(taken, most)
+    for metric in evaluator.listed(methods):
+        reason = refusal(held_against, extractor, metric) if isinstance(held_against, Published) else None
+        if taken < metric.least:
+            reason = f"it needs at least {metric.least} images, here are {taken}"
+        if reason:
+            notes.append(f"no {name_of(metric)}: {reason}")
+        else:
+            metrics.append(metric)
+    if not metrics:
+        raise BadInput(f"{'; '.join(notes)}.")
+    score = ScoreSection((extractor,), tuple(metrics), held_against, protocol=evaluator)
+    words = f"{samples} --reference {reference} --protocol {evaluator.name}"
+    return _plan(words, images, taken, score, methods), tuple(notes)
+
+
+def _with_weights(extractor: Any, features: Sequence[str], methods: Methods) -> Any:
+    """The extractor with the weights that the user gives for it."""
+    for text in features:
+        given = methods.method("features", parse(text, "--features"))
+        if getattr(given, "weights", None) is None or not alike(given, type(given)()):
+            raise BadInput("--features: with --protocol it only says where weights are, {name: ..., weights: PATH}.")
+        if type(given) is type(extractor):
+            extractor = dataclasses.replace(extractor, weights=given.weights)
+    return extractor
+
+
+def _sides(samples: str, reference: str, count: int | None, methods: Methods) -> tuple[Any, int, Any]:
+    """The samples, how many of them count, and the reference."""
     images = _samples(samples)
     size = _count(images)
     if count is not None and count > size:
         raise BadInput(f"--count: {samples} has {size:,} images, not {count:,}.")
-    taken = count or size
-    methods, builder = Methods(), TaskBuilder()
     held_against = _reference(reference, images.shape, methods)
     if not isinstance(held_against, Published):
         _count(held_against)
-    score = dataclasses.replace(_score(features, metrics, held_against, methods), reference=held_against)
+    return images, count or size, held_against
+
+
+def _plan(what: str, images: Any, taken: int, score: ScoreSection, methods: Methods) -> Plan:
+    builder, limit = TaskBuilder(), score.reference_images
     for metric in score.metrics:
-        if reason := labels_problem(metric, images) or _other_classes(metric, images, held_against):
+        if reason := labels_problem(metric, images) or _other_classes(metric, images, score.reference):
             raise BadInput(f"--metrics: {reason}.")
     all_scored: list[Scored] = []
     for place, extractor in enumerate(score.features):
@@ -76,21 +134,21 @@ def planned(
         opened = builder.extractor(extractor, None)
         mine = {**opened, "data": builder.identity(images), "only": "rows", "rows": taken}
         ours = builder.add("reference", mine)
-        theirs = builder.add("reference", {**opened, **_identity(builder, held_against, extractor)})
+        held = _identity(builder, score.reference, extractor)
+        theirs = builder.add("reference", {**opened, **held, **({"images": limit} if limit is not None else {})})
         for metric in score.metrics:
             if not fed(metric, extractor):
                 continue
             if taken < metric.least:
-                raise BadInput(f"{name_of(metric)!r} needs at least {metric.least} images, {samples} has {taken}.")
+                raise BadInput(f"{name_of(metric)!r} needs at least {metric.least} images, the samples are {taken}.")
             params = {"features": None, "samples": ours, "count": taken, "reference": theirs}
             task = builder.add("score", {**params, "metric": builder.identity(metric)}, (ours, theirs))
             all_scored.append(Scored(reported(metric, extractor, f"_{name_of(extractor)}" if place else ""), task))
     name = f"score-{digest(sorted(scored.task for scored in all_scored))[:12]}"
-    words = f"# {SOURCE} {samples} --reference {reference}\n"
     sweep = Sweep(
         name=name,
         path=SOURCE,
-        text=words,
+        text=f"# {SOURCE} {what}\n",
         arms=(),
         cells=(),
         score=score,

@@ -38,6 +38,7 @@ NETWORK = {
     "key": "Which weights of the checkpoint: an entry, or the keys to it.",
 }
 SCORE = {
+    "protocol": "Measure as this evaluator does: it sets features, metrics, the reference's images and the count.",
     "features": "Extractors. Metrics use the first one; those of others carry its name, such as fid_dinov2.",
     "metrics": "Metrics. The first one decides the verdict, or the mean of fd_ratio where there is one.",
     "reference": "What samples are compared with: by default the training images; or a file, a URL, a data set.",

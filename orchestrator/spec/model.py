@@ -134,7 +134,8 @@ REFERENCE_ROWS = 50_000
 @dataclass(frozen=True)
 class ScoreSection:
     """reference: a data set or a Published file; None: the training split of the network's data. rows: at most so many
-    reference images are compared one by one; means and covariances use all.
+    reference images are compared one by one; means and covariances use all. protocol: the evaluator (evaluators.py)
+    that is followed.
     """
 
     features: tuple[Any, ...]
@@ -142,6 +143,12 @@ class ScoreSection:
     reference: Any = None
     decode: Any = None  # the autoencoder that decodes latents
     rows: int = REFERENCE_ROWS
+    protocol: Any = None
+
+    @property
+    def reference_images(self) -> int | None:
+        """The most images of the reference that count; None for all."""
+        return self.protocol.reference_images if self.protocol is not None else None
 
 
 @method

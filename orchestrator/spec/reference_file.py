@@ -83,14 +83,17 @@ class Published:
             raise BadInput(f"{path} has neither mu and sigma nor images (arr_0); it has {there}.")
         return held
 
+    @property
+    def named_mode(self) -> str | None:
+        """The mode that the user or the file's name says."""
+        name = os.path.basename(self.path)
+        return self.mode or (ADM if FIDELITY in name else next((mode for mode in MODES if mode in name), None))
+
     def mode_of(self, contents: Contents) -> str | None:
         """Mode of the Inception whose moments these are; None if neither the file nor the user names it."""
-        if self.mode is not None:
-            return self.mode
-        if "spatial" in contents.dims:
+        if self.mode is None and "spatial" in contents.dims:
             return ADM
-        name = os.path.basename(self.path)
-        return ADM if FIDELITY in name else next((mode for mode in MODES if mode in name), None)
+        return self.named_mode
 
     def moments_for(self, extractor: Any, contents: Contents) -> frozenset[str]:
         """The outputs of an extractor whose moments the file has: those of Inception in the same mode."""

@@ -12,13 +12,14 @@ from nag.metrics.metric import by_rows, shown
 from nag.registry import METHODS, find, name_of
 from orchestrator.errors import BadInput
 from orchestrator.spec.construct import MethodBuilder
+from orchestrator.spec.evaluators import check_counts, check_methods, filled
 from orchestrator.spec.model import REFERENCE_ROWS, Cell, Network, ScoreSection
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.smoke import smoked
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, show
 
-KEYS = ("features", "metrics", "reference", "reference_rows", "decode")
+KEYS = ("protocol", "features", "metrics", "reference", "reference_rows", "decode")
 LEAST_HELD_OUT = 2
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
@@ -26,6 +27,7 @@ REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data 
 def read_score(node: Node, builder: MethodBuilder, smoke: bool) -> ScoreSection:
     node.mapping("{features: [...], metrics: [...]}")
     node.only(KEYS)
+    evaluator, node = filled(node)
     scorers: dict[str, list[Any]] = {}
     for family in ("features", "metrics"):
         listed = node.get(family)
@@ -47,17 +49,25 @@ def read_score(node: Node, builder: MethodBuilder, smoke: bool) -> ScoreSection:
         read_reference(reference, builder) if reference else None,
         builder.autoencoder(decode) if decode else None,
         _rows(node.get("reference_rows")),
+        evaluator,
     )
+    if evaluator is not None:
+        check_methods(evaluator, score, node, builder)
+        score = dataclasses.replace(score, reference=evaluator.reads(score.reference))
     if isinstance(score.reference, Published) and reference:
         _check_published(score, score.reference, node, reference)
     return _smoked(score) if smoke else score
 
 
 def _smoked(score: ScoreSection) -> ScoreSection:
-    """The section with stand-ins for methods that read files. (Published statistics: see `smoke_reference`.)"""
+    """The section with stand-ins for methods that read files, which no evaluator measures with. (Published
+    statistics: see `smoke_reference`.)
+    """
     decode = score.decode.smoke() if score.decode is not None else None
     [reference] = smoked([score.reference])
-    return dataclasses.replace(score, features=tuple(smoked([*score.features])), reference=reference, decode=decode)
+    return dataclasses.replace(
+        score, features=tuple(smoked([*score.features])), reference=reference, decode=decode, protocol=None
+    )
 
 
 def smoke_reference(score: ScoreSection, cells: Sequence[Cell]) -> ScoreSection:
@@ -195,7 +205,7 @@ def trained_on(score: ScoreSection, data: Any) -> Any:
     return own or (None if isinstance(score.reference, Published) else score.reference)
 
 
-def check_cells(score: ScoreSection, cells: Iterable[Cell], node: Node) -> None:
+def check_cells(score: ScoreSection, cells: Sequence[Cell], node: Node) -> None:
     """Raise if the section does not fit a network that is sampled."""
     makes = set()
     for network in {id(cell.network): cell.network for cell in cells}.values():
@@ -203,6 +213,8 @@ def check_cells(score: ScoreSection, cells: Iterable[Cell], node: Node) -> None:
         problem = _problem(score, network)
         if problem:
             raise node.error(f"{problem}.")
+    if score.protocol is not None:
+        check_counts(score.protocol, cells, node.value["protocol"])
     if score.decode is not None and "latents" not in makes:
         raise node.value["decode"].error("no network of this sweep makes latents; remove this key.")
 

@@ -27,6 +27,7 @@ from nag.training import PRESETS, Training
 from orchestrator.errors import BadInput, EnvironmentProblem
 from orchestrator.spec import key_descriptions
 from orchestrator.spec.equal_price import KEYS, Budget
+from orchestrator.spec.evaluators import EVALUATORS
 from orchestrator.spec.examples import example_sweep
 from orchestrator.spec.grid import AXES, GRID, POINTS, POINTS_AT_MOST, TUNE
 from orchestrator.spec.key_descriptions import described
@@ -194,11 +195,12 @@ def _compare() -> Schema:
 
 def _score() -> Schema:
     parts = {key: _list(_method(key)) for key in ("features", "metrics")}
+    parts["protocol"] = {"enum": [*EVALUATORS]}
     parts["reference"] = {"anyOf": [{"type": "string"}, _fields(Published, axes=False), _method("datasets")]}
     parts["reference_rows"] = {"type": "integer", "minimum": 2}
     parts["decode"] = _fields(Autoencoder, axes=False)
     parts = described({key: parts[key] for key in SCORE_KEYS}, key_descriptions.SCORE)
-    return _object(parts, ("features", "metrics"))
+    return {**_object(parts), "anyOf": [{"required": ["protocol"]}, {"required": ["features", "metrics"]}]}
 
 
 def _network_parts() -> Schema:

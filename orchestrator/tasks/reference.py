@@ -1,9 +1,10 @@
 """reference: one extractor's outputs on the images that samples are compared with, and their moments.
 
 The images are a data set's training split, against which cells are scored, and its held-out split; or those in a
-published file of statistics. Moments are float64 and of all images. Rows, for metrics that compare single images, are
-kept of the first images (a split is shuffled), in files of PART rows per output. If the training images are also
-encoded, their outputs come from that pass over them: as blocks of an extract task among the inputs.
+published file of statistics. Moments are float64 and of all images, or of the first `images`. Rows, for metrics that
+compare single images, are kept of the first images (a split is shuffled), in files of PART rows per output. If the
+training images are also encoded, their outputs come from that pass over them: as blocks of an extract task among the
+inputs.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def run(context: Context, task: Task) -> None:
         data = context.rebuild("datasets", task.params["data"])
         splits = {name: data.open(name) for name in (SPLITS[:1] if files.rows_only else SPLITS)}
         sizes = {name: _size(split) for name, split in splits.items()}
-        if files.rows_only:  # these images are scored, so their moments are not needed
-            sizes = {name: min(size, task.params["rows"]) for name, size in sizes.items()}
+        most = task.params["rows"] if files.rows_only else task.params.get("images")
+        if most is not None:
+            sizes = {name: min(size, most) for name, size in sizes.items()}
         files.total = sum(sizes.values())
         for name, split in splits.items():
             extract = _extracted_while_encoded(context, task) if name == "train" else None
@@ -63,7 +65,7 @@ def run(context: Context, task: Task) -> None:
                 images = _images_of(context, split, sizes[name])
                 files.add(name, sizes[name], files.extracted(images, partial(_image_name, data, split)))
             else:
-                files.add(name, sizes[name], _from_blocks(context, extract, files.skipped))
+                files.add(name, sizes[name], _first(sizes[name], _from_blocks(context, extract, files.skipped)))
             files.skipped |= skipped(split)
     if files.moments:
         files.publish(MOMENTS, files.moments)
@@ -97,6 +99,15 @@ def _from_blocks(context: Context, extract: Task, skipped: dict[str, str]) -> It
         for start, end in itertools.pairwise(sorted({0, *range(-first % PART, size, PART), size})):
             yield {output: rows[start:end] for output, rows in arrays.items()}
         first += size
+
+
+def _first(count: int, pieces: Iterable[Outputs]) -> Iterator[Outputs]:
+    """The outputs of the first `count` images."""
+    for piece in pieces:
+        if count <= 0:
+            return
+        yield {output: rows[:count] for output, rows in piece.items()}
+        count -= len(piece["labels"])
 
 
 def _images_of(context: Context, split: Any, size: int) -> Iterator[Images]:
@@ -133,6 +144,7 @@ def _published(context: Context, task: Task, files: _Files) -> None:
     images = reference_images(path)
     if images is None:
         return
+    images = images[: task.params.get("images")]
     pieces = _pieces(context, len(images))
     none = np.zeros(PART, np.int64)
     files.total = len(images)
@@ -163,7 +175,7 @@ class _Files(Mapping[str, bytes]):
         self.rows: dict[str, int] = {}
         self.skipped: dict[str, str] = {}  # images that could not be read, by name, and why
         self.total = self.seen = 0
-        self.rows_only = task.params.get("only") == "rows"
+        self.rows_only = task.params.get("only") == "rows"  # these images are scored: their moments are not needed
 
     def __getitem__(self, name: str) -> bytes:
         return self.context.store.read(file_name(self.task.digest, name))

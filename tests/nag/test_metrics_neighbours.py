@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from nag.datasets.dataset import to_uint8
@@ -12,6 +13,8 @@ from nag.intervals import paired_difference, share_interval
 from nag.metrics import cache as kept
 from nag.metrics import neighbours
 from nag.metrics import pairs as passes_over_pairs
+from nag.metrics.authenticity import Authenticity
+from nag.metrics.cmmd import CMMD
 from nag.metrics.density_coverage import DensityCoverage
 from nag.metrics.kid import KID
 from nag.metrics.memorisation import Memorisation
@@ -25,11 +28,15 @@ def features(n: int, d: int, seed: int = 0) -> np.ndarray:
     return (1 + rng.gamma(2.0, size=(n, d)) @ mix).astype(np.float32)
 
 
-@pytest.fixture(params=["one tile", "many tiles"])
+@pytest.fixture(params=["one tile", "many tiles", "float32 tiles"])
 def tiles(request, monkeypatch):
-    """Small tiles, which do not divide the numbers below; and nothing kept from other tests."""
+    """Small tiles, which do not divide the numbers below; and nothing kept from other tests. float32 tiles: of float32
+    rows, as if there were many pairs.
+    """
     monkeypatch.setattr(kept, "_kept", {})
-    if request.param == "many tiles":
+    if request.param == "float32 tiles":
+        monkeypatch.setattr(neighbours, "FEW", 0)
+    if request.param != "one tile":
         monkeypatch.setattr(neighbours, "ROWS", 64)
         monkeypatch.setattr(neighbours, "COLUMNS", 16)
         monkeypatch.setattr(passes_over_pairs, "AT_ONCE", 24)
@@ -54,7 +61,9 @@ def test_every_pair_is_seen_once(tiles):
         seen[rows, columns] += 1
         assert tile.shape[0] <= neighbours.ROWS
         assert tile.shape[1] <= neighbours.COLUMNS
-        np.testing.assert_allclose(tile, a.rows[rows].astype(float) @ b.rows[columns].T.astype(float), rtol=1e-13)
+        off = 5 * 2.0**-24 if tile.dtype == torch.float32 else 5 * 2.0**-53
+        lengths = a.lengths[rows, None] * b.lengths[columns]
+        assert ((tile - a.block(rows) @ b.block(columns).T).abs() <= off * lengths).all()
     assert (seen == 1).all()
     seen = np.zeros((150, 150), dtype=int)
     for rows, columns, _ in neighbours.products(a, a):
@@ -75,6 +84,71 @@ def test_radii_and_nearest_are_scikit_learns(tiles):
         distance, which = nearest(a, b)
         np.testing.assert_allclose(distance, theirs[0][:, 0], rtol=1e-9)
         assert (which == theirs[1][:, 0]).all()
+
+
+def test_distances_that_float32_cannot_tell_apart_are_decided_exactly(tiles):
+    """Groups of points 0.006 apart, at 8 from the centre: bounds of float32 do not order those of a group."""
+    rng = np.random.default_rng(3)
+    centres = 3 * rng.standard_normal((12, 8))
+    r = (np.repeat(centres, 11, axis=0) + 2e-3 * rng.standard_normal((132, 8))).astype(np.float32)
+    x = (np.repeat(centres, 13, axis=0) + 2e-3 * rng.standard_normal((156, 8))).astype(np.float32)
+    x[5] = r[3]
+    points, others = neighbours.seen(x, r)
+    d, own, of_r = pairs(x, r), pairs(x, x), pairs(r, r)
+    np.fill_diagonal(own, np.inf)
+    np.fill_diagonal(of_r, np.inf)
+    assert (nearest(points, others)[1] == d.argmin(1)).all()
+    found = within(points, 7)
+    assert (found.which.numpy() == own.argsort(1)[:, :7]).all()
+    np.testing.assert_allclose(found.near, np.sort(own, axis=1)[:, :7], rtol=1e-12)
+    of_r = np.sort(of_r, axis=1)
+    expected = {"density": (d <= of_r[:, 4]).sum() / (5 * 156), "coverage": (d <= of_r[:, 4]).any(0).mean()}
+    assert score(DensityCoverage(), x, features=r)[0] == expected
+    expected = {"precision": (d <= of_r[:, 2]).any(1).mean()}
+    expected["recall"] = (d <= np.sort(own, axis=1)[:, 2, None]).any(0).mean()
+    assert score(PrecisionRecall(), x, features=r)[0] == expected
+    assert 0 < expected["recall"] < 1
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_equal_rows_are_in_each_others_balls(tiles, value):
+    """So many ties that no bound decides anything."""
+    x, r = np.full((150, 4), value, np.float32), np.full((131, 4), value, np.float32)
+    assert score(PrecisionRecall(), x, features=r)[0] == {"precision": 1, "recall": 1}
+    assert score(DensityCoverage(), x, features=r)[0] == {"density": 131 / 5, "coverage": 1}
+    assert score(Authenticity(), x, features=r)[0] == {"authenticity": 0}
+
+
+def test_values_that_float32_cannot_square_are_multiplied_in_float64(tiles):
+    x, r = features(150, 6) * np.float32(1e22), features(131, 6, seed=1) * np.float32(1e22)
+    points, others = neighbours.seen(x, r)
+    assert neighbours.precision(points, others) == torch.float64
+    assert (nearest(points, others)[1] == pairs(x, r).argmin(1)).all()
+
+
+def test_many_pairs_change_kid_and_cmmd_by_rounding_only(monkeypatch):
+    """Of features like Inception's: all above 0, with a large mean."""
+    x, r = (np.abs(features(n, 64, seed=n)) for n in (700, 600))
+    found = []
+    for few in (10**9, 0):
+        monkeypatch.setattr(kept, "_kept", {})
+        monkeypatch.setattr(neighbours, "FEW", few)
+        for metric in (KID(), CMMD()):
+            values, scores = score(metric, x, features=r)
+            influence = scores["arrays"]["influence"]
+            half = scores["values"][metric.names[0]]["high"] - values[metric.names[0]]
+            found.append((values[metric.names[0]], influence, half))
+    for exact, single in zip(found[:2], found[2:], strict=True):
+        assert single[0] != exact[0]
+        assert abs(single[0] - exact[0]) <= 1e-5 * exact[2]
+        assert single[0] == pytest.approx(exact[0], rel=1e-5)
+        np.testing.assert_allclose(single[1], exact[1], atol=1e-4 * exact[1].std())
+
+
+def test_the_series_is_exact_to_float32():
+    x = -torch.linspace(0, 0.02, 10_001)
+    exact = torch.expm1(x.double())
+    assert torch.allclose(passes_over_pairs._expm1(x.clone()).double(), exact, rtol=2e-7, atol=0)
 
 
 def test_what_is_kept_of_a_reference_is_found_by_its_content(monkeypatch):
