@@ -36,7 +36,9 @@ class Extractor(Protocol):
 
     @property
     def distance_name(self) -> str | None:
-        """The field's name for FID on its features, such as FD-DINOv2."""
+        """The field's name for the Fréchet distance of its features: FID of Inception's, FD-DINOv2; by default "Fréchet
+        distance (NAME)".
+        """
         return None
 
     def dims(self, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -57,6 +57,7 @@ class Inception(Extractor):
     mode: Literal["clean", "legacy_tensorflow", "legacy_pytorch"] = "clean"
 
     VERSION: ClassVar[int] = 1
+    distance_name: ClassVar[str] = "FID"
     FILES: ClassVar[Any] = _File()
     outputs: ClassVar[tuple[str, ...]] = ("features", "logits", "spatial")
     trained: ClassVar[bool] = False

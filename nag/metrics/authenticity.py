@@ -32,6 +32,8 @@ class Authenticity(Metric):
     shown: ClassVar[dict[str, Shown]] = {
         "authenticity": Shown(
             heading="auth.",
+            at_least=0.0,
+            at_most=1.0,
             beside="Authenticity",
             note="Authenticity: the share of samples whose nearest training image has a nearer training image. Copies "
             "lower it; that of held-out images is as good as it should be.",

@@ -21,7 +21,7 @@ class ClassAccuracy(Metric):
     lower_is_better: ClassVar[dict[str, bool]] = {"class_accuracy": False}
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
-    shown: ClassVar[dict[str, Shown]] = {"class_accuracy": Shown(heading="class\naccur.")}
+    shown: ClassVar[dict[str, Shown]] = {"class_accuracy": Shown(heading="class\naccur.", at_least=0.0, at_most=1.0)}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """logits (N, classes) and labels (N,) of the samples; the reference is not used.

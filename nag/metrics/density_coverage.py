@@ -32,8 +32,8 @@ class DensityCoverage(Metric):
     least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
     shown: ClassVar[dict[str, Shown]] = {
-        "density": Shown(heading="dens.", format="number"),
-        "coverage": Shown(heading="cover."),
+        "density": Shown(heading="dens.", format="number", at_least=0.0),
+        "coverage": Shown(heading="cover.", at_least=0.0, at_most=1.0),
     }
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:

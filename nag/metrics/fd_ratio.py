@@ -44,7 +44,9 @@ class FDRatio(Metric):
     extrapolates: ClassVar[bool] = True
     against: ClassVar[Literal["held_out"]] = "held_out"
     shown: ClassVar[dict[str, Shown]] = {
-        "fd_ratio": Shown(label="FD ratio", heading="FDr", format="number", leads=True, mean_label="FDr^k")
+        "fd_ratio": Shown(
+            label="FD ratio", heading="FDr", format="number", leads=True, mean_label="FDr^k", at_least=0.0
+        )
     }
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:

@@ -38,11 +38,12 @@ class FID(Metric):
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
     shown: ClassVar[dict[str, Shown]] = {
-        "fid": Shown(format="number"),
+        "fid": Shown(format="number", at_least=0.0),
         "fid_held_out": Shown(
             label="FID to held-out images",
             heading="FID\nheld-out",
             format="number",
+            at_least=0.0,
             beside="To held-out images",
             note="Held-out images were not trained on: a network that copies is nearer to its training images than to "
             "them.",

@@ -33,7 +33,7 @@ class InceptionScore(Metric):
     lower_is_better: ClassVar[dict[str, bool]] = {"inception_score": False}
     extrapolates: ClassVar[bool] = False
     shown: ClassVar[dict[str, Shown]] = {
-        "inception_score": Shown(label="Inception Score", heading="IS", format="number")
+        "inception_score": Shown(label="Inception Score", heading="IS", format="number", at_least=1.0)
     }
 
     @property

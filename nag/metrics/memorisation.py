@@ -31,6 +31,8 @@ class Memorisation(Metric):
     shown: ClassVar[dict[str, Shown]] = {
         "memorisation": Shown(
             heading="copied",
+            at_least=0.0,
+            at_most=1.0,
             beside="Memorisation",
             note="Memorisation: the share of samples that are as near to a training image as the nearest 1 % of "
             "new images are. A perfect network has 0.01.",

@@ -68,7 +68,7 @@ class Shown:
     beside: the title of a table of its own, for values that are shown but not compared; "" if they are compared.
     note: what a reader of that table must know. cost: it says what a setting does or costs, not how good it is, so it
     stands beside NFE and never decides. leads: the report leads with it. mean_label: with several extractors, the
-    report adds the mean over them under this name.
+    report adds the mean over them under this name. at_least, at_most: the possible values, where intervals are cut.
     """
 
     label: str | None = None
@@ -79,6 +79,8 @@ class Shown:
     cost: bool = False
     leads: bool = False
     mean_label: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 def shown(metric: Any, name: str) -> Shown:

@@ -40,7 +40,7 @@ class MIND(Metric):
     lower_is_better: ClassVar[dict[str, bool]] = {"mind": True}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = False
-    shown: ClassVar[dict[str, Shown]] = {"mind": Shown(label="MIND", heading="MIND", format="number")}
+    shown: ClassVar[dict[str, Shown]] = {"mind": Shown(label="MIND", heading="MIND", format="number", at_least=0.0)}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples and (N_r, d) of the reference, at least 2 each; arrays: influence (N,).

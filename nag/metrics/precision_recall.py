@@ -28,7 +28,10 @@ class PrecisionRecall(Metric):
     names: ClassVar[tuple[str, ...]] = ("precision", "recall")
     lower_is_better: ClassVar[dict[str, bool]] = {"precision": False, "recall": False}
     extrapolates: ClassVar[bool] = False
-    shown: ClassVar[dict[str, Shown]] = {"precision": Shown(heading="P"), "recall": Shown(heading="R")}
+    shown: ClassVar[dict[str, Shown]] = {
+        "precision": Shown(heading="P", at_least=0.0, at_most=1.0),
+        "recall": Shown(heading="R", at_least=0.0, at_most=1.0),
+    }
     plane: ClassVar[tuple[str, str]] = ("recall", "precision")
 
     @property

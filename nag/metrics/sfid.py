@@ -23,7 +23,7 @@ class SFID(Metric):
     lower_is_better: ClassVar[dict[str, bool]] = {"sfid": True}
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = True
-    shown: ClassVar[dict[str, Shown]] = {"sfid": Shown(label="sFID", format="number")}
+    shown: ClassVar[dict[str, Shown]] = {"sfid": Shown(label="sFID", format="number", at_least=0.0)}
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """spatial (N, d) of the samples; spatial (N_r, d), or mean_spatial and cov_spatial, of the reference.

@@ -30,7 +30,9 @@ class Vendi(Metric):
     least: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = False
     alone: ClassVar[bool] = True
-    shown: ClassVar[dict[str, Shown]] = {"vendi": Shown(label="Vendi score", heading="Vendi", format="number")}
+    shown: ClassVar[dict[str, Shown]] = {
+        "vendi": Shown(label="Vendi score", heading="Vendi", format="number", at_least=1.0)
+    }
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) of the samples; the reference is not used. arrays: influence (N,) float32.

@@ -12,13 +12,15 @@ from typing import Any
 from nag.metrics.metric import Shown, shown
 from nag.registry import name_of
 
+FRECHET = "Fréchet distance"
+
 
 @dataclass(frozen=True)
 class Value:
     """One of a metric's values. lower_is_better: None if neither direction is: a noise shift is best at zero."""
 
     name: str
-    words: str  # its name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`
+    words: str  # its name in words: `FID`, `recall (pixels)`, `FD-DINOv2`, `Fréchet distance (digits)`
     lower_is_better: bool | None
     shown: Shown
 
@@ -71,9 +73,12 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
 def _value(metric: Any, name: str, extractor: Any, suffix: str) -> Value:
     how = shown(metric, name)
     words = how.label or (name.upper() if len(name) <= 3 else name.replace("_", " "))
-    own = extractor.distance_name if extractor else None  # what the field calls FID on this extractor
-    if isinstance(own, str) and words.startswith("FID"):
+    if extractor and words.startswith("FID"):  # the name is of Inception's features alone
+        own = extractor.distance_name
+        own = own if isinstance(own, str) else f"{FRECHET} ({suffix[1:] or name_of(extractor)})"
         words = words.replace("FID", own, 1)
+        if how.heading and own != "FID":
+            how = dataclasses.replace(how, heading=how.heading.replace("FID", "FD", 1))
     elif suffix:
         words = f"{words} ({suffix[1:]})"
     return Value(name, words, metric.lower_is_better[name], how)

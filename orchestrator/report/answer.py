@@ -15,6 +15,7 @@ from orchestrator.report.estimates import (
     headline_metric,
     price,
     rivals,
+    shown_estimate,
     stamp_of,
     uses_nag,
 )
@@ -194,7 +195,7 @@ def _best_of_all(results: Results, chosen: Mapping[str, Group], metric: str) -> 
     group = best(results, list(chosen.values()), metric)
     if group is None:
         return ""
-    known, calls = estimate(group, metric), price(group)
+    known, calls = shown_estimate(results, group, metric), price(group)
     assert known is not None
     lower = results.lower_is_better(metric)
     rank = "nearest to zero" if lower is None else "lowest" if lower else "highest"

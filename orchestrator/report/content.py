@@ -17,6 +17,8 @@ from orchestrator.report.figures import classes
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
 from orchestrator.report.formatting import short
+from orchestrator.report.headline import facts, headline
+from orchestrator.report.matrix import matrix
 from orchestrator.report.published_values import PUBLISHED, published_table
 from orchestrator.report.results import CellResult, Results
 from orchestrator.report.shift_agreement import shift_agreement_table
@@ -42,7 +44,12 @@ class Details:
     parts: tuple[Table | CodeBlock, ...]
 
 
-Part = str | Table | Drawing | Details | CodeBlock
+@dataclass(frozen=True)
+class Bullets:
+    points: tuple[str, ...]
+
+
+Part = str | Table | Drawing | Details | CodeBlock | Bullets
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,12 @@ class Section:
 @dataclass(frozen=True)
 class Content:
     sweep: str
+    facts: str  # data, network, N, training seeds
     notices: tuple[str, ...]  # in what way the results are partial; shown first
+    headline: str  # who won, by how much, how sure, at what price
     answer: tuple[str, ...]
     limits: tuple[str, ...]
+    matrix: Table | None  # the differences of all arms, samplers and tasks, if there are several
     verdict: Table | None
     choice: Table | None  # what was chosen
     trials: tuple[Table, ...]  # the candidates of each choice
@@ -81,6 +91,7 @@ class Content:
     def tables(self) -> tuple[Table, ...]:
         """The tables that have results."""
         every = (
+            self.matrix,
             self.verdict,
             self.choice,
             *self.arms,
@@ -99,7 +110,8 @@ class Content:
         repeat = (CodeBlock(self.command), Details("The sweep file", (CodeBlock(self.text, "yaml"),)))
         samples: Sequence[Part] = self._drawn("samples") or [f"{note}." for note in self.notes]
         every: list[tuple[str, str, Sequence[Part | None]]] = [
-            ("verdict", "Verdict", [replace(self.verdict, title="") if self.verdict else None]),
+            ("verdict", "Verdict", self._decided()),
+            ("answer", "In words, with its limits", self._words()),
             ("choices", TITLE, self._chosen()),
             ("arms", "Arms", [*self.arms, *self._drawn("arms"), *details]),
             ("agreement", AGREEMENT, [self.agreement]),
@@ -120,6 +132,16 @@ class Content:
             if present:
                 yield Section(name, title, present)
 
+    def _decided(self) -> list[Part | None]:
+        """The matrix if there is one, else the verdicts, beside the differences."""
+        if self.matrix is None:
+            return [replace(self.verdict, title="") if self.verdict else None, *self._drawn("verdict")]
+        return [self.matrix, *self._drawn("verdict"), replace(self.verdict, title="") if self.verdict else None]
+
+    def _words(self) -> list[Part]:
+        said = () if self.headline == " ".join(self.answer) else self.answer
+        return [*said, *([Bullets(self.limits)] if self.limits else [])]
+
     def _chosen(self) -> list[Part]:
         if self.choice is None:
             return []
@@ -135,12 +157,16 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
     scored = any(cell.scores for cell in results.cells)
     several = any(len(groups(results, arm.name)) > 1 for arm in results.plan.sweep.arms)
     settings = best_settings(results, best)
+    ruled, said = verdicts(results, comparisons), tuple(filter(None, answer(results, comparisons, best)))
     return Content(
         results.plan.sweep.name,
+        facts(results),
         tuple(notices(results)),
-        tuple(filter(None, answer(results, comparisons, best))),
+        headline(results, ruled) or " ".join(said),
+        said,
         tuple(limits(results, comparisons, best)),
-        verdict_table(results, verdicts(results, comparisons)),
+        matrix(results, ruled),
+        verdict_table(results, ruled),
         summary_table(results),
         choice_tables(results),
         comparison_tables(results, comparisons, settings) if scored else (),

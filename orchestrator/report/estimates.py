@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.report.comparisons import Group, groups
@@ -26,6 +26,7 @@ class Estimate:
     seeds: tuple[float, ...]  # one value per training seed
     planned: int  # training seeds that the sweep asks for
     corrected: float | None = None
+    cut: bool = False  # whether its interval was cut at what is possible
 
     @property
     def complete(self) -> bool:
@@ -52,6 +53,17 @@ def estimate(group: Group, metric: str) -> Estimate | None:
     if all(map(_finite, without_bias)):
         corrected = _mean([_mean([cell.value(metric, "extrapolated") for cell in cells]) for cells in done])
     return Estimate(mean, low, high, interval, seeds, len(trainings), corrected)
+
+
+def shown_estimate(results: Results, group: Group, metric: str) -> Estimate | None:
+    """The estimate, its interval cut at the values that are possible: no distance is below 0, no share above 1."""
+    known = estimate(group, metric)
+    if known is None or known.low is None or known.high is None:
+        return known
+    shown = results.shown(metric)
+    low = known.low if shown.at_least is None else min(known.mean, max(known.low, shown.at_least))
+    high = known.high if shown.at_most is None else max(known.mean, min(known.high, shown.at_most))
+    return replace(known, low=low, high=high, cut=(low, high) != (known.low, known.high))
 
 
 def _finite(value: float | None) -> bool:

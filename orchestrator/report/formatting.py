@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.plan.reported import FRECHET
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.results import Results
 from orchestrator.spec.parameters import NFE
@@ -24,6 +25,7 @@ CHOSEN_VERBS = VERBS | {
     "mixed": "came out better than",
 }
 SAMPLING_NOISE = "95 % sampling noise of one training only; another training may differ by more"
+CUT = "Intervals are cut at what is possible: no distance is below 0, no share above 1."
 
 
 def verdict(comparison: Comparison, lower_is_better: bool | None) -> str | None:
@@ -80,8 +82,31 @@ def against(results: Results, row: Comparison) -> str:
 
 
 def metric_name(results: Results, metric: str) -> str:
-    """`FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
+    """`FID`, `recall (pixels)`, `FD-DINOv2`, `Fréchet distance (digits)`."""
     return results.words(metric)
+
+
+def brief_name(results: Results, metric: str) -> str:
+    """A metric's name where space is short: `FD digits` for `Fréchet distance (digits)`."""
+    return metric_name(results, metric).replace(FRECHET, "FD").replace(" (", " ", 1).replace(")", "", 1)
+
+
+def p_text(p: float | None) -> str:
+    """`0.012`, `0.34`, `below 0.001`"""
+    if p is None:
+        return "–"
+    return "below 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def reasons(told: Sequence[tuple[str, str]], everyone: int) -> list[str]:
+    """Sentences on why something is missing, from pairs (who, reason): each reason once, with those it is of, unless it
+    is of everyone.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for who, reason in told:
+        by_reason.setdefault(reason, []).append(who)
+    of = {reason: list(dict.fromkeys(who)) for reason, who in by_reason.items()}
+    return [f"{'' if len(who) == everyone else f'{listed(who)}: '}{reason}." for reason, who in of.items()]
 
 
 def minus(text: str) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.report.content import CodeBlock, Content, Details, Part
+from orchestrator.report.content import Bullets, CodeBlock, Content, Details, Part
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.table import Table, TableCell
 
 
 def text(content: Content) -> str:
-    parts = [f"# {plain(content.sweep)}", *(f"> **{plain(notice)}**" for notice in content.notices)]
-    parts += [plain(sentence) for sentence in content.answer]
-    if content.answer and content.limits:
-        parts.append("\n".join(f"- {plain(limit)}" for limit in content.limits))
+    parts = [f"# {plain(content.sweep)}", plain(content.facts)]
+    parts += [f"> **{plain(notice)}**" for notice in content.notices]
+    parts += [f"**{plain(content.headline)}**"] if content.headline else []
     for section in content.sections():
         parts += [f"## {section.title}", *map(_part, section.parts)]
     return "\n\n".join(parts) + "\n"
@@ -30,6 +29,8 @@ def _part(part: Part) -> str:
             return f"<details><summary>{plain(part.summary)}</summary>\n\n{inside}\n\n</details>"
         case CodeBlock():
             return _code(part)
+        case Bullets():
+            return "\n".join(f"- {plain(point)}" for point in part.points)
         case str():
             return plain(part)
 

@@ -141,7 +141,7 @@ class Results:
         return [plane for plane in dict.fromkeys(drawn) if {*plane} <= {*self.metrics}]
 
     def words(self, metric: str) -> str:
-        """A metric's name in words: `FID`, `recall`, `FID (pixels)`, `FD-DINOv2`."""
+        """A metric's name in words: `FID`, `recall (pixels)`, `FD-DINOv2`, `Fréchet distance (digits)`."""
         return self._values[metric][1].words if metric in self._values else metric.replace("_", " ")
 
     def extractor(self, metric: str) -> str:

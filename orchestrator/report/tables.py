@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from orchestrator.report.comparisons import Comparison, Group, groups
 from orchestrator.report.estimates import (
     distances,
-    estimate,
     headline_metric,
     lowest_run,
     price,
     rivals,
     secondary_metrics,
+    shown_estimate,
 )
 from orchestrator.report.formatting import (
+    CUT,
     against,
+    brief_name,
     calls_text,
     count_text,
     difference_text,
@@ -27,6 +29,7 @@ from orchestrator.report.formatting import (
     listed,
     metric_name,
     nfe_text,
+    reasons,
     row_of,
     seconds_text,
     short,
@@ -126,10 +129,33 @@ def _compared(
         for metric, row in by_metric.items():
             cells += [_value(results, group, metric), _difference(results, row)]
         rows.append(Row(tuple(cells), group.arm))
+    notes = [*notes, *_no_differences(results, known, settings, metrics), *_cut(results, settings, metrics)]
     columns = [ARM, SETTING, AGAINST]
     for metric in metrics:
         columns += [_column(results, metric), Column("difference", numeric=True, joined=True)]
     return Table(tuple(columns), tuple(rows), title, tuple(notes))
+
+
+def _no_differences(
+    results: Results,
+    known: Mapping[tuple[str, str], list[Comparison]],
+    settings: Sequence[Setting],
+    metrics: Sequence[str],
+) -> list[str]:
+    """Why differences are missing, below the table."""
+    notes = []
+    for metric in metrics:
+        each = [(one.group, row_of(known.get((one.group.arm, metric), []), one.group, metric)) for one in settings]
+        rows = [(group, row) for group, row in each if row]
+        told = [(label(results, group), row.reason) for group, row in rows if row.difference is None and row.reason]
+        notes += [f"No difference in {metric_name(results, metric)}: {text}" for text in reasons(told, len(rows))]
+    return notes
+
+
+def _cut(results: Results, settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
+    """A note if an interval is cut."""
+    known = [shown_estimate(results, one.group, metric) for one in settings for metric in metrics]
+    return [CUT] if any(one and one.cut for one in known) else []
 
 
 def _secondary(results: Results, settings: Sequence[Setting], compared: Sequence[str]) -> Table | None:
@@ -157,7 +183,7 @@ def _secondary(results: Results, settings: Sequence[Setting], compared: Sequence
     if runs:
         notes.append("Lowest run: some published tables show it. It flatters, and nothing here is ranked by it.")
     title = f"{_secondary_title(results, settings, metrics, runs)}, not compared"
-    return Table(tuple(columns), tuple(rows), title, page_notes=tuple(notes))
+    return Table(tuple(columns), tuple(rows), title, page_notes=(*notes, *_cut(results, settings, metrics)))
 
 
 def _secondary_title(results: Results, settings: Sequence[Setting], metrics: Sequence[str], runs: Sequence[str]) -> str:
@@ -198,7 +224,8 @@ def _rest(results: Results, settings: Sequence[Setting]) -> Table:
     title = "Other metrics and cost" if metrics else "Cost"
     notes = tuple(note for metric in costs if (note := results.shown(metric).note))
     terminal = (f"{', '.join(letters)}.",) if letters else ()
-    return Table(tuple(columns), tuple(rows), title, notes, terminal_notes=terminal)
+    cut = tuple(_cut(results, settings, metrics))
+    return Table(tuple(columns), tuple(rows), title, notes, page_notes=cut, terminal_notes=terminal)
 
 
 def _column(results: Results, metric: str, more: str = "", brief_more: str = "") -> Column:
@@ -207,7 +234,7 @@ def _column(results: Results, metric: str, more: str = "", brief_more: str = "")
     if declared:
         lines = [declared, results.suffix(metric).removeprefix("_")]
     else:
-        lines = textwrap.wrap(name.replace(" (", " ").removesuffix(")"), HEADING, break_long_words=False)
+        lines = textwrap.wrap(brief_name(results, metric), HEADING, break_long_words=False)
     brief = "\n".join(filter(None, [*lines, brief_more]))
     return Column(f"{name}, {more}" if more else name, brief, numeric=True)
 
@@ -221,13 +248,27 @@ def _varying(results: Results) -> set[str]:
     return {key for (_, key), distinct in values.items() if len(distinct) > 1 and not is_seed(key)}
 
 
+def _differing(results: Results) -> set[str]:
+    """The fields of a guidance, such as `nag.interval.low`, that differ between arms which have it."""
+    guided = [cell.params for cell in results.cells]
+    keys = {key for params in guided for key in params if results.plan.sweep.is_guidance(key)}
+
+    def values(key: str) -> set[str]:
+        family = key.partition(".")[0]
+        return {str(params.get(key)) for params in guided if any(k.partition(".")[0] == family for k in params)}
+
+    return {key for key in keys if len(values(key)) > 1}
+
+
 def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[TableCell, TableCell]:
     """The arm, and what identifies the setting: its guidance, and the parameters that vary within its arm."""
-    group, words = setting.group, []
+    group, words, differing = setting.group, list[str](), _differing(results)
     for key, value in sorted(group.params.items(), key=lambda item: not results.plan.sweep.is_guidance(item[0])):
         family, _, field = key.rpartition(".")
         if field == "scale":
             words.append(f"{family} {short(value)}")
+        elif results.plan.sweep.is_guidance(key):
+            words += [f"{key} {short(value)}"] if key in differing or key in varying else []
         elif key in varying:
             plain = f"{short(value)} steps" if field == "steps" else short(value)
             words.append(nfe_text(value) if key == NFE else plain)
@@ -236,7 +277,7 @@ def _names(results: Results, setting: Setting, varying: set[str]) -> tuple[Table
 
 
 def _value(results: Results, group: Group, metric: str) -> TableCell:
-    known = estimate(group, metric)
+    known = shown_estimate(results, group, metric)
     if known is None:
         return TableCell("–")
     text = signed(known.mean) if results.shown(metric).format == "signed" else value_text(known.mean)
@@ -258,7 +299,7 @@ def _difference(results: Results, row: Comparison | None) -> TableCell:
         return TableCell()
     if row.difference is None:
         at_n = "" if row.difference_at_n is None else f"{signed(row.difference_at_n)} at N"
-        return TableCell(at_n or "–", row.reason or "")
+        return TableCell(at_n or "–")
     outcome = verdict(row, results.lower_is_better(row.metric)) or "no interval"
     link = "than" if outcome in ("better", "worse", "lower", "higher") else "against"
     seeds = f"{len(row.per_seed)} seeds" if row.interval == "t" else "one training" if row.interval else ""

@@ -7,13 +7,16 @@ from typing import Any
 
 from orchestrator.report.estimates import distances, headline_metric, price
 from orchestrator.report.formatting import (
+    brief_name,
     calls_text,
+    count_text,
     difference_text,
     half_width_text,
     label,
     listed,
     metric_name,
-    plural,
+    p_text,
+    reasons,
     short,
     value_text,
     wider_text,
@@ -25,6 +28,7 @@ from orchestrator.report.verdicts import CHOICE, Verdict, choice_of
 from orchestrator.spec.model import Compare
 
 NOT_TESTED = "not tested"
+WORDS = "What the words mean: docs/verdict.md."
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
@@ -43,11 +47,10 @@ def verdict_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None
         Column("other metrics", "others"),
     )
     rows = tuple(Row(_cells(results, one), one.group.arm) for one in verdicts)
-    brackets = "Alike: the adjusted interval lies within the margin. Brackets: the plain 95 % interval."
-    own = "Other metrics: each by its own 95 % interval."
-    marks = f"{own[:-1]}; ✓ better, ✗ worse, ≈ undecided."
-    notes = tuple(_notes(results, verdicts))
-    return Table(columns, rows, "Verdict", notes, page_notes=(f"{brackets} {own}",), terminal_notes=(marks,))
+    marks = "✓ better, ✗ worse, ≈ undecided by another metric's own 95 % interval."
+    notes = (" ".join(_notes(results, verdicts)),)
+    own = f"Brackets: plain 95 % intervals; other metrics each by its own. {WORDS}"
+    return Table(columns, rows, "Verdict", notes, page_notes=(own,), terminal_notes=(f"{marks} {WORDS}",))
 
 
 def _cells(results: Results, one: Verdict) -> tuple[TableCell, ...]:
@@ -79,9 +82,9 @@ def _setting(results: Results, one: Verdict) -> TableCell:
     matches = [str(value) for value in own.values() if isinstance(value, str)] if scale is not None else []
     words = params_text({key: scale if value in matches else value for key, value in own.items()})
     details = [f"measured: {text}" for text in matches]
-    details += [f"best of {len(choice.trials)}, chosen on other samples"] if choice else []
     details += [f"best of {one.best_of} on these samples"] if one.best_of > 1 else []
-    details += [f"by {metric_name(results, m)}: {params_text(best)}" for m, best in one.optima.items()]
+    other = {metric: best for metric, best in one.optima.items() if not best.items() <= params.items()}
+    details += [f"by {brief_name(results, metric)}: {params_text(best)}" for metric, best in other.items()]
     return TableCell(words or "–", "; ".join(details))
 
 
@@ -93,7 +96,7 @@ def params_text(params: Any) -> str:
 def _why(results: Results, one: Verdict) -> str:
     """The small print of a verdict."""
     if one.outcome is None:
-        return one.reason or ""
+        return ""
     parts = [f"p {p_text(one.p)}" + (f", adjusted {p_text(one.adjusted_p)}" if one.p != one.adjusted_p else "")]
     if one.outcome == "alike" and one.margin is not None and not _holds_zero(one):
         parts.append(f"a difference, but within ±{value_text(one.margin)}")
@@ -104,7 +107,6 @@ def _why(results: Results, one: Verdict) -> str:
     if one.outcome == "mixed":
         parts.append(f"worse in {_objections(results, one)}")
     parts += [f"{metric_name(results, name)} not known" for name in unknown(results, one)]
-    parts.append(plural(one.seeds, "training seed") if one.interval == "t" else "one training: retraining is not in it")
     return "; ".join(parts)
 
 
@@ -124,10 +126,10 @@ def unknown(results: Results, one: Verdict) -> list[str]:
 
 
 def _others(results: Results, one: Verdict) -> str:
-    """`better in recall; worse in precision; undecided in FID (pixels)`"""
+    """`better in recall; worse in precision; undecided in FD pixels`"""
     parts = []
     for outcome in ("worse", "better", "undecided", None):
-        names = [metric_name(results, word.metric) for word in one.words if word.outcome == outcome]
+        names = [brief_name(results, word.metric) for word in one.words if word.outcome == outcome]
         if names:
             parts.append(f"{outcome or 'not known'} in {listed(names)}")
     return "; ".join(parts) or "–"
@@ -139,7 +141,7 @@ def _brief_others(results: Results, one: Verdict) -> str:
     def name(metric: str) -> str:
         heading = (results.shown(metric).heading if metric in results.metrics else "") or ""
         suffix = results.suffix(metric).removeprefix("_") if heading else ""
-        return " ".join(filter(None, [" ".join(heading.split()), suffix])) or _flat(metric_name(results, metric))
+        return " ".join(filter(None, [" ".join(heading.split()), suffix])) or brief_name(results, metric)
 
     named = {*results.plan.sweep.compare.agree, *distances(results)}
     parts, counts = [], []
@@ -153,10 +155,6 @@ def _brief_others(results: Results, one: Verdict) -> str:
     return "  ".join(parts) or "–"
 
 
-def _flat(name: str) -> str:
-    return name.replace(" (", " ").removesuffix(")")
-
-
 def _adjusted(one: Verdict) -> str:
     """`adjusted [−2.83, −1.68]`; empty if it is not tested."""
     if one.difference is None or one.low is None or one.high is None:
@@ -166,21 +164,21 @@ def _adjusted(one: Verdict) -> str:
     return "adjusted " + wider_text(one.difference, (one.low, one.high), (one.adjusted_low, one.adjusted_high))
 
 
-def p_text(p: float | None) -> str:
-    """`0.012`, `0.34`, `below 0.001`"""
-    if p is None:
-        return "–"
-    return "below 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
 def _notes(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
+    """What holds for all verdicts, and why some are none."""
     tested = [one for one in verdicts if one.tested]
     notes = []
     if tested:
-        family = "of one comparison" if len(tested) == 1 else f"corrected for {len(tested)} comparisons (Holm)"
-        notes.append(f"Verdicts at 5 %, {family}; margin {margin_text(results.plan.sweep.compare)}.")
+        family = "one comparison" if len(tested) == 1 else f"corrected for {len(tested)} comparisons (Holm)"
+        seeds = {one.seeds for one in tested if one.interval == "t"}
+        over = f" over {count_text(seeds)} training seeds" if seeds else ""
+        notes.append(f"Verdicts at 5 %{over}, {family}; margin {margin_text(results.plan.sweep.compare)}.")
+    if any(choice_of(results, one.group) for one in verdicts):
+        notes.append("Tuned settings were chosen on other samples.")
     if any((one.reason or "").startswith(CHOICE) for one in verdicts):
         notes.append(f"Not tested: a setting that was chosen on the samples that score it is {CHOICE}.")
+    others = [(label(results, one.group), one.reason) for one in verdicts if one.reason and CHOICE not in one.reason]
+    notes += [f"Not tested: {text}" for text in reasons(others, len(verdicts))]
     if any(one.interval == "influence" for one in tested):
         notes.append("With one training seed a verdict is on these networks: retraining is not in it.")
     return [*notes, *filter(None, [unequal(results.choices)])]

@@ -1,4 +1,4 @@
-"""Write a report: report.html, report.md, tables.tex, cells.csv and figures/*.svg, each whole or not at all."""
+"""Write a report: report.html, report.md, tables.tex, cells.csv, figures as SVG and PDF, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
-VERSION = 4  # of the pages; raise it when the same results would look different
+VERSION = 5  # of the pages; raise it when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:
@@ -28,11 +28,12 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     if _shows(page, mark):
         return page
     from orchestrator.report.content import report_content
-    from orchestrator.report.figures.drawing import svg_file
+    from orchestrator.report.figures.drawing import pdf_file, svg_file
     from orchestrator.report.figures.every import colours_of
 
     report = report_content(results, comparisons, store, command)
-    files = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in report.drawings}
+    files: dict[str, str | bytes] = {f"figures/{drawing.name}.svg": svg_file(drawing) for drawing in report.drawings}
+    files |= {f"figures/{drawing.name}.pdf": pdf_file(drawing) for drawing in report.drawings}
     files["cells.csv"] = cells_csv(results)
     files["tables.tex"] = latex.text(report.sweep, report.tables)
     files["report.md"] = markdown.text(report)
@@ -40,8 +41,8 @@ def write_report(results: Results, comparisons: Sequence[Comparison], store: Sto
     with file_errors(f"report {folder} cannot be written"):
         for name, text in files.items():
             _replace(folder / name, text)
-        for old in (folder / "figures").glob("*.svg"):  # of an earlier report with more figures
-            if f"figures/{old.name}" not in files:
+        for old in (folder / "figures").glob("*.*"):  # of an earlier report with more figures
+            if old.suffix in (".svg", ".pdf") and f"figures/{old.name}" not in files:
                 old.unlink(missing_ok=True)
     return page
 
@@ -65,6 +66,9 @@ def _shows(page: Path, mark: str) -> bool:
         return False
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            temporary.write_text(content, encoding="utf-8")

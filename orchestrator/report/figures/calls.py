@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.report.comparisons import Group
-from orchestrator.report.estimates import Estimate, best, estimate, panel_title, price, standings
+from orchestrator.report.estimates import Estimate, best, cost, panel_title, price, shown_estimate, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
-from orchestrator.report.figures.colours import Colours
+from orchestrator.report.figures.colours import MUTED, Colours
 from orchestrator.report.figures.curves import CROWD_WORDS, Panel, is_crowd, labelled, panels_of
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.panels import TOP, Name, Names, axis_limits, axis_titles, muted_line, panels
 from orchestrator.report.figures.scale import bar, seeds
-from orchestrator.report.formatting import calls_text, label, metric_name, value_text
+from orchestrator.report.formatting import CUT, calls_text, label, metric_name, value_text
 from orchestrator.report.results import Results
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
     if not prices:
         return None
     title = metric_name(results, metric)
-    figure, all_axes = panels(len(shown), top=TOP if len(shown) > 1 else 0.12)
-    known = [one for panel in shown for group in _groups(panel) if (one := estimate(group, metric))]
+    figure, all_axes = panels(len(shown), top=TOP if len(shown) > 1 else 0.1)
+    known = [one for panel in shown for group in _groups(panel) if (one := shown_estimate(results, group, metric))]
     floor = results.floor_of(metric)
     all_axes[0].set_ylim(
         axis_limits(
@@ -42,9 +43,10 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
     _price_axis(all_axes[0], prices)
     for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
-        _panel(axes, results, panel, metric, colours)
+        label = f"held-out {value_text(floor.value)} ({floor.words})" if floor else ""
         if floor:
-            muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
+            muted_line(axes, floor.value, label)
+        _panel(axes, results, panel, metric, colours, (floor.value, label) if floor else None)
     axis_titles(all_axes, "NFE of one sample", title)
     caption = " ".join(
         filter(
@@ -52,7 +54,11 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
             (
                 f"{title} against NFE (network function evaluations of one sample), {sample_words(results, metric)}.",
                 "Large: the best setting of an arm at this NFE, chosen on the same samples; pale: its other settings.",
+                "Stepped line: the Pareto front, of settings that none beats at a lower or equal NFE."
+                if len(set(prices)) > 1
+                else "",
                 band_words(known, "Vertical bars"),
+                CUT if any(one.cut for one in known) else "",
                 floor_words(results, metric),
                 CROWD_WORDS if any(map(is_crowd, shown)) else "",
             ),
@@ -82,8 +88,38 @@ def _price_axis(axes: Axes, prices: list[float]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Colours) -> None:
+def front(results: Results, metric: str, panel: Panel) -> list[tuple[float, float]]:
+    """The Pareto front of a panel: (NFE, value) of the settings that none beats at a lower or equal NFE."""
+    points = [(calls, point.estimate.mean) for c in panel.curves for point in c.points if (calls := price(point.group))]
+    kept: list[tuple[float, float]] = []
+    for calls, value in sorted(points, key=lambda point: (point[0], cost(results, metric, point[1]))):
+        if not kept or cost(results, metric, value) < cost(results, metric, kept[-1][1]):
+            kept.append((calls, value))
+    return kept
+
+
+def _front(axes: Axes, points: list[tuple[float, float]], names: Names) -> Name:
+    """Draw the front as steps to the right edge."""
+    xs, ys = [x for x, _ in points] + [axes.get_xlim()[1]], [y for _, y in points] + [points[-1][1]]
+    axes.plot(xs, ys, color=MUTED, linewidth=0.8, drawstyle="steps-post", zorder=1)
+    for (x, y), after in itertools.pairwise(zip(xs, ys, strict=True)):
+        names.avoid([x, after[0], after[0]], [y, y, after[1]])
+    return Name("Pareto front", MUTED, [(xs[-1], ys[-1]), (xs[-2], ys[-1])])
+
+
+def _panel(
+    axes: Axes,
+    results: Results,
+    panel: Panel,
+    metric: str,
+    colours: Colours,
+    floor: tuple[float, str] | None,
+) -> None:
     names, wanted = Names(axes), []
+    if floor:
+        names.cover(*floor)
+    points = front(results, metric, panel)
+    last = [_front(axes, points, names)] if len({price(group) for group in _groups(panel)}) > 1 else []
     by_arm: dict[str, dict[float, list[Group]]] = {}
     for curve in panel.curves:
         for point in curve.points:
@@ -100,7 +136,7 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
             x = dodge(arm, calls)
             top = best(results, members, metric)
             for group in members:
-                known = estimate(group, metric)
+                known = shown_estimate(results, group, metric)
                 assert known is not None
                 if group is top:
                     _best(axes, x, known, mark)
@@ -128,7 +164,7 @@ def _panel(axes: Axes, results: Results, panel: Panel, metric: str, colours: Col
         ends = [(xs[-1], ys[-1]), (xs[0], ys[0])] if len(xs) > 1 else [(xs[0], ys[0])]
         if arm in kept:
             wanted.append(Name(text, colours.text(arm), ends))
-    names.place(wanted)
+    names.place([*wanted, *last])
 
 
 def _best(axes: Axes, x: float, known: Estimate, mark: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.identity import digest
 from orchestrator.report.comparisons import Group, groups
-from orchestrator.report.estimates import Estimate, estimate, panel_of, stamp_of, standings
+from orchestrator.report.estimates import Estimate, panel_of, shown_estimate, stamp_of, standings
 from orchestrator.report.formatting import nfe_text, short
 from orchestrator.report.results import Results
 from orchestrator.spec.parameters import NFE
@@ -38,6 +38,7 @@ class Curve:
 class Panel:
     params: dict[str, Any]
     curves: tuple[Curve, ...]
+    guidance: str = ""  # whose scale is along x
 
 
 def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel]:
@@ -47,7 +48,7 @@ def panels_of(results: Results, metric: str, sampler: bool = True) -> list[Panel
     stamps = [stamp for group in every if (stamp := stamp_of(group, metric))]
     for arm in results.plan.sweep.arms:
         for group in groups(results, arm.name):
-            known = estimate(group, metric)
+            known = shown_estimate(results, group, metric)
             if known:
                 params = panel_of(results, group, sampler) | _measured(stamps, stamp_of(group, metric))
                 by_panel.setdefault(tuple(params.items()), (params, []))[1].append((arm.name, group, known))
@@ -124,13 +125,47 @@ def _key(key: str) -> str:
     return family if field == "scale" else field
 
 
-def scale_title(panels: Sequence[Panel]) -> str:
-    """The title of an x axis of scales, with the scale at which each guidance is off."""
-    used = dict.fromkeys(
-        curve.scale.partition(".")[0] for panel in panels for curve in panel.curves if curve.scale is not None
-    )
-    off = [f"{name} {scale}" for name in used if (scale := off_at(name)) is not None]
-    return f"guidance scale (off: {', '.join(off)})" if off else "guidance scale"
+def by_guidance(results: Results, panels: Sequence[Panel]) -> list[Panel]:
+    """A panel for each guidance whose scale is varied, with the arms that have no scale: scales of unlike guidances
+    share no axis. Each curve starts where its guidance is off, at its baseline.
+    """
+    found = []
+    for panel in panels:
+        level = [curve for curve in panel.curves if curve.scale is None]
+        for guidance in dict.fromkeys(_guidance(curve) for curve in panel.curves if curve.scale):
+            own = [_from_off(results, panel, curve) for curve in panel.curves if _guidance(curve) == guidance]
+            found.append(Panel(panel.params, (*level, *own), guidance))
+    return found
+
+
+def _guidance(curve: Curve) -> str:
+    return curve.scale.partition(".")[0] if curve.scale else ""
+
+
+def _from_off(results: Results, panel: Panel, curve: Curve) -> Curve:
+    """The curve with the point of its baseline, if that is this arm without the guidance."""
+    off, first = off_at(_guidance(curve)), curve.points[0]
+    against = next((arm.against for arm in results.plan.sweep.arms if arm.name == curve.arm), None)
+    if off is None or any(point.x == off for point in curve.points):
+        return curve
+    others = _guided(results, first.group, _guidance(curve))
+    every = [point for other in panel.curves if other.arm == against for point in other.points]
+    same = [point for point in every if _guided(results, point.group, "") == others]
+    if len(same) != 1:
+        return curve
+    return replace(curve, points=(replace(same[0], x=float(off)), *curve.points))
+
+
+def _guided(results: Results, group: Group, without: str) -> dict[str, Any]:
+    """The fields of a group's guidance, without one of them."""
+    guided = {key: value for key, value in group.params.items() if results.plan.sweep.is_guidance(key)}
+    return {key: value for key, value in guided.items() if key.partition(".")[0] != without}
+
+
+def scale_title(guidance: str) -> str:
+    """`nag scale (off: 0)`"""
+    off = off_at(guidance)
+    return f"{guidance} scale" if off is None else f"{guidance} scale (off: {off})"
 
 
 def off_at(guidance: str) -> int | None:

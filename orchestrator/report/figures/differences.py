@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROWS_AT_MOST = 24  # with more settings, only the best of each arm with each sampler
-ROW = 0.3  # inches
+ROW = 0.26  # inches
+LEFT_AT_MOST = 3.2  # inches of names
+NARROW = 1.4  # inches of names with which the figure fits a column
 
 
 def differences(
     results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], colours: Colours
 ) -> Drawing | None:
-    metrics = [metric for metric in distances(results) if any(row.metric == metric for row in comparisons)]
+    known = {row.metric for row in comparisons if row.difference is not None}
+    metrics = [metric for metric in distances(results) if metric in known]
     if not metrics:
         return None
     shown = [group for arm in results.plan.sweep.arms if arm.against for group in groups(results, arm.name)]
@@ -40,10 +43,11 @@ def differences(
     for group in shown:
         row = row_of(comparisons, group, metrics[0])
         assert row is not None
-        names.append(f"{label(results, group)} against {against(results, row)}")
-    left = 0.2 + 0.062 * max(map(len, names))
+        names.append(_name(label(results, group), against(results, row)))
+    left = min(LEFT_AT_MOST, 0.15 + 0.059 * max(map(len, names)))
+    wide = len(metrics) > 1 or left > NARROW
     figure, all_axes = panels(
-        len(metrics), (3.1, max(0.9, ROW * len(shown) + 0.25)), columns=2, left=left, share_x=False
+        len(metrics), max(0.8, ROW * len(shown) + 0.2), columns=2, wide=wide, left=left, share_x=False
     )
     for axes, metric in zip(all_axes, metrics, strict=True):
         _panel(axes, results, comparisons, shown, metric, colours)
@@ -62,7 +66,15 @@ def differences(
         words.append(f"Bars{' with one seed' if 't' in kinds else ''}, paired by sample: {SAMPLING_NOISE}.")
     if len(shown) < every:
         words.append("Only the best setting of each arm, for each sampler, is shown.")
-    return Drawing("differences", "arms", "Difference from the baseline", " ".join(words), figure, tall=True)
+    return Drawing("differences", "verdict", "Difference from the baseline", " ".join(words), figure, tall=wide)
+
+
+def _name(own: str, baseline: str) -> str:
+    """`cfg 1.5 euler against plain`: the words at the end that both share once."""
+    ours, theirs = own.split(" "), baseline.split(" ")
+    while len(theirs) > 1 and len(ours) > 1 and ours.pop() == theirs[-1]:
+        theirs.pop()
+    return f"{own} against {' '.join(theirs)}"
 
 
 def _best_in_panels(results: Results, shown: Sequence[Group]) -> list[Group]:
@@ -93,7 +105,7 @@ def _panel(
     for place, group in enumerate(shown):
         row = row_of(comparisons, group, metric)
         if row is None or row.difference is None:
-            axes.text(0, place, "  no difference: see limits", color=MUTED, fontsize=7.5, va="center")
+            axes.text(0, place, "  no difference", color=MUTED, fontsize=6.5, va="center")
             continue
         mark = colours.mark(group.arm)
         values += [row.difference, *row.per_seed]
@@ -122,5 +134,6 @@ def _panel(
                 zorder=4,
             )
     axes.set_xlim(axis_limits(values, bands, pad=0.06))
+    axes.locator_params(axis="x", nbins=6)
     axes.set_ylim(len(shown) - 0.5, -0.75)
     axes.set_xlabel(f"difference in {metric_name(results, metric)}")

@@ -1,4 +1,4 @@
-"""A figure and its renderings: an SVG file for a paper, an SVG that follows a page's theme, a PNG.
+"""A figure and its renderings: SVG and PDF files for a paper, an SVG that follows a page's theme, a PNG.
 
 Text stays text. Equal figures give equal bytes: ids come from the name, and there are no dates.
 """
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT = "system-ui, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
-PNG_DPI = 160
+PNG_DPI = 220
+COLUMN, PAGE = 3.25, 6.75  # inches: the width of a column and of a page of two columns, as in ICML
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so the layout is the same everywhere
-    "font.size": 8.5,
+    "font.size": 7.5,
     "text.color": INK,
     "text.parse_math": False,  # shows dollar signs in names as they are
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.labelsize": 8.5,
-    "axes.titlesize": 9,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "axes.titlepad": 7.0,
+    "axes.titlepad": 5.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -44,14 +45,15 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.7,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "xtick.major.width": 0.7,
     "figure.dpi": 72,  # a pixel of layout is a point
     "figure.facecolor": "none",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType, embedded: what publishers accept
 }
 
 
@@ -62,7 +64,7 @@ class Drawing:
     title: str
     caption: str
     figure: Figure
-    tall: bool = False  # takes the page's whole width
+    tall: bool = False  # as wide as a page, not as a column
 
     @functools.cached_property
     def svg(self) -> tuple[str, str, str]:
@@ -112,6 +114,15 @@ def png(drawing: Drawing) -> bytes:
     out = io.BytesIO()
     with styled():
         drawing.figure.savefig(out, format="png", dpi=PNG_DPI, facecolor=LIGHT["paper"], metadata={"Software": None})
+    return out.getvalue()
+
+
+def pdf_file(drawing: Drawing) -> bytes:
+    """A PDF file with embedded fonts, as wide as a paper's column or page, on white."""
+    out = io.BytesIO()
+    nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    with styled():
+        drawing.figure.savefig(out, format="pdf", facecolor=LIGHT["paper"], metadata=nothing)
     return out.getvalue()
 
 

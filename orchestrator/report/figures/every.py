@@ -42,7 +42,7 @@ def draw_all(results: Results, comparisons: Sequence[Comparison], store: Store) 
             shift.noise_shift(results, colours),
             shift.parts(results, colours),
             shift.densities(shift.readings(results, partial(shift_arrays, store)), colours),
-            samples.sample_grid(rows, notes, colours),
+            samples.sample_grid(results, rows, notes, store, colours),
             *classes.drawings(results, best, store),
         ]
     return [drawing for drawing in drawn if drawing is not None], notes

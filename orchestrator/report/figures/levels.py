@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ALONE = (6.4, 3.0)  # inches of a single panel
+ALONE = 2.4  # inches: the height of a single panel, which is as wide as a page
 LINES_AT_MOST = 6  # in a panel; with more settings than this, only the best of each arm
 BAND = 0.14
 
@@ -134,7 +134,7 @@ def drawn(
     """The figure. zero: the value of no effect. values: others that its axis must include. before: draws what is behind
     the lines of a panel, and returns names for it.
     """
-    figure, all_axes = panels(len(every.shown), ALONE if len(every.shown) == 1 else None)
+    figure, all_axes = panels(len(every.shown), ALONE if len(every.shown) == 1 else None, wide=True)
     all_axes[0].set(
         xlim=(1.02, -0.3),
         ylim=axis_limits(

@@ -9,41 +9,46 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.report.figures.colours import MUTED
+from orchestrator.report.figures.drawing import COLUMN, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ONE = (4.35, 2.75)  # inches of the axes of a single panel
-TWO = (3.3, 2.4)  # of two or four panels
-MANY = (2.4, 2.1)  # of more
+HEIGHTS = {1: 2.1, 2: 2.1, 4: 1.9}  # inches of the axes, by the number of panels
+MANY = 1.6  # of other numbers
 COLUMNS = 3
-LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.14, 0.34, 0.5
-GAP_X, GAP_Y = 0.28, 0.72
+LEFT, RIGHT, TOP, BOTTOM = 0.52, 0.1, 0.28, 0.42
+GAP_X, GAP_Y = 0.22, 0.62
 
 
 def panels(
     count: int,
-    size: tuple[float, float] | None = None,
+    height: float | None = None,
     columns: int | None = None,
+    wide: bool = False,
     left: float = LEFT,
     share_x: bool = True,
     share_y: bool = True,
     gap_y: float = GAP_Y,
     top: float = TOP,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of `columns`, with shared axes by default."""
+    """A figure with `count` panels in rows of `columns`, with shared axes by default. It is as wide as a paper's column
+    if it has one panel and is not `wide`, else as wide as a page. height: of the axes in inches.
+    """
     from matplotlib.figure import Figure
 
-    width, height = size or {1: ONE, 2: TWO, 4: TWO}.get(count, MANY)
+    height = height or HEIGHTS.get(count, MANY)
     columns = min(columns or across(count), count)
     rows = -(-count // columns)
-    whole = (left + columns * width + (columns - 1) * GAP_X + RIGHT, top + rows * height + (rows - 1) * gap_y + BOTTOM)
+    whole = (PAGE if wide or count > 1 else COLUMN, top + rows * height + (rows - 1) * gap_y + BOTTOM)
+    gap_x = GAP_X if share_y else LEFT
+    width = (whole[0] - left - RIGHT - (columns - 1) * gap_x) / columns
     figure = Figure(figsize=whole)
     all_axes: list[Axes] = []
     for place in range(count):
         row, column = divmod(place, columns)
-        x = left + column * (width + GAP_X)
+        x = left + column * (width + gap_x)
         y = BOTTOM + (rows - 1 - row) * (height + gap_y)
         first = all_axes[0] if all_axes else None
         place_in = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
@@ -59,13 +64,13 @@ def across(count: int) -> int:
     return 2 if count == 4 else min(count, COLUMNS)
 
 
-def axis_titles(all_axes: Sequence[Axes], x: str, y: str) -> None:
+def axis_titles(all_axes: Sequence[Axes], x: str, y: str, columns: int | None = None) -> None:
     """The x title under the lowest panel of each column, the y title at the first of each row."""
-    columns = across(len(all_axes))
+    columns = columns or across(len(all_axes))
     for place, axes in enumerate(all_axes):
         if place % columns == 0:
             axes.set_ylabel(y)
-        if place + columns >= len(all_axes):
+        if x and place + columns >= len(all_axes):
             axes.set_xlabel(x)
 
 
@@ -89,13 +94,13 @@ class Name:
     anchors: Sequence[tuple[float, float]]  # in data coordinates
 
 
-SIZE = 8.0
+SIZE = 7.0
 OFFSETS = [
     (x * reach, y * reach)
-    for reach in (1.0, 1.8, 3.0, 4.5)
+    for reach in (1.0, 1.8, 3.0, 4.5, 6.5)
     for x, y in ((1, 0), (0.8, 0.7), (0.8, -0.7), (0, 1), (0, -1), (-0.8, 0.7), (-0.8, -0.7), (-1, 0))
 ]
-REACH = 8.0  # points from an anchor to its name
+REACH = 7.0  # points from an anchor to its name
 
 
 @dataclass
@@ -113,6 +118,12 @@ class Names:
         for (x0, y0), (x1, y1) in itertools.pairwise(shown):
             steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 5))
             self.points += [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(1, steps)]
+
+    def cover(self, y: float, text: str) -> None:
+        """Keep names off the label of a muted line at this height."""
+        x, _, width, _ = self.axes.bbox.bounds
+        low = float(self.axes.transData.transform((0.0, y))[1]) + 1
+        self.boxes.append((x + width - 0.58 * SIZE * len(text), low, x + width, low + 1.3 * SIZE))
 
     def place(self, names: Iterable[Name]) -> None:
         for name in names:
@@ -186,7 +197,7 @@ def muted_line(axes: Axes, y: float, text: str, x: float = 0.995) -> None:
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",
         color=MUTED,
-        fontsize=7.5,
+        fontsize=6.5,
         ha="right",
         va="bottom",
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.model import StoredCell
 from orchestrator.report.comparisons import Group
 from orchestrator.report.figures.colours import MUTED, Colours
-from orchestrator.report.figures.drawing import Drawing
+from orchestrator.report.figures.drawing import COLUMN, PAGE, Drawing
+from orchestrator.report.figures.real_images import class_names, real_images
 from orchestrator.report.formatting import label, listed
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
@@ -18,11 +19,14 @@ from orchestrator.tasks.sample import seed_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
 CLASSES_AT_MOST = 12  # with more classes, the first samples of any class
 COLUMNS = 10
 TILE = 64  # pixels; smaller samples are enlarged by whole factors
-INCHES, GAP = 0.56, 0.06
+INCHES, GAP = 0.56, 0.05  # the largest side of a picture, and the space between two
+FEW = 5  # columns that fit a paper's column
+LETTER = 0.062  # inches of a letter of a class's name
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class SampleRow:
     samples: np.ndarray  # (n, C, H, W) uint8, the first ones
     labels: np.ndarray
     source: tuple[object, ...]  # what determines noise and labels
+    stream: str = ""
 
 
 def rows(results: Results, chosen: Mapping[str, Group], store: Store) -> tuple[list[SampleRow], list[str]]:
@@ -60,56 +65,73 @@ def _row(results: Results, group: Group, planned: StoredCell, store: Store) -> S
         return f"samples that cannot be read ({error})"
     stream = results.plan.tasks[planned.stream]
     source = (seed_of(stream), stream.params["labels"], stream.params["block"], samples.shape[1:])
-    return SampleRow(group.arm, label(results, group), samples, labels, source)
+    return SampleRow(group.arm, label(results, group), samples, labels, source, planned.stream)
 
 
-def sample_grid(sample_rows: Sequence[SampleRow], notes: Sequence[str], colours: Colours) -> Drawing | None:
+def sample_grid(
+    results: Results, sample_rows: Sequence[SampleRow], notes: Sequence[str], store: Store, colours: Colours
+) -> Drawing | None:
+    """A row of real images, then one for each arm, below the names of the classes."""
     if not sample_rows:
         return None
     import numpy as np
-    from matplotlib.figure import Figure
 
     source = sample_rows[0].source
     alike = [row for row in sample_rows if row.source == source]
     others = [row.name for row in sample_rows if row.source != source]
     labels = alike[0].labels
-    classes = np.unique(labels)
-    by_class = len(classes) <= CLASSES_AT_MOST
+    classes = np.unique(labels[np.isfinite(labels)])  # a store may have labels that are not numbers
+    by_class = 0 < len(classes) <= CLASSES_AT_MOST
     indices = [int(np.argmax(labels == k)) for k in classes] if by_class else list(range(min(COLUMNS, len(labels))))
-    left = 0.25 + 0.075 * max(len(row.name) for row in alike)
-    height, width = len(alike) * (INCHES + GAP), len(indices) * (INCHES + GAP)
-    top, edge = 0.3, 0.08
-    whole = (left + width + edge, top + height + edge)
-    figure = Figure(figsize=whole)
-    for place, row in enumerate(alike):
-        low = edge + (len(alike) - 1 - place) * (INCHES + GAP)
-        figure.text(
-            (left - 0.1) / whole[0],
-            (low + INCHES / 2) / whole[1],
-            row.name,
-            ha="right",
-            va="center",
-            color=colours.text(row.arm),
-        )
-        for column, index in enumerate(indices):
-            x = left + column * (INCHES + GAP)
-            axes = figure.add_axes((x / whole[0], low / whole[1], INCHES / whole[0], INCHES / whole[1]))
-            axes.set_axis_off()
-            axes.imshow(picture(row.samples[index]), interpolation="none", aspect="equal")
-            if place == 0 and by_class and np.isfinite(labels[index]):  # a store may have labels that are not numbers
-                axes.set_title(
-                    str(int(labels[index])), loc="center", fontsize=8, fontweight="normal", color=MUTED, pad=4
-                )
+    numbers = [int(labels[index]) for index in indices] if len(classes) else []
+    shown = [(row.name, colours.text(row.arm), row.samples[indices]) for row in alike]
+    real = real_images(results, store, alike[0].stream, numbers) if numbers else None
+    if real is not None:
+        shown.insert(0, ("real images", MUTED, previews.smaller(real)))
+    names = class_names(results, alike[0].stream)
+    titles = [names[k] if 0 <= k < len(names) else str(k) for k in numbers]
+    figure = _grid(shown, titles)
     what = "the first sample of each class" if by_class else f"samples 0 to {len(indices) - 1}"
     caption = (
         f"A row is the best setting of an arm (first training seed), a column {what}: the same noise and class in "
         "every row. Not cherry-picked."
     )
+    if real is not None:
+        caption += " Above: the first training image of the class."
     if others:
         caption += f" Drawn from other noise or labels, so not shown: {listed(others)}."
     if notes:
         caption += f" Not shown: {'; '.join(notes)}."
     return Drawing("samples", "samples", "Samples from the same noise", caption, figure, tall=True)
+
+
+def _grid(shown: Sequence[tuple[str, str, np.ndarray]], titles: Sequence[str]) -> Figure:
+    """A figure of rows (name, colour, pictures), as wide as a paper's column or page."""
+    from matplotlib.figure import Figure
+
+    count, edge = len(shown[0][2]), 0.06
+    left = min(1.5, 0.15 + 0.06 * max(len(name) for name, _, _ in shown))
+    width = PAGE if count > FEW else COLUMN
+    side = min(INCHES, (width - left - edge) / count - GAP)
+    longest = max(map(len, titles), default=0)
+    turned = longest * LETTER > side + GAP  # a name that is wider than its column
+    top = 0.08 + (longest * LETTER * 0.72 if turned else 0.18)
+    whole = (width, top + len(shown) * (side + GAP) + edge)
+    figure = Figure(figsize=whole)
+    for place, (name, colour, pictures) in enumerate(shown):
+        low = edge + (len(shown) - 1 - place) * (side + GAP)
+        at = ((left - 0.08) / whole[0], (low + side / 2) / whole[1])
+        figure.text(*at, name, ha="right", va="center", color=colour)
+        for column, sample in enumerate(pictures):
+            x = left + column * (side + GAP)
+            axes = figure.add_axes((x / whole[0], low / whole[1], side / whole[0], side / whole[1]))
+            axes.set_axis_off()
+            axes.imshow(picture(sample), interpolation="none", aspect="equal")
+            if place == 0 and titles:
+                middle = ((x + (0 if turned else side / 2)) / whole[0], (low + side + 0.04) / whole[1])
+                how: dict[str, Any] = {"rotation": 40, "rotation_mode": "anchor"} if turned else {"ha": "center"}
+                figure.text(*middle, titles[column], va="bottom", fontsize=7, color=MUTED, **how)
+    return figure
 
 
 def picture(sample: np.ndarray) -> np.ndarray:

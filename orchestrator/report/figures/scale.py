@@ -1,16 +1,26 @@
-"""A distance against the guidance scale: one panel per sampler, one line per arm, every training seed visible."""
+"""A distance against the guidance scale: a panel for each sampler and guidance, a line for each arm, all its seeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.report.estimates import Estimate, panel_title, standings
 from orchestrator.report.figures.captions import band_words, floor_words, sample_words
 from orchestrator.report.figures.colours import Colours
-from orchestrator.report.figures.curves import CROWD_WORDS, Curve, Panel, is_crowd, labelled, panels_of, scale_title
+from orchestrator.report.figures.curves import (
+    CROWD_WORDS,
+    Curve,
+    Panel,
+    by_guidance,
+    is_crowd,
+    labelled,
+    panels_of,
+    scale_title,
+)
 from orchestrator.report.figures.drawing import Drawing
-from orchestrator.report.figures.panels import Name, Names, axis_limits, axis_titles, muted_line, panels
-from orchestrator.report.formatting import metric_name, value_text
+from orchestrator.report.figures.panels import COLUMNS, Name, Names, axis_limits, axis_titles, muted_line, panels
+from orchestrator.report.formatting import CUT, metric_name, value_text
 from orchestrator.report.results import Results
 
 if TYPE_CHECKING:
@@ -20,31 +30,32 @@ BAND = 0.12  # opacity
 
 
 def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | None:
-    shown = panels_of(results, metric)
+    shown = by_guidance(results, panels_of(results, metric))
     if not shown:
         return None
     title = metric_name(results, metric)
-    figure, all_axes = panels(len(shown))
+    guided = len({panel.guidance for panel in shown})
+    columns = guided if 1 < guided <= COLUMNS else None
+    figure, all_axes = panels(len(shown), columns=columns, share_x=False)
     known = [point.estimate for panel in shown for curve in panel.curves for point in curve.points]
-    xs = [point.x for panel in shown for curve in panel.curves for point in curve.points if point.x is not None]
     floor = results.floor_of(metric)
+    label = f"held-out {value_text(floor.value)} ({floor.words})" if floor else ""
     low, high = axis_limits(
         [seed for one in known for seed in one.seeds] + ([floor.value] if floor else []),
         [bound for one in known for bound in (one.low, one.high)],
     )
-    left, right = axis_limits(xs or [0.0, 1.0], pad=0.06)
-    right += 0.14 * (right - left)  # for the names
-    all_axes[0].set(xlim=(left, right), ylim=(low, high))
+    all_axes[0].set_ylim(low, high)
     for axes, panel in zip(all_axes, shown, strict=True):
         axes.set_title(panel_title(panel.params, [other.params for other in shown]))
-        if not xs:
-            axes.set_xticks([])
+        frame = _frame([other for other in shown if other.guidance == panel.guidance])
+        axes.set_xlim(frame)
+        axes.set_xlabel(scale_title(panel.guidance))
         kept = labelled(results, metric, panel)
         foremost = [curve for curve in _foremost(results, metric, panel) if curve.name in kept]
-        _panel(axes, panel, foremost, kept, colours, (left, right))
         if floor:
-            muted_line(axes, floor.value, f"held-out {value_text(floor.value)} ({floor.words})")
-    axis_titles(all_axes, scale_title(shown) if xs else "", title)
+            muted_line(axes, floor.value, label)
+        _panel(axes, panel, foremost, kept, colours, frame, (floor.value, label) if floor else None)
+    axis_titles(all_axes, "", title, columns)
     several = any(len({curve.arm for curve in panel.curves}) < len(panel.curves) for panel in shown)
     cut = any(bound is not None and not low <= bound <= high for one in known for bound in (one.low, one.high))
     caption = " ".join(
@@ -52,16 +63,27 @@ def against_scale(results: Results, metric: str, colours: Colours) -> Drawing | 
             None,
             (
                 f"{title} against the guidance scale, {sample_words(results, metric)}.",
+                "Each guidance has its own axis; curves start where it is off, at the arm's baseline."
+                if guided > 1
+                else "Curves start where the guidance is off, at the arm's baseline.",
                 band_words(known, "Bands"),
                 "An arm without a scale is a horizontal line.",
                 "Where an arm has several lines, the best has the band." if several else "",
                 "Bands are cut at the frame." if cut else "",
+                CUT if any(one.cut for one in known) else "",
                 CROWD_WORDS if any(map(is_crowd, shown)) else "",
                 floor_words(results, metric),
             ),
         )
     )
     return Drawing(f"{metric}_scale", "scale", f"{title} against guidance scale", caption, figure, len(shown) > 1)
+
+
+def _frame(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The limits of the scale's axis, with room for the names."""
+    xs = [point.x for panel in panels for curve in panel.curves for point in curve.points if point.x is not None]
+    left, right = axis_limits(xs, pad=0.06)
+    return left, right + 0.14 * (right - left)
 
 
 def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
@@ -75,10 +97,18 @@ def _foremost(results: Results, metric: str, panel: Panel) -> list[Curve]:
 
 
 def _panel(
-    axes: Axes, panel: Panel, foremost: list[Curve], kept: set[str], colours: Colours, frame: tuple[float, float]
+    axes: Axes,
+    panel: Panel,
+    foremost: list[Curve],
+    kept: set[str],
+    colours: Colours,
+    frame: tuple[float, float],
+    floor: tuple[float, str] | None,
 ) -> None:
-    """foremost: the curves with a band; kept: those with a name."""
+    """foremost: the curves with a band; kept: those with a name; floor: a line with its label."""
     names, wanted = Names(axes), []
+    if floor:
+        names.cover(*floor)
     width = frame[1] - frame[0]
     dodge = _dodges(panel, 0.012 * width)
     for curve in panel.curves:

@@ -113,7 +113,7 @@ def densities(readings: Sequence[Readings], colours: Colours) -> Drawing | None:
     t = readings[0].t
     levels = list(dict.fromkeys(int(np.abs(t - level).argmin()) for level in LEVELS))
     figure, all_axes = panels(
-        len(levels) * len(readings), (1.55, 1.0), columns=len(levels), share_x=False, share_y=False, gap_y=0.3
+        len(levels) * len(readings), 0.9, columns=len(levels), wide=True, share_x=False, share_y=False, gap_y=0.3
     )
     for place, axes in enumerate(all_axes):
         row, column = divmod(place, len(levels))

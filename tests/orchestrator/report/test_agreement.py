@@ -91,10 +91,10 @@ def test_a_verdict_by_one_metric_only_is_called_so(tmp_path: Path) -> None:
     alone = [row for row in comparisons if row.metric in ("fid", "recall")]
     nag = next(one for one in verdicts(results, alone) if one.group.arm == "nag")
     assert (nag.outcome, nag.alone) == ("better", True)
-    assert tag_text(results, nag) == "better than plain by FID only"
+    assert tag_text(results, nag) == "better than plain by Fréchet distance (digits) only"
     table = verdict_table(results, [nag])
     assert table is not None
-    assert "by FID only" in table.rows[0].cells[5].detail
+    assert "by Fréchet distance (digits) only" in table.rows[0].cells[5].detail
 
 
 # The mean over extractors, on a real run

@@ -72,19 +72,31 @@ def test_opens_from_disk_and_shows_its_answer_and_figures(browser: Any, page_pat
     assert opened.complaints == []
     assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
     assert opened.page.title() == "made: nagbench report"
-    first = opened.page.locator(".answer p").first
-    assert first.is_visible()
-    assert "came out better than plain" in first.inner_text()
-    assert first.bounding_box()["y"] < 300  # before anything else
+    first = opened.page.locator(".headline")
+    assert "is better than cfg 1.25 euler 25 steps: Fréchet distance (digits)" in first.inner_text()
+    assert first.bounding_box()["y"] < 200  # before anything else
     figures = opened.page.locator("figure svg")
-    assert figures.count() == len(list((page_path.parent / "figures").iterdir())) >= 9
+    assert figures.count() == len(list((page_path.parent / "figures").glob("*.svg"))) >= 9
     for place in range(figures.count()):
         box = figures.nth(place).bounding_box()
         assert box["width"] > 300
         assert box["height"] > 100
     grid = opened.page.locator("#samples svg image")
-    assert grid.count() == 4 * 10
+    assert grid.count() == 5 * 10  # a row of real images, and four arms
     assert grid.first.bounding_box()["width"] > 20
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1900, 950)])
+def test_the_verdict_is_on_the_first_screen(browser: Any, page_path: Path, width: int, height: int) -> None:
+    """The headline, what was compared and the matrix of differences, beside the figure of all differences."""
+    page = Opened(browser, page_path, width).page
+    assert "digits · network sit · N = 1,000 samples a cell · 3 training seeds" in page.locator(".facts").inner_text()
+    matrix = page.locator("#verdict table").first
+    box, figure = matrix.bounding_box(), page.locator("#fig-differences").bounding_box()
+    assert matrix.locator("tbody tr").count() == 3
+    assert box["y"] + box["height"] < height
+    assert figure["x"] >= box["x"] + box["width"]
+    assert figure["y"] < box["y"] + box["height"]
 
 
 def test_figures_name_their_arms_inside_the_figure(browser: Any, page_path: Path) -> None:
@@ -121,8 +133,9 @@ def test_fits_a_phone(browser: Any, page_path: Path) -> None:
     """The page itself never scrolls sideways; wide tables and figures do, inside their frame."""
     opened = Opened(browser, page_path, width=390)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert opened.page.locator(".answer p").first.bounding_box()["width"] <= 390
+    assert opened.page.locator(".headline").bounding_box()["width"] <= 390
     scrolls = "Array.from(document.querySelectorAll('.scroll')).some(box => box.scrollWidth > box.clientWidth + 1)"
     assert opened.page.evaluate(scrolls)
+    assert not opened.page.locator("#verdict .words .scroll").first.evaluate("box => box.scrollWidth > box.clientWidth")
     size = opened.page.eval_on_selector("#precision_recall svg text", "text => text.getBoundingClientRect().height")
     assert size >= 7  # pixels

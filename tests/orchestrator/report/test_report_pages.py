@@ -160,8 +160,12 @@ def test_nag_winning_and_losing_are_said_alike(tmp_path: Path) -> None:
     _, wins = made_page(tmp_path / "wins", nag_gain=1.6)
     _, loses = made_page(tmp_path / "loses", nag_gain=-6.0)
     values = r"\([\d.]+ against [\d.]+; difference"
-    assert re.search(rf"nag [\d.]+ came out better than plain in FID {values} −[\d.]+ \[", wins.text)
-    assert re.search(rf"nag [\d.]+ came out worse than plain in FID {values} \+[\d.]+ \[", loses.text)
+    assert re.search(
+        rf"nag [\d.]+ came out better than plain in Fréchet distance \(digits\) {values} −[\d.]+ \[", wins.text
+    )
+    assert re.search(
+        rf"nag [\d.]+ came out worse than plain in Fréchet distance \(digits\) {values} \+[\d.]+ \[", loses.text
+    )
 
 
 def test_beats_is_said_of_what_was_not_chosen(tmp_path: Path) -> None:
@@ -169,17 +173,17 @@ def test_beats_is_said_of_what_was_not_chosen(tmp_path: Path) -> None:
     alone = changed(SWEEP, "{grid: [0.5, 1.0, 2.0, 3.0]}", "2.0", ", against: cfg}", "}")
     alone = changed(alone, "  cfg: {cfg: {scale: {grid: [1.25, 1.5, 2.0]}}}\n", "")
     _, page = made_page(tmp_path / "alone", text=alone)
-    assert re.search(r"nag beats plain in FID", page.text)
+    assert re.search(r"nag beats plain in Fréchet", page.text)
     assert "came out" not in page.text
     several = changed(alone, "  plain: {}", "  plain: {cfg: {scale: {grid: [2.25, 2.5]}}}")
     _, page = made_page(tmp_path / "several", text=several)
-    assert re.search(r"nag came out better than plain [\d.]+ in FID", page.text)
+    assert re.search(r"nag came out better than plain [\d.]+ in Fréchet", page.text)
     assert "beats" not in page.text
 
 
 def test_answer_is_two_sentences_with_their_limits(standard: Made) -> None:
     source, page = standard.source, standard.page
-    answer = source[source.index('class="answer"') : source.index('class="limits"')]
+    answer = source[source.index('id="answer"') : source.index('class="limits"')]
     assert answer.count("<p>") == 2
     assert "chosen on the very samples that score it" in page.text
     assert "nag 2 is the best of 4 settings" in page.text or "nag 1 is the best of 4 settings" in page.text
@@ -248,7 +252,7 @@ def test_everything_from_the_sweep_is_escaped(tmp_path: Path) -> None:
     assert "<script" not in markdown
     assert "<img" not in markdown
     assert not re.search(r"(?<!\\)\*\*bold", markdown)
-    for path in (tmp_path / "report" / "figures").iterdir():
+    for path in (tmp_path / "report" / "figures").glob("*.svg"):
         ElementTree.parse(path)
 
 
@@ -329,7 +333,7 @@ def test_what_is_measured_otherwise_is_neither_ranked_nor_drawn_together(tmp_pat
     assert [sorted({curve.arm for curve in panel.curves}) for panel in shown] == [["cfg", "cfg_nag", "plain"], ["nag"]]
     assert "measured differently (count), so not compared" in page.text
     assert "only those measured alike are ranked" in page.text
-    assert re.search("cfg_nag has the lowest bias-corrected FID: ", page.text)
+    assert re.search(r"cfg_nag has the lowest bias-corrected Fréchet distance \(digits\): ", page.text)
 
 
 def test_no_bias_corrected_difference_is_said(tmp_path: Path) -> None:
@@ -337,7 +341,7 @@ def test_no_bias_corrected_difference_is_said(tmp_path: Path) -> None:
     for cell in results.cells:
         cell.scores["fid"]["score"] |= {"extrapolated": None, "reason": "N/2 = 50 is not above the dimension 64"}
     page = written(results, store, tmp_path / "report")
-    assert re.search(r"nag \d against plain cannot be decided in FID .* at N; N/2 = 50 is not above", page.text)
+    assert re.search(r"nag \d against plain cannot be decided in Fréchet .* at N; N/2 = 50 is not above", page.text)
 
 
 def test_a_crowd_of_arms_is_still_a_page(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_it_is_in_report_and_json(swept: tuple[Results, Store]) -> None:
     table = shift_agreement_table(results)
     assert table is not None
     assert table in section.parts
-    fid = next(row for row in table.rows if row.cells[0].text == "FID")
+    fid = next(row for row in table.rows if row.cells[0].text == "Fréchet distance (digits)")
     assert fid.cells[2].text == "1.00 [1.00, 1.00]"
     found = document(results, store)["shift_agreement"]
     assert (found["trainings"], found["settings"]) == (3, len(results.cells) // 3)

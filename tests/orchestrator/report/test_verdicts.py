@@ -85,11 +85,13 @@ def test_the_margin_is_a_share_of_the_baselines_value_or_in_the_metrics_unit(sin
 
 
 def test_sentences_lead_with_the_verdict(single: Made, tmp_path: Path) -> None:
-    assert sentences(*single).startswith("Better: nag beats plain in FID (")
+    assert sentences(*single).startswith("Better: nag beats plain in Fréchet distance (digits) (")
     worse = made(tmp_path / "worse", SINGLE, nag_gain=-6.0, samples=False)
-    assert sentences(*worse).startswith("Worse: nag loses to plain in FID (")
+    assert sentences(*worse).startswith("Worse: nag loses to plain in Fréchet distance (digits) (")
     alike = made(tmp_path / "alike", sweep("{margin: 9}"), samples=False)
-    assert sentences(*alike).startswith("Alike: nag does as well, within the margin, as plain in FID (")
+    assert sentences(*alike).startswith(
+        "Alike: nag does as well, within the margin, as plain in Fréchet distance (digits) ("
+    )
 
 
 def test_better_with_a_metric_of_agree_that_is_worse_is_mixed(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_better_with_a_metric_of_agree_that_is_worse_is_mixed(tmp_path: Path) ->
     assert one.outcome == "mixed"
     assert [word.metric for word in one.words[:2]] == ["recall", "precision"]
     assert tag_text(results, one) == "mixed against plain: worse in recall"
-    assert sentences(results, store).startswith("Mixed: nag beats plain in FID (")
+    assert sentences(results, store).startswith("Mixed: nag beats plain in Fréchet distance (digits) (")
     assert "but is worse in recall" in sentences(results, store)
     without = made(
         tmp_path / "without", text.replace("[recall, precision]", "[precision]"), nag_gain=8.0, samples=False
@@ -116,7 +118,7 @@ def test_a_metric_of_agree_without_an_interval_is_named_as_not_known(tmp_path: P
     table = verdict_table(results, [one])
     assert table is not None
     assert "recall not known" in table.rows[0].cells[5].detail
-    assert "retraining is not in it" in table.rows[0].cells[5].detail
+    assert "retraining is not in it" in table.notes[0]
     assert any("retraining is not in it" in note for note in table.notes)
     assert "retraining is not in it" in foresight.limit(results, compare(results, store))
 
@@ -175,7 +177,8 @@ def test_a_tuned_setting_is_tested_and_its_choice_is_told(single: Made, tmp_path
     text = markdown.text(report_content(results, compare(results, store), store, "nagbench run x.yaml"))
     assert text.index("## Verdict") < text.index("## How settings were chosen") < text.index("## Arms")
     for words in (
-        "best of 4, chosen on other samples; by FID (pixels): nag 0.5",
+        "by FD pixels: nag 0.5",
+        "Tuned settings were chosen on other samples.",
         "Arms are not tuned with equal budgets (evaluations: nag 400,000, cfg 100,000).",
         "| nag | nag 2<br><sub>by fid</sub> | 4 | 3,500 | 35 % | 400,000 |",
         "confirmed on fresh samples",

@@ -1,0 +1,95 @@
+"""LaTeX tables and figures compile, are as wide as a paper's column, and have their fonts embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.report.comparisons import compare
+from orchestrator.report.paper import write_paper
+from orchestrator.report.write import write_report
+from tests.orchestrator.synthetic import MEASURED, made
+
+COMMAND = "nagbench report made"
+COLUMN, PAGE = 3.25 * 72, 6.75 * 72  # points
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None and os.environ.get("CI") != "true",
+    reason="pdflatex is not installed: apt-get install texlive-latex-recommended",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("paper")
+    results, store = made(path / "made", MEASURED)
+    odd = dataclasses.replace(results.plan.sweep, name="a_b & 50% ≈ < 模")
+    results.plan = dataclasses.replace(results.plan, sweep=odd)
+    comparisons = compare(results, store)
+    write_report(results, comparisons, store, path / "report", COMMAND)
+    if shutil.which("pdflatex"):
+        write_paper(results, comparisons, store, path / "report", COMMAND, pdf=True)
+    return path / "report"
+
+
+@needs_latex
+def test_tables_and_figures_compile(folder: Path) -> None:
+    text = (folder / "report.tex").read_text()
+    figures = sorted(path.stem for path in (folder / "figures").glob("*.pdf"))
+    assert sorted(re.findall(r"\\includegraphics\{figures/(\w+)\.pdf\}", text)) == figures
+    assert r"a\_b \& 50\% $\approx$ $<$ ?" in text
+    pdf = (folder / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(pdf) > 50_000
+    assert not [path.name for path in folder.iterdir() if path.suffix in (".aux", ".log")]
+
+
+@needs_latex
+def test_what_latex_refuses_is_one_sentence(tmp_path: Path) -> None:
+    from orchestrator.report.paper import compiled
+
+    tex = tmp_path / "report.tex"
+    tex.write_text("\\documentclass{article}\\begin{document}\\nothing\\end{document}\n")
+    with pytest.raises(EnvironmentProblem) as raised:
+        compiled(tex)
+    assert str(raised.value) == f"pdflatex cannot compile {tex}: Undefined control sequence."
+    assert not tex.with_suffix(".pdf").exists()
+
+
+def test_without_pdflatex_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, store = made(tmp_path / "made", samples=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentProblem) as raised:
+        write_paper(results, compare(results, store), store, tmp_path, COMMAND, pdf=True)
+    assert str(raised.value) == (
+        "--pdf needs pdflatex, which is not installed (Debian: apt-get install texlive-latex-recommended). "
+        f"--latex alone writes {tmp_path / 'report.tex'}."
+    )
+
+
+def test_figures_fit_a_paper_and_embed_their_fonts(folder: Path) -> None:
+    """Column or page width, in both forms; TrueType (42), never Type 3."""
+    paths = sorted((folder / "figures").glob("*.pdf"))
+    assert len(paths) >= 9
+    for path in paths:
+        data = path.read_bytes()
+        svg = path.with_suffix(".svg").read_text()
+        width = float(re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", data)[1])  # type: ignore[index]
+        assert min(abs(width - COLUMN), abs(width - PAGE)) < 0.1, path.name
+        assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(width, abs=0.1)  # type: ignore[index]
+        streams = [zlib.decompress(part) for part in _compressed(data)]
+        whole = data + b"".join(streams)
+        assert b"/FontFile2" in whole, path.name
+        assert b"/Type3" not in whole, path.name
+
+
+def _compressed(data: bytes) -> list[bytes]:
+    found = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL)
+    return [part for part in found if part[:1] == b"\x78"]
