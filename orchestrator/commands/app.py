@@ -88,11 +88,12 @@ def read_plan(
     cell: str | None = None,
     count: int | None = None,
     hashes: bool = True,
+    overrides: list[str] | None = None,
 ) -> Plan:
     from orchestrator.plan.make import only_cell, plan
     from orchestrator.spec.reader import read_sweep
 
-    sweep = read_sweep(sweep_path, smoke=smoke)
+    sweep = read_sweep(sweep_path, smoke=smoke, overrides=overrides or ())
     known = [arm.name for arm in sweep.arms]
     for name in arms or []:
         if name not in known:
@@ -103,7 +104,13 @@ def read_plan(
 
 
 def stored_plan(
-    sweep: str, store: Store, smoke: bool = False, arms: list[str] | None = None, *, hashes: bool = True
+    sweep: str,
+    store: Store,
+    smoke: bool = False,
+    arms: list[str] | None = None,
+    *,
+    hashes: bool = True,
+    overrides: list[str] | None = None,
 ) -> StoredPlan:
     """The plan of a sweep: by name from the store, or by path from its file."""
     from orchestrator.notebook import is_sweep_name
@@ -111,7 +118,9 @@ def stored_plan(
     from orchestrator.plan.stored_plan import plan_of_sweep
 
     if not is_sweep_name(sweep):
-        return read_plan(sweep, smoke, arms, hashes=hashes)
+        return read_plan(sweep, smoke, arms, hashes=hashes, overrides=overrides)
+    if overrides:
+        raise BadInput(f"--set {overrides[0]}: {sweep} is a name in the store, whose values are fixed; name its file.")
     plan = plan_of_sweep(store, f"{sweep}-smoke" if smoke else sweep)
     return only_arms(plan, arms) if arms else plan
 
@@ -134,6 +143,21 @@ def warn_of_other_file(plan: StoredPlan, store: Store) -> None:
         err.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
+def tell_overrides(plan: StoredPlan, store: Store) -> None:
+    """Say which values the command line gave in place of the file's; also if it gave others at the last run."""
+    from orchestrator.plan.difference import last_overrides
+    from orchestrator.spec.overrides import options
+
+    mine, last = plan.sweep.overrides, last_overrides(plan, store)
+    if mine:
+        out.print(f"With {options(mine)}", style="yellow", markup=False, soft_wrap=True)
+    if last is not None and last != mine and plan.sweep.argument != plan.sweep.name:
+        was = f"with {options(last)}" if last else "without --set"
+        words = f"It was last run here {was}; this shows the sweep {'with the above' if mine else 'as its file is'}."
+        fix = f"For that run: nagbench status {plan.sweep.name}, or give the same --set."
+        out.print(f"{words} {fix}", style="yellow", markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -151,10 +175,11 @@ def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: st
     comparisons = compare(results, opened)
     for piece in comparison(results, comparisons):
         out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
-    command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.path}"
+    command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.argument}"
+    tell_overrides(plan, opened)
     with err.status("Writing the report..."):
         page = write_report(results, comparisons, opened, report_folder(plan), command)
-    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
+    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.argument})"
     out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
     return 0 if results.complete else 1

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.app import command, out, print_json
-from orchestrator.commands.options import JsonOption, SiteOption, SmokeOption, SweepArgument
+from orchestrator.commands.options import JsonOption, SetOption, SiteOption, SmokeOption, SweepArgument
 
 
 @command
 def check(
     sweep: SweepArgument,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also open data and weights and import the sweep's own code.")
@@ -29,7 +30,7 @@ def check(
     from orchestrator.spec.model import networks_of
     from orchestrator.spec.reader import read_sweep
 
-    spec = read_sweep(sweep, smoke=smoke, run_user_code=deep)
+    spec = read_sweep(sweep, smoke=smoke, run_user_code=deep, overrides=overrides or ())
     layouts = {n.name: n.layout for n in networks_of(spec.cells, spec.estimator) if n.layout}
     lines = [f"networks.{name}.checkpoint: {layout}" for name, layout in layouts.items()]
     lines += check_inputs(spec) if deep else []
@@ -46,7 +47,7 @@ def check(
         cells = len(planned.cells) + chosen if planned else len(spec.cells)
         known = {"sweep": spec.name, "arms": len(spec.arms), "cells": cells, "absent": elsewhere}
         known |= {"checkpoints": layouts} if layouts else {}
-        known |= {"notes": notes, "classes": classes}
+        known |= {"notes": notes, "classes": classes, "overrides": list(spec.overrides)}
         print_json(known | ({"candidates": candidates} if candidates else {}))
         return
     for line in (*notes, *lines, *(f"not on this machine: {line}" for line in elsewhere)):

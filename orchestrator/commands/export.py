@@ -11,7 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orchestrator.commands.app import command, err, open_store, out, report_pages, stored_plan
 from orchestrator.commands.du import size
-from orchestrator.commands.options import DeviceOption, NamedSweep, SmokeOption, StoreOption, check_device, given
+from orchestrator.commands.options import (
+    DeviceOption,
+    NamedSweep,
+    SetOption,
+    SmokeOption,
+    StoreOption,
+    check_device,
+    given,
+)
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 
@@ -31,6 +39,7 @@ def export(
     target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz|FOLDER", help="What to write.")],
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     cell: Annotated[
         str | None,
@@ -48,7 +57,7 @@ def export(
 
     check_device(device)
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     if cell is not None:
         found = find_cell(plan, cell)
         with writing_progress() as tell:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.app import command, open_store, out, stored_plan
-from orchestrator.commands.options import NamedSweep, SiteOption, SmokeOption, StoreOption
+from orchestrator.commands.options import NamedSweep, SetOption, SiteOption, SmokeOption, StoreOption
 from orchestrator.notebook import DEFAULT_STORE
 
 
@@ -20,6 +20,7 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines as they are written.")] = False,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     site: SiteOption = None,
 ) -> None:
     """Show the last log line of each task, or the whole logs of a cell's tasks."""
@@ -29,7 +30,7 @@ def logs(
     from orchestrator.plan.model import find_cell
 
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     whole = queue_at(read_site(site) if site else None).logs(plan.sweep.name, opened)
     if whole is not None:
         out.print(whole, markup=False, soft_wrap=True)

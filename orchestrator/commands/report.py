@@ -11,7 +11,15 @@ from orchestrator.commands.app import (
     stored_plan,
     track,
 )
-from orchestrator.commands.options import ArmOption, JsonOption, NamedSweep, SmokeOption, StoreOption, TrackingOption
+from orchestrator.commands.options import (
+    ArmOption,
+    JsonOption,
+    NamedSweep,
+    SetOption,
+    SmokeOption,
+    StoreOption,
+    TrackingOption,
+)
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
@@ -23,6 +31,7 @@ def report(
     tracking: TrackingOption = DEFAULT_TRACKING,
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Compare the finished cells, and list those that are missing or failed."""
@@ -32,7 +41,7 @@ def report(
 
     check_tracking(tracking)
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke, arm)
+    plan = stored_plan(sweep, opened, smoke, arm, overrides=overrides)
     if not as_json:
         return compare_and_report(plan, opened, store, tracking)
     results = collect(plan, opened)

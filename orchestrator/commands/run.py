@@ -24,6 +24,7 @@ from orchestrator.commands.options import (
     CellOption,
     DeviceOption,
     HoursOption,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -50,6 +51,7 @@ def run(
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     cell: CellOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="With --cell: only this many samples.")] = None,
     here: Annotated[bool, typer.Option("--here", help="For debugging: in this process, with full tracebacks.")] = False,
@@ -94,7 +96,7 @@ def run(
         raise BadInput("--here uses this process alone; leave out --workers, --backend and --processes")
     if max_gpu_hours is not None and not (kind and kind.counts_hours):
         raise BadInput(UNCOUNTED)
-    plan = read_plan(sweep, smoke, arm, cell, count)
+    plan = read_plan(sweep, smoke, arm, cell, count, overrides=overrides)
     opened = open_store(absolute(store) if place else store)
     warn_of_other_file(plan, opened)
     spread = default_workers(device) if backend == "local" else len(os.sched_getaffinity(0))

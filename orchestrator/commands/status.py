@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
+from orchestrator.commands.app import command, open_store, out, print_json, stored_plan, tell_overrides
 from orchestrator.commands.options import (
     JsonOption,
     NamedSweep,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -24,6 +25,7 @@ def status(
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
     site: SiteOption = None,
 ) -> None:
@@ -38,7 +40,7 @@ def status(
     from orchestrator.report.terminal import choice_failure, failure_line
 
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke, hashes=False)
+    plan = stored_plan(sweep, opened, smoke, hashes=False, overrides=overrides)
     done = Done(opened)
     results = collect(plan, opened, done)
     tasks = counts(results.plan, done)
@@ -49,12 +51,14 @@ def status(
     queued = queue.status(plan.sweep.name, opened)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        known = {"sweep": plan.sweep.name, "store": address(store), "tracking": address(tracking)}
+        known = {"sweep": plan.sweep.name, "overrides": list(plan.sweep.overrides)}
+        known |= {"store": address(store), "tracking": address(tracking)}
         now: dict[str, Any] = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
         now |= {"queue_notes": [*queued.notes, *([queued.stopped] if queued.stopped and left else [])]}
         races = [choice_json(choice) for choice in results.choices]
         print_json({**known, "cells": cells, "tasks": tasks, **now, **({"choices": races} if races else {})})
         return
+    tell_overrides(plan, opened)
     out.print(counts_table(tasks))
     if results.choices:
         out.print(choices_table(results.choices, spent=True))

@@ -24,6 +24,7 @@ from orchestrator.commands.options import (
     ArmOption,
     HoursOption,
     JsonOption,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -46,6 +47,7 @@ def submit(
     tracking: TrackingOption = DEFAULT_TRACKING,
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     max_gpu_hours: HoursOption = None,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
@@ -60,7 +62,7 @@ def submit(
 
     check_tracking(tracking)
     place = read_site(site)
-    plan, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    plan, opened = read_plan(sweep, smoke, arm, overrides=overrides), open_store(absolute(store))
     warn_of_other_file(plan, opened)
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
     kind = at(place)

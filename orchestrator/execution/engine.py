@@ -338,6 +338,7 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
         number = int(names[-1].partition(".")[0]) + 1 if names else 1
         record = {"plan": name, "time": round(time.time(), 3)}
         record |= {"file": os.path.abspath(plan.sweep.path)} if isinstance(plan, Plan) else {}
+        record |= {"overrides": list(plan.sweep.overrides)} if plan.sweep.overrides else {}
         if store.create_record(f"{folder}/{number:06d}.json", record):
             return name  # a listing may lag behind
 

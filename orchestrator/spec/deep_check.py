@@ -11,10 +11,10 @@ from nag.registry import name_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
 from orchestrator.spec.model import Cell, Network, Sweep, networks_of
+from orchestrator.spec.overrides import tree_of
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import image_shape_of, reads_pixels
 from orchestrator.spec.user_code import user_line
-from orchestrator.spec.yaml_nodes import parse
 
 STATES = 4  # per evaluation of a checkpoint
 
@@ -29,13 +29,13 @@ def check_inputs(sweep: Sweep) -> Iterator[str]:
 
 def _with_line(sweep: Sweep, message: str) -> str:
     """Put file and line of its key before a message such as `networks.sit.data: ...`."""
-    node, line = parse(sweep.text, sweep.path), 0
+    root = node = tree_of(sweep.text, sweep.path, sweep.overrides)
     for key in message.partition(": ")[0].split("."):
         child = node.get(key) if isinstance(node.value, dict) else None
         if child is None:
             break
-        node, line = child, child.line
-    return f"{sweep.path}:{line}: {message}" if line else message
+        node = child
+    return message if node is root else f"{node.place}: {message}"
 
 
 def _checked(sweep: Sweep) -> Iterator[str]:

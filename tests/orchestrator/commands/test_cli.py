@@ -32,6 +32,7 @@ def test_check(write: Callable[..., Path]) -> None:
         "absent": [],
         "notes": [],
         "classes": {},
+        "overrides": [],
     }
 
 
