@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -178,21 +179,31 @@ def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: st
     command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.argument}"
     tell_overrides(plan, opened)
     with err.status("Writing the report..."):
-        page = write_report(results, comparisons, opened, report_folder(plan), command)
+        page = write_report(results, comparisons, opened, report_folder(plan, opened), command)
     tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.argument})"
     out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
     return 0 if results.complete else 1
 
 
-def report_folder(plan: StoredPlan) -> Path:
-    """The folder of a sweep's report."""
-    return Path(REPORTS) / plan.sweep.name
+def report_folder(plan: StoredPlan, store: Store) -> Path:
+    """The folder of a sweep's report: STORE-reports/NAME beside a store in a folder. For the default one, for one on a
+    server, and beside one where the user may not write it is results/reports/NAME.
+    """
+    from orchestrator.notebook import DEFAULT_STORE
+
+    beside = Path(f"{store.root}-reports")
+    usual = not store.local or Path(store.root) == Path(DEFAULT_STORE).absolute()
+    if usual or not os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return Path(REPORTS) / plan.sweep.name
+    here = Path.cwd()
+    return (beside.relative_to(here) if beside.is_relative_to(here) else beside) / plan.sweep.name
 
 
-def report_pages(plan: StoredPlan) -> Path | None:
+def report_pages(plan: StoredPlan, store: Store) -> Path | None:
     """The folder of the last report, if there is one."""
-    return report_folder(plan) if report_folder(plan).is_dir() else None
+    folder = report_folder(plan, store)
+    return folder if folder.is_dir() else None
 
 
 def track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:

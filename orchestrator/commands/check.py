@@ -24,6 +24,7 @@ def check(
     """Check a sweep for mistakes. Nothing is run or written."""
     from orchestrator.plan.availability import absent
     from orchestrator.plan.make import plan as _planned
+    from orchestrator.report.forewarnings import forewarnings
     from orchestrator.report.progress import shape, to_choose
     from orchestrator.spec.data_notes import told
     from orchestrator.spec.deep_check import check_inputs
@@ -42,15 +43,18 @@ def check(
         check_batches(planned, read_site(site))
     elsewhere = absent(planned) if planned else []
     notes, classes = told(spec)
+    warnings = [] if smoke else forewarnings(spec)
     if as_json:
         chosen, candidates = to_choose(planned) if planned else (0, 0)
         cells = len(planned.cells) + chosen if planned else len(spec.cells)
         known = {"sweep": spec.name, "arms": len(spec.arms), "cells": cells, "absent": elsewhere}
         known |= {"checkpoints": layouts} if layouts else {}
-        known |= {"notes": notes, "classes": classes, "overrides": list(spec.overrides)}
+        known |= {"notes": notes, "classes": classes, "overrides": list(spec.overrides), "warnings": warnings}
         print_json(known | ({"candidates": candidates} if candidates else {}))
         return
     for line in (*notes, *lines, *(f"not on this machine: {line}" for line in elsewhere)):
         out.print(line, markup=False, soft_wrap=True)
+    for line in warnings:
+        out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     words = shape(planned) if planned else "Its own code was read, not imported; --deep imports it."
     out.print(f"{sweep}: good. {words}", markup=False, soft_wrap=True)

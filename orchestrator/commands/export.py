@@ -65,6 +65,6 @@ def export(
     elif count is not None:
         raise BadInput("--count needs --cell")
     else:
-        written = pack(plan, opened, target, report_pages(plan), force)
+        written = pack(plan, opened, target, report_pages(plan, opened), force)
     files = "" if written.files == 1 else f"{written.files} files, "
     out.print(f"{written.path}: {files}{size(written.bytes)}", markup=False, soft_wrap=True)

@@ -45,6 +45,6 @@ def report(
     if not as_json:
         return compare_and_report(plan, opened, store, tracking)
     results = collect(plan, opened)
-    track(results, opened, tracking, report_pages(plan))
+    track(results, opened, tracking, report_pages(plan, opened))
     print_json(document(results, opened))
     return 0 if results.complete else 1

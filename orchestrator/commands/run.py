@@ -75,7 +75,7 @@ def run(
     from orchestrator.backends.slurm.reconcile import Reconcile
     from orchestrator.execution import engine
     from orchestrator.execution.protocol import Backend
-    from orchestrator.report.progress import watch
+    from orchestrator.report.live import watch
     from orchestrator.report.results import collect
     from orchestrator.tasks.context import Options
     from orchestrator.tracking.sync import NONE, follow
@@ -116,7 +116,7 @@ def run(
     with follow(lambda: collect(plan, opened), tracking, opened), watch(err, plan, opened) as observer:
         if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
-            folder = str(report_folder(plan).absolute())
+            folder = str(report_folder(plan, opened).absolute())
             begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=given)
             at_site = kind.open(plan, opened, begun, observer.note, Reconcile)
             do = functools.partial(engine.run, plan, opened, at_site, observer, begun.since)

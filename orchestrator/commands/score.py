@@ -57,7 +57,7 @@ def score(
     from orchestrator.backends.local import Local
     from orchestrator.execution import engine
     from orchestrator.plan import score_images as scoring
-    from orchestrator.report.progress import watch
+    from orchestrator.report.live import watch
     from orchestrator.tasks.context import Options
 
     check_device(device)

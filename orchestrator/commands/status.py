@@ -37,7 +37,7 @@ def status(
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.races import choices_table
     from orchestrator.report.results import collect
-    from orchestrator.report.terminal import choice_failure, failure_line
+    from orchestrator.report.terminal import choice_failure, failure_lines
 
     opened = open_store(store)
     plan = stored_plan(sweep, opened, smoke, hashes=False, overrides=overrides)
@@ -73,5 +73,5 @@ def status(
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
-    for line in (*map(failure_line, failed), *(choice_failure(each) for each in results.choices if each.reason)):
+    for line in (*failure_lines(failed), *(choice_failure(each) for each in results.choices if each.reason)):
         out.print(line, soft_wrap=True)

@@ -57,7 +57,7 @@ def submit(
 ) -> int:
     """Queue the missing work of a sweep on a cluster, and return. To repair or extend it, run the same command."""
     from orchestrator.backends.site import read_site
-    from orchestrator.report.progress import Lines
+    from orchestrator.report.live import Lines
     from orchestrator.tracking.sync import check_address as check_tracking
 
     check_tracking(tracking)
@@ -68,7 +68,7 @@ def submit(
     kind = at(place)
     if max_gpu_hours is not None and not kind.counts_hours:
         raise BadInput(UNCOUNTED)
-    folder = str(report_folder(plan).absolute())
+    folder = str(report_folder(plan, opened).absolute())
     begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=options)
     with told_what_stays(kind, plan, opened):
         submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)

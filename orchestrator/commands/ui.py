@@ -36,7 +36,7 @@ def ui(
     opened = open_store(store)
     plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     with err.status("Starting MLflow..."):
-        sync(collect(plan, opened), tracking, opened, report_pages(plan))
+        sync(collect(plan, opened), tracking, opened, report_pages(plan, opened))
         server = contextlib.ExitStack()
         served = server.enter_context(serve(plan.sweep.name, tracking, port))
     with server, _until_interrupted():
