@@ -144,6 +144,11 @@ def warn_of_other_file(plan: StoredPlan, store: Store) -> None:
         err.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
+def say(sentence: str, style: str = "") -> None:
+    """Print a sentence: broken between words in a terminal, one line elsewhere."""
+    out.print(sentence, style=style, markup=False, soft_wrap=not out.is_terminal)
+
+
 def tell_overrides(plan: StoredPlan, store: Store) -> None:
     """Say which values the command line gave in place of the file's; also if it gave others at the last run."""
     from orchestrator.plan.difference import last_overrides
@@ -151,12 +156,12 @@ def tell_overrides(plan: StoredPlan, store: Store) -> None:
 
     mine, last = plan.sweep.overrides, last_overrides(plan, store)
     if mine:
-        out.print(f"With {options(mine)}", style="yellow", markup=False, soft_wrap=True)
+        say(f"With {options(mine)}", "yellow")
     if last is not None and last != mine and plan.sweep.argument != plan.sweep.name:
         was = f"with {options(last)}" if last else "without --set"
         words = f"It was last run here {was}; this shows the sweep {'with the above' if mine else 'as its file is'}."
         fix = f"For that run: nagbench status {plan.sweep.name}, or give the same --set."
-        out.print(f"{words} {fix}", style="yellow", markup=False, soft_wrap=True)
+        say(f"{words} {fix}", "yellow")
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.app import command, out, print_json
+from orchestrator.commands.app import command, out, print_json, say
 from orchestrator.commands.options import JsonOption, SetOption, SiteOption, SmokeOption, SweepArgument
 
 
@@ -55,6 +55,6 @@ def check(
     for line in (*notes, *lines, *(f"not on this machine: {line}" for line in elsewhere)):
         out.print(line, markup=False, soft_wrap=True)
     for line in warnings:
-        out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        say(f"warning: {line}", "yellow")
     words = shape(planned) if planned else "Its own code was read, not imported; --deep imports it."
     out.print(f"{sweep}: good. {words}", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.commands.app import command, open_store, out, print_json, read_plan, tell_overrides
+from orchestrator.commands.app import command, open_store, out, print_json, read_plan, say, tell_overrides
 from orchestrator.commands.options import (
     ArmOption,
     JsonOption,
@@ -146,20 +146,20 @@ def plan(
     if choices:
         out.print(choices_table(choices, spent=False))
         if note := unequal(choices):
-            out.print(note, soft_wrap=True)
+            say(note)
     out.print(counts_table(tasks))
-    out.print(shape(planned))
-    out.print(space.words(planned.sweep.keep), soft_wrap=True)
+    say(shape(planned))
+    say(space.words(planned.sweep.keep))
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     for line in forecast(planned, opened, done):
-        out.print(line, markup=False, soft_wrap=True)
+        say(line)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
-        out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)
+        say(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).")
     if arrays is not None and expected is not None:
         out.print(arrays)
-        out.print(words, markup=False, soft_wrap=True)
+        say(words)
         if expected.fits:
             out.print("By what finished tasks have used, these lines of the site file fit:")
         for line in expected.fits:

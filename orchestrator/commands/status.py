@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.app import command, open_store, out, print_json, stored_plan, tell_overrides
+from orchestrator.commands.app import command, open_store, out, print_json, say, stored_plan, tell_overrides
 from orchestrator.commands.options import (
     JsonOption,
     NamedSweep,
@@ -16,6 +16,7 @@ from orchestrator.commands.options import (
 )
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.report.formatting import plural
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 
@@ -72,6 +73,10 @@ def status(
         out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}{reason}", markup=False, soft_wrap=True)
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
-    out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
+    open_ = sum(choice.chosen is None for choice in results.choices)
+    more = (
+        f"; more when {plural(open_, 'choice')} of tuned values {'is' if open_ == 1 else 'are'} made" if open_ else ""
+    )
+    say(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do{more}.")
     for line in (*failure_lines(failed), *(choice_failure(each) for each in results.choices if each.reason)):
         out.print(line, soft_wrap=True)

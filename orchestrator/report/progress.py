@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from orchestrator.plan.model import PlannedCell, StoredCell, StoredPlan
 from orchestrator.plan.progress import Done, missing
@@ -85,7 +84,8 @@ def cells_table(plan: StoredPlan) -> TerminalTable:
         rows = [(*row, *_steps(plan, planned)) for row, planned in zip(rows, shown, strict=True)]
     more = len(plan.cells) - CELLS_SHOWN
     notes = (f"and {more:,} more",) if more > 0 else ()
-    return TerminalTable(replace(Table.plain(("cell", "arm", *several), rows), notes=notes))
+    heads = [Column("cell"), Column("arm"), *(Column(key.replace(".", ".\n"), numeric=True) for key in several)]
+    return TerminalTable(Table(tuple(heads), tuple(Row(tuple(map(TableCell, row))) for row in rows), notes=notes))
 
 
 def _steps(plan: StoredPlan, planned: StoredCell) -> tuple[str, str]:
