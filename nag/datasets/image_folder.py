@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from nag.datasets.dataset import Dataset, check_split
 from nag.datasets.folder_layout import layout_of, readable
 from nag.datasets.images import BadImage
 from nag.datasets.prefetch import reader_threads
-from nag.locations import is_web
+from nag.locations import is_url, is_web
 from nag.registry import Int, method
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from nag.datasets.listing import Listing
     from nag.datasets.synthetic import SyntheticImages
+
+SMOKE_IMAGES = 64  # of each split, in a smoke run
 
 
 @method
@@ -37,6 +40,7 @@ class ImageFolder(Dataset):
         the training split. 0 and no such folder: the held-out split is empty.
     on_error: for an image that cannot be read. `fail` stops and names it; `skip` uses the next image of its class and
         records it in the split's `skipped`. Disk and network errors always stop.
+    limit: only so many images of each split, of all classes in turn; by default all.
     """
 
     path: str
@@ -44,6 +48,7 @@ class ImageFolder(Dataset):
     flip: bool = False
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     on_error: Literal["fail", "skip"] = "fail"
+    limit: Annotated[Int, Field(ge=2)] | None = None
 
     VERSION: ClassVar[int] = 1
     FOLDERS: ClassVar[tuple[str, ...]] = ("path",)
@@ -98,19 +103,32 @@ class ImageFolder(Dataset):
         if layout.held_out is None:
             kept = max(1, round(self.held_out * len(order))) if self.held_out else 0
             order = order[:kept] if split == "held_out" else order[kept:]
+        order = order if self.limit is None else order[_in_turn(np.asarray(labels, dtype=np.int64)[order], self.limit)]
         if split == "train" and len(order) < 2:
             raise ValueError(f"{self.path}: {len(order)} images to train on; at least 2 are needed")
         return ImageSplit(
             self, [files[i] for i in order], np.asarray(labels, dtype=np.int64)[order], self.flip and split == "train"
         )
 
-    def smoke(self) -> SyntheticImages:
-        """Small synthetic images, which need no folder; their seed depends on the method's and the folder's name."""
+    def smoke(self) -> ImageFolder | SyntheticImages:
+        """A few of its own images where its folder is on this machine. Else synthetic ones, which need none; their seed
+        depends on the method's and the folder's name.
+        """
         from nag.datasets.synthetic import SyntheticImages
 
+        small = max(4, min(self.resolution, 32))
+        if not is_url(self.path) and self._has_images():
+            return dataclasses.replace(self, resolution=small, limit=SMOKE_IMAGES)
         named = [type(self).__name__, *self.path.rstrip("/").split("/")[-2:]]
         seed = zlib.crc32("/".join(named).encode("utf-8", "surrogateescape"))
-        return SyntheticImages(classes=self._classes_or(10), resolution=max(4, min(self.resolution, 32)), seed=seed)
+        return SyntheticImages(classes=self._classes_or(10), resolution=small, seed=seed)
+
+    def _has_images(self) -> bool:
+        """Whether both splits can be listed, and there are images to train on."""
+        try:
+            return len(self.open("train")) > 0 and len(self.open("held_out")) >= 0
+        except (OSError, ValueError):
+            return False
 
     def _classes_or(self, otherwise: int) -> int:
         try:
@@ -144,6 +162,17 @@ class ImageFolder(Dataset):
     def _disagreements(self, splits: dict[str, ImageSplit]) -> list[str]:
         """Differences from the official data set (nag/datasets/named.py)."""
         return []
+
+
+def _in_turn(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Positions of the first `limit` images if each class in turn gives one, in their order."""
+    import numpy as np
+
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_class] = np.arange(len(labels)) - starts  # how many images of its class come before it
+    return np.sort(np.argsort(rank, kind="stable")[:limit])
 
 
 class ImageSplit:

@@ -39,7 +39,9 @@ class NamedDataset(ImageFolder):
         return self.official.classes[0]
 
     def _disagreements(self, splits: dict[str, ImageSplit]) -> list[str]:
-        problems, official = [], self.official
+        problems, official = list[str](), self.official
+        if self.limit is not None:
+            return problems
         sizes = {split: each.originals for split, each in splits.items()}
         if not sizes["held_out"]:
             problems.append(f"{self.path} has no held-out images: no folder {' or '.join(HELD_OUT)} next to train")

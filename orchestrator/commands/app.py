@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,11 +89,12 @@ def read_plan(
     cell: str | None = None,
     count: int | None = None,
     hashes: bool = True,
+    overrides: list[str] | None = None,
 ) -> Plan:
     from orchestrator.plan.make import only_cell, plan
     from orchestrator.spec.reader import read_sweep
 
-    sweep = read_sweep(sweep_path, smoke=smoke)
+    sweep = read_sweep(sweep_path, smoke=smoke, overrides=overrides or ())
     known = [arm.name for arm in sweep.arms]
     for name in arms or []:
         if name not in known:
@@ -103,7 +105,13 @@ def read_plan(
 
 
 def stored_plan(
-    sweep: str, store: Store, smoke: bool = False, arms: list[str] | None = None, *, hashes: bool = True
+    sweep: str,
+    store: Store,
+    smoke: bool = False,
+    arms: list[str] | None = None,
+    *,
+    hashes: bool = True,
+    overrides: list[str] | None = None,
 ) -> StoredPlan:
     """The plan of a sweep: by name from the store, or by path from its file."""
     from orchestrator.notebook import is_sweep_name
@@ -111,7 +119,9 @@ def stored_plan(
     from orchestrator.plan.stored_plan import plan_of_sweep
 
     if not is_sweep_name(sweep):
-        return read_plan(sweep, smoke, arms, hashes=hashes)
+        return read_plan(sweep, smoke, arms, hashes=hashes, overrides=overrides)
+    if overrides:
+        raise BadInput(f"--set {overrides[0]}: {sweep} is a name in the store, whose values are fixed; name its file.")
     plan = plan_of_sweep(store, f"{sweep}-smoke" if smoke else sweep)
     return only_arms(plan, arms) if arms else plan
 
@@ -134,6 +144,26 @@ def warn_of_other_file(plan: StoredPlan, store: Store) -> None:
         err.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
+def say(sentence: str, style: str = "") -> None:
+    """Print a sentence: broken between words in a terminal, one line elsewhere."""
+    out.print(sentence, style=style, markup=False, soft_wrap=not out.is_terminal)
+
+
+def tell_overrides(plan: StoredPlan, store: Store) -> None:
+    """Say which values the command line gave in place of the file's; also if it gave others at the last run."""
+    from orchestrator.plan.difference import last_overrides
+    from orchestrator.spec.overrides import options
+
+    mine, last = plan.sweep.overrides, last_overrides(plan, store)
+    if mine:
+        say(f"With {options(mine)}", "yellow")
+    if last is not None and last != mine and plan.sweep.argument != plan.sweep.name:
+        was = f"with {options(last)}" if last else "without --set"
+        words = f"It was last run here {was}; this shows the sweep {'with the above' if mine else 'as its file is'}."
+        fix = f"For that run: nagbench status {plan.sweep.name}, or give the same --set."
+        say(f"{words} {fix}", "yellow")
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -151,23 +181,34 @@ def compare_and_report(plan: StoredPlan, opened: Store, store: str, tracking: st
     comparisons = compare(results, opened)
     for piece in comparison(results, comparisons):
         out.print(piece, soft_wrap=bool(getattr(piece, "no_wrap", False)))
-    command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.path}"
+    command = f"nagbench {'run' if isinstance(plan, Plan) else 'report'} {plan.sweep.argument}"
+    tell_overrides(plan, opened)
     with err.status("Writing the report..."):
-        page = write_report(results, comparisons, opened, report_folder(plan), command)
-    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.path})"
+        page = write_report(results, comparisons, opened, report_folder(plan, opened), command)
+    tracked = "" if tracking == NONE else f"   MLflow: {address(tracking)} (nagbench ui {plan.sweep.argument})"
     out.print(f"Report: {page}   Results: {address(store)}{tracked}", markup=False, soft_wrap=True)
     track(results, opened, tracking, page.parent)
     return 0 if results.complete else 1
 
 
-def report_folder(plan: StoredPlan) -> Path:
-    """The folder of a sweep's report."""
-    return Path(REPORTS) / plan.sweep.name
+def report_folder(plan: StoredPlan, store: Store) -> Path:
+    """The folder of a sweep's report: STORE-reports/NAME beside a store in a folder. For the default one, for one on a
+    server, and beside one where the user may not write it is results/reports/NAME.
+    """
+    from orchestrator.notebook import DEFAULT_STORE
+
+    beside = Path(f"{store.root}-reports")
+    usual = not store.local or Path(store.root) == Path(DEFAULT_STORE).absolute()
+    if usual or not os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return Path(REPORTS) / plan.sweep.name
+    here = Path.cwd()
+    return (beside.relative_to(here) if beside.is_relative_to(here) else beside) / plan.sweep.name
 
 
-def report_pages(plan: StoredPlan) -> Path | None:
+def report_pages(plan: StoredPlan, store: Store) -> Path | None:
     """The folder of the last report, if there is one."""
-    return report_folder(plan) if report_folder(plan).is_dir() else None
+    folder = report_folder(plan, store)
+    return folder if folder.is_dir() else None
 
 
 def track(results: Results, opened: Store, tracking: str, pages: Path | None) -> None:

@@ -11,6 +11,7 @@ from orchestrator.commands.options import (
     ArmOption,
     CellOption,
     NamedSweep,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -32,6 +33,7 @@ def cancel(
         bool, typer.Option("--obsolete", help="Only what the sweep no longer has since it was edited.")
     ] = False,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
 ) -> int:
     """Cancel your jobs of a sweep on a cluster, or those of some arms or a cell, and wait until they have ended."""
     from orchestrator.backends.kinds import queue_at
@@ -42,7 +44,7 @@ def cancel(
     if obsolete and (arm or cell):
         raise BadInput("--obsolete is for what the sweep no longer has; leave out --arm and --cell")
     opened = open_store(absolute(store))
-    plan = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     queue = queue_at(read_site(site) if site else None)
     only = needs_only(plan, arm, cell) if arm or cell else None
     only = obsolete_tasks(plan, opened) if obsolete else only

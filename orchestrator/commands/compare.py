@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.app import command, err, open_store, out, print_json, stored_plan
-from orchestrator.commands.options import JsonOption, SmokeOption, TrackingOption
+from orchestrator.commands.options import JsonOption, SetOption, SmokeOption, TrackingOption
 from orchestrator.display import address
 from orchestrator.errors import BadInput, NagbenchError
 from orchestrator.notebook import DEFAULT_STORE
@@ -39,6 +39,7 @@ def compare(
     tracking: TrackingOption = DEFAULT_TRACKING,
     shape: Annotated[Format, typer.Option("--format", help="How the tables are printed.")] = Format.terminal,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the settings of several sweeps side by side. Values that were measured in different ways stay apart."""
@@ -47,7 +48,7 @@ def compare(
     from orchestrator.tracking.sync import check_address
 
     check_address(tracking)
-    sides = _sides(sweeps, store or [os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE], smoke)
+    sides = _sides(sweeps, store or [os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE], smoke, overrides)
     measured = side_by_side.side_by_side(sides)
     names = list(dict.fromkeys(side.results.plan.sweep.name for side in sides))
     link = _link(names, tracking)
@@ -70,7 +71,7 @@ def compare(
         (out if shape is Format.terminal else err).print(f"MLflow: {link}", markup=False, soft_wrap=True)
 
 
-def _sides(sweeps: list[str], stores: list[str], smoke: bool) -> list[Side]:
+def _sides(sweeps: list[str], stores: list[str], smoke: bool, overrides: list[str] | None) -> list[Side]:
     from orchestrator.report.results import collect
     from orchestrator.report.side_by_side import Side
 
@@ -83,7 +84,7 @@ def _sides(sweeps: list[str], stores: list[str], smoke: bool) -> list[Side]:
     found = []
     for sweep, url in zip(sweeps, stores, strict=True):
         opened = open_store(url)
-        found.append((collect(stored_plan(sweep, opened, smoke), opened), address(url)))
+        found.append((collect(stored_plan(sweep, opened, smoke, overrides=overrides), opened), address(url)))
     names = [results.plan.sweep.name for results, _ in found]
     return [
         Side(name if names.count(name) == 1 else f"{name} ({url})", url, results)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.commands.app import command, err, out, print_json, read_plan
-from orchestrator.commands.options import JsonOption, SiteOption, StoreOption, TrackingOption, absolute
+from orchestrator.commands.options import JsonOption, SetOption, SiteOption, StoreOption, TrackingOption, absolute
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
@@ -28,6 +28,7 @@ def doctor(
     tracking: TrackingOption = DEFAULT_TRACKING,
     as_json: JsonOption = False,
     site: SiteOption = None,
+    overrides: SetOption = None,
 ) -> int:
     """Show what this machine (with --site: a cluster) has, what is missing, and how to fix it."""
     from orchestrator.backends import local_doctor
@@ -35,7 +36,7 @@ def doctor(
     from orchestrator.backends.kinds import at
     from orchestrator.backends.site import read_site
 
-    plan = read_plan(sweep) if sweep else None
+    plan = read_plan(sweep, overrides=overrides) if sweep else None
     place = at(read_site(site)) if site else None
     with err.status(f"Asking {place.title}..." if place else "Looking at this machine..."):
         if place:

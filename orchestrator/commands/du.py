@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
-from orchestrator.commands.options import JsonOption, SmokeOption, StoreOption
+from orchestrator.commands.options import JsonOption, SetOption, SmokeOption, StoreOption
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tasks.task import KINDS, kind_of
@@ -21,13 +21,14 @@ def du(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Only this sweep, by arm.")] = None,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the disk space that a store uses, by sweep (or by arm of one sweep) and kind of file."""
     from orchestrator.retention.usage import Space, usage
 
     opened = open_store(store)
-    used = usage(opened, stored_plan(sweep, opened, smoke) if sweep else None)
+    used = usage(opened, stored_plan(sweep, opened, smoke, overrides=overrides) if sweep else None)
     what = "arm" if sweep else "sweep"
     if as_json:
         print_json({"store": address(store), **used.as_json(what)})

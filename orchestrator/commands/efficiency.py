@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
-from orchestrator.commands.options import JsonOption, NamedSweep, SmokeOption, StoreOption
+from orchestrator.commands.options import JsonOption, NamedSweep, SetOption, SmokeOption, StoreOption
 from orchestrator.notebook import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @command
 def efficiency(
-    sweep: NamedSweep, store: StoreOption = DEFAULT_STORE, smoke: SmokeOption = False, as_json: JsonOption = False
+    sweep: NamedSweep,
+    store: StoreOption = DEFAULT_STORE,
+    smoke: SmokeOption = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep requested from Slurm and what it used, and the lines of a site file that fit."""
     from orchestrator.backends.slurm.efficiency import efficiency as measured
 
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke, hashes=False)
+    plan = stored_plan(sweep, opened, smoke, hashes=False, overrides=overrides)
     found = measured(plan, opened)
     if as_json:
         uses = [use.as_json() for use in found.uses]

@@ -11,7 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orchestrator.commands.app import command, err, open_store, out, report_pages, stored_plan
 from orchestrator.commands.du import size
-from orchestrator.commands.options import DeviceOption, NamedSweep, SmokeOption, StoreOption, check_device, given
+from orchestrator.commands.options import (
+    DeviceOption,
+    NamedSweep,
+    SetOption,
+    SmokeOption,
+    StoreOption,
+    check_device,
+    given,
+)
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 
@@ -31,6 +39,7 @@ def export(
     target: Annotated[str, typer.Argument(metavar="OUT.zip|OUT.npz|FOLDER", help="What to write.")],
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     cell: Annotated[
         str | None,
@@ -48,7 +57,7 @@ def export(
 
     check_device(device)
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     if cell is not None:
         found = find_cell(plan, cell)
         with writing_progress() as tell:
@@ -56,6 +65,6 @@ def export(
     elif count is not None:
         raise BadInput("--count needs --cell")
     else:
-        written = pack(plan, opened, target, report_pages(plan), force)
+        written = pack(plan, opened, target, report_pages(plan, opened), force)
     files = "" if written.files == 1 else f"{written.files} files, "
     out.print(f"{written.path}: {files}{size(written.bytes)}", markup=False, soft_wrap=True)

@@ -39,6 +39,14 @@ ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this ar
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="Quick trial: first and last value of each axis, tiny networks, few samples.")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Use this value in place of the file's, such as sample.count=1000; can be repeated.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]
 SiteOption = Annotated[
     str | None,

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.commands.app import command, open_store, out, print_json, read_plan
-from orchestrator.commands.options import ArmOption, JsonOption, SiteOption, SmokeOption, StoreOption, SweepArgument
+from orchestrator.commands.app import command, open_store, out, print_json, read_plan, say, tell_overrides
+from orchestrator.commands.options import (
+    ArmOption,
+    JsonOption,
+    SetOption,
+    SiteOption,
+    SmokeOption,
+    StoreOption,
+    SweepArgument,
+)
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.report.formatting import plural
@@ -84,7 +92,7 @@ def show_difference(planned: StoredPlan, opened: Store, done: Done, as_json: boo
         tasks = f"{plural(len(part.tasks), 'task')}, {part.done:,} of them done"
         out.print(f"{name:<5}  {cells}, {tasks}", markup=False, soft_wrap=True)
     if found.left.tasks:
-        words = f"What is left stays. nagbench cancel {planned.sweep.path} --obsolete ends what is queued of it; "
+        words = f"What is left stays. nagbench cancel {planned.sweep.argument} --obsolete ends what is queued of it; "
         out.print(f"{words}after the next run, nagbench gc removes its files.", markup=False, soft_wrap=True)
 
 
@@ -94,6 +102,7 @@ def plan(
     store: StoreOption = DEFAULT_STORE,
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
     site: SiteOption = None,
     diff: Annotated[
@@ -114,7 +123,7 @@ def plan(
     from orchestrator.retention.usage import planned_space
 
     place = read_site(site) if site else None
-    planned, opened = read_plan(sweep, smoke, arm), open_store(store)
+    planned, opened = read_plan(sweep, smoke, arm, overrides=overrides), open_store(store)
     done = Done(opened)
     if diff:
         show_difference(planned, opened, done, as_json)
@@ -128,27 +137,29 @@ def plan(
         cells = [{"arm": c.arm, "digest": c.digest, "params": dict(c.params)} for c in now.cells]
         disk = space.as_json()
         known = {"sweep": planned.sweep.name, "cells": cells, "tasks": tasks, "disk": disk, "absent": absent(planned)}
+        known |= {"overrides": list(planned.sweep.overrides)}
         known |= {"choices": [choice_json(choice) for choice in choices]} if choices else {}
         print_json({**known, "site": site_json or None})
         return
+    tell_overrides(planned, opened)
     out.print(cells_table(now))
     if choices:
         out.print(choices_table(choices, spent=False))
         if note := unequal(choices):
-            out.print(note, soft_wrap=True)
+            say(note)
     out.print(counts_table(tasks))
-    out.print(shape(planned))
-    out.print(space.words(planned.sweep.keep), soft_wrap=True)
+    say(shape(planned))
+    say(space.words(planned.sweep.keep))
     for line in absent(planned):
         out.print(f"not on this machine: {line}", markup=False, soft_wrap=True)
     for line in forecast(planned, opened, done):
-        out.print(line, markup=False, soft_wrap=True)
+        say(line)
     if repeated:
         lost = "have scores, but their samples or features were removed: they are sampled again for what is missing"
-        out.print(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).", soft_wrap=True)
+        say(f"{repeated:,} cells {lost} (keep: {planned.sweep.keep}).")
     if arrays is not None and expected is not None:
         out.print(arrays)
-        out.print(words, markup=False, soft_wrap=True)
+        say(words)
         if expected.fits:
             out.print("By what finished tasks have used, these lines of the site file fit:")
         for line in expected.fits:

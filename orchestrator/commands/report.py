@@ -17,7 +17,15 @@ from orchestrator.commands.app import (
     stored_plan,
     track,
 )
-from orchestrator.commands.options import ArmOption, JsonOption, NamedSweep, SmokeOption, StoreOption, TrackingOption
+from orchestrator.commands.options import (
+    ArmOption,
+    JsonOption,
+    NamedSweep,
+    SetOption,
+    SmokeOption,
+    StoreOption,
+    TrackingOption,
+)
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -39,6 +47,7 @@ def report(
     tracking: TrackingOption = DEFAULT_TRACKING,
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
     latex: LatexOption = False,
     pdf: PdfOption = False,
@@ -50,7 +59,7 @@ def report(
 
     check_tracking(tracking)
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke, arm)
+    plan = stored_plan(sweep, opened, smoke, arm, overrides=overrides)
     if as_json and (latex or pdf):
         raise BadInput("--latex and --pdf write files beside the report, and --json writes none. Leave one out.")
     if not as_json:
@@ -59,7 +68,7 @@ def report(
             _paper(plan, opened, pdf)
         return code
     results = collect(plan, opened)
-    track(results, opened, tracking, report_pages(plan))
+    track(results, opened, tracking, report_pages(plan, opened))
     print_json(document(results, opened))
     return 0 if results.complete else 1
 
@@ -70,5 +79,5 @@ def _paper(plan: StoredPlan, opened: Store, pdf: bool) -> None:
     from orchestrator.report.results import collect
 
     results, words = collect(plan, opened), f"nagbench report {plan.sweep.path}"
-    for path in write_paper(results, compare(results, opened), opened, report_folder(plan), words, pdf):
+    for path in write_paper(results, compare(results, opened), opened, report_folder(plan, opened), words, pdf):
         out.print(f"Paper: {path}", markup=False, soft_wrap=True)

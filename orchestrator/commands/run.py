@@ -24,6 +24,7 @@ from orchestrator.commands.options import (
     CellOption,
     DeviceOption,
     HoursOption,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -50,6 +51,7 @@ def run(
     device: DeviceOption = "auto",
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     cell: CellOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="With --cell: only this many samples.")] = None,
     here: Annotated[bool, typer.Option("--here", help="For debugging: in this process, with full tracebacks.")] = False,
@@ -73,7 +75,7 @@ def run(
     from orchestrator.backends.slurm.reconcile import Reconcile
     from orchestrator.execution import engine
     from orchestrator.execution.protocol import Backend
-    from orchestrator.report.progress import watch
+    from orchestrator.report.live import watch
     from orchestrator.report.results import collect
     from orchestrator.tasks.context import Options
     from orchestrator.tracking.sync import NONE, follow
@@ -94,7 +96,7 @@ def run(
         raise BadInput("--here uses this process alone; leave out --workers, --backend and --processes")
     if max_gpu_hours is not None and not (kind and kind.counts_hours):
         raise BadInput(UNCOUNTED)
-    plan = read_plan(sweep, smoke, arm, cell, count)
+    plan = read_plan(sweep, smoke, arm, cell, count, overrides=overrides)
     opened = open_store(absolute(store) if place else store)
     warn_of_other_file(plan, opened)
     spread = default_workers(device) if backend == "local" else len(os.sched_getaffinity(0))
@@ -114,7 +116,7 @@ def run(
     with follow(lambda: collect(plan, opened), tracking, opened), watch(err, plan, opened) as observer:
         if place and kind:
             given = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
-            folder = str(report_folder(plan).absolute())
+            folder = str(report_folder(plan, opened).absolute())
             begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=given)
             at_site = kind.open(plan, opened, begun, observer.note, Reconcile)
             do = functools.partial(engine.run, plan, opened, at_site, observer, begun.since)

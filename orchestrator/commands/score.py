@@ -132,7 +132,7 @@ def _run(plan: Plan, store: Store, options: Options) -> dict[str, str]:
     """Run a plan's tasks; those that failed, and why."""
     from orchestrator.backends.local import Local
     from orchestrator.execution import engine
-    from orchestrator.report.progress import watch
+    from orchestrator.report.live import watch
 
     workers = min(2, len(os.sched_getaffinity(0)))
     with watch(err, plan, store) as observer:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.app import command, open_store, out, print_json, stored_plan
+from orchestrator.commands.app import command, open_store, out, print_json, say, stored_plan, tell_overrides
 from orchestrator.commands.options import (
     JsonOption,
     NamedSweep,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -15,6 +16,7 @@ from orchestrator.commands.options import (
 )
 from orchestrator.display import address
 from orchestrator.notebook import DEFAULT_STORE
+from orchestrator.report.formatting import plural
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
 
 
@@ -24,6 +26,7 @@ def status(
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
     site: SiteOption = None,
 ) -> None:
@@ -35,10 +38,10 @@ def status(
     from orchestrator.report.progress import counts, counts_table
     from orchestrator.report.races import choices_table
     from orchestrator.report.results import collect
-    from orchestrator.report.terminal import choice_failure, failure_line
+    from orchestrator.report.terminal import choice_failure, failure_lines
 
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke, hashes=False)
+    plan = stored_plan(sweep, opened, smoke, hashes=False, overrides=overrides)
     done = Done(opened)
     results = collect(plan, opened, done)
     tasks = counts(results.plan, done)
@@ -49,12 +52,14 @@ def status(
     queued = queue.status(plan.sweep.name, opened)
     if as_json:
         cells = {"total": len(results.cells), "done": complete, "failed": len(failed), "missing": left}
-        known = {"sweep": plan.sweep.name, "store": address(store), "tracking": address(tracking)}
+        known = {"sweep": plan.sweep.name, "overrides": list(plan.sweep.overrides)}
+        known |= {"store": address(store), "tracking": address(tracking)}
         now: dict[str, Any] = {"queue": queued.array_tasks, "queue_unknown": queued.unknown, "ray_jobs": queued.jobs}
         now |= {"queue_notes": [*queued.notes, *([queued.stopped] if queued.stopped and left else [])]}
         races = [choice_json(choice) for choice in results.choices]
         print_json({**known, "cells": cells, "tasks": tasks, **now, **({"choices": races} if races else {})})
         return
+    tell_overrides(plan, opened)
     out.print(counts_table(tasks))
     if results.choices:
         out.print(choices_table(results.choices, spent=True))
@@ -68,6 +73,10 @@ def status(
         out.print(f"{queue.title} job {job['id']}: {job['status'].lower()}{reason}", markup=False, soft_wrap=True)
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
-    out.print(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do.")
-    for line in (*map(failure_line, failed), *(choice_failure(each) for each in results.choices if each.reason)):
+    open_ = sum(choice.chosen is None for choice in results.choices)
+    more = (
+        f"; more when {plural(open_, 'choice')} of tuned values {'is' if open_ == 1 else 'are'} made" if open_ else ""
+    )
+    say(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do{more}.")
+    for line in (*failure_lines(failed), *(choice_failure(each) for each in results.choices if each.reason)):
         out.print(line, soft_wrap=True)

@@ -24,6 +24,7 @@ from orchestrator.commands.options import (
     ArmOption,
     HoursOption,
     JsonOption,
+    SetOption,
     SiteOption,
     SmokeOption,
     StoreOption,
@@ -46,6 +47,7 @@ def submit(
     tracking: TrackingOption = DEFAULT_TRACKING,
     arm: ArmOption = None,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
     max_gpu_hours: HoursOption = None,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
@@ -55,18 +57,18 @@ def submit(
 ) -> int:
     """Queue the missing work of a sweep on a cluster, and return. To repair or extend it, run the same command."""
     from orchestrator.backends.site import read_site
-    from orchestrator.report.progress import Lines
+    from orchestrator.report.live import Lines
     from orchestrator.tracking.sync import check_address as check_tracking
 
     check_tracking(tracking)
     place = read_site(site)
-    plan, opened = read_plan(sweep, smoke, arm), open_store(absolute(store))
+    plan, opened = read_plan(sweep, smoke, arm, overrides=overrides), open_store(absolute(store))
     warn_of_other_file(plan, opened)
     options = {"micro_batch": micro_batch, "checkpoint_s": checkpoint_seconds}
     kind = at(place)
     if max_gpu_hours is not None and not kind.counts_hours:
         raise BadInput(UNCOUNTED)
-    folder = str(report_folder(plan).absolute())
+    folder = str(report_folder(plan, opened).absolute())
     begun = begin(plan, opened, place, tracking, folder, max_gpu_hours=max_gpu_hours, options=options)
     with told_what_stays(kind, plan, opened):
         submitted = kind.submit(plan, opened, begun, Lines(err), Reconcile)

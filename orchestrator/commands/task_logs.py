@@ -9,12 +9,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.backends.slurm import continuation
 from orchestrator.backends.slurm.jobs import jobs_of
 from orchestrator.backends.slurm.log_causes import telling_line
 from orchestrator.backends.slurm.waves import waves
+from orchestrator.execution import engine
+from orchestrator.execution.retries import alike
 from orchestrator.plan.model import StoredCell, StoredPlan, behind
+from orchestrator.plan.progress import Done
 from orchestrator.store import folders
 from orchestrator.store.store import Store
 from orchestrator.tasks.task import Task
@@ -51,6 +55,34 @@ class Log:
         """The last line that is not empty."""
         lines = [line for line in self.text.splitlines() if line.strip()]
         return lines[-1] if lines else ""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Failed tasks of one kind whose reasons are alike. log: that of the first."""
+
+    tasks: tuple[Task, ...]
+    reason: str
+    log: Path
+    text: str
+
+
+def failed(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list[Alike]:
+    """The tasks that were given up, of a plan or of one cell, by what failed alike."""
+    done = Done(store)
+    wanted = done.attempted & (set(plan.tasks) if cell is None else behind(plan, cell))
+    groups: dict[tuple[str, str], list[tuple[Task, dict[str, Any]]]] = {}
+    for digest, attempt in engine.failures(plan, done, [each for each in plan.tasks if each in wanted]).items():
+        task = plan.tasks[digest]
+        groups.setdefault((task.kind, alike(str(attempt["reason"]))), []).append((task, attempt))
+    return [_alike(store, group) for group in groups.values()]
+
+
+def _alike(store: Store, group: list[tuple[Task, dict[str, Any]]]) -> Alike:
+    first, attempt = group[0]
+    path = Path(str(attempt.get("log") or store.logs / f"{first.digest}.log"))
+    text = Log(first, path).text if _is_file(path) else str(attempt.get("traceback") or attempt["reason"])
+    return Alike(tuple(task for task, _ in group), str(attempt["reason"]), path, text)
 
 
 def logs(plan: StoredPlan, store: Store, cell: StoredCell | None = None) -> list[Log]:

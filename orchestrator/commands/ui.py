@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.commands import interrupts
 from orchestrator.commands.app import command, err, open_store, out, report_pages, stored_plan
-from orchestrator.commands.options import NamedSweep, SmokeOption, StoreOption, TrackingOption
+from orchestrator.commands.options import NamedSweep, SetOption, SmokeOption, StoreOption, TrackingOption
 from orchestrator.errors import BadInput
 from orchestrator.notebook import DEFAULT_STORE
 from orchestrator.tracking.address import DEFAULT_URI as DEFAULT_TRACKING
@@ -23,6 +23,7 @@ def ui(
     tracking: TrackingOption = DEFAULT_TRACKING,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try, on 127.0.0.1.")] = 5000,
     smoke: SmokeOption = False,
+    overrides: SetOption = None,
 ) -> None:
     """Serve MLflow's page for this sweep on 127.0.0.1, until Ctrl-C."""
     from orchestrator.report.results import collect
@@ -33,9 +34,9 @@ def ui(
     if tracking == NONE:
         raise BadInput("--tracking none: there is nothing to show. Name a database or a server.")
     opened = open_store(store)
-    plan = stored_plan(sweep, opened, smoke)
+    plan = stored_plan(sweep, opened, smoke, overrides=overrides)
     with err.status("Starting MLflow..."):
-        sync(collect(plan, opened), tracking, opened, report_pages(plan))
+        sync(collect(plan, opened), tracking, opened, report_pages(plan, opened))
         server = contextlib.ExitStack()
         served = server.enter_context(serve(plan.sweep.name, tracking, port))
     with server, _until_interrupted():

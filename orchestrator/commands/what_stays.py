@@ -32,7 +32,7 @@ def what_stays(queue: Queue, plan: Plan, store: Store) -> str:
     queued = queue.status(plan.sweep.name, store)
     tasks = (counts for counts in queued.array_tasks.values())
     count = sum(number for counts in tasks for state, number in counts.items() if state != "failed")
-    to_end = f"To cancel: nagbench cancel {plan.sweep.path}"
+    to_end = f"To cancel: nagbench cancel {plan.sweep.argument}"
     if queued.unknown:
         return f"{queue.title} cannot tell what is queued: {queued.unknown}. {to_end}"
     if not count:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import BadInput, CorruptFile, EnvironmentProblem, MissingFile, TransientError
 from orchestrator.execution.bundles import bundles, step_units, units, without
+from orchestrator.execution.failure_notes import FailureNotes
 from orchestrator.execution.protocol import Backend, Bundle, End, Progress, Step, Work
 from orchestrator.execution.reported import Reported
 from orchestrator.execution.retries import Decision, decide, hopeless
@@ -40,6 +41,7 @@ class Observer(Protocol):
     def stages(self, total: dict[str, float]) -> None: ...
     def progress(self, kind: str, done: float) -> None: ...
     def finished(self, kind: str, digest: str) -> None: ...
+    def loss(self, digest: str, value: float) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -103,6 +105,7 @@ class _Execution:
         self.since = time.time() if self.since is None else self.since
         self.store.open()
         self.whole, self.choices = self.plan, Choices(self.plan, self.store, repair=True)
+        self.notes = FailureNotes(self.observer.note)
         self.name = keep_plan(self.whole, self.store)
         self.tidier = Tidier(self.whole, self.store)
         self.plan = self.choices.current(Done(self.store))
@@ -120,6 +123,7 @@ class _Execution:
         return missing(self.plan, done)
 
     def close(self) -> None:
+        self.notes.rest()
         if self.backend is not None:
             self.backend.close()
 
@@ -199,6 +203,8 @@ class _Execution:
                 self.tidier.finished(event.digest)
         elif not makes_blocks(kind):
             self.partial[event.digest] = event.done / max(1, event.of)
+            if event.loss is not None:
+                self.observer.loss(event.digest, event.loss)
         running = sum(share for digest, share in self.partial.items() if self.whole.tasks[digest].kind == kind)
         self.observer.progress(kind, self.done[kind] + running)
         return isinstance(event, Step) and kind_of(kind).reads_all
@@ -258,7 +264,7 @@ class _Execution:
         if decision.give_up:
             self.failed[end.digest] = decision.give_up
             by_hand = f"; by hand: {attempt['again']}" if "again" in attempt else ""
-            self.observer.note(f"{kind} {end.digest[:12]} failed: {decision.give_up} (log: {attempt['log']}{by_hand})")
+            self.notes.failed(kind, end.digest, decision.give_up, f"log: {attempt['log']}{by_hand}")
             self._stop_arms()
         else:
             smaller = f" with {decision.micro_batch:,} at once" if attempt["cause"] == "device_memory" else ""
@@ -338,6 +344,7 @@ def keep_plan(plan: StoredPlan, store: Store) -> str:
         number = int(names[-1].partition(".")[0]) + 1 if names else 1
         record = {"plan": name, "time": round(time.time(), 3)}
         record |= {"file": os.path.abspath(plan.sweep.path)} if isinstance(plan, Plan) else {}
+        record |= {"overrides": list(plan.sweep.overrides)} if plan.sweep.overrides else {}
         if store.create_record(f"{folder}/{number:06d}.json", record):
             return name  # a listing may lag behind
 

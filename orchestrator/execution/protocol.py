@@ -37,6 +37,7 @@ class Progress:
     digest: str
     done: int
     of: int
+    loss: float | None = None  # of a training
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def event_of(message: Mapping[str, Any]) -> Event:
     """A message of orchestrator.execution.worker as an event."""
     handle = message["id"]
     if message["event"] == "progress":
-        return Progress(handle, message["digest"], message["done"], message["of"])
+        return Progress(handle, message["digest"], message["done"], message["of"], message.get("loss"))
     if message["event"] == "step":
         blocks = message["blocks"]
         return Step(handle, message["digest"], None if blocks is None else tuple(blocks))

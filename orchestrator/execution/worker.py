@@ -77,13 +77,14 @@ class Worker:
         self.context = Context(store, options, tell=self._tell)
         self.current, self.reported, self.logged = 0, 0.0, 0.0
 
-    def _tell(self, digest: str, done: int, of: int) -> None:
+    def _tell(self, digest: str, done: int, of: int, loss: float | None = None) -> None:
         if time.monotonic() - self.reported >= REPORT_EVERY_S:
             self.reported = time.monotonic()
             if self.logs and self.reported - self.logged >= LOG_EVERY_S:
                 self.logged = self.reported
                 _write(f"{done:,} of {of:,}")
-            self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of})
+            more = {} if loss is None else {"loss": loss}
+            self.send({"id": self.current, "event": "progress", "digest": digest, "done": done, "of": of, **more})
 
     def bundle(self, message: dict[str, Any]) -> None:
         """Do the bundle of a message {"id", "plan", "steps", "micro_batch"}; the last event is always its end."""

@@ -15,8 +15,8 @@ from orchestrator.errors import BadInput
 from orchestrator.identity import Absent, Outside, canonical, content, digest
 from orchestrator.plan.reported import Reported
 from orchestrator.spec.model import REFERENCE_ROWS, Network, Sweep
+from orchestrator.spec.overrides import mistake_at
 from orchestrator.spec.reference_file import Published
-from orchestrator.spec.yaml_nodes import mistake_at
 from orchestrator.tasks.task import Task
 
 BLOCKS_AT_MOST = 2_000_000  # of a plan: each is a file, and several numbers in memory
@@ -193,8 +193,8 @@ def images_in(network: Network, sweep: Sweep | None) -> int:
         official = data.official
         return (official.train or max(official.total)) if official else SHARD
     except (OSError, ValueError) as error:
-        file, text = (sweep.path, sweep.text) if sweep else ("", "")
-        raise mistake_at(file, text, ("networks", network.name, "data"), f"{error}.") from error
+        file, text, overrides = (sweep.path, sweep.text, sweep.overrides) if sweep else ("", "", ())
+        raise mistake_at(file, text, ("networks", network.name, "data"), f"{error}.", overrides) from error
     if isinstance(data, ImageFolder):  # others are counted quickly
         keep(kept, str(count))
     return count

@@ -74,6 +74,18 @@ def obsolete(plan: StoredPlan, store: Store) -> frozenset[str]:
     return frozenset(tasks - plan.tasks.keys())
 
 
+def last_overrides(plan: StoredPlan, store: Store) -> tuple[str, ...] | None:
+    """What the command line gave in place of values of the file when the sweep was last run on this store; None if it
+    was not run yet.
+    """
+    entries = store.list(f"sweeps/{plan.sweep.name}")
+    with contextlib.suppress(CorruptFile):
+        if entries:
+            record = store.read_record(f"sweeps/{plan.sweep.name}/{entries[-1]}", repair=False)
+            return tuple(map(str, record.get("overrides", ())))
+    return None
+
+
 def other_file(plan: StoredPlan, store: Store) -> str:
     """Another sweep file of the same name with which this store was last used, if it is still there; or ""."""
     entries = store.list(f"sweeps/{plan.sweep.name}")

@@ -46,6 +46,7 @@ class About:
     tune: Tune | None = None
     compare: Compare = field(default_factory=Compare)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             **({"classes": dict(plan.classes)} if plan.classes else {}),
             **({"tune": dataclasses.asdict(sweep.tune)} if sweep.tune else {}),
             **({"compare": dataclasses.asdict(sweep.compare)} if sweep.compare != Compare() else {}),
+            **({"overrides": list(sweep.overrides)} if sweep.overrides else {}),
         },
     }
 
@@ -232,6 +234,7 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
         paper=about.paper,
         tune=about.tune,
         compare=about.compare,
+        overrides=about.overrides,
     )
     return StoredPlan(
         sweep=sweep,

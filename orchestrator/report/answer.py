@@ -19,6 +19,7 @@ from orchestrator.report.estimates import (
     stamp_of,
     uses_nag,
 )
+from orchestrator.report.forewarnings import without_partner
 from orchestrator.report.formatting import (
     CHOSEN_VERBS,
     SAMPLING_NOISE,
@@ -229,13 +230,21 @@ def limits(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[
 
 
 def _open(results: Results, comparisons: Sequence[Comparison], chosen: Mapping[str, Group], metric: str) -> str:
-    """Arms that have a baseline and no comparison with it."""
+    """Arms that have a baseline and no comparison with it: those without a partner, and those not scored yet."""
+    sweep = results.plan.sweep
+    tuned = {choice.arm: {key for trial in choice.trials for key in trial.params} for choice in results.choices}
+    partnerless = without_partner(
+        sweep, {arm.name: [c.params for c in results.of(arm.name)] for arm in sweep.arms}, tuned
+    )
     names = [
         arm.name
         for arm in results.plan.sweep.arms
         if arm.against and not (arm.name in chosen and row_of(comparisons, chosen[arm.name], metric))
     ]
-    return f"Not compared yet, because cells are not scored: {listed(names)}." if names else ""
+    alone = [f"{name}: {partnerless[name]}" for name in names if name in partnerless]
+    later = [name for name in names if name not in partnerless]
+    notes = [f"Not compared yet, because cells are not scored: {listed(later)}."] if later else []
+    return " ".join([*(f"Not compared: {words}" for words in alone), *notes])
 
 
 def _second_opinion(

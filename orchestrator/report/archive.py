@@ -22,6 +22,7 @@ from orchestrator.plan.stored_plan import document as document_of
 from orchestrator.report.cells_csv import cells_csv
 from orchestrator.report.document import document
 from orchestrator.report.results import Results, collect, influence_of
+from orchestrator.spec.overrides import options
 from orchestrator.store.store import Store
 from orchestrator.tasks import code
 
@@ -30,7 +31,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip file can hold
 README = """\
 The sweep {name}, exported by nagbench: {done} of {total} cells are scored.
 
-sweep.yaml        the question. Repeat it: nagbench run sweep.yaml{code}
+sweep.yaml        the question. Repeat it: nagbench run sweep.yaml{options}{code}
 results.json      cells, comparisons with intervals, what is missing and what failed (nagbench report --json)
 cells.csv         a row for each cell: arm, digest, parameters, metrics with 95 % intervals, cost{report}
 influence/        <digest of a cell>.npz (numpy.load): how far each sample moves a metric of the cell, an array for each
@@ -104,8 +105,11 @@ def _files(plan: StoredPlan, store: Store, report: Path | None) -> Iterator[tupl
     results = collect(plan, store)
     done = sum(cell.complete for cell in results.cells)
     more = "\nreport/           the report, to be opened in a browser (report.html), and its figures" if report else ""
+    again = f" {options(plan.sweep.overrides)}" if plan.sweep.overrides else ""
     own = "\n*.py              your own code that it uses" if plan.code else ""
-    text = README.format(code=own, name=plan.sweep.name, done=done, total=len(results.cells), report=more)
+    text = README.format(
+        code=own, options=again, name=plan.sweep.name, done=done, total=len(results.cells), report=more
+    )
     yield "README.txt", text.encode
     yield "sweep.yaml", plan.sweep.text.encode
     yield from _own_code(plan, store)

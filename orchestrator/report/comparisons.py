@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.report.results import CellResult, Results, influence_of
+from orchestrator.spec.model import StoredSweep
 from orchestrator.spec.parameters import NFE, is_seed, is_training_seed
 from orchestrator.store.store import Store
 
@@ -29,7 +30,7 @@ class Group:
     def by_training(self) -> dict[Params, list[CellResult]]:
         by_seeds: dict[Params, list[CellResult]] = defaultdict(list)
         for cell in self.cells:
-            by_seeds[_training(cell)].append(cell)
+            by_seeds[training_seeds(cell.params)].append(cell)
         return dict(by_seeds)
 
     def mean(self, metric: str, key: str = "value") -> float | None:
@@ -44,10 +45,10 @@ def deciding(candidates: Sequence[Group], metric: str) -> str:
     return "extrapolated" if all(group.mean(metric, "extrapolated") is not None for group in scored) else "value"
 
 
-def _training(cell: CellResult) -> Params:
+def training_seeds(params: Mapping[str, Any]) -> Params:
     """Training seeds of a cell's network and its ancestors: (network and key, value)."""
-    own = str(cell.params["network"])
-    seeds = ((f"{own}.{k}" if k == "train.seed" else k, v) for k, v in cell.params.items() if is_training_seed(k))
+    own = str(params["network"])
+    seeds = ((f"{own}.{k}" if k == "train.seed" else k, v) for k, v in params.items() if is_training_seed(k))
     return tuple(sorted(seeds))
 
 
@@ -82,14 +83,15 @@ def groups(results: Results, arm: str) -> list[Group]:
 def compare(results: Results, store: Store) -> list[Comparison]:
     """One comparison for each group of an arm with a baseline, and each metric."""
     rows: list[Comparison] = []
-    for arm in results.plan.sweep.arms:
+    sweep = results.plan.sweep
+    for arm in sweep.arms:
         if arm.against is None:
             continue
-        baseline = next(other for other in results.plan.sweep.arms if other.name == arm.against)
+        baseline = next(other for other in sweep.arms if other.name == arm.against)
         exempt = arm.overrides | baseline.overrides
         candidates, tuned = groups(results, baseline.name), _tuned(results, arm.name, baseline.name)
         for group in groups(results, arm.name):
-            agreeing = [other for other in candidates if _agree(results, group, other, exempt, tuned)]
+            agreeing = [other for other in candidates if agree(sweep, group.params, other.params, exempt, tuned)]
             partners = _at_its_price(agreeing, group)
             for metric in results.metrics:
                 row = _row(results, store, group, partners, metric)
@@ -104,17 +106,23 @@ def _tuned(results: Results, *arms: str) -> frozenset[str]:
     return frozenset(key for choice in choices for trial in choice.trials for key in trial.params)
 
 
-def _agree(
-    results: Results, group: Group, other: Group, exempt: frozenset[str], tuned: frozenset[str] = frozenset()
-) -> bool:
-    """Whether two groups agree on every axis written outside `arms` and on every guidance field that both have and that
-    is not tuned.
+def held_equal(sweep: StoredSweep, key: str, overridden: frozenset[str]) -> bool:
+    """Whether a setting and its baseline must agree on a parameter that both have: on every axis written outside `arms`
+    that neither of them overrides, and on every field of guidance.
     """
-    for key in (group.params.keys() & other.params.keys()) - tuned:
-        outside = key in results.plan.sweep.shared_axes and key not in exempt
-        if (outside or results.plan.sweep.is_guidance(key)) and group.params[key] != other.params[key]:
-            return False
-    return True
+    return (key in sweep.shared_axes and key not in overridden) or sweep.is_guidance(key)
+
+
+def agree(
+    sweep: StoredSweep,
+    params: Mapping[str, Any],
+    others: Mapping[str, Any],
+    overridden: frozenset[str],
+    tuned: frozenset[str],
+) -> bool:
+    """Whether the parameters of a setting and of a baseline's agree, except the tuned ones."""
+    both = (params.keys() & others.keys()) - tuned
+    return all(params[key] == others[key] for key in both if held_equal(sweep, key, overridden))
 
 
 def _at_its_price(partners: list[Group], group: Group) -> list[Group]:

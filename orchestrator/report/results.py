@@ -21,6 +21,7 @@ from orchestrator.store.layout import file_name
 from orchestrator.store.store import Store
 from orchestrator.tasks.measured import inputs_of, mean_scale, scale_in
 from orchestrator.tasks.score import NO_HELD_OUT
+from orchestrator.tasks.task import kind_of
 
 
 @dataclass
@@ -207,6 +208,39 @@ def collect(plan: StoredPlan, store: Store, done: Done | None = None) -> Results
                     }
     told = tuple(_with_reason(choice, choices, plan, done) for choice in choices.told(done))
     return Results(plan, cells, floor, told)
+
+
+class LiveResults:
+    """The results of a plan while it runs: what is finished is read once, and each new record as it comes."""
+
+    def __init__(self, plan: StoredPlan, store: Store) -> None:
+        self.whole, self.store = plan, store
+        self.records: dict[str, dict[str, Any]] = {}
+        self.new: set[str] = set()  # finished since; their records are not read yet
+        self.plan: StoredPlan | None = None  # with the choices made so far
+        self.done: Done | None = None
+
+    def finished(self, kind: str, digest: str) -> None:
+        """A task that scores cells, or that chooses among them."""
+        self.new.add(digest)
+        if kind_of(kind).reads_all:
+            self.plan = None
+
+    def results(self) -> Results:
+        if self.plan is None or self.done is None:
+            self.done = Done(self.store)
+            self.plan = Choices(self.whole, self.store).current(self.done)
+        cells = [_cell(self.plan, self.done, planned, self._record) for planned in self.plan.cells]
+        return Results(self.plan, cells, {})
+
+    def _record(self, task: str) -> dict[str, Any] | None:
+        if task not in self.records:
+            known = self.plan is not None and self.done is not None and self.done.small_done(self.plan.tasks[task])
+            if not known and task not in self.new:
+                return None
+            with contextlib.suppress(CorruptFile):
+                self.records[task] = self.store.read_record(self.whole.tasks[task].record_name, repair=False)
+        return self.records.get(task)
 
 
 def _with_reason(choice: Choice, choices: Choices[StoredPlan], plan: StoredPlan, done: Done) -> Choice:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from orchestrator.execution.retries import alike
 from orchestrator.plan.model import Choice
 from orchestrator.report.answer import answer, limits, notices
 from orchestrator.report.choices import summary_table
 from orchestrator.report.comparisons import Comparison
 from orchestrator.report.estimates import chosen
-from orchestrator.report.formatting import plural
+from orchestrator.report.formatting import listed, plural
 from orchestrator.report.matrix import matrix
 from orchestrator.report.published_values import published_table
 from orchestrator.report.results import CellResult, Results
@@ -39,7 +40,7 @@ def comparison(results: Results, comparisons: Sequence[Comparison]) -> Iterator[
         yield from (Text(plain(f"- {limit}"), style="dim") for limit in told[:LIMITS])
         if more := len(told) - LIMITS if len(told) > LIMITS else 0:
             yield Text(f"- {plural(more, 'more limit')} in the report.", style="dim")
-    yield from (failure_line(cell) for cell in results.cells if cell.reason is not None)
+    yield from failure_lines(results.cells)
     yield from (choice_failure(choice) for choice in results.choices if choice.reason is not None)
     yield from (Text(notice, style="yellow") for notice in notices(results))
 
@@ -48,7 +49,15 @@ def choice_failure(choice: Choice) -> Text:
     return Text(plain(f"arm {choice.arm}: its tuned values are not chosen: {choice.reason}"), style="red")
 
 
-def failure_line(cell: CellResult) -> Text:
-    """Which cell failed, why, and where its log is: one line, however long."""
-    log = f" (log: {cell.log})" if cell.log else ""
-    return Text(f"failed: {cell.arm} {cell.digest[:12]}: {cell.reason}{log}", style="red", no_wrap=True)
+def failure_lines(cells: Iterable[CellResult]) -> Iterator[Text]:
+    """Which cells failed, why, and where a log is: one line, however long, for all that failed alike."""
+    failed: dict[str, list[CellResult]] = {}
+    for cell in cells:
+        if cell.reason is not None:
+            failed.setdefault(alike(cell.reason), []).append(cell)
+    for several in failed.values():
+        first = several[0]
+        arms = listed(list(dict.fromkeys(cell.arm for cell in several)))
+        which = f"{arms} {first.digest[:12]}" if len(several) == 1 else f"{arms}, {plural(len(several), 'cell')} alike"
+        log = f" (log: {first.log})" if first.log else ""
+        yield Text(f"failed: {which}: {first.reason}{log}", style="red", no_wrap=True)

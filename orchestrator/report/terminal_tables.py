@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from rich import box
 from rich import table as rich_table
@@ -42,7 +43,8 @@ def _drawn(table: Table, places: list[int]) -> rich_table.Table:
     drawn = rich_table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place in places:
         column = table.columns[place]
-        drawn.add_column(Text(column.heading), justify="right" if column.numeric else "left", no_wrap=column.numeric)
+        side: Literal["left", "right"] = "right" if column.numeric else "left"
+        drawn.add_column(Text(column.heading), justify=side, no_wrap=column.numeric, overflow="fold")
     for row in table.rows:
         drawn.add_row(*(_text(row, row.cells[place]) for place in places))
     return drawn

@@ -20,7 +20,7 @@ from orchestrator.tasks import stored
 from orchestrator.tasks.task import kind_of
 
 if TYPE_CHECKING:
-    from orchestrator.plan.model import StoredPlan
+    from orchestrator.plan.model import StoredCell, StoredPlan
     from orchestrator.store.store import Store
     from orchestrator.tasks.task import Task
 
@@ -196,7 +196,16 @@ def folder_of(task: Task) -> str:
 
 
 def cells_to_resample(plan: StoredPlan, done: Done) -> int:
-    """How many cells with scores must be sampled again for scores that they still lack."""
-    scored = [cell for cell in plan.cells if any(done.small_done(plan.tasks[score.task]) for score in cell.scores)]
-    todo = missing(plan, done) if scored else {}
-    return sum(cell.stream in todo for cell in scored)
+    """How many cells with scores must be sampled again for scores that they still lack: only blocks that were there
+    count, not those that a higher count adds.
+    """
+    once = {cell.digest: _blocks_scored(plan, done, cell) for cell in plan.cells}
+    todo = missing(plan, done) if any(once.values()) else {}
+    return sum(min(todo.get(cell.stream) or [once[cell.digest]]) < once[cell.digest] for cell in plan.cells)
+
+
+def _blocks_scored(plan: StoredPlan, done: Done, cell: StoredCell) -> int:
+    """How many blocks of a cell, from the first, its finished scores were computed from."""
+    tasks = [plan.tasks[score.task] for score in cell.scores]
+    sizes = [task.params for task in tasks if "block" in task.params and done.small_done(task)]
+    return max((-(-params["count"] // params["block"]) for params in sizes), default=0)

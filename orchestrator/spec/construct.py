@@ -206,7 +206,7 @@ def _check_data(data: Any, node: Node) -> None:
         with contextlib.suppress(FileNotFoundError):
             _ = data.num_classes
     except locations.Unreachable as error:
-        raise EnvironmentProblem(f"{node.file}:{node.line}: {node.path}: {error}") from error
+        raise EnvironmentProblem(f"{node.place}: {node.path}: {error}") from error
     except (OSError, ValueError) as error:
         gone = error.filename if isinstance(error, FileNotFoundError) else None
         reason = f"there is no file {gone!r}, which is needed for its shape" if gone else str(error)

@@ -7,14 +7,14 @@ from typing import Any
 
 from nag.guidance.fitting import misfit
 from nag.guidance.terms import Setting
-from nag.registry import name_of
+from nag.registry import name_of, source_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
 from orchestrator.spec.model import Cell, Network, Sweep, networks_of
+from orchestrator.spec.overrides import tree_of
 from orchestrator.spec.reference_file import Published
 from orchestrator.spec.score_section import image_shape_of, reads_pixels
 from orchestrator.spec.user_code import user_line
-from orchestrator.spec.yaml_nodes import parse
 
 STATES = 4  # per evaluation of a checkpoint
 
@@ -29,13 +29,13 @@ def check_inputs(sweep: Sweep) -> Iterator[str]:
 
 def _with_line(sweep: Sweep, message: str) -> str:
     """Put file and line of its key before a message such as `networks.sit.data: ...`."""
-    node, line = parse(sweep.text, sweep.path), 0
+    root = node = tree_of(sweep.text, sweep.path, sweep.overrides)
     for key in message.partition(": ")[0].split("."):
         child = node.get(key) if isinstance(node.value, dict) else None
         if child is None:
             break
-        node, line = child, child.line
-    return f"{sweep.path}:{line}: {message}" if line else message
+        node = child
+    return message if node is root else f"{node.place}: {message}"
 
 
 def _checked(sweep: Sweep) -> Iterator[str]:
@@ -57,6 +57,30 @@ def _checked(sweep: Sweep) -> Iterator[str]:
         yield from _score(sweep, shapes)
 
 
+def _refused(place: str, error: Exception, method: Any = None) -> Exception:
+    """The message for an input that cannot be used: one line. A user's own code can raise anything, also before its
+    first line; another unknown error is returned as it is.
+    """
+    own, known = user_line(error), isinstance(error, OSError | ValueError | ImportError)
+    if own is None and not known and (method is None or source_of(method) is None):
+        return error
+    kind = "" if known else f"{type(error).__name__}: "
+    return BadInput(f"{place}: {own + ': ' if own else ''}{kind}{' '.join(str(error).split())}")
+
+
+def _check_rows(extractor: Any, given: Any, images: int) -> None:
+    """Raise ValueError unless an extractor returned its outputs, each with a row for each image."""
+    if isinstance(given, Mapping) and {*extractor.outputs} <= {*given}:
+        shapes = {name: tuple(getattr(given[name], "shape", ())) for name in extractor.outputs}
+        if all(len(shape) == 2 and shape[0] == images for shape in shapes.values()):
+            return
+        got = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    else:
+        got = f"a mapping of {', '.join(map(str, given)) or 'nothing'}" if isinstance(given, Mapping) else repr(given)
+    wanted = ", ".join(f"{name} [{images}, d]" for name in extractor.outputs)
+    raise ValueError(f"of {images} images its function must return {{{wanted}}}, but it returned {got[:200]}")
+
+
 def _least(sweep: Sweep) -> dict[str, int]:
     """By metric, the fewest images that it needs."""
     return {name_of(metric): metric.least for metric in sweep.score.metrics} if sweep.score else {}
@@ -69,10 +93,7 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
         problems = data.inspect()
         sizes = {} if problems else {split: originals(data.open(split)) for split in ("train", "held_out")}
     except Exception as error:
-        own = user_line(error)  # a user's own data set can raise anything
-        if own is None and not isinstance(error, OSError | ValueError):
-            raise
-        raise BadInput(f"{key}: {own + ': ' if own else ''}{error}") from error
+        raise _refused(key, error, data) from error
     if problems:
         raise BadInput("\n".join(f"{key}: {problem}" for problem in problems))
     for metric, needed in least.items():
@@ -126,11 +147,9 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
             extract = extractor.open(None, "cpu")
             given = extract(torch.zeros(2, *next(iter(pixels.values()), (3, 64, 64)), dtype=torch.uint8))
             held = extract(torch.zeros(2, *of_reference, dtype=torch.uint8)) if of_reference and pixels else given
+            _check_rows(extractor, given, 2)
         except Exception as error:
-            own = user_line(error)
-            if own is None and not isinstance(error, OSError | ValueError | ImportError):
-                raise
-            raise BadInput(f"score.features: {name}: {own + ': ' if own else ''}{error}") from error
+            raise _refused(f"score.features: {name}", error, extractor) from error
         dims[name] = {output: rows.shape[1] for output, rows in given.items()}
         for output, rows in held.items():
             if rows.shape[1] != dims[name][output]:
@@ -194,10 +213,7 @@ def _checkpoint(sweep: Sweep, network: Network) -> tuple[tuple[int, ...], str]:
     try:
         field = _loaded(network)
     except Exception as error:
-        own = user_line(error)  # a user's own module can raise anything
-        if own is None and not isinstance(error, OSError | ValueError):
-            raise
-        raise BadInput(f"{place}: {own + ': ' if own else ''}{error}") from error
+        raise _refused(place, error, network.model) from error
     for other in networks_of(sweep.cells, sweep.estimator):
         if (
             any(n is network for n in other.lineage)
@@ -249,9 +265,9 @@ def _evaluates(place: str, field: Any) -> None:
         try:
             out = field(x, torch.full((STATES,), t), y)
         except Exception as error:
-            if (own := user_line(error)) is None:
+            if user_line(error) is None:
                 raise
-            raise BadInput(f"{place}: {own}: {error}") from error
+            raise _refused(place, error) from error
         if not bool(torch.isfinite(out).all()):
             raise BadInput(
                 f"{place}: its prediction at t = {t:g} is not finite, so its weights are damaged or too large"

@@ -15,6 +15,7 @@ from nag.numerics import Precision
 from nag.registry import Int, method
 from nag.training import Training
 from orchestrator.spec.grid import Pick
+from orchestrator.spec.overrides import options
 from orchestrator.spec.parameters import Params
 from orchestrator.spec.user_code import Code
 
@@ -249,7 +250,7 @@ class StoredSweep:
     """The part of a sweep that the store keeps in addition to the tasks and cells of its plan; reports need no more."""
 
     name: str
-    text: str  # the YAML
+    text: str  # the YAML, with a comment for each of `overrides`
     arms: tuple[Arm, ...]
     shared_axes: frozenset[str]  # parameter keys of the axes written outside `arms`
     guidance: frozenset[str]  # the first parts of parameter keys that belong to a guidance
@@ -259,6 +260,12 @@ class StoredSweep:
     paper: Paper | None = None
     tune: Tune | None = None
     compare: Compare = field(default_factory=Compare)
+    overrides: tuple[str, ...] = ()  # values that the command line gave in place of the file's
+
+    @property
+    def argument(self) -> str:
+        """What commands take to show or continue it: the name in the store."""
+        return self.path
 
     def is_guidance(self, key: str) -> bool:
         """Whether a parameter belongs to a guidance."""
@@ -274,3 +281,8 @@ class Sweep(StoredSweep):
     measures: tuple[Measure, ...] = ()
     estimator: Network | None = None  # the network that the noise shift is measured with
     code: Mapping[str, Code] = field(default_factory=dict)  # the user's own, by digest
+
+    @property
+    def argument(self) -> str:
+        """What commands take to read it again: the file, with what the command line gave in place of its values."""
+        return " ".join(filter(None, (self.path, options(self.overrides))))

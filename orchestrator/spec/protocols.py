@@ -6,6 +6,8 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator.spec.signatures import misfit
+
 NULLS = {"null_class", "null_noise"}
 
 
@@ -65,6 +67,8 @@ def violation(family: str, instance: Any) -> str | None:
     lacking = _lacking(family, held)
     if lacking is not None:
         return lacking
+    if (reason := misfit(family, instance)) is not None:
+        return reason
     for name, (words, fits) in members.items():
         if not fits(getattr(instance, name)):
             return f"{name} of a class for {family} must be {words}"

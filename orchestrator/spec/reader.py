@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ from orchestrator.spec.match import check_matches, take_match
 from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures
 from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
 from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
+from orchestrator.spec.overrides import noted, tree_of
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
 from orchestrator.spec.score_section import check_cells, mean_names, metric_names, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
-from orchestrator.spec.yaml_nodes import Node, parse, read_text, show
+from orchestrator.spec.yaml_nodes import Node, read_text, show
 
 SWEEP_KEYS = (
     *("name", "networks", "network", "sampler", "sample", "score", "measure", "precision", "keep"),
@@ -63,15 +65,22 @@ KIND_OF = {
 SAMPLER_EXAMPLE = "{name: euler, steps: 10}"
 
 
-def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True, text: str | None = None) -> Sweep:
+def read_sweep(
+    path: str | Path,
+    smoke: bool = False,
+    run_user_code: bool = True,
+    text: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Sweep:
     """Read and check a sweep file. Raises BadInput for an invalid file, SpecError for a mistake in it.
 
     smoke: only the first and last value of each axis, tiny networks, few samples; the whole file is still checked.
     run_user_code: import the files that `use` names; otherwise they are only parsed, and the sweep cannot be run.
     text: use this text instead of the file, which may have been edited since.
+    overrides: values in place of the file's, such as `sample.count=100` (orchestrator/spec/overrides.py).
     """
     text = read_text(path) if text is None else text
-    root = parse(text, str(path))
+    root = tree_of(text, str(path), overrides)
     root.mapping("{name: ..., networks: ..., arms: ...}")
     for key, node in root.value.items():
         if key in ("networks", "sampler", "sample", "arms"):
@@ -79,7 +88,7 @@ def read_sweep(path: str | Path, smoke: bool = False, run_user_code: bool = True
     check_tuned(root)
     root = dataclasses.replace(root, value={key: written_out(node, smoke) for key, node in root.value.items()})
     try:
-        return _Reading(root, smoke, run_user_code).sweep(str(path), text)
+        return _Reading(root, smoke, run_user_code).sweep(str(path), text, tuple(overrides))
     except Exception as error:
         place = user_code.user_line(error)
         if place is None or isinstance(error, BadInput):
@@ -102,7 +111,7 @@ class _Reading:
         self.estimator_name: str | None = None
         self.matches: dict[str, Node] = {}  # by arm, the node that names the arm to match
 
-    def sweep(self, path: str, text: str) -> Sweep:
+    def sweep(self, path: str, text: str, overrides: tuple[str, ...]) -> Sweep:
         root = self.root
         for key, node in root.value.items():
             if key in METHODS["guidance"]:
@@ -155,7 +164,8 @@ class _Reading:
         return Sweep(
             name=name,
             path=path,
-            text=text,
+            text=noted(text, overrides),
+            overrides=overrides,
             arms=arms,
             cells=tuple(self.cells),
             score=score,

@@ -7,7 +7,7 @@ bool, int, float, str, list and dict; tags, merge keys and repeated keys are err
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import difflib
 import math
 import re
@@ -53,13 +53,17 @@ _PLAIN_WORDS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A value of the file, with its place: a scalar, a list of nodes or a dict of nodes."""
+    """A value of the file, with its place: a scalar, a list of nodes or a dict of nodes.
+
+    option: the command-line option that gave it instead of the file.
+    """
 
     value: Any
     file: str
     line: int  # of the key, for the value of a mapping
     parent: Node | None = None
     step: str | int = ""  # from the parent: a key, or an index in a list
+    option: str = ""
 
     @property
     def path(self) -> str:
@@ -70,8 +74,13 @@ class Node:
             node = node.parent
         return "".join(reversed(steps)).removeprefix(".")
 
+    @property
+    def place(self) -> str:
+        """Where the user wrote it: `sweeps/x.yaml:14`, or `--set sample.count=100`."""
+        return self.option or f"{self.file}:{self.line}"
+
     def error(self, message: str) -> SpecError:
-        return SpecError(self.file, self.line, self.path, message)
+        return SpecError(self.option or self.file, None if self.option else self.line, self.path, message)
 
     def get(self, key: str) -> Node | None:
         """The value of `key` in a mapping; None if it is missing or null."""
@@ -97,7 +106,8 @@ class Node:
         """Raise for the first unknown key."""
         for key, child in self.value.items():
             if key not in known:
-                raise SpecError(self.file, child.line, self.path, unknown("key", key, known))
+                place = dataclasses.replace(self, line=child.line, option=child.option)
+                raise place.error(unknown("key", key, known))
 
 
 def show(node: Node) -> str:
@@ -167,8 +177,28 @@ def _near(path: Path) -> str:
 
 def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
     """The tree of a YAML text. Raises SpecError with the line. `file`: the name in messages."""
+    root = _composed(text, file)
+    if root is None:
+        raise BadInput(f"{file}: the file is empty. {kind[1]}")
+    return _Tree(file).node(root, root.start_mark.line + 1, None, "", 0)
+
+
+def value_below(parent: Node, key: str, text: str, option: str) -> Node:
+    """The value of `key` of a mapping, from YAML that a command-line option gives. Raises SpecError."""
+    absent = Node(None, parent.file, parent.line, parent, key, option)
     try:
-        root = _Composer(text, file).get_single_node()
+        source = _composed(text, option)
+    except SpecError as error:
+        raise absent.error(error.message) from None
+    if source is None:
+        raise absent.error("a value is missing after '='.")
+    return _Tree(parent.file, option).node(source, parent.line, parent, key, 1)
+
+
+def _composed(text: str, file: str) -> yaml.Node | None:
+    """PyYAML's tree of a text; None if it is empty."""
+    try:
+        return _Composer(text, file).get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SpecError(file, line, "", f"the character {chr(ord(text[error.position]))!r} is not allowed.") from None
@@ -176,20 +206,6 @@ def parse(text: str, file: str, kind: tuple[str, str] = SWEEP) -> Node:
         quote = error.context_mark if "quoted scalar" in (error.context or "") else None  # the opening quote
         mark = quote or error.problem_mark
         raise SpecError(file, mark.line + 1 if mark else None, "", _plain_words(error)) from None
-    if root is None:
-        raise BadInput(f"{file}: the file is empty. {kind[1]}")
-    return _Tree(file).node(root, root.start_mark.line + 1, None, "", 0)
-
-
-def mistake_at(file: str, text: str, keys: tuple[str, ...], message: str) -> SpecError:
-    """The error for a value found wrong after the file was read, with its line or that of its nearest parent."""
-    node: Node | None = None
-    with contextlib.suppress(BadInput):  # without a text there are no lines
-        node = parse(text, file)
-    for key in keys:
-        inside = node.value if node is not None else None
-        node = inside.get(key, node) if isinstance(inside, dict) else node
-    return SpecError(file or "the sweep", node.line if node else None, ".".join(keys), message)
 
 
 def _plain_words(error: yaml.MarkedYAMLError) -> str:
@@ -230,29 +246,30 @@ def _limit(file: str, line: int, depth: int, count: int) -> None:
 class _Tree:
     """Converts PyYAML's nodes to Nodes, and each alias to a copy, so that every node has one path."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.count, self.text = file, 0, 0
+    def __init__(self, file: str, option: str = "") -> None:
+        self.file, self.option, self.count, self.text = file, option, 0, 0
+
+    def at(self, value: Any, line: int, parent: Node | None, step: str | int) -> Node:
+        return Node(value, self.file, line, parent, step, self.option)
 
     def node(self, source: yaml.Node, line: int, parent: Node | None, step: str | int, depth: int) -> Node:
         self.count += 1
         _limit(self.file, line, depth, self.count)
         if source.tag is not None:
             tag = source.tag.replace("tag:yaml.org,2002:", "!!")[:60]
-            raise Node(None, self.file, line, parent, step).error(
-                f"tags are not allowed: {tag}. Write the plain value."
-            )
+            raise self.at(None, line, parent, step).error(f"tags are not allowed: {tag}. Write the plain value.")
         if isinstance(source, yaml.SequenceNode):
-            node = Node([], self.file, line, parent, step)
+            node = self.at([], line, parent, step)
             for number, item in enumerate(source.value):
                 node.value.append(self.node(item, item.start_mark.line + 1, node, number, depth + 1))
         elif isinstance(source, yaml.MappingNode):
-            node = Node({}, self.file, line, parent, step)
+            node = self.at({}, line, parent, step)
             self.mapping(source, node, depth)
         else:
             try:
-                node = Node(self.scalar(source), self.file, line, parent, step)
+                node = self.at(self.scalar(source), line, parent, step)
             except ValueError as error:
-                raise Node(None, self.file, line, parent, step).error(str(error)) from None
+                raise self.at(None, line, parent, step).error(str(error)) from None
         return node
 
     def scalar(self, source: yaml.ScalarNode) -> bool | int | float | str | None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.identity import digest
 from orchestrator.store.layout import block_name, file_name
@@ -54,13 +54,19 @@ LOADED_AT_MOST = {"network": 4, "estimator": 2, "extractor": 8, "reference": 4, 
 LOADED_AT_MOST |= {"asset": 64, "decoder": 1, "split": 1}
 
 
+class Tell(Protocol):
+    """Called with the digest of a task, how much of it is done, and of a training its loss."""
+
+    def __call__(self, digest: str, done: int, of: int, loss: float | None = None) -> None: ...
+
+
 @dataclass
 class Context:
     """What a task is given: the store, its worker's options, where to report progress, and what is already loaded."""
 
     store: Store
     options: Options = field(default_factory=Options)
-    tell: Callable[[str, int, int], None] = lambda digest, done, of: None
+    tell: Tell = lambda digest, done, of, loss=None: None
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     loads: int = 0  # networks read from the store
     warned: list[float] = field(default_factory=list)  # times (monotonic) of warnings that this process will be killed

@@ -183,7 +183,7 @@ def _trained(
 
         def report(step: int, loss: float, gradient: float) -> None:
             telemetry.add(step, loss, gradient)
-            context.tell(task.digest, step, training.steps)
+            context.tell(task.digest, step, training.steps, loss)
 
         given |= {"due": checkpoints.due, "save": checkpoints.save, "report": report}
         try:

@@ -58,6 +58,7 @@ class Quiet:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.totals: list[dict[str, float]] = []
+        self.losses: dict[str, float] = {}
 
     def stages(self, total: dict[str, float]) -> None:
         self.totals.append(total)
@@ -67,6 +68,9 @@ class Quiet:
 
     def finished(self, kind: str, digest: str) -> None:
         pass
+
+    def loss(self, digest: str, value: float) -> None:
+        self.losses[digest] = value
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -231,7 +231,7 @@ def drive(document: dict[str, Any], address: str, say: Callable[[Any], None]) ->
 
     from orchestrator.backends.ray.backend import Ray
     from orchestrator.execution import engine
-    from orchestrator.report.progress import Lines
+    from orchestrator.report.live import Lines
 
     store, observer = Store(document["store"]), Lines(Console(stderr=True, highlight=False, soft_wrap=True))
     options, settings = Options(**document["options"]), _settings(document["settings"])

@@ -34,7 +34,7 @@ def reconcile(campaign: Campaign) -> int:
     from orchestrator.execution import engine
     from orchestrator.plan.stored_plan import read_plan
     from orchestrator.report.comparisons import compare
-    from orchestrator.report.progress import Lines
+    from orchestrator.report.live import Lines
     from orchestrator.report.results import collect
     from orchestrator.report.write import write_report
     from orchestrator.store.store import Store

@@ -76,10 +76,10 @@ class SlurmSite(SlurmQueue):
 
         flying, failed = engine.advance(plan, store, backend, observer, campaign.since)
         waiting = sum(len(each.held_back) for each in backends)  # the observer has reported what for
-        words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.path}"
+        words = f"{flying - waiting:,} bundles are on their way: nagbench status {plan.sweep.argument}"
         if not flying:
             close_finished_waves(store, plan.sweep.name)
-            words = f"Nothing is left to queue: nagbench report {plan.sweep.path}"
+            words = f"Nothing is left to queue: nagbench report {plan.sweep.argument}"
         return Submitted({"queued": flying - waiting, "waiting": waiting, "failed": failed}, words, bool(failed))
 
     def forecast(self, plan: Plan, store: Store) -> Forecast:

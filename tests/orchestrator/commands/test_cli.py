@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.orchestrator.conftest import Ran, nagbench
+from tests.orchestrator.conftest import Ran, nagbench, run_here
 
 
 @pytest.fixture
@@ -22,16 +22,18 @@ def store(finished: Ran, tmp_path: Path) -> Path:
 
 
 def test_check(write: Callable[..., Path]) -> None:
-    path = write()
+    path = write("count: 40", "count: 160", "{grid: [0, 1]}", "{grid: [0, 1, 2]}")
     done = nagbench("check", path)
-    assert (done.returncode, done.stdout) == (0, f"{path}: good. 8 cells in 3 arms, 3 trainings.\n")
+    assert (done.returncode, done.stdout) == (0, f"{path}: good. 12 cells in 3 arms, 4 trainings.\n")
     assert json.loads(nagbench("check", path, "--json").stdout) == {
         "sweep": "tiny",
         "arms": 3,
-        "cells": 8,
+        "cells": 12,
         "absent": [],
         "notes": [],
         "classes": {},
+        "overrides": [],
+        "warnings": [],
     }
 
 
@@ -50,15 +52,50 @@ def test_a_mistake_is_one_message(write: Callable[..., Path]) -> None:
 
 def test_plan_shows_what_is_cached(write: Callable[..., Path], store: Path) -> None:
     fresh = json.loads(nagbench("plan", write(), "--store", store / "other", "--json").stdout)
-    assert fresh["tasks"]["sample"] == {"tasks": 8, "tasks_to_do": 8, "blocks": 16, "blocks_to_do": 16}
+    assert fresh["tasks"]["sample"] == {
+        "tasks": 8,
+        "tasks_to_do": 8,
+        "tasks_in_part": 0,
+        "blocks": 16,
+        "blocks_to_do": 16,
+    }
     assert len(fresh["cells"]) == 8
     more = write("[1.0, 2.0]", "[1.0, 2.0, 3.0]")
     cached = json.loads(nagbench("plan", more, "--store", store, "--json").stdout)
-    assert cached["tasks"]["sample"] == {"tasks": 10, "tasks_to_do": 2, "blocks": 20, "blocks_to_do": 4}
-    assert cached["tasks"]["train"] == {"tasks": 3, "tasks_to_do": 0, "blocks": 0, "blocks_to_do": 0}
+    assert cached["tasks"]["sample"] == {
+        "tasks": 10,
+        "tasks_to_do": 2,
+        "tasks_in_part": 0,
+        "blocks": 20,
+        "blocks_to_do": 4,
+    }
+    assert cached["tasks"]["train"] == {
+        "tasks": 3,
+        "tasks_to_do": 0,
+        "tasks_in_part": 0,
+        "blocks": 0,
+        "blocks_to_do": 0,
+    }
     text = nagbench("plan", more, "--store", store).stdout
     assert "4 of 20" in text
     assert "10 cells in 3 arms" in text
+
+
+def test_a_higher_count_samples_only_new_blocks(write: Callable[..., Path], tmp_path: Path) -> None:
+    """`plan` and `status` say so, and do not call what is there removed, although its measurement stays done."""
+    measured = ("arms:", "measure: {name: effective_scale, count: 20}\narms:", "seed: {grid: [0, 1]}", "seed: 0")
+    path, store = write(*measured, name="measured.yaml"), tmp_path / "measured"
+    run_here(path, store)
+    more = write(*measured, "count: 40", "count: 60", name="more.yaml")
+    counted = json.loads(nagbench("plan", more, "--store", store, "--json").stdout)["tasks"]["sample"]
+    assert counted == {"tasks": 4, "tasks_to_do": 4, "tasks_in_part": 4, "blocks": 12, "blocks_to_do": 4}
+    for name in ("plan", "status"):
+        shown = nagbench(name, more, "--store", store).stdout
+        assert "0 + 4 in part" in shown
+        assert "4 of 12" in shown
+        assert "sampled again" not in shown
+    ran = run_here(more, store)
+    assert ran.did["sample"] == 4 * 20
 
 
 def test_plan_check_and_status_write_nothing(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -143,7 +180,9 @@ def test_failed_cells_are_named_and_the_rest_goes_on(write: Callable[..., Path],
     store = tmp_path / "store"
     done = nagbench("run", path, "--store", store, "--tracking", "none", "--device", "cpu", "--workers", "1")
     assert done.returncode == 1
-    assert "failed: plain" in done.stdout
+    assert done.stdout.count("failed: ") == 1  # the one training that all four cells need
+    assert "failed: plain, nag and cfg, 4 cells alike: " in done.stdout
+    assert done.stderr.count(" failed: ") == 1
     assert "the training loss is" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     status = json.loads(nagbench("status", path, "--store", store, "--json").stdout)
@@ -158,6 +197,11 @@ def test_failed_cells_are_named_and_the_rest_goes_on(write: Callable[..., Path],
     one = nagbench("logs", path, digest[:10], "--store", store).stdout
     assert one.count("== sample") == 1
     assert "done in" in one
+    of_failed = nagbench("logs", path, "--failed", "--store", store).stdout
+    assert of_failed.count("== ") == of_failed.count("== train") == 1
+    assert "FloatingPointError" in of_failed
+    assert "done in" not in of_failed
+    assert "No task of sweep tiny has failed" in nagbench("logs", path, "--failed", "--store", tmp_path / "none").stdout
     assert "No logs" in nagbench("logs", path, "--store", tmp_path / "none").stdout
 
 

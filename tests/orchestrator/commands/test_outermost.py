@@ -195,7 +195,7 @@ ODD = {
 def test_odd_environments_are_harmless(finished: Ran, store: Path, tmp_path: Path) -> None:
     """The report is complete, and the same as always; without a home, or with one that cannot be written."""
     arguments = ("report", finished.plan.sweep.path, "--store", store, "--tracking", "none")
-    pages = tmp_path / "results/reports/tiny"
+    pages = tmp_path / "store-reports/tiny"
     assert nagbench(*arguments, cwd=tmp_path).returncode == 0
     usual = {file.name: file.read_bytes() for file in pages.rglob("*") if file.is_file()}
     env = {key: value for key, value in os.environ.items() if key != "HOME"} | ODD

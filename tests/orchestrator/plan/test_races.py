@@ -364,7 +364,7 @@ def test_its_size_in_words(make: Make, tmp_path: Path) -> None:
     words = "16 cells in 4 arms, 12 of them chosen among 24 candidates, 2 trainings."
     assert shape(planned) == words
     checked = nagbench("check", tmp_path / "sweep.yaml")
-    assert checked.stdout == f"{tmp_path / 'sweep.yaml'}: good. {words}\n"
+    assert checked.stdout.endswith(f"\n{tmp_path / 'sweep.yaml'}: good. {words}\n")
     told = json.loads(nagbench("check", tmp_path / "sweep.yaml", "--json").stdout)
     assert (told["cells"], told["candidates"]) == (16, 24)
     assert words in nagbench("plan", tmp_path / "sweep.yaml", "--store", tmp_path / "store").stdout

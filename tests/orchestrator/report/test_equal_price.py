@@ -97,6 +97,6 @@ def test_arms_that_differ_in_price_by_more_than_a_step_are_told(tmp_path: Path) 
     (tmp_path / "price.yaml").write_text(text)
     done = nagbench("run", "price.yaml", "--store", "store", "--tracking", "none", "--here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "results/reports/price/report.md").read_text()
+    report = (tmp_path / "store-reports/price/report.md").read_text()
     assert "Not at equal cost, in NFE a sample:" in report
     assert "both needs 4 against 5" in report

@@ -16,7 +16,7 @@ from nag.models.sit import SiT
 from orchestrator.errors import BadInput
 from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
-from tests.orchestrator.conftest import nagbench
+from tests.orchestrator.conftest import TINY, changed, nagbench
 
 SWEEP = """\
 name: deep
@@ -77,6 +77,74 @@ def test_good(deep: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     assert text in done.stdout
     assert "[1, 8, 8], 10 classes, predicts velocity, null class condition" in text
     assert "1,438 training and 359 held-out images" in text
+
+
+EXTRACTOR = """\
+from typing import ClassVar
+
+import torch
+from nag.registry import method
+
+
+@method
+class Mine:
+    VERSION: ClassVar[int] = 1
+    outputs: ClassVar[tuple[str, ...]] = ("features",)
+    trained: ClassVar[bool] = False
+
+    def open(self, state=None, device="cpu"):
+        return lambda images: {"features": images.float().flatten(1)}
+"""
+METRIC = """\
+from typing import ClassVar
+
+from nag.registry import method
+
+
+@method
+class Mine:
+    VERSION: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    names: ClassVar[tuple[str, ...]] = ("mine",)
+    lower_is_better: ClassVar[dict[str, bool]] = {"mine": True}
+    least: ClassVar[int] = 2
+    extrapolates: ClassVar[bool] = False
+
+    def __call__(self, samples):
+        return samples
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "scorer", "words"),
+    [
+        (EXTRACTOR.replace("state=None, device", "device"), "features", "open is called as open(state, device), but "),
+        (
+            EXTRACTOR.replace("lambda images:", "lambda images, labels:"),
+            "features",
+            "score.features: Mine: TypeError: Mine.open.<locals>.<lambda>() missing 1 required positional",
+        ),
+        (
+            EXTRACTOR.replace('{"features": images.float().flatten(1)}', "images"),
+            "features",
+            "of 2 images its function must return {features [2, d]}, but it returned",
+        ),
+        (EXTRACTOR.replace(".flatten(1)", ".flaten(1)"), "features", "mine.py:14: AttributeError: 'Tensor' object has"),
+        (METRIC, "metrics", "__call__ is called as __call__(samples, reference), but "),
+    ],
+)
+def test_own_code_of_a_wrong_signature_is_one_line(tmp_path: Path, code: str, scorer: str, words: str) -> None:
+    listed = {"features": "pixels", "metrics": "fid"} | {scorer: "{use: ./mine.py:Mine}"}
+    score = f"score: {{features: [{listed['features']}], metrics: [{listed['metrics']}]}}"
+    text = changed(TINY, next(line for line in TINY.splitlines() if line.startswith("score:")), score)
+    (tmp_path / "sweep.yaml").write_text(text)
+    (tmp_path / "mine.py").write_text(code)
+    assert nagbench("check", tmp_path / "sweep.yaml").returncode == 0  # it is only parsed
+    done = nagbench("check", "--deep", tmp_path / "sweep.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{tmp_path}/sweep.yaml:9: score.{scorer}"), done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_guidance_that_the_network_never_learned(deep: Callable[..., tuple[int, str]]) -> None:

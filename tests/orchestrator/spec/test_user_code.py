@@ -61,7 +61,7 @@ def test_a_worker_makes_the_same_bits(ran: Ran, tmp_path: Path) -> None:
     again = run_here(path, tmp_path / "store")
     assert again.backend is None
     assert metrics(again.document()) == metrics(ran.document())
-    assert (tmp_path / "results/reports/own/report.html").exists()
+    assert (tmp_path / "store-reports/own/report.html").exists()
 
 
 def test_what_is_queued_is_done_with_the_code_as_it_was(ran: Ran, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ BAD_WHEN_RUN = [
         f"{AT}.use: guidance.py:17: AttributeError: 'LateNAG' object has no",
     ),
     (GUIDANCE.replace("scale: float", "scale: float\n    w: int"), f"{AT}: 'w' is missing; it is a whole number."),
+    (
+        GUIDANCE.replace("def terms(self)", "def terms(self, t)"),
+        f"{AT}.use: terms is called as terms(), but guidance.py:16 defines it as terms(self, t): missing a required",
+    ),
 ]
 
 BAD_FIELDS = [
