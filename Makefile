@@ -54,8 +54,8 @@ docs: $(STAMP)
 
 constraints: $(STAMP)
 	(grep '^#' constraints.txt; $(VENV)/bin/pip list --format=freeze --exclude nagbench --exclude pip --exclude setuptools \
-	  | sed 's/+.*//' | sort -f) > build-constraints.txt
-	mv build-constraints.txt constraints.txt
+	  | sed 's/+.*//' | LC_ALL=C sort -f) > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

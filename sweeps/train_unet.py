@@ -1,7 +1,7 @@
 """A network that nagbench did not train: DDPM (arXiv 2006.11239) in plain PyTorch.
 
-python sweeps/train_unet.py, about 2 minutes on 2 CPU cores, writes its weights twice: sweeps/unet_digits.safetensors for
-sweeps/your_network.yaml, and the folder sweeps/unet_digits, as diffusers saves it, for examples/diffusers_unet.yaml.
+python sweeps/train_unet.py, about 2 minutes on 2 CPU cores, writes its weights twice: unet_digits.safetensors for
+sweeps/your_network.yaml, and the folder unet_digits, as diffusers saves it, for examples/diffusers_unet.yaml.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def test_a_wheel_has_every_example_and_what_it_names_at_the_same_places(pyprojec
         path
         for folder in ("sweeps", "sites", "results/reference", "examples")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".yaml", ".py", ".ipynb")
+        if path.suffix in (".yaml", ".py")
     ]
     assert len(wanted) > 30
     assert {(path.parent.relative_to(ROOT).as_posix(), path.name) for path in wanted} <= there
