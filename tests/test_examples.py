@@ -129,7 +129,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         data = [output.data for output in shown if "data" in output]
         text = " ".join(each.get("text/plain", "") for each in data)
         assert "verdict" in text
-        assert "digits_small: 5 cells of plain, cfg, nag" in text
+        assert "digits_small: 3 cells of plain, cfg, nag" in text
         pictures = [base64.b64decode(each["image/png"]) for each in data if "image/png" in each]
         assert len(pictures) == 2
         assert all(picture.startswith(b"\x89PNG") for picture in pictures)
