@@ -3,7 +3,7 @@
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
 # make gpu: numbers and speed on one GPU, in nine minutes; results in results/gpu (benchmarks/gpu).
-# make docs: the documentation as a site, in site/.
+# make docs: the documentation as a site, in site/.   make constraints: the versions in .venv, into constraints.txt.
 # To choose the Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
 CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
-.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint docs clean
+.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint docs constraints clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
@@ -51,6 +51,11 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+constraints: $(STAMP)
+	(grep '^#' constraints.txt; $(VENV)/bin/pip list --format=freeze --exclude nagbench --exclude pip --exclude setuptools \
+	  | sed 's/+.*//' | LC_ALL=C sort -f) > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

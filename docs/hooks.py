@@ -26,6 +26,7 @@ SHOWN = {
     ".cff": "yaml",
     ".csv": "text",
     ".def": "text",
+    ".txt": "text",
     "": "text",
 }
 
@@ -47,6 +48,7 @@ def on_files(files: Files, config: Any) -> Files:
             files.append(File.generated(config, place_of(name), content=f"# `{name}`\n\n{links}\n"))
         elif path.suffix == ".md":
             files.append(File.generated(config, place_of(name), content=path.read_text()))
+            wanted |= _targets(name)
         elif path.suffix in SHOWN:
             text = f"# `{name}`\n\n````{SHOWN[path.suffix]}\n{path.read_text()}````\n"
             files.append(File.generated(config, place_of(name), content=text))

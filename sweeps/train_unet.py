@@ -1,6 +1,7 @@
-"""A network that nagbench did not train, for sweeps/your_network.yaml: DDPM (arXiv 2006.11239) in plain PyTorch.
+"""A network that nagbench did not train: DDPM (arXiv 2006.11239) in plain PyTorch.
 
-python sweeps/train_unet.py, about 2 minutes on 2 CPU cores, writes sweeps/unet_digits.safetensors.
+python sweeps/train_unet.py, about 2 minutes on 2 CPU cores, writes its weights twice: unet_digits.safetensors for
+sweeps/your_network.yaml, and the folder unet_digits, as diffusers saves it, for examples/diffusers_unet.yaml.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main() -> None:
         optimizer.step()
         averaged.update_parameters(net)
     save_file(averaged.module.state_dict(), Path(__file__).with_name("unet_digits.safetensors"))
+    averaged.module.save_pretrained(Path(__file__).with_name("unet_digits"))
 
 
 if __name__ == "__main__":

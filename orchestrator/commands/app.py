@@ -33,6 +33,11 @@ class Screen(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
+    @property
+    def is_terminal(self) -> bool:
+        """FORCE_COLOR, which Jupyter sets, is for colours: bars and spinners on stderr are for terminals only."""
+        return super().is_terminal and (not self.stderr or self.file.isatty())
+
     def on_broken_pipe(self) -> None:
         raise  # streams.Gone, which rich has just caught
 

@@ -60,3 +60,18 @@ def test_hostile_text_takes_no_time(text: str) -> None:
     started = time.process_time()
     message(text)
     assert time.process_time() - started < 5
+
+
+def test_a_notebook_gets_no_spinner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Jupyter kernel sets FORCE_COLOR, and its cells would keep every state of a spinner."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-color")
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stderr", said)
+    err = Screen(stderr=True)
+    with err.status("Writing the report..."):
+        err.print("written")
+    assert said.getvalue() == "written\n"
+    monkeypatch.setattr("sys.stdout", said)
+    assert Screen().is_terminal, "colours in tables are asked for"
