@@ -1,5 +1,5 @@
 # make demo: install and run the digits sweep.   make test: install and run all tests that need no cluster.
-# make cluster: tests on a private Slurm (needs Debian's slurm-wlm and root) and a private Ray.
+# make slurm: tests on a private Slurm (needs Debian's slurm-wlm and root).   make ray: on a private Ray.   make cluster: both.
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
 # make gpu: numbers and speed on one GPU, in nine minutes; results in results/gpu (benchmarks/gpu).
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
 CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
-.PHONY: demo test robustness lower-bounds cluster faults soak gpu lint docs constraints clean
+.PHONY: demo test robustness lower-bounds slurm ray cluster faults soak gpu lint docs constraints clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
@@ -30,9 +30,14 @@ robustness: $(STAMP)
 lower-bounds:
 	PYTHON=$(PYTHON) .ci/lower_bounds
 
-cluster: $(STAMP)
-	$(CLUSTER_TEST) tests/slurm tests/ray --ignore tests/slurm/test_faults.py
+slurm: $(STAMP)
+	$(CLUSTER_TEST) tests/slurm --ignore tests/slurm/test_faults.py
+
+ray: $(STAMP)
+	$(CLUSTER_TEST) tests/ray
 	$(CLUSTER_TEST) -m cluster tests/orchestrator/backends
+
+cluster: slurm ray
 
 faults: $(STAMP)
 	$(CLUSTER_TEST) tests/slurm/test_faults.py

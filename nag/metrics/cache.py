@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_MOST = 12  # enough for the metrics of one cell; the largest, a covariance's factor, has 34 MB at dimension 2,048
+# Beyond this number the least recently used go. One cell asks for 7 with an extractor, FID, precision and recall. If
+# fewer are kept, what is of a reference has gone before the next cell. The largest, the factor of a covariance, has
+# 34 MB at dimension 2,048.
+AT_MOST = 48
 _kept: dict[str, Any] = {}
 
 

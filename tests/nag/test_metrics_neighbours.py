@@ -16,6 +16,7 @@ from nag.metrics import pairs as passes_over_pairs
 from nag.metrics.authenticity import Authenticity
 from nag.metrics.cmmd import CMMD
 from nag.metrics.density_coverage import DensityCoverage
+from nag.metrics.fid import FID
 from nag.metrics.kid import KID
 from nag.metrics.memorisation import Memorisation
 from nag.metrics.pairs import nearest, within
@@ -171,6 +172,28 @@ def test_what_is_kept_of_a_reference_is_found_by_its_content(monkeypatch):
         kept.kept(f"other {i}", make)
     assert len(kept._kept) == kept.AT_MOST
     assert kept.kept("a", make, x) == 6 + kept.AT_MOST
+
+
+def test_what_is_of_the_references_is_found_once_for_all_cells(monkeypatch):
+    """Cells in turn, each with three extractors, against training and held-out images."""
+    monkeypatch.setattr(kept, "_kept", {})
+    references = [{"features": features(40, d), "held_out": features(30, d, seed=1)} for d in (3, 4, 5)]
+    metrics = [FID(), FID(against="held_out"), PrecisionRecall(), KID(), DensityCoverage()]
+    reference_seen, plain = [], passes_over_pairs._within
+    known = {len(reference["features"]) for reference in references}
+
+    def counted(points, k):
+        if len(points) in known:
+            reference_seen.append(points.content)
+        return plain(points, k)
+
+    monkeypatch.setattr(passes_over_pairs, "_within", counted)
+    for cell in range(4):
+        for reference in references:
+            samples = {"features": features(20, reference["features"].shape[1], seed=10 + cell)}
+            for metric in metrics:
+                metric(samples, reference)
+    assert len(reference_seen) == len(references)
 
 
 # Precision and recall; density and coverage

@@ -32,6 +32,14 @@ class Command:
         self.process = context().Process(target=_command, args=arguments)
         self.process.start()
 
+    def kill(self) -> subprocess.CompletedProcess[str]:
+        """End it by SIGKILL, which nothing can catch. Its workers have to notice themselves."""
+        self.process.kill()
+        return self.end()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
     def end(self, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Wait for its end."""
         with self.folder:

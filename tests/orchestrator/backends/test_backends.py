@@ -5,6 +5,7 @@ its workers are.
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from orchestrator.execution.protocol import Backend
 from orchestrator.plan.model import Plan
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
-from tests.orchestrator import contract
+from tests.orchestrator import contract, nursery
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.contract import *  # noqa: F403  (its tests, and what they compare with)
 from tests.orchestrator.contract import Kind, Used, using
@@ -30,7 +31,8 @@ def here(store: Store, plan: Plan) -> Iterator[Backend]:
 
 @contextlib.contextmanager
 def local(store: Store, plan: Plan) -> Iterator[Backend]:
-    yield Local(store, 2, Options())
+    with nursery.opened():
+        yield Local(store, 2, Options())
 
 
 @contextlib.contextmanager
@@ -87,6 +89,7 @@ def test_each_worker_sees_a_card_of_its_own(truth: Ran, tmp_path: Path, monkeypa
     """By default one a card, and one that died is replaced on the card that it had. Nothing is behind the names here,
     so the workers compute on the CPU.
     """
+    monkeypatch.setattr("orchestrator.backends.local.subprocess", subprocess)  # their environment is read: not forked
     monkeypatch.setattr(cards, "_torch_has_cuda", lambda: True)
     monkeypatch.setenv(cards.VISIBLE, "0,1")
     assert cards.default_workers("auto") == 2

@@ -1,10 +1,13 @@
-"""Anything may be killed at any moment; the same command resumes and gives the same numbers. Real signals."""
+"""Anything may be killed at any moment; the same command resumes and gives the same numbers. Real signals.
+
+Commands and their workers are forked (tests/orchestrator/forked.py); the last test starts them as a shell does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,21 +16,18 @@ import pytest
 
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import TINY, Ran, begun, changed, metrics, nagbench, run_here, started
+from tests.orchestrator.forked import Command
 
-LONG = ("count: 40", "count: 200", "{name: euler, steps: 2}", "{name: euler, steps: 40}")
+LONG = ("count: 40", "count: 200", "{name: euler, steps: 2}", "{name: euler, steps: 12}")
 SCORE = next(line for line in TINY.splitlines() if line.startswith("score"))
 
 
 def workers_of(store: Path) -> list[int]:
-    """Processes that work on this store (`python -m orchestrator.execution.worker STORE ...`)."""
+    """Processes that work on this store: their errors go to its logs."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode().split("\0")
-            except (OSError, UnicodeDecodeError):
-                continue
-            if "orchestrator.execution.worker" in words and str(store) in words:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry / "fd" / "2").startswith(f"{store}/logs/"):
                 found.append(int(entry.name))
     return found
 
@@ -44,18 +44,18 @@ def where(store: Path) -> tuple[str | Path, ...]:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def running(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """`running(sweep, *options)`: the sweep, run on tmp_path/store in the background; ended after the test."""
-    processes = []
+    commands = []
 
-    def start(sweep: Path, *options: str) -> subprocess.Popen[str]:
-        processes.append(started("run", sweep, *where(tmp_path / "store"), *options))
-        return processes[-1]
+    def start(sweep: Path, *options: str) -> Command:
+        commands.append(begun("run", sweep, *where(tmp_path / "store"), *options))
+        return commands[-1]
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for command in commands:
+        if command.poll() is None:
+            command.kill()
     until(lambda: not workers_of(tmp_path / "store"))
 
 
@@ -77,29 +77,67 @@ def same_numbers(sweep: Path, store: Path, undisturbed: Ran) -> bool:
     return metrics(again.document()) == metrics(undisturbed.document())
 
 
-def test_killed_engine(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_killed_engine(undisturbed: Ran, running: Callable[..., Command], tmp_path: Path) -> None:
     """Killed twice, at different points; its workers end on their own within seconds."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
-    for enough in (1, 40):
-        process = running(sweep)
+    for enough in (1, 20):
+        command = running(sweep)
         until(lambda enough=enough: blocks(store) >= enough)
         assert workers_of(store)
-        process.kill()
-        process.wait()
+        assert command.kill().returncode == -signal.SIGKILL
         until(lambda: not workers_of(store))
     done = nagbench("run", sweep, *where(store))
     assert done.returncode == 0, done.stderr
     assert same_numbers(sweep, store, undisturbed)
 
 
-def test_killed_worker(undisturbed: Ran, running: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_killed_training_resumes_to_the_same_weights(
+    write: Callable[..., Path], running: Callable[..., Command], tmp_path: Path
+) -> None:
+    """Killed twice; the newest checkpoint of the first time is damaged, so the second goes on from an older one."""
+    one = ("seed: {grid: [0, 1]}", "seed: 3", "count: 40", "count: 20", SCORE, "")
+    sweep, store = write("steps: 8", "steps: 500", *one), tmp_path / "store"
+    for enough in (100, 250):
+        command = running(sweep, "--workers", "1", "--arm", "plain", "--checkpoint-seconds", "0.05")
+        until(lambda enough=enough: newest_checkpoint(store) >= enough)
+        command.kill()
+        until(lambda: not workers_of(store))
+        if enough == 100:
+            newest = max(store.glob("files/*/checkpoint-*"))
+            newest.write_bytes(newest.read_bytes()[:1000])
+    assert newest_checkpoint(store) < 500
+    done = nagbench("run", sweep, *where(store), "--workers", "1", "--arm", "plain")
+    assert done.returncode == 0, done.stderr
+    undisturbed = run_here(sweep, tmp_path / "other")
+    network = next(d for d, t in undisturbed.plan.tasks.items() if t.trains == "network")
+    record = Store(str(store)).read_record(f"records/train/{network}.json")
+    assert record["resumed_at"] >= 250
+    name = f"files/{network}/network.safetensors"
+    assert Store(str(store)).read(name) == undisturbed.store.read(name)
+    assert newest_checkpoint(store) == 0, "checkpoints of a finished training are removed"
+
+
+def newest_checkpoint(store: Path) -> int:
+    return max((int(path.stem.removeprefix("checkpoint-")) for path in store.glob("files/*/checkpoint-*")), default=0)
+
+
+def test_two_engines_on_one_sweep(undisturbed: Ran, tmp_path: Path) -> None:
+    """Both succeed, with the numbers of one; no training is done twice."""
+    sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
+    for run in [begun("run", sweep, *where(store), "--workers", "1") for _ in range(2)]:
+        done = run.end()
+        assert done.returncode == 0, done.stderr
+    assert same_numbers(sweep, store, undisturbed)
+
+
+def test_killed_worker(undisturbed: Ran, running: Callable[..., Command], tmp_path: Path) -> None:
     """Another takes its place in the same run."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
-    process = running(sweep)
+    command = running(sweep)
     until(lambda: blocks(store) >= 20 and workers_of(store))
     os.kill(workers_of(store)[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    done = command.end()
+    assert done.returncode == 0, done.stderr
     assert same_numbers(sweep, store, undisturbed)
 
 
@@ -120,43 +158,3 @@ def test_a_worker_that_always_dies_fails_its_cell(write: Callable[..., Path], tm
     assert process.returncode == 1
     assert "its worker died (signal 9; log: " in output
     assert ", for the third time" in output
-
-
-def test_killed_training_resumes_to_the_same_weights(
-    write: Callable[..., Path], running: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    """Killed twice; the newest checkpoint of the first time is damaged, so the second goes on from an older one."""
-    one = ("seed: {grid: [0, 1]}", "seed: 3", "count: 40", "count: 20", SCORE, "")
-    sweep, store = write("steps: 8", "steps: 900", *one), tmp_path / "store"
-    for enough in (200, 500):
-        process = running(sweep, "--workers", "1", "--arm", "plain", "--checkpoint-seconds", "0.05")
-        until(lambda enough=enough: newest_checkpoint(store) >= enough)
-        process.kill()
-        process.wait()
-        until(lambda: not workers_of(store))
-        if enough == 200:
-            newest = max(store.glob("files/*/checkpoint-*"))
-            newest.write_bytes(newest.read_bytes()[:1000])
-    assert newest_checkpoint(store) < 900
-    done = nagbench("run", sweep, *where(store), "--workers", "1", "--arm", "plain")
-    assert done.returncode == 0, done.stderr
-    undisturbed = run_here(sweep, tmp_path / "other")
-    network = next(d for d, t in undisturbed.plan.tasks.items() if t.trains == "network")
-    record = Store(str(store)).read_record(f"records/train/{network}.json")
-    assert record["resumed_at"] >= 500
-    name = f"files/{network}/network.safetensors"
-    assert Store(str(store)).read(name) == undisturbed.store.read(name)
-    assert newest_checkpoint(store) == 0, "checkpoints of a finished training are removed"
-
-
-def newest_checkpoint(store: Path) -> int:
-    return max((int(path.stem.removeprefix("checkpoint-")) for path in store.glob("files/*/checkpoint-*")), default=0)
-
-
-def test_two_engines_on_one_sweep(undisturbed: Ran, tmp_path: Path) -> None:
-    """Both succeed, with the numbers of one; no training is done twice."""
-    sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
-    for run in [begun("run", sweep, *where(store), "--workers", "1") for _ in range(2)]:
-        done = run.end()
-        assert done.returncode == 0, done.stderr
-    assert same_numbers(sweep, store, undisturbed)

@@ -1,4 +1,6 @@
-"""`run --processes`: several processes of this machine, started and ended by a worker, train one network."""
+"""`run --processes`: several processes of this machine, started and ended by a worker, train one network. The worker is
+forked here; the others are started as a user's are.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
 from orchestrator.tasks.context import Options
 from tests.nag.together import sockets
+from tests.orchestrator import nursery
 from tests.orchestrator.conftest import TINY, Quiet, Ran, nagbench, run_here
 
 SCORE = next(line for line in TINY.splitlines() if line.startswith("score"))
@@ -51,7 +54,8 @@ def run_locally(planned: Plan, store: Path, tell: Callable[[Local], None] = lamb
         backend.poll = watched  # type: ignore[method-assign]
         return backend
 
-    failed = engine.run(planned, opened, make, observer)
+    with nursery.opened():
+        failed = engine.run(planned, opened, make, observer)
     return Ran(planned, opened, None, observer, failed)
 
 
@@ -68,11 +72,11 @@ def peers_of(backend: Local) -> list[int]:
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = place.read_text().rpartition(")")[2].split()[:2]
-            ours = b"orchestrator.execution.worker" in (place.parent / "cmdline").read_bytes()
+            theirs = int(parent) in workers and state != "Z"
+            if theirs and b"orchestrator.execution.worker" in (place.parent / "cmdline").read_bytes():
+                found.append(int(place.parent.name))
         except OSError:
             continue
-        if int(parent) in workers and state != "Z" and ours:
-            found.append(int(place.parent.name))
     return found
 
 

@@ -22,7 +22,7 @@ from orchestrator.plan.progress import Done, missing
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import Ran, nagbench, run_here, started
+from tests.orchestrator.conftest import Ran, begun, nagbench, run_here
 from tests.orchestrator.execution.test_kills import until, workers_of
 from tests.orchestrator.pictures import autoencoder, pictures
 
@@ -206,7 +206,7 @@ def test_shards_in_each_other_s_place_are_made_again(sweep: Callable[..., Path],
 
 
 def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
-    """Killed after its first shard; the same command goes on with the others. Real processes."""
+    """Killed after its first shard; the same command goes on with the others."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "images.npz", arr_0=rng.integers(0, 256, (1200, 8, 8, 3), np.uint8), arr_1=np.arange(1200) % 3)
     data = "{name: image_folder, path: images, resolution: 16, flip: true}"
@@ -214,11 +214,9 @@ def test_killed_and_resumed(source: Path, tmp_path: Path) -> None:
     text = text.replace("path: vae", f"path: {source}/vae").replace("patch: 2", "patch: 1")
     (tmp_path / "sweep.yaml").write_text(text)
     store, arguments = tmp_path / "store", ("--tracking", "none", "--device", "cpu", "--workers", "1")
-    process = started("run", tmp_path / "sweep.yaml", "--store", store, *arguments)
+    command = begun("run", tmp_path / "sweep.yaml", "--store", store, *arguments)
     until(lambda: list(store.glob("blocks/*/000000.safetensors")))
-    process.kill()
-    process.wait()
-    process.communicate()
+    command.kill()
     until(lambda: not workers_of(store))
     kept = {path: path.stat().st_mtime_ns for path in store.glob("blocks/*/*.safetensors")}
     assert 1 <= len(kept) < 2 + 2
