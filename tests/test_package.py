@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def test_a_wheel_has_every_example_and_what_it_names_at_the_same_places() -> Non
         for folder in ("sweeps", "sites", "results/reference")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".yaml", ".py")
+    ]
+    wanted += [
+        (path.parent / used).resolve()
+        for path in (ROOT / "sweeps").rglob("*.yaml")
+        for used in re.findall(r"use: (\S+\.py):", path.read_text())
     ]
     assert len(wanted) > 20
     assert {(path.parent.relative_to(ROOT).as_posix(), path.name) for path in wanted} <= there
