@@ -36,6 +36,11 @@ def test_a_wheel_has_every_example_and_what_it_names_at_the_same_places(pyprojec
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".yaml", ".py")
     ]
+    wanted += [
+        (path.parent / used).resolve()
+        for path in (ROOT / "sweeps").rglob("*.yaml")
+        for used in re.findall(r"use: (\S+\.py):", path.read_text())
+    ]
     assert len(wanted) > 30
     assert {(path.parent.relative_to(ROOT).as_posix(), path.name) for path in wanted} <= there
     assert ("", "constraints.txt") in there
