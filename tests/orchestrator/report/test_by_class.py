@@ -262,12 +262,7 @@ def test_labels_and_numbers_that_do_not_suffice_are_refused(
     picture_folder(tmp_path / "two", NAMES[:2], each=16)
     picture_folder(tmp_path / "flat", ("one",), each=16)
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((30, 8, 8, 3), np.uint8))
-    text = (
-        FOLDER.replace("[kid]", f"[{metric}]")
-        .replace("held_out: 0.25", "held_out: 0.25")
-        .replace("{name: coverage_by_class}", "")
-    )
-    path = written(tmp_path, text, *changes)
+    path = written(tmp_path, FOLDER.replace("[kid]", f"[{metric}]"), *changes)
     with pytest.raises(BadInput) as caught:
         read_sweep(path)
     assert str(caught.value) == f"{path}:9: score: {message}"
