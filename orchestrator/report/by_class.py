@@ -138,7 +138,7 @@ def _every(results: Results, key: str, each: Sequence[Side]) -> Table:
             TableCell("–" if i is None else f"{side.table['samples'][i]:,}") for side, i in zip(each, at, strict=True)
         ]
         rows.append(Row((TableCell(name), TableCell(f"{each[0].table['reference'][place]:,}"), *cells, *counts)))
-    return Table(tuple(columns), tuple(rows), metric_name(results, key))
+    return Table(tuple(columns), tuple(rows), "Labels" if _has_shares(each) else metric_name(results, key))
 
 
 def _balance(results: Results, key: str, each: Sequence[Side]) -> Table:

@@ -83,7 +83,8 @@ def _too_few_images(metric: Any, images: Any, rows: int) -> str | None:
         return None
     return (
         f"{name_of(metric)!r} needs at least {metric.least_of_class:,} reference images of a class, and the largest "
-        f"class of {name_of(images)!r} has {largest:,} of the first {rows:,}; give more images, or raise reference_rows"
+        f"class of {name_of(images)!r} has {largest:,} among the first {rows:,}; give more images, or raise "
+        "reference_rows"
     )
 
 

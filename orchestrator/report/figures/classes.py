@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INCHES, GAP = 0.42, 0.04
 NAME = 18  # characters of a class's name
 ENDS = ("worst", "best")
+KINDS = {"samples": "samples", "real": "real images"}
 
 
 def drawings(results: Results, chosen: Mapping[str, Group], store: Store) -> list[Drawing]:
@@ -84,23 +85,24 @@ def _drawing(
     whole = (2 * half + 0.2, top + max(map(len, ends)) * (INCHES + GAP) + 0.05)
     figure = Figure(figsize=whole)
     for end, places in enumerate(ends):
-        left = end * (half + 0.1)
+        left, height = end * (half + 0.1), len(places) * (INCHES + GAP)
         if not places:
             continue
-        for number, kind in enumerate(("samples", "real images")[: len(kinds)]):
-            x = (left + beside + number * strip) / whole[0]
-            figure.text(x, 1 - 0.3 / whole[1], kind, color=MUTED, fontsize=8)
         figure.text(left / whole[0] + 0.005, 1 - 0.14 / whole[1], ENDS[end], fontweight="bold")
         for row, place in enumerate(places):
-            y = whole[1] - top - (row + 1) * (INCHES + GAP)
+            y = whole[1] - top - row * (INCHES + GAP) - INCHES / 2
             words = f"{_short(names[place])}\n{value_text(table['values'][table['ranks']][place])}"
-            at = ((left + beside - 0.08) / whole[0], (y + INCHES / 2) / whole[1])
+            at = (left + beside - 0.08) / whole[0], y / whole[1]
             figure.text(*at, words, ha="right", va="center", fontsize=7.5)
-            for column, image in _strip(arrays, kinds, table["labels"][place]):
-                x = left + beside + column // EACH * strip + column % EACH * (INCHES + GAP)
-                axes = figure.add_axes((x / whole[0], y / whole[1], INCHES / whole[0], INCHES / whole[1]))
-                axes.set_axis_off()
-                axes.imshow(picture(image), interpolation="none", aspect="equal")
+        for number, kind in enumerate(kinds):
+            x = left + beside + number * strip
+            figure.text(x / whole[0], 1 - 0.3 / whole[1], KINDS[kind], color=MUTED, fontsize=8)
+            size = EACH * (INCHES + GAP), height
+            corner = x / whole[0], (whole[1] - top - height) / whole[1]
+            axes = figure.add_axes((*corner, size[0] / whole[0], size[1] / whole[1]))
+            axes.set_axis_off()
+            grid = _grid(arrays[kind], arrays[f"of_{kind}"], [table["labels"][place] for place in places])
+            axes.imshow(grid, interpolation="none", aspect="auto")
     name, words = label(results, group), metric_name(results, key)
     caption = (
         f"{name}: the classes that are worst and best by {words}, of the first training seed, with that value"
@@ -111,12 +113,21 @@ def _drawing(
     return Drawing(f"by_class_{key}_{group.arm}", "by_class", title, caption, figure, tall=True)
 
 
-def _strip(arrays: Mapping[str, np.ndarray], kinds: Sequence[str], label: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The pictures of a class, with their columns."""
-    for number, kind in enumerate(kinds):
-        images = arrays[kind][arrays[f"of_{kind}"] == label][:EACH]
-        for column, image in enumerate(images):
-            yield number * EACH + column, image
+def _grid(images: np.ndarray, of: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(h, w, 4) uint8: a row for each class with its pictures, transparent between them. One image, as hundreds of axes
+    take minutes to draw.
+    """
+    import numpy as np
+
+    side = max(picture(images[0]).shape[:2])
+    step = side + max(1, round(side * GAP / INCHES))
+    grid = np.zeros((len(labels) * step, EACH * step, 4), np.uint8)
+    for row, number in enumerate(labels):
+        for column, image in enumerate(images[of == number][:EACH]):
+            tile = picture(image)
+            place = grid[row * step :, column * step :][: tile.shape[0], : tile.shape[1]]
+            place[..., :3], place[..., 3] = tile, 255
+    return grid
 
 
 def _short(name: str) -> str:

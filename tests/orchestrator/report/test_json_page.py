@@ -8,7 +8,12 @@ from pathlib import Path
 from tests.orchestrator.conftest import Ran
 
 PAGE = (Path(__file__).parents[3] / "docs/json.md").read_text()
-SOMETIMES = {"published", "shift", "devices"}  # a sweep has them if it names published values, measures a shift, ...
+SOMETIMES = {
+    "published",
+    "shift",
+    "devices",
+    "by_class",
+}  # a sweep has them if it names published values, measures a shift, ...
 
 
 def described(heading: str) -> set[str]:
