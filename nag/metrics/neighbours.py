@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nag.metrics.cache import content
+from nag.numerics import exact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,11 +118,13 @@ def products(a: Points, b: Points) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of a . b, (rows, columns), each with its rows of a and of b. If b is a, only the tiles on or above the
     diagonal: one with columns.start >= rows.stop also stands for its transpose.
     """
-    dtype = precision(a, b)
+    import torch
+
+    dtype, product = precision(a, b), exact(torch.mm, a.device)  # TF32 would be beyond the bounds
     for rows in parts(0, len(a), ROWS):
         left = a.block(rows, dtype)
         for columns in parts(rows.start if b is a else 0, len(b), COLUMNS):  # ROWS is a multiple of COLUMNS
-            yield rows, columns, left @ b.block(columns, dtype).T
+            yield rows, columns, product(left, b.block(columns, dtype).T)
 
 
 class Bounds:

@@ -16,7 +16,7 @@ from orchestrator.plan import cells as tasks_of
 from orchestrator.plan.build import TaskBuilder
 from orchestrator.plan.model import Candidate, Race
 from orchestrator.spec.parameters import Params, is_seed
-from orchestrator.spec.score_section import fed, of_training
+from orchestrator.spec.score_section import fed, mean_names, of_training
 
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Sweep
@@ -105,22 +105,27 @@ def _candidate(
     return candidate, pairs
 
 
-def metric_of(sweep: Sweep) -> tuple[Any, Any, str]:
-    """The metric that chooses, its extractor, and the name of its value."""
+def metric_of(sweep: Sweep) -> tuple[Any, tuple[Any, ...], str]:
+    """The metric that chooses, its extractor, or those of whose values the mean chooses, and the name of its value."""
     assert sweep.score is not None
     assert sweep.tune is not None
+    if (mean := mean_names(sweep.score).get(sweep.tune.metric)) is not None:
+        metric, name = mean
+        return metric, tuple(extractor for extractor in sweep.score.features if fed(metric, extractor)), name
     for extractor, metric in itertools.product(sweep.score.features, sweep.score.metrics):
         for name in metric.names if fed(metric, extractor) else ():
             if name + tasks_of.suffix(sweep, extractor) == sweep.tune.metric:
-                return metric, extractor, name
+                return metric, (extractor,), name
     raise ValueError(f"no metric {sweep.tune.metric!r}")  # the reader has checked it
 
 
 def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
     """What chooses, and the other metrics that are told beside it."""
     assert sweep.score is not None
-    metric, extractor, name = metric_of(sweep)
-    by = {"extractor": name_of(extractor), "metric": builder.identity(metric), "value": name}
+    metric, extractors, name = metric_of(sweep)
+    named = [*map(name_of, extractors)]
+    of = {"extractor": named[0]} if len(named) == 1 else {"extractors": named}
+    by = {**of, "metric": builder.identity(metric), "value": name}
     others = [
         {"extractor": name_of(other), "metric": builder.identity(each), "suffix": tasks_of.suffix(sweep, other)}
         for other in sweep.score.features

@@ -155,10 +155,11 @@ class _Reading:
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
         scored = metric_names(score) if score else {}
-        metrics = [*scored, *(mean_names(score) if score else ()), *deciding_names(measures)]
+        means = {name: metric for name, (metric, _) in mean_names(score).items()} if score else {}
+        metrics = [*scored, *means, *deciding_names(measures)]
         tune = None
         if (node := root.get("tune")) is not None:
-            tune = read_tune(node, self.builder, scored, [cell.sample for cell in self.cells], self.smoke)
+            tune = read_tune(node, self.builder, scored | means, [cell.sample for cell in self.cells], self.smoke)
         compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(

@@ -140,14 +140,16 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
     }
 
 
-def mean_names(score: ScoreSection) -> list[str]:
-    """The names of the means over extractors that the report adds, such as fd_ratio_mean. No task computes them."""
-    return [
-        f"{name}_mean"
+def mean_names(score: ScoreSection) -> dict[str, tuple[Any, str]]:
+    """The means over extractors that the report adds, such as fd_ratio_mean: by name, the metric and the name of its
+    value. No score task computes them.
+    """
+    return {
+        f"{name}_mean": (metric, name)
         for metric in score.metrics
         for name in metric.names
         if shown(metric, name).mean_label and sum(fed(metric, extractor) for extractor in score.features) > 1
-    ]
+    }
 
 
 def reads_pixels(extractor: Any) -> bool:

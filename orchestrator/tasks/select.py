@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nag.metrics.metric import by_rows, influence_name
+from nag.metrics.metric import by_rows, influence_name, shown
 from orchestrator.errors import TaskError
 from orchestrator.store.layout import block_name
 from orchestrator.tasks.attempts import not_finite
@@ -174,6 +174,15 @@ def _empty(place: Place) -> dict[str, Any]:
     return {"place": list(place), "value": None, "corrected": None, "difference": None, "low": None, "high": None}
 
 
+class _Value(NamedTuple):
+    """One extractor's value for one candidate and training. words: what it is, in words."""
+
+    value: float
+    extrapolated: float | None
+    influence: np.ndarray | None
+    words: str
+
+
 class _Scorer:
     """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is
     taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
@@ -182,33 +191,65 @@ class _Scorer:
     def __init__(self, context: Context, task: Task, step: Step) -> None:
         self.context, self.task, self.params, self.count = context, task, step.params, step.count
         self.pairs = _pairs(step.params)
-        self.words, self.projects = str(step.params["value"]), False  # as they are for the metric that was last taken
+        self.named = self.words = str(step.params["value"])  # the words, and `projects`, are of what was last taken
+        self.projects = False
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
-        key = influence_name(self.context.rebuild("metrics", self.params["metric"]).names, self.params["value"])
-        for pair in self.pairs[place][self.params["extractor"]]:
-            scores = self._scores(self.params["metric"], *pair)
-            score = scores["values"][self.params["value"]]
-            if score["value"] is None:
-                raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
-            values.append(score["value"])
-            corrected.append(_corrected(score))
-            influences.append(None if self.projects else scores["arrays"].get(key))
+        extractors = self.params["extractors"] if "extractors" in self.params else [self.params["extractor"]]
+        for several in zip(*(self.pairs[place][extractor] for extractor in extractors), strict=True):  # of one training
+            each = [self._chooses(extractor, *pair) for extractor, pair in zip(extractors, several, strict=True)]
+            value, without_bias, influence = self._mean(each)
+            values.append(value)
+            corrected.append(without_bias)
+            influences.append(influence)
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
+
+    def _chooses(self, extractor: str, extract: str, reference: str) -> _Value:
+        """The value of one extractor that chooses, or takes part in the mean that does."""
+        mean = "extractors" in self.params
+        self.named = self.words = f"{self.params['value']} of {extractor}" if mean else str(self.params["value"])
+        scores = self._scores(self.params["metric"], extract, reference)
+        score = scores["values"][self.params["value"]]
+        if score["value"] is None:
+            raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
+        key = influence_name(self.context.rebuild("metrics", self.params["metric"]).names, self.params["value"])
+        influence = None if self.projects else scores["arrays"].get(key)
+        return _Value(score["value"], score["extrapolated"], influence, self.words)
+
+    def _mean(self, of: Sequence[_Value]) -> tuple[float, float, np.ndarray | None]:
+        """Of the extractors' values: the mean, the mean without bias in N, and the influence on it, if all have it."""
+        value = sum(one.value for one in of) / len(of)
+        known = [one.extrapolated for one in of if one.extrapolated is not None]
+        influences = [one.influence for one in of if one.influence is not None]
+        if len(of) > 1:
+            self.words = f"the mean of {', '.join(one.words for one in of)}"
+        return (
+            value,
+            sum(known) / len(known) if len(known) == len(of) else value,
+            sum(influences[1:], influences[0]) / len(of) if len(influences) == len(of) else None,
+        )
 
     def others(self, place: Place) -> dict[str, float]:
         """The means of the other metrics over training seeds, by reported name; without those that have no value."""
         means: dict[str, float] = {}
+        over_extractors: dict[str, list[float | None]] = {}
         for other in self.params["others"]:
-            if self.context.rebuild("metrics", other["metric"]).least > self.count:
+            metric = self.context.rebuild("metrics", other["metric"])
+            if metric.least > self.count:
                 continue
             several = [self._scores(other["metric"], *pair)["values"] for pair in self.pairs[place][other["extractor"]]]
             for name in several[0]:
                 known = [_corrected(values[name]) for values in several if values[name]["value"] is not None]
-                if len(known) == len(several):
-                    means[name + other["suffix"]] = sum(known) / len(known)
+                mean = sum(known) / len(known) if len(known) == len(several) else None
+                if mean is not None:
+                    means[name + other["suffix"]] = mean
+                if shown(metric, name).mean_label:
+                    over_extractors.setdefault(f"{name}_mean", []).append(mean)
+        for name, values in over_extractors.items():
+            if len(finite := [value for value in values if value is not None]) == len(values) > 1:
+                means[name] = sum(finite) / len(finite)
         return means
 
     def _scores(self, identity: Mapping[str, Any], extract: str, reference: str) -> Any:
@@ -251,7 +292,7 @@ class _Scorer:
                 known[name] = reference[name].astype("float64") @ P
             if name == "features" and metric.against == "held_out" and "held_out" in reference:
                 known["held_out"] = reference["held_out"].astype("float64") @ P
-        self.words, self.projects = f"{self.params['value']} on {to:,} random directions", True
+        self.words, self.projects = f"{self.named} on {to:,} random directions", True
         return own, known
 
 
