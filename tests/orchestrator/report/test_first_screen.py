@@ -161,6 +161,10 @@ def test_a_reason_stands_once_below_its_table(tmp_path: Path) -> None:
     assert not any("N/2" in cell.text + cell.detail for cell in every)
     assert "Not tested: " in ruled.notes[0]
     assert "N/2 = 50 is not above 64." in ruled.notes[0]
+    single, store = made(tmp_path / "single", SINGLE, samples=False)
+    for cell in single.cells:
+        cell.scores["fid"]["score"] |= {"extrapolated": None, "reason": "N/2 = 50 is not above 64"}
+    assert first(single, store) == "Nothing is tested: N/2 = 50 is not above 64."
 
 
 def test_alike_failures_are_one_reason(tmp_path: Path) -> None:
