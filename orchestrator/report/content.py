@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.report import by_class
@@ -16,7 +16,7 @@ from orchestrator.report.estimates import chosen
 from orchestrator.report.figures import classes
 from orchestrator.report.figures.drawing import Drawing
 from orchestrator.report.figures.every import draw_all
-from orchestrator.report.formatting import short
+from orchestrator.report.formatting import reasons, short
 from orchestrator.report.headline import facts, headline
 from orchestrator.report.matrix import matrix
 from orchestrator.report.published_values import PUBLISHED, published_table
@@ -178,7 +178,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         agreement_table(results) if scored else None,
         tuple(_of_classes(results, best, classes.notes(results, best, store))),
         tuple(notes) if any(cell.complete for cell in results.cells) else (),
-        _cells("Failed", [cell for cell in results.cells if cell.reason is not None], lambda cell: cell.reason or ""),
+        _cells("Failed", [cell for cell in results.cells if cell.reason is not None]),
         _cells("Not done yet", [cell for cell in results.cells if not cell.complete and cell.reason is None]),
         stamps_table(results),
         tuple(costs(results, store)),
@@ -195,12 +195,14 @@ def _of_classes(results: Results, best: Mapping[str, Group], unseen: Sequence[st
         yield Details("Every class", tuple(by_class.every_class(results, sides)))
 
 
-def _cells(title: str, cells: Sequence[CellResult], reason: Callable[[CellResult], str] | None = None) -> Table | None:
+def _cells(title: str, cells: Sequence[CellResult]) -> Table | None:
+    """A row for each cell; below them why they failed, alike reasons once."""
     if not cells:
         return None
     rows = []
     for cell in cells:
         setting = ", ".join(f"{name} {short(value)}" for name, value in cell.params.items())
-        rows.append([cell.arm, setting, cell.digest[:12], *([reason(cell)] if reason else [])])
-    headings = ["arm", "setting", "cell", *(["reason"] if reason else [])]
-    return Table.plain(headings, rows, f"{title} ({len(rows)})")
+        rows.append([cell.arm, setting, cell.digest[:12]])
+    table = Table.plain(["arm", "setting", "cell"], rows, f"{title} ({len(rows)})")
+    told = [(f"{cell.arm} {cell.digest[:12]}", cell.reason) for cell in cells if cell.reason is not None]
+    return replace(table, notes=tuple(reasons(told, len(cells))))

@@ -21,7 +21,7 @@ from orchestrator.report.formatting import (
     value_text,
 )
 from orchestrator.report.results import Results
-from orchestrator.report.verdicts import Verdict
+from orchestrator.report.verdicts import CHOICE, Verdict
 
 WON = ("better", "mixed", "alike", "undecided", "worse")  # the verdicts, the best first
 LISTED = 3  # samplers, networks or data sets that a line names
@@ -33,6 +33,8 @@ def headline(results: Results, ruled: Sequence[Verdict]) -> str:
         return ""
     tested = [one for one in ruled if one.tested]
     if not tested:
+        if not any((one.reason or "").startswith(CHOICE) for one in ruled):
+            return " ".join(f"Nothing is tested: {reason}." for reason in dict.fromkeys(one.reason for one in ruled))
         first = _foremost(results, ruled)
         came = f"{_setting(results, first.group)} came out first: {_by(results, first)}"
         return f"Nothing is tested: settings were chosen on the samples that score them. {came}{_cost(first)}."

@@ -115,7 +115,7 @@ summary { cursor: pointer; color: var(--muted); }
   @page { size: A4; margin: 13mm; }
   :root { color-scheme: light; }
   main { max-width: none; padding: 0; }
-  body { font-size: 10pt; background: none; }
+  body { font-size: 10pt; }
   h2 { break-after: avoid-page; margin-top: 1.4rem; }
   p, .limits, .note, .headline { max-width: none; }
   .figures { display: block; }

@@ -172,7 +172,8 @@ def _notes(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
         family = "one comparison" if len(tested) == 1 else f"corrected for {len(tested)} comparisons (Holm)"
         seeds = {one.seeds for one in tested if one.interval == "t"}
         over = f" over {count_text(seeds)} training seeds" if seeds else ""
-        notes.append(f"Verdicts at 5 %{over}, {family}; margin {margin_text(results.plan.sweep.compare)}.")
+        by = metric_name(results, tested[0].metric)
+        notes.append(f"By {by} at 5 %{over}, {family}; margin {margin_text(results.plan.sweep.compare)}.")
     if any(choice_of(results, one.group) for one in verdicts):
         notes.append("Tuned settings were chosen on other samples.")
     if any((one.reason or "").startswith(CHOICE) for one in verdicts):

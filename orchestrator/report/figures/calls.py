@@ -54,7 +54,7 @@ def against_calls(results: Results, metric: str, colours: Colours) -> Drawing | 
             (
                 f"{title} against NFE (network function evaluations of one sample), {sample_words(results, metric)}.",
                 "Large: the best setting of an arm at this NFE, chosen on the same samples; pale: its other settings.",
-                "Stepped line: the Pareto front, of settings that none beats at a lower or equal NFE."
+                "Stepped line: the Pareto front: no setting at a lower or equal NFE is better."
                 if len(set(prices)) > 1
                 else "",
                 band_words(known, "Vertical bars"),
@@ -89,7 +89,7 @@ def _price_axis(axes: Axes, prices: list[float]) -> None:
 
 
 def front(results: Results, metric: str, panel: Panel) -> list[tuple[float, float]]:
-    """The Pareto front of a panel: (NFE, value) of the settings that none beats at a lower or equal NFE."""
+    """The Pareto front of a panel: (NFE, value) of settings with no better one at a lower or equal NFE."""
     points = [(calls, point.estimate.mean) for c in panel.curves for point in c.points if (calls := price(point.group))]
     kept: list[tuple[float, float]] = []
     for calls, value in sorted(points, key=lambda point: (point[0], cost(results, metric, point[1]))):

@@ -11,6 +11,7 @@ import pytest
 from nag.registry import find
 from orchestrator.plan.reported import reported
 from orchestrator.report.comparisons import compare
+from orchestrator.report.content import report_content
 from orchestrator.report.estimates import chosen, shown_estimate
 from orchestrator.report.figures.calls import front
 from orchestrator.report.figures.curves import by_guidance, panels_of
@@ -160,6 +161,23 @@ def test_a_reason_stands_once_below_its_table(tmp_path: Path) -> None:
     assert not any("N/2" in cell.text + cell.detail for cell in every)
     assert "Not tested: " in ruled.notes[0]
     assert "N/2 = 50 is not above 64." in ruled.notes[0]
+    single, store = made(tmp_path / "single", SINGLE, samples=False)
+    for cell in single.cells:
+        cell.scores["fid"]["score"] |= {"extrapolated": None, "reason": "N/2 = 50 is not above 64"}
+    assert first(single, store) == "Nothing is tested: N/2 = 50 is not above 64."
+
+
+def test_alike_failures_are_one_reason(tmp_path: Path) -> None:
+    results, store = made(tmp_path, SINGLE, scored=lambda place: place > 2, samples=False)
+    for cell in results.cells[:3]:
+        cell.reason = "out of memory"
+    failed = report_content(results, compare(results, store), store, "nagbench report made").failed
+    assert failed is not None
+    assert (len(failed.rows), failed.notes) == (3, ("out of memory.",))
+    results.cells[1].reason = "not finite"
+    failed = report_content(results, compare(results, store), store, "nagbench report made").failed
+    assert failed is not None
+    assert failed.notes[1] == f"plain {results.cells[1].digest[:12]}: not finite."
 
 
 def test_a_panel_without_a_difference_is_left_out(tmp_path: Path) -> None:

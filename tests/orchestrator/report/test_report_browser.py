@@ -129,6 +129,16 @@ def test_paper_is_light_even_in_a_dark_theme(browser: Any, page_path: Path) -> N
     assert opened.page.pdf(format="A4").startswith(b"%PDF")
 
 
+def test_paper_cuts_nothing(browser: Any, page_path: Path) -> None:
+    """At the width of A4 within its margins."""
+    page = Opened(browser, page_path, width=695).page
+    page.emulate_media(media="print")
+    beyond = (
+        "every => every.filter(one => one.getBoundingClientRect().right > 696).map(one => one.outerHTML.slice(0, 90))"
+    )
+    assert page.eval_on_selector_all("table, svg, pre, p, li", beyond) == []
+
+
 def test_fits_a_phone(browser: Any, page_path: Path) -> None:
     """The page itself never scrolls sideways; wide tables and figures do, inside their frame."""
     opened = Opened(browser, page_path, width=390)

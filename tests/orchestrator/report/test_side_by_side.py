@@ -80,7 +80,7 @@ def test_what_two_sweeps_share_is_one_row(finished: Ran, other: Ran) -> None:
 def test_unlike_stamps_stay_apart(finished: Ran, other: Ran) -> None:
     sides = [Side("tiny", "a", results_of(finished)), Side("other", "b", fewer(results_of(other)))]
     measured = side_by_side(sides)
-    shown = [table for table in tables(sides, measured) if table.title.startswith("Fréchet distance (digits), N = ")]
+    shown = [table for table in tables(sides, measured) if table.title.startswith("Fréchet distance (pixels), N = ")]
     assert sorted(table.title.split(",")[1] for table in shown) == [" N = 20", " N = 40"]
     for table in shown:
         assert len(table.columns) == 2  # the setting, and one sweep
