@@ -35,8 +35,6 @@ class Bench:
         self.rows.append(columns)
         print("  " + ", ".join(f"{name} {value}" for name, value in columns.items()), file=sys.stderr, flush=True)
 
-    def loss(self, digest: str, value: float) -> None: ...
-
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
