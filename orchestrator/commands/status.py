@@ -74,9 +74,7 @@ def status(
     if queued.unknown:
         out.print(f"{queue.title} cannot tell what is queued: {queued.unknown}", markup=False, soft_wrap=True)
     open_ = sum(choice.chosen is None for choice in results.choices)
-    more = (
-        f"; more when {plural(open_, 'choice')} of tuned values {'is' if open_ == 1 else 'are'} made" if open_ else ""
-    )
+    more = f"; others follow from {plural(open_, 'choice')} of tuned values" if open_ else ""
     say(f"Cells: {complete} of {len(results.cells)} done, {len(failed)} failed, {left} to do{more}.")
     for line in (*failure_lines(failed), *(choice_failure(each) for each in results.choices if each.reason)):
         out.print(line, soft_wrap=True)

@@ -48,7 +48,8 @@ class Overall:
     def __init__(self) -> None:
         self.left = TimeLeft()
         self.training, self.loss = "", 0.0  # the training that reported last, and its loss
-        self.cells: tuple[int, int] | None = None  # done, and all
+        self.cells: tuple[int, int] | None = None  # done, and all that are known
+        self.choices = 0  # of tuned values, from which more cells follow
 
     def reported(self, training: str, loss: float) -> None:
         self.training, self.loss = training, loss
@@ -58,6 +59,7 @@ class Overall:
 
     def words(self) -> str:
         parts = [f"{self.cells[0]:,} of {plural(self.cells[1], 'cell')} done"] if self.cells else []
+        parts += [f"{plural(self.choices, 'choice')} of tuned values open"] if self.choices else []
         parts += [f"loss {self.loss:.4g}"] if self.training else []
         parts += [self.left.words()]
         return ", ".join(filter(None, parts))
@@ -135,6 +137,7 @@ class Bars:
         with contextlib.suppress(NagbenchError):  # of the store: the engine tells it
             results = self.scores.results()
             self.overall.cells = sum(cell.complete for cell in results.cells), len(results.cells)
+            self.overall.choices = self.scores.choices_open
             if any(cell.scores for cell in results.cells):
                 self.table = filling_table(results, self.console.height - len(self.bars) - 8)
 

@@ -226,6 +226,13 @@ class LiveResults:
         if kind_of(kind).reads_all:
             self.plan = None
 
+    @property
+    def choices_open(self) -> int:
+        """Tuned values that are not chosen yet; call it after `results`."""
+        known = {cell.digest for cell in self.plan.cells} if self.plan else set()
+        races = [race for race in self.whole.races if race.follows is None]
+        return sum(not any(cell.digest in known for one in race.candidates for cell in one.cells) for race in races)
+
     def results(self) -> Results:
         if self.plan is None or self.done is None:
             self.done = Done(self.store)

@@ -20,16 +20,17 @@ class TimeLeft:
     done: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds
     made: dict[str, float] = field(default_factory=dict)  # units in those seconds
-    last: float | None = None
+    last: float | None = None  # time of the last report
 
     def stages(self, total: Mapping[str, float]) -> None:
         self.total = dict(total)
-        self.last = self.clock() if self.last is None else self.last
 
     def progress(self, kind: str, done: float) -> None:
         now, before = self.clock(), self.done.get(kind, 0.0)
-        if done > before:
-            self.spent[kind] = self.spent.get(kind, 0.0) + now - (now if self.last is None else self.last)
+        if done > before and self.last is None:  # until here workers have started
+            self.last = now
+        elif done > before and self.last is not None:
+            self.spent[kind] = self.spent.get(kind, 0.0) + now - self.last
             self.made[kind] = self.made.get(kind, 0.0) + done - before
             self.last = now
         self.done[kind] = done
