@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CLASSES_AT_MOST = 12  # with more classes, the first samples of any class
 COLUMNS = 10
 TILE = 64  # pixels; smaller samples are enlarged by whole factors
-INCHES, GAP = 0.56, 0.06
+INCHES, GAP, ABOVE = 0.56, 0.06, 0.055  # a tile, between two, between a class and its tiles
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,20 @@ def sample_grid(sample_rows: Sequence[SampleRow], notes: Sequence[str], colours:
     top, edge = 0.3, 0.08
     whole = (left + width + edge, top + height + edge)
     figure = Figure(figsize=whole)
+    page = figure.add_axes((0, 0, 1, 1))  # one for all, in inches: to draw axes takes longer than all else
+    page.set_axis_off()
     for place, row in enumerate(alike):
         low = edge + (len(alike) - 1 - place) * (INCHES + GAP)
-        figure.text(
-            (left - 0.1) / whole[0],
-            (low + INCHES / 2) / whole[1],
-            row.name,
-            ha="right",
-            va="center",
-            color=colours.text(row.arm),
-        )
+        page.text(left - 0.1, low + INCHES / 2, row.name, ha="right", va="center", color=colours.text(row.arm))
         for column, index in enumerate(indices):
-            x = left + column * (INCHES + GAP)
-            axes = figure.add_axes((x / whole[0], low / whole[1], INCHES / whole[0], INCHES / whole[1]))
-            axes.set_axis_off()
-            axes.imshow(picture(row.samples[index]), interpolation="none", aspect="equal")
+            x, shown = left + column * (INCHES + GAP), picture(row.samples[index])
+            page.imshow(
+                shown, extent=tile(x, low, *shown.shape[:2]), interpolation="none", aspect="auto", clip_on=False
+            )
             if place == 0 and by_class and np.isfinite(labels[index]):  # a store may have labels that are not numbers
-                axes.set_title(
-                    str(int(labels[index])), loc="center", fontsize=8, fontweight="normal", color=MUTED, pad=4
-                )
+                above = (x + INCHES / 2, low + INCHES + ABOVE)
+                page.text(*above, str(int(labels[index])), ha="center", fontsize=8, color=MUTED)
+    page.set(xlim=(0, whole[0]), ylim=(0, whole[1]))
     what = "the first sample of each class" if by_class else f"samples 0 to {len(indices) - 1}"
     caption = (
         f"A row is the best setting of an arm (first training seed), a column {what}: the same noise and class in "
@@ -110,6 +105,13 @@ def sample_grid(sample_rows: Sequence[SampleRow], notes: Sequence[str], colours:
     if notes:
         caption += f" Not shown: {'; '.join(notes)}."
     return Drawing("samples", "samples", "Samples from the same noise", caption, figure, tall=True)
+
+
+def tile(x: float, low: float, height: int, width: int) -> tuple[float, float, float, float]:
+    """Left, right, bottom, top of an image in the middle of the square whose lower left corner is (x, low)."""
+    half_width, half_height = (INCHES / 2 * side / max(height, width) for side in (width, height))
+    x, y = x + INCHES / 2, low + INCHES / 2
+    return x - half_width, x + half_width, y - half_height, y + half_height
 
 
 def picture(sample: np.ndarray) -> np.ndarray:
