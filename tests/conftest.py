@@ -19,17 +19,11 @@ locations.allow_memory()
 
 MAY_BE_AWAY = ("GPU", "vectors of the official")  # no machine of ours has the one, no user the other
 
-LONGEST = (  # by their seconds
-    *("test_kills.py", "test_outermost.py", "test_s3.py", "test_processes.py", "test_foreign.py", "test_server.py"),
-    *(
-        "test_races.py",
-        "test_kept.py",
-        "test_report_pages.py",
-        "test_cli.py",
-        "test_evaluation_published.py",
-        "test_backends.py",
-    ),
-    *("test_runs.py", "test_engine.py", "test_docs.py", "test_latents.py"),
+LONGEST = (  # by their CPU seconds
+    *("test_server.py", "test_outermost.py", "test_kills.py", "test_shared_servers.py", "test_processes.py"),
+    *("test_evaluation_published.py", "test_races.py", "test_docs.py", "test_s3.py", "test_measured.py"),
+    *("test_report_pages.py", "test_runs.py", "test_postgresql.py", "test_engine.py", "test_intervals.py"),
+    *("test_distributed.py", "test_cli.py", "test_kept.py", "test_backends.py", "test_features_inception.py"),
 )
 
 

@@ -52,6 +52,7 @@ STYLE: dict[str, Any] = {
     "xtick.major.width": 0.7,
     "figure.dpi": 72,  # a pixel of layout is a point
     "figure.facecolor": "none",
+    "image.composite_image": False,  # each sample stays an image of its own
     "svg.fonttype": "none",
     "pdf.fonttype": 42,  # TrueType, embedded: what publishers accept
 }

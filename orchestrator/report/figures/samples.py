@@ -118,20 +118,28 @@ def _grid(shown: Sequence[tuple[str, str, np.ndarray]], titles: Sequence[str]) -
     top = 0.08 + (longest * LETTER * 0.72 if turned else 0.18)
     whole = (width, top + len(shown) * (side + GAP) + edge)
     figure = Figure(figsize=whole)
+    page = figure.add_axes((0, 0, 1, 1))  # one for all, in inches: to draw axes takes longer than all else
+    page.set_axis_off()
     for place, (name, colour, pictures) in enumerate(shown):
         low = edge + (len(shown) - 1 - place) * (side + GAP)
-        at = ((left - 0.08) / whole[0], (low + side / 2) / whole[1])
-        figure.text(*at, name, ha="right", va="center", color=colour)
+        page.text(left - 0.08, low + side / 2, name, ha="right", va="center", color=colour)
         for column, sample in enumerate(pictures):
-            x = left + column * (side + GAP)
-            axes = figure.add_axes((x / whole[0], low / whole[1], side / whole[0], side / whole[1]))
-            axes.set_axis_off()
-            axes.imshow(picture(sample), interpolation="none", aspect="equal")
+            x, image = left + column * (side + GAP), picture(sample)
+            extent = tile(x, low, side, *image.shape[:2])
+            page.imshow(image, extent=extent, interpolation="none", aspect="auto", clip_on=False)
             if place == 0 and titles:
-                middle = ((x + (0 if turned else side / 2)) / whole[0], (low + side + 0.04) / whole[1])
+                middle = (x + (0 if turned else side / 2), low + side + 0.04)
                 how: dict[str, Any] = {"rotation": 40, "rotation_mode": "anchor"} if turned else {"ha": "center"}
-                figure.text(*middle, titles[column], va="bottom", fontsize=7, color=MUTED, **how)
+                page.text(*middle, titles[column], va="bottom", fontsize=7, color=MUTED, **how)
+    page.set(xlim=(0, whole[0]), ylim=(0, whole[1]))
     return figure
+
+
+def tile(x: float, low: float, side: float, height: int, width: int) -> tuple[float, float, float, float]:
+    """Left, right, bottom, top of an image in the middle of the square whose lower left corner is (x, low)."""
+    half_width, half_height = (side / 2 * each / max(height, width) for each in (width, height))
+    x, y = x + side / 2, low + side / 2
+    return x - half_width, x + half_width, y - half_height, y + half_height
 
 
 def picture(sample: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from orchestrator.tracking.sync import sync
 from orchestrator.tracking.ui import Served, ui
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import ALL, ROOT, client, experiment, found, held, results_of
+
+WIDTHS = 1280, 1900  # of a browser's window
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 
@@ -98,33 +101,41 @@ def test_twins_are_made_one(served: tuple[Served, str], finished: Ran) -> None:
     assert len(found(server, "twins")) == ALL
 
 
-@pytest.mark.parametrize("width", [1280, 1900])
-def test_the_link_opens_on_the_verdict(served: tuple[Served, str], width: int) -> None:
-    """In a real browser: the description, the settings and only they, charts with whole titles; and the other views."""
+def opened(page: Any, width: int, link: str) -> None:
+    page.set_viewport_size({"width": width, "height": 1100})
+    page.goto("about:blank")
+    page.goto(link)
+
+
+def test_the_link_opens_on_the_verdict(served: tuple[Served, str]) -> None:
+    """In a real browser, narrow and wide: the description, the settings and only they, charts with whole titles; and
+    the other views.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     if (browser := shutil.which("chromium")) is None:
         pytest.skip("no chromium")
+    columns = ["arm", "setting", "sampling", "task", "NFE", "verdict", "fid"]
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 1100})
-        page.goto(served[0].link)
+        page = chromium.new_page()
         title = page.get_by_text("fid_difference").or_(page.get_by_text("fid", exact=True)).first
-        title.wait_for(timeout=60_000)
-        assert title.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
-        page.get_by_text("nag 2", exact=True).first.wait_for(timeout=60_000)
+        for width in WIDTHS:
+            opened(page, width, served[0].link)
+            title.wait_for(timeout=60_000)
+            assert title.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+            page.get_by_text("nag 2", exact=True).first.wait_for(timeout=60_000)
         assert "Model training" in page.inner_text("body")
         page.get_by_role("button", name="Views").click()
         for view in ("verdict", "scales", "cost"):
             page.get_by_role("menuitem").filter(has_text=view).wait_for(timeout=60_000)
-        page.goto("about:blank")
-        page.goto(served[0].table)
-        page.get_by_text("euler, 2 steps").first.wait_for(timeout=60_000)
-        cells = page.locator("[role=columnheader]").all()
-        headings = [(box["x"], cell.inner_text()) for cell in cells if (box := cell.bounding_box())]
-    columns = ["arm", "setting", "sampling", "task", "NFE", "verdict", "fid"]
-    shown = list(dict.fromkeys(name for _, name in sorted(headings) if name in columns))
-    assert len(shown) > 1  # those within the window
-    assert shown == columns[: len(shown)]
+        for width in WIDTHS:
+            opened(page, width, served[0].table)
+            page.get_by_text("euler, 2 steps").first.wait_for(timeout=60_000)
+            cells = page.locator("[role=columnheader]").all()
+            headings = [(box["x"], cell.inner_text()) for cell in cells if (box := cell.bounding_box())]
+            shown = list(dict.fromkeys(name for _, name in sorted(headings) if name in columns))
+            assert len(shown) > 1  # those within the window
+            assert shown == columns[: len(shown)]
 
 
 def test_ui_without_runs(uri: str) -> None:
