@@ -71,7 +71,11 @@ def test_a_page_says_how_the_constraints_are_used() -> None:
 
 
 def test_one_version_everywhere(pyproject: dict[str, Any]) -> None:
-    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == pyproject["project"]["version"]
+    version = pyproject["project"]["version"]
+    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == version
+    newest = re.search(r"(?m)^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text())
+    assert newest
+    assert newest[1] == version
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "nagbench.def"])
