@@ -174,14 +174,15 @@ def _empty(place: Place) -> dict[str, Any]:
 
 
 class _Scorer:
-    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is
-    taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
+    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is the
+    mean of those on parts of the features' directions (docs/statistics.md).
     """
 
     def __init__(self, context: Context, task: Task, step: Step) -> None:
         self.context, self.task, self.params, self.count = context, task, step.params, step.count
         self.pairs = _pairs(step.params)
-        self.words, self.projects = str(step.params["value"]), False  # as they are for the metric that was last taken
+        self.words, self.divides = str(step.params["value"]), False  # of the metric that was last taken
+        self.known: dict[tuple[str, str], list[dict[str, Any]]] = {}  # a reference for a metric, on each part
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
@@ -192,7 +193,7 @@ class _Scorer:
                 raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
             values.append(score["value"])
             corrected.append(_corrected(score))
-            influences.append(None if self.projects else scores["arrays"].get("influence"))
+            influences.append(None if self.divides else scores["arrays"].get("influence"))
         self.context.tell(self.task.digest, number + 1, of + 1)
         return Entry(place, tuple(values), tuple(corrected), tuple(influences))
 
@@ -211,8 +212,19 @@ class _Scorer:
 
     def _scores(self, identity: Mapping[str, Any], extract: str, reference: str) -> Any:
         metric = self.context.rebuild("metrics", identity)
-        samples = self._outputs(extract, metric.needs)
-        return metric(*self._projected(metric, samples, ReferenceArrays(self.context, reference)))
+        samples, known = self._outputs(extract, metric.needs), ReferenceArrays(self.context, reference)
+        output = next(iter(metric.needs - {"labels"}), "")
+        parts = self._parts(samples[output].shape[1]) if metric.extrapolates else ()
+        self.divides = len(parts) > 1
+        if not self.divides:
+            return metric(samples, known)
+        self.words = f"{self.params['value']} on {parts[0].shape[1]:,} random directions at a time"
+        key = (reference, repr(identity))
+        if key not in self.known:
+            self.known[key] = [_reference_on(P, metric, output, known) for P in parts]
+        wide = samples[output].astype("float64")
+        several = [metric(samples | {output: wide @ P}, on) for P, on in zip(parts, self.known[key], strict=True)]
+        return {"values": {name: _mean([one["values"][name] for one in several]) for name in metric.names}}
 
     def _outputs(self, extract: str, needs: frozenset[str]) -> dict[str, np.ndarray]:
         """(count, ...) of every output that a metric needs."""
@@ -226,31 +238,33 @@ class _Scorer:
 
         return self.context.load("features", f"{extract} {self.count} {names}", read)
 
-    def _projected(
-        self, metric: Any, samples: dict[str, np.ndarray], reference: Mapping[str, Any]
-    ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
-        """Samples and reference as they are, or on fewer dimensions if the metric is biased in N and N is too small."""
-        from nag.racing import dimension_for, projection
+    def _parts(self, dimension: int) -> tuple[np.ndarray, ...]:
+        """The directions that are scored at a time."""
+        from nag.racing import dimension_for, parts_of_directions
 
-        needs = metric.needs - {"labels"}
-        wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
-        to = dimension_for(self.count)
-        self.projects = False
-        if not metric.extrapolates or not wide or max(wide) <= to:
-            return samples, reference
-        own, known = dict(samples), dict[str, Any]()
-        for name in needs:
-            P = projection(samples[name].shape[1], min(to, samples[name].shape[1]))
-            own[name] = samples[name].astype("float64") @ P
-            mean, cov = ("mean", "cov") if name == "features" else (f"mean_{name}", f"cov_{name}")
-            if mean in reference:
-                known |= {mean: reference[mean] @ P, cov: P.T @ reference[cov] @ P}
-            else:
-                known[name] = reference[name].astype("float64") @ P
-            if name == "features" and metric.against == "held_out" and "held_out" in reference:
-                known["held_out"] = reference["held_out"].astype("float64") @ P
-        self.words, self.projects = f"{self.params['value']} on {to:,} random directions", True
-        return own, known
+        most = max(1, dimension_for(self.count))
+        return parts_of_directions(dimension, most) if most < dimension else ()
+
+
+def _reference_on(P: np.ndarray, metric: Any, output: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Fréchet distance needs of a reference, on the directions P (d, k)."""
+    on: dict[str, Any] = {}
+    for name in (output, *(["held_out"] if metric.against == "held_out" else [])):
+        mean, cov = ("mean", "cov") if name == "features" else (f"mean_{name}", f"cov_{name}")
+        if mean in known:
+            on |= {mean: known[mean] @ P, cov: P.T @ known[cov] @ P}
+        if name in known and (name == "held_out" or mean not in known):
+            on[name] = known[name].astype("float64") @ P
+    return on
+
+
+def _mean(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One score from those on each part; without a number that one of them does not have."""
+    found = dict(several[0])
+    for key in ("value", "extrapolated"):
+        numbers = [score[key] for score in several]
+        found[key] = None if None in numbers else sum(numbers) / len(numbers)
+    return found
 
 
 def _corrected(score: Mapping[str, Any]) -> float:
@@ -259,7 +273,7 @@ def _corrected(score: Mapping[str, Any]) -> float:
 
 
 KIND = Kind(
-    version=1,
+    version=2,
     run=run,
     guess_s=lambda task, costs: 20.0,
     reads_all=True,
