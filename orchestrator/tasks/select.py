@@ -61,16 +61,19 @@ def run(context: Context, task: Task) -> None:
         raise TaskError("every candidate has samples that are not finite")
     entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
     sign = 1.0 if params["lower"] else -1.0
+    counts = _counts(params)
     outcome = race(
         [[sign * value for value in entry.corrected] for entry in entries],
         [entry.influences for entry in entries],
         _margin(params, entries),
         last=step.count >= params["count"] or not step.left,
-        first=step.count == _counts(params)[0],
+        first=step.count == counts[0],
+        share=step.count / params["count"],
+        looks=max(1, len(counts) - 1),
     )
     words = scorer.words
     rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]
-    if step.count == _counts(params)[0]:  # so that other metrics compare all candidates at one count
+    if step.count == counts[0]:  # so that other metrics compare all candidates at one count
         rows = [{**row, "others": scorer.others(tuple(row["place"]))} for row in rows]
     leader = entries[outcome.leader].place
     then = _next(step, leader, [places[number] for number in outcome.going_on]) if step.left else None

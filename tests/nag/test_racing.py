@@ -184,6 +184,23 @@ def test_equal_candidates_halve_until_two_are_left_and_evidence_decides_between_
     assert race(values, influences, 0.0, False).going_on == (0,)
 
 
+def test_more_looks_and_candidates_take_more_evidence_and_samples_of_the_full_count_less() -> None:
+    """A difference of 2.4 standard errors is enough at one look at two candidates, and not at three looks at four."""
+    values, influences = candidates([1.0, 1.01, 2.0, 2.0], spread=0.1)
+    pair = race(values[:2], influences[:2], 0.0, False)
+    difference = pair.differences[1]
+    assert difference is not None
+    assert difference[1] is not None
+    assert difference[0] / (difference[0] - difference[1]) * 1.96 == pytest.approx(2.4, abs=0.3)
+    assert pair.going_on == (0,)
+    assert race(values, influences, 0.0, False, looks=3).going_on == (0, 1)
+    assert race(values, influences, 0.0, False, looks=3, share=0.5).going_on == (0,)
+    assert race(values, influences, 0.0, False, looks=3, share=0.5).differences[1] == difference
+    for wrong in ({"share": 1.1}, {"looks": 0}):
+        with pytest.raises(ValueError, match="at least one look"):
+            race(values, influences, 0.0, False, **wrong)
+
+
 def test_after_the_first_rung_two_thirds_may_go_on() -> None:
     values, influences = candidates([1.0] * 6, spread=0.1)
     assert race(values, influences, 0.0, False, first=True).going_on == (0, 1, 2, 3)
