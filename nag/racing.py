@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -38,6 +40,8 @@ def race(
     margin: float,
     last: bool,
     first: bool = False,
+    share: float = 0.0,
+    looks: int = 1,
 ) -> Outcome:
     """Who of the candidates goes on to the next rung.
 
@@ -46,18 +50,26 @@ def race(
 
     The leader has the lowest mean over training seeds (the first of equals). Another one goes on while it could be
     better than the leader by more than `margin` (in the metric's unit, at least 0), and is in the better half, rounded
-    up, or after the `first` rung, where few samples tell least, in the better two thirds; after the `last` rung none
-    does. The standard error of a difference is sqrt(sum_s var(IF_c - IF_l) / n_s) / S:
-    it covers other samples of the same networks, which is what a choice for these networks needs.
+    up, or after the `first` rung, where few samples tell least, in the better two thirds, or the second of all: between
+    the last two only evidence decides. After the `last` rung none goes on.
+
+    The standard error of a difference is sqrt(sum_s var(IF_c - IF_l) / n_s) / S: it covers other samples of the same
+    networks, which is what a choice for these networks needs. What is asked is what all samples will show. They hold
+    those at hand, a `share` of them, so the error is sqrt(1 - share) of that. And the best must survive each of `looks`
+    rungs against each leader: the interval that decides is of 95 % for all looks and candidates together (Bonferroni).
+    Those in the outcome are each by itself, for other samples.
 
     Without influences the means alone decide, and at least two go on until the last rung. Give none for a score that
-    only stands for the one in question, such as a distance on a projection: how far the two differ is not in its
-    influences. Races of nine that trusted them chose as well as the true distance in 8 of 16 cases, without them in 16.
+    only stands for the one in question, such as a distance on parts of the directions: how far the two differ is not in
+    its influences. Races of nine that trusted them chose as well as the true distance in 8 of 16 cases, without them in
+    16.
 
-    Raises ValueError for no candidates, unequal numbers of seeds or samples, values that are not finite, or a margin
-    below 0.
+    Raises ValueError for no candidates, unequal numbers of seeds or samples, values that are not finite, a margin below
+    0, a share outside [0, 1], or no looks.
     """
     means = _means(values, influences, margin)
+    if not 0 <= share <= 1 or looks < 1:
+        raise ValueError(f"a share is from 0 to 1 and there is at least one look; got {share} and {looks}")
     order = sorted(range(len(means)), key=lambda c: (means[c], c))
     leader = order[0]
     differences = tuple(
@@ -65,13 +77,18 @@ def race(
         for c in range(len(means))
     )
     going_on = [leader]
-    most = most_that_go_on(len(order), first)
+    most = max(2, most_that_go_on(len(order), first))
+    wider = _simultaneous(looks * (len(order) - 1)) / Z * (1 - share) ** 0.5
     for rank, c in enumerate(order[1:] if not last else (), start=1):
-        difference = differences[c]
-        low = None if difference is None else difference[1]
-        if (low is None and rank < max(most, 2)) or (low is not None and rank < most and low < -margin):
+        away, low, _ = differences[c] or (0.0, None, None)
+        if rank < most and (low is None or away - wider * (away - low) < -margin):
             going_on.append(c)
     return Outcome(leader, differences, tuple(sorted(going_on)))
+
+
+def _simultaneous(intervals: int) -> float:
+    """Standard errors in half of each of so many intervals that hold together in 95 %."""
+    return NormalDist().inv_cdf(1 - 0.025 / max(1, intervals))
 
 
 def projection(dimension: int, to: int) -> np.ndarray:
@@ -83,6 +100,19 @@ def projection(dimension: int, to: int) -> np.ndarray:
     normal = noise.normal(KEY, np.arange(to), 0, (dimension,), noise.DIRECTIONS).astype(np.float64)
     Q, R = np.linalg.qr(normal.T)
     return Q * np.where(np.diagonal(R) < 0, -1.0, 1.0)
+
+
+@lru_cache(maxsize=4)
+def parts_of_directions(dimension: int, most: int) -> tuple[np.ndarray, ...]:
+    """(dimension, k) each, k at most `most`: all columns of the widest `projection`, in as few parts of nearly equal
+    size as possible. Raises ValueError unless both are at least 1.
+
+    The distances on all parts add up to the whole distance where no part is correlated with another; a single part
+    leaves out most of the directions, and which settings it favours is chance.
+    """
+    if most < 1:
+        raise ValueError(f"a part has at least 1 direction, not {most}")
+    return tuple(np.array_split(projection(dimension, dimension), -(-dimension // most), axis=1))
 
 
 def dimension_for(n: int) -> int:

@@ -26,6 +26,7 @@ def check(
     from orchestrator.plan.make import plan as _planned
     from orchestrator.report.forewarnings import forewarnings
     from orchestrator.report.progress import shape, to_choose
+    from orchestrator.report.races import too_few_at_first
     from orchestrator.spec.data_notes import told
     from orchestrator.spec.deep_check import check_inputs
     from orchestrator.spec.model import networks_of
@@ -43,7 +44,7 @@ def check(
         check_batches(planned, read_site(site))
     elsewhere = absent(planned) if planned else []
     notes, classes = told(spec)
-    warnings = [] if smoke else forewarnings(spec)
+    warnings = [] if smoke else [*forewarnings(spec), *(too_few_at_first(planned) if planned else [])]
     if as_json:
         chosen, candidates = to_choose(planned) if planned else (0, 0)
         cells = len(planned.cells) + chosen if planned else len(spec.cells)

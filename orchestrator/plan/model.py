@@ -94,8 +94,8 @@ class Budget(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """How the tuned values of an arm are chosen, for one combination of the factors outside arms. score: what the race
-    compares, `fid` or `fid on 163 random directions`; first_score: what it compared at the first rung. samples: how
-    many were drawn for it; exhaustive: how many every combination at the full count would take.
+    compares, `fid` or `fid on 158 random directions at a time`; first_score: what it compared at the first rung.
+    samples: how many were drawn for it; exhaustive: how many every combination at the full count would take.
     """
 
     arm: str

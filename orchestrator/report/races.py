@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from orchestrator.plan.model import Budget, Choice, Trial
+from orchestrator.plan.model import Budget, Choice, Plan, PlannedCell, StoredCell, Trial
 from orchestrator.report.formatting import short
 from orchestrator.report.table import Column, Row, Table, TableCell
 from orchestrator.report.terminal_tables import TerminalTable
@@ -53,6 +54,39 @@ def unequal(choices: Sequence[Choice]) -> str:
     return (
         f"Arms are not tuned with equal budgets ({'; '.join(apart)}). tune.candidates gives all arms the same number."
     )
+
+
+def too_few_at_first(plan: Plan) -> list[str]:
+    """A line for each way in which races begin with too few samples to tell a distance apart: their candidates leave by
+    rank alone then.
+    """
+    from nag.intervals import samples_for_difference
+    from nag.search import SHARES, rungs
+    from orchestrator.plan.races import metric_of
+
+    if not plan.races or plan.sweep.tune is None:
+        return []
+    metric, extractor, _ = metric_of(plan.sweep)
+    lines: dict[str, None] = {}
+    for race in plan.races:
+        first, d = rungs(race.count, race.block)[0], _dimension(metric, extractor, race.candidates[0].cells[0])
+        needed = samples_for_difference(d)
+        if race.follows is None and metric.extrapolates and first < min(needed, race.count):
+            lines[
+                f"tune.count: a race by {race.metric} begins with {first:,} of {race.count:,} samples, and differences "
+                f"in {d:,} dimensions take {needed:,}. With fewer, settings leave by rank alone, and a race can miss "
+                f"the one that all samples would choose; with a count of {SHARES[0] * needed:,} it begins with enough."
+            ] = None
+    return list(lines)
+
+
+def _dimension(metric: Any, extractor: Any, cell: StoredCell) -> int:
+    """Of the features that a metric compares; 0 if it is not known before they are computed."""
+    from orchestrator.retention.usage import images_shape
+
+    shape = images_shape(cell.cell.network) if isinstance(cell, PlannedCell) else None
+    known = extractor.dims(shape) if shape and callable(extractor.dims) else {}  # a user's may be a field
+    return max((known.get(output, 0) for output in metric.needs), default=0)
 
 
 def trial_text(trial: Trial | None) -> str:

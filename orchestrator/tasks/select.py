@@ -62,16 +62,19 @@ def run(context: Context, task: Task) -> None:
         raise TaskError("every candidate has samples that are not finite")
     entries = [scorer.entry(place, len(places), number) for number, place in enumerate(places)]
     sign = 1.0 if params["lower"] else -1.0
+    counts = _counts(params)
     outcome = race(
         [[sign * value for value in entry.corrected] for entry in entries],
         [entry.influences for entry in entries],
         _margin(params, entries),
         last=step.count >= params["count"] or not step.left,
-        first=step.count == _counts(params)[0],
+        first=step.count == counts[0],
+        share=step.count / params["count"],
+        looks=max(1, len(counts) - 1),
     )
     words = scorer.words
     rows = [_row(entry, away) for entry, away in zip(entries, outcome.differences, strict=True)]
-    if step.count == _counts(params)[0]:  # so that other metrics compare all candidates at one count
+    if step.count == counts[0]:  # so that other metrics compare all candidates at one count
         rows = [{**row, "others": scorer.others(tuple(row["place"]))} for row in rows]
     leader = entries[outcome.leader].place
     then = _next(step, leader, [places[number] for number in outcome.going_on]) if step.left else None
@@ -184,15 +187,16 @@ class _Value(NamedTuple):
 
 
 class _Scorer:
-    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is
-    taken on a fixed projection of the features to fewer dimensions, which ranks alike (docs/statistics.md).
+    """Scores the first `count` samples of candidates. A Fréchet distance for which so few samples do not suffice is the
+    mean of those on parts of the features' directions (docs/statistics.md).
     """
 
     def __init__(self, context: Context, task: Task, step: Step) -> None:
         self.context, self.task, self.params, self.count = context, task, step.params, step.count
         self.pairs = _pairs(step.params)
-        self.named = self.words = str(step.params["value"])  # the words, and `projects`, are of what was last taken
-        self.projects = False
+        self.named = self.words = str(step.params["value"])  # the words, and `divides`, are of what was last taken
+        self.divides = False
+        self.known: dict[tuple[str, str], list[dict[str, Any]]] = {}  # a reference for a metric, on each part
 
     def entry(self, place: Place, of: int, number: int) -> Entry:
         values, corrected, influences = [], [], []
@@ -215,7 +219,7 @@ class _Scorer:
         if score["value"] is None:
             raise TaskError(f"{self.words} has no value at {self.count:,} samples: {score['reason']}")
         key = influence_name(self.context.rebuild("metrics", self.params["metric"]).names, self.params["value"])
-        influence = None if self.projects else scores["arrays"].get(key)
+        influence = None if self.divides else scores["arrays"].get(key)
         return _Value(score["value"], score["extrapolated"], influence, self.words)
 
     def _mean(self, of: Sequence[_Value]) -> tuple[float, float, np.ndarray | None]:
@@ -254,8 +258,19 @@ class _Scorer:
 
     def _scores(self, identity: Mapping[str, Any], extract: str, reference: str) -> Any:
         metric = self.context.rebuild("metrics", identity)
-        samples = self._outputs(extract, metric.needs)
-        return metric(*self._projected(metric, samples, ReferenceArrays(self.context, reference)))
+        samples, known = self._outputs(extract, metric.needs), ReferenceArrays(self.context, reference)
+        output = next(iter(metric.needs - {"labels"}), "")
+        parts = self._parts(samples[output].shape[1]) if output and not by_rows(metric) else ()
+        self.divides = len(parts) > 1
+        if not self.divides:
+            return metric(samples, known)
+        self.words = f"{self.named} on {parts[0].shape[1]:,} random directions at a time"
+        key = (reference, repr(identity))
+        if key not in self.known:
+            self.known[key] = [_reference_on(P, metric, output, known) for P in parts]
+        wide = samples[output].astype("float64")
+        several = [metric(samples | {output: wide @ P}, on) for P, on in zip(parts, self.known[key], strict=True)]
+        return {"values": {name: _mean_of_parts([one["values"][name] for one in several]) for name in metric.names}}
 
     def _outputs(self, extract: str, needs: frozenset[str]) -> dict[str, np.ndarray]:
         """(count, ...) of every output that a metric needs."""
@@ -269,31 +284,33 @@ class _Scorer:
 
         return self.context.load("features", f"{extract} {self.count} {names}", read)
 
-    def _projected(
-        self, metric: Any, samples: dict[str, np.ndarray], reference: Mapping[str, Any]
-    ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
-        """Samples and reference as they are, or on fewer dimensions if the metric is biased in N and N is too small."""
-        from nag.racing import dimension_for, projection
+    def _parts(self, dimension: int) -> tuple[np.ndarray, ...]:
+        """The directions that are scored at a time."""
+        from nag.racing import dimension_for, parts_of_directions
 
-        needs = metric.needs - {"labels"}
-        wide = [samples[name].shape[1] for name in needs if samples[name].ndim == 2]
-        to = dimension_for(self.count)
-        self.projects = False
-        if by_rows(metric) or not wide or max(wide) <= to:
-            return samples, reference
-        own, known = dict(samples), dict[str, Any]()
-        for name in needs:
-            P = projection(samples[name].shape[1], min(to, samples[name].shape[1]))
-            own[name] = samples[name].astype("float64") @ P
-            mean, cov = ("mean", "cov") if name == "features" else (f"mean_{name}", f"cov_{name}")
-            if mean in reference:
-                known |= {mean: reference[mean] @ P, cov: P.T @ reference[cov] @ P}
-            else:
-                known[name] = reference[name].astype("float64") @ P
-            if name == "features" and metric.against == "held_out" and "held_out" in reference:
-                known["held_out"] = reference["held_out"].astype("float64") @ P
-        self.words, self.projects = f"{self.named} on {to:,} random directions", True
-        return own, known
+        most = max(1, dimension_for(self.count))
+        return parts_of_directions(dimension, most) if most < dimension else ()
+
+
+def _reference_on(P: np.ndarray, metric: Any, output: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Fréchet distance needs of a reference, on the directions P (d, k)."""
+    on: dict[str, Any] = {}
+    for name in (output, *(["held_out"] if metric.against == "held_out" else [])):
+        mean, cov = ("mean", "cov") if name == "features" else (f"mean_{name}", f"cov_{name}")
+        if mean in known:
+            on |= {mean: known[mean] @ P, cov: P.T @ known[cov] @ P}
+        if name in known and (name == "held_out" or mean not in known):
+            on[name] = known[name].astype("float64") @ P
+    return on
+
+
+def _mean_of_parts(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One score from those on each part; without a number that one of them does not have."""
+    found = dict(several[0])
+    for key in ("value", "extrapolated"):
+        numbers = [score[key] for score in several]
+        found[key] = None if None in numbers else sum(numbers) / len(numbers)
+    return found
 
 
 def _corrected(score: Mapping[str, Any]) -> float:
@@ -302,7 +319,7 @@ def _corrected(score: Mapping[str, Any]) -> float:
 
 
 KIND = Kind(
-    version=1,
+    version=2,
     run=run,
     guess_s=lambda task, costs: 20.0,
     reads_all=True,

@@ -207,7 +207,8 @@ def search(axes: Sequence[Axis], score: Score, count: int, block: int, margin: f
             spent |= {place: max(n, spent.get(place, 0)) for place in left}
             values = [one[0] for one in scored]
             smallest = min(sum(one) / len(one) for one in values)
-            found = race(values, [one[1] for one in scored], margin * max(smallest, 0.0), n == count, n == counts[0])
+            rung = {"last": n == count, "first": n == counts[0], "share": n / count, "looks": max(1, len(counts) - 1)}
+            found = race(values, [one[1] for one in scored], margin * max(smallest, 0.0), **rung)
             best, left = left[found.leader], [left[c] for c in found.going_on]
             if len(left) == 1:
                 break

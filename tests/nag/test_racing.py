@@ -11,7 +11,7 @@ import pytest
 from nag.intervals import paired_difference, samples_for_difference
 from nag.metrics.fid import FID
 from nag.metrics.frechet import frechet_distance
-from nag.racing import dimension_for, projection, race
+from nag.racing import dimension_for, parts_of_directions, projection, race
 from nag.search import Axis, Place, cost_at_most, first_places, next_places, rungs
 from tests.nag.simulated_sweeps import Samples, Scores, arms, digits, distance_and_influence, power_law, search
 from tests.nag.simulated_wide import wide
@@ -174,12 +174,31 @@ def test_a_difference_has_the_paired_error_of_the_mean_over_seeds() -> None:
     assert four[2] - four[1] == pytest.approx((found[2] - found[1]) / 2)
 
 
-def test_equal_candidates_halve_until_the_first_is_left() -> None:
+def test_equal_candidates_halve_until_two_are_left_and_evidence_decides_between_them() -> None:
     left = list(range(6))
-    for expected in ([0, 1, 2], [0, 1], [0]):
+    for expected in ([0, 1, 2], [0, 1], [0, 1]):
         values, influences = candidates([1.0] * len(left), spread=0.1)
         left = [left[c] for c in race(values, influences, 0.0, False).going_on]
         assert left == expected
+    values, influences = candidates([1.0, 1.1], spread=0.1)
+    assert race(values, influences, 0.0, False).going_on == (0,)
+
+
+def test_more_looks_and_candidates_take_more_evidence_and_samples_of_the_full_count_less() -> None:
+    """A difference of 2.4 standard errors is enough at one look at two candidates, and not at three looks at four."""
+    values, influences = candidates([1.0, 1.01, 2.0, 2.0], spread=0.1)
+    pair = race(values[:2], influences[:2], 0.0, False)
+    difference = pair.differences[1]
+    assert difference is not None
+    assert difference[1] is not None
+    assert difference[0] / (difference[0] - difference[1]) * 1.96 == pytest.approx(2.4, abs=0.3)
+    assert pair.going_on == (0,)
+    assert race(values, influences, 0.0, False, looks=3).going_on == (0, 1)
+    assert race(values, influences, 0.0, False, looks=3, share=0.5).going_on == (0,)
+    assert race(values, influences, 0.0, False, looks=3, share=0.5).differences[1] == difference
+    for wrong in ({"share": 1.1}, {"looks": 0}):
+        with pytest.raises(ValueError, match="at least one look"):
+            race(values, influences, 0.0, False, **wrong)
 
 
 def test_after_the_first_rung_two_thirds_may_go_on() -> None:
@@ -243,6 +262,25 @@ def test_a_projection_is_orthonormal_nested_and_the_same_for_ever() -> None:
     for bad in (0, 9):
         with pytest.raises(ValueError, match="to 1 to 8"):
             projection(8, bad)
+
+
+def test_parts_of_directions_are_all_of_them_in_parts_of_nearly_equal_size() -> None:
+    parts = parts_of_directions(64, 24)
+    assert [part.shape for part in parts] == [(64, 22), (64, 21), (64, 21)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), projection(64, 64), atol=0)
+    assert [part.shape for part in parts_of_directions(5, 5)] == [(5, 5)]
+    with pytest.raises(ValueError, match="at least 1 direction"):
+        parts_of_directions(5, 0)
+
+
+def test_distances_on_all_parts_add_up_and_single_parts_favour_settings_by_chance() -> None:
+    """Settings that move the mean equally far, each in a direction of its own: a part prefers some, all parts none."""
+    rng = np.random.default_rng(0)
+    gaps = rng.standard_normal((8, 64))
+    gaps /= np.linalg.norm(gaps, axis=1, keepdims=True)
+    on_parts = np.array([((gaps @ part) ** 2).sum(axis=1) for part in parts_of_directions(64, 24)])
+    np.testing.assert_allclose(on_parts.sum(axis=0), 1, atol=1e-12)
+    assert (np.ptp(on_parts, axis=1) > 0.1).all()
 
 
 def test_a_dimension_for_n_is_the_largest_that_n_samples_suffice_for() -> None:

@@ -18,6 +18,7 @@ from orchestrator.plan.model import Budget, Choice, Plan, Race, StoredCell, Stor
 from orchestrator.plan.progress import Done, missing
 from orchestrator.plan.stored_plan import document, plan_checksum, read_plan
 from orchestrator.report.progress import shape
+from orchestrator.report.races import too_few_at_first
 from orchestrator.spec.parameters import is_seed
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import plan_name
@@ -369,6 +370,24 @@ def test_its_size_in_words(make: Make, tmp_path: Path) -> None:
     assert (told["cells"], told["candidates"]) == (16, 24)
     assert words in nagbench("plan", tmp_path / "sweep.yaml", "--store", tmp_path / "store").stdout
     assert shape(make(CFG, "2", NAG, "1.5")) == "16 cells in 4 arms, 2 trainings."
+
+
+def test_check_warns_of_a_race_that_begins_with_too_few_samples(make: Make, tmp_path: Path) -> None:
+    """64 pixels take 154 samples: an eighth of 1,232, in blocks of 100 of 801. KID has no bias in N."""
+    planned = make()
+    words = (
+        "tune.count: a race by fid begins with 100 of 400 samples, and differences in 64 dimensions take 154. With "
+        "fewer, settings leave by rank alone, and a race can miss the one that all samples would choose; with a count "
+        "of 1,232 it begins with enough."
+    )
+    assert too_few_at_first(planned) == [words]
+    assert nagbench("check", tmp_path / "sweep.yaml").stdout.splitlines()[0] == words
+    assert words in json.loads(nagbench("check", tmp_path / "sweep.yaml", "--json").stdout)["notes"]
+    assert too_few_at_first(make("count: 400", "count: 800"))
+    assert not too_few_at_first(make("count: 400", "count: 801"))
+    assert not too_few_at_first(make("count: 400", "count: 100"))
+    assert not too_few_at_first(make("metrics: [fid", "metrics: [kid", "metric: fid", "metric: kid"))
+    assert not too_few_at_first(make(CFG, "2", NAG, "1.5"))
 
 
 def test_one_cell_of_a_tuned_arm(make: Make) -> None:
