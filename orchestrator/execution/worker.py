@@ -93,6 +93,7 @@ class Worker:
         micro_batch = message["micro_batch"] or self.options.micro_batch
         self.context.options = dataclasses.replace(self.options, micro_batch=micro_batch)
         for digest, blocks in message["steps"]:
+            self.reported = 0.0  # the first report of each task goes out at once
             try:
                 self.context.read_plan(message["plan"])
                 with logged(self.logs, digest, blocks) as blocks_made, self._training_group(digest, message):

@@ -94,10 +94,10 @@ def test_comparisons_have_the_verdict(write: Callable[..., Path], tmp_path: Path
 
 
 def test_a_figure_is_that_of_the_report(sweep: OpenSweep, tmp_path: Path) -> None:
-    sweep.figure("differences").savefig(tmp_path / "one.pdf")
+    sweep.figure("fid_scale").savefig(tmp_path / "one.pdf")
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(BadInput, match=r"unknown figure 'diferences'.*differences"):
-        sweep.figure("diferences")
+    with pytest.raises(BadInput, match=r"unknown figure 'fid_scal'.*fid_scale"):
+        sweep.figure("fid_scal")
 
 
 def test_a_sweep_that_was_never_run_compares_nothing(finished: Ran, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_report_shows_the_worst_and_the_best_classes_with_pictures(ran: Ran,
     results = collect(plan_of_sweep(ran.store, "pictures"), ran.store)
     page = write_report(results, compare(results, ran.store), ran.store, tmp_path, "nagbench run x.yaml")
     for text in (page.read_text(), (tmp_path / "report.md").read_text()):
-        for words in ("By class", "FID by class: the worst and the best classes", "Labels of the samples", "worst 1"):
+        for words in ("By class", "by class: the worst and the best classes", "Labels of the samples", "worst 1"):
             assert words in text, words
         assert all(name in text for name in NAMES)
     for arm in ("plain", "nag"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_plan_shows_steps_and_evaluations(home: Path) -> None:
-    told = nagbench("plan", "price.yaml", "--store", "store", cwd=home).stdout.split("\n")
-    assert told[1].split()[-2:] == ["steps", "NFE"]
-    rows = [line.split() for line in told[3 : 3 + 2 * len(STEPS)]]
+    wide = os.environ | {"COLUMNS": "200"}
+    told = nagbench("plan", "price.yaml", "--store", "store", cwd=home, env=wide).stdout.split("\n")
+    line = next(number for number, text in enumerate(told) if set(text.strip()) == {"─"})
+    assert told[line - 1].split()[-2:] == ["steps", "NFE"]
+    rows = [text.split() for text in told[line + 1 : line + 1 + 2 * len(STEPS)]]
     spent = {(row[1], row[-2], row[-1]) for row in rows}
     assert ("cfg", "3", "6") in spent
     assert ("both", "5", "12") in spent
@@ -72,7 +75,7 @@ def test_every_cell_spent_at_most_its_nfe_and_is_compared_at_it(home: Path) -> N
 
 
 def test_the_page_says_what_was_allowed_and_what_was_spent(home: Path) -> None:
-    folder = home / "results" / "reports" / "price"
+    folder = home / "store-reports" / "price"
     text = (folder / "report.md").read_text()
     assert "| cfg 1.5, NFE 12" in text
     assert "12<br><sub>6 steps</sub>" in text

@@ -58,7 +58,7 @@ def opened(folder: Path) -> Store:
 
 
 def stops_at(step: int) -> Callable[[str, int, int], None]:
-    def tell(digest: str, done: int, of: int) -> None:
+    def tell(digest: str, done: int, of: int, loss: float) -> None:
         if done == step:
             raise Stop
 
@@ -142,7 +142,7 @@ def test_each_warning_is_answered_once(task: Task, tmp_path: Path, undisturbed: 
     store = opened(tmp_path)
     context, seen = Context(store, SELDOM), []
 
-    def tell(digest: str, done: int, of: int) -> None:
+    def tell(digest: str, done: int, of: int, loss: float) -> None:
         if done in (10, 30):
             context.warned.append(time.monotonic())
         if done in (19, 39):
@@ -171,7 +171,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(task: Task, tmp_path: Path, u
     opened(tmp_path)
     context = Context(Slow(str(tmp_path / "store")), OFTEN)
 
-    def tell(digest: str, done: int, of: int) -> None:
+    def tell(digest: str, done: int, of: int, loss: float) -> None:
         if done == 30:
             going_on.set()
         if done == 30:

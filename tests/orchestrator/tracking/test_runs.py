@@ -64,7 +64,7 @@ def test_a_training_shows_its_curves_while_it_runs(uri: str, write: Callable[...
         (run,) = [run for run in found(uri).values() if run.data.tags["kind"] == "training"]
         return run
 
-    def tell(digest: str, done: int, of: int) -> None:
+    def tell(digest: str, done: int, of: int, loss: float) -> None:
         if done == 7:
             while not training_progress(store, digest):  # a thread writes it
                 time.sleep(0.01)
