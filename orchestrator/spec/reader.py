@@ -82,11 +82,12 @@ def read_sweep(
     text = read_text(path) if text is None else text
     root = tree_of(text, str(path), overrides)
     root.mapping("{name: ..., networks: ..., arms: ...}")
-    for key, node in root.value.items():
-        if key in ("networks", "sampler", "sample", "arms"):
-            check_axes(node)
+    with_axes = {key: node for key, node in root.value.items() if key in ("networks", "sampler", "sample", "arms")}
+    for node in with_axes.values():
+        check_axes(node)
     check_tuned(root)
-    root = dataclasses.replace(root, value={key: written_out(node, smoke) for key, node in root.value.items()})
+    written = {key: written_out(node, smoke) for key, node in with_axes.items()}
+    root = dataclasses.replace(root, value=root.value | written)
     try:
         return _Reading(root, smoke, run_user_code).sweep(str(path), text, tuple(overrides))
     except Exception as error:

@@ -27,6 +27,11 @@ SECTION = [
         "10: tune.metric: an axis is not possible here, only in networks, sampler, sample and arms.",
     ),
     (
+        "metric: fid, ",
+        "metric: {tune: 3}, ",
+        "10: tune.metric: an axis is not possible here, only in networks, sampler, sample and arms.",
+    ),
+    (
         TUNE,
         "tune: {seed: 0}\n",
         "10: tune.seed: the seed 0 is also a sample.seed, but settings must not be chosen on the samples that "
