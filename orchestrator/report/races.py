@@ -66,10 +66,11 @@ def too_few_at_first(plan: Plan) -> list[str]:
 
     if not plan.races or plan.sweep.tune is None:
         return []
-    metric, extractor, _ = metric_of(plan.sweep)
+    metric, extractors, _ = metric_of(plan.sweep)
     lines: dict[str, None] = {}
     for race in plan.races:
-        first, d = rungs(race.count, race.block)[0], _dimension(metric, extractor, race.candidates[0].cells[0])
+        cell, first = race.candidates[0].cells[0], rungs(race.count, race.block)[0]
+        d = max(_dimension(metric, extractor, cell) for extractor in extractors)
         needed = samples_for_difference(d)
         if race.follows is None and metric.extrapolates and first < min(needed, race.count):
             lines[
