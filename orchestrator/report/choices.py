@@ -36,11 +36,12 @@ def summary_table(results: Results) -> Table | None:
 def _summary(results: Results, choice: Choice) -> tuple[TableCell, ...]:
     open_ = f"{plural(choice.left, 'candidate')} left" if choice.chosen is None else ""
     best = choice.chosen or choice.leader
-    words = params_text(best.params) if best else "–"
+    words = params_text(best.params) if best else ""
+    told = f"{words} leads, {open_}" if words and open_ else open_ or words or "–"
     share = f"{100 * choice.samples / choice.exhaustive:.0f} %" if choice.exhaustive else "–"
     return (
         TableCell(named(results, choice)),
-        TableCell(f"{words} leads, {open_}" if open_ else words, f"by {choice.score}"),
+        TableCell(told, f"by {choice.score}"),
         TableCell(f"{len(choice.trials):,}"),
         TableCell(f"{choice.samples:,}"),
         TableCell(share),
