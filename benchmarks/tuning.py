@@ -10,8 +10,8 @@ spectrum or skewed with 4 / i^(1/2), 16 dimensions and 5,000 samples: then a dis
 and that of a paired difference about 1 %. Retraining moves a distance by 1.5 %. `projection`: truths are those of
 infinitely many samples, by formula; KID's reference is infinite too.
 
-races, 200 sweeps, 2,400 choices: the grid's choice or as good within the margin of 1.3 % in 0.990 (by kind and seeds
-0.973 to 1.000), the same in 0.587, with 0.178 of its samples (0.126 to 0.236); true loss 0.12 %, the grid's 0.05 %.
+races, 200 sweeps, 2,400 choices: the grid's choice or as good within the margin of 1.3 % in 0.998 (by kind and seeds
+0.995 to 1.000), the same in 0.659, with 0.238 of its samples (0.172 to 0.311); true loss 0.08 %, the grid's 0.05 %.
 
 verdicts, 200 sweeps a scenario: any false "better" with 3 and 5 seeds, all settings equal: 0.03 and 0.02, with a
 baseline of a single setting 0.00 and 0.04; old way 0.19 and 0.14, with that baseline 0.34 and 0.31. Each arm with an
