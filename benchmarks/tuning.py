@@ -13,10 +13,10 @@ infinitely many samples, by formula; KID's reference is infinite too.
 races, 200 sweeps, 2,400 choices: the grid's choice or as good within the margin of 1.3 % in 0.998 (by kind and seeds
 0.995 to 1.000), the same in 0.659, with 0.238 of its samples (0.172 to 0.311); true loss 0.08 %, the grid's 0.05 %.
 
-verdicts, 200 sweeps a scenario: any false "better" with 3 and 5 seeds, all settings equal: 0.03 and 0.02, with a
-baseline of a single setting 0.00 and 0.04; old way 0.19 and 0.14, with that baseline 0.34 and 0.31. Each arm with an
-optimum, all as good: 0.03 and 0.02, old 0.10 and 0.10. An arm better by 3, 5, 10, 20 % is found in 0.07, 0.13, 0.38,
-0.81 with 3 seeds (best setting known: 0.09, 0.13, 0.43, 0.82), in 0.22, 0.63, 1.00, 1.00 with 5 (0.23, 0.66, 1.00,
+verdicts, 200 sweeps a scenario: any false "better" with 3 and 5 seeds, all settings equal: 0.01 and 0.00, with a
+baseline of a single setting 0.01 and 0.04; old way 0.19 and 0.14, with that baseline 0.34 and 0.31. Each arm with an
+optimum, all as good: 0.02 and 0.03, old 0.10 and 0.10. An arm better by 3, 5, 10, 20 % is found in 0.07, 0.12, 0.37,
+0.82 with 3 seeds (best setting known: 0.09, 0.13, 0.43, 0.82), in 0.26, 0.65, 1.00, 1.00 with 5 (0.23, 0.66, 1.00,
 1.00).
 
 projection, 16 sweeps, Spearman with the truth at 625, 1,250, 2,500, 5,000 samples, and in brackets how often its best

@@ -275,7 +275,7 @@ class Trial(Place):
         of the report.
         """
         assert self.base is not None
-        assert not self.queue()
+        self.wait_for(lambda: not self.queue(), "nothing is queued")  # the last array task may just be ending
         report = self.run("report")
         assert report.returncode == code, report.stderr
         self.same(arms, atol)

@@ -354,7 +354,11 @@ def two_engines_under_random_kills(lab: Lab) -> None:
 
 @pytest.mark.parametrize("scenario", SIDE_BY_SIDE)
 def test(lab: Lab, scenario: str) -> None:
-    lab.under_way[scenario].result()
+    future = lab.under_way.pop(scenario, None)
+    if future is None:  # its second chance
+        SIDE_BY_SIDE[scenario](lab)
+    else:
+        future.result()
 
 
 def test_slurms_own_daemons_are_away(lab: Lab) -> None:
