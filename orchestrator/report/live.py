@@ -17,7 +17,7 @@ from rich.text import Text
 from orchestrator.errors import NagbenchError
 from orchestrator.plan.model import StoredPlan
 from orchestrator.report.comparisons import groups
-from orchestrator.report.formatting import label, metric_name, plural, value_text
+from orchestrator.report.formatting import calls_text, label, metric_name, plural, value_text
 from orchestrator.report.progress import numbers
 from orchestrator.report.results import LiveResults, Results
 from orchestrator.report.terminal_tables import TerminalTable
@@ -181,7 +181,8 @@ class Lines:
         if finished:
             self._print(f"{kind}: all {self.total[kind]:,.0f} {kind_of(kind).unit} done")
         elif time.monotonic() - self.last >= LINE_EVERY_S:
-            parts = [f"{kind} {self.done.get(kind, 0):,.1f}/{total:,.0f}" for kind, total in self.total.items()]
+            so_far = {kind: calls_text(round(self.done.get(kind, 0.0), 1)) for kind in self.total}
+            parts = [f"{kind} {so_far[kind]}/{total:,.0f}" for kind, total in self.total.items()]
             self._print(", ".join(filter(None, [*parts, self.overall.words()])))
 
     def finished(self, kind: str, digest: str) -> None:
