@@ -50,10 +50,10 @@ class Lab:
         setup: tuple[str, ...] = (),
     ) -> Trial:
         places = ("partition: gpu\ncpu_partition: cpu", f"partition: {partition}\ncpu_partition: calm")
-        on, folder = cluster or self.warning, self.folder / name
-        if folder.exists():  # a second chance
-            folder = self.folder / f"{name}-again"
-        return Trial(folder, on, base=self.base, trained=trained, changes=(*places, *changes), text=text, setup=setup)
+        on = cluster or self.warning
+        return Trial(
+            self.folder / name, on, base=self.base, trained=trained, changes=(*places, *changes), text=text, setup=setup
+        )
 
 
 def by_hand(trial: Trial, attempt: dict[str, Any]) -> subprocess.CompletedProcess[str]:
