@@ -23,7 +23,7 @@ from orchestrator.spec.parameters import is_seed
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import plan_name
 from orchestrator.store.store import Store
-from tests.orchestrator.conftest import nagbench
+from tests.orchestrator.conftest import changed, nagbench
 
 SAMPLERS = "{grid: [{name: euler, steps: 2}, {name: heun, steps: 1}]}"
 CFG, NAG = "{tune: [1.5, 2, 3]}", "{tune: {low: 0, high: 4}}"
@@ -53,11 +53,7 @@ def make(tmp_path: Path) -> Make:
     """`make(old, new, ...)`: the plan of the sweep with replacements."""
 
     def made(*changes: str, arms: Iterable[str] | None = None) -> Plan:
-        text = SWEEP
-        for old, new in zip(changes[::2], changes[1::2], strict=True):
-            assert old in text, old
-            text = text.replace(old, new)
-        (tmp_path / "sweep.yaml").write_text(text)
+        (tmp_path / "sweep.yaml").write_text(changed(SWEEP, *changes))
         return plan(read_sweep(tmp_path / "sweep.yaml"), None if arms is None else frozenset(arms))
 
     return made
