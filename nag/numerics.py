@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
@@ -124,6 +125,55 @@ def rounded(module: Any) -> Any:
     return copied
 
 
+def compiled(module: Any) -> Any:
+    """The module run as code of `torch.compile`, one for each shape of a batch, of which there are few.
+
+    Where a module names in `repeated` the list of its blocks, one block's code serves all of them: what takes most of
+    the time is compiled in seconds instead of minutes; embeddings and the last layer stay as they are.
+    """
+    import torch
+
+    config: Any = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, max(SHAPES_AT_MOST, getattr(config, limit)))  # beyond it torch runs without its code
+    options = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
+    run = functools.partial(torch.compile, dynamic=False, options=options)
+    name = getattr(module, "repeated", None)
+    if name is None:
+        return run(module)
+    copied = copy.copy(module)  # with the same weights
+    blocks: Any = [run(block) for block in getattr(module, name)]
+    copied._modules = {**module._modules, name: torch.nn.ModuleList(blocks)}
+    return copied
+
+
+SHAPES_AT_MOST = 64  # of one piece of code, for all networks of a process
+
+
+@contextlib.contextmanager
+def same_bits(device: str, strict: bool) -> Iterator[None]:
+    """On a GPU, let torch take algorithms that give the same bits each time, where their sums could be in any order.
+
+    strict: an operation that has none is an error; else torch warns, and float32 attention takes any order.
+    """
+    import torch
+
+    if device == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    memory.fill_uninitialized_memory = False  # it costs time, and nothing reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
+
+
 @method
 class Precision:
     """dtype: of the network's matrix products and activations (samplers and guidance stay float32; so do weights, but
@@ -143,14 +193,10 @@ class Precision:
 
     def applied(self, field: Any) -> Any:
         """The NetworkField at this precision, which holds whenever it is called."""
-        import torch
-
         if self == field.precision:
             return field
         module: Any = rounded(field.module) if self.dtype == "bfloat16" else field.module
-        # code for each shape of a batch, of which sampling has few; code for any shape is slower
-        module = torch.compile(module, dynamic=False) if self.compile else module
-        return dataclasses.replace(field, module=module, precision=self)
+        return dataclasses.replace(field, module=compiled(module) if self.compile else module, precision=self)
 
     def arithmetic(self, device: str, forward: bool = True) -> contextlib.AbstractContextManager[None]:
         """Within, torch computes at this precision on this kind of device. forward: False for a training's backward

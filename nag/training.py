@@ -22,7 +22,7 @@ from nag import distributed
 from nag.distributed import ALONE, World
 from nag.losses import Batch
 from nag.losses import prediction_loss as prediction_loss  # networks of users import it from here
-from nag.numerics import Precision, arithmetic
+from nag.numerics import Precision, arithmetic, compiled, same_bits
 from nag.registry import Int, method
 from nag.seeding import seeded
 
@@ -227,7 +227,10 @@ def train(
         checkpoint_activations(module)
     weights: Weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()} if world.rank == 0 else {}
-    optimizer = torch.optim.AdamW(weights.values(), lr=training.lr, weight_decay=training.weight_decay)
+    kind, strict = torch.device(device).type, hasattr(module, "repeated")  # ours have no operation without an order
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=training.lr, weight_decay=training.weight_decay, fused=kind == "cuda" or None
+    )
     first = restored(resume, world, module, weights, ema, optimizer)
     batches = Batches(split, training, num_classes, device, part)
     called, together = _called(module, training.precision, world, device)
@@ -238,7 +241,7 @@ def train(
         for place, piece in _pieces(batch, micro_batch):
             more = place + len(piece.t) < len(batch.t)  # gradients are exchanged once a step, after the last piece
             alone = together.no_sync() if together is not None and more else contextlib.nullcontext()
-            with alone, training.precision.arithmetic(batch.t.device.type, forward=False):
+            with alone, same_bits(kind, strict), training.precision.arithmetic(kind, forward=False):
                 with seeded(training.seed, step, *([part[0] + place] if part[0] + place else [])):
                     error = loss(called, piece)
                 if len(piece.t) < len(batch.t):
@@ -288,7 +291,7 @@ def _called(module: torch.nn.Module, precision: Precision, world: World, device:
     """The module that the loss calls; with several processes also the DistributedDataParallel in it."""
     import torch
 
-    called: Any = torch.compile(module) if precision.compile else module
+    called: Any = compiled(module) if precision.compile else module
     together = None
     if world.size > 1:
         wrapper: Any = torch.nn.parallel.DistributedDataParallel

@@ -44,7 +44,7 @@ def opened(device: str) -> str:
     why = unusable(device)
     if why is not None:
         raise NoDevice(f"--device {device}: {why} To see that the script runs: --device cpu --tiny.")
-    torch.cuda.set_device(torch.device(device))
+    torch.cuda.set_device(torch.device(device).index or 0)
     return device
 
 

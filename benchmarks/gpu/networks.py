@@ -39,6 +39,26 @@ def model(name: str, tiny: bool) -> SiT | DiT:
 def field(model: SiT | DiT, shape: tuple[int, int, int], device: str, classes: int = CLASSES) -> NetworkField:
     """The network in float32, with both null conditions, none of its layers zero."""
     module = filled(model.module(shape, classes, null_noise=True, seed=0)).to(device).eval().requires_grad_(False)
+    return _field(model, module, shape, classes)
+
+
+def large(model: SiT | DiT, shape: tuple[int, int, int], device: str, classes: int = CLASSES) -> NetworkField:
+    """The same with weights drawn on the device: those of `field` take 20 s for an XL network."""
+    module = drawn(model, shape, device, classes).eval().requires_grad_(False)
+    return _field(model, module, shape, classes)
+
+
+def drawn(model: SiT | DiT, shape: tuple[int, int, int], device: str, classes: int = CLASSES) -> torch.nn.Module:
+    with torch.device("meta"):
+        module = model.module(shape, classes, null_noise=True, seed=0)
+    module.to_empty(device=device)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.normal_(0, 0.02)
+    return module
+
+
+def _field(model: SiT | DiT, module: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> NetworkField:
     is_sit = isinstance(model, SiT)
     interpolant, predicts = (Linear(), "velocity") if is_sit else (VP(), "eps")
     return NetworkField(module, interpolant, predicts, shape, classes, True, True)  # type: ignore[arg-type]

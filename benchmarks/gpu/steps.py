@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import halving, synchronise
-from benchmarks.gpu.networks import GUIDANCES, PRECISIONS, field, model
+from benchmarks.gpu.networks import GUIDANCES, PRECISIONS, large, model
 from nag.finite import EVERY, FiniteStates
 from nag.noise import Noise
 from nag.registry import build
@@ -43,7 +43,7 @@ class Marked:
 
 def run(bench: Bench) -> None:
     shape = (4, 8, 8) if bench.tiny else (4, 32, 32)
-    of = PRECISIONS["bf16"].applied(field(model("SiT-XL/2", bench.tiny), shape, bench.device))
+    of = PRECISIONS["bf16"].applied(large(model("SiT-XL/2", bench.tiny), shape, bench.device))
     step = 0.0
     for wanted in (4,) if bench.tiny else (128, 512):
         if bench.left > 0:

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import halving, memory_gb, peak
-from benchmarks.gpu.networks import CLASSES, PRECISIONS, flops, latents, model
+from benchmarks.gpu.networks import CLASSES, PRECISIONS, drawn, flops, latents, model
 from benchmarks.gpu.together import trained
 from nag.distributed import ALONE, environment, free_port
 from nag.interpolants import Linear
@@ -72,7 +72,7 @@ def _step(bench: Bench, batch: int, at_once: int, precision: str, recompute: boo
     described, shape = model("SiT-XL/2", bench.tiny), _shape(bench)
     ends: list[float] = []
     train(
-        described.module(shape, CLASSES, null_noise=True, seed=0),
+        drawn(described, shape, bench.device),
         latents(shape, max(64, batch)),
         Training(steps=STEPS, batch=batch, noise_dropout=0.15, precision=PRECISIONS[precision]),
         loss=described.loss(Linear(), "velocity"),
