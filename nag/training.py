@@ -25,6 +25,7 @@ from nag.losses import prediction_loss as prediction_loss  # networks of users i
 from nag.numerics import Precision, arithmetic, compiled, same_bits
 from nag.registry import Int, method
 from nag.seeding import seeded
+from nag.step_numbers import Guard, StepNumbers, late, sent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +134,7 @@ class Batches:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         wanted = device != "cpu" if prefetch is None else prefetch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches") if wanted else None
-        self._made: dict[int, Future[list[np.ndarray]]] = {}
+        self._made: dict[int, Future[list[torch.Tensor]]] = {}
 
     def indices(self, step: int) -> Any:
         """Positions of the batch's images in the split: each epoch is a permutation keyed by its number."""
@@ -152,13 +153,18 @@ class Batches:
         return picked
 
     def __call__(self, step: int) -> Batch:
+        made = self._made.pop(step, None)
+        tensors = self._tensors(step) if made is None else made.result()
+        if self._thread is not None and step + 1 < self.training.steps:
+            self._made = {step + 1: self._thread.submit(self._tensors, step + 1)}
+        return Batch(*(tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in tensors))
+
+    def _tensors(self, step: int) -> list[torch.Tensor]:
+        """On the CPU; pinned for a GPU, so that the copy waits for nothing."""
         import torch
 
-        made = self._made.pop(step, None)
-        arrays = self._arrays(step) if made is None else made.result()
-        if self._thread is not None and step + 1 < self.training.steps:
-            self._made = {step + 1: self._thread.submit(self._arrays, step + 1)}
-        return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
+        tensors = [torch.from_numpy(array) for array in self._arrays(step)]
+        return [tensor.pin_memory() for tensor in tensors] if self.device.startswith("cuda") else tensors
 
     def _arrays(self, step: int) -> list[np.ndarray]:
         import numpy as np
@@ -228,13 +234,37 @@ def train(
     weights: Weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()} if world.rank == 0 else {}
     kind, strict = torch.device(device).type, hasattr(module, "repeated")  # ours have no operation without an order
+    reads_late = late(kind)
     optimizer = torch.optim.AdamW(
-        weights.values(), lr=training.lr, weight_decay=training.weight_decay, fused=kind == "cuda" or None
+        weights.values(), lr=training.lr, weight_decay=training.weight_decay, fused=reads_late or None
     )
+    guard = Guard(optimizer, device) if reads_late else None
     first = restored(resume, world, module, weights, ema, optimizer)
     batches = Batches(split, training, num_classes, device, part)
     called, together = _called(module, training.precision, world, device)
     before: tuple[float, float] | None = None
+
+    def checked(made: StepNumbers) -> tuple[float, float]:
+        value, gradient = made.read()
+        if not (math.isfinite(value) and math.isfinite(gradient)):
+            worst = _worst(loss, module, made.batch, part[0], world)
+            raise FloatingPointError(
+                f"the training loss is {value:.6g} at step {made.step} of {training.steps}, "
+                f"its gradient norm {gradient:.6g}"
+                + (f" (a step before, {before[0]:.6g} and {before[1]:.6g})" if before else "")
+                + f"; {worst}; a lower lr, a warmup or clip: 1 may help"
+            )
+        return value, gradient
+
+    def told(made: StepNumbers) -> tuple[float, float]:
+        value, gradient = checked(made)
+        if world.rank == 0:
+            report(made.step + 1, value, gradient)
+            if made.state is not None:
+                save(made.step + 1, made.state)
+        return value, gradient
+
+    waiting: StepNumbers | None = None
     for step in range(first, training.steps):
         batch, losses = batches(step), []
         optimizer.zero_grad(set_to_none=True)
@@ -250,25 +280,26 @@ def train(
             losses.append(error.detach())
         total = distributed.mean(world, torch.stack(losses).sum())
         norm = _clipped(list(weights.values()), training.clip)
-        dtype = torch.promote_types(total.dtype, norm.dtype)
-        value, gradient = torch.stack([total.to(dtype), norm.to(dtype)]).tolist()  # a step's only wait for the device
-        if not (math.isfinite(value) and math.isfinite(gradient)):
-            worst = _worst(loss, module, batch, part[0], world)
-            raise FloatingPointError(
-                f"the training loss is {value:.6g} at step {step} of {training.steps}, its gradient norm {gradient:.6g}"
-                + (f" (a step before, {before[0]:.6g} and {before[1]:.6g})" if before else "")
-                + f"; {worst}; a lower lr, a warmup or clip: 1 may help"
-            )
-        before = value, gradient
+        made = sent(step, batch, total, norm)
+        if guard is None:
+            checked(made)
+        else:
+            guard.see(total, norm)
         for group in optimizer.param_groups:
             group["lr"] = training.lr * min(1.0, (step + 1) / max(1, training.warmup))
         optimizer.step()
         if world.rank == 0:
             with torch.no_grad():
                 torch._foreach_lerp_(list(ema.values()), list(weights.values()), 1 - training.ema_decay(step))
-            report(step + 1, value, gradient)
             if step + 1 < training.steps and due():
-                save(step + 1, copied(step + 1, module, weights, ema, optimizer))
+                made.state = copied(step + 1, module, weights, ema, optimizer)
+        if waiting is not None:
+            before = told(waiting)
+        waiting = made
+        if not reads_late:
+            before, waiting = told(made), None
+    if waiting is not None:
+        told(waiting)
     distributed.barrier(world)  # no process leaves while another still waits for it
     if world.rank:
         return {}

@@ -57,7 +57,7 @@ def restored(
         for weight, steps in zip(weights.values(), taken, strict=True):
             broadcast(world, weight.detach())
             if steps:
-                moments: dict[str, Any] = optimizer.state.get(weight) or {"step": torch.tensor(float(steps))}
+                moments: dict[str, Any] = optimizer.state.get(weight) or {"step": _steps(optimizer, weight, steps)}
                 for part in MOMENTS:
                     moments[part] = broadcast(world, moments.get(part, torch.empty_like(weight)))
                 optimizer.state[weight] = moments
@@ -86,5 +86,13 @@ def _put_back(
             ema[name].copy_(state[f"ema.{name}"])
             if f"step.{name}" in state:
                 moments = {part: state[f"{part}.{name}"].to(weight.device, copy=True) for part in MOMENTS}
-                optimizer.state[weight] = {"step": state[f"step.{name}"].clone(), **moments}
+                optimizer.state[weight] = {"step": _steps(optimizer, weight, float(state[f"step.{name}"])), **moments}
     return int(state["step"])
+
+
+def _steps(optimizer: torch.optim.Optimizer, weight: torch.Tensor, taken: float) -> torch.Tensor:
+    """A weight's number of steps, where the optimiser keeps it: a fused one with the weight."""
+    import torch
+
+    fused = optimizer.param_groups[0].get("fused")
+    return torch.tensor(float(taken), device=weight.device if fused else "cpu")

@@ -36,6 +36,7 @@ FLOORS = {
         "foreign_checkpoints",
         "official_checkpoints samplers guidance",
         "models",
+        "step_numbers",
         "losses training_state features",
         "reference_statistics",
         "fidelity_caches",

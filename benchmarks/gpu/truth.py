@@ -6,6 +6,7 @@ Every row states its bound. Vectors are of the official code; samples are one ce
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ SHAPE, CLASSES = (4, 16, 16), 10
 
 
 def run(bench: Bench) -> None:
-    for check in (_again, _cpu, _vectors, _resumed, _not_finite, _metrics):
+    checks: tuple[Callable[[Bench], None], ...] = (_again, _cpu, _vectors, _resumed, _not_finite, _metrics)
+    checks += () if bench.tiny else (_cpu_compiled, _vectors_compiled)  # last: compiling takes most of the time
+    for check in checks:
         if bench.left < 0:
             bench.note(f"no time was left for {check.__name__.strip('_')} and what follows")
             return
@@ -73,21 +76,29 @@ def _again(bench: Bench) -> None:
         _row(bench, "half the micro-batch", name, _relative(halves, one), 1e-5 if name == "float32" else 5e-2)
 
 
-def _cpu(bench: Bench) -> None:
+def _cpu(bench: Bench, compiled: bool = False) -> None:
     """Samples here against those of the CPU in float32."""
     indices = np.arange(4 if bench.tiny else 8)
     wanted = _cell(_small(bench, "cpu"), "cpu", indices)
-    known = {**PRECISIONS, "float32 + compile": Precision(compile=True)}
-    for name, precision in known.items():
-        if (precision.compile and bench.tiny) or bench.left < 0:
-            continue
+    for name, precision in _precisions(compiled).items():
+        if bench.left < 0:
+            return
         found = _cell(precision.applied(_small(bench, bench.device)), bench.device, indices)
         bound = 2e-3 if name.startswith("float32") else 5e-2
         error = (found - wanted).abs().max() if bound == 2e-3 else (found - wanted).square().mean().sqrt()
         _row(bench, "samples against the CPU", name, float(error), bound)
 
 
-def _vectors(bench: Bench) -> None:
+def _cpu_compiled(bench: Bench) -> None:
+    _cpu(bench, compiled=True)
+
+
+def _precisions(compiled: bool) -> dict[str, Precision]:
+    known = {**PRECISIONS, "float32 + compile": Precision(compile=True)}
+    return {name: precision for name, precision in known.items() if precision.compile == compiled}
+
+
+def _vectors(bench: Bench, compiled: bool = False) -> None:
     """The official code's forward passes and samples."""
     for family in ("sit", "dit"):
         path = bench.vectors / f"{family}.npz" if bench.vectors else None
@@ -96,11 +107,14 @@ def _vectors(bench: Bench) -> None:
             continue
         with np.load(path) as file:
             given = {name: torch.from_numpy(file[name]).to(bench.device) for name in file.files}
-        for name in ("float32", "TF32", "bf16", "float32 + compile"):
-            if name == "float32 + compile" and (bench.tiny or bench.left < 0):
-                continue
-            precision = Precision(compile=True) if name == "float32 + compile" else PRECISIONS[name]
+        for name, precision in _precisions(compiled).items():
+            if bench.left < 0:
+                return
             _official(bench, family, name, precision.applied(_with_weights(family, given, bench.device)), given)
+
+
+def _vectors_compiled(bench: Bench) -> None:
+    _vectors(bench, compiled=True)
 
 
 def _with_weights(family: str, given: dict[str, torch.Tensor], device: str) -> NetworkField:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import nag.training
 from nag.datasets.dataset import ArraySplit
 from nag.interpolants import Linear
 from nag.losses import prediction_loss
@@ -55,6 +56,16 @@ def run(split: ArraySplit) -> Callable[..., dict[str, torch.Tensor]]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Saved:
+    """Keeps the states that a training saves, by step."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Any] = {}
+
+    def __call__(self, step: int, state: Any) -> None:
+        self.kept[step] = state
 
 
 class Norms(nn.Module):
@@ -242,7 +253,7 @@ def test_a_split_may_draw_its_images() -> None:
     assert torch.cat(parts).tolist() == list(range(200, 210))
 
 
-def test_a_training_that_diverges_says_where(split: ArraySplit, run: Callable[..., Any]) -> None:
+def test_a_training_that_diverges_says_where(split: ArraySplit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step, loss, gradient, and the image: here one that is broken, at the step that meets it."""
     images = split.images(np.arange(23))
     images[17] = np.nan
@@ -251,13 +262,35 @@ def test_a_training_that_diverges_says_where(split: ArraySplit, run: Callable[..
     step = next(step for step in range(12) if 17 in batches.indices(step))
     place = list(batches.indices(step)).index(17)
     loss = MODEL.loss(Linear(), "velocity")
-    for micro_batch in (None, 3):
+    for micro_batch, late in ((None, False), (3, False), (3, True)):
+        monkeypatch.setattr(nag.training, "late", lambda kind, late=late: late)
+        module, states = sit(), Saved()
+        given: dict[str, Any] = {"loss": loss, "num_classes": CLASSES, "micro_batch": micro_batch}
         with pytest.raises(FloatingPointError) as caught:
-            train(sit(), broken, TRAINING, loss=loss, num_classes=CLASSES, micro_batch=micro_batch)
+            train(module, broken, TRAINING, **given, due=lambda: True, save=states)
+        assert list(states.kept) == list(range(1, step + 1))  # none that a broken step belongs to
+        assert all(weight.isfinite().all() for weight in module.parameters())
         said = str(caught.value)
         assert said.startswith(f"the training loss is nan at step {step} of 12, its gradient norm nan")
         assert f"the worst image is number {place} of the batch, at t = {float(batches(step).t[place]):.4f}" in said
         assert ("(a step before, " in said) == (step > 0)
+
+
+def test_numbers_that_are_read_a_step_late_change_nothing(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU's are: same weights up to the fused optimiser's rounding, same reports, resumed to the same bits."""
+    told: dict[bool, list[Any]] = {False: [], True: []}
+    plain = run(report=lambda *numbers: told[False].append(numbers))
+    monkeypatch.setattr(nag.training, "late", lambda kind: True)
+    states = Saved()
+    due = iter([False, False, True, False] * 3)
+    late = run(report=lambda *numbers: told[True].append(numbers), due=lambda: next(due), save=states)
+    assert far(plain, late) < CLOSE
+    assert [step for step, *_ in told[True]] == list(range(1, 13))
+    assert np.allclose(told[True], told[False], rtol=1e-4)
+    assert list(states.kept) == [3, 7, 11]
+    assert all(same(late, run(resume=state)) for state in states.kept.values())
 
 
 def test_a_gradient_that_is_not_finite_stops_it_too(run: Callable[..., Any]) -> None:
