@@ -54,7 +54,7 @@ def run(bench: Bench) -> None:
         return
     pixels, classes = split.images(np.arange(len(split))), split.labels(np.arange(len(split)))
     split = ArraySplit(pixels, classes)  # in memory: reading files is not what is measured
-    precision = Precision(dtype="bfloat16")
+    precision = Precision(dtype="bfloat16", compile=bench.device.startswith("cuda"))
     of, steps = _trained(bench, split, dataset, precision)
     network = Features(pixels, classes, bench.device, 20 if bench.tiny else 1500)
     reference = {"features": network(to_uint8(pixels))}
@@ -88,7 +88,7 @@ def _stamp(of: NetworkField, steps: int, images: int, precision: Precision, coun
         "state": of.shape,
         "training steps": steps,
         "training images, with flips": images,
-        "precision": precision.dtype,
+        "precision": precision.dtype + ", compiled" * precision.compile,
         "sampler": "euler 50",
         "seed": 0,
         "count": count,

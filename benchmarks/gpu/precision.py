@@ -41,7 +41,7 @@ def run(bench: Bench) -> None:
         bench.note("no FID of precisions: scikit-learn, which brings the digits, is not installed")
         return
     on_gpu = bench.device.startswith("cuda")
-    steps, count = (20, 200) if bench.tiny else (1500, 10_000) if on_gpu else (400, 2_000)
+    steps, count = (20, 200) if bench.tiny else (600, 10_000) if on_gpu else (400, 2_000)
     of, extract, reference = _trained(bench, steps)
     plain, score, influence = _scored(bench, of, extract, reference, count)
     bench.note(f"SiT of width 64 and depth 4 after {steps} steps; {count:,} samples, CFG 1.5, 20 steps of Euler")
