@@ -35,8 +35,9 @@ from nag.sampling import sample
 from nag.training import Training, train
 
 ARMS: dict[str, tuple[Any, ...]] = {"plain": (), "CFG 1.5": (CFG(1.5),), "NAG 1": (NAG(1.0),)}
-SIDE, TRIED = 32, 12  # pixels; training steps that measure the speed
-TRAINED = 0.6  # share of this part's time
+SIDE = 32  # pixels
+TRIED = 60  # training steps that measure the speed
+TRAINED = 0.5  # share of the time that is left then
 SMALLEST = 200  # samples of an arm below which nothing is scored
 
 
@@ -111,9 +112,11 @@ def _trained(bench: Bench, split: Any, dataset: Any, precision: Precision) -> tu
         return module, train(module, split, training, device=bench.device, micro_batch=at_once, report=told, **given)
 
     ends: list[float] = []
-    at_once, _ = halving(bench, batch, lambda n: trained(TRIED, ends, n))
-    each = (ends[-1] - ends[-TRIED // 2]) / (TRIED // 2 - 1)
-    steps = TRIED if bench.tiny else max(TRIED, int(TRAINED * bench.left / each))
+    tried = 12 if bench.tiny else TRIED
+    at_once, _ = halving(bench, batch, lambda n: trained(tried, ends, n))
+    each = (ends[-1] - ends[-tried // 2]) / (tried // 2 - 1)
+    steps = tried if bench.tiny else max(tried, int(TRAINED * bench.left / each))
+    bench.note(f"a training step took {1e3 * each:.1f} ms; {steps:,} steps fit")
     module, weights = trained(steps, [], at_once)
     module.load_state_dict(weights)
     module.to(bench.device).eval().requires_grad_(False)

@@ -55,14 +55,14 @@ def _alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return lines + ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
+    return lines + ["| " + " | ".join(_cell(name, row[name]) for name in row) + " |" for row in rows]
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
-        return "yes" if value else "**no**"
+        return "yes" if value else "**no**" if column == "holds" else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value).replace("|", "\\|")

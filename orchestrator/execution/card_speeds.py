@@ -1,6 +1,6 @@
 """How fast kinds of card evaluate networks, from `python -m benchmarks.gpu`: for forecasts without measurements.
 
-MEASURED is empty: no card has run that script yet. To add one: the entry that `entry` makes of its gpu.json.
+To add a card: the entry that `entry` makes of its gpu.json. A precision that was not measured on it stays a guess.
 """
 
 from __future__ import annotations
@@ -10,28 +10,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NETWORK, PRECISION, GUIDANCE = "SiT-XL/2", "bf16", "CFG"  # the row that stands for a card
+from nag.numerics import Precision
+
+NETWORK, GUIDANCE = "SiT-XL/2", "CFG"  # the rows that stand for a card
 OPERATIONS = 2.37e11  # of one evaluation of XL/2 on 4 x 32 x 32
-BRANCHES, STEPS = 2, 250  # evaluations of a step with CFG, and steps of an image, in that row
+BRANCHES, STEPS = 2, 250  # evaluations of a step with CFG, and steps of an image, in those rows
 
 
 @dataclass(frozen=True)
 class CardSpeed:
     """card: as torch names it. key: how sites name it in gres or constraint, such as h100. operations: a second, a
-    multiply-add as two.
+    multiply-add as two, by precision as `row_name` names it.
     """
 
     card: str
     key: str
-    operations: float
+    operations: Mapping[str, float]
     torch: str
     date: str
+
+    def of(self, precision: Precision) -> float | None:
+        return self.operations.get(row_name(precision))
 
     def words(self) -> str:
         return f"benchmarks.gpu on {self.card}, torch {self.torch}, {self.date}"
 
 
-MEASURED: tuple[CardSpeed, ...] = ()
+MEASURED: tuple[CardSpeed, ...] = (
+    CardSpeed(
+        "NVIDIA H100 80GB HBM3",
+        "h100",
+        {"bf16 + compile": 4.70e14, "bf16": 3.13e14, "TF32": 1.71e14},
+        "2.11.0+cu130",
+        "2026-11-27",
+    ),
+)
+
+
+def row_name(precision: Precision) -> str:
+    """How benchmarks.gpu names a precision: `bf16 + compile`."""
+    name = "bf16" if precision.dtype == "bfloat16" else "TF32" if precision.tf32 else "float32"
+    return name + " + compile" * precision.compile
 
 
 def entry(document: Mapping[str, Any]) -> CardSpeed:
@@ -39,14 +58,17 @@ def entry(document: Mapping[str, Any]) -> CardSpeed:
     if document.get("tiny") or not document.get("driver"):
         raise ValueError("these are not results of a GPU: it was a trial with tiny networks, or on a CPU")
     rows = [row for part in document["parts"] if part["name"] == "sampling" for row in part["rows"]]
-    wanted = [r for r in rows if (r["network"], r["precision"], r["guidance"]) == (NETWORK, PRECISION, GUIDANCE)]
-    if not wanted:
-        raise ValueError(f"there is no row of {NETWORK}, {GUIDANCE}, {PRECISION}: its part was not run, or had no time")
-    rate = max(row["images/s"] for row in wanted) * BRANCHES * STEPS * OPERATIONS
+    rates: dict[str, float] = {}
+    for row in rows:
+        if (row["network"], row["guidance"]) == (NETWORK, GUIDANCE):
+            rates[row["precision"]] = max(row["images/s"], rates.get(row["precision"], 0.0))
+    if not rates:
+        raise ValueError(f"there is no row of {NETWORK} with {GUIDANCE}: its part was not run, or had no time")
     key = re.search(r"\b[a-z]{0,3}\d{2,4}[a-z]?\b", document["card"].lower())
     if key is None:
         raise ValueError(f"no short name of the card is in {document['card']!r}")
-    return CardSpeed(document["card"], key[0], rate, document["torch"], document["date"])
+    operations = {name: rate * BRANCHES * STEPS * OPERATIONS for name, rate in rates.items()}
+    return CardSpeed(document["card"], key[0], operations, document["torch"], document["date"])
 
 
 def of_site(*names: str | None, known: Sequence[CardSpeed] | None = None) -> CardSpeed | None:

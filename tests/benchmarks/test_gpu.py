@@ -18,6 +18,7 @@ from benchmarks.gpu import answer, decoding, device, precision, sampling, steps,
 from benchmarks.gpu.bench import Bench, OverTime, at_most
 from benchmarks.gpu.inception import RandomInception, shape
 from benchmarks.gpu.networks import flops, model
+from benchmarks.gpu.tables import beside_the_generator
 from nag import hardware
 from nag.features.pytorch_fid import _convolutions
 
@@ -114,6 +115,20 @@ def test_the_script_needs_no_orchestrator_and_goes_on_after_a_failure(tmp_path: 
     assert text in done.stdout + "\n"
     assert "**failed**" in text
     assert "measures nothing" in text
+
+
+def test_the_share_beside_the_generator() -> None:
+    """0.25 s of the network, 0.02 of the VAE and 0.005 of Inception for an image."""
+    sampled = {"network": "SiT-XL/2", "guidance": "CFG", "precision": "bf16 + compile", "images/s": 4.0}
+    others = [
+        {"what": "VAE", "images/s": 25.0},
+        {"what": "VAE", "images/s": 50.0},
+        {"what": "VAE, bf16", "images/s": 9e9},
+    ]
+    features = {"what": "Inception", "images/s": 200.0}
+    parts = [{"rows": [sampled, {**sampled, "guidance": "plain", "images/s": 8.0}]}, {"rows": [*others, features]}]
+    assert beside_the_generator({"parts": parts}) == pytest.approx(0.025 / 0.275)
+    assert beside_the_generator({"parts": parts[:1]}) is None
 
 
 def test_a_part_that_hangs_is_ended() -> None:

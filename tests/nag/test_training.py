@@ -322,7 +322,7 @@ def test_compiled_is_near(run: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     training = dataclasses.replace(TRAINING, steps=3, precision=Precision(compile=True))
     torch.compiler.reset()
     compiled = run(training)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # of two blocks
     assert far(run(dataclasses.replace(TRAINING, steps=3)), compiled) < CLOSE
     assert training.smoke().precision == Precision()
 

@@ -52,7 +52,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     done = Done(store)
     card = of_site(site.gres, site.constraint)
     requests = Requests(site, plan)
-    speeds = Speeds(plan, store, done, requests.processes, card.operations if card else SUSTAINED)
+    operations = card.of(plan.sweep.precision) if card else None
+    speeds = Speeds(plan, store, done, requests.processes, operations or SUSTAINED)
     todo = missing(Choices(plan, store).expected(done), done)
 
     def size(plan: StoredPlan, stream: str, blocks: int) -> int:
@@ -75,7 +76,7 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     }
     gpu_s = sum(array.resources.gpus * array.resources.nodes * sum(lasting[array.name]) for array in packed)
     kinds = {plan.tasks[digest].kind for digest in todo if not speeds.measured(digest)}
-    measured_on, by = tuple(sorted(speeds.measured_on)), card.words() if card else GUESS
+    measured_on, by = tuple(sorted(speeds.measured_on)), card.words() if card and operations else GUESS
     fits = _fitting(plan, store, site, {array.name: max(lasting[array.name]) for array in packed}, packed, kinds)
     time_s = makespan(packed, lasting)
     return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, time_s, measured_on, by, tuple(fits))
