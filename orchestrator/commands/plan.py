@@ -57,6 +57,8 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
     if expected.guessed:
         words += f" The time of {', '.join(expected.guessed)} is a guess: no such task was measured yet."
         words += f" How fast networks are is taken from {expected.guessed_by}."
+    if expected.arrays and expected.faster:
+        words += f" {expected.faster}"
     as_json = {
         "stages": rows,
         "gpu_hours": round(expected.gpu_hours, 3),
@@ -65,6 +67,7 @@ def forecast_table(expected: Forecast) -> tuple[Table, str, dict[str, Any]]:
         "guessed_by": expected.guessed_by,
         "measured_on": list(expected.measured_on),
         "fits": list(expected.fits),
+        "faster": expected.faster,
     }
     return table, words, as_json
 

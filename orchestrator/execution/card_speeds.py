@@ -12,6 +12,7 @@ from typing import Any
 
 from nag.numerics import Precision
 
+FASTEST = Precision(dtype="bfloat16", compile=True)
 NETWORK, GUIDANCE = "SiT-XL/2", "CFG"  # the rows that stand for a card
 OPERATIONS = 2.37e11  # of one evaluation of XL/2 on 4 x 32 x 32
 BRANCHES, STEPS = 2, 250  # evaluations of a step with CFG, and steps of an image, in those rows
@@ -31,6 +32,16 @@ class CardSpeed:
 
     def of(self, precision: Precision) -> float | None:
         return self.operations.get(row_name(precision))
+
+    def faster(self, precision: Precision) -> str:
+        """What to write in a sweep to sample faster on this card, and how much; empty if it says so already."""
+        name = max(self.operations, key=lambda name: self.operations[name])
+        mine = self.of(precision) or self.operations.get("TF32")  # float32 is slower than TF32 on every card
+        if mine is None or mine == self.operations[name] or name != row_name(FASTEST):
+            return ""
+        at_least = "" if self.of(precision) else "more than "
+        times = f"{at_least}{self.operations[name] / mine:.1f} times as fast on {self.card}"
+        return f"precision: {{dtype: bfloat16, compile: true}} samples {times}; docs/precision.md says what it changes."
 
     def words(self) -> str:
         return f"benchmarks.gpu on {self.card}, torch {self.torch}, {self.date}"

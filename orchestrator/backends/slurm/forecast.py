@@ -39,6 +39,7 @@ class Forecast:
     measured_on: tuple[str, ...] = ()  # the devices behind the speeds that were measured
     guessed_by: str = GUESS  # what guesses at networks rest on
     fits: tuple[str, ...] = ()  # lines of the site file that fit what was measured
+    faster: str = ""  # a precision of the sweep that is faster on the site's card
 
     @property
     def array_tasks(self) -> int:
@@ -79,7 +80,8 @@ def forecast(plan: Plan, store: Store, site: SlurmSettings) -> Forecast:
     measured_on, by = tuple(sorted(speeds.measured_on)), card.words() if card and operations else GUESS
     fits = _fitting(plan, store, site, {array.name: max(lasting[array.name]) for array in packed}, packed, kinds)
     time_s = makespan(packed, lasting)
-    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, time_s, measured_on, by, tuple(fits))
+    faster = card.faster(plan.sweep.precision) if card else ""
+    return Forecast(tuple(packed), tuple(sorted(kinds)), gpu_s / 3600, time_s, measured_on, by, tuple(fits), faster)
 
 
 def _fitting(

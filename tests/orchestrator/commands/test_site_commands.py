@@ -50,7 +50,7 @@ def test_plan_says_what_it_will_take(
     none = json.loads(nagbench("plan", write(), *options, "--json").stdout)["site"]
     assert none.pop("guessed_by") == "a guess at an A100"
     assert none.pop("measured_on") == [processor()]
-    assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": [], "fits": []}
+    assert none == {"stages": [], "gpu_hours": 0.0, "makespan_seconds": 0, "guessed": [], "fits": [], "faster": ""}
     more = write("count: 40", "count: 4000")
     said = nagbench("plan", more, *options).stdout
     words = r"arrays?, [\d,]+ array tasks?, [\d.]+ GPU hours, [\d.]+ hours if nobody else is in the queue\."
@@ -66,6 +66,14 @@ def test_plan_says_what_it_will_take(
     assert "The time of " in (guessed := nagbench("plan", new, *options).stdout)
     assert "is a guess: no such task was measured yet." in guessed
     assert "How fast networks are is taken from a guess at an A100." in guessed
+    of_h100 = ("--store", tmp_path / "store", "--site", site(SLURM + "gres: gpu:h100:{gpus}\n"))
+    guess = "samples more than 2.7 times as fast on NVIDIA H100 80GB HBM3"  # float32 was not measured there
+    assert guess in " ".join(nagbench("plan", new, *of_h100).stdout.split())
+    fast = write("score:", "precision: {dtype: bfloat16, compile: true}\nscore:", name="fast.yaml")
+    fast.write_text(fast.read_text().replace("hidden: 16", "hidden: 24"))
+    told = json.loads(nagbench("plan", fast, *of_h100, "--json").stdout)["site"]
+    assert told["faster"] == ""
+    assert told["guessed_by"].startswith("benchmarks.gpu on NVIDIA H100 80GB HBM3, torch 2.11.0")
 
 
 def test_plan_says_both_what_is_sampled_again_and_what_it_will_take(
