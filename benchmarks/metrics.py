@@ -3,7 +3,7 @@
     python -m benchmarks.metrics frechet       compared with clean-fid's, one thread each, and the cost of the interval
     python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, compared with its matrix products alone
     python -m benchmarks.metrics all           all metrics but those of `later`, in CPU seconds and MB
-    python -m benchmarks.metrics later         likewise fd_ratio, cmmd, mind, vendi, authenticity and fld
+    python -m benchmarks.metrics later         fd_ratio, cmmd, mind, vendi, authenticity and fld, each by itself
     python -m benchmarks.metrics coverage      of differences between arms, simulated by tests/nag/simulated.py
     python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same samples
 
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,53 +154,87 @@ def neighbours(options: argparse.Namespace) -> None:
         print(f"bare matrix products in {str(dtype)[6:]}: {bare:.1f} s; ours {took / bare:.2f} times that (bound: 2.5)")
 
 
-def everything(options: argparse.Namespace, later: bool = False) -> None:
-    sizes = {"features": options.dim, "held_out": options.dim, "spatial": min(2023, options.dim), "logits": 1000}
+def everything(options: argparse.Namespace) -> None:
+    """All in one process, so that they share what they find of all pairs."""
     with tempfile.TemporaryDirectory() as folder:
-        for output, kind in KINDS.items():
-            for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
-                if (side, output) != ("samples", "held_out"):
-                    held_out = output == "held_out"  # features of other images than the reference's
-                    path = Path(folder) / f"{side}_{output}.npy"
-                    synthetic(path, n, sizes[output], 2 if held_out else seed, 0 if held_out else kind)
-        command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
-        command += ["--threads", str(options.threads), *(["--later"] if later else [])]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    *found, (_, bare, _) = json.loads(done.stdout)
-    for name, took, peak in found:
-        print(f"{name:45} {took:7.2f} CPU s, {peak:,.0f} MB at most so far")
-    total, bound = sum(took for _, took, _ in found), "no bound" if later else "bound: 400"
-    print(f"all: {total:.1f} CPU s ({bound}), {found[-1][2]:,.0f} MB (bound: 2,000)")
+        _write_outputs(Path(folder), options)
+        total = bare = peak = 0.0
+        for name, took, peak, _ in _measured(folder, options):
+            print(f"{name:45} {took:7.2f} CPU s, {peak:,.0f} MB at most so far", flush=True)
+            total, bare = total + bare, took  # the last row is the bare products
+    print(f"all: {total:.1f} CPU s (bound: 400), {peak:,.0f} MB (bound: 2,000)")
     print(f"{BARE}: {bare:.1f} CPU s; all metrics take {total / bare:.2f} times that")
 
 
+def later(options: argparse.Namespace) -> None:
+    """Each in a process of its own: what it costs alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_outputs(Path(folder), options, ("features", "held_out"))
+        for place in range(len(LATER)):
+            for name, took, peak, own in _measured(folder, options, place):
+                print(f"{name:30} {took:7.2f} CPU s, {peak:,.0f} MB, {own:,.0f} of them its own", flush=True)
+
+
+def _write_outputs(folder: Path, options: argparse.Namespace, outputs: Iterable[str] = tuple(KINDS)) -> None:
+    sizes = {"features": options.dim, "held_out": options.dim, "spatial": min(2023, options.dim), "logits": 1000}
+    for output in outputs:
+        kind = KINDS[output]
+        for seed, (side, n) in enumerate((("samples", options.n), ("reference", options.reference))):
+            if (side, output) != ("samples", "held_out"):
+                held_out = output == "held_out"  # features of other images than the reference's
+                path = folder / f"{side}_{output}.npy"
+                synthetic(path, n, sizes[output], 2 if held_out else seed, 0 if held_out else kind)
+
+
+def _measured(
+    folder: str, options: argparse.Namespace, place: int | None = None
+) -> Iterator[tuple[str, float, float, float]]:
+    """Rows of a process of `each`, as it prints them: what was computed, CPU seconds, peak memory in MB, and how much
+    of that is beyond the libraries and all outputs that were read.
+    """
+    command = [sys.executable, "-m", "benchmarks.metrics", "each", "--folder", folder]
+    command += ["--threads", str(options.threads), *(["--place", str(place)] if place is not None else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield tuple(json.loads(line))
+    if process.returncode:
+        sys.exit(f"{' '.join(command[1:])} ended with {process.returncode}")
+
+
 def each(options: argparse.Namespace) -> None:
-    """Run in a process of its own, to measure the memory of the metrics alone; outputs are read when first needed."""
+    """Run in a process of its own, to measure the memory of metrics alone; outputs are read when first needed."""
+    import scipy.stats  # noqa: F401  (not a metric's time and memory)
+    import torch  # noqa: F401
+
     from nag.registry import METHODS, name_of
 
     METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in [*METRICS, *LATER]}
     held: dict[str, dict[str, np.ndarray]] = {"samples": {}, "reference": {}}
-    found = []
-    for path, fields in LATER if options.later else METRICS:
+    for path, fields in METRICS if options.place is None else [LATER[options.place]]:
         module, _, name = path.partition(":")
         metric = getattr(__import__(module, fromlist=[name]), name)(**fields)
-        wanted = {*metric.needs, *(("held_out",) if "features" in metric.needs else ())}
-        for side, arrays in held.items():
-            for output in arrays.keys() - wanted:
-                del arrays[output]
-            for output in wanted - arrays.keys():
-                if (file := Path(options.folder) / f"{side}_{output}.npy").exists():
-                    arrays[output] = np.load(file)
-        began = time.process_time()
+        _read_outputs(held, metric, Path(options.folder))
+        before, began = _peak_mb(), time.process_time()
         scores = metric(held["samples"], held["reference"])
         took = time.process_time() - began
         known = {key: score["value"] for key, score in scores["values"].items()}  # None: too few samples for it
         values = ", ".join(f"{key} {'none' if value is None else f'{value:.4g}'}" for key, value in known.items())
-        found.append((f"{name_of(metric)}: {values}", took, _peak_mb()))
-    peak = _peak_mb()
-    sides = {side: np.load(Path(options.folder) / f"{side}_features.npy") for side in held}
-    found.append((BARE, _bare_products(sides["samples"], sides["reference"]), peak))
-    print(json.dumps(found))
+        peak = _peak_mb()
+        print(json.dumps((f"{name_of(metric)}: {values}", took, peak, peak - before)), flush=True)
+    if options.place is None:
+        sides = {side: np.load(Path(options.folder) / f"{side}_features.npy") for side in held}
+        print(json.dumps((BARE, _bare_products(sides["samples"], sides["reference"]), peak, 0)), flush=True)
+
+
+def _read_outputs(held: dict[str, dict[str, np.ndarray]], metric: Any, folder: Path) -> None:
+    wanted = {*metric.needs, *(("held_out",) if "features" in metric.needs else ())}
+    for side, arrays in held.items():
+        for output in arrays.keys() - wanted:
+            del arrays[output]
+        for output in wanted - arrays.keys():
+            if (file := folder / f"{side}_{output}.npy").exists():
+                arrays[output] = np.load(file)
 
 
 def _bare_products(x: np.ndarray, r: np.ndarray) -> float:
@@ -252,7 +286,7 @@ COMMANDS = {
     "frechet": frechet,
     "neighbours": neighbours,
     "all": everything,
-    "later": lambda options: everything(options, later=True),
+    "later": later,
     "each": each,
     "coverage": coverage,
     "bootstrap": bootstrap,
@@ -271,7 +305,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    parser.add_argument("--later", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--place", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.reference = options.reference or REFERENCE.get(options.command, 10_000)
     options.threads = options.threads or THREADS.get(options.command, 1)

@@ -1,11 +1,13 @@
 """Inception v3 of 2015-12-05, the network of FID, in clean-fid's three modes, with the outputs that sFID and IS need.
 
-It comes in two files: the TorchScript file of StyleGAN2-ADA (clean, legacy_tensorflow) and pytorch-fid's state dict
-(legacy_pytorch). Sources: Parmar et al. 2022 (clean-fid); Dhariwal and Nichol 2021, evaluations/evaluator.py (ADM).
+It comes in two files: the TorchScript file of StyleGAN2-ADA (fetched for clean and legacy_tensorflow) and the state
+dict of pytorch-fid and torch-fidelity (fetched for legacy_pytorch). Sources: Parmar et al. 2022 (clean-fid); Dhariwal
+and Nichol 2021, evaluations/evaluator.py (ADM).
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -29,6 +31,7 @@ WORDS = {
     "legacy_tensorflow": "TensorFlow 1's bilinear",
     "legacy_pytorch": "PyTorch's bilinear",
 }
+PICKLE = b"\x80\x02"  # the first bytes of what torch.save wrote before it wrote zip files
 SPATIAL_LAYER, SPATIAL_CHANNELS = "mixed_6", 7
 OTHER = "not the TorchScript file of Inception, 2015-12-05"
 AGREEMENT = 1e-3  # largest relative difference between the file run layer by layer and run whole
@@ -50,7 +53,7 @@ class Inception(Extractor):
 
     mode: `clean` resizes as Pillow does; `legacy_tensorflow` as TensorFlow 1 does, which is ADM's protocol;
     `legacy_pytorch` as pytorch-fid does.
-    weights: a file; by default the one that `nagbench fetch` has brought.
+    weights: a file of either kind; by default the one that `nagbench fetch` has brought.
     """
 
     weights: str | None = None
@@ -84,7 +87,7 @@ class Inception(Extractor):
         """
         path = located(self.weights, self.FILES["weights"])
         legacy = self.mode == "legacy_pytorch"
-        network = _state_dict(path, device) if legacy else _torchscript(path, device)
+        network = (_state_dict if _holds_state_dict(path, legacy) else _torchscript)(path, device)
         center, scale = (127.5, 127.5) if legacy else (128.0, 128.0)
 
         def extract(images: Tensor) -> dict[str, Tensor]:
@@ -99,6 +102,15 @@ class Inception(Extractor):
 def _flat(spatial: Tensor) -> Tensor:
     """(N, channels, 17, 17) to (N, 2023): the first 7 channels, with the channel varying fastest."""
     return spatial[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).contiguous()
+
+
+def _holds_state_dict(path: Path, otherwise: bool) -> bool:
+    """Whether a file is a state dict rather than TorchScript; `otherwise` for what is neither."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("/constants.pkl") for name in archive.namelist())
+    with open(path, "rb") as file:
+        return file.read(len(PICKLE)) == PICKLE or otherwise
 
 
 def _state_dict(path: Path, device: Any) -> Network:

@@ -21,27 +21,33 @@ class DensityCoverage(Metric):
     Only reference images have balls, as in precision, so an outlier among the samples does not make a large ball.
     A ball is closed and reaches the k-th nearest other reference image. Compare at equal N, N_r and k only.
     k: a ball reaches the k-th nearest image.
+    at_most: if given, equally many rows of both sets count, at most so many, drawn by a key.
     """
 
     k: Annotated[Int, Field(ge=1, le=100)] = 5
+    at_most: Annotated[Int, Field(gt=100)] | None = None
 
     VERSION: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     names: ClassVar[tuple[str, ...]] = ("density", "coverage")
     lower_is_better: ClassVar[dict[str, bool]] = {"density": False, "coverage": False}
-    least: ClassVar[int] = 1
     extrapolates: ClassVar[bool] = False
     shown: ClassVar[dict[str, Shown]] = {
         "density": Shown(heading="dens.", format="number", at_least=0.0),
         "coverage": Shown(heading="cover.", at_least=0.0, at_most=1.0),
     }
 
+    @property
+    def least(self) -> int:
+        return 1 if self.at_most is None else self.k + 1
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d), N_r above k. Raises ValueError for fewer and for values that are not finite."""
-        from nag.metrics.neighbours import seen
+        from nag.metrics.neighbours import alike, seen
         from nag.metrics.pairs import between
 
-        found = between(*seen(*feature_pair(samples, reference, self.least, self.k + 1)), self.k)
+        sides = alike(*feature_pair(samples, reference, self.least, self.k + 1), self.at_most)
+        found = between(*seen(*sides), self.k)
         holding, held = found.holding[self.k], found.held[self.k]
         values = {"density": int(holding.sum()) / (self.k * len(holding)), "coverage": int(held.sum()) / len(held)}
         return Scores(values={name: plain(value) for name, value in values.items()}, arrays={})

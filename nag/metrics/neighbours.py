@@ -102,6 +102,25 @@ def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
     return Points(x, centre), Points(r, centre)
 
 
+def alike(x: np.ndarray, r: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Equally many rows of both, at most `most`: random ones where there are more, the same for every N. With None, all
+    rows of both.
+    """
+    if most is None:
+        return x, r
+    n = min(most, len(x), len(r))
+    return drawn(x, n), drawn(r, n)
+
+
+def drawn(rows: np.ndarray, n: int) -> np.ndarray:
+    """n of the rows, in their order: all, or keyed random ones."""
+    import numpy as np
+
+    from nag import noise
+
+    return rows if n == len(rows) else rows[np.sort(noise.permutation(0, 0, len(rows), noise.HALVES)[:n])]
+
+
 def parts(start: int, stop: int, size: int) -> Iterator[slice]:
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

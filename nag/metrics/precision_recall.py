@@ -19,9 +19,11 @@ class PrecisionRecall(Metric):
 
     A point's ball reaches the k-th nearest other point of its own set and is closed: ties and duplicates (frequent in
     stored pixels) are inside. Both shares depend on N and k: compare at equal ones only.
+    at_most: if given, equally many rows of both sets count, at most so many, drawn by a key.
     """
 
     k: Annotated[Int, Field(ge=1, le=100)] = 3
+    at_most: Annotated[Int, Field(gt=100)] | None = None
 
     VERSION: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
@@ -40,10 +42,11 @@ class PrecisionRecall(Metric):
 
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d). Raises ValueError for k points or fewer and for values that are not finite."""
-        from nag.metrics.neighbours import seen
+        from nag.metrics.neighbours import alike, seen
         from nag.metrics.pairs import between
 
-        found = between(*seen(*feature_pair(samples, reference, self.least, self.least)), self.k, reach=True)
+        sides = alike(*feature_pair(samples, reference, self.least, self.least), self.at_most)
+        found = between(*seen(*sides), self.k, reach=True)
         assert found.reached is not None
         shares = {"precision": (found.holding[self.k] > 0), "recall": found.reached[self.k]}
         return Scores(values={name: plain(int(each.sum()) / len(each)) for name, each in shares.items()}, arrays={})

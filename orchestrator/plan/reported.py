@@ -30,7 +30,7 @@ class Reported:
     """A metric of one extractor, or a measure: then `extractor` is empty.
 
     Reports add `suffix`, empty for the first extractor, to the names of its values. extrapolates: it is biased in N, so
-    differences are taken between extrapolated values. setting: its fields, with defaults, such as ` k 3`; other
+    differences are taken between extrapolated values. setting: its fields that are not None, such as ` k 3`; other
     settings give other values. mode: how the extractor resizes. plane: two of its values (x, y) to draw against each
     other. prepares: how the extractor prepares images, in words.
     """
@@ -63,7 +63,7 @@ def reported(metric: Any, extractor: Any = None, suffix: str = "") -> Reported:
         values=tuple(_value(metric, name, extractor, suffix) for name in metric.names),
         needs=tuple(sorted(getattr(metric, "needs", ()))),
         extrapolates=getattr(metric, "extrapolates", False),
-        setting="".join(f" {name} {getattr(metric, name)}" for name in fields),
+        setting="".join(f" {name} {value}" for name in fields if (value := getattr(metric, name)) is not None),
         mode=(extractor.mode or "") if extractor else "",
         plane=plane if drawn else None,
         prepares=(extractor.prepares or "") if extractor else "",

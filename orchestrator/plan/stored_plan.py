@@ -47,6 +47,7 @@ class About:
     compare: Compare = field(default_factory=Compare)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def document(plan: StoredPlan) -> dict[str, Any]:
             **({"tune": dataclasses.asdict(sweep.tune)} if sweep.tune else {}),
             **({"compare": dataclasses.asdict(sweep.compare)} if sweep.compare != Compare() else {}),
             **({"overrides": list(sweep.overrides)} if sweep.overrides else {}),
+            **({"protocol": sweep.protocol} if sweep.protocol else {}),
         },
     }
 
@@ -235,6 +237,7 @@ def _plan(held: stored.StoredTasks) -> StoredPlan:
         tune=about.tune,
         compare=about.compare,
         overrides=about.overrides,
+        protocol=about.protocol,
     )
     return StoredPlan(
         sweep=sweep,

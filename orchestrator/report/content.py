@@ -89,7 +89,7 @@ class Content:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables that have results."""
+        """The tables that have results. Of the classes the worst and the best: every class is in the JSON."""
         every = (
             self.matrix,
             self.verdict,
@@ -99,6 +99,7 @@ class Content:
             self.shift,
             self.shift_agreement,
             self.agreement,
+            *(part for part in self.by_class if isinstance(part, Table)),
         )
         return tuple(table for table in every if table and table.rows)
 

@@ -24,6 +24,7 @@ def document(results: Results, store: Store) -> dict[str, Any]:
         | {
             "sweep": results.plan.sweep.name,
             "overrides": list(results.plan.sweep.overrides),
+            "protocol": results.plan.sweep.protocol,
             "verdict": verdict_table.as_json(results, verdicts(results, comparisons)),
             "choices": choices.as_json(results),
             "cells": [_cell(results, cell) for cell in scored],

@@ -107,7 +107,9 @@ def _setting(results: Results, group: Group) -> str:
 
 
 def facts(results: Results) -> str:
-    """Data, network, N, training seeds and sampler: `digits · network sit · N = 1,000 · 3 training seeds · euler`."""
+    """Data, network, N, training seeds, sampler and the evaluator's name if the sweep has one: `data digits · network
+    sit · N = 1,000 samples a cell · 3 training seeds · sampler euler · protocol adm`.
+    """
     streams = [results.plan.tasks[cell.stream].params for cell in results.plan.cells]
     groups = {(cell.arm, tuple(panel_of(results, _alone(cell)).items())): _alone(cell) for cell in results.cells}
     samplers = [panel_title(_sampler(results, group), []) for group in groups.values()]
@@ -118,6 +120,7 @@ def facts(results: Results) -> str:
         f"N = {count_text({planned.count for planned in results.plan.cells})} samples a cell" if streams else "",
         f"{count_text(seeds)} training seed{'' if seeds == {1} else 's'}" if seeds else "",
         _some("sampler", samplers),
+        f"protocol {results.plan.sweep.protocol}" if results.plan.sweep.protocol else "",
     ]
     return " · ".join(filter(None, parts))
 

@@ -72,11 +72,13 @@ def read_tune(
     return dataclasses.replace(tune, count=min(tune.count, SMOKE_COUNT)) if smoke else tune
 
 
-def read_compare(node: Node, metrics: Sequence[str]) -> Compare:
-    """metrics: the reported names."""
+def read_compare(node: Node | None, metrics: Sequence[str], deciding: str | None) -> Compare:
+    """metrics: the reported names. deciding: the one that verdicts are by."""
+    compare = Compare()
+    if node is None:
+        return compare
     node.mapping("{margin: 1.3 %}")
     node.only(COMPARE_KEYS)
-    compare = Compare()
     if (given := node.get("margin")) is not None:
         margin, relative = _margin(given)
         compare = dataclasses.replace(compare, margin=margin, relative=relative)
@@ -88,6 +90,10 @@ def read_compare(node: Node, metrics: Sequence[str]) -> Compare:
             raise item.error(unknown("metric", item.value, metrics))
         if item.value in names:
             raise item.error(f"{item.value!r} is in the list already.")
+        if item.value == deciding:
+            raise item.error(
+                f"verdicts are by {deciding!r} itself, so it cannot object to one; remove it, or list other metrics."
+            )
         names.append(item.value)
     return dataclasses.replace(compare, agree=tuple(names))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, ScoreSection
 
 FULL = 50_000  # samples, as the evaluators' users take them
+REDUCED = "k: 5, at_most: 10000"  # dgm-eval's --nearest_k and --reduced_n
 INCEPTION_OF_ADM = f"{{name: inception, mode: {ADM}}}"
 
 
@@ -70,8 +71,28 @@ EVALUATORS = {
             mode=ADM,
         ),
         Evaluator("clean_fid", "clean-fid, mode clean", "{name: inception, mode: clean}", ("fid", "kid")),
-        Evaluator("dgm_eval", "layer6ai-labs/dgm-eval", "dinov2", ("fid", "kid"), ("at_most", FULL)),
+        Evaluator(
+            "dgm_eval",
+            "layer6ai-labs/dgm-eval",
+            "dinov2",
+            ("fid", "kid", f"{{name: precision_recall, {REDUCED}}}", f"{{name: density_coverage, {REDUCED}}}"),
+            ("at_most", FULL),
+        ),
         Evaluator("edm", "NVlabs/edm, fid.py", INCEPTION_OF_ADM, ("fid",), ("exactly", FULL), mode=ADM),
+        Evaluator(
+            "pytorch_fid",
+            "mseitzer/pytorch-fid",
+            "{name: inception, mode: legacy_pytorch}",
+            ("fid",),
+            mode="legacy_pytorch",
+        ),
+        Evaluator(
+            "torch_fidelity",
+            "toshas/torch-fidelity",
+            INCEPTION_OF_ADM,
+            ("fid", "kid", "{name: inception_score, splits: 10}", "precision_recall"),
+            mode=ADM,
+        ),
     )
 }
 

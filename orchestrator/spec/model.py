@@ -261,6 +261,7 @@ class StoredSweep:
     tune: Tune | None = None
     compare: Compare = field(default_factory=Compare)
     overrides: tuple[str, ...] = ()  # values that the command line gave in place of the file's
+    protocol: str | None = None  # the evaluator that the score section names
 
     @property
     def argument(self) -> str:

@@ -41,12 +41,12 @@ from orchestrator.spec.grid import (
 )
 from orchestrator.spec.match import check_matches, take_match
 from orchestrator.spec.measure_section import check_measured, deciding_names, read_measures
-from orchestrator.spec.model import KEEP, Arm, Cell, Compare, Network, Sample, Sweep
+from orchestrator.spec.model import KEEP, Arm, Cell, Network, Sample, Sweep
 from orchestrator.spec.networks import LOADED, TRAINED, TUNED, Networks, check_name, points
 from orchestrator.spec.overrides import noted, tree_of
 from orchestrator.spec.paper_values import read_paper
 from orchestrator.spec.parameters import axis_keys, axis_params, overridden, params_of, tuned_keys
-from orchestrator.spec.score_section import check_cells, mean_names, metric_names, read_score, smoke_reference
+from orchestrator.spec.score_section import check_cells, deciders, read_score, smoke_reference
 from orchestrator.spec.smoke import spread
 from orchestrator.spec.user_code import StandIn
 from orchestrator.spec.yaml_nodes import Node, read_text, show
@@ -155,13 +155,11 @@ class _Reading:
         paper = None
         if (node := root.get("published")) is not None:
             paper = read_paper(node, [arm.name for arm in arms], self.cells, score, whole=not self.smoke)
-        scored = metric_names(score) if score else {}
-        means = {name: metric for name, (metric, _) in mean_names(score).items()} if score else {}
-        metrics = [*scored, *means, *deciding_names(measures)]
+        metrics, deciding = deciders(score)
         tune = None
         if (node := root.get("tune")) is not None:
-            tune = read_tune(node, self.builder, scored | means, [cell.sample for cell in self.cells], self.smoke)
-        compare = read_compare(root.value["compare"], metrics) if root.get("compare") else Compare()
+            tune = read_tune(node, self.builder, metrics, [cell.sample for cell in self.cells], self.smoke)
+        compare = read_compare(root.get("compare"), [*metrics, *deciding_names(measures)], deciding)
         name = root.value["name"].value + ("-smoke" if self.smoke else "")
         return Sweep(
             name=name,
@@ -181,6 +179,7 @@ class _Reading:
             paper=paper,
             tune=tune,
             compare=compare,
+            protocol=score.protocol.name if score and score.protocol else None,
         )
 
     def check_shared(self, key: str, node: Node) -> None:

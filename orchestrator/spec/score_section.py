@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from nag.features.extractor import columns
@@ -130,14 +130,31 @@ def metric_names(score: ScoreSection) -> dict[str, Any]:
     """The metrics by the names of the values that are reported and that can decide. For extractors after the first, the
     names end with the extractor's.
     """
-    return {
-        f"{name}_{name_of(extractor)}" if place else name: metric
-        for place, extractor in enumerate(score.features)
-        for metric in score.metrics
-        if fed(metric, extractor)
-        for name in metric.names
-        if metric.lower_is_better[name] is not None
-    }
+    return {reported: metric for reported, metric, name in _values(score) if metric.lower_is_better[name] is not None}
+
+
+def _values(score: ScoreSection) -> Iterator[tuple[str, Any, str]]:
+    """Every value as it is reported, its metric, and its name there."""
+    for place, extractor in enumerate(score.features):
+        suffix = f"_{name_of(extractor)}" if place else ""
+        for metric in score.metrics:
+            if fed(metric, extractor):
+                yield from ((name + suffix, metric, name) for name in metric.names)
+
+
+def deciding_name(score: ScoreSection) -> str | None:
+    """The value that decides verdicts, which a report finds from the values that there are (`headline_metric`): the
+    first that leads, or its mean over extractors, else the first distance, else the first value. None if only a user's
+    own file knows.
+    """
+    if any(isinstance(metric, StandIn) for metric in score.metrics):
+        return None
+    means = {name: mean for mean, (_, name) in mean_names(score).items()}
+    values = [(*value, shown(*value[1:])) for value in _values(score)]
+    leading = [means.get(name, reported) for reported, _, name, how in values if how.leads]
+    distances = [reported for reported, metric, _, how in values if metric.extrapolates and not how.beside]
+    others = [reported for reported, _, _, how in values if not how.cost]
+    return next(iter([*leading, *distances, *others]), None)
 
 
 def mean_names(score: ScoreSection) -> dict[str, tuple[Any, str]]:
@@ -150,6 +167,14 @@ def mean_names(score: ScoreSection) -> dict[str, tuple[Any, str]]:
         for name in metric.names
         if shown(metric, name).mean_label and sum(fed(metric, extractor) for extractor in score.features) > 1
     }
+
+
+def deciders(score: ScoreSection | None) -> tuple[dict[str, Any], str | None]:
+    """The metrics that can decide by reported name, means over extractors too; and the name that verdicts are by."""
+    if score is None:
+        return {}, None
+    means = {mean: metric for mean, (metric, _) in mean_names(score).items()}
+    return metric_names(score) | means, deciding_name(score)
 
 
 def reads_pixels(extractor: Any) -> bool:

@@ -95,6 +95,25 @@ def network(seed: int = 0) -> InceptionLike:
         return InceptionLike().eval()
 
 
+def state_dict(seed: int = 0) -> dict[str, Tensor]:
+    """pytorch-fid's names and shapes, which are torchvision's, with weights that keep the scale of their input."""
+    from torchvision.models import inception_v3
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        described = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    state = {}
+    for name, meta in described.items():
+        normal = torch.randn(meta.shape, generator=generator)
+        if meta.ndim == 4:
+            state[name] = normal * (2 / meta[0].numel()) ** 0.5
+        elif name.endswith("num_batches_tracked"):
+            state[name] = torch.zeros(meta.shape, dtype=meta.dtype)
+        else:
+            state[name] = 0.1 * normal + (1 if name.endswith(("bn.weight", "running_var")) else 0)
+    return state
+
+
 def save(module: nn.Module, path: Path) -> Path:
     """Write a module as TorchScript."""
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from nag.features.inception import Inception
 from nag.metrics.frechet import frechet_distance
 from nag.metrics.moments import Moments
 from nag.pretrained import INCEPTION, PYTORCH_FID
+from tests.nag import inception_file
 from tests.nag.inception_file import InceptionLike, network, save
 
 DIMENSIONS = 24  # of the features that are compared as a distance: clean-fid's takes 17 s for 2,048
@@ -41,24 +42,9 @@ def torchscript(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def state_dict(tmp_path_factory):
-    """pytorch-fid's names and shapes, which are torchvision's, with weights that keep the scale of their input."""
-    from torchvision.models import inception_v3
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        described = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False).state_dict()
-    state = {}
-    for name, meta in described.items():
-        normal = torch.randn(meta.shape, generator=generator)
-        if meta.ndim == 4:
-            state[name] = normal * (2 / meta[0].numel()) ** 0.5
-        elif name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros(meta.shape, dtype=meta.dtype)
-        else:
-            state[name] = 0.1 * normal + (1 if name.endswith(("bn.weight", "running_var")) else 0)
     path = tmp_path_factory.mktemp("hub") / "hub" / "checkpoints" / PYTORCH_FID
     path.parent.mkdir(parents=True)
-    torch.save(state, path)
+    torch.save(inception_file.state_dict(), path)
     return path
 
 
@@ -261,10 +247,10 @@ def test_other_files_are_refused_and_named(tmp_path, torchscript, state_dict):
     text.write_text("not weights")
     cut.write_bytes(torchscript.read_bytes()[:100_000])
     torch.save({"fc.weight": torch.zeros(1008, 2048)}, other)
-    for path in (text, cut, state_dict):
+    for path in (text, cut):
         with pytest.raises(ValueError, match=rf"{path.name}: not a TorchScript file"):
             Inception(weights=str(path)).open()
-    for path, words in ((text, "neither a file"), (cut, "the file is cut off"), (torchscript, "it is a TorchScript")):
+    for path, words in ((text, "neither a file"), (cut, "the file is cut off")):
         with pytest.raises(ValueError, match=rf"{path.name}: {words}"):
             Inception(weights=str(path), mode="legacy_pytorch").open()
     with pytest.raises(
@@ -276,6 +262,21 @@ def test_other_files_are_refused_and_named(tmp_path, torchscript, state_dict):
     torch.save(weights, other)
     with pytest.raises(ValueError, match=r"other\.pth: these are not weights of pytorch-fid's Inception: .*channels"):
         Inception(weights=str(other), mode="legacy_pytorch").open()
+
+
+def test_either_file_holds_the_network_of_any_mode(tmp_path, torchscript, state_dict):
+    """At 299 pixels no mode resizes; legacy_pytorch alone scales by 127.5."""
+    images = pictures(1, 299, seed=5)
+    whole = network()
+    with torch.no_grad():
+        expected = whole.layers((images.float() - 127.5) / 127.5).flatten(1)
+    found = Inception(weights=str(torchscript), mode="legacy_pytorch").open()(images)
+    assert torch.allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+    old = tmp_path / "old.pth"
+    torch.save(torch.load(state_dict, weights_only=True), old, _use_new_zipfile_serialization=False)
+    x = pictures(1, 64, seed=6)
+    by_file = [Inception(weights=str(path), mode="clean").open()(x)["features"] for path in (state_dict, old)]
+    assert torch.equal(*by_file)
 
 
 def test_other_images_are_refused(torchscript):

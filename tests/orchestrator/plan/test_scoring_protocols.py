@@ -79,7 +79,7 @@ def test_all_protocols_side_by_side_are_what_the_evaluators_say(
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["protocols"]
     values = {name: {key: one["value"] for key, one in each["metrics"].items()} for name, each in found.items()}
-    assert [*found] == ["adm", "clean_fid", "dgm_eval", "edm"]
+    assert [*found] == ["adm", "clean_fid", "dgm_eval", "edm", "pytorch_fid", "torch_fidelity"]
 
     features, spatial = of_the_file(sides)
     fid = low_rank_distance(*features)
@@ -93,6 +93,8 @@ def test_all_protocols_side_by_side_are_what_the_evaluators_say(
         "precision": (distances <= radii[1]).any(1).mean(),
         "recall": (distances <= radii[0][:, None]).any(0).mean(),
     }
+    assert values["torch_fidelity"].keys() == {"fid", "kid", "inception_score", "precision", "recall"}
+    assert values["torch_fidelity"].items() - values["adm"].items() == {("kid", values["torch_fidelity"]["kid"])}
     theirs = of_clean_fid(inception, sides, monkeypatch)
     assert values["clean_fid"]["fid"] == pytest.approx(low_rank_distance(*theirs), rel=1e-3)
     assert values["clean_fid"]["fid"] != pytest.approx(fid, rel=1e-3)  # the resize alone

@@ -19,6 +19,8 @@ from orchestrator.report.estimates import headline_metric
 from orchestrator.report.results import Results, collect
 from orchestrator.report.verdict_table import tag_text, verdict_table
 from orchestrator.report.verdicts import verdicts
+from orchestrator.spec.reader import read_sweep
+from orchestrator.spec.score_section import deciding_name
 from orchestrator.store.arrays import pack
 from orchestrator.store.layout import block_name, file_name
 from orchestrator.store.store import Store
@@ -123,7 +125,9 @@ def test_every_metric_is_scored_and_the_mean_leads(ran: Ran) -> None:
         assert None not in each
         assert cell.value("fd_ratio_mean") == pytest.approx(sum(each) / 2)  # type: ignore[arg-type]
     assert results.words("fd_ratio_mean") == "FDr^k, k = 2"
-    assert headline_metric(results) == "fd_ratio_mean"
+    sweep = read_sweep(ran.plan.sweep.path)
+    assert sweep.score is not None
+    assert headline_metric(results) == deciding_name(sweep.score) == "fd_ratio_mean"
     assert "fd_ratio" not in results.floor  # held-out images are the unit
     assert "authenticity" in results.floor
 

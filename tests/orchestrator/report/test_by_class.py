@@ -92,6 +92,12 @@ def test_the_report_shows_the_worst_and_the_best_classes_with_pictures(ran: Ran,
             assert drawn.count("<image") == 2 * 2  # of the worst and the best classes, samples and real images
             assert "real images" in drawn
     assert not figure.notes(results, chosen(results), ran.store)
+    tex = (tmp_path / "tables.tex").read_text()
+    for caption in ("by class: the worst and the best classes", "Labels of the samples against the reference's"):
+        assert rf"{caption}}}" in tex
+    ranked = next(part for part in tex.split(r"\begin{table}") if "by class: the worst" in part)
+    assert "worst 1 & " in ranked
+    assert any(rf"& {name} {{\scriptsize " in ranked for name in NAMES)
 
 
 def test_the_pictures_are_the_first_images_of_the_class(ran: Ran) -> None:

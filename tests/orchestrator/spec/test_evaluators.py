@@ -13,10 +13,17 @@ from nag.features.inception import Inception
 from nag.metrics.inception_score import InceptionScore
 from nag.registry import name_of
 from orchestrator.errors import BadInput
+from orchestrator.execution.engine import keep_plan
 from orchestrator.plan.make import plan
+from orchestrator.plan.stored_plan import document as stored_document
+from orchestrator.plan.stored_plan import read_plan
+from orchestrator.report.document import document
+from orchestrator.report.headline import facts
+from orchestrator.report.results import collect
 from orchestrator.spec.evaluators import EVALUATORS
 from orchestrator.spec.model import Sweep
 from orchestrator.spec.reader import read_sweep
+from orchestrator.store.store import Store
 from tests.orchestrator.made_images import FOLDER, picture_folder, written
 
 SCORE = "{features: [pixels], metrics: [kid]}"
@@ -34,8 +41,14 @@ def sweep_of(folder: Path, score: str, *changes: str) -> Sweep:
     [
         ("adm", Inception(mode="legacy_tensorflow"), ["fid", "sfid", "inception_score", "precision_recall"]),
         ("clean_fid", Inception(mode="clean"), ["fid", "kid"]),
-        ("dgm_eval", DINOv2(), ["fid", "kid"]),
+        ("dgm_eval", DINOv2(), ["fid", "kid", "precision_recall", "density_coverage"]),
         ("edm", Inception(mode="legacy_tensorflow"), ["fid"]),
+        ("pytorch_fid", Inception(mode="legacy_pytorch"), ["fid"]),
+        (
+            "torch_fidelity",
+            Inception(mode="legacy_tensorflow"),
+            ["fid", "kid", "inception_score", "precision_recall"],
+        ),
     ],
 )
 def test_a_protocol_is_the_keys_that_it_stands_for(
@@ -58,6 +71,19 @@ def test_a_protocol_makes_the_tasks_of_the_same_keys_written_out(tmp_path: Path)
         " metrics: [fid, sfid, {name: inception_score, splits: 10}, precision_recall]}",
     )
     assert plan(by_name, hashes=False).goals == plan(by_keys, hashes=False).goals
+
+
+def test_a_plan_keeps_the_name_and_the_report_says_it(tmp_path: Path) -> None:
+    made, store = plan(sweep_of(tmp_path, "{protocol: adm}"), hashes=False), Store(str(tmp_path / "store"))
+    kept = read_plan(store, keep_plan(made, store))
+    assert kept.sweep.protocol == "adm"
+    for one in (made, kept):
+        results = collect(one, store)
+        assert facts(results).endswith(" · protocol adm")
+        assert document(results, store)["protocol"] == "adm"
+    unnamed = plan(sweep_of(tmp_path, SCORE), hashes=False)
+    assert "protocol" not in stored_document(unnamed)["about"]  # plans of before have the same content
+    assert "protocol" not in facts(collect(unnamed, store))
 
 
 def test_weights_may_be_anywhere_and_other_metrics_may_be_chosen(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import BadInput
 from orchestrator.spec.grid import Pick
 from orchestrator.spec.model import Cell, Compare, Sweep, Tune
 from orchestrator.spec.reader import read_sweep
+from orchestrator.spec.score_section import deciding_name
 
 SWEEP = """\
 name: tuned
@@ -29,6 +31,8 @@ arms:
   nag: {nag: {scale: {tune: {low: 0.5, high: 4}}}}
   match: {cfg: {scale: {match: nag}}, against: nag}
 """
+SCORE = "score: {features: [digits, pixels], metrics: [fid, precision_recall]}"
+COMPARE = "compare: {margin: 1.3 %, agree: [fid_pixels, recall]}\n"
 TUNE = "tune: {metric: fid, seed: 1, count: 40}\n"
 SAMPLER = "sampler: {name: euler, steps: 2}"
 TRAIN = "noise_dropout: 0.2, class_dropout: 0.2, seed: {grid: [0, 1]}"
@@ -166,7 +170,28 @@ def test_what_tune_and_compare_are_by_default(read: Read) -> None:
     assert read("compare: {margin: 1.3 %, agree: [fid_pixels, recall]}\n", "").compare == Compare(margin=0.013)
 
 
-def test_the_mean_over_extractors_can_have_to_agree(read: Read) -> None:
-    """No task computes it, so it is no metric to choose by."""
-    sweep = read("[fid, precision_recall]", "[fid, fd_ratio]", "[fid_pixels, recall]", "[fd_ratio_mean, fid_pixels]")
-    assert sweep.compare.agree == ("fd_ratio_mean", "fid_pixels")
+def test_members_of_a_mean_can_have_to_agree_and_the_mean_decides(read: Read) -> None:
+    """The mean leads, so it could never object to a verdict: `check` says so."""
+    score, agree = ("[fid, precision_recall]", "[fid, fd_ratio]"), "[fid_pixels, recall]"
+    sweep = read(*score, agree, "[fd_ratio_pixels, fid]")
+    assert sweep.compare.agree == ("fd_ratio_pixels", "fid")
+    message = "compare.agree.0.: verdicts are by 'fd_ratio_mean' itself, so it cannot object to one; remove it, or list"
+    with pytest.raises(BadInput, match=message):
+        read(*score, agree, "[fd_ratio_mean]")
+
+
+@pytest.mark.parametrize(
+    ("features", "metrics", "deciding"),
+    [
+        ("[digits, pixels]", "[fid, precision_recall]", "fid"),
+        ("[digits, pixels]", "[precision_recall, fid]", "fid"),
+        ("[digits, pixels]", "[kid, precision_recall]", "kid"),
+        ("[digits, pixels]", "[kid, fd_ratio, fid]", "fd_ratio_mean"),
+        ("[digits]", "[fid, fd_ratio]", "fd_ratio"),
+    ],
+)
+def test_check_knows_what_decides(read: Read, features: str, metrics: str, deciding: str) -> None:
+    score = f"score: {{features: {features}, metrics: {metrics}}}"
+    sweep = read(SCORE, score, COMPARE, "", "metric: fid,", f"metric: {deciding},")
+    assert sweep.score is not None
+    assert deciding_name(sweep.score) == deciding
