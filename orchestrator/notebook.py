@@ -7,7 +7,7 @@ and IndexError for samples that are not kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from orchestrator.report.comparisons import compare
 from orchestrator.report.results import Results, collect, influence
 from orchestrator.report.verdicts import verdicts
 from orchestrator.spec.networks import NAME
+from orchestrator.spec.overrides import check_named
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.arrays import unpack
 from orchestrator.store.layout import block_name
@@ -35,18 +36,24 @@ DEFAULT_STORE = "results/store"
 LISTED = 8  # candidates that a message names
 
 
-def open_sweep(sweep: str | Path, store: str | Path | None = None) -> OpenSweep:
+def open_sweep(sweep: str | Path, store: str | Path | None = None, overrides: Sequence[str] = ()) -> OpenSweep:
     """A sweep of a store, by its name or its file. The store: `store`, else $NAGBENCH_STORE, else results/store below
-    the current folder.
+    the current folder. overrides: values in place of the file's, as `--set` takes them: ["sample.count=500"].
 
-    Raises BadInput for an invalid sweep, for a name that the store does not know, and if there is no such store.
+    Raises BadInput for an invalid sweep or override, for a name that the store does not know, and if there is no such
+    store.
     """
+    if isinstance(overrides, str):
+        raise BadInput(f"overrides is a list: open_sweep(..., overrides=[{overrides!r}]).")
     url = str(store or os.environ.get("NAGBENCH_STORE") or DEFAULT_STORE)
     opened = Store(url)
     if not opened.exists(""):
         raise BadInput(f"there is no store at {url} (looked from {Path.cwd()}). Give it: open_sweep(..., store=...).")
     opened.check_format()
-    return OpenSweep(plan_of_sweep(opened, str(sweep)) if is_sweep_name(sweep) else plan(read_sweep(sweep)), opened)
+    if not is_sweep_name(sweep):
+        return OpenSweep(plan(read_sweep(sweep, overrides=overrides)), opened)
+    check_named(str(sweep), overrides)
+    return OpenSweep(plan_of_sweep(opened, str(sweep)), opened)
 
 
 def is_sweep_name(sweep: str | Path) -> bool:

@@ -122,11 +122,11 @@ def stored_plan(
     from orchestrator.notebook import is_sweep_name
     from orchestrator.plan.model import only_arms
     from orchestrator.plan.stored_plan import plan_of_sweep
+    from orchestrator.spec.overrides import check_named
 
     if not is_sweep_name(sweep):
         return read_plan(sweep, smoke, arms, hashes=hashes, overrides=overrides)
-    if overrides:
-        raise BadInput(f"--set {overrides[0]}: {sweep} is a name in the store, whose values are fixed; name its file.")
+    check_named(sweep, overrides or ())
     plan = plan_of_sweep(store, f"{sweep}-smoke" if smoke else sweep)
     return only_arms(plan, arms) if arms else plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.report import by_class
+from orchestrator.report import by_class, explanations
 from orchestrator.report.agreement import TITLE as AGREEMENT
 from orchestrator.report.agreement import agreement_table
 from orchestrator.report.answer import answer, limits, notices
@@ -37,16 +37,16 @@ class CodeBlock:
 
 
 @dataclass(frozen=True)
+class Bullets:
+    points: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Details:
     """Parts that start folded."""
 
     summary: str
-    parts: tuple[Table | CodeBlock, ...]
-
-
-@dataclass(frozen=True)
-class Bullets:
-    points: tuple[str, ...]
+    parts: tuple[Table | CodeBlock | Bullets, ...]
 
 
 Part = str | Table | Drawing | Details | CodeBlock | Bullets
@@ -69,6 +69,7 @@ class Content:
     limits: tuple[str, ...]
     matrix: Table | None  # the differences of all arms, samplers and tasks, if there are several
     verdict: Table | None
+    explained: tuple[str, ...]  # the words and numbers of the verdict
     choice: Table | None  # what was chosen
     trials: tuple[Table, ...]  # the candidates of each choice
     arms: tuple[Table, ...]
@@ -135,9 +136,11 @@ class Content:
 
     def _decided(self) -> list[Part | None]:
         """The matrix if there is one, else the verdicts, beside the differences."""
+        words = Details(explanations.TITLE, (Bullets(self.explained),)) if self.explained else None
+        verdict = replace(self.verdict, title="") if self.verdict else None
         if self.matrix is None:
-            return [replace(self.verdict, title="") if self.verdict else None, *self._drawn("verdict")]
-        return [self.matrix, *self._drawn("verdict"), replace(self.verdict, title="") if self.verdict else None]
+            return [verdict, words, *self._drawn("verdict")]
+        return [self.matrix, *self._drawn("verdict"), verdict, words]
 
     def _words(self) -> list[Part]:
         said = () if self.headline == " ".join(self.answer) else self.answer
@@ -168,6 +171,7 @@ def report_content(results: Results, comparisons: Sequence[Comparison], store: S
         tuple(limits(results, comparisons, best)),
         matrix(results, ruled),
         verdict_table(results, ruled),
+        explanations.explanations(results, ruled),
         summary_table(results),
         choice_tables(results),
         comparison_tables(results, comparisons, settings) if scored else (),

@@ -28,7 +28,7 @@ from orchestrator.report.verdicts import CHOICE, Verdict, choice_of
 from orchestrator.spec.model import Compare
 
 NOT_TESTED = "not tested"
-WORDS = "What the words mean: docs/verdict.md."
+WORDS = "The report says what the words mean."
 MARKS = {"better": "✓", "worse": "✗", "undecided": "≈"}
 
 
@@ -49,7 +49,7 @@ def verdict_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None
     rows = tuple(Row(_cells(results, one), one.group.arm) for one in verdicts)
     marks = "✓ better, ✗ worse, ≈ undecided by another metric's own 95 % interval."
     notes = (" ".join(_notes(results, verdicts)),)
-    own = f"Brackets: plain 95 % intervals; other metrics each by its own. {WORDS}"
+    own = "Brackets: plain 95 % intervals; other metrics each by its own."
     return Table(columns, rows, "Verdict", notes, page_notes=(own,), terminal_notes=(f"{marks} {WORDS}",))
 
 

@@ -16,7 +16,7 @@ from orchestrator.report.comparisons import Comparison
 from orchestrator.report.results import Results
 from orchestrator.store.store import Store
 
-VERSION = 5  # of the pages; raise it when the same results would look different
+VERSION = 6  # of the pages; raise it when the same results would look different
 
 
 def write_report(results: Results, comparisons: Sequence[Comparison], store: Store, folder: Path, command: str) -> Path:

@@ -1,4 +1,4 @@
-"""Values of a sweep that the command line gives in place of the file's: `--set networks.sit.train.lr=1e-3`."""
+"""Values in place of those of a sweep's file: `--set networks.sit.train.lr=1e-3`, or those of `open_sweep`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def _put(root: Node, text: str) -> None:
         elif child is None or child.value is None:
             node.value[key] = Node({}, node.file, node.line, node, key, option)
         node = node.value[key]
+
+
+def check_named(sweep: str, overrides: Sequence[str]) -> None:
+    """Raise BadInput for values in place of those of a sweep that is named in a store."""
+    if overrides:
+        raise BadInput(f"--set {overrides[0]}: {sweep} is a name in the store, whose values are fixed; name its file.")
 
 
 def noted(text: str, overrides: Sequence[str]) -> str:

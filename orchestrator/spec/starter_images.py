@@ -93,8 +93,10 @@ def sweep_text(
     side = _side(resolution, brought)
     path = images if is_url(images) else _relative(images, target)
     try:
-        has_classes = ImageFolder(images, side).num_classes > 1
         split = "" if layout_of(read_listing(images, names=False, folder=True).folders).held_out else HELD_OUT
+        folder = ImageFolder(images, side, held_out=0.1 if split else 0.0)
+        folder.open("train")  # lists the images and reads none: an empty folder is told now
+        has_classes = folder.num_classes > 1
     except (OSError, ValueError) as error:
         raise BadInput(f"--images {images}: {error}.") from error
     data = f"{{name: image_folder, path: {json.dumps(path)}, resolution: {side}{split}}}"

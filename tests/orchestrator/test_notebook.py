@@ -176,6 +176,23 @@ def test_more_than_the_cell_counts_may_be_kept(finished: Ran, write: Callable[..
     )
 
 
+def test_overrides_are_those_of_set(finished: Ran) -> None:
+    path, store = finished.plan.sweep.path, finished.store.root
+    sweep = open_sweep(path, store, overrides=["sample.count=30"])
+    assert sweep.plan.sweep.overrides == ("sample.count=30",)
+    assert sweep.samples(sweep.plan.cells[0].digest).shape[0] == 30
+    for overrides, words in (
+        (["sample.cuont=30"], "--set sample.cuont=30: sample: unknown key 'cuont'"),
+        (["sample.count"], "--set sample.count: expected KEY=VALUE, such as networks.sit.train.lr=1e-3."),
+        ("sample.count=30", "overrides is a list: open_sweep(..., overrides=['sample.count=30'])."),
+    ):
+        with pytest.raises(BadInput) as caught:
+            open_sweep(path, store, overrides=overrides)
+        assert str(caught.value).startswith(words)
+    with pytest.raises(BadInput, match=r"--set sample.count=30: tiny is a name in the store, whose values are fixed"):
+        open_sweep("tiny", store, overrides=["sample.count=30"])
+
+
 def test_a_damaged_block_is_left_where_it_is(writable: OpenSweep) -> None:
     planned = writable.plan.cells[0]
     path = Path(writable.store.path(block_name(planned.stream, 0)))

@@ -10,9 +10,11 @@ import pytest
 
 from nag.registry import find
 from orchestrator.plan.reported import reported
+from orchestrator.report import html, markdown
 from orchestrator.report.comparisons import compare
 from orchestrator.report.content import report_content
 from orchestrator.report.estimates import chosen, shown_estimate
+from orchestrator.report.explanations import TITLE, explanations
 from orchestrator.report.figures.calls import front
 from orchestrator.report.figures.curves import by_guidance, panels_of
 from orchestrator.report.figures.differences import _name, differences
@@ -247,3 +249,33 @@ def test_bounds_are_declared_for_what_has_them() -> None:
     assert bounds("fid", "fid") == (0.0, None)
     assert bounds("precision_recall", "recall") == (0.0, 1.0)
     assert bounds("inception_score", "inception_score") == (1.0, None)
+
+
+def explained(results: Results, store: Store) -> str:
+    return " ".join(explanations(results, verdicts(results, compare(results, store))))
+
+
+def test_a_page_explains_its_own_words_and_only_those(tmp_path: Path) -> None:
+    """The page is sent to colleagues, who have neither nagbench nor its documentation."""
+    seeds = explained(*made(tmp_path / "seeds", SINGLE, samples=False))
+    assert "Training seeds: " in seeds
+    assert "One training seed: " not in seeds
+    assert "Mixed: " not in seeds, "no metric must agree"
+    assert "within the margin, 1.3 % of the baseline's value" in seeds
+    agree = SINGLE.replace("arms:", "compare: {margin: 0.5, agree: [recall]}\narms:")
+    alone = explained(*made(tmp_path / "one", agree.replace("{grid: [0, 1, 2]}", "0"), samples=False))
+    assert "One training seed: " in alone
+    assert "Training seeds: " not in alone
+    assert "Mixed: better in Fréchet distance (digits), but worse in one that must agree: recall." in alone
+    assert "within the margin, 0.5. " in alone
+
+
+def test_the_explanations_stand_folded_below_the_verdicts(tmp_path: Path) -> None:
+    results, store = made(tmp_path, SINGLE, samples=False)
+    content = report_content(results, compare(results, store), store, "nagbench run x.yaml")
+    page = html.page(content, colours_of(results))
+    verdict = page.partition('<section id="verdict">')[2].partition("</section>")[0]
+    assert f"<details>\n<summary>{TITLE}</summary>\n<ul" in verdict
+    assert verdict.index("</table>") < verdict.index("<details>") < verdict.index("<figure")
+    assert "docs/" not in page
+    assert f"<details><summary>{TITLE}</summary>\n\n- Better, worse: " in markdown.text(content)

@@ -58,6 +58,7 @@ def test_a_started_sweep_is_right_and_fits(tmp_path: Path) -> None:
     assert mistakes(text) == []
     checked = nagbench("check", path)
     assert (checked.returncode, checked.stderr) == (0, "")
+    assert "warning" not in checked.stdout, "a newcomer's first check is clean"
     sweep = read_sweep(path)
     assert (sweep.name, len(sweep.cells), [arm.name for arm in sweep.arms]) == (
         "first",

@@ -91,9 +91,14 @@ def test_weights_that_were_fetched_are_used(tmp_path: Path, monkeypatch: pytest.
 
 def test_bad_input(tmp_path: Path) -> None:
     picture_folder(tmp_path / "images")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bare" / "cats").mkdir(parents=True)
+    (tmp_path / "bare" / "cats" / "notes.txt").write_text("no image")
     own, other = checkpoint(tmp_path, True), SAVED["state dict"](tmp_path, *states())
     cases = {
         ("--images", "nowhere"): "--images nowhere: there is no file or folder 'nowhere'",
+        ("--images", tmp_path / "empty"): f"there are no images below {tmp_path}/empty.",
+        ("--images", tmp_path / "bare"): f"there are no images below {tmp_path}/bare.",
         ("--images", tmp_path / "images", "--like", "digits"): "give one",
         ("--resolution", "8"): "--resolution needs --images",
         ("--checkpoint", own): "--checkpoint needs --images",
