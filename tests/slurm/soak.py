@@ -24,7 +24,7 @@ from typing import Any
 from tests.orchestrator.conftest import Ran
 from tests.slurm.accounts import Account, accounts
 from tests.slurm.cluster import Cluster, absent, cluster, wait
-from tests.slurm.colleague import Colleague, Open, open_to_all
+from tests.slurm.colleague import Colleague, Shown, open_to_all
 from tests.slurm.configuration import Settings
 from tests.slurm.disturbances import Hiding, fill, limit, mounted, preempt, truncate
 from tests.slurm.faults import ARMS, SWEEP, Trial, undisturbed
@@ -226,7 +226,7 @@ class Lab:
 
     group: str
     account: Account
-    open: Open
+    shown: Shown
 
 
 def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str:
@@ -249,7 +249,7 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str
         trial.says(step=0.05, pace=6)
         now = Round(trial, chance, job, remount)
         if together:
-            now.colleague = Colleague(lab.account, lab.group, trial, lab.open)
+            now.colleague = Colleague(lab.account, lab.group, trial, lab.shown)
             if they_begin:
                 now.colleague.run("submit", "--checkpoint-seconds", "0.5")
         if job:
@@ -289,8 +289,8 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str
             trial.same(("small",), atol=1)
         except Exception:
             shutil.copytree(folder / "results", folder / "left")  # to be looked at
-            said = [each.stderr for each in ended] + (now.colleague.said if now.colleague is not None else [])
-            (folder / "left" / "engines.log").write_text("\n\n".join(said))
+            ended += now.colleague.said if now.colleague is not None else []
+            (folder / "left" / "engines.log").write_text("\n\n".join(each.stderr for each in ended))
             raise
         causes = Counter(trial.causes())
         assert causes["bad_input"] >= 1
