@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.slurm.arrays import Array
+from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.waves import waves
 from tests.slurm.cluster import Cluster, cluster, wait
 from tests.slurm.configuration import Settings
 from tests.slurm.conftest import up
@@ -37,6 +40,9 @@ class Federated(Place):
         lines = self.cluster.out("squeue", f"--clusters={self.clusters}", "-h", "-r", "-o", "%i %j %T").splitlines()
         rows = [words for line in lines if len(words := line.split()) == 3]
         return {job: (name, state) for job, name, state in rows}
+
+    def arrays(self) -> list[Array]:
+        return [job.array for wave in waves(self.store, self.name, closed=True) for job in jobs_of(self.store, wave)]
 
     def states(self) -> list[str]:
         """Of the sweep's jobs and array tasks."""
@@ -86,12 +92,23 @@ def test_what_runs_there_is_cancelled(place: Federated) -> None:
         wait(lambda: not place.queue(), "nothing is queued")
 
 
-def test_a_sweep_has_the_numbers_of_a_local_run(place: Federated) -> None:
-    """Each job chooses its cluster. One that is kept busy makes the other take the first of them."""
-    place.site(*ONE_EACH, "reconcile: manual", "reconcile: job", more=f"clusters: {place.clusters}\n")
+@pytest.fixture
+def shared_out(federation: tuple[Cluster, Cluster]) -> Iterator[None]:
+    """What needs a GPU starts on the one cluster only, and the rest on the other."""
+    closed = list(zip(federation, ("cpu", "gpu"), strict=True))
+    for each, partition in closed:
+        each.out("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
+    yield
+    for each, partition in closed:
+        each.out("scontrol", "update", f"PartitionName={partition}", "State=UP")
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_a_sweep_on_both_has_the_numbers_of_a_local_run(place: Federated) -> None:
+    """Jobs wait for those of the other cluster. (An array stays where it was submitted; here are none.)"""
+    place.site("reconcile: manual", "reconcile: job", more=f"clusters: {place.clusters}\n")
     checked = place("doctor")
     assert "ran on n1" in checked.output, checked.output
-    busy, _, at = place.cluster.submit("sleep 600", "--exclusive", f"--clusters={place.clusters}").partition(";")
     done = place("submit")
     assert done.exit_code == 0, done.output
     again = place("submit")
@@ -101,7 +118,6 @@ def test_a_sweep_has_the_numbers_of_a_local_run(place: Federated) -> None:
     told = json.loads(place("status", "--json").output)
     assert told["queue_unknown"] is None
     assert not [states for states in told["queue"].values() if {"failed", "not shown by squeue"} & states.keys()]
-    place.cluster.out("scancel", f"--clusters={at}", busy)
     wait(lambda: not place.queue(), "nothing is queued", 400, 0.5)
     assert json.loads(place("status", "--json").output)["cells"]["done"] == 2, place.logs()
     assert place.metrics() == place.local_metrics()
@@ -109,8 +125,13 @@ def test_a_sweep_has_the_numbers_of_a_local_run(place: Federated) -> None:
     logs = place("logs")
     assert logs.exit_code == 0, logs.output
     assert {line.split()[0] for line in logs.output.splitlines()} >= {"train", "sample", "score", "reconcile"}
-    told = place.cluster.out(
-        "sacct", f"--clusters={place.clusters}", "-nPX", "--state=COMPLETED", "-o", "Cluster,JobName"
-    )
-    ran = {line.partition("|")[0] for line in told.splitlines() if f"nb.root.{place.name}." in line}
-    assert ran == {place.cluster.name, place.other.name}
+    assert ran_on(place, place.cluster) == {"train", "sample"}
+    assert ran_on(place, place.other) == {"reference", "score", "reconcile"}
+
+
+def ran_on(place: Federated, cluster: Cluster) -> set[str]:
+    """The kinds of the sweep's jobs that ran on a cluster."""
+    options = ("-nPX", f"--clusters={cluster.name}", "--starttime=now-1hour", "--endtime=now", "--state=COMPLETED")
+    names = place.cluster.out("sacct", *options, "--format=JobName%200").split()
+    kinds = {array.name: array.kind for array in place.arrays()}
+    return {kinds.get(name, name.rpartition(".")[2]) for name in names if f".{place.name}." in name}
