@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from nag.checkpoint import load_network
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.configuration import Settings
 from tests.slurm.faults import SWEEP, Trial
@@ -59,15 +59,12 @@ def test_a_rank_that_hangs(slurm_with: Callable[[Settings], Cluster], tmp_path: 
     trial.says(step=0)
     done = over()
     assert done.returncode == 0, done.stderr + trial.logs()[-3000:]
-    assert f"process {rank} of the training on n{rank + 1} hangs: no sign of life for {HUNG_S:g} s" in trial.logs()
+    words = f"process {rank} of the training on {platform.node()} hangs: no sign of life for {HUNG_S:g} s"
+    assert words in trial.logs()
     (attempt,) = trial.attempts()
-    assert f"process {rank} of the training" in attempt["reason"], attempt
+    assert attempt["cause"] == "died"
+    woken = "PeerFailed" in attempt["reason"]  # by srun, which ends it, and it had the time to look around
+    assert words in attempt["reason"] or (rank == 0 and woken), attempt
     assert trial.resumed_at()[0] > 0
     (record,) = trial.folder.glob("results/store/records/train/*.json")
     assert json.loads(record.read_text())["processes"] == 2
-    trial.local_metrics()
-    name = f"files/{record.stem}/network.safetensors"
-    folders = (trial.folder / "results" / "store", trial.folder / "local")
-    two, one = (load_network(str(folder / name)) for folder in folders)
-    for first, second in zip(two.module.parameters(), one.module.parameters(), strict=True):
-        assert (first - second).abs().max() < 1e-4
