@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.slurm.configuration import Ports, Settings, write
@@ -106,16 +106,20 @@ def with_children(roots: set[int]) -> set[int]:
 
 @dataclass
 class Cluster:
-    """A running cluster. `env` is what its commands need; put it into the environment of what submits."""
+    """A running cluster. env: what its commands need. beside: one whose munged, database and slurmdbd it shares."""
 
     folder: Path
     settings: Settings = field(default_factory=Settings)
+    beside: Cluster | None = None
 
     def __post_init__(self) -> None:
         slurmctld, slurmdbd, database, *nodes = free_ports(3 + self.settings.nodes)
-        self.ports = Ports(slurmctld, slurmdbd, database, tuple(nodes))
-        self.nodes = self.settings.names
-        self.conf, self.socket = self.folder / "slurm.conf", self.folder / "munge.sock"
+        self.ports = Ports(self.folder / "munge.sock", slurmctld, slurmdbd, database, tuple(nodes))
+        if self.beside is not None:
+            shared = self.beside.ports
+            self.ports = replace(self.ports, munge=shared.munge, slurmdbd=shared.slurmdbd, database=shared.database)
+        self.nodes, self.name = self.settings.names, f"test{slurmctld}"
+        self.conf = self.folder / "slurm.conf"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
         self.env = kept | {"SLURM_CONF": str(self.conf)}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -124,19 +128,11 @@ class Cluster:
 
     def start(self) -> None:
         write(self.folder, self.settings, self.ports)
-        folder = self.folder
-        self.daemon(
-            "munged",
-            "munged",
-            "-F",
-            "--force",
-            f"--socket={self.socket}",
-            *(f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")),
-        )
-        self.up("munged", self.socket.exists)
-        if self.settings.accounting:
-            self.start_database()
-            self.start_slurmdbd()
+        if self.beside is None:
+            self.start_munged()
+            if self.settings.accounting:
+                self.start_database()
+                self.start_slurmdbd()
         self.start_slurmctld()
         for node in self.nodes:
             self.start_slurmd(node, wait_s=0)
@@ -186,6 +182,13 @@ class Cluster:
         if self.daemons[name].poll() is not None:
             raise RuntimeError(f"{name} ended with {self.daemons[name].returncode}\n{self.logs}")
 
+    def start_munged(self) -> None:
+        self.daemon(
+            *("munged", "munged", "-F", "--force", f"--socket={self.ports.munge}"),
+            *(f"--{name}-file={self.folder}/munge.{name}" for name in ("key", "pid", "log", "seed")),
+        )
+        self.up("munged", self.ports.munge.exists)
+
     def start_database(self) -> None:
         common = ["--no-defaults", "--user=root", f"--datadir={self.folder}/mysql", "--innodb-log-file-size=8M"]
         common += ["--innodb-doublewrite=0", "--innodb-flush-log-at-trx-commit=0"]  # nobody needs it after a crash
@@ -200,13 +203,15 @@ class Cluster:
 
     def add_account(self) -> None:
         """root gets an account and a second QoS; slurmctld hears of them at once."""
-        wait(lambda: self.run("sacctmgr", "-nP", "show", "cluster").stdout.strip(), "the cluster is registered")
+        wait(lambda: self.name in self.run("sacctmgr", "-nP", "show", "cluster").stdout, "the cluster is registered")
         limit = [f"MaxSubmitJobs={self.settings.max_submit}"] if self.settings.max_submit else []
-        self.out("sacctmgr", "-i", "add", "qos", QOS[1])
-        self.out("sacctmgr", "-i", "add", "account", ACCOUNT, "Description=lab", "Organization=lab")
-        self.out("sacctmgr", "-i", "add", "user", "root", f"Account={ACCOUNT}")
+        if self.beside is None:
+            self.out("sacctmgr", "-i", "add", "qos", QOS[1])
+        here = f"Cluster={self.name}"
+        self.out("sacctmgr", "-i", "add", "account", ACCOUNT, "Description=lab", "Organization=lab", here)
+        self.out("sacctmgr", "-i", "add", "user", "root", f"Account={ACCOUNT}", here)
         self.out(
-            *("sacctmgr", "-i", "modify", "user", "root", "set", f"DefaultAccount={ACCOUNT}"),
+            *("sacctmgr", "-i", "modify", "user", "root", "where", here, "set", f"DefaultAccount={ACCOUNT}"),
             *(f"QOS={','.join(QOS)}", "DefaultQOS=normal", *limit),
         )
         wait(lambda: f"Account={ACCOUNT} " in self.run("scontrol", "show", "assoc_mgr").stdout, "slurmctld knows it")
@@ -364,10 +369,10 @@ def with_parents() -> set[int]:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, settings: Settings | None = None) -> Iterator[Cluster]:
+def cluster(folder: Path, settings: Settings | None = None, beside: Cluster | None = None) -> Iterator[Cluster]:
     """A cluster in a folder that is not there yet."""
     folder.mkdir(parents=True)
-    made = Cluster(folder, settings or Settings())
+    made = Cluster(folder, settings or Settings(), beside)
     try:
         made.start()
         yield made

@@ -38,6 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Ports:
+    munge: Path  # the socket of munged
     slurmctld: int
     slurmdbd: int
     database: int
@@ -47,14 +48,15 @@ class Ports:
 def write(folder: Path, settings: Settings, ports: Ports) -> None:
     for name in ("state", *(f"spool.{node}" for node in settings.names)):
         (folder / name).mkdir()
-    (folder / "munge.key").write_bytes(os.urandom(1024))
-    (folder / "munge.key").chmod(0o600)
+    if ports.munge.parent == folder:
+        (folder / "munge.key").write_bytes(os.urandom(1024))
+        (folder / "munge.key").chmod(0o600)
     devices = ",".join(GPUS[: settings.gpus])
     (folder / "gres.conf").write_text(f"NodeName=n[1-{settings.nodes}] Name=gpu File={devices}\n")
     (folder / "cgroup.conf").write_text("ConstrainCores=no\nConstrainRAMSpace=no\n")
-    lines = [*_controller(folder, settings, ports), *_accounts(folder, settings, ports), *_nodes(settings, ports)]
+    lines = [*_controller(folder, settings, ports), *_accounts(settings, ports), *_nodes(settings, ports)]
     (folder / "slurm.conf").write_text("\n".join([*lines, settings.extra, ""]))
-    if settings.accounting:
+    if settings.accounting and ports.munge.parent == folder:
         database = folder / "slurmdbd.conf"
         database.touch(0o600)  # slurmdbd refuses to start otherwise
         database.write_text("\n".join([*_database(folder, ports), ""]))
@@ -65,7 +67,7 @@ def _controller(folder: Path, settings: Settings, ports: Ports) -> Iterator[str]
     yield f"SlurmctldHost={_host()}(127.0.0.1)"
     yield f"SlurmctldPort={ports.slurmctld}"
     yield "AuthType=auth/munge"
-    yield f"AuthInfo=socket={folder}/munge.sock,cred_expire=5"  # a requeued job waits one second longer than this
+    yield f"AuthInfo=socket={ports.munge},cred_expire=5"  # a requeued job waits one second longer than this
     yield "SlurmUser=root\nSlurmdUser=root"
     yield f"StateSaveLocation={folder}/state\nSlurmdSpoolDir={folder}/spool.%n"
     yield f"SlurmctldPidFile={folder}/slurmctld.pid\nSlurmdPidFile={folder}/slurmd.%n.pid"
@@ -85,13 +87,13 @@ def _controller(folder: Path, settings: Settings, ports: Ports) -> Iterator[str]
         yield "SlurmctldParameters=preempt_send_user_signal"
 
 
-def _accounts(folder: Path, settings: Settings, ports: Ports) -> Iterator[str]:
+def _accounts(settings: Settings, ports: Ports) -> Iterator[str]:
     if not settings.accounting:
         yield "AccountingStorageType=accounting_storage/none"
         return
     yield "AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=localhost"
     yield f"AccountingStoragePort={ports.slurmdbd}"
-    yield f"AccountingStoragePass={folder}/munge.sock"  # else the munged of the system is asked
+    yield f"AccountingStoragePass={ports.munge}"  # else the munged of the system is asked
     yield "AccountingStorageEnforce=associations,limits,qos"
 
 
@@ -112,7 +114,7 @@ def _nodes(settings: Settings, ports: Ports) -> Iterator[str]:
 
 
 def _database(folder: Path, ports: Ports) -> Iterator[str]:
-    yield f"AuthType=auth/munge\nAuthInfo=socket={folder}/munge.sock\nSlurmUser=root"
+    yield f"AuthType=auth/munge\nAuthInfo=socket={ports.munge}\nSlurmUser=root"
     yield f"DbdHost=localhost\nDbdAddr=127.0.0.1\nDbdPort={ports.slurmdbd}"
     yield f"StorageType=accounting_storage/mysql\nStorageHost=127.0.0.1\nStoragePort={ports.database}"
     yield "StorageUser=root\nStorageLoc=slurm_acct_db"

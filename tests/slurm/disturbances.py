@@ -69,6 +69,17 @@ def limit(cluster: Cluster, jobs: int) -> None:
     wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
 
 
+def limit_of_qos(cluster: Cluster, jobs: int) -> None:
+    """Each user of the QoS may have so many jobs in the queue; -1: as many as they like."""
+
+    def known() -> list[str]:
+        shown = cluster.out("scontrol", "show", "assoc_mgr", "flags=qos", "qos=normal")
+        return sorted(set(re.findall(r"MaxSubmitJobsPU=(\d+)", shown)))
+
+    cluster.out("sacctmgr", "-i", "modify", "qos", "normal", "set", f"MaxSubmitJobsPerUser={jobs}")
+    wait(lambda: known() == ([f"{jobs}"] if jobs > 0 else []), "slurmctld knows the limit")
+
+
 def fill(store: Store, seconds: float) -> None:
     """Leave no room on the file system of a store for a while."""
     full = Path(store.root).parent / "full"

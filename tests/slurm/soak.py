@@ -1,8 +1,9 @@
 """`make soak`, or `python -m tests.slurm.soak [ROUNDS] [SEED]`: sweeps on a cluster of our own on which all goes wrong.
 
 In each round one sweep runs, and all of FAULTS befall it in random order. After that it must have the numbers of an
-undisturbed run bit for bit, nothing that was done may have been done again, and nothing may be left in the queue. Each
-round prints one line; the seed is printed, and the same seed gives the same order.
+undisturbed run bit for bit, nothing that was done may have been done again, and nothing may be left in the queue. In
+half of the rounds a second user submits and cancels the same sweep in the group's store. Each round prints one line;
+the seed is printed, and the same seed gives the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.orchestrator.conftest import Ran
+from tests.slurm.accounts import Account, accounts
 from tests.slurm.cluster import Cluster, absent, cluster, wait
+from tests.slurm.colleague import Colleague, Shown, open_to_all
 from tests.slurm.configuration import Settings
 from tests.slurm.disturbances import Hiding, fill, limit, mounted, preempt, truncate
 from tests.slurm.faults import ARMS, SWEEP, Trial, undisturbed
@@ -62,6 +65,7 @@ class Round:
     chance: random.Random
     job: bool  # whether reconcile jobs go on; else two engines watch
     remount: Callable[[str], None]
+    colleague: Colleague | None = None  # works on the same sweep
     engines: list[Any] = field(default_factory=list)
     doomed: bool = False  # the reconcile job
 
@@ -80,9 +84,12 @@ class Round:
         wait(look, "a task is at work", 90, 0.3)
         return self.chance.choice(found)
 
+    def theirs(self) -> list[str]:
+        return self.colleague.queue() if self.colleague is not None else []
+
     def over(self) -> bool:
         if self.job:
-            return not self.trial.queue()
+            return not self.trial.queue() and not self.theirs()
         return all(process.poll() is not None for process, _ in self.engines)
 
 
@@ -193,20 +200,43 @@ def new_files_are_hidden(now: Round) -> None:
     hiding.join(60)
 
 
+def another_user_submits(now: Round) -> None:
+    """And the next fault comes meanwhile."""
+    assert now.colleague is not None
+    now.colleague.begin("submit", "--checkpoint-seconds", "0.5")
+
+
+def another_user_cancels(now: Round) -> None:
+    assert now.colleague is not None
+    now.colleague.begin("cancel")
+
+
 FAULTS = (
     *(a_task_is_killed, an_array_task_is_requeued, a_node_is_wanted_by_others, a_daemon_of_a_node_dies),
     *(a_node_loses_its_power, slurmctld_is_restarted, slurmdbd_is_away, the_store_is_read_only, the_store_is_full),
     *(a_block_is_truncated, who_goes_on_is_killed, memory_is_short, a_block_never_ends),
     *(squeue_leaves_out_jobs, squeue_answers_from_a_cache, the_account_has_a_limit, new_files_are_hidden),
 )
+OF_ANOTHER_USER = (*3 * (another_user_submits,), *2 * (another_user_cancels,))
 
 
-def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
+@dataclass(frozen=True)
+class Lab:
+    """Who the other user is, and what that user can read."""
+
+    group: str
+    account: Account
+    shown: Shown
+
+
+def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str:
     """Run one round. Returns what happened, in a line; raises what went wrong."""
     chance, began = random.Random(seed), time.monotonic()
     job, links, accounts = chance.random() < 0.5, chance.random() < 0.7, chance.random() < 0.7
     partition = chance.choice(("gpu", "grace20"))
-    order = chance.sample(FAULTS, len(FAULTS))
+    together, they_begin = chance.random() < 0.5, chance.random() < 0.5
+    faults = FAULTS + (OF_ANOTHER_USER if together else ())
+    order = chance.sample(faults, len(faults))
     with mounted(folder / "results", megabytes=96) as remount:
         changes = ("partition: gpu\ncpu_partition: cpu", f"partition: {partition}\ncpu_partition: calm", *SITE)
         changes += ("reconcile: manual", "reconcile: job") if job else ()
@@ -218,6 +248,10 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
         trial.env |= wrapper(folder / "bin", trial.env["PATH"], squeue=SQUEUE.format(faults=trial.faults))
         trial.says(step=0.05, pace=6)
         now = Round(trial, chance, job, remount)
+        if together:
+            now.colleague = Colleague(lab.account, lab.group, trial, lab.shown)
+            if they_begin:
+                now.colleague.run("submit", "--checkpoint-seconds", "0.5")
         if job:
             trial.submit()
         else:
@@ -231,6 +265,10 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
                 missed.append(fault.__name__)
         made.resume()
         trial.says(pace=0.2)
+        if now.colleague is not None:
+            now.colleague.end()
+            if job:  # what was cancelled goes on only when somebody says so
+                trial.submit()
         end = time.monotonic() + ROUND_S
         while not now.over():
             if trial.causes().count("timeout"):
@@ -243,18 +281,24 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int) -> str:
             time.sleep(1)
         ended = [over() for _, over in now.engines]
         try:
-            wait(lambda: not trial.queue(), "nothing is left in the queue", 60)
+            wait(lambda: not trial.queue() and not now.theirs(), "nothing is left in the queue", 60)
             assert [each.returncode for each in ended] in ([], [1, 1])
+            if now.colleague is not None:
+                now.colleague.check()
             trial.done(arms=ARMS, code=1, damaged=None)
             trial.same(("small",), atol=1)
         except Exception:
             shutil.copytree(folder / "results", folder / "left")  # to be looked at
+            ended += now.colleague.said if now.colleague is not None else []
             (folder / "left" / "engines.log").write_text("\n\n".join(each.stderr for each in ended))
             raise
         causes = Counter(trial.causes())
         assert causes["bad_input"] >= 1
         words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items()))
         how = f"{'reconcile jobs' if job else 'two engines'}, {partition}"
+        how += (
+            f", with a second user who queued {len(now.colleague.waves())} waves" if now.colleague is not None else ""
+        )
         how += f"{'' if links else ', no links'}{'' if accounts else ', no sacct'}"
         late = f"; nothing was at work for: {', '.join(missed)}" if missed else ""
         return f"good in {time.monotonic() - began:.0f} s ({how}); attempts: {words}{late}"
@@ -279,15 +323,19 @@ def main(rounds: int, seed: int) -> int:
     out(f"{rounds} rounds, seed {seed}, in {folder}")
     bad = 0
     base = undisturbed(folder / "base", TEXT)
-    for number in range(rounds):
-        with cluster(folder / f"c{number}", CLUSTER) as made:
-            try:
-                said = round_of(folder / f"r{number}", made, base, seed + number)
-                shutil.rmtree(folder / f"r{number}", ignore_errors=True)
-            except Exception:  # noqa: BLE001  (the next round is to come all the same)
-                bad += 1
-                said = f"BAD\n{traceback.format_exc()}"
-            out(f"round {number} (seed {seed + number}): {said}")
+    folder.chmod(0o755)  # for the second user
+    with accounts(1) as (group, (account,)), open_to_all(folder / "open") as shown:
+        lab = Lab(group, account, shown)
+        for number in range(rounds):
+            with cluster(folder / f"c{number}", CLUSTER) as made:
+                made.add_user(account.name)
+                try:
+                    said = round_of(folder / f"r{number}", made, base, seed + number, lab)
+                    shutil.rmtree(folder / f"r{number}", ignore_errors=True)
+                except Exception:  # noqa: BLE001  (the next round is to come all the same)
+                    bad += 1
+                    said = f"BAD\n{traceback.format_exc()}"
+                out(f"round {number} (seed {seed + number}): {said}")
     out(f"{rounds - bad} of {rounds} rounds were good")
     return int(bad > 0)
 

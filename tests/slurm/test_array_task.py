@@ -21,7 +21,9 @@ from orchestrator.backends.slurm.array_task import STOP, ArrayTaskRunner, RunArr
 from orchestrator.backends.slurm.arrays import arrays
 from orchestrator.backends.slurm.backend import Slurm
 from orchestrator.backends.slurm.commands import Commands, Unsupported
+from orchestrator.backends.slurm.presence import doubled
 from orchestrator.backends.slurm.process import CACHES, prepare
+from orchestrator.backends.slurm.queue_state import queue_states
 from orchestrator.backends.slurm.settings import SlurmSettings
 from orchestrator.backends.slurm.waves import create_wave, record_failed_stream, write_array
 from orchestrator.errors import EnvironmentProblem
@@ -33,7 +35,7 @@ from orchestrator.spec.reader import read_sweep
 from orchestrator.store.layout import block_name
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import Ran
-from tests.slurm.running import ROOT
+from tests.slurm.running import ROOT, wrapper
 
 
 @pytest.fixture
@@ -206,3 +208,20 @@ def test_an_array_that_names_another_plan_is_not_done(done: Ran, running: Callab
     with pytest.raises(EnvironmentProblem, match=r"waves/small/000001/000.json is not what was submitted"):
         forged.run()
     assert not runner.store.exists(block_name(digest, 0))
+
+
+def test_one_that_was_given_up_and_went_on_is_counted(
+    done: Ran, running: Callable[..., ArrayTaskRunner], tmp_path: Path
+) -> None:
+    """Two runs of one array task: the first results stay, and `status` tells of it."""
+    runner = running((samples(done), (0,)))
+    lost = {"outcome": "ended", "cause": "lost", "reason": "gone", "time": time.time()}
+    runner.store.create_record(runner.wave.mark("ends", 0, 0, 0), lost)
+    assert doubled(runner.store, "small") == 0
+    runner.run()
+    assert runner.store.exists(block_name(samples(done), 0))
+    assert doubled(runner.store, "small") == 1
+    runner.store.create_record(runner.wave.job_name(0), {"job": "7"})
+    commands = Commands(dict(os.environ) | wrapper(tmp_path / "bin", squeue="exit 0"))
+    notes = queue_states(runner.store, "small", commands).notes
+    assert [note for note in notes if note.startswith("1 array tasks ran twice, since Slurm did not show them")]

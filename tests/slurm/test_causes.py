@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from orchestrator.backends.slurm.commands import Commands
-from orchestrator.backends.slurm.log_causes import cause_of
+from orchestrator.backends.slurm.log_causes import cause_of, tail_of_all
 from orchestrator.backends.slurm.slurm_output import ACCOUNTS, parse_accounts, parse_queue
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.configuration import Settings
@@ -75,6 +76,19 @@ def test_causes(case: str) -> None:
     told, reason = cause_of(parse_queue(queue), parse_accounts(accounts or ran()), START + log)
     assert told == cause, reason
     assert reason
+
+
+def test_what_the_other_processes_say_of_one_that_hangs(tmp_path: Path) -> None:
+    words = "process 0 of the training on n1 hangs: no sign of life for 300 s; ending all"
+    log = tmp_path / "7_3_0_log.out"
+    log.write_text(f"{START}working\nsrun: Force Terminated StepId=7.0\n")
+    (tmp_path / "7_3_1_log.out").write_text(f"{START}working\n")
+    assert words not in tail_of_all(log)
+    (tmp_path / "7_3_2_log.out").write_text(f"{START}{words}\n{START}working\n")  # it hung in an earlier run
+    assert words not in tail_of_all(log)
+    (tmp_path / "7_3_2_log.out").write_text(f"{START}working\n{words}\n")
+    row = parse_accounts(ran("7_3 FAILED 9:0 0:9"))
+    assert cause_of((), row, tail_of_all(log)) == ("died", f"it stood still: {words}")
 
 
 def test_reasons_say_what_slurm_said() -> None:

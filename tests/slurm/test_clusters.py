@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.backends.slurm.commands import FORMATS, Commands, clean_environment, scrubbed
 from orchestrator.backends.slurm.jobs import jobs_of
+from orchestrator.backends.slurm.slurm_output import QUEUE
 from orchestrator.backends.slurm.waves import waves
 from tests.slurm.cluster import Cluster
 from tests.slurm.running import Place, wrapper
@@ -95,6 +96,29 @@ def test_a_job_that_one_cluster_knows_is_known(tmp_path: Path) -> None:
     away = f'case "$1" in *=b) echo "{line}";; *) echo "error: Unable to contact slurm controller" >&2; exit 1;; esac'
     environment = os.environ | wrapper(tmp_path / "bin", scontrol=away)
     assert Commands(environment, clusters="a,b").known("7") is None
+
+
+def test_a_job_that_another_cluster_took_has_not_ended(tmp_path: Path) -> None:
+    """It is REVOKED on the cluster that did not get it; one that waits is shown on both, also where it cannot start."""
+
+    def row(job: str, state: str, reason: str = "None") -> str:
+        values = (job, state, "0", "0", "1", "2", "3", "n1", reason, "mine", "")
+        return "".join(f"{value:<{size}}|" for value, size in zip(values, QUEUE.values(), strict=True))
+
+    down, fine = (("PENDING", reason) for reason in ("PartitionDown", "Priority"))
+    here = [row("7", "RUNNING"), row("8", *down), row("9", "PENDING"), row("10", *fine)]
+    there = [row("7", "REVOKED"), row("8", *fine), row("9", "RUNNING"), row("10", *down)]
+    (tmp_path / "rows").write_text("\n".join([*here, *there, ""]))
+    show = 'case "$1" in *=a) echo "JobId=7 JobName=x JobState=RUNNING";; *) echo "JobId=7 JobState=REVOKED";; esac'
+    told = "JobID|State|ExitCode|DerivedExitCode|Submit|Start|End|ElapsedRaw|NodeList|MaxRSS\n7|{}|0:0|0:0|1|2|3|9|n1|"
+    (tmp_path / "told").write_text("\n".join([told.format("COMPLETED"), told.format("REVOKED"), ""]))
+    path = wrapper(tmp_path / "bin", squeue=f"cat {tmp_path}/rows", scontrol=show, sacct=f"cat {tmp_path}/told")
+    commands = Commands(os.environ | path, clusters="a,b")
+    shown = [("7", "RUNNING", "None"), ("8", "PENDING", "Priority"), ("9", "RUNNING", "None")]
+    found = [(each.id, each.state, each.reason) for each in commands.queue()]
+    assert found == [*shown, ("10", "PENDING", "Priority")]
+    assert commands.known("7") == {"7": "RUNNING"}
+    assert [run.state for run in commands.accounts(["7"], 1.0)] == ["COMPLETED"]
 
 
 def test_a_job_gets_the_users_formats_but_nothing_of_another_job(monkeypatch: pytest.MonkeyPatch) -> None:

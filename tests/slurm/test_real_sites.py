@@ -29,7 +29,7 @@ from orchestrator.backends.slurm.waves import Wave, create_wave, waves, write_ar
 from orchestrator.execution.protocol import Bundle
 from orchestrator.store.store import Store
 from tests.slurm.cluster import Cluster, wait
-from tests.slurm.disturbances import limit
+from tests.slurm.disturbances import limit, limit_of_qos
 from tests.slurm.running import ROOT, SMALL, Place, changed, wrapper
 
 # 60 blocks, each of which is guessed to take longer than an array task should
@@ -193,20 +193,29 @@ def limited(slurm: Cluster) -> Iterator[Callable[[int], None]]:
     limit(slurm, -1)
 
 
-def test_a_limit_of_the_account_is_a_wait(place: Place, limited: Callable[[int], None]) -> None:
+@pytest.fixture(params=[limit, limit_of_qos], ids=["account", "qos"])
+def any_limit(slurm: Cluster, request: pytest.FixtureRequest) -> Iterator[tuple[Callable[[int], None], str]]:
+    """A limit, and Slurm's name of it."""
+    set_to = functools.partial(request.param, slurm)
+    yield set_to, "AssocMaxSubmitJobLimit" if request.param is limit else "QOSMaxSubmitJobPerUserLimit"
+    set_to(-1)
+
+
+def test_a_limit_is_a_wait(place: Place, any_limit: tuple[Callable[[int], None], str]) -> None:
     """What fits is queued, with the two jobs that continue; a job of somebody else of this user counts."""
+    limited, name = any_limit
     place.sweep(MANY_BLOCKS)
     place.closed(*SHORT, "reconcile: manual", "reconcile: job")
     limited(4)
     other = place.cluster.submit("sleep 600", "--partition=closed")
     done = place("submit")
     assert done.exit_code == 0, done.output
-    assert "bundles wait for room in the queue (AssocMaxSubmitJobLimit)" in done.output
+    assert f"bundles wait for room in the queue ({name})" in done.output
     names = Counter(name.rpartition(".")[2] for name, _ in place.queue().values())
     assert names["reconcile"] == names["reconcile2"] == 1
     assert len(place.queue()) == 3
     told = place("status").output
-    assert "waiting for room: 4 of 4 of your jobs are queued (AssocMaxSubmitJobLimit)" in told
+    assert f"waiting for room: 4 of 4 of your jobs are queued ({name})" in told
     assert place("submit").exit_code == 0  # nothing more fits: no error
     assert len(place.queue()) == 3
     assert place("cancel").exit_code == 0

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from orchestrator.backends.slurm.reasons import advice
 from orchestrator.backends.slurm.slurm_output import (
     ACCOUNTS,
     QUEUE,
@@ -93,9 +94,9 @@ class Commands:
         rows: list[SqueueRow] = []
         for part in _parts(sorted(set(ids))):
             rows += self.read(parse_queue, "squeue", *options, f"--jobs={','.join(part)}", harmless=(NO_SUCH_JOB,))
-        if rows or ids:
-            return rows
-        return self.read(parse_queue, "squeue", *options, *(() if everyone else (f"--user={os.getuid()}",)))
+        if not rows and not ids:
+            rows = self.read(parse_queue, "squeue", *options, *(() if everyone else (f"--user={os.getuid()}",)))
+        return rows if "," not in self.clusters else _one_each(rows)
 
     def accounts(self, ids: Iterable[str], hours: float, steps: bool = False) -> list[SacctRow]:
         """Every run of these jobs (`7`: and of all its array tasks) in the last `hours`. steps: with their steps.
@@ -255,6 +256,17 @@ def scrubbed() -> Iterator[None]:
     """Clean this process's own environment for a while, because submitit submits with it."""
     with variables(dict.fromkeys(set(os.environ) - clean_environment(os.environ).keys() - {*FORMATS})):
         yield
+
+
+def _one_each(rows: Iterable[SqueueRow]) -> list[SqueueRow]:
+    """A federation shows a job that waits on each cluster that may start it: the row of the one that can counts."""
+    found: dict[str, SqueueRow] = {}
+    for row in rows:
+        known = found.get(row.id)
+        waits = known is not None and known.state == "PENDING"
+        if known is None or (waits and (row.state != "PENDING" or advice(known.reason, "", ""))):
+            found[row.id] = row
+    return list(found.values())
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.backends.slurm import commands as slurm
 from orchestrator.backends.slurm.arrays import Array
-from orchestrator.backends.slurm.log_causes import cause_of, tail
+from orchestrator.backends.slurm.log_causes import cause_of, tail_of_all
 from orchestrator.backends.slurm.owner import is_mine
 from orchestrator.backends.slurm.presence import lost_after_s, missing_s, seen
 from orchestrator.backends.slurm.reasons import advice
@@ -325,7 +325,7 @@ class ArrayJobs:
                 self.unsure = True
                 continue
             log = job.log(Path(job.wave.record["folder"]), index)
-            cause, reason = cause_of(in_squeue, in_sacct, tail(log))
+            cause, reason = cause_of(in_squeue, in_sacct, tail_of_all(log))
             if any(row.state == "FAILED" for row in ends) and not start and not os.path.lexists(log):
                 cause, reason = "environment", f"{ends[-1].nodes} could not run it, and wrote no log: {log.parent}"
             nodes = [row.nodes for row in ends if row.nodes]

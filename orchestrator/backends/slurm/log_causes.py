@@ -27,6 +27,7 @@ STATES = {
     "LAUNCH_FAILED": ("node", "it could not be started on its node"),
     "OUT_OF_MEMORY": ("host_memory", "it used more memory than it requested"),
 }
+HUNG = r"^process \d+ of the training\b.* hangs: "  # nag/heartbeat.py writes it into the log of a process that does not
 LOG = (
     ("host_memory", r"oom-kill event|[Ee]xceeded (job )?memory limit", "it used more memory than it requested"),
     ("timeout", r"DUE TO TIME LIMIT", "it reached its time limit"),
@@ -38,6 +39,7 @@ LOG = (
         r"|Communication connection failure|Prolog (error|failed)|slurm_receive_msg",
         "it could not be started on its node",
     ),
+    ("died", HUNG, "it stood still"),
 )
 NOISE = re.compile(
     r"^submitit (INFO|WARNING|ERROR)|^srun: (error: .*Exited with exit code|error: .*: task |Terminating|launch/)"
@@ -120,6 +122,15 @@ def tail(log: Path) -> str:
         file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
         return file.read().decode(errors="replace")
     return ""
+
+
+def tail_of_all(log: Path) -> str:
+    """The end of the log of an array task's first process, and what the others say of one that hangs."""
+    rank, lines = 1, [tail(log)]
+    while os.path.lexists(other := log.with_name(f"{log.name.removesuffix('_0_log.out')}_{rank}_log.out")):
+        lines.append(_line(HUNG, _last_start(tail(other))))
+        rank += 1
+    return "\n".join(filter(None, lines))
 
 
 def _last_start(log: str) -> str:

@@ -15,9 +15,10 @@ ARRAY_TASKS_AT_MOST = 5_000_000  # MaxArraySize is at most 4,000,001
 OVER = frozenset(
     {
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"),
-        *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+        *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
     }
 )  # a job in any other state, known or not, may still run
+REVOKED = "REVOKED"  # another cluster of the federation took the job: it is no end, and that cluster tells how it is
 
 # Reasons why a pending job will never start unless somebody acts. (JobHeldUser is not one: a user wants it.)
 NEVER = frozenset(
@@ -206,6 +207,8 @@ def parse_queue(text: str) -> list[SqueueRow]:
         if len(fields) < len(QUEUE) - 1 or not fields[0][:1].isdigit():
             continue  # the rest of a job name with a line break, or what the site prints around the answer
         values = dict(zip(QUEUE, fields, strict=False))
+        if state_of(values["State"]) == REVOKED:
+            continue
         given, named = OURS.search(values["Name"]), values["Name"].removesuffix("|").rpartition("|")[0]
         status = int(values["exit_code"] or 0)
         code, signal = status >> 8, status & 127
@@ -241,6 +244,8 @@ def parse_accounts(text: str) -> list[SacctRow]:
     runs = []
     for fields in table(text, len(ACCOUNTS), ACCOUNTS[0]):
         values = dict(zip(ACCOUNTS, fields, strict=True))
+        if state_of(values["State"]) == REVOKED:
+            continue
         job, _, step = values["JobID"].partition(".")
         code, _, signal = values["ExitCode"].partition(":")
         of_a_step = values["DerivedExitCode"].partition(":")[2]
@@ -341,7 +346,7 @@ def parse_jobs(text: str) -> dict[str, str]:
     states: dict[str, str] = {}
     for line in text.splitlines():
         values = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
-        if not line.startswith("JobId="):
+        if not line.startswith("JobId=") or values["JobState"] == REVOKED:
             continue
         array, index = values.get("ArrayJobId"), values.get("ArrayTaskId", "")
         job = f"{array}_[{index}]" if array and index else values["JobId"]
