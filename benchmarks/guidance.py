@@ -1,6 +1,6 @@
 """The price of every guidance method at a realistic size, in evaluations of the network: a table in Markdown.
 
-    .venv/bin/python -m benchmarks.guidance --size S/4
+    .venv/bin/python -m benchmarks.guidance --size S/4     or --size digits, the tiny network of the sweeps on digits
 
 "cost" is the CPU time of a guided call over that of as many evaluations of the network as it makes: the median over
 rounds in which both have a turn, and the middle half of the rounds. "own" is the time of the same call when the network
@@ -33,7 +33,8 @@ from nag.noise import Noise
 from nag.registry import METHODS, build
 from nag.sampling import guided
 
-SHAPE, CLASSES, LEVEL = (4, 32, 32), 1000, 0.5
+LEVEL = 0.5
+DIGITS = "digits"
 LAYERS = (2, 3)
 SETTINGS: dict[str, dict[str, Any]] = {
     "cfg": {"scale": 1.5},
@@ -70,15 +71,21 @@ class Free(torch.nn.Module):
 
 def networks(size: str) -> dict[str, Any]:
     """The guided one, a reference and a small residual network, with random weights also where training starts at 0."""
-    made = {name: SiT(**SIZES[size]).module(SHAPE, CLASSES, True, seed) for seed, name in enumerate(("own", "other"))}
-    made["small"] = NoiseLevelResidual(hidden=96, depth=4, heads=4, patch=4).module(SHAPE, CLASSES, False)
+    if size == DIGITS:
+        model, shape, classes = SiT(hidden=64, depth=4, heads=4, patch=2), (1, 8, 8), 10
+        small = NoiseLevelResidual(hidden=32, depth=2, heads=2, patch=2)
+    else:
+        model, shape, classes = SiT(**SIZES[size]), (4, 32, 32), 1000
+        small = NoiseLevelResidual(hidden=96, depth=4, heads=4, patch=4)
+    made = {name: model.module(shape, classes, True, seed) for seed, name in enumerate(("own", "other"))}
+    made["small"] = small.module(shape, classes, False)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in (weight for module in made.values() for weight in module.parameters()):
             if not weight.any():
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    fields = {n: NetworkField(m.eval(), Linear(), "velocity", SHAPE, CLASSES, True, True) for n, m in made.items()}
-    return {**fields, "small": Residual(made["small"].eval(), Linear(), SHAPE)}
+    fields = {n: NetworkField(m.eval(), Linear(), "velocity", shape, classes, True, True) for n, m in made.items()}
+    return {**fields, "small": Residual(made["small"].eval(), Linear(), shape)}
 
 
 def methods(name: str) -> tuple[Any, ...]:
@@ -98,8 +105,8 @@ class Priced:
     """A method's guided call over one batch, and the calls of networks that it makes."""
 
     def __init__(self, name: str, own: dict[str, Any], batch: int) -> None:
-        noise = Noise(0, range(batch), SHAPE)
-        self.x, self.y = noise(0), torch.arange(batch) % CLASSES
+        noise = Noise(0, range(batch), own["own"].shape)
+        self.x, self.y = noise(0), torch.arange(batch) % own["own"].num_classes
         self.t = everywhere(LEVEL, self.x)  # as a sampler
         calls = Calls()
         for networks, run in ((own, True), ({k: calls.counted(v) for k, v in own.items()}, False)):
@@ -137,7 +144,7 @@ def row(name: str, real: dict[str, Any], free: dict[str, Any], batch: int, round
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="S/4", choices=sorted(SIZES))
+    parser.add_argument("--size", default="S/4", choices=[*sorted(SIZES), DIGITS])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("methods", nargs="*", default=[n for n in METHODS["guidance"] if n not in LEFT_OUT])
@@ -145,7 +152,7 @@ def main() -> None:
     torch.set_num_threads(1)
     real = networks(options.size)
     free = {name: dataclasses.replace(each, module=Free(each.module)) for name, each in real.items()}
-    print(f"SiT-{options.size} on {SHAPE}, batch {options.batch}, one thread")
+    print(f"SiT-{options.size} on {real['own'].shape}, batch {options.batch}, one thread")
     print("| method | evaluations | cost | own | share |\n|---|---|---|---|---|")
     for name in options.methods:
         print(row(name, real, free, options.batch, options.rounds), flush=True)

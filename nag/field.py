@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from nag.interpolants import Interpolant, Prediction
+from nag.interpolants import Interpolant, Prediction, known_level
 from nag.numerics import Precision
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def everywhere(t: float, x: torch.Tensor) -> torch.Tensor:
 
 def levels_of(t: torch.Tensor) -> list[float]:
     """The levels (N,) as numbers; one for all where `everywhere` made them, so that nothing waits for a GPU."""
-    return [t.level] if hasattr(t, "level") else t.tolist()
+    level = known_level(t)
+    return t.tolist() if level is None else [level]
 
 
 class Calls:

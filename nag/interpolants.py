@@ -242,7 +242,26 @@ class _Coefficients(NamedTuple):
 def _coefficients(interpolant: Interpolant, x: torch.Tensor, t: float | torch.Tensor) -> _Coefficients:
     if isinstance(t, int | float):
         return _at(interpolant, float(t))
+    level = known_level(t)
+    if level is not None:
+        return _at_level(interpolant, level, x.ndim, t.dtype, t.device)
     return _at(interpolant, t.reshape(-1, *[1] * (x.ndim - 1)))
+
+
+def known_level(t: torch.Tensor) -> float | None:
+    """The level of all samples where `nag.field.everywhere` made t; else None. Nothing waits for a GPU."""
+    return getattr(t, "level", None)
+
+
+@functools.lru_cache(maxsize=256)
+def _at_level(
+    interpolant: Interpolant, level: float, ndim: int, dtype: torch.dtype, device: torch.device
+) -> _Coefficients:
+    """Of one level, to broadcast over a batch: the batches of a run meet the same levels again."""
+    import torch
+
+    with torch.inference_mode(False):
+        return _at(interpolant, torch.full([1] * ndim, level, dtype=dtype, device=device))
 
 
 def _at(interpolant: Interpolant, t: Level) -> _Coefficients:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 
-from nag.guidance.mixing import PURE_NOISE
+from nag.guidance.mixing import PURE_NOISE, has_slope
 from nag.guidance.terms import Call, Term
-from nag.interpolants import convert
+from nag.interpolants import convert, known_level
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ class EpsilonScaling:
         import torch
 
         x, t, path, predicts, _ = call
-        level = t.view(-1, 1, 1, 1)
+        one = known_level(t)
+        if one is not None and not has_slope(one, path):
+            return prediction
+        level = (t if one is None else t[:1]).view(-1, 1, 1, 1)
         eps = convert(prediction, predicts, "eps", x, t, path) / (self.k * level + self.b)
         scaled = convert(eps, "eps", predicts, x, t, path)
+        if one is not None:
+            return scaled
         return torch.where((level >= 0) & (path.alpha(level) > PURE_NOISE), scaled, prediction)

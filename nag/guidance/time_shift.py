@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 
+from nag.guidance.mixing import single
 from nag.guidance.terms import Call, Term
-from nag.interpolants import LEVELS
+from nag.interpolants import LEVELS, Interpolant, known_level
 from nag.registry import method
 
 if TYPE_CHECKING:
@@ -45,8 +47,35 @@ class TimeShift:
         import torch
 
         half = round(self.window / 2 * LEVELS)
-        offsets = torch.arange(-half, half + 1, device=call.t.device, dtype=call.t.dtype) / LEVELS
-        levels = (call.t[:, None] + offsets).clamp(1 / LEVELS, 1)
-        apart = (call.interpolant.sigma(levels) ** 2 - call.x.flatten(1).var(dim=1, keepdim=True)).abs()
-        nearest = levels.gather(1, apart.argmin(dim=1, keepdim=True))[:, 0]
-        return torch.where((call.t > self.cutoff) & (call.t < 1), nearest, call.t)
+        t, level = call.t, known_level(call.t)
+        if level is None:
+            levels, variances = _window(t[:, None], half, call.interpolant)
+        elif single(self.cutoff) < level < 1:
+            levels, variances = _window_at(level, half, call.interpolant, t.dtype, t.device)
+        else:
+            return t
+        nearest = (variances - call.x.flatten(1).var(dim=1, keepdim=True)).abs().argmin(dim=1)
+        if level is not None:
+            return levels[0].take(nearest)
+        told = levels.gather(1, nearest[:, None])[:, 0]
+        return torch.where((t > self.cutoff) & (t < 1), told, t)
+
+
+def _window(t: torch.Tensor, half: int, path: Interpolant) -> tuple[torch.Tensor, torch.Tensor]:
+    """The levels within `half` thousandths of t (N, 1), and sigma^2 at each, both (N, 2 half + 1)."""
+    import torch
+
+    offsets = torch.arange(-half, half + 1, device=t.device, dtype=t.dtype) / LEVELS
+    levels = (t + offsets).clamp(1 / LEVELS, 1)
+    return levels, path.sigma(levels) ** 2
+
+
+@functools.lru_cache(maxsize=256)
+def _window_at(
+    level: float, half: int, path: Interpolant, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_window` of one level; the batches of a run meet the same levels again."""
+    import torch
+
+    with torch.inference_mode(False):
+        return _window(torch.full((1, 1), level, dtype=dtype, device=device), half, path)

@@ -1,13 +1,15 @@
 """Guidance beyond sums of null conditions: closed forms on a Gaussian mixture, and what is left when it is off."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nag import sample
-from nag.field import Calls, Change, Perturbation
+from nag.field import Calls, Change, Perturbation, everywhere
 from nag.guidance.cfg import CFG
 from nag.guidance.dog import DoG
 from nag.guidance.epsilon_scaling import EpsilonScaling
@@ -20,7 +22,7 @@ from nag.guidance.self_guidance import SelfGuidance
 from nag.guidance.terms import Interval
 from nag.guidance.time_shift import TimeShift
 from nag.guidance.tsg import TSG
-from nag.interpolants import VP, Linear, convert
+from nag.interpolants import GVP, VP, Linear, convert
 from nag.noise import OTHER_CLASS, Noise, uniform
 from nag.registry import METHODS, build, find
 from nag.sampling import guided
@@ -157,6 +159,36 @@ def test_a_state_of_an_exact_level_is_told_it(path):
     x = path.sigma(0.5) * torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     told = shift.told(guided(network(), (CFG(2),))._call(shift, x, torch.full((2,), 0.5))._replace(interpolant=path))
     assert float((told - 0.5).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("path", [Linear(), GVP(), VP()])
+@pytest.mark.parametrize("guidance", [TimeShift(0.1, 0.3), EpsilonScaling(1.01, 0.05)])
+def test_a_known_level_costs_less_and_changes_no_bit(path, guidance):
+    """A sampler's calls, which are at one level, against levels that could differ."""
+    field, (x, _, y) = dataclasses.replace(network(), interpolant=path), images()
+    run = guided(field, (guidance,))
+    for level in (1.0, 0.999, 0.6, 1 / 3, 0.3, 0.001):
+        one, any_levels = everywhere(level, x), torch.full((len(x),), level)
+        assert torch.equal(run(x, one, y), run(x, any_levels, y))
+        assert _operations(run, x, one, y) < _operations(run, x, any_levels, y)
+        for source, target in itertools.permutations(("velocity", "eps", "x0"), 2):
+            converted = [convert(x, source, target, 2 * x, t, path) for t in (one, any_levels)]
+            torch.testing.assert_close(*converted, rtol=0, atol=0, equal_nan=True)
+
+
+def _operations(field, *inputs):
+    """How many operations of torch a call makes."""
+
+    class Counted(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.made += 1
+            return func(*args, **(kwargs or {}))
+
+    with Counted() as counted:
+        field(*inputs)
+    return counted.made
 
 
 @pytest.mark.parametrize("kind", ["skip", "identity", "blur"])
