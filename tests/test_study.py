@@ -28,7 +28,7 @@ def test_a_report_is_of_its_sweep_file_and_complete(path: Path) -> None:
 
 
 def test_each_rival_is_an_arm() -> None:
-    """Those of the issue, and the mismatch's other remedies, alone and at equal NFE."""
+    """The methods on NAG's axis, CFG and its kin, and what mends the mismatch otherwise: alone and at equal NFE."""
     sweep = read_sweep(ROOT / "sweeps/study/rivals.yaml")
     rivals = {
         *("plain", "nag", "sg", "tsg", "icg", "cfg", "apg", "cfg_zero", "autoguidance"),
