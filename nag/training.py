@@ -291,13 +291,15 @@ def train(
         if world.rank == 0:
             with torch.no_grad():
                 torch._foreach_lerp_(list(ema.values()), list(weights.values()), 1 - training.ema_decay(step))
-            if step + 1 < training.steps and due():
-                made.state = copied(step + 1, module, weights, ema, optimizer)
-        if waiting is not None:
-            before = told(waiting)
-        waiting = made
-        if not reads_late:
-            before, waiting = told(made), None
+        if (finished := waiting if reads_late else made) is not None:
+            before = told(finished)
+        if world.rank == 0 and step + 1 < training.steps and due():
+            state = copied(step + 1, module, weights, ema, optimizer)
+            if reads_late:
+                made.state = state
+            else:
+                save(step + 1, state)
+        waiting = made if reads_late else None
     if waiting is not None:
         told(waiting)
     distributed.barrier(world)  # no process leaves while another still waits for it

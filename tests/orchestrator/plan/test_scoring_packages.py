@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -55,8 +57,14 @@ def test_pytorch_fid(sides: tuple[Path, Path], weights: Path, tmp_path: Path, mo
     assert scored("pytorch_fid", sides, weights, tmp_path / "store") == {"fid": pytest.approx(expected, rel=1e-3)}
 
 
-def test_torch_fidelity(sides: tuple[Path, Path], weights: Path, tmp_path: Path) -> None:
-    """All of its own computation. Its subsets of KID are the whole sets here, and its Inception Score has one part."""
+def test_torch_fidelity(
+    sides: tuple[Path, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its own computation. Its subsets of KID are the whole sets here, and its Inception Score has one part.
+
+    Its wheel also installs a package named tests, so CI has it in a folder of its own, TORCH_FIDELITY.
+    """
+    monkeypatch.setattr(sys, "path", [*sys.path, *filter(None, [os.environ.get("TORCH_FIDELITY")])])
     theirs = pytest.importorskip("torch_fidelity", reason=MISSING.format("torch-fidelity"))
     with warnings.catch_warnings():  # of its number of loading processes
         warnings.simplefilter("ignore")
