@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMEOUT_S = 600.0  # wait for the others: a lost machine sends no error
-FAREWELL_S = 3.0  # the first process stays so long to tell the others why it failed
+FAREWELL_S = 3.0  # how long the first process stays to tell the others why it failed
 
 # Only these make a process one of a group, and only our own launchers set them: RANK, MASTER_ADDR and the like may be
 # left from somebody else's, and every process under `srun` has a SLURM_PROCID.
@@ -93,13 +93,13 @@ def alone(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def environment(rank: int, size: int, port: int, host: str = LOOPBACK, local_rank: int | None = None) -> dict[str, str]:
-    """The variables for process `rank` of `size`: on this machine, or where each sees only its own GPUs.
+    """The variables for process `rank` of `size`. local_rank: by default `rank`, as on one machine.
 
     A group of one machine talks over its loopback interface alone, so that nobody outside can reach it.
     """
     local = rank if local_rank is None else local_rank
     variables = {RANK: str(rank), SIZE: str(size), LOCAL_RANK: str(local), MEETING: f"{host}:{port}"}
-    variables |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else torch advises against what nag.training needs
+    variables |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else torch warns of what nag.training needs
     if host == LOOPBACK and (name := _loopback_interface()):
         variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     return variables
@@ -139,7 +139,7 @@ def rendezvous_of_slurm(environ: Mapping[str, str]) -> tuple[str, int]:
     ValueError if Slurm does not tell.
     """
     step = [environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
-    port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system gives to anybody
+    port = 15_000 + zlib.crc32(repr(step).encode()) % 15_000  # below the ports that a system hands out itself
     if environ.get("SLURM_STEP_NUM_NODES") == "1":
         return LOOPBACK, port
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST"))
@@ -169,7 +169,7 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens only on the address by which the other processes know this one.
 
     On several machines that name may be a loopback address, or not an address of this machine; then it listens on all
-    addresses: no other is sure to be reachable.
+    addresses, as no single one is sure to be reachable.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     if host != LOOPBACK and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
@@ -196,7 +196,7 @@ def _bound(family: int, address: Any) -> socket.socket:
 
 @functools.cache
 def _rendezvous_store(host: str, port: int, world: World, timeout: datetime.timedelta) -> tuple[Any, Iterator[int]]:
-    """The store of the processes, which the first one holds while it lives; and numbers for their groups."""
+    """The common store of the processes, which lives in the first one, and a counter that numbers their groups."""
     from torch import distributed
 
     first = world.rank == 0
@@ -234,7 +234,7 @@ def group(
         "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout
     )
     failed = False
-    long = datetime.timedelta(seconds=2 * hung_s)  # nobody waits for it: silence is counted
+    long = datetime.timedelta(seconds=2 * hung_s)  # not reached: the heartbeat counts looks without a sign of life
     beats = distributed.TCPStore(*rendezvous(), world.size, False, long, wait_for_workers=False)
     try:
         with heartbeat.heartbeat(world.rank, world.size, distributed.PrefixStore(f"heartbeat {number}", beats), hung_s):
@@ -275,7 +275,7 @@ def _cause(store: Any, error: BaseException) -> PeerFailed | None:
 
 def _forget(error: BaseException) -> None:
     """Free the frames of an error. Gloo's connections end with the last object that uses them, and only then do the
-    others notice; the process, and with it the error, may live on for long.
+    others notice; the process, and with it the error, may live on for a long time.
     """
     link: BaseException | None = error
     while link is not None:
@@ -295,7 +295,7 @@ def _leave(abruptly: bool) -> None:
 
 
 def _stay(store: Any, world: World) -> None:
-    """Wait for the others to read the failure from the store, which this process holds."""
+    """Wait until the others have read the failure from the store, which lives in this process."""
     end = time.monotonic() + FAREWELL_S
     with contextlib.suppress(RuntimeError):
         while store.add("left", 0) < world.size - 1 and time.monotonic() < end:

@@ -2,10 +2,10 @@
 each prediction as far as a guidance does.
 
 At an evaluation of the guided field, at level t on a state x, it is 1 + |guided - D| / |D - D_null| for each sample,
-with L2 norms over (C, H, W), D the network's conditional prediction and D_null its prediction under the null class. So
-CFG of scale s >= 1 on all channels has exactly s, and no guidance 1. It compares lengths only, not directions, and is
-the same for velocity, eps, x0 and score, whose differences are proportional at one level and state. Where D and D_null
-are equal up to rounding there is none, as for an exact network at t = 0; such an evaluation is left out.
+with L2 norms over (C, H, W). D is the network's conditional prediction, D_null its prediction under the null class. So
+CFG of scale s >= 1 on all channels has exactly s, and no guidance has 1. It compares lengths only, not directions. It
+is the same for velocity, eps, x0 and score, whose differences are proportional at one level and state. An evaluation
+where D and D_null are equal up to rounding is left out, as for an exact network at t = 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 DECIMALS = 6  # of a level: it is float32 in a call
-BINS = 20  # of t, for the curve of an adaptive solver, whose levels differ between blocks
+BINS = 20  # of t, for the curve of an adaptive solver: its levels differ between blocks
 NOTE = "Effective scale: plain CFG of this scale would move the predictions as far. It says nothing of the direction."
 SAME = "for some samples the network predicts the same with and without the class at every level"
 ROUNDING = 1000  # machine epsilons of |D|: a distance |D - D_null| within these gives less than three digits
@@ -46,7 +46,7 @@ class EffectiveScale:
     extrapolates: ClassVar[bool] = False
     plane: ClassVar[None] = None
     shown: ClassVar[dict[str, Shown]] = {"effective_scale": Shown(label="effective scale", cost=True, note=NOTE)}
-    condition: ClassVar[str] = "null_class"  # that the network must have learned
+    condition: ClassVar[str] = "null_class"  # the network must have learned it
 
     def smoke(self) -> EffectiveScale:
         return dataclasses.replace(self, count=min(self.count, 16))
@@ -55,12 +55,12 @@ class EffectiveScale:
 class Recording:
     """A guided field that also notes the effective scale of the first `keep` samples of each batch.
 
-    Its predictions are those of `guided`, unchanged; all other members are too. D and D_null are evaluated besides:
-    `network_calls`, over all samples. t, scale: (K, keep) in the order of the K calls.
+    Its predictions and all its other members are those of `guided`. It also evaluates D and D_null; `network_calls`
+    counts these evaluations, over all samples. t, scale: (K, keep) in the order of the K calls.
     """
 
     def __init__(self, guided: Any, network: Any, keep: int) -> None:
-        """network: the one that is guided; where there is no guidance it is `guided` itself, and nothing is evaluated.
+        """network: the one that is guided. Without guidance it is `guided` itself, and nothing more is evaluated.
 
         Raises ValueError if it was not trained with the null class.
         """
@@ -120,12 +120,14 @@ def scales(guided: torch.Tensor, D: torch.Tensor, D_null: torch.Tensor) -> torch
 
 
 def summary(sample: np.ndarray, t: np.ndarray, scale: np.ndarray, bins: int | None = None) -> dict[str, Any]:
-    """The effective scale of samples 0 to N - 1 from E evaluations: (E,) which sample, at which level, its scale.
+    """The effective scale of samples 0 to N - 1. sample, t, scale: (E,) of the E evaluations.
 
-    "score": mean over the N means of samples, with its 95 % interval: samples are independent, evaluations of one are
-    not. "influence": (N,) float64, each sample's mean less the mean. "curve": mean by falling level with its interval;
-    bins: of the levels, None takes each level by itself. A scale that is NaN is left out. The score is None, with the
-    reason, if a sample has no other; a level's value if fewer than two samples have one.
+    "score": the mean over the N means of samples, with its 95 % interval: samples are independent, the evaluations of
+    one are not. "influence": (N,) float64, each sample's mean less the mean of all. "curve": the mean at each level,
+    from high to low, with its interval. bins: the number of bins of t; None takes each level by itself.
+
+    Scales that are NaN are left out. If a sample has no other, the score is None, with the reason. A level's value is
+    None if fewer than two samples have one there.
     """
     import numpy as np
 
@@ -139,7 +141,7 @@ def summary(sample: np.ndarray, t: np.ndarray, scale: np.ndarray, bins: int | No
 
 
 def _means(key: np.ndarray, scale: np.ndarray, keys: int) -> np.ndarray:
-    """The mean scale for each key from 0 to keys - 1, without those that are NaN; NaN if there is none."""
+    """The mean scale for each key from 0 to keys - 1, without scales that are NaN; NaN if none is left."""
     import numpy as np
 
     known = ~np.isnan(scale)

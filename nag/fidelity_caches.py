@@ -1,5 +1,5 @@
 """Caches of torch-fidelity: files of torch.save with {"mu": ..., "sigma": ...} as NumPy arrays, or with a tensor of
-features (N, d). They are read as data, so nothing of the file is run; arrays are then made from their bytes.
+features (N, d). They are read as data, so no code in the file is run; arrays are then made from their bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _array(held: Any) -> np.ndarray:
     _, shape, dtype, fortran, data = held.state
     if not isinstance(dtype, Inert) or dtype.name != "numpy.dtype" or dtype.arguments[0] not in FLOATS:
         raise ValueError("an array is not of floating-point numbers")
-    if isinstance(data, Inert) and data.name == "_codecs.encode":  # as older protocols have bytes
+    if isinstance(data, Inert) and data.name == "_codecs.encode":  # how older pickle protocols store bytes
         data = data.arguments[0].encode("latin1")
     order = ">" if dtype.state and dtype.state[1] == ">" else "<"
     values = np.frombuffer(data, f"{order}{dtype.arguments[0]}")

@@ -1,4 +1,4 @@
-"""Checkpoints of other architectures: the weights of a module that a class of the user's own builds."""
+"""Checkpoints of other architectures: the weights of a module that the user's own class builds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 DIFFUSERS = "diffusers"  # the family of networks in folders of that library
-INNER = "inner."  # before the names of other code in an adapted module
+INNER = "inner."  # prefix of the other code's names in an adapted module
 
 
 class Foreign(NamedTuple):
-    """What a checkpoint of another architecture does not say. predicts: None where a preconditioning says it.
+    """What a checkpoint of another architecture does not say itself. predicts: None if the preconditioning says it.
 
     shape: (C, H, W) of a state. num_classes: of the labels; a network without classes ignores them.
     """
@@ -42,7 +42,7 @@ class Foreign(NamedTuple):
 
     @property
     def adapted(self) -> Adapted:
-        """The model in our conventions. Raises ValueError for what does not go together."""
+        """The model in our conventions. Raises ValueError if its values contradict each other."""
         convention = Convention(self.time, self.precondition)  # type: ignore[arg-type]
         predicts = convention.predicts(self.predicts)
         if predicts not in PREDICTIONS:
@@ -60,10 +60,11 @@ def is_diffusers(path: Path) -> bool:
 
 
 def in_folder(folder: Path, num_classes: int | None = None) -> Foreign:
-    """The network in a folder of diffusers, as its config.json and, beside the folder, its scheduler's config say.
+    """The network in a folder that diffusers saved. Its config.json describes it, and the scheduler's config beside the
+    folder.
 
-    num_classes: one less than the rows of a U-Net's class table if the last one is its null class. Raises ValueError
-    that begins with the folder if it has another network, or one of another diffusion than DDPM's.
+    num_classes: one less than the rows of a U-Net's class table if the last row is the null class. Raises ValueError
+    that begins with the folder if the network is of another kind, or its diffusion is not DDPM's.
     """
     try:
         config = read_config(folder / "config.json")
@@ -84,10 +85,11 @@ def in_folder(folder: Path, num_classes: int | None = None) -> Foreign:
 
 
 def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialNetwork:
-    """The network whose weights are in the file: the arguments of `nag.checkpoint.dump_network`, with an adapted model.
+    """The network whose weights are in the file, as the arguments of `nag.checkpoint.dump_network`, with an adapted
+    model.
 
-    Raises ValueError that begins with `source` for anything that does not fit; `nag.checkpoint` compares names and
-    shapes of weights with those of the module.
+    Raises ValueError that begins with `source` if the file and `foreign` do not fit together. `nag.checkpoint` compares
+    names and shapes of weights with those of the module.
     """
     try:
         model = foreign.adapted
@@ -114,8 +116,8 @@ def read_foreign(file: Path | bytes, foreign: Foreign, source: str) -> OfficialN
 
 
 def _in_module(weights: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights by their names in the adapted module and of its dtypes. new: its own; of them are null conditions
-    that are still to be learned, and counters.
+    """The weights under their names in the adapted module, in its dtypes. new: the module's own weights; its counters
+    and the null conditions that are still to be learned are taken from them.
     """
     named = {}
     for name, weight in weights.items():

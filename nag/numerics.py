@@ -1,4 +1,4 @@
-"""Numerical precision of networks. Any change of it changes samples, so it is part of a stream's digest."""
+"""Numerical precision of networks. It changes samples, so it is part of a stream's digest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DType = Literal["float32", "bfloat16"]
 def arithmetic(device: str = "cpu", *, tf32: bool = False, dtype: DType = "float32") -> Iterator[None]:
     """Set torch's flags for the precision of arithmetic, and restore them afterwards.
 
-    They are global, so another network or a user's code may have changed them. device: "cpu", "cuda", ...; dtype: of
-    matrix products. All networks, extractors, autoencoders and trainings run in it.
+    The flags are global, so another network or a user's code may have changed them. device: "cpu", "cuda", ...; dtype:
+    of matrix products. All networks, extractors, autoencoders and trainings run within this.
     """
     import torch
 
@@ -49,7 +49,7 @@ PRECISION = "float32_matmul_precision"
 
 @functools.cache
 def _wanted(on_cpu: bool, tf32: bool) -> dict[str, Any]:
-    """The flags by name, of those that this torch has, the older ones first. TF32 is a matter of GPUs."""
+    """The wanted values of the flags that this torch has, older flags first. TF32 exists on GPUs only."""
     flags: dict[str, Any] = {PRECISION: "high" if tf32 else "highest"}
     flags |= dict.fromkeys(OLDER[:2], tf32)
     flags |= {OLDER[2]: True, OLDER[3]: False}  # cuDNN's benchmark would choose algorithms by timing
@@ -78,7 +78,7 @@ def _holders() -> dict[str, tuple[Any, str]]:
 
 
 def _flags() -> dict[str, Any]:
-    """The current flags, as far as torch tells them: it does not if old and new flags contradict each other."""
+    """The current flags, without those that torch does not tell because old and new flags contradict each other."""
     import torch
 
     flags: dict[str, Any] = {}
@@ -111,8 +111,9 @@ def exact(function: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 
 def rounded(module: Any) -> Any:
-    """A copy whose weights that only enter products are bfloat16: autocast would round them at each call, to the same
-    bits. Which ones they are, a module says by `products()`; others have none.
+    """A copy of a module in which weights that only enter matrix products are bfloat16. Autocast would round them at
+    each call, to the same bits. The layers with such weights are listed by `products()`; a module without it stays as
+    it is.
     """
     import torch
 
@@ -126,16 +127,16 @@ def rounded(module: Any) -> Any:
 
 
 def compiled(module: Any) -> Any:
-    """The module run as code of `torch.compile`, one for each shape of a batch, of which there are few.
+    """The module, compiled by `torch.compile` once for each shape of a batch; there are few shapes.
 
-    Where a module names in `repeated` the list of its blocks, one block's code serves all of them: what takes most of
-    the time is compiled in seconds instead of minutes; embeddings and the last layer stay as they are.
+    If a module names the list of its blocks in `repeated`, all blocks share the code of one. So what takes most of the
+    time compiles in seconds instead of minutes. Embeddings and the last layer are then not compiled.
     """
     import torch
 
     config: Any = torch._dynamo.config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    setattr(config, limit, max(SHAPES_AT_MOST, getattr(config, limit)))  # beyond it torch runs without its code
+    setattr(config, limit, max(SHAPES_AT_MOST, getattr(config, limit)))  # beyond it torch does not compile
     options = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
     run = functools.partial(torch.compile, dynamic=False, options=options)
     name = getattr(module, "repeated", None)
@@ -147,14 +148,15 @@ def compiled(module: Any) -> Any:
     return copied
 
 
-SHAPES_AT_MOST = 64  # of one piece of code, for all networks of a process
+SHAPES_AT_MOST = 64  # for which one piece of code is compiled, over all networks of a process
 
 
 @contextlib.contextmanager
 def same_bits(device: str, strict: bool) -> Iterator[None]:
-    """On a GPU, let torch take algorithms that give the same bits each time, where their sums could be in any order.
+    """On a GPU, make torch use algorithms that give the same bits each time. Others take their sums in any order.
 
-    strict: an operation that has none is an error; else torch warns, and float32 attention takes any order.
+    strict: an operation without such an algorithm is an error. Otherwise torch warns, and float32 attention takes its
+    sums in any order.
     """
     import torch
 
@@ -176,13 +178,13 @@ def same_bits(device: str, strict: bool) -> Iterator[None]:
 
 @method
 class Precision:
-    """dtype: of the network's matrix products and activations (samplers and guidance stay float32; so do weights, but
-    those that only enter products, which are rounded once instead of at each call, to the same bits). tf32: let a GPU
-    round the inputs of float32 products to 10 bits of mantissa. compile: run `torch.compile`'s code.
+    """dtype: of the network's matrix products and activations. Samplers and guidance stay float32, and so do weights
+    that enter more than products. tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa.
+    compile: run the network with `torch.compile`.
 
-    How far samples of a fixed-step sampler are from float32's (tests/nag/test_precision.py): compile 1e-4 at most;
-    bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only, where nothing was
-    measured. What they do to FID: docs/precision.md.
+    How far samples of a fixed-step sampler may be from those of float32 (tests/nag/test_precision.py): with compile
+    1e-4; with bfloat16 5e-2 in root mean square, for pixels in [-1, 1]. TF32 exists on GPUs only. What each does to
+    FID, on a CPU and on a GPU: docs/precision.md.
     """
 
     dtype: DType = "float32"
@@ -192,14 +194,14 @@ class Precision:
     VERSION: ClassVar[int] = 1
 
     def applied(self, field: Any) -> Any:
-        """The NetworkField at this precision, which holds whenever it is called."""
+        """The NetworkField that runs at this precision whenever it is called."""
         if self == field.precision:
             return field
         module: Any = rounded(field.module) if self.dtype == "bfloat16" else field.module
         return dataclasses.replace(field, module=compiled(module) if self.compile else module, precision=self)
 
     def arithmetic(self, device: str, forward: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Within, torch computes at this precision on this kind of device. forward: False for a training's backward
-        pass, which torch runs in the dtype of each forward operation.
+        """A context in which torch computes at this precision on this kind of device. forward: False for a training's
+        backward pass, which torch runs in the dtype of each forward operation.
         """
         return arithmetic(device, tf32=self.tf32, dtype=self.dtype if forward else "float32")

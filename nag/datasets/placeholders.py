@@ -1,5 +1,5 @@
-"""Files that stand where data should be: empty ones, and pointers of Git LFS. Found among all names and sizes; only
-files as small as a pointer are read.
+"""Find files that stand where data should be: empty ones, and pointers of Git LFS. Only files as small as a pointer are
+read; names and sizes are enough for the others.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ def is_pointer(path: str) -> bool:
 
 
 def empty(path: str, files: Files, what: str = "image files") -> str | None:
-    """How many files are empty, in a line; None if none is."""
+    """A line that says how many files are empty, or None."""
     names = [name for name, size in files if not size]
     return f"{path}: {len(names)} {what} are empty, such as {readable(names[0])}" if names else None
 
 
 def pointers(path: str, files: Files) -> str | None:
-    """How many files are pointers of Git LFS, in a line; None if none is. Raises OSError if one cannot be read."""
-
+    """A line that says how many files are pointers of Git LFS, or None. Raises OSError if one cannot be read."""
     files = list(files)
     small = [(name, size) for name, size in files if len(POINTER) <= size <= POINTER_AT_MOST]
     with ThreadPoolExecutor(SCANNERS) as pool:

@@ -59,7 +59,9 @@ class Timm(Extractor):
         channels, height, width = wanted["input_size"]
         kind = wanted["interpolation"]
         if channels != 3 or height != width or kind not in PILLOW:
-            raise ValueError(f"{self.model} wants {channels} channels of {height}x{width}, {kind}; nagbench gives none")
+            raise ValueError(
+                f"{self.model} wants {channels} channels of {height}x{width}, {kind}; nagbench cannot make them"
+            )
         return extractor(network, height, kind, wanted["mean"], wanted["std"], device)
 
 
@@ -72,8 +74,8 @@ def prepared(size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, .
 def extractor(
     network: Any, size: int, kind: Kind, mean: tuple[float, ...], std: tuple[float, ...], device: Any
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function from uint8 (N, 1 or 3, H, W), resized, scaled to 0 .. 1 and normalised, to features. Pillow's kinds
-    round to 8 bits, as it does.
+    """A function from uint8 (N, 1 or 3, H, W) to features. It resizes, scales to 0 .. 1 and normalises. Pillow's kinds
+    of resizing round to 8 bits, as Pillow does.
     """
     import torch
 
@@ -96,8 +98,9 @@ def created(
     embedding: int = 0,
     **arguments: Any,
 ) -> Any:
-    """timm's network in eval mode, without classifier, with all the file's other weights, after `adapt` and timm's own
-    conversion. embedding: the columns of its last projection, which is kept, for networks such as CLIP's.
+    """timm's network in eval mode, without its classifier, with the other weights of the file. `adapt` and then timm's
+    own conversion are applied to them. embedding: for networks such as CLIP's, the width of the last projection, which
+    is kept.
 
     Raises ValueError for a model that timm does not have and, naming the file, for weights of another network.
     """

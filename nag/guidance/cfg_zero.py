@@ -1,4 +1,6 @@
-"""CFG-Zero* (Fan et al., arXiv 2503.18886): CFG with the best multiple of the null velocity, and no first steps."""
+"""CFG-Zero* (Fan et al., arXiv 2503.18886): CFG with the best multiple of the null velocity, and velocity 0 in
+the first steps.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ class CFGZero(Scaled):
     """s u + w (c - s u) with s = <c, u> / |u|^2 for each sample; w = `scale`, 1 is off. c, u: velocities of the class
     and of the null class.
 
-    zero: at levels t > 1 - zero the velocity is 0 and nothing is evaluated: with equal steps from t = 1 the first
-    share `zero` of them, rounded up; 0.04 in the paper, 0 is off. The network must predict the velocity.
-    scale: 0 to 1000. interval: the levels t at which the guidance acts; it does not concern `zero`.
+    zero: at levels t > 1 - zero the velocity is 0 and nothing is evaluated. With equal steps from t = 1 that is the
+    first share `zero` of the steps, rounded up; 0.04 in the paper, 0 is off. The network must predict the velocity.
+    scale: 0 to 1000. interval: the levels t at which the guidance acts; `zero` does not depend on it.
     """
 
     zero: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.04

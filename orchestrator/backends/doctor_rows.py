@@ -16,7 +16,7 @@ class DoctorRow:
     state: Literal["ok", "missing", "warning"]
     detail: str
     fix: str = ""
-    needed: bool = True  # whether nothing, or nothing on this store, runs without it
+    needed: bool = True  # whether nothing runs without it, or nothing with this store
 
 
 def weights(needed: Iterable[str]) -> list[DoctorRow]:

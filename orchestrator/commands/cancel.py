@@ -30,7 +30,7 @@ def cancel(
     arm: ArmOption = None,
     cell: CellOption = None,
     obsolete: Annotated[
-        bool, typer.Option("--obsolete", help="Only what the sweep no longer has since it was edited.")
+        bool, typer.Option("--obsolete", help="Only work that the sweep no longer has since it was edited.")
     ] = False,
     smoke: SmokeOption = False,
     overrides: SetOption = None,

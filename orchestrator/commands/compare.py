@@ -34,7 +34,7 @@ def compare(
     ],
     store: Annotated[
         list[str] | None,
-        typer.Option(help="Where results live; once for all sweeps, or once for each. Default: as everywhere."),
+        typer.Option(help="Where results live: once for all sweeps, or once for each. Default: as in other commands."),
     ] = None,
     tracking: TrackingOption = DEFAULT_TRACKING,
     shape: Annotated[Format, typer.Option("--format", help="How the tables are printed.")] = Format.terminal,

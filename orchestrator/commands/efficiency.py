@@ -22,7 +22,7 @@ def efficiency(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a sweep requested from Slurm and what it used, and the lines of a site file that fit."""
+    """Show what a sweep requested from Slurm and what it used, and suggest lines for the site file."""
     from orchestrator.backends.slurm.efficiency import efficiency as measured
 
     opened = open_store(store)

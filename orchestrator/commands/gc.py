@@ -20,11 +20,14 @@ def gc(
         bool, typer.Option("--delete", help="Remove these files; otherwise they are only counted.")
     ] = False,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Also damaged files set aside, and failed attempts at finished tasks.")
+        bool,
+        typer.Option(
+            "--quarantine", help="Also damaged files that were set aside, and failed attempts at finished tasks."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many files of the store the newest plans of its sweeps do not need; --delete removes them."""
+    """Count the files of a store that the newest plan of no sweep needs; --delete removes them."""
     from orchestrator.retention.garbage import garbage, remove
     from orchestrator.retention.usage import Space
 

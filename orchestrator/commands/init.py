@@ -24,12 +24,16 @@ def init(
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="A sweep over your own images: a folder, with a folder for each class.", callback=given),
+        typer.Option(help="Write a sweep over your own images: a folder with one folder per class.", callback=given),
     ] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="With --images: they are cropped to it.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="With --images: the size in pixels to which they are cropped.")
+    ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="With --images: your own network. Without it, a small SiT is trained.", callback=given),
+        typer.Option(
+            help="With --images: your own network's file. Without it, a small SiT is trained.", callback=given
+        ),
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="With --checkpoint: dit, sit or repa, if the file does not say.", callback=given)

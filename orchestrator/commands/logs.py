@@ -25,7 +25,7 @@ def logs(
     ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines as they are written.")] = False,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only of failed tasks: whole, once for all that failed alike.")
+        bool, typer.Option("--failed", help="Only failed tasks: the whole log, once for those that failed alike.")
     ] = False,
     store: StoreOption = DEFAULT_STORE,
     smoke: SmokeOption = False,

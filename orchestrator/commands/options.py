@@ -51,7 +51,7 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cu
 SiteOption = Annotated[
     str | None,
     typer.Option(
-        help="Site file of a cluster, or its name in ~/.config/nagbench or sites/. Default of submit: site.yaml there.",
+        help="Site file of a cluster, or its name in ~/.config/nagbench or sites/. submit takes site.yaml by default.",
         callback=given,
     ),
 ]

@@ -109,7 +109,8 @@ def plan(
     as_json: JsonOption = False,
     site: SiteOption = None,
     diff: Annotated[
-        bool, typer.Option("--diff", help="What changed since the sweep was last run: added, kept and left cells.")
+        bool,
+        typer.Option("--diff", help="Only show what changed since the last run: cells that are new, kept or gone."),
     ] = False,
 ) -> None:
     """Show cells, tasks and disk space, what is done, and with --site the time that the rest will take."""

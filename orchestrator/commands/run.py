@@ -46,7 +46,7 @@ def run(
     store: StoreOption = DEFAULT_STORE,
     tracking: TrackingOption = DEFAULT_TRACKING,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; by default one per GPU, or core.")
+        int | None, typer.Option(min=1, help="Worker processes; by default one per GPU, or per core without one.")
     ] = None,
     device: DeviceOption = "auto",
     arm: ArmOption = None,
@@ -54,7 +54,9 @@ def run(
     overrides: SetOption = None,
     cell: CellOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="With --cell: only this many samples.")] = None,
-    here: Annotated[bool, typer.Option("--here", help="For debugging: in this process, with full tracebacks.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="For debugging: run in this process, with full tracebacks.")
+    ] = False,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples per network call.")] = 256,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds between checkpoints of a training.", callback=finite)

@@ -59,7 +59,7 @@ def score(
         list[str] | None, typer.Option(help="An extractor, as NAME or '{name: ..., ...}'; can be repeated.")
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option(help="A metric, written likewise; by default all that fit.")
+        list[str] | None, typer.Option(help="A metric, written in the same way; by default all that fit.")
     ] = None,
     protocol: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """The races of a plan: how the tuned values of each arm are chosen.
 
-The tasks of every candidate are in the plan, and `choices.py` tells which of them are wanted, from the records of the
-`select` tasks. So no engine needs to read the sweep again.
+The plan has the tasks of every candidate. `choices.py` tells from the records of the `select` tasks which of them are
+wanted now. So an engine need not read the sweep again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from orchestrator.spec.score_section import fed, mean_names, of_training
 if TYPE_CHECKING:
     from orchestrator.spec.model import Cell, Sweep
 
-STAGES = 2  # of a search along a range, for each halving of the distance between its values; the last step chooses
+STAGES = 2  # of a search along a range each time it halves the distance between its values; the last step chooses
 Key = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def races(builder: TaskBuilder, sweep: Sweep, candidates: Sequence[Cell]) -> tuple[Race, ...]:
-    """One for each arm and combination of the factors outside arms, of cells that have tuned values."""
+    """One race for each arm with tuned values, and for each combination of the factors outside arms."""
     by_race: dict[Key, list[Cell]] = {}
     for cell in candidates:
         by_race.setdefault((cell.arm, tuple(_fixed(cell).items())), []).append(cell)
@@ -106,7 +106,7 @@ def _candidate(
 
 
 def metric_of(sweep: Sweep) -> tuple[Any, tuple[Any, ...], str]:
-    """The metric that chooses, its extractor, or those of whose values the mean chooses, and the name of its value."""
+    """The metric that chooses, its extractors (the mean over them chooses), and the name of its value."""
     assert sweep.score is not None
     assert sweep.tune is not None
     if (mean := mean_names(sweep.score).get(sweep.tune.metric)) is not None:
@@ -120,7 +120,7 @@ def metric_of(sweep: Sweep) -> tuple[Any, tuple[Any, ...], str]:
 
 
 def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
-    """What chooses, and the other metrics that are told beside it."""
+    """The metric that chooses, and the others that are shown beside it."""
     assert sweep.score is not None
     metric, extractors, name = metric_of(sweep)
     named = [*map(name_of, extractors)]
@@ -136,7 +136,7 @@ def _scored_by(builder: TaskBuilder, sweep: Sweep) -> dict[str, Any]:
 
 
 def _steps(builder: TaskBuilder, params: dict[str, Any]) -> tuple[str, ...]:
-    """The `select` tasks of a race. The first has its definition, the others follow the one before;
+    """The `select` tasks of a race. The first has the definition of the race, each other one the task before it;
     `left`: how many may follow.
     """
     from nag.search import rungs

@@ -15,8 +15,8 @@ from orchestrator.errors import unknown
 
 @method
 class RayWorker:
-    """The resources that a worker holds while it lives. gpus: below 1, workers share a GPU; None: one if the cluster
-    has GPUs. resources: custom ones of the cluster, by name.
+    """The resources that a worker holds while it lives. gpus: with less than 1, workers share a GPU; None is one GPU if
+    the cluster has any. resources: custom resources of the cluster, by name.
     """
 
     gpus: Amount | None = None

@@ -48,11 +48,11 @@ def close_finished_waves(store: Store, sweep: str) -> None:
 def cancel_jobs(
     jobs: ArrayJobs, owner: str, only: frozenset[str] | None, file: str = "", wait_s: float = WAIT_S
 ) -> tuple[int, bool]:
-    """Cancel what this user has queued and running for a sweep, or for these tasks only. Returns how many jobs and
-    array tasks were cancelled, and whether all of them have ended. What unfinished waves of other sweeps need goes on.
+    """Cancel this user's jobs of a sweep, or only those of some tasks. Returns how many jobs and array tasks were
+    cancelled, and whether all of them have ended. Tasks that unfinished waves of other sweeps need go on.
 
-    file: leave what was queued from another sweep file of that name. In a store that cannot be written, jobs are
-    cancelled, but it is not recorded.
+    only: the tasks; None means all. file: the sweep file; what was queued from another file with the same sweep name
+    stays. If the store cannot be written, jobs are cancelled, but this is not recorded.
     """
     store, commands = jobs.store, jobs.commands
     with _locked(jobs):
@@ -79,18 +79,18 @@ def cancel_jobs(
 
 @contextlib.contextmanager
 def _locked(jobs: ArrayJobs) -> Iterator[None]:
-    """Keep engines from queueing. Where the store cannot be written, nothing is recorded from now on."""
+    """Keep engines from queueing. If the store cannot be written, nothing is recorded from now on."""
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(queue_lock(jobs.store, jobs.note))
         except TransientError as error:
             jobs.writes = False
-            jobs.note(f"{error}. Jobs are cancelled all the same; that the user did it is not recorded.")
+            jobs.note(f"{error}. Jobs are cancelled all the same, but this cannot be recorded.")
         yield
 
 
 def _chosen(jobs: ArrayJobs, file: str) -> list[Wave]:
-    """The waves that `cancel` may stop. Says what else stays in the queue, and whose it is."""
+    """The waves that `cancel` may stop. Notes what stays in the queue, and whose it is."""
     chosen = []
     for wave in jobs.waves.values():
         left = sum(len(job.open) for job in jobs.known.values() if job.wave is wave)
@@ -109,7 +109,7 @@ def _chosen(jobs: ArrayJobs, file: str) -> list[Wave]:
 
 
 def from_another(wave: Wave, file: str) -> bool:
-    """Whether a wave was queued from another file than this one, which is still there."""
+    """Whether a wave was queued from another file, which still exists."""
     known = str(wave.record.get("file", ""))
     return bool(file and known) and os.path.realpath(known) != os.path.realpath(file) and os.path.exists(known)
 
@@ -121,7 +121,7 @@ def _continuing(jobs: ArrayJobs, file: str) -> set[str]:
 
 
 def _stop(jobs: ArrayJobs, chosen: Iterable[Wave], only: frozenset[str] | None) -> tuple[set[str], list[Wave]]:
-    """Record what is cancelled. Returns ids of the array tasks that do nothing else, and waves that are now empty."""
+    """Record what is cancelled. Returns the ids of array tasks that do nothing else, and waves that are now empty."""
     needed = _needed_elsewhere(jobs.store, jobs.sweep)
     ids: set[str] = set()
     whole = []
@@ -140,7 +140,7 @@ def _stop(jobs: ArrayJobs, chosen: Iterable[Wave], only: frozenset[str] | None) 
 
 
 def _needed_elsewhere(store: Store, sweep: str) -> set[str]:
-    """Tasks in the newest plans of other sweeps with waves that are not cancelled."""
+    """Tasks in the newest plans of other sweeps that have waves which are not cancelled."""
     tasks: set[str] = set()
     for other in store.list("waves"):
         stops = [read_stop(store, wave) for wave in waves(store, other)] if other != sweep else []

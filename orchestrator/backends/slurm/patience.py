@@ -1,4 +1,4 @@
-"""An array task waits while its store cannot be read: a server may be starting again, a folder not be mounted yet."""
+"""An array task waits while its store cannot be read: a server may be restarting, or a folder not mounted yet."""
 
 from __future__ import annotations
 
