@@ -113,7 +113,7 @@ class Place:
         process = subprocess.Popen(words, env={**self.env, **(env or {})}, cwd=self.folder, **pipes, **more)
 
         def wait() -> subprocess.CompletedProcess[str]:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=600)
             return subprocess.CompletedProcess(words, process.returncode, out, err)
 
         return process, wait
