@@ -130,7 +130,7 @@ def compiled(module: Any) -> Any:
     """The module, compiled by `torch.compile` once for each shape of a batch; there are few shapes.
 
     If a module names the list of its blocks in `repeated`, all blocks share the code of one. So what takes most of the
-    time compiles in seconds instead of minutes. Embeddings and the last layer are then not compiled.
+    time compiles in seconds. Embeddings and the last layer are then not compiled.
     """
     import torch
 
