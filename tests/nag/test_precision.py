@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +19,7 @@ from nag.estimator import Estimator
 from nag.field import NetworkField
 from nag.models.sit import SiT
 from nag.noise import Noise, labels
-from nag.numerics import NEWER, Precision, arithmetic, exact
+from nag.numerics import NEWER, Precision, arithmetic, exact, same_bits
 from nag.registry import build
 from nag.sampling import sample
 from nag.training import Training, train
@@ -72,6 +75,41 @@ def test_weights_are_rounded_once_to_the_same_bits() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_compile() -> None:
     assert float((samples(Precision(compile=True)) - samples(Precision())).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_sums_have_an_order_on_a_gpu_only_within(strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's flags and the variable that cuBLAS reads, also after an error; a CPU's sums have one anyway."""
+    monkeypatch.setattr(os, "environ", {})
+
+    def deterministic() -> tuple[bool, bool, bool]:
+        filled: Any = torch.utils.deterministic
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.are_deterministic_algorithms_enabled(), warns, filled.fill_uninitialized_memory
+
+    before = deterministic()
+    with same_bits("cpu", strict):
+        assert deterministic() == before
+    with contextlib.suppress(ZeroDivisionError), same_bits("cuda", strict):
+        assert deterministic() == (True, not strict, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        raise ZeroDivisionError
+    assert deterministic() == before
+
+
+def test_blocks_are_compiled_for_all_with_the_module_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to torch's operators; a module without blocks is compiled whole."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    plain = field()
+    x, t, y = Noise(0, range(6), (1, 8, 8))(0), torch.full((6,), 0.5), torch.arange(6)
+    compiled = Precision(compile=True).applied(plain)
+    assert torch.allclose(compiled(x, t, y), plain(x, t, y), atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # of two blocks
+    assert [type(block).__name__ for block in plain.module.blocks] == ["Block", "Block"]  # type: ignore[union-attr]
+    assert type(compiled.module).__name__ == "Transformer"
+    whole = Precision(compile=True).applied(dataclasses.replace(plain, module=torch.nn.Identity()))
+    assert type(whole.module).__name__ == "OptimizedModule"
 
 
 class Watching(torch.nn.Module):
