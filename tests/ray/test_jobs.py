@@ -71,7 +71,7 @@ def test_detached(site: Site, undisturbed: Ran, ray_environment: str, tmp_path: 
     assert ray_jobs.status(name, store, site)[0].status == "RUNNING"
     pids = drivers(ray_environment)
     assert len(pids) == 1
-    assert processes(b"ray::Actor", ray_environment)
+    until(lambda: processes(b"ray::Actor", ray_environment))  # none for a moment, between two bundles
     os.kill(pids[0], signal.SIGKILL)
     until(lambda: not ray_jobs.status(name, store, site)[0].runs)
     assert ray_jobs.status(name, store, site)[0].status == "FAILED"
