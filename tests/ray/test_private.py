@@ -100,9 +100,9 @@ def test_nothing_is_left_of_it(undisturbed: Ran, ray_environment: str, tmp_path:
         assert re.fullmatch(r"the Ray cluster at 127\.0\.0\.1:\d+ is gone: .* run the same command\n", words)
         said.truncate(0)
         process = started(60)
+        until(lambda: any("ray::Actor" in command for command in family(process.pid).values()))
         everybody = family(process.pid)
         assert any("raylet" in command for command in everybody.values())
-        assert any("ray::Actor" in command for command in everybody.values())
         assert list(temporary.glob("nagbench-ray-*"))
         assert set(listening(set(everybody))) <= {"0100007F", "0000000000000000FFFF00000100007F"}
         process.send_signal(signal.SIGKILL)
