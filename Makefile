@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster"
 
 robustness: $(STAMP)
 	$(VENV)/bin/python -m pytest -s -m slow tests/robustness

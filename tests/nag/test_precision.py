@@ -101,6 +101,7 @@ def test_blocks_are_compiled_for_all_with_the_module_left_alone(monkeypatch: pyt
     """Down to torch's operators; a module without blocks is compiled whole."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     plain = field()
     x, t, y = Noise(0, range(6), (1, 8, 8))(0), torch.full((6,), 0.5), torch.arange(6)
     compiled = Precision(compile=True).applied(plain)

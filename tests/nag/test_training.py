@@ -321,6 +321,7 @@ def test_compiled_is_near(run: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     training = dataclasses.replace(TRAINING, steps=3, precision=Precision(compile=True))
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = run(training)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # of two blocks
     assert far(run(dataclasses.replace(TRAINING, steps=3)), compiled) < CLOSE
