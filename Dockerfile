@@ -1,4 +1,4 @@
-# docker build -t nagbench . && docker run --rm -v "$PWD/results:/work/results" nagbench
+# docker build -t nagbench . && docker run --rm -v "$PWD:/work" nagbench
 # runs the demonstration on the CPU; results are in ./results. A sweep of yours, in the current folder:
 # docker run --rm -v "$PWD:/work" nagbench run SWEEP.yaml. With GPUs: --gpus all.
 FROM python:3.12-slim
