@@ -134,7 +134,10 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "models": ("nag.models.description:Model", ("estimates",)),
     "samplers": ("nag.samplers.fixed_step:Sampler", ("adaptive", "steps", "refuses", "called_at", "renoises")),
-    "metrics": ("nag.metrics.metric:Metric", ("against", "alone", "of_training", "shown", "plane", "least_of_class")),
+    "metrics": (
+        "nag.metrics.metric:Metric",
+        ("against", "alone", "of_training", "shown", "plane", "least_of_class", "least_reference"),
+    ),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),
     "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),
 }

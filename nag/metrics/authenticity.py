@@ -28,6 +28,7 @@ class Authenticity(Metric):
     names: ClassVar[tuple[str, ...]] = ("authenticity",)
     lower_is_better: ClassVar[dict[str, bool]] = {"authenticity": False}
     least: ClassVar[int] = 1
+    least_reference: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = False
     shown: ClassVar[dict[str, Shown]] = {
         "authenticity": Shown(
@@ -50,7 +51,7 @@ class Authenticity(Metric):
         from nag.metrics.neighbours import seen
         from nag.metrics.pairs import nearest
 
-        features, trained = feature_pair(samples, reference, self.least, 2)
+        features, trained = feature_pair(samples, reference, self.least, self.least_reference)
         x, r = seen(features, trained)
         distance, which = nearest(x, r)
         authentic = nearest(r, r)[0][which] < distance

@@ -41,12 +41,16 @@ class DensityCoverage(Metric):
     def least(self) -> int:
         return 1 if self.at_most is None else self.k + 1
 
+    @property
+    def least_reference(self) -> int:
+        return self.k + 1
+
     def __call__(self, samples: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> Scores:
         """features (N, d) and (N_r, d), N_r above k. Raises ValueError for fewer and for values that are not finite."""
         from nag.metrics.neighbours import alike, seen
         from nag.metrics.pairs import between
 
-        sides = alike(*feature_pair(samples, reference, self.least, self.k + 1), self.at_most)
+        sides = alike(*feature_pair(samples, reference, self.least, self.least_reference), self.at_most)
         found = between(*seen(*sides), self.k)
         holding, held = found.holding[self.k], found.held[self.k]
         values = {"density": int(holding.sum()) / (self.k * len(holding)), "coverage": int(held.sum()) / len(held)}

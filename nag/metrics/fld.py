@@ -40,6 +40,7 @@ class FLD(Metric):
     names: ClassVar[tuple[str, ...]] = ("fld",)
     lower_is_better: ClassVar[dict[str, bool]] = {"fld": True}
     least: ClassVar[int] = 2
+    least_reference: ClassVar[int] = 4
     extrapolates: ClassVar[bool] = False
     against: ClassVar[Literal["held_out"]] = "held_out"
     shown: ClassVar[dict[str, Shown]] = {"fld": Shown(label="FLD", heading="FLD", format="number")}
@@ -53,7 +54,7 @@ class FLD(Metric):
         """
         from nag.metrics.cache import kept
 
-        x, trained = feature_pair(samples, reference, self.least, 4)
+        x, trained = feature_pair(samples, reference, self.least, self.least_reference)
         held_out = rows(reference, "held_out", "held-out features", 2)
         if held_out.shape[1] != trained.shape[1]:
             raise ValueError(f"held-out features have {held_out.shape[1]} columns, reference {trained.shape[1]}")

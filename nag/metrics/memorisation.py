@@ -27,6 +27,7 @@ class Memorisation(Metric):
     names: ClassVar[tuple[str, ...]] = ("memorisation",)
     lower_is_better: ClassVar[dict[str, bool]] = {"memorisation": True}
     least: ClassVar[int] = 1
+    least_reference: ClassVar[int] = 2
     extrapolates: ClassVar[bool] = False
     shown: ClassVar[dict[str, Shown]] = {
         "memorisation": Shown(
@@ -53,7 +54,7 @@ class Memorisation(Metric):
         from nag.metrics.neighbours import seen
         from nag.metrics.pairs import nearest
 
-        features, trained = feature_pair(samples, reference, self.least, 2)
+        features, trained = feature_pair(samples, reference, self.least, self.least_reference)
         x, r = seen(features, trained)
         if "held_out" in reference:
             held_out = rows(reference, "held_out", "held-out features", 1)

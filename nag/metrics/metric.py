@@ -118,6 +118,11 @@ class Metric(Protocol):
         ...
 
     @property
+    def least_reference(self) -> int:
+        """The fewest reference images that it can be computed from."""
+        return self.least
+
+    @property
     def against(self) -> Literal["train", "held_out"] | None:
         """The images of the reference that it uses, if there is a choice."""
         return None

@@ -82,8 +82,8 @@ def _check_rows(extractor: Any, given: Any, images: int) -> None:
 
 
 def _least(sweep: Sweep) -> dict[str, int]:
-    """By metric, the fewest images that it needs."""
-    return {name_of(metric): metric.least for metric in sweep.score.metrics} if sweep.score else {}
+    """By metric, the fewest reference images that it needs."""
+    return {name_of(metric): metric.least_reference for metric in sweep.score.metrics} if sweep.score else {}
 
 
 def _data(key: str, data: Any, least: Mapping[str, int]) -> str:

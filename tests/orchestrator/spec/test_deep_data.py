@@ -105,6 +105,9 @@ def test_too_few_images(sweep: Callable[..., Path], tmp_path: Path) -> None:
     assert deep(sweep()) == (
         f"refused: sweep.yaml:4: networks.sit.data: 4 training images are too few: precision_recall needs {needed}"
     )
+    nearer = sweep()
+    nearer.write_text(nearer.read_text().replace("precision_recall, k: 5", "density_coverage, k: 4"))
+    assert "4 training images are too few: density_coverage needs 5" in deep(nearer)
     (tmp_path / "images/train/a/000.png").unlink()
     (tmp_path / "images/train/a/001.png").unlink()
     assert f"{tmp_path}/images/train/a has no images (1 of 2 class folders have none)" in deep(sweep())
