@@ -202,6 +202,36 @@ def test_the_bound_is_a_divergence_of_gaussians(states):
         assert float(found) == pytest.approx(float(expected), rel=2e-3)
 
 
+def test_the_loss_is_the_official_one_in_float64(states):
+    """With DiT's tables over levels j: betas, posterior mean and variance, the mean from x_0 of the predicted eps."""
+    _, *float32 = states
+    x0, eps, guess = (tensor.double() for tensor in float32)
+    j = np.array([1, 2, 9, 199, 500, 999])
+    betas = np.linspace(1e-4, 0.02, 1000)
+    bar = np.cumprod(1 - betas)
+    bar_j, before = bar[j], bar[j - 1]
+
+    def spread(values):
+        return torch.from_numpy(values).view(-1, 1, 1, 1)
+
+    x = spread(np.sqrt(bar_j)) * x0 + spread(np.sqrt(1 - bar_j)) * eps
+    of_x0 = betas[j] * np.sqrt(before) / (1 - bar_j)
+    of_x = (1 - before) * np.sqrt(1 - betas[j]) / (1 - bar_j)
+    low, high = np.log(betas[j] * (1 - before) / (1 - bar_j)), np.log(betas[j])
+    v = torch.linspace(-1.2, 1.2, x0.numel(), dtype=torch.float64).view(x0.shape)
+    log_variance = (v + 1) / 2 * spread(high) + (1 - v) / 2 * spread(low)
+    x0_hat = x / spread(np.sqrt(bar_j)) - spread(np.sqrt(1 / bar_j - 1)) * guess
+    true, said = (spread(of_x0) * start + spread(of_x) * x for start in (x0, x0_hat))
+    gap = log_variance - spread(low)
+    kl = 0.5 * (-1 + gap + torch.exp(-gap) + (true - said) ** 2 * torch.exp(-log_variance))
+    expected = ((guess - eps) ** 2).mean() + kl.mean() / np.log(2)
+
+    t = torch.from_numpy((j + 1) / 1000)
+    found = hybrid_loss(VP(), "eps")(fixed(torch.cat([guess, v], dim=1)), batch(t, x0, eps))
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_the_bound_trains_the_variance_alone(states):
     t, x0, eps, guess = states
     out = torch.cat([guess, torch.zeros_like(guess)], dim=1).requires_grad_()
