@@ -1,4 +1,5 @@
-# make demo: install and run the digits sweep.   make test: install and run all tests that need no cluster.
+# make demo: install and run the digits sweep.   make test: install and run the tests that need nothing else.
+# make outside: tests against programs of others: MLflow, S3 and PostgreSQL servers, a browser, evaluators, Jupyter.
 # make slurm: tests on a private Slurm (needs Debian's slurm-wlm and root).   make ray: on a private Ray.   make cluster: both.
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.
@@ -16,13 +17,16 @@ unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
 CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
-.PHONY: demo test robustness lower-bounds slurm ray cluster faults soak gpu lint docs constraints clean
+.PHONY: demo test outside robustness lower-bounds slurm ray cluster faults soak gpu lint docs constraints clean
 
 demo: $(STAMP)
 	$(VENV)/bin/nagbench run sweeps/digits.yaml
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster and not outside"
+
+outside: $(STAMP)
+	$(VENV)/bin/python -m pytest --ignore tests/slurm --ignore tests/ray -m outside
 
 robustness: $(STAMP)
 	$(VENV)/bin/python -m pytest -s -m slow tests/robustness

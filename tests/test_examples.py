@@ -110,6 +110,7 @@ def test_what_the_sites_ask_for() -> None:
     assert ray.address is None, "`submit` from anywhere"
 
 
+@pytest.mark.outside
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell runs in a fresh kernel, and shows what the committed outputs show: tables, a verdict, pictures."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

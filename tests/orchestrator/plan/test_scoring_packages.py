@@ -20,6 +20,8 @@ from tests.orchestrator.made_images import low_rank_distance, picture_folder
 from tests.orchestrator.plan.test_scoring import run_plan
 from tests.orchestrator.plan.test_scoring_protocols import read
 
+pytestmark = pytest.mark.outside
+
 MISSING = "it is not installed: pip install {}"
 
 

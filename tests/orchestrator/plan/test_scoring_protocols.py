@@ -69,6 +69,7 @@ def of_the_file(folders: tuple[Path, Path]) -> tuple[list[np.ndarray], list[np.n
     return features, spatial
 
 
+@pytest.mark.outside
 def test_all_protocols_side_by_side_are_what_the_evaluators_say(
     inception: Path, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from orchestrator.report.comparisons import compare
 from orchestrator.report.write import write_report
 from tests.orchestrator.synthetic import MEASURED, made
 
+pytestmark = pytest.mark.outside
+
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox",

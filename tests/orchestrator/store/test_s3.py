@@ -23,6 +23,8 @@ from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, metrics, nagbench, run_here
 from tests.orchestrator.store.conftest import forget
 
+pytestmark = pytest.mark.outside
+
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
 

@@ -19,6 +19,8 @@ from orchestrator.tasks.lease import lease
 from tests.orchestrator.conftest import TINY, Ran, changed, run_here
 from tests.orchestrator.proxy import Proxy, Request
 
+pytestmark = pytest.mark.outside
+
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
 

@@ -25,7 +25,10 @@ from tests.orchestrator.tracking.conftest import client, found, results_of
 
 ADMIN, PASSWORD = "ada", "a pass:word, 16+"
 FEW = changed(TINY, "  nag: {nag: {scale: {grid: [1.0, 2.0]}}}\n", "", "  cfg: {cfg: {scale: 1.5}}\n", "")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 
 
 def asked(server: str, path: str, document: dict[str, str]) -> Any:

@@ -22,7 +22,10 @@ from orchestrator.tracking.ui import ui
 from tests.orchestrator.conftest import Ran
 from tests.orchestrator.tracking.conftest import ALL, client, found, held, results_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 

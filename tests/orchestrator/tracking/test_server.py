@@ -25,7 +25,10 @@ from tests.orchestrator.tracking.conftest import ALL, ROOT, client, experiment, 
 
 WIDTHS = 1280, 1900  # of a browser's window
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,10 @@ from tests.orchestrator.proxy import Proxy, Request
 from tests.orchestrator.tracking.conftest import client, experiment, found, held, results_of
 
 CFG = "  cfg: {cfg: {scale: 1.5}}\n"
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 
 
 FEW = changed(TINY, "  nag: {nag: {scale: {grid: [1.0, 2.0]}}}\n", "", CFG, "")
