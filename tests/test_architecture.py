@@ -200,6 +200,25 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     )
 
 
+def test_sampling_does_not_import_torchs_compiler() -> None:
+    """It takes a second or more of each worker, several from a shared file system."""
+    code = """
+import sys
+sys.modules["torch._dynamo"] = None  # to import it fails
+import nag
+from nag.field import NetworkField
+from nag.noise import Noise
+model = nag.build("models", "dit", hidden=16, depth=1, heads=2, patch=2, learned_variance=True)
+module = model.module((1, 8, 8), 10, null_noise=True).eval()
+field = NetworkField(module, nag.build("interpolants", "vp"), "eps", (1, 8, 8), 10, True, True)
+guidance = nag.build("guidance", "cfg", scale=2.0), nag.build("guidance", "nag", scale=1.0)
+sampler = nag.build("samplers", "ddim", steps=2)
+nag.sample(field, sampler, noise=Noise(0, [0, 1], field.shape), labels=[3, 4], guidance=guidance)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_module_can_be_imported() -> None:
     """Without heavy libraries: importing a file of ours never costs them. (A torch module itself is one of theirs.)"""
     names = [name for name in MODULES if name not in TORCH_MODULES]

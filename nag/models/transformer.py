@@ -49,7 +49,8 @@ class TimeEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     def __init__(self, num_classes: int, hidden: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, hidden)  # the last row is the null class
+        # The last row is the null class. Torch's own initial weights would import its compiler, which takes seconds.
+        self.embedding_table = nn.Embedding.from_pretrained(torch.empty(num_classes + 1, hidden), freeze=False)
 
     def forward(self, y: Tensor) -> Tensor:
         return self.embedding_table(y)
