@@ -9,6 +9,8 @@ the two rows in float64. So every neighbour and every ball is that of float64.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -26,6 +28,18 @@ FEW = 2**22  # so many pairs cost little in float64
 LARGEST = 1e15  # a length whose square float32 holds
 SLACK = 1e-10  # relative to |a|^2 + |b|^2: far above the rounding of a squared distance, far below a real one
 PAIRS = 1024  # single pairs of rows at once: 17 MB at dimension 2,048
+
+_device = contextvars.ContextVar("device of pairs", default="cpu")
+
+
+@contextlib.contextmanager
+def computed_on(device: str) -> Iterator[None]:
+    """Within it, metrics over pairs compute on this device."""
+    token = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(token)
 
 
 class Points:
@@ -93,13 +107,13 @@ def check_directions(points: Points, what: str) -> None:
 
 
 def seen(x: np.ndarray, r: np.ndarray) -> tuple[Points, Points]:
-    """Samples and reference relative to the centre of the reference, where distances round least. The centre of float32
-    rows is a float32 row, so that they lose nothing but the rounding of a difference.
+    """Samples and reference on the device of `computed_on`, relative to the centre of the reference, where distances
+    round least. The centre of float32 rows is a float32 row, so they lose nothing but the rounding of a difference.
     """
     centre = r.mean(axis=0, dtype="float64")
     if x.dtype == r.dtype == "float32":
         centre = centre.astype("float32")
-    return Points(x, centre), Points(r, centre)
+    return Points(x, centre, _device.get()), Points(r, centre, _device.get())
 
 
 def alike(x: np.ndarray, r: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nag.metrics.metric import by_rows
+from nag.metrics.neighbours import computed_on
 from orchestrator.errors import TaskError
 from orchestrator.identity import canonical
 from orchestrator.spec.user_code import user_line
@@ -42,7 +43,8 @@ def run(context: Context, task: Task) -> None:
         finish(context, task, {}, {"values": dict.fromkeys(metric.names, empty), **record}, started)
         return
     try:
-        scores = metric(samples, reference)
+        with computed_on(context.options.device):
+            scores = metric(samples, reference)
     except ValueError as error:
         if user_line(error):  # from a metric of the user's, whose file and line are reported
             raise
