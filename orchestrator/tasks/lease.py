@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.errors import CorruptFile, NagbenchError
@@ -43,8 +43,9 @@ def lease(store: Store, digest: str) -> Iterator[None]:
         finally:
             stop.set()
             keeper.join()
-            for name in store.list(folder):
-                store.delete(f"{folder}/{name}")
+            with suppress(NagbenchError):  # a store that cannot be written now: the work is done, and the lease expires
+                for name in store.list(folder):
+                    store.delete(f"{folder}/{name}")
     finally:
         _left.add(owner)
 

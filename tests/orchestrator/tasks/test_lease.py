@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import subprocess
 import time
@@ -13,6 +15,7 @@ from orchestrator.store.store import Store
 from orchestrator.tasks import lease as module
 from orchestrator.tasks.context import HeldElsewhere
 from orchestrator.tasks.lease import lease
+from tests.slurm.disturbances import mounted
 
 DIGEST = "0" * 32
 
@@ -33,3 +36,22 @@ def test_a_holder_that_was_killed_holds_nothing_even_before_its_parent_knows(tmp
         with lease(store, DIGEST):
             assert store.list(f"leases/{DIGEST}") == ["000001.json", "000002.json"]
     assert store.list(f"leases/{DIGEST}") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system (no GPU is needed)")
+def test_a_store_that_is_read_only_at_the_end_costs_nothing(tmp_path: Path) -> None:
+    """What was done within the lease is done. Its file stays behind, and its owner is known to hold nothing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            remount = stack.enter_context(mounted(tmp_path / "disk", megabytes=4))
+        except subprocess.CalledProcessError:
+            pytest.skip("root may not mount here (no GPU is needed)")
+        store = Store(str(tmp_path / "disk" / "store"))
+        store.open()
+        with lease(store, DIGEST):
+            remount("ro")
+        assert store.list(f"leases/{DIGEST}") == ["000001.json"]
+        remount("rw")
+        with lease(store, DIGEST):
+            pass
+        assert store.list(f"leases/{DIGEST}") == []
