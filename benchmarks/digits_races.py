@@ -7,8 +7,8 @@ races in blocks of 50: at a count of 400 on the samples of one of the 16 seeds, 
 replacement from all. The grid scores every scale on the same samples. Each line: one training, the other, both.
 
 48 repetitions a count, within 1.3 % of the grid's best: 46 at 400 (34 % of the samples), 46 at 800 (27 %), 47 at 1,300
-(25 %), 2,000 (21 %) and 3,000 (19 %). Without halving, all 48 are at 400, for 77 % of the samples, and still 47 at 3,000:
-a race decides at 95 %, and now and then is wrong.
+(25 %), 2,000 (21 %) and 3,000 (19 %). Without halving it is all 48 at 400, for 77 % of the samples, and still 47 at
+3,000: a race decides at 95 %, and now and then is wrong.
 """
 
 from __future__ import annotations
