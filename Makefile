@@ -15,7 +15,7 @@ IMAGES := $(addprefix --images ,$(wildcard ../shared/data/cifar10-small))
 # Tests start thousands of processes: what Python compiles is kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 # Real daemons on a busy machine are late now and then: such a test has a second chance, and what needed it is told at the end.
-CLUSTER_TEST := $(VENV)/bin/python -m pytest --reruns 1 -rR
+WITH_DAEMONS := $(VENV)/bin/python -m pytest --reruns 1 -rR
 
 .PHONY: demo test outside robustness lower-bounds slurm ray cluster faults soak gpu lint docs constraints clean
 
@@ -26,7 +26,7 @@ test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm --ignore tests/ray -m "not slow and not cluster and not outside"
 
 outside: $(STAMP)
-	$(VENV)/bin/python -m pytest --ignore tests/slurm --ignore tests/ray -m outside
+	$(WITH_DAEMONS) --ignore tests/slurm --ignore tests/ray -m outside
 
 robustness: $(STAMP)
 	$(VENV)/bin/python -m pytest -s -m slow tests/robustness
@@ -35,16 +35,16 @@ lower-bounds:
 	PYTHON=$(PYTHON) .ci/lower_bounds
 
 slurm: $(STAMP)
-	$(CLUSTER_TEST) tests/slurm --ignore tests/slurm/test_faults.py
+	$(WITH_DAEMONS) tests/slurm --ignore tests/slurm/test_faults.py
 
 ray: $(STAMP)
-	$(CLUSTER_TEST) tests/ray
-	$(CLUSTER_TEST) -m cluster tests/orchestrator/backends
+	$(WITH_DAEMONS) tests/ray
+	$(WITH_DAEMONS) -m cluster tests/orchestrator/backends
 
 cluster: slurm ray
 
 faults: $(STAMP)
-	$(CLUSTER_TEST) tests/slurm/test_faults.py
+	$(WITH_DAEMONS) tests/slurm/test_faults.py
 
 soak: $(STAMP)
 	$(VENV)/bin/python -m tests.slurm.soak $(ROUNDS)

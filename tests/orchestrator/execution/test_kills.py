@@ -80,9 +80,9 @@ def same_numbers(sweep: Path, store: Path, undisturbed: Ran) -> bool:
 def test_killed_engine(undisturbed: Ran, running: Callable[..., Command], tmp_path: Path) -> None:
     """Killed twice, at different points; its workers end on their own within seconds."""
     sweep, store = Path(undisturbed.plan.sweep.path), tmp_path / "store"
-    for enough in (1, 20):
-        command = running(sweep)
-        until(lambda enough=enough: blocks(store) >= enough)
+    for more in (1, 20):
+        before, command = blocks(store), running(sweep)
+        until(lambda enough=before + more: blocks(store) >= enough)
         assert workers_of(store)
         assert command.kill().returncode == -signal.SIGKILL
         until(lambda: not workers_of(store))
