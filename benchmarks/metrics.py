@@ -2,7 +2,7 @@
 
     python -m benchmarks.metrics frechet       compared with clean-fid's, one thread each, and the cost of the interval
     python -m benchmarks.metrics neighbours    k-NN of 50,000 against 50,000, compared with its matrix products alone
-    python -m benchmarks.metrics all           all metrics but those of `later`, in CPU seconds and MB
+    python -m benchmarks.metrics all           all metrics of one extractor together, in CPU seconds and MB
     python -m benchmarks.metrics later         fd_ratio, cmmd, mind, vendi, authenticity and fld, each by itself
     python -m benchmarks.metrics coverage      of differences between arms, simulated by tests/nag/simulated.py
     python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same samples
@@ -29,6 +29,14 @@ from typing import Any
 
 import numpy as np
 
+LATER: list[tuple[str, dict[str, Any]]] = [
+    ("nag.metrics.authenticity:Authenticity", {}),
+    ("nag.metrics.fd_ratio:FDRatio", {}),
+    ("nag.metrics.cmmd:CMMD", {}),
+    ("nag.metrics.mind:MIND", {}),
+    ("nag.metrics.vendi:Vendi", {}),
+    ("nag.metrics.fld:FLD", {}),
+]
 METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbours in this list
     ("nag.metrics.fid:FID", {}),
     ("nag.metrics.fid:FID", {"against": "held_out"}),
@@ -37,16 +45,9 @@ METRICS: list[tuple[str, dict[str, Any]]] = [  # those of one output are neighbo
     ("nag.metrics.precision_recall:PrecisionRecall", {}),
     ("nag.metrics.density_coverage:DensityCoverage", {}),
     ("nag.metrics.memorisation:Memorisation", {}),
+    *LATER,
     ("nag.metrics.sfid:SFID", {}),
     ("nag.metrics.inception_score:InceptionScore", {}),
-]
-LATER: list[tuple[str, dict[str, Any]]] = [  # without a bound on their time
-    ("nag.metrics.authenticity:Authenticity", {}),
-    ("nag.metrics.fd_ratio:FDRatio", {}),
-    ("nag.metrics.cmmd:CMMD", {}),
-    ("nag.metrics.mind:MIND", {}),
-    ("nag.metrics.vendi:Vendi", {}),
-    ("nag.metrics.fld:FLD", {}),
 ]
 BARE = "the bare products of all pairs in float32"
 KINDS = {"features": 0, "held_out": 1, "spatial": 2, "logits": 3}
@@ -209,7 +210,7 @@ def each(options: argparse.Namespace) -> None:
 
     from nag.registry import METHODS, name_of
 
-    METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in [*METRICS, *LATER]}
+    METHODS["metrics"] |= {path.rpartition(".")[2].partition(":")[0]: path for path, _ in METRICS}
     held: dict[str, dict[str, np.ndarray]] = {"samples": {}, "reference": {}}
     for path, fields in METRICS if options.place is None else [LATER[options.place]]:
         module, _, name = path.partition(":")
