@@ -42,8 +42,9 @@ CONVNEXT_V2_B, CONVNEXT_V2_L = (f"convnextv2_{size}_22k_224_ema.pt" for size in 
 
 
 def _not_seen(url: str) -> KnownWeights:
-    """A published file that was not at hand when this was written, so that its size and hash are not known: a download
-    is not checked. It is read as tensors alone, and its content is in the stamp of what is measured with it.
+    """A published file that was not at hand when this was written, so that its size and hash are not known. A download
+    is compared with the hash that its server tells, which Hugging Face does. It is read as tensors alone, and its
+    content is in the stamp of what is measured with it.
     """
     return KnownWeights(url, None, None)
 
@@ -159,6 +160,7 @@ def _clear(path: Path) -> None:
 def _download(known: KnownWeights, path: Path, report: Report) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     hashed, done = hashlib.sha256(), 0
+    known = known if known.sha256 is not None else known._replace(sha256=_told(known, path))
     try:
         with partial.open("wb") as file:
             for data, size in _received(known, path):
@@ -179,8 +181,22 @@ def _received(known: KnownWeights, path: Path) -> Iterator[tuple[bytes, int]]:
     """The file in pieces, with the announced size or 0. Raises ConnectionError, also if the file ends early."""
     from nag.web import received
 
-    try:
+    with _reached(path):
         yield from received(known.url, known.size and known.size + CHUNK)  # more, so that _check_size reports it
+
+
+def _told(known: KnownWeights, path: Path) -> str | None:
+    """The SHA-256 that the server tells, or None. Raises ConnectionError."""
+    from nag.web import linked_sha256
+
+    with _reached(path):
+        return linked_sha256(known.url)
+
+
+@contextlib.contextmanager
+def _reached(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -58,6 +59,18 @@ def stamp(url: str) -> str:
         return json.dumps(url)
 
 
+def linked_sha256(url: str) -> str | None:
+    """The SHA-256 that Hugging Face tells of a large file, in X-Linked-ETag of its redirect; None from other servers.
+
+    Raises FileNotFoundError, Unreachable, or ValueError for an address that `refusal` rejects.
+    """
+    watch = _Watch()
+    with contextlib.suppress(_NoHead), _opened(url, "HEAD", watch):
+        pass
+    found = re.fullmatch('"?([0-9a-f]{64})"?', watch.linked)
+    return found and found[1]
+
+
 def received(url: str, largest: int | None = None) -> Iterator[tuple[bytes, int]]:
     """A file in pieces, with the announced size or 0.
 
@@ -96,6 +109,7 @@ class _Watch:
         self.sockets: list[socket.socket] = []
         self.done = 0  # bytes
         self.slow = False
+        self.linked = ""  # the X-Linked-ETag of a redirect
         self._started = time.monotonic()
         self._over = threading.Event()
 
@@ -157,6 +171,7 @@ def _asked(opener: Any, url: str, method: str, watch: _Watch) -> tuple[Any, str]
             except urllib.error.HTTPError as error:
                 with error:
                     code, target, words = error.code, error.headers.get("Location"), str(error)
+                    watch.linked = error.headers.get("X-Linked-ETag") or watch.linked
     except ValueError as error:  # an address that http.client rejects
         raise _failed(url, str(error)) from error
     if code in MOVED and target:

@@ -27,6 +27,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404, "not here")
             return
+        if self.path in server.linked:  # as Hugging Face redirects to where large files are
+            self.send_response(302)
+            self.send_header("X-Linked-ETag", f'"{server.linked[self.path]}"')
+            self.send_header("Location", "/net")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(200)
         self.send_header("Content-Length", str(len(DATA)))
         self.end_headers()
@@ -38,6 +45,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/cut":
             self.wfile.write(DATA[half:])
 
+    def do_HEAD(self):
+        if self.path in self.server.linked:
+            self.do_GET()
+        else:
+            self.send_error(403, "only GET")
+
     def log_message(self, *arguments):
         pass
 
@@ -45,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.linked = {}
     server.requests, server.half, server.go_on = [], threading.Event(), threading.Event()
     server.go_on.set()
     server.url = f"http://127.0.0.1:{server.server_port}"
@@ -95,6 +109,15 @@ def test_a_hash_may_be_given_by_its_first_digits_or_not_at_all(server):
     }
     for name in table:
         assert fetch(name, quiet, table).read_bytes() == DATA
+
+
+def test_a_file_of_no_known_hash_has_the_one_that_its_server_tells(server):
+    server.linked = {"/good": SHA256, "/bad": "0" * 64, "/old": "5" * 40}
+    table = {name: KnownWeights(f"{server.url}/{name}", None, None) for name in ("good", "bad", "old")}
+    assert fetch("good", quiet, table).read_bytes() == fetch("old", quiet, table).read_bytes() == DATA
+    with pytest.raises(ValueError, match=f"gave is not bad: its SHA-256 is {SHA256}, not 0000"):
+        fetch("bad", quiet, table)
+    assert left_behind() == ["good", "old"]
 
 
 @pytest.mark.parametrize(
