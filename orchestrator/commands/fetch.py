@@ -42,4 +42,5 @@ def fetch(
             raise BadInput(f"{error}.") from error
     out.print(f"{path}", markup=False, soft_wrap=True)
     if KNOWN[name].sha256 is None:
-        err.print(f"{name}: {UNKNOWN}; a download is checked only if its server tells a hash. Its content's hash is in the stamps.", markup=False)
+        told = f"{UNKNOWN}; a download is checked only if its server tells a hash. Its content's hash is in the stamps."
+        err.print(f"{name}: {told}", markup=False)
