@@ -93,7 +93,7 @@ def fill(store: Store, seconds: float) -> None:
 def truncate(store: Store, planned: Plan, chance: random.Random) -> None:
     """Damage a block of features that are still to be scored, if there is one."""
     done, tasks = Done(store), planned.tasks.items()
-    scored = {task.params["features"] for digest, task in tasks if digest in done.small.get("score", ())}
+    scored = {task.params["features"] for _, task in tasks if task.kind == "score" and done.small_done(task)}
     streams = [digest for digest, task in tasks if task.kind == "extract" and digest not in scored]
     found = [store.path(f"blocks/{digest}/{name}") for digest in streams for name in store.list(f"blocks/{digest}")]
     if found:
