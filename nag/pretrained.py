@@ -160,7 +160,7 @@ def _clear(path: Path) -> None:
 def _download(known: KnownWeights, path: Path, report: Report) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     hashed, done = hashlib.sha256(), 0
-    known = known if known.sha256 is not None else known._replace(sha256=_told(known, path))
+    known = known if known.sha256 is not None else known._replace(sha256=_told(known.url))
     try:
         with partial.open("wb") as file:
             for data, size in _received(known, path):
@@ -181,24 +181,20 @@ def _received(known: KnownWeights, path: Path) -> Iterator[tuple[bytes, int]]:
     """The file in pieces, with the announced size or 0. Raises ConnectionError, also if the file ends early."""
     from nag.web import received
 
-    with _reached(path):
-        yield from received(known.url, known.size and known.size + CHUNK)  # more, so that _check_size reports it
-
-
-def _told(known: KnownWeights, path: Path) -> str | None:
-    """The SHA-256 that the server tells, or None. Raises ConnectionError."""
-    from nag.web import linked_sha256
-
-    with _reached(path):
-        return linked_sha256(known.url)
-
-
-@contextlib.contextmanager
-def _reached(path: Path) -> Iterator[None]:
     try:
-        yield
+        yield from received(known.url, known.size and known.size + CHUNK)  # more, so that _check_size reports it
     except OSError as error:
         raise ConnectionError(f"{error}. Where there is no network, put that file at {path} by hand.") from error
+
+
+def _told(url: str) -> str | None:
+    """The SHA-256 that the server tells, or None. Why a server cannot be reached, the download itself says."""
+    from nag.web import linked_sha256
+
+    try:
+        return linked_sha256(url)
+    except OSError:
+        return None
 
 
 def _check_size(path: Path, size: int, known: KnownWeights, source: str = "") -> None:
