@@ -34,8 +34,8 @@ _device = contextvars.ContextVar("device of pairs", default="cpu")
 
 @contextlib.contextmanager
 def computed_on(device: str) -> Iterator[None]:
-    """Within it, metrics over pairs compute on this device."""
-    token = _device.set(device)
+    """Within it, metrics over pairs compute on this device; in place of Apple's, which has no float64, on the CPU."""
+    token = _device.set("cpu" if device == "mps" else device)
     try:
         yield
     finally:

@@ -39,3 +39,9 @@ def test_it_is_that_of_the_cpu(metric: Any, dtype: str, monkeypatch: pytest.Monk
     assert found["values"] == expected["values"]
     for name, array in expected["arrays"].items():
         np.testing.assert_array_equal(found["arrays"][name], array)
+
+
+def test_a_device_without_float64_leaves_pairs_to_the_cpu() -> None:
+    rows = np.ones((3, 2), np.float32)
+    with neighbours.computed_on("mps"):
+        assert {side.device for side in neighbours.seen(rows, rows)} == {"cpu"}
