@@ -359,7 +359,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     def sized(size: str) -> Path:
         how = ["-o", f"remount,size={size}"] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "none"]
         if os.geteuid() != 0 or subprocess.run(["mount", *how, folder], capture_output=True).returncode:
-            pytest.skip("only root, where it may mount, can make a small disk (no GPU is needed)")
+            pytest.skip("only root, where it may mount, can make a small disk")
         mounted.append(size)
         return folder
 

@@ -38,14 +38,14 @@ def test_a_holder_that_was_killed_holds_nothing_even_before_its_parent_knows(tmp
     assert store.list(f"leases/{DIGEST}") == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system (no GPU is needed)")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 def test_a_store_that_is_read_only_at_the_end_costs_nothing(tmp_path: Path) -> None:
     """What was done within the lease is done. Its file stays behind, and its owner is known to hold nothing."""
     with contextlib.ExitStack() as stack:
         try:
             remount = stack.enter_context(mounted(tmp_path / "disk", megabytes=4))
         except subprocess.CalledProcessError:
-            pytest.skip("root may not mount here (no GPU is needed)")
+            pytest.skip("root may not mount here")
         store = Store(str(tmp_path / "disk" / "store"))
         store.open()
         with lease(store, DIGEST):
