@@ -47,6 +47,7 @@ def features(folder: Path) -> tuple[dict[int, np.ndarray], Moments]:
     from orchestrator.tasks.outputs import read_block, read_output
     from tests.orchestrator.conftest import run_here
 
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "grid.yaml").write_text(SWEEP)
     ran = run_here(folder / "grid.yaml", folder / "store")
     found = np.empty((2, len(SCALES), SEEDS, EACH, 64))

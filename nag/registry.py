@@ -139,7 +139,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
         ("against", "alone", "of_training", "shown", "plane", "least_of_class", "least_reference"),
     ),
     "features": ("nag.features.extractor:Extractor", ("reads", "mode", "prepares", "distance_name", "dims")),
-    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "inspect", "notes", "class_names")),
+    "datasets": ("nag.datasets.dataset:Dataset", ("flip", "official", "at_most", "inspect", "notes", "class_names")),
 }
 DEFAULTS: dict[str, Any] = {"FILES": {}, "FOLDERS": (), "REMOTE": False, "smoke": lambda self: self}
 LARGEST = 2**63

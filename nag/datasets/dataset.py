@@ -18,7 +18,7 @@ SPLITS = ("train", "held_out")
 
 
 class Dataset(Protocol):
-    """`official`, `flip`, `inspect`, `notes` and `class_names` may be left out (`nag.registry.OPTIONAL`)."""
+    """`official`, `flip`, `at_most`, `inspect`, `notes` and `class_names` may be left out (`nag.registry.OPTIONAL`)."""
 
     official: ClassVar[Official | None] = None
 
@@ -39,6 +39,11 @@ class Dataset(Protocol):
     def flip(self) -> bool:
         """Whether the training split also has each image mirrored."""
         return False
+
+    @property
+    def at_most(self) -> int | None:
+        """Both splits have no more images than this, by names and headers alone; None: only opening them tells."""
+        return None
 
     def open(self, split: str) -> Split: ...
 

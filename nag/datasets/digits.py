@@ -29,6 +29,7 @@ class Digits(Dataset):
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     num_classes: ClassVar[int] = 10
     stores: ClassVar[str] = "pixels"
+    at_most: ClassVar[int] = 1797
 
     def open(self, split: str) -> ArraySplit:
         """The images, 0 .. 16 mapped to [-1, 1], of "train" or "held_out". Raises ValueError for another name."""

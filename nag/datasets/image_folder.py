@@ -13,7 +13,7 @@ from pydantic import Field
 from nag.datasets import labelled_files
 from nag.datasets.dataset import Dataset, check_split
 from nag.datasets.folder_layout import layout_of, readable
-from nag.datasets.images import BadImage
+from nag.datasets.images import SUFFIXES, BadImage
 from nag.datasets.prefetch import reader_threads
 from nag.locations import is_url, is_web
 from nag.registry import Int, method
@@ -70,6 +70,10 @@ class ImageFolder(Dataset):
     @property
     def class_names(self) -> tuple[str, ...]:
         return labelled_files.class_names(self._headed())
+
+    @property
+    def at_most(self) -> int:
+        return sum(count for _, kind, count in self._headed().counts if kind in SUFFIXES)
 
     def notes(self) -> list[str]:
         return labelled_files.notes(self._headed())

@@ -80,6 +80,11 @@ class LatentFiles(Dataset):
         return labelled_files.class_names(self._listing) if self._stored("train").by_folder else ()
 
     @property
+    def at_most(self) -> int:
+        splits = ("train", "held_out") if self._stored("train").by_folder else ("train",)
+        return sum(len(self._stored(split).labels) for split in splits)
+
+    @property
     def held(self) -> str:
         """What the arrays hold. Raises ValueError if nobody says so and it cannot be told."""
         found = self._stored("train")

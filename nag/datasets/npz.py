@@ -50,6 +50,10 @@ class Npz(Dataset):
         return _classes(self._local)
 
     @property
+    def at_most(self) -> int:
+        return _described(self._local)[1].shape[0]
+
+    @property
     def _local(self) -> tuple[str, int, int]:
         """The local path of the file, and its size and modification time, to notice changes."""
         from nag.datasets.listing import local

@@ -35,6 +35,10 @@ class SyntheticImages(Dataset):
     def num_classes(self) -> int:
         return self.classes
 
+    @property
+    def at_most(self) -> int:
+        return self.images + self.images // 4
+
     def open(self, split: str) -> SyntheticSplit:
         check_split(split)
         if split == "train":

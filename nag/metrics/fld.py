@@ -17,6 +17,7 @@ STEPS, RATE = 50, 0.5  # of Adam
 ORIGIN = 0.81  # the squared share of a point's distance to the mean that the fallback Gaussian sees
 LEAST_LOG, MOST_LOG = -40.0, 20.0  # of the variances, against equal images
 BLOCK = 1000  # rows of the distances at once
+LEAST_EXPONENT = -80.0  # below about -87 float32 has no normal number for exp, which takes ten times as long there
 IN_CACHE = 64  # rows that a processor's cache holds, of 10,000 distances each
 
 
@@ -113,10 +114,13 @@ def fit(centres: np.ndarray, to: np.ndarray) -> Tensor:
     """The log variances (N,) of the Gaussians at `centres` (N, d), fitted to the rows of `to` (M, d)."""
     import torch
 
+    from nag.metrics.neighbours import parts
+
     dim, points = centres.shape[1], torch.from_numpy(to)
     distances = torch.empty(len(to), len(centres))
-    for start in range(0, len(to), BLOCK):
-        distances[start : start + BLOCK] = _squared(points[start : start + BLOCK], centres)
+    for some in parts(0, len(to), BLOCK):
+        for others in parts(0, len(centres), BLOCK):
+            distances[some, others] = _squared(points[some], centres[others])
     to_mean = ORIGIN * (points - points.mean(0)).square().sum(1, keepdim=True)
     log_variances = ((distances.min(0).values + 1e-3) / dim).log()
     origin = torch.zeros(1)
@@ -141,7 +145,7 @@ def _add_gradients(
 
     terms = _log_densities(distances, log_variances, dim, -math.log(len(log_variances)))
     largest = terms.amax(1, keepdim=True)
-    terms.sub_(largest).exp_()
+    terms.sub_(largest).clamp_(min=LEAST_EXPONENT).exp_()
     fallback = _log_densities(to_mean, origin, dim)
     total = torch.logaddexp(largest + terms.sum(1, keepdim=True).log(), fallback)
     rows, of_origin = (largest - total).exp()[:, 0], (fallback - total).exp()[:, 0]

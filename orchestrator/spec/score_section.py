@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from nag.datasets.dataset import originals
 from nag.features.extractor import columns
 from nag.metrics.metric import by_rows, shown
 from nag.registry import METHODS, find, name_of
@@ -21,6 +22,7 @@ from orchestrator.spec.yaml_nodes import Node, show
 
 KEYS = ("protocol", "features", "metrics", "reference", "reference_rows", "decode")
 LEAST_HELD_OUT = 2
+SMALL = 100_000  # images of a data set that is opened to count them
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
 
@@ -219,6 +221,18 @@ def held_out_problem(metric: Any, data: Any) -> str | None:
     return None
 
 
+def reference_problem(metric: Any, data: Any) -> str | None:
+    """Why a data set has too few images to be the reference of a metric, or None. Only small ones are opened."""
+    if metric.alone or isinstance(data, StandIn | Published):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
+        if data.at_most is not None and data.at_most <= SMALL:
+            images, needed = originals(data.open("train")), metric.least_reference
+            if images < needed:
+                return f"{name_of(metric)!r} needs {needed:,} reference images, and {name_of(data)!r} has {images:,}"
+    return None
+
+
 def of_training(metric: Any) -> bool:
     """Whether a metric compares samples with the images that the network was trained on."""
     return metric.of_training
@@ -254,8 +268,9 @@ def _problem(score: ScoreSection, network: Network) -> str | None:
         return f"the data of network {network.name!r} are latents; to compare images, add reference: {REFERENCES}"
     for metric in score.metrics:
         images = trained_on(score, network.data) if of_training(metric) else score.reference or network.data
-        if reason := held_out_problem(metric, images or score.reference):
-            return reason
+        for problem in (held_out_problem, reference_problem):
+            if reason := problem(metric, images or score.reference):
+                return reason
     for extractor in score.features:
         name = name_of(extractor)
         if extractor.trained and trained_on(score, network.data) is None:

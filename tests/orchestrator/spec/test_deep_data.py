@@ -15,6 +15,7 @@ from orchestrator.spec.deep_check import check_inputs
 from orchestrator.spec.reader import read_sweep
 from tests.orchestrator.conftest import nagbench, run_here
 from tests.orchestrator.pictures import pictures
+from tests.orchestrator.users_files import EVERYTHING, laid_out
 
 SWEEP = """\
 name: data
@@ -101,16 +102,30 @@ def test_images_that_are_skipped_are_counted(sweep: Callable[..., Path], tmp_pat
 
 def test_too_few_images(sweep: Callable[..., Path], tmp_path: Path) -> None:
     pictures(tmp_path / "images", ["a", "b"], 2, size=8)
-    needed = 6
-    assert deep(sweep()) == (
-        f"refused: sweep.yaml:4: networks.sit.data: 4 training images are too few: precision_recall needs {needed}"
-    )
+    expected = "'precision_recall' needs 6 reference images, and 'image_folder' has 4."
+    assert deep(sweep()).endswith(expected)
+    for command in (["check"], ["run", "--store", tmp_path / "store"]):  # without --deep too
+        refused = nagbench(*command, sweep())
+        assert refused.returncode == 2
+        assert refused.stderr.rstrip().endswith(expected)
+    assert not (tmp_path / "store").exists()
     nearer = sweep()
     nearer.write_text(nearer.read_text().replace("precision_recall, k: 5", "density_coverage, k: 4"))
-    assert "4 training images are too few: density_coverage needs 5" in deep(nearer)
+    assert "'density_coverage' needs 5 reference images, and 'image_folder' has 4." in deep(nearer)
     (tmp_path / "images/train/a/000.png").unlink()
     (tmp_path / "images/train/a/001.png").unlink()
     assert f"{tmp_path}/images/train/a has no images (1 of 2 class folders have none)" in deep(sweep())
+
+
+def test_too_few_images_of_a_users_own_data_set(tmp_path: Path) -> None:
+    """How many it has shows when its code runs."""
+    path = laid_out(tmp_path, EVERYTHING)
+    path.write_text(path.read_text().replace("fid]", "{name: precision_recall, k: 60}]").replace("20,", "80,"))
+    assert nagbench("check", path).returncode == 0
+    refused = nagbench("check", "--deep", path)
+    assert refused.returncode == 2
+    assert "sweep.yaml:4: networks.sit.data: 60 training images are too few: " in refused.stderr
+    assert "precision_recall needs 61" in refused.stderr
 
 
 SITE = """\
