@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nag.metrics.metric import Metric, Scores, Shown, feature_pair, plain, rows
 from nag.registry import method
@@ -64,97 +66,111 @@ class FLD(Metric):
         if not spread.all():
             raise ValueError(f"column {int(spread.argmin())} is equal in all {len(held_out)} held-out images")
 
-        def scaled(features: np.ndarray) -> np.ndarray:
-            return _scaled(features, centre, spread)
-
-        test, points = scaled(held_out), scaled(_some(x))
-        half = min(len(points), len(trained) // 2)
+        scaled = functools.partial(_scaled, centre=centre, spread=spread)
+        half = min(len(x), AT_MOST, len(trained) // 2)
 
         def baseline() -> float:
-            mixed = _some(trained, len(trained))
-            return _nll(scaled(mixed[:half]), scaled(mixed[half : half + AT_MOST]), test)
+            order = _some(len(trained), len(trained))
+            return nll(scaled(trained, order[:half]), scaled(trained, order[half : half + AT_MOST]))
+
+        def nll(points: np.ndarray, fitted_to: np.ndarray) -> float:
+            log_variances = fit(points, fitted_to)
+            return _nll(points, log_variances, (scaled(held_out, part) for part in _blocks(len(held_out))))
 
         real = kept(f"fld {half}", baseline, trained, held_out)
-        return Scores(values={"fld": plain(100 * (_nll(points, scaled(_some(trained)), test) - real))}, arrays={})
+        found = nll(scaled(x, _some(len(x))), scaled(trained, _some(len(trained))))
+        return Scores(values={"fld": plain(100 * (found - real))}, arrays={})
 
 
-def _scaled(features: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(features - centre) / spread, float32, from float64 a block at a time."""
+def _blocks(count: int) -> Iterator[np.ndarray]:
+    """Numbers of rows, in their order."""
     import numpy as np
 
-    scaled = np.empty(features.shape, np.float32)
-    for start in range(0, len(features), BLOCK):
-        scaled[start : start + BLOCK] = (features[start : start + BLOCK] - centre) / spread
+    yield from np.split(np.arange(count), range(BLOCK, count, BLOCK))
+
+
+def _scaled(features: np.ndarray, which: np.ndarray, *, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(features - centre) / spread of these rows, float32, from float64 a block at a time."""
+    import numpy as np
+
+    scaled = np.empty((len(which), features.shape[1]), np.float32)
+    for part in _blocks(len(which)):
+        scaled[part] = (features[which[part]] - centre) / spread
     return scaled
 
 
-def _some(features: np.ndarray, most: int = AT_MOST) -> np.ndarray:
-    """At most so many rows; if there are more, or `most` is their number, in a random order: the same for equal N."""
+def _some(count: int, most: int = AT_MOST) -> np.ndarray:
+    """At most so many of the rows; if there are more, or `most` is their number, in a random order: the same for equal
+    counts.
+    """
+    import numpy as np
+
     from nag import noise
 
-    if len(features) < most or (len(features) == most and most == AT_MOST):
-        return features
-    return features[noise.permutation(0, 0, len(features), noise.HALVES)[:most]]
+    if count < most or (count == most and most == AT_MOST):
+        return np.arange(count)
+    return noise.permutation(0, 0, count, noise.HALVES)[:most]
 
 
-def _nll(centres: np.ndarray, fitted_to: np.ndarray, of: np.ndarray) -> float:
-    """Mean negative log likelihood per dimension of `of` under the mixture at `centres` fitted to `fitted_to`."""
+def _nll(centres: np.ndarray, log_variances: Tensor, of: Iterable[np.ndarray]) -> float:
+    """Mean negative log likelihood per dimension of the rows of all blocks under the mixture at `centres`."""
     import torch
 
-    log_variances = fit(centres, fitted_to)
-    total = 0.0
-    for start in range(0, len(of), BLOCK):
-        block = torch.from_numpy(of[start : start + BLOCK])
-        pairs = _log_densities(_squared(block, centres), log_variances, centres.shape[1])
+    total, count = 0.0, 0
+    for block in of:
+        pairs = _log_densities(_squared(torch.from_numpy(block), centres), log_variances, centres.shape[1])
         total -= float(torch.logsumexp(pairs - math.log(len(centres)), dim=1).sum(dtype=torch.float64))
-    return total / (len(of) * centres.shape[1])
+        count += len(block)
+    return total / (count * centres.shape[1])
 
 
 def fit(centres: np.ndarray, to: np.ndarray) -> Tensor:
     """The log variances (N,) of the Gaussians at `centres` (N, d), fitted to the rows of `to` (M, d)."""
     import torch
+    from torch.optim.adam import adam  # torch.optim.Adam imports torch's compiler: 150 MB
 
     from nag.metrics.neighbours import parts
 
     dim, points = centres.shape[1], torch.from_numpy(to)
+    to_mean = ORIGIN * (points - points.mean(0)).square_().sum(1, keepdim=True)
     distances = torch.empty(len(to), len(centres))
     for some in parts(0, len(to), BLOCK):
         for others in parts(0, len(centres), BLOCK):
             distances[some, others] = _squared(points[some], centres[others])
-    to_mean = ORIGIN * (points - points.mean(0)).square().sum(1, keepdim=True)
     log_variances = ((distances.min(0).values + 1e-3) / dim).log()
-    origin = torch.zeros(1)
-    optimizer = torch.optim.Adam([log_variances, origin], lr=RATE)
+    fitted = [log_variances, torch.zeros(1)]  # the second: of the fallback at the mean
+    gradients, means, squares = ([torch.zeros_like(each) for each in fitted] for _ in range(3))
+    taken = [torch.zeros(()) for _ in fitted]
+    constants: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "lr": RATE}
     for _ in range(STEPS):
-        log_variances.grad, origin.grad = torch.zeros_like(log_variances), torch.zeros(1)
-        for start in range(0, len(to), IN_CACHE):
-            part = slice(start, start + IN_CACHE)
-            _add_gradients(distances[part], to_mean[part], log_variances, origin, dim, len(to))
-        optimizer.step()
+        for gradient in gradients:
+            gradient.zero_()
+        for some in parts(0, len(to), IN_CACHE):
+            _add_gradients(distances[some], to_mean[some], fitted, gradients, dim, len(to))
+        adam(fitted, gradients, means, squares, [], taken, amsgrad=False, maximize=False, **constants)
         log_variances.clamp_(LEAST_LOG, MOST_LOG)
     return log_variances
 
 
 def _add_gradients(
-    distances: Tensor, to_mean: Tensor, log_variances: Tensor, origin: Tensor, dim: int, count: int
+    distances: Tensor, to_mean: Tensor, fitted: Sequence[Tensor], gradients: Sequence[Tensor], dim: int, count: int
 ) -> None:
     """Add the gradients of the mean negative log likelihood per dimension, from some rows of `count`. With the share w
     of a Gaussian in a row's density and its variance v, that towards log v is w (1 - distance / (v dim)) / 2.
     """
     import torch
 
+    log_variances, origin = fitted
     terms = _log_densities(distances, log_variances, dim, -math.log(len(log_variances)))
     largest = terms.amax(1, keepdim=True)
     terms.sub_(largest).clamp_(min=LEAST_EXPONENT).exp_()
     fallback = _log_densities(to_mean, origin, dim)
     total = torch.logaddexp(largest + terms.sum(1, keepdim=True).log(), fallback)
     rows, of_origin = (largest - total).exp()[:, 0], (fallback - total).exp()[:, 0]
-    for log_v, shares, of_squares in (
-        (log_variances, rows @ terms, rows @ terms.mul_(distances)),
-        (origin, of_origin.sum(), of_origin @ to_mean),
-    ):
-        assert log_v.grad is not None
-        log_v.grad += (shares - of_squares / (log_v.exp() * dim)) / (2 * count)
+    shares = rows @ terms, of_origin.sum()
+    of_squares = rows @ terms.mul_(distances), of_origin @ to_mean
+    for gradient, log_v, share, squares in zip(gradients, fitted, shares, of_squares, strict=True):
+        gradient += (share - squares / (log_v.exp() * dim)) / (2 * count)
 
 
 def _log_densities(squared: Tensor, log_variances: Tensor, dim: int, plus: float = 0.0) -> Tensor:

@@ -120,14 +120,14 @@ def test_flds_gradients_are_those_of_the_likelihood():
     x, r = (torch.from_numpy(features(n, 4, seed=n)) for n in (12, 17))
     log_variances, origin = torch.randn(12, generator=torch.Generator().manual_seed(0)), torch.full((1,), 0.3)
     to_mean = fld.ORIGIN * (r - r.mean(0)).square().sum(1, keepdim=True)
-    log_variances.grad, origin.grad = torch.zeros(12), torch.zeros(1)
-    fld._add_gradients(torch.cdist(r, x) ** 2, to_mean, log_variances, origin, 4, 17)
+    gradients = [torch.zeros(12), torch.zeros(1)]
+    fld._add_gradients(torch.cdist(r, x) ** 2, to_mean, [log_variances, origin], gradients, 4, 17)
     a, b = log_variances.clone().requires_grad_(), origin.clone().requires_grad_()
     parts = torch.distributions.Normal(x, (a / 2).exp()[:, None]).log_prob(r[:, None]).sum(-1) - np.log(12)
     one = -to_mean / (2 * b.exp()) - 2 * (b + np.log(2 * np.pi))
     (-torch.cat([parts, one], 1).logsumexp(1).mean() / 4).backward()
-    assert torch.allclose(log_variances.grad, a.grad, rtol=1e-4, atol=1e-6)
-    assert torch.allclose(origin.grad, b.grad, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(gradients[0], a.grad, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(gradients[1], b.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_fd_ratio_is_two_distances_at_equal_n(three):
