@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ROWS = 4096  # of features, in float64 at once
+ROWS = 1024  # of features, in float64 at once
 SURE = 1e3  # a Cholesky pivot this many times above rounding is not rounding
 NOISE = 3.0  # an eigenvalue this many times the size of the most negative one is not rounding
 

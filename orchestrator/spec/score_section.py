@@ -22,7 +22,7 @@ from orchestrator.spec.yaml_nodes import Node, show
 
 KEYS = ("protocol", "features", "metrics", "reference", "reference_rows", "decode")
 LEAST_HELD_OUT = 2
-SMALL = 100_000  # images of a data set that is opened to count them
+NEAR = 100  # times as many images as a metric needs: a data set of more is not opened to count them
 REFERENCES = "the path or URL of an .npz file, {path: ..., mode: ...} or a data set {name: image_folder, path: ...}"
 
 
@@ -222,14 +222,13 @@ def held_out_problem(metric: Any, data: Any) -> str | None:
 
 
 def reference_problem(metric: Any, data: Any) -> str | None:
-    """Why a data set has too few images to be the reference of a metric, or None. Only small ones are opened."""
+    """Why a data set has too few images to be the reference of a metric, or None. Only tiny ones are opened."""
     if metric.alone or isinstance(data, StandIn | Published):
         return None
     with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
-        if data.at_most is not None and data.at_most <= SMALL:
-            images, needed = originals(data.open("train")), metric.least_reference
-            if images < needed:
-                return f"{name_of(metric)!r} needs {needed:,} reference images, and {name_of(data)!r} has {images:,}"
+        known, needed = data.at_most, metric.least_reference
+        if known is not None and known <= NEAR * needed and (images := originals(data.open("train"))) < needed:
+            return f"{name_of(metric)!r} needs {needed:,} reference images, and {name_of(data)!r} has {images:,}"
     return None
 
 
