@@ -12,6 +12,7 @@ from orchestrator.report.figures.colours import MUTED
 from orchestrator.report.figures.drawing import COLUMN, PAGE
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -130,8 +131,10 @@ class Names:
             self._place(name)
 
     def _place(self, name: Name) -> None:
+        import numpy as np
+
         width, height = 0.58 * SIZE * len(name.text), 1.15 * SIZE
-        frame = self.axes.bbox.bounds
+        frame, points = self.axes.bbox.bounds, np.array(self.points).reshape(-1, 2).T
         best: tuple[float, float, float, tuple[float, float]] | None = None
         for rank, anchor in enumerate(name.anchors):
             x, y = self.axes.transData.transform(anchor)
@@ -139,7 +142,7 @@ class Names:
                 left = x + dx * REACH - (width if dx < 0 else width / 2 if dx == 0 else 0)
                 low = y + dy * REACH - height / 2
                 box = (left, low, left + width, low + height)
-                bad = 1000 * self._covered(box) + 40 * self._touched(box) + 2000 * _outside(box, frame)
+                bad = 1000 * self._covered(box) + 40 * _touched(box, *points) + 2000 * _outside(box, frame)
                 bad += 6 * math.hypot(dx, dy) + (0 if dx > 0 else 4) + 3 * rank
                 if best is None or bad < best[0]:
                     best = (bad, left, low, (float(x), float(y)))
@@ -178,8 +181,10 @@ class Names:
             / area
         )
 
-    def _touched(self, box: tuple[float, float, float, float]) -> int:
-        return sum(box[0] - 2 < x < box[2] + 2 and box[1] - 1 < y < box[3] + 1 for x, y in self.points)
+
+def _touched(box: tuple[float, float, float, float], x: np.ndarray, y: np.ndarray) -> int:
+    """How many of the points lie in a box, or next to it."""
+    return int(((box[0] - 2 < x) & (x < box[2] + 2) & (box[1] - 1 < y) & (y < box[3] + 1)).sum())
 
 
 def _outside(box: tuple[float, float, float, float], frame: tuple[float, float, float, float]) -> bool:

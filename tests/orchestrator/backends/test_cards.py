@@ -20,6 +20,7 @@ from orchestrator.report.document import document
 from orchestrator.report.results import collect
 from orchestrator.spec.reader import read_sweep
 from orchestrator.store.store import Store
+from tests.orchestrator import nursery
 from tests.orchestrator.conftest import Quiet, Ran, metrics
 
 
@@ -100,7 +101,8 @@ def test_workers_that_share_cards_make_the_bits_of_one(
         made.append(LocalSite(site).open(planned, store, campaign, print, lambda given: lambda index: None)())
         return made[0]
 
-    engine.run(planned, store, backend, Quiet())
+    with nursery.opened():
+        engine.run(planned, store, backend, Quiet())
     assert made[0].workers == 4
     assert sorted(used[:4]) == ["4", "4", "7", "7"]
     assert metrics(document(collect(planned, store), store)) == metrics(finished.document())

@@ -38,6 +38,7 @@ from orchestrator.tasks.context import Context, Options
 from orchestrator.tasks.outputs import read_block
 from orchestrator.tasks.task import Task
 from orchestrator.tracking.runs import runs
+from tests.orchestrator import nursery
 from tests.orchestrator.conftest import Quiet, Ran, changed, run_here
 
 SWEEP = """\
@@ -206,7 +207,8 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def run_local(planned: Plan, store: Store, workers: int = 2) -> None:
-    assert not engine.run(planned, store, lambda: Local(store, workers, Options()), Quiet())
+    with nursery.opened():
+        assert not engine.run(planned, store, lambda: Local(store, workers, Options()), Quiet())
 
 
 def samples(planned: Plan, store: Store, arm: str) -> list[np.ndarray]:
