@@ -252,8 +252,9 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str
             now.colleague = Colleague(lab.account, lab.group, trial, lab.shown)
             if they_begin:
                 now.colleague.run("submit", "--checkpoint-seconds", "0.5")
+        failed_already = (0, 1)  # 1: what cannot be made is known to have failed
         if job:
-            trial.submit()
+            trial.submit(codes=failed_already if together and they_begin else (0,))
         else:
             now.engines = [trial.start("run", "--checkpoint-seconds", "0.5") for _ in range(2)]
         missed = []
@@ -268,7 +269,7 @@ def round_of(folder: Path, made: Cluster, base: Ran, seed: int, lab: Lab) -> str
         if now.colleague is not None:
             now.colleague.end()
             if job:  # what was cancelled goes on only when somebody says so
-                trial.submit()
+                trial.submit(codes=failed_already)
         end = time.monotonic() + ROUND_S
         while not now.over():
             if trial.causes().count("timeout"):
