@@ -82,6 +82,7 @@ def fid_of(features):
     return frechet_distance(moments[0].mean, moments[0].cov, moments[1].mean, moments[1].cov)
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize(("mode", "n"), [("clean", 48), ("legacy_tensorflow", 48), ("legacy_pytorch", 6)])
 def test_clean_fid_on_folders_of_the_same_images_agrees(mode, n, clean_fid, torchscript, state_dict, tmp_path):
     """Every feature, and the distance of two folders (one of 32x32, one of 64x64) within 1e-3."""

@@ -71,6 +71,7 @@ def test_weights_are_rounded_once_to_the_same_bits() -> None:
     assert not torch.equal(applied(x, t, y), plain(x, t, y))
 
 
+@pytest.mark.outside
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore")
 def test_compile() -> None:

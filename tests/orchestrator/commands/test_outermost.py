@@ -131,7 +131,7 @@ def test_streams_of_a_command_that_fails(write: Callable[..., Path], store: Path
     assert shell("NAGBENCH 2>/dev/full", "check", "absent.yaml").returncode == 2
     assert shell("NAGBENCH | true", "--help").returncode == 141
     assert shell("NAGBENCH >/dev/full", "--help").returncode == 3
-    done = shell("NAGBENCH 2>&1 | head -1", "report", write(), "--store", store, "--tracking", "none")
+    done = shell("NAGBENCH 2>&1 | head -1", "plan", write(), "--store", store)
     assert (done.returncode, len(done.stdout.splitlines())) == (141, 1)
 
 
