@@ -52,14 +52,18 @@ class Moments:
 
     def add(self, features: np.ndarray | Tensor) -> None:
         """Add (N, dim) features. Raises ValueError for another shape or a value that is not finite."""
+        import numpy as np
+
         check_features(features)
         if features.shape[1] != self.dim:
             raise ValueError(f"features must be (N, {self.dim}); got {tuple(features.shape)}")
         for start in range(0, len(features), ROWS):
-            x = float64(features[start : start + ROWS])
-            mean = x.mean(axis=0)
-            z = x - mean
-            self._merge(len(x), mean, z.T @ z)
+            part = features[start : start + ROWS]
+            z = np.array(part, dtype=np.float64) if isinstance(part, np.ndarray) else float64(part).copy()
+            mean = z.mean(axis=0)
+            z -= mean  # in place, and gone before the next: at 2,048 columns they take 134 MB
+            self._merge(len(z), mean, z.T @ z)
+            del z
 
     def merge(self, other: Moments) -> None:
         """Add the features counted in `other`. Raises ValueError if the dimensions differ."""
