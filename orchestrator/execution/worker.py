@@ -105,7 +105,8 @@ class Worker:
                 end["micro_batch"] = self._micro_batch(digest)
                 self.send({"id": self.current, "event": "end", "digest": digest, **end})
                 return
-            self.send({"id": self.current, "event": "step", "digest": digest, "blocks": blocks})
+            made = {"digest": digest, "blocks": blocks, "made": bool(blocks_made)}  # else it was there already
+            self.send({"id": self.current, "event": "step", **made})
         self.send({"id": self.current, "event": "end", "outcome": "done"})
 
     @contextlib.contextmanager

@@ -121,6 +121,27 @@ def test_an_input_that_is_not_visible_yet_is_waited_for(
     assert made.store.list("quarantine/records/train") == []
 
 
+def test_what_appears_when_the_worker_looks_is_not_said_to_be_made(
+    running: Callable[..., ArrayTaskRunner],
+    done: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file system may hide a new file from the first look."""
+    stream = samples(done)
+    made = running((stream, (0,)))
+    assert made.run() == "done"
+    assert f"made sample {stream} 0 in " in capsys.readouterr().err
+    before = os.stat(made.store.path(block_name(stream, 0)))
+    monkeypatch.setattr(ArrayTaskRunner, "published", lambda *_: False)
+    again = ArrayTaskRunner(made.store, made.wave, 0, 0, made.plan, made.options)
+    assert again.run() == "done"
+    said = capsys.readouterr().err
+    assert f"sample {stream} 0: made by another meanwhile" in said
+    assert "made sample" not in said
+    assert os.stat(made.store.path(block_name(stream, 0))) == before
+
+
 def test_an_input_that_was_not_made_is_not_waited_for(done: Ran, running: Callable[..., ArrayTaskRunner]) -> None:
     stream = samples(done)
     made = running((stream, (0,)))

@@ -251,7 +251,9 @@ class ArrayTaskRunner:
                 return end
             self.steps += 1
             self.slowest[kind] = max(self.slowest.get(kind, 0.0), time.time() - began)
-            say(f"made {kind} {digest} {' '.join(map(str, blocks or ()))} in {time.time() - began:.2f} s")
+            what = f"{kind} {digest} {' '.join(map(str, blocks or ()))}"
+            made = any(event.get("made") for event in self.events)
+            say(f"made {what} in {time.time() - began:.2f} s" if made else f"{what}: made by another meanwhile")
         return {"outcome": "done"}
 
     def _step(self, bundle: Bundle, digest: str, blocks: tuple[int, ...] | None) -> dict[str, Any]:
