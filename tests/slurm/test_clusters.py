@@ -1,4 +1,4 @@
-"""Other clusters than the login node's own (`clusters`), and what users set for Slurm's commands (item 11)."""
+"""Other clusters than the login node's own (`clusters`), and what users set for Slurm's commands."""
 
 from __future__ import annotations
 

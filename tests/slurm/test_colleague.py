@@ -1,4 +1,4 @@
-"""Two users at work on one sweep in a group's store: what one has begun and cancelled the other finishes (item 6)."""
+"""Two users at work on one sweep in a group's store: what one has begun and cancelled the other finishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation of two real clusters, with one slurmdbd: `clusters: a,b` in all commands (item 11)."""
+"""A federation of two real clusters, with one slurmdbd: `clusters: a,b` in all commands."""
 
 from __future__ import annotations
 

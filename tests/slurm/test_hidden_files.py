@@ -1,5 +1,5 @@
 """One sweep on a cluster whose file system hides new files for a while, as attribute caches of NFS and Lustre do; with
-two processes on a GPU, and with what sites ask for (items 8, 10, 12 and 14).
+two processes on a GPU, and with what sites ask for.
 """
 
 from __future__ import annotations

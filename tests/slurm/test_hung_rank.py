@@ -1,6 +1,4 @@
-"""A process of a training that hangs on a real cluster: the others notice, the job ends, and the training goes on
-(item 7c).
-"""
+"""A process of a training that hangs on a real cluster: the others notice, the job ends, and the training goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of one array task that share a GPU (item 10); here without Slurm, and without a GPU."""
+"""Processes of one array task that share a GPU; here without Slurm, and without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks have used, and what a site should request for it (items 9, 10 and 14). Slurm is not needed."""
+"""What tasks have used, and what a site should request for it. Slurm is not needed."""
 
 from __future__ import annotations
 

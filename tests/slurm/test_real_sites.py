@@ -48,7 +48,7 @@ def place(slurm: Cluster, tmp_path: Path) -> Iterator[Place]:
     slurm.run("scancel", "--user=root")
 
 
-# Answers that leave out jobs (item 1).
+# Answers that leave out jobs.
 
 
 def a_wave(folder: Path, lost_after: float) -> tuple[Store, Wave]:
@@ -125,7 +125,7 @@ def test_squeue_that_leaves_out_what_runs(place: Place, tmp_path: Path) -> None:
     assert place.metrics() == place.local_metrics()
 
 
-# Banners, and refusals without a word (item 2).
+# Banners, and refusals without a word.
 
 
 def test_banners_are_no_answers(place: Place, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_answer_that_was_lost(place: Place, tmp_path: Path) -> None:
     assert len(place.queue()) == 5
 
 
-# Limits of submission (item 3).
+# Limits of submission.
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_full_cluster_is_told_at_once(place: Place, tmp_path: Path) -> None:
     assert (place.queue(), place.open_waves()) == ({}, [])
 
 
-# Why jobs wait (items 4 and 5).
+# Why jobs wait.
 
 
 def queue_notes(place: Place) -> str:
@@ -293,7 +293,7 @@ def test_a_slurmctld_that_is_away_is_no_fault_of_the_site_file(place: Place) -> 
     assert rows["site"]["fix"].startswith("Slurm does not answer here now, which says nothing about the site file.")
 
 
-# Faults of the site (item 7b), and a campaign that has ended (item 7).
+# Faults of the site, and a campaign that has ended.
 
 
 def test_a_site_where_nothing_starts_stops_early(place: Place) -> None:
@@ -348,7 +348,7 @@ def test_the_line_that_tells_it(log: str, line: int) -> None:
     assert telling_line(log) == log.splitlines()[line].strip()
 
 
-# A user without a name (item 7e).
+# A user without a name.
 
 
 def test_a_uid_without_a_passwd_entry(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What sites ask for, as a real Slurm understands it (item 8): memory, GPUs, a reservation, licenses, mail."""
+"""What sites ask for, as a real Slurm understands it: memory, GPUs, a reservation, licenses, mail."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_the_answer_is_the_highest_number_of_steps(tmp_path: Path) -> None:
             assert ours == max(n for n, cost in costs.items() if cost is not None and cost <= 97), (name, cell.arm)
 
 
-def test_the_numbers_of_the_issue(tmp_path: Path) -> None:
+def test_how_many_steps_fifty_evaluations_are(tmp_path: Path) -> None:
     arms = ARMS + "  heun: {cfg: {scale: 1.5}, sampler: {name: heun, nfe: 50}}\n"
     cells = read(tmp_path, sweep("sit", "{name: euler, nfe: 50}", arms)).cells
     steps = {cell.arm: cell.sampler.steps for cell in cells}
