@@ -22,11 +22,12 @@ locations.allow_memory()
 
 MAY_BE_AWAY = "vectors of the official"  # files beside the checkout that no user has
 
-LONGEST = (  # by their CPU seconds
-    *("test_server.py", "test_outermost.py", "test_kills.py", "test_shared_servers.py", "test_processes.py"),
-    *("test_evaluation_published.py", "test_races.py", "test_docs.py", "test_s3.py", "test_measured.py"),
-    *("test_report_pages.py", "test_runs.py", "test_postgresql.py", "test_engine.py", "test_intervals.py"),
-    *("test_distributed.py", "test_cli.py", "test_kept.py", "test_backends.py", "test_features_inception.py"),
+LONGEST = (  # by the seconds that they take
+    *("test_outermost.py", "test_report_pages.py", "test_examples.py", "test_kills.py", "test_runs.py"),
+    *("test_races.py", "test_docs.py", "test_evaluation_published.py", "test_processes.py", "test_gpu.py"),
+    *("test_distributed.py", "test_engine.py", "test_intervals.py", "test_cli.py", "test_equal_price.py"),
+    *("test_measured.py", "test_metrics_neighbours.py", "test_sweeps.py", "test_stored_plan.py", "test_backends.py"),
+    *("test_ddpm_ddim.py", "test_architecture.py", "test_by_class.py", "test_containers.py", "test_addresses.py"),
 )
 
 
