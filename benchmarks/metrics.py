@@ -7,8 +7,8 @@
     python -m benchmarks.metrics coverage      of differences between arms, simulated by tests/nag/simulated.py
     python -m benchmarks.metrics bootstrap     standard errors by influence and by bootstrap, on the same samples
 
-Bounds: frechet at least 7; neighbours at most 2.5; all at most 400 CPU s, 200 s on 2 idle cores, and 2 GB, which it
-misses with fld (487 CPU s and 2.4 GB; 332 and 1.9 without it); coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24.
+Bounds: frechet at least 7; neighbours at most 2.5; all at most 400 CPU s, 200 s on 2 idle cores, and 2 GB (340 CPU s
+and 1.96 GB); coverage 89 to 97 % at N/d = 5 and 92 to 97 % at 24.
 `--n`, `--reference`, `--dim` and `--repetitions` change the sizes.
 """
 

@@ -222,14 +222,14 @@ def test_a_killed_download_does_not_stop_the_next(server, monkeypatch):
 
 def test_a_lock_that_is_held_is_waited_for(server, monkeypatch):
     """Longer than a stale one would be: its holder touches it."""
-    monkeypatch.setattr(weights, "STALE_S", 2.0)
+    monkeypatch.setattr(weights, "STALE_S", 1.0)
     monkeypatch.setattr(weights, "BEAT_S", 0.1)
     table = {"net.pt": KnownWeights(f"{server.url}/net", len(DATA), SHA256)}
     server.go_on.clear()
     threads = [threading.Thread(target=fetch, args=("net.pt", quiet, table)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(3.0)
+    time.sleep(1.5)
     server.go_on.set()
     for thread in threads:
         thread.join(200)
