@@ -134,6 +134,11 @@ AWAY = tempfile.mkdtemp(prefix="nagbench-tests-")  # where commands run: they wr
 atexit.register(shutil.rmtree, AWAY, ignore_errors=True)
 
 
+def pytest_sessionfinish() -> None:
+    """The processes of pytest-xdist end without what `atexit` has."""
+    shutil.rmtree(AWAY, ignore_errors=True)
+
+
 def nagbench(*arguments: str | Path, cwd: str | Path = AWAY, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command, in a process that has its modules already. Options: env, timeout, before."""
     return forked.run(list(map(str, arguments)), cwd, **options)
