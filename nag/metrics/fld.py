@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nag.metrics.metric import Metric, Scores, Shown, feature_pair, plain, rows
@@ -57,6 +57,7 @@ class FLD(Metric):
         dimensions that differ and columns in which all held-out images are equal.
         """
         from nag.metrics.cache import kept
+        from nag.metrics.neighbours import parts
 
         x, trained = feature_pair(samples, reference, self.least, self.least_reference)
         held_out = rows(reference, "held_out", "held-out features", 2)
@@ -75,27 +76,25 @@ class FLD(Metric):
 
         def nll(points: np.ndarray, fitted_to: np.ndarray) -> float:
             log_variances = fit(points, fitted_to)
-            return _nll(points, log_variances, (scaled(held_out, part) for part in _blocks(len(held_out))))
+            return _nll(points, log_variances, (scaled(held_out[part]) for part in parts(0, len(held_out), BLOCK)))
 
         real = kept(f"fld {half}", baseline, trained, held_out)
         found = nll(scaled(x, _some(len(x))), scaled(trained, _some(len(trained))))
         return Scores(values={"fld": plain(100 * (found - real))}, arrays={})
 
 
-def _blocks(count: int) -> Iterator[np.ndarray]:
-    """Numbers of rows, in their order."""
+def _scaled(
+    features: np.ndarray, which: np.ndarray | None = None, *, centre: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """(features - centre) / spread of these rows, by default all; float32, from float64 a block at a time."""
     import numpy as np
 
-    yield from np.split(np.arange(count), range(BLOCK, count, BLOCK))
+    from nag.metrics.neighbours import parts
 
-
-def _scaled(features: np.ndarray, which: np.ndarray, *, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(features - centre) / spread of these rows, float32, from float64 a block at a time."""
-    import numpy as np
-
-    scaled = np.empty((len(which), features.shape[1]), np.float32)
-    for part in _blocks(len(which)):
-        scaled[part] = (features[which[part]] - centre) / spread
+    chosen = np.arange(len(features)) if which is None else which
+    scaled = np.empty((len(chosen), features.shape[1]), np.float32)
+    for part in parts(0, len(chosen), BLOCK):
+        scaled[part] = (features[chosen[part]] - centre) / spread
     return scaled
 
 
