@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nag.guidance.fitting import misfit
@@ -10,10 +10,10 @@ from nag.guidance.terms import Setting
 from nag.registry import name_of, source_of
 from orchestrator.errors import BadInput
 from orchestrator.identity import content
-from orchestrator.spec.model import Cell, Network, Sweep, networks_of
+from orchestrator.spec.model import Cell, Network, ScoreSection, Sweep, networks_of
 from orchestrator.spec.overrides import tree_of
 from orchestrator.spec.reference_file import Published
-from orchestrator.spec.score_section import image_shape_of, reads_pixels
+from orchestrator.spec.score_section import image_shape_of, of_training, reads_pixels, too_few
 from orchestrator.spec.user_code import user_line
 
 STATES = 4  # per evaluation of a checkpoint
@@ -44,7 +44,7 @@ def _checked(sweep: Sweep) -> Iterator[str]:
     for network in networks_of(sweep.cells, sweep.estimator):
         if network.data is not None and network.data not in seen:
             seen.append(network.data)
-            yield _data(f"networks.{network.name}.data", network.data, _least(sweep))
+            yield _data(f"networks.{network.name}.data", network.data, _compared_with(sweep.score, training=True))
         if network.autoencoder is not None and (network.autoencoder, network.shape) not in seen:
             seen.append((network.autoencoder, network.shape))
             yield _autoencoder(network)
@@ -81,12 +81,14 @@ def _check_rows(extractor: Any, given: Any, images: int) -> None:
     raise ValueError(f"of {images} images its function must return {{{wanted}}}, but it returned {got[:200]}")
 
 
-def _least(sweep: Sweep) -> dict[str, int]:
-    """By metric, the fewest reference images that it needs."""
-    return {name_of(metric): metric.least_reference for metric in sweep.score.metrics} if sweep.score else {}
+def _compared_with(score: ScoreSection | None, *, training: bool) -> list[Any]:
+    """The metrics whose reference is the training images, or what the sweep gives as the reference."""
+    if score is None:
+        return []
+    return [metric for metric in score.metrics if (of_training(metric) or score.reference is None) is training]
 
 
-def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
+def _data(key: str, data: Any, metrics: Iterable[Any]) -> str:
     from nag.datasets.dataset import originals
 
     try:
@@ -96,9 +98,9 @@ def _data(key: str, data: Any, least: Mapping[str, int]) -> str:
         raise _refused(key, error, data) from error
     if problems:
         raise BadInput("\n".join(f"{key}: {problem}" for problem in problems))
-    for metric, needed in least.items():
-        if sizes["train"] < needed:
-            raise BadInput(f"{key}: {sizes['train']:,} training images are too few: {metric} needs {needed:,}")
+    for metric in metrics:
+        if reason := too_few(metric, data, sizes["train"]):
+            raise BadInput(f"{key}: {reason}")
     return f"{key}: {sizes['train']:,} training and {sizes['held_out']:,} held-out images, {data.num_classes:,} classes"
 
 
@@ -135,7 +137,7 @@ def _score(sweep: Sweep, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]
     if isinstance(score.reference, Published):
         score.reference.fetched()
     elif score.reference is not None:
-        yield _data("score.reference", score.reference, _least(sweep))
+        yield _data("score.reference", score.reference, _compared_with(score, training=False))
     of_reference = image_shape_of(score.reference)
     dims: dict[str, dict[str, int]] = {}
     for extractor in score.features:

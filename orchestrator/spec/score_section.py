@@ -223,13 +223,20 @@ def held_out_problem(metric: Any, data: Any) -> str | None:
 
 def reference_problem(metric: Any, data: Any) -> str | None:
     """Why a data set has too few images to be the reference of a metric, or None. Only tiny ones are opened."""
-    if metric.alone or isinstance(data, StandIn | Published):
+    if isinstance(data, StandIn | Published):
         return None
     with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
-        known, needed = data.at_most, metric.least_reference
-        if known is not None and known <= NEAR * needed and (images := originals(data.open("train"))) < needed:
-            return f"{name_of(metric)!r} needs {needed:,} reference images, and {name_of(data)!r} has {images:,}"
+        if data.at_most is not None and data.at_most <= NEAR * metric.least_reference:
+            return too_few(metric, data, originals(data.open("train")))
     return None
+
+
+def too_few(metric: Any, data: Any, images: int) -> str | None:
+    """Why so many images of a data set are too few for a metric, or None."""
+    if metric.alone or images >= metric.least_reference:
+        return None
+    needed = f"{name_of(metric)!r} needs {metric.least_reference:,} reference images"
+    return f"{needed}, and {name_of(data)!r} has {images:,}"
 
 
 def of_training(metric: Any) -> bool:

@@ -124,8 +124,15 @@ def test_too_few_images_of_a_users_own_data_set(tmp_path: Path) -> None:
     assert nagbench("check", path).returncode == 0
     refused = nagbench("check", "--deep", path)
     assert refused.returncode == 2
-    assert "sweep.yaml:4: networks.sit.data: 60 training images are too few: " in refused.stderr
-    assert "precision_recall needs 61" in refused.stderr
+    assert "sweep.yaml:4: networks.sit.data: 'precision_recall' needs 61 reference images, and " in refused.stderr
+
+
+def test_images_that_are_no_reference_may_be_few(tmp_path: Path) -> None:
+    path = laid_out(tmp_path, EVERYTHING)
+    text = path.read_text().replace("fid]", "{name: precision_recall, k: 60}]\n  reference: {name: digits}")
+    path.write_text(text.replace("20,", "80,"))
+    done = nagbench("check", "--deep", path)
+    assert done.returncode == 0, done.stderr
 
 
 SITE = """\
