@@ -1,5 +1,5 @@
 # make demo: install and run the digits sweep.   make test: install and run the tests that need nothing else.
-# make outside: tests against programs of others: servers of MLflow, S3 and PostgreSQL, browser, evaluators, compiler, Jupyter.
+# make outside: tests against programs of others: servers of MLflow, S3 and PostgreSQL, browser, evaluators, compiler, LaTeX, Jupyter.
 # make slurm: tests on a private Slurm (needs Debian's slurm-wlm and root).   make ray: on a private Ray.   make cluster: both.
 # make robustness: thousands of damaged sweeps, stores and environments.   make lower-bounds: tests with the oldest libraries allowed.
 # make faults: each fault of a Slurm cluster once.   make soak: ten rounds of random faults, on Slurm and Ray.   make lint: ruff and mypy.

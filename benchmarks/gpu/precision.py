@@ -97,7 +97,7 @@ def _scored(
         parts.append(
             sample(
                 of,
-                build("samplers", "euler", steps=20),
+                build("samplers", "euler", steps=4 if bench.tiny else 20),
                 noise=Noise(0, indices, of.shape, bench.device),
                 labels=labels(0, indices, of.num_classes),
                 guidance=CFG(1.5),

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.report.comparisons import compare
+from orchestrator.report.comparisons import Comparison, compare
 from orchestrator.report.paper import write_paper
+from orchestrator.report.results import Results
 from orchestrator.report.write import write_report
+from orchestrator.store.store import Store
 from tests.orchestrator.synthetic import MEASURED, made
 
 COMMAND = "nagbench report made"
@@ -26,21 +28,25 @@ needs_latex = pytest.mark.skipif(
 )
 
 
+Written = tuple[Results, list[Comparison], Store, Path]  # with the folder of the report
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     path = tmp_path_factory.mktemp("paper")
     results, store = made(path / "made", MEASURED)
     odd = dataclasses.replace(results.plan.sweep, name="a_b & 50% ≈ < 模")
     results.plan = dataclasses.replace(results.plan, sweep=odd)
     comparisons = compare(results, store)
     write_report(results, comparisons, store, path / "report", COMMAND)
-    if shutil.which("pdflatex"):
-        write_paper(results, comparisons, store, path / "report", COMMAND, pdf=True)
-    return path / "report"
+    return results, comparisons, store, path / "report"
 
 
+@pytest.mark.outside
 @needs_latex
-def test_tables_and_figures_compile(folder: Path) -> None:
+def test_tables_and_figures_compile(written: Written) -> None:
+    results, comparisons, store, folder = written
+    write_paper(results, comparisons, store, folder, COMMAND, pdf=True)
     text = (folder / "report.tex").read_text()
     figures = sorted(path.stem for path in (folder / "figures").glob("*.pdf"))
     assert sorted(re.findall(r"\\includegraphics\{figures/(\w+)\.pdf\}", text)) == figures
@@ -51,6 +57,7 @@ def test_tables_and_figures_compile(folder: Path) -> None:
     assert not [path.name for path in folder.iterdir() if path.suffix in (".aux", ".log")]
 
 
+@pytest.mark.outside
 @needs_latex
 def test_what_latex_refuses_is_one_sentence(tmp_path: Path) -> None:
     from orchestrator.report.paper import compiled
@@ -74,9 +81,9 @@ def test_without_pdflatex_the_message_says_what_to_install(tmp_path: Path, monke
     )
 
 
-def test_figures_fit_a_paper_and_embed_their_fonts(folder: Path) -> None:
+def test_figures_fit_a_paper_and_embed_their_fonts(written: Written) -> None:
     """Column or page width, in both forms; TrueType (42), never Type 3."""
-    paths = sorted((folder / "figures").glob("*.pdf"))
+    paths = sorted((written[3] / "figures").glob("*.pdf"))
     assert len(paths) >= 9
     for path in paths:
         data = path.read_bytes()

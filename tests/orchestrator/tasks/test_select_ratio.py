@@ -27,7 +27,7 @@ def test_a_race_by_fd_ratio_projects_the_held_out_images_too(tmp_path: Path) -> 
 def test_a_mean_over_extractors_chooses_and_decides(tmp_path: Path) -> None:
     """`tune: {metric: fd_ratio_mean}`, from the sweep to the verdict. No score task computes the mean."""
     changes = ("tune: {metric: fid,", "tune: {metric: fd_ratio_mean,", "metrics: [fid]", "metrics: [fd_ratio, fid]")
-    text = few(*changes, "features: [pixels]", "features: [digits, pixels]", values="[1, 2, 4]")
+    text = few(*changes, "features: [pixels]", "features: [{name: digits, steps: 20}, pixels]", values="[1, 2, 4]")
     text = text.replace("count: 100, block: 50", "count: 200, block: 50")  # above twice the dimension
     (tmp_path / "sweep.yaml").write_text(text)
     ran = run_here(tmp_path / "sweep.yaml", tmp_path / "store")
