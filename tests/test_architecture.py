@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,19 +82,22 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for package in FLOORS for path in sources(package)}
 
 
-def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """The modules that a file imports, and the names in them; without `everywhere`, only when it is loaded itself."""
-    found = set()
-    for node in _statements(ast.parse(path.read_text()), everywhere):
+@cache
+def statements(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's code."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules that a file imports anywhere, and the names in them."""
+    found: set[str] = set()
+    for node in statements(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def _statements(tree: ast.Module, everywhere: bool) -> Iterator[ast.AST]:
-    yield from ast.walk(tree) if everywhere else tree.body
+    return frozenset(found)
 
 
 def room(name: str) -> str:
@@ -101,18 +105,22 @@ def room(name: str) -> str:
     return name.partition(".")[2].partition(".")[0]
 
 
-@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
-def test_imports_go_downwards(path: Path) -> None:
-    here = module(path)
-    package = here.partition(".")[0]
+def upwards(here: str, package: str) -> Iterable[str]:
+    """What a module imports from its own floor or from one above it."""
     floor = {name: i for i, names in enumerate(reversed(FLOORS[package])) for name in names.split()}
-    if not room(here):
-        return
     assert room(here) in floor, f"{here} has no floor"
-    for name in imports(path):
+    for name in sorted(imports(MODULES[here])):
         other = room(name)
-        if name.partition(".")[0] == package and other in floor and other != room(here):
-            assert floor[other] < floor[room(here)], f"{here} imports {name}"
+        elsewhere = name.partition(".")[0] == package and other in floor and other != room(here)
+        if elsewhere and floor[other] >= floor[room(here)]:
+            yield f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_go_downwards(package: str) -> None:
+    inside = [name for name in MODULES if name.startswith(f"{package}.")]
+    assert len(inside) > 50
+    assert [line for name in inside for line in upwards(name, package)] == []
 
 
 def test_nag_does_not_know_the_orchestrator() -> None:
@@ -156,8 +164,7 @@ def test_packages_define_nothing() -> None:
 
 def test_only_commands_print() -> None:
     for path in MODULES.values():
-        tree = ast.parse(path.read_text())
-        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        calls = [node.func for node in statements(path) if isinstance(node, ast.Call)]
         prints = [f for f in calls if isinstance(f, ast.Name) and f.id == "print"]
         streams = [
             f

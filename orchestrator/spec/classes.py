@@ -54,7 +54,7 @@ def _classes(images: Any) -> int | None:
 
 def _made(network: Network) -> int | None:
     """The number of classes that a network's samples have, if it is known."""
-    return _classes(network.data) or network.num_classes
+    return network.data_classes or network.num_classes
 
 
 def _unlike(metric: Any, network: Network, images: Any) -> str | None:

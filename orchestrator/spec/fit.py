@@ -80,7 +80,7 @@ def setting(network: Network, sampler: Any) -> Setting:
     return Setting(
         path.interpolant,
         cast(Prediction, path.predicts),
-        num_classes=_classes(network),
+        num_classes=network.data_classes,
         layers=model.depth if isinstance(model, Backbone) else layers,
         sampler=sampler,
         shape=_shape(network),
@@ -91,11 +91,4 @@ def _shape(network: Network) -> tuple[int, int, int] | None:
     try:
         return network.shape
     except (ValueError, AttributeError):  # images that the autoencoder cannot encode, or data that is only parsed
-        return None
-
-
-def _classes(network: Network) -> int | None:
-    try:
-        return None if network.data is None else int(network.data.num_classes)
-    except (OSError, ValueError, AttributeError):  # data that is not on this machine, or only parsed
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -74,6 +75,16 @@ class Network:
             shape = self.data.shape
             return shape if shape is None or self.autoencoder is None else self.autoencoder.latent_shape(shape)
         except OSError:
+            return None
+
+    @cached_property
+    def data_classes(self) -> int | None:
+        """Number of classes of its data, which is looked at once for all cells; None without data, or if it is not on
+        this machine or only parsed.
+        """
+        try:
+            return None if self.data is None else int(self.data.num_classes)
+        except (OSError, ValueError, AttributeError):
             return None
 
     @property

@@ -226,7 +226,8 @@ def reference_problem(metric: Any, data: Any) -> str | None:
     if isinstance(data, StandIn | Published):
         return None
     with contextlib.suppress(OSError, ValueError):  # missing and invalid files are reported elsewhere
-        if data.at_most is not None and data.at_most <= NEAR * metric.least_reference:
+        most = data.at_most
+        if most is not None and most <= NEAR * metric.least_reference:
             return too_few(metric, data, originals(data.open("train")))
     return None
 

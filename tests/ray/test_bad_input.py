@@ -108,9 +108,7 @@ def test_the_lower_bound_is_one_everywhere() -> None:
     assert f'"ray[default]>={".".join(map(str, OLDEST))}"' in project
 
 
-@pytest.mark.parametrize(
-    ("token", "words"), [(None, "needs a token"), (secrets.token_hex(32), "does not accept our token")]
-)
+@pytest.mark.parametrize(("token", "words"), [(None, "needs a token"), ("0" * 64, "does not accept our token")])
 def test_the_token(
     cluster: Any, token: str | None, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

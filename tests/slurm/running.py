@@ -45,6 +45,7 @@ arms:
 """
 
 # 150 s of each stage are as much as an array task may do; unmeasured tasks are guessed to take longer than they do.
+# A task takes 0.7 to 0.9 GB, and Slurm may look at it just when it starts a process, which then counts as much again.
 SITE = """\
 kind: slurm
 partition: gpu
@@ -57,10 +58,10 @@ visible_after_s: 3
 throttle: 1
 target_minutes: 5
 stages:
-  train: {minutes: 6, memory_gb: 2, cpus: 1}  # a training takes 0.9 GB, and what it starts counts as much for a moment
-  sample: {minutes: 6, memory_gb: 1, cpus: 1}
-  reference: {minutes: 6, memory_gb: 1, cpus: 1, gpus: 0}
-  score: {minutes: 6, memory_gb: 1, cpus: 1}
+  train: {minutes: 6, memory_gb: 2, cpus: 1}
+  sample: {minutes: 6, memory_gb: 2, cpus: 1}
+  reference: {minutes: 6, memory_gb: 2, cpus: 1, gpus: 0}
+  score: {minutes: 6, memory_gb: 2, cpus: 1}
   reconcile: {minutes: 6, memory_gb: 1, cpus: 1}
 """
 

@@ -128,7 +128,7 @@ def a_training_is_killed_and_requeued(lab: Lab) -> None:
 @side_by_side
 def nodes_are_lost(lab: Lab) -> None:
     """One loses only its daemon: its task computes on while a second copy runs elsewhere. The other loses its power."""
-    whole_nodes = ("sample: {minutes: 6, memory_gb: 1, cpus: 1}", "sample: {minutes: 6, memory_gb: 1, cpus: 4}")
+    whole_nodes = ("sample: {minutes: 6, memory_gb: 2, cpus: 1}", "sample: {minutes: 6, memory_gb: 2, cpus: 4}")
     trial = lab.trial("nodes", "throttle: 1", "throttle: 3", *whole_nodes, partition="weak")
     trial.says(pace=15)
     process, over = trial.start("run")
@@ -301,12 +301,12 @@ def a_device_that_is_too_small(lab: Lab) -> None:
 @side_by_side
 def a_host_with_too_little_memory(lab: Lab) -> None:
     trial = lab.trial("memory", *ONE_ARRAY_TASK)
-    trial.says(gigabytes=1.5)
+    trial.says(gigabytes=2.5)
     done = trial.run("run")
     assert done.returncode == 0, done.stderr
     (attempt,) = trial.attempts()
     assert attempt["cause"] == "host_memory"
-    assert [array["resources"]["memory_gb"] for array in trial.arrays() if array["kind"] == "sample"] == [1, 2]
+    assert [array["resources"]["memory_gb"] for array in trial.arrays() if array["kind"] == "sample"] == [2, 4]
     trial.done(lost=1)
 
 

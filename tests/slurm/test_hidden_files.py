@@ -34,7 +34,7 @@ extra: [--mail-type=NONE, --hint=nomultithread]
 
 
 def test_what_is_hidden_for_a_while_is_made_once(place: Place, tmp_path: Path) -> None:
-    shared = ("sample: {minutes: 6, memory_gb: 1, cpus: 1}", "sample: {minutes: 6, memory_gb: 2, cpus: 2, per_gpu: 2}")
+    shared = ("sample: {minutes: 6, memory_gb: 2, cpus: 1}", "sample: {minutes: 6, memory_gb: 4, cpus: 2, per_gpu: 2}")
     place.site("visible_after_s: 3", "visible_after_s: 60", "reconcile: manual", "reconcile: job", *shared, more=ASKED)
     hiding = Hiding(Path(place.store.root), tmp_path / "aside")
     hiding.start()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nag.datasets import listing
 from orchestrator.plan.make import plan
 from orchestrator.plan.stored_plan import plan_checksum, read_plan
 from orchestrator.spec.reader import read_sweep
@@ -58,6 +59,22 @@ def test_check_tells_classes_and_what_is_left_out(sweep: Path) -> None:
     assert (told["notes"], told["classes"]) == (NOTES, {"networks.sit.data": CLASSES})
     deep = nagbench("check", "--deep", sweep)
     assert "networks.sit.data: 5 training and 1 held-out images, 2 classes" in deep.stdout
+
+
+def test_more_arms_do_not_look_at_the_data_more_often(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look asks for the state of many files, and for that of a URL over the network."""
+    looks: list[str] = []
+    read = listing.read_listing
+    monkeypatch.setattr(listing, "read_listing", lambda path, **more: looks.append(path) or read(path, **more))
+
+    def looked(scales: str) -> int:
+        looks.clear()
+        sweep.write_text(SWEEP.replace("batch: 12", "batch: 12, class_dropout: 0.1") + f"  cfg: {{cfg: {scales}}}\n")
+        plan(read_sweep(sweep))
+        return len(looks)
+
+    once = looked("{scale: 2}")
+    assert looked("{scale: {grid: [1.5, 2, 3, 4, 5, 6, 7, 8]}}") == once > 0
 
 
 def test_data_that_are_elsewhere_have_no_notes(sweep: Path) -> None:
