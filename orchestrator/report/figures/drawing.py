@@ -15,6 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.figures.colours import GRID, INK, LIGHT, MUTED, Colours
+from orchestrator.report.figures.fonts import families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,6 @@ FONT = "system-ui, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 PNG_DPI = 220
 COLUMN, PAGE = 3.25, 6.75  # inches: the width of a column and of a page of two columns, as in ICML
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # part of matplotlib, so the layout is the same everywhere
     "font.size": 7.5,
     "text.color": INK,
     "text.parse_math": False,  # shows dollar signs in names as they are
@@ -78,7 +78,7 @@ def styled(**more: Any) -> Iterator[None]:
     """A context to draw and render in; restores matplotlib's settings."""
     import matplotlib
 
-    settings: Any = {**STYLE, **more}
+    settings: Any = {**STYLE, "font.family": families(), **more}
     with matplotlib.rc_context(settings):
         yield
 
@@ -122,24 +122,9 @@ def pdf_file(drawing: Drawing) -> bytes:
     """A PDF file with embedded fonts, as wide as a paper's column or page, on white."""
     out = io.BytesIO()
     nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
-    with styled(), _without_layout():
+    with styled():
         drawing.figure.savefig(out, format="pdf", facecolor=LIGHT["paper"], metadata=nothing)
     return out.getvalue()
-
-
-@contextlib.contextmanager
-def _without_layout() -> Iterator[None]:
-    """Embed fonts without the tables that place letters, since in a PDF they are placed. To subset these tables takes
-    half the time of a report, and matplotlib passes no options on.
-    """
-    from fontTools.subset import Options
-
-    before = Options._drop_tables_default
-    Options._drop_tables_default = [*before, "GDEF", "GPOS", "GSUB", "kern"]
-    try:
-        yield
-    finally:
-        Options._drop_tables_default = before
 
 
 def _svg(drawing: Drawing) -> tuple[str, str, str]:

@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.report.comparisons import Comparison, compare
+from orchestrator.report.figures import fonts
+from orchestrator.report.figures.drawing import Drawing, pdf_file, styled
 from orchestrator.report.paper import write_paper
 from orchestrator.report.results import Results
 from orchestrator.report.write import write_report
@@ -95,6 +98,48 @@ def test_figures_fit_a_paper_and_embed_their_fonts(written: Written) -> None:
         whole = data + b"".join(streams)
         assert b"/FontFile2" in whole, path.name
         assert b"/Type3" not in whole, path.name
+
+
+@pytest.fixture
+def font_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fonts.families.cache_clear()
+    yield tmp_path / "cache"
+    fonts.families.cache_clear()
+
+
+def embedded(text: str) -> tuple[set[str], float]:
+    """The fonts in the PDF of a figure with this text, and how wide the text is in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure()
+        shown = figure.text(0.1, 0.1, text)
+        width = shown.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+    data = pdf_file(Drawing("one", "", "", "", figure))
+    whole = data + b"".join(zlib.decompress(part) for part in _compressed(data))
+    return {name.decode() for name in re.findall(rb"/BaseFont /[A-Z]{6}\+(\S+)", whole)}, width
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_few_letters_are_kept_and_the_others_are_of_the_whole_font(font_cache: Path) -> None:
+    text = "AVATAR To, FD ± 0.5 ≤ λ → ×"
+    few, width = embedded(text)
+    assert few == {"DejaVuSansLatin"}
+    assert embedded("Шум")[0] == {"DejaVuSans"}
+    fonts.families.cache_clear()
+    assert embedded(text) == (few, width), "from what is kept"
+    for kept in font_cache.rglob("*.ttf"):
+        kept.write_text("no font")
+    fonts.families.cache_clear()
+    assert embedded(text) == ({"DejaVuSans"}, width)
+
+
+def test_where_nothing_can_be_kept_the_whole_font_is_used(font_cache: Path) -> None:
+    font_cache.write_text("in the place of the folder")
+    assert embedded("FD")[0] == {"DejaVuSans"}
 
 
 def _compressed(data: bytes) -> list[bytes]:
