@@ -6,7 +6,10 @@ a report, so these few are kept in a cache, under a name of their own. A letter 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from nag import cache
@@ -25,35 +28,52 @@ LETTERS = (
 FORMAT = 1  # raise it when the kept file would differ
 
 
-@functools.cache
 def families() -> tuple[str, ...]:
-    """The families to draw with, registered in matplotlib. DejaVu Sans alone where nothing can be kept."""
+    """The families to draw with, registered in matplotlib. DejaVu Sans alone where their files cannot be written."""
+    for folder in _folders():
+        with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be written, a file that is no font
+            for name in FILES:
+                if not (folder / name).exists():
+                    with whole_file(folder / name) as temporary:
+                        _write_few(name, temporary)
+            _register(folder)
+            return FEW, WHOLE
+    return (WHOLE,)
+
+
+def _folders() -> Iterator[Path]:
+    """The cache, or else one for this process alone: a report has the same bytes with and without a home."""
     import matplotlib
+
+    yield cache.folder("fonts") / f"matplotlib-{matplotlib.__version__}-{FORMAT}"
+    yield Path(_temporary().name)
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="nagbench-fonts-")
+
+
+@functools.cache
+def _register(folder: Path) -> None:
     from matplotlib import font_manager
 
-    whole = Path(matplotlib.get_data_path(), "fonts/ttf")
-    kept = cache.folder("fonts") / f"matplotlib-{matplotlib.__version__}-{FORMAT}"
-    try:
-        for name in FILES:
-            if not (kept / name).exists():
-                with whole_file(kept / name) as temporary:
-                    _write_few(whole / name, temporary)
-            font_manager.fontManager.addfont(str(kept / name))
-    except (OSError, RuntimeError):  # a home that cannot be written, a file that is no font
-        return (WHOLE,)
-    return FEW, WHOLE
+    for name in FILES:
+        font_manager.fontManager.addfont(str(folder / name))
 
 
-def _write_few(font: Path, to: Path) -> None:
+def _write_few(name: str, to: Path) -> None:
+    import matplotlib
     from fontTools import subset
 
     options = subset.Options(glyph_names=True, name_IDs=["*"], layout_features=["kern"], layout_scripts=["latn.dflt"])
     options.drop_tables += ["FFTM"]
     chosen = subset.Subsetter(options)
     chosen.populate(unicodes=[letter for first, end in LETTERS for letter in range(first, end)])
-    with subset.load_font(str(font), options) as read:
+    with subset.load_font(str(Path(matplotlib.get_data_path(), "fonts/ttf", name)), options) as read:
         chosen.subset(read)
         for record in read["name"].names:  # those of its licence do not hold its name
-            name = record.toUnicode().replace(WHOLE, FEW)
-            record.string = name.replace(WHOLE.replace(" ", ""), FEW.replace(" ", ""))
+            words = record.toUnicode().replace(WHOLE, FEW)
+            record.string = words.replace(WHOLE.replace(" ", ""), FEW.replace(" ", ""))
         read.save(str(to))
