@@ -35,16 +35,11 @@ def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]
     *parts, base = name.split("/")
     if not {*parts, base}.isdisjoint(("", ".", "..")):
         raise OSError(errno.EINVAL, "not a name below a folder", name)
-    if make:
-        os.makedirs(root, exist_ok=True)
-    folder = os.open(root, _FOLDER)
+    folder = _opened(root, None, make, lambda: os.makedirs(root, exist_ok=True))
     try:
         for place, part in enumerate(parts, 1):
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    _make_folder(part, folder)
             try:
-                inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                inner = _opened(part, folder, make, functools.partial(_make_folder, part, folder))
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                     raise
@@ -55,6 +50,19 @@ def inside(root: str, name: str, make: bool = False) -> Iterator[tuple[int, str]
         yield folder, base
     finally:
         os.close(folder)
+
+
+def _opened(name: str, parent: int | None, make: bool, create: Callable[[], None]) -> int:
+    """A descriptor of a folder, which is created only if it is missing: a file server makes others wait for that."""
+    flags = _FOLDER if parent is None else _FOLDER | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):
+        create()
+    return os.open(name, flags, dir_fd=parent)
 
 
 @contextlib.contextmanager
