@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import pytest
 from orchestrator.backends.ray.settings import RaySettings
 from orchestrator.backends.site import read_site
 from orchestrator.backends.slurm.queueing import options
+from tests.forkserver import context
 from tests.orchestrator import forked
 from tests.orchestrator.conftest import changed, run_here
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(ROOT.glob("examples/*.yaml"))
 SITES = sorted(ROOT.glob("examples/sites/*.yaml"))
+SCRIPTS = ("sweeps/train_unet.py", "examples/train_flow.py")
+BRIEFLY = ("features: [digits,", "features: [{name: digits, steps: 20},")
 FEW = {
-    "diffusers_unet": ("count: 1000, block: 250", "count: 20, block: 20"),
-    "foreign_checkpoint": ("count: 1000, block: 250", "count: 20, block: 20", "steps: 500", "steps: 2"),
-    "digits_small": ("count: 500, block: 250", "count: 20, block: 20", "steps: 500", "steps: 2"),
+    "diffusers_unet": (*BRIEFLY, "count: 1000, block: 250", "count: 20, block: 20"),
+    "foreign_checkpoint": (*BRIEFLY, "count: 1000, block: 250", "count: 20, block: 20", "steps: 500", "steps: 2"),
+    "digits_small": (*BRIEFLY, "count: 500, block: 250", "count: 20, block: 20", "steps: 500", "steps: 2"),
 }
 
 
@@ -36,10 +39,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "examples", path / "examples", ignore=shutil.ignore_patterns("results", "*.ckpt"))
     (path / "sweeps").mkdir()
     shutil.copy(ROOT / "sweeps/train_unet.py", path / "sweeps")
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for script in ("sweeps/train_unet.py", "examples/train_flow.py"):
-        subprocess.run([sys.executable, script, "5"], cwd=path, env=env, check=True)
+    scripts = [context().Process(target=_run, args=(path / name, "5")) for name in SCRIPTS]
+    for script in scripts:
+        script.start()
+        script.join(240)
+        assert script.exitcode == 0
     return path
+
+
+def _run(script: Path, *arguments: str) -> None:
+    """As `python SCRIPT ...` does, in this process."""
+    os.chdir(script.parents[1])
+    sys.argv[:] = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def test_there_is_one_of_each_kind() -> None:
