@@ -52,13 +52,8 @@ def _classes(images: Any) -> int | None:
     return None
 
 
-def _made(network: Network) -> int | None:
-    """The number of classes that a network's samples have, if it is known."""
-    return network.data_classes or network.num_classes
-
-
 def _unlike(metric: Any, network: Network, images: Any) -> str | None:
-    ours, theirs = _made(network), _classes(images)
+    ours, theirs = network.classes, _classes(images)
     if ours is None or theirs is None or ours == theirs:
         return None
     what = f"{name_of(metric)!r} goes by class"
@@ -66,7 +61,7 @@ def _unlike(metric: Any, network: Network, images: Any) -> str | None:
 
 
 def _too_few_samples(metric: Any, cell: Cell) -> str | None:
-    classes = _made(cell.network)
+    classes = cell.network.classes
     if classes is None or -(-cell.sample.count // classes) >= metric.least_of_class:
         return None
     each, needed = cell.sample.count / classes, metric.least_of_class
@@ -109,7 +104,7 @@ def notes(sweep: Sweep) -> Iterator[str]:
         if score is None or isinstance(metric, StandIn) or name_of(metric) != "fid_by_class" or metric.directions:
             continue
         for extractor in score.features:
-            counts = {cell.sample.count // classes for cell in sweep.cells if (classes := _made(cell.network))}
+            counts = {cell.sample.count // classes for cell in sweep.cells if (classes := cell.network.classes)}
             shape = next((cell.network.shape for cell in sweep.cells if cell.network.data is not None), None)
             wide = 0 if shape is None or isinstance(extractor, StandIn) else extractor.dims(shape).get("features", 0)
             if counts and 0 < max(counts) <= wide:

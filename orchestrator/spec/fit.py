@@ -80,7 +80,7 @@ def setting(network: Network, sampler: Any) -> Setting:
     return Setting(
         path.interpolant,
         cast(Prediction, path.predicts),
-        num_classes=network.data_classes,
+        num_classes=network.classes,
         layers=model.depth if isinstance(model, Backbone) else layers,
         sampler=sampler,
         shape=_shape(network),

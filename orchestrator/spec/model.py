@@ -78,13 +78,15 @@ class Network:
             return None
 
     @cached_property
-    def data_classes(self) -> int | None:
-        """Number of classes of its data, which is looked at once for all cells; None without data, or if it is not on
-        this machine or only parsed.
+    def classes(self) -> int | None:
+        """Number of classes of its samples, by its checkpoint or else by its data, which are looked at once for all
+        cells; None if neither is known on this machine.
         """
+        if self.num_classes is not None or self.data is None:
+            return self.num_classes
         try:
-            return None if self.data is None else int(self.data.num_classes)
-        except (OSError, ValueError, AttributeError):
+            return int(self.data.num_classes)
+        except (OSError, ValueError, AttributeError):  # not on this machine, or only parsed
             return None
 
     @property

@@ -186,6 +186,17 @@ def test_what_does_not_fit_is_said_at_check(sweep: Path, old: str, new: str, sai
     assert str(caught.value) == f"{sweep}:{said}"
 
 
+def test_its_own_number_of_classes_counts(sweep: Path) -> None:
+    """Its data say the shape, and may be of other classes."""
+    icg = changed(SWEEP, "{cfg: {scale: 1.5}}", "{icg: {scale: 1.5}}")
+    sweep.write_text(icg)
+    read_sweep(sweep)
+    sweep.write_text(changed(icg, "time: 0..999", "time: 0..999\n    num_classes: 1"))
+    words = r"25: arms\.cfg\.icg: it needs another class than a sample's own, and the network has one class\."
+    with pytest.raises(SpecError, match=words):
+        read_sweep(sweep)
+
+
 BAD_CLASSES = [
     (
         "null_class: ",
