@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import zlib
 from collections.abc import Iterator
@@ -65,21 +66,22 @@ class ImageFolder(Dataset):
     @property
     def num_classes(self) -> int:
         """Counted in the cached listing: no image is read."""
-        return self._classes(self._headed())
+        return self._classes(self._headed)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return labelled_files.class_names(self._headed())
+        return labelled_files.class_names(self._headed)
 
     @property
     def at_most(self) -> int:
-        return sum(count for _, kind, count in self._headed().counts if kind in SUFFIXES)
+        return sum(count for _, kind, count in self._headed.counts if kind in SUFFIXES)
 
     def notes(self) -> list[str]:
-        return labelled_files.notes(self._headed())
+        return labelled_files.notes(self._headed)
 
+    @functools.cached_property
     def _headed(self) -> Listing:
-        """The listing without its names."""
+        """The listing without its names: one look for all that is asked of it. `open` looks again."""
         from nag.datasets.listing import read_listing
 
         return read_listing(self.path, names=False, folder=True)
