@@ -64,10 +64,10 @@ class Network:
         """Kind of its samples: pixels or latents."""
         return "latents" if self.autoencoder is not None or self.data is None else self.data.stores
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of its states, as its data or its checkpoint say; None if it depends on missing files. Raises
-        ValueError for images that the autoencoder cannot encode.
+        """(C, H, W) of its states, as its data, looked at once, or its checkpoint say; None if it depends on missing
+        files. Raises ValueError for images that the autoencoder cannot encode.
         """
         if self.data is None:
             return self.states
