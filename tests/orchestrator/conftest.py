@@ -159,6 +159,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
 
 
+def heed_ctrl_c() -> None:
+    """For a new process: a shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
     """The command in the background, with a process group of its own. more: environment variables."""
     env = os.environ | {"PYTHONUNBUFFERED": "1", **more}
@@ -170,5 +175,5 @@ def started(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
         env=env,
         cwd=AWAY,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=heed_ctrl_c,
     )

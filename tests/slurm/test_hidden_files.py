@@ -77,5 +77,5 @@ def efficiency(place: Place) -> None:
     right = read_site(str(place.folder / "right.yaml")).settings
     assert right.resources("sample", "sit").minutes >= 10
     shown = place("efficiency").output
-    assert re.search(r"sample +sit +1 +\d+\.\d of 6 +\d+\.\d of 2 +\d+\.\d of 2", shown), shown
+    assert re.search(r"sample +sit +1 +\d+\.\d of 6 +\d+\.\d of 4 +\d+\.\d of 2", shown), shown
     assert "These lines of a site file would have been right:" in shown

@@ -27,6 +27,7 @@ from orchestrator.backends.slurm.waves import Wave, next_jobs, waves
 from orchestrator.commands.app import app
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.store.store import Store
+from tests.orchestrator.conftest import heed_ctrl_c
 from tests.slurm.cluster import Cluster, wait
 from tests.slurm.running import SMALL, Place, changed, wrapper
 from tests.slurm.test_real_sites import FORGOTTEN, HEADER, a_wave
@@ -117,7 +118,7 @@ def test_jobs_that_a_site_renames(place: Place, tmp_path: Path) -> None:
 def test_what_ctrl_c_leaves_and_a_requeue_in_held_state(place: Place) -> None:
     """Here the first array task runs, and is requeued and held."""
     place.site(more="setup: [sleep 300]\n")
-    process, said = place.start("run")
+    process, said = place.start("run", preexec_fn=heed_ctrl_c)
     wait(lambda: "RUNNING" in place.cluster.jobs().values(), "the training runs", 120)
     job = next(job for job, state in place.cluster.jobs().items() if state == "RUNNING")
     place.cluster.out("scontrol", "requeuehold", job)
@@ -137,7 +138,7 @@ def test_what_ctrl_c_leaves_and_a_requeue_in_held_state(place: Place) -> None:
 
 def test_ctrl_c_in_submit(place: Place, tmp_path: Path) -> None:
     slow = f'echo >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) -gt 2 ] && exec sleep 60; exec sbatch "$@"'
-    process, said = place.start("submit", env=wrapper(tmp_path / "bin", sbatch=slow))
+    process, said = place.start("submit", env=wrapper(tmp_path / "bin", sbatch=slow), preexec_fn=heed_ctrl_c)
     wait(lambda: len((tmp_path / "calls").read_text()) > 2, "two arrays are queued", 120)
     process.send_signal(signal.SIGINT)
     done = said()
