@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nag.heartbeat import LOOKS
 from tests.slurm.cluster import Cluster, alive, environment, processes, wait
 from tests.slurm.configuration import Settings
 from tests.slurm.faults import SWEEP, Trial
@@ -48,6 +49,7 @@ def test_a_rank_that_hangs(slurm_with: Callable[[Settings], Cluster], tmp_path: 
     trial.says(step=0.1)
     _, over = trial.start("run", "--checkpoint-seconds", "0.5", env={"PYTHONPATH": str(code)})
     trial.wait_for(lambda: trial.checkpoint() > 0, "there is a checkpoint")
+    time.sleep(2 * HUNG_S / LOOKS)  # by then each has told the other where it runs
     stopped, other = process_of(trial, rank), process_of(trial, 1 - rank)
     os.kill(stopped, signal.SIGSTOP)
     began = time.monotonic()
