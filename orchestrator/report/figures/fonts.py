@@ -46,7 +46,8 @@ def _folders() -> Iterator[Path]:
     import matplotlib
 
     yield cache.folder("fonts") / f"matplotlib-{matplotlib.__version__}-{FORMAT}"
-    yield Path(_temporary().name)
+    with contextlib.suppress(OSError):  # no place for temporary files
+        yield Path(_temporary().name)
 
 
 @functools.cache

@@ -145,6 +145,12 @@ def test_a_home_that_cannot_be_written_changes_no_byte(font_cache: Path, monkeyp
     monkeypatch.setattr(fonts, "_temporary", lambda: SimpleNamespace(name=str(font_cache)))
     assert embedded("FD")[0] == {"DejaVuSans"}, "nothing can be written"
 
+    def nowhere() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(fonts, "_temporary", nowhere)
+    assert embedded("FD")[0] == {"DejaVuSans"}
+
 
 def _compressed(data: bytes) -> list[bytes]:
     found = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL)
